@@ -1,0 +1,1 @@
+"""Eyas distils a large object detector into a small, fast one."""

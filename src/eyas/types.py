@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NotRequired, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor, nn
@@ -20,6 +21,35 @@ Size = tuple[int, int]
 
 class EyasError(Exception):
     """Bad input from outside: the message names the file or option and says what to do. The command line exits with 2."""
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One image of a data set and its annotations, in the frame of the image file.
+
+    Attributes:
+        image_id: unique in the data set; what predictions, messages and reports call the image.
+        path: the image file, decoded only when the record is read.
+        width: pixels.
+        height: pixels.
+        boxes: (n, 4) float32, xyxy: the objects.
+        labels: (n,) int64, 0-based.
+        ignore: (m, 4) float32, xyxy: crowd, difficult, DontCare. Not objects for the loss, the mask or the recall, and
+            detections on them are not false positives.
+        ignore_labels: (m,) int64: the one class an ignore region concerns, or -1 for every class.
+        attributes: more per object, each (n,): ``area`` (pixels, COCO's segment area), ``truncated`` in [0, 1] and
+            ``occluded`` in {0, 1, 2, 3} (KITTI). Absent where the format has none.
+    """
+
+    image_id: str
+    path: Path
+    width: int
+    height: int
+    boxes: Tensor
+    labels: Tensor
+    ignore: Tensor
+    ignore_labels: Tensor
+    attributes: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Target(TypedDict):

@@ -7,8 +7,8 @@ near-object mask needs is separable along the two axes.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 import torch
 from torch import Tensor
@@ -78,4 +78,5 @@ def default_grid(size: tuple[int, int], image_size: tuple[int, int]) -> AnchorGr
         image_size: (height, width) of the image in pixels; the step is their exact quotient.
     """
     step_y, step_x = image_size[0] / size[0], image_size[1] / size[1]
-    return AnchorGrid(ratio_cell_anchors(4 * math.sqrt(step_y * step_x)), size, (step_y, step_x), (step_y / 2, step_x / 2))
+    cell_anchors = ratio_cell_anchors(4 * math.sqrt(step_y * step_x))
+    return AnchorGrid(cell_anchors, size, (step_y, step_x), (step_y / 2, step_x / 2))

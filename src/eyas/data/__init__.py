@@ -1,0 +1,22 @@
+"""Data sets in the four common formats, as records, samples and batches."""
+
+from __future__ import annotations
+
+from eyas.data.dataset import DetectionDataset, collate, loader, to_record_frame
+from eyas.data.record import DataSource, Problem
+from eyas.data.source import read
+from eyas.data.transforms import Augmentation, Resize, eval_transform, train_transform
+
+__all__ = [
+    "Augmentation",
+    "DataSource",
+    "DetectionDataset",
+    "Problem",
+    "Resize",
+    "collate",
+    "eval_transform",
+    "loader",
+    "read",
+    "to_record_frame",
+    "train_transform",
+]

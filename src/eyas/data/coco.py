@@ -1,0 +1,142 @@
+"""COCO detection JSON: read it, and write it for composed data sets.
+
+Category ids need not be contiguous: labels follow the sorted ids. ``iscrowd`` boxes become ignore regions of their
+class. Boxes are ``x, y, width, height`` in 0-based pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eyas.data.images import image_size
+from eyas.data.record import Annotation, DataSource, Problem, build_record, label_of, read_text, split_names
+from eyas.types import EyasError
+
+LAYOUT = "annotations/instances_{split}.json, {split}/_annotations.coco.json or {split}.json (COCO)"
+
+
+def recognised(root: Path) -> bool:
+    """Whether the folder has this layout: some JSON file where one of a split is looked for."""
+    folders = [root / "annotations", *(path for path in root.glob("*/_annotations.coco.json"))]
+    return (
+        any((root / "annotations").glob("*.json"))
+        or len(folders) > 1
+        or any((root / f"{name}.json").is_file() for split in ("train", "val", "test") for name in split_names(split))
+    )
+
+
+def parse(
+    content: Any, path: Path, classes: Sequence[str] | None
+) -> tuple[tuple[str, ...], dict[int, list[Annotation]], list[Problem]]:
+    """Classes, the annotations by image id, and the annotations that are dropped, from a decoded JSON file.
+
+    Raises `EyasError` naming the file, the annotation and the field when the content is not COCO's.
+    """
+    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in ("images", "categories")):
+        raise EyasError(f"{path}: is not a COCO file: it needs the lists images, annotations and categories")
+    categories = _by_id(content["categories"], path, "category")
+    names = {key: str(_field(value, "name", path, f"category {key}")) for key, value in sorted(categories.items())}
+    known = tuple(classes) if classes is not None else tuple(names.values())
+    if len(set(known)) != len(known):
+        raise EyasError(f"{path}: two categories have one name; classes must be distinct: {', '.join(known)}")
+    found: dict[int, list[Annotation]] = {key: [] for key in _by_id(content["images"], path, "image")}
+    problems = []
+    for entry in content.get("annotations", []):
+        name = f"annotation {_field(entry, 'id', path, 'an annotation')}"
+        image_id = _field(entry, "image_id", path, name)
+        if image_id not in found:
+            problems.append(Problem(path, None, f"{name} is of image {image_id}, which is not in images; dropped"))
+        else:
+            found[image_id].append(_annotation(entry, name, names, known, path))
+    return known, found, problems
+
+
+def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSource:
+    """Read one split; `eyas.data.read` documents the arguments and errors."""
+    path = _annotation_file(root, split)
+    try:
+        content = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise EyasError(f"{path}:{error.lineno}: broken JSON ({error.msg}); write the file again") from error
+    known, found, problems = parse(content, path, classes)
+    files = [str(_field(image, "file_name", path, f"image {image['id']}")) for image in content["images"]]
+    folder = _image_folder(root, split, path, files)
+    records = []
+    for image, name in zip(content["images"], files, strict=True):
+        if not (folder / name).is_file():
+            raise EyasError(f"{path}: {name} is not in {folder}; restore it, or remove it from the list of images")
+        stated = (int(image.get("width") or 0), int(image.get("height") or 0))
+        size = stated if min(stated) > 0 else image_size(folder / name)
+        record, wrong = build_record(str(image["id"]), folder / name, size, found[image["id"]], path)
+        records.append(record)
+        problems += [Problem(p.path, p.line, f"{name}: {p.message}") for p in wrong]
+    return DataSource("coco", root, split, known, tuple(records), tuple(problems))
+
+
+def _annotation(
+    entry: Mapping[str, Any], name: str, names: Mapping[int, str], known: Sequence[str], path: Path
+) -> Annotation:
+    category = _field(entry, "category_id", path, name)
+    if category not in names:
+        listed = ", ".join(f"{key} {value}" for key, value in names.items())
+        raise EyasError(f"{path}: {name} has the unknown category {category}; the categories are {listed}")
+    box = _field(entry, "bbox", path, name)
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(value, int | float) for value in box):
+        raise EyasError(f"{path}: {name} has bbox {box!r}; write [x, y, width, height] in pixels")
+    x, y, width, height = map(float, box)
+    label = label_of(names[category], known, path, None)
+    area = float(entry.get("area", width * height))
+    crowd = bool(entry.get("iscrowd", 0))
+    return Annotation((x, y, x + width, y + height), label, None, crowd, {} if crowd else {"area": area}, name)
+
+
+def _annotation_file(root: Path, split: str) -> Path:
+    for name in split_names(split):
+        years = sorted((root / "annotations").glob(f"instances_{name}[12][0-9][0-9][0-9].json"))
+        if len(years) > 1:
+            listed = ", ".join(path.name for path in years)
+            raise EyasError(f"{root / 'annotations'}: several files are of the split {split}: {listed}; keep one")
+        places = (f"annotations/instances_{name}.json", f"annotations/{name}.json", f"{name}/_annotations.coco.json")
+        for path in (*years, *(root / place for place in places), root / f"{name}.json"):
+            if path.is_file():
+                return path
+    there = ", ".join(sorted(str(path.relative_to(root)) for path in root.glob("*/*.json"))) or "none"
+    raise EyasError(
+        f"{root}: no COCO file of the split {split}; looked for {LAYOUT.format(split=split)}. "
+        f"The JSON files there are: {there}"
+    )
+
+
+def _image_folder(root: Path, split: str, path: Path, files: Sequence[str]) -> Path:
+    """The first folder that has the first image: by split and year, then common to all, then beside the JSON."""
+    year = re.search(r"\d{4}$", path.stem)
+    names = [name + suffix for name in split_names(split) for suffix in ("", year.group() if year else "")]
+    folders = [root / "images" / name for name in names] + [root / name for name in names]
+    folders = list(dict.fromkeys([*folders, root / "images", path.parent, root]))
+    for folder in folders:
+        if files and (folder / files[0]).is_file():
+            return folder
+    if not files:
+        raise EyasError(f"{path}: lists no images; the data set is empty")
+    looked = ", ".join(str(folder) for folder in folders)
+    raise EyasError(f"{path}: the image {files[0]} is in none of {looked}; put the images into one of them")
+
+
+def _by_id(entries: Sequence[Mapping[str, Any]], path: Path, kind: str) -> dict[int, Mapping[str, Any]]:
+    found: dict[int, Mapping[str, Any]] = {}
+    for entry in entries:
+        key = _field(entry, "id", path, f"one {kind}")
+        if key in found:
+            raise EyasError(f"{path}: two entries have the {kind} id {key}; ids must be unique")
+        found[key] = entry
+    return found
+
+
+def _field(entry: Any, key: str, path: Path, name: str) -> Any:
+    if not isinstance(entry, Mapping) or key not in entry:
+        raise EyasError(f"{path}: {name} has no {key}; add it")
+    return entry[key]

@@ -1,0 +1,165 @@
+"""Records to batches: the dataset, the collation, the loader, and the way back to the frame of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from eyas.data.images import decode
+from eyas.data.record import DataSource
+from eyas.data.transforms import FILL, Transform
+from eyas.types import EyasError, Prediction, Record, Size, Target
+
+Sample = tuple[Tensor, Target]
+"""((3, H, W) float32 image in [0, 1], its target)."""
+
+
+class Draw(NamedTuple):
+    """A record and the one augmentation of it that belongs to a seed and an epoch."""
+
+    index: int
+    epoch: int
+    seed: int
+
+
+class DetectionDataset(Dataset[Sample]):
+    """The records of a source, decoded and transformed when they are asked for.
+
+    ``dataset[i]`` augments with torch's default generator, as torchvision's own data sets do. ``dataset[Draw(i, epoch,
+    seed)]`` always gives the same sample and leaves the generator as it was.
+    """
+
+    def __init__(self, source: DataSource, transform: Transform) -> None:
+        self.source = source
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.source.records)
+
+    def __getitem__(self, key: int | Draw) -> Sample:
+        if isinstance(key, int):
+            return self._sample(key)
+        # Not torch.manual_seed: it would reseed the accelerators as well.
+        generator = torch.default_generator
+        before = generator.get_state()
+        mixed = np.random.SeedSequence((key.seed, key.epoch, key.index)).generate_state(1, np.uint32)
+        generator.manual_seed(int(mixed[0]))
+        try:
+            return self._sample(key.index)
+        finally:
+            generator.set_state(before)
+
+    def _sample(self, index: int) -> Sample:
+        record = self.source.records[index]
+        target: Target = {"boxes": record.boxes, "labels": record.labels, "ignore": record.ignore}
+        image, target = self.transform(decode(record), target)
+        return image, {**target, "index": index, "size": (image.shape[-2], image.shape[-1])}
+
+
+def collate(samples: Sequence[Sample]) -> tuple[Tensor, list[Target]]:
+    """Samples to (B, 3, H, W) images, padded right and bottom to the largest of the batch, and their targets."""
+    images = [image for image, _ in samples]
+    height = max(image.shape[-2] for image in images)
+    width = max(image.shape[-1] for image in images)
+    if all(image.shape[-2:] == (height, width) for image in images):
+        return torch.stack(images), [target for _, target in samples]
+    batch = torch.tensor(FILL).reshape(1, 3, 1, 1).repeat(len(images), 1, height, width)
+    for slot, image in zip(batch, images, strict=True):
+        slot[:, : image.shape[-2], : image.shape[-1]] = image
+    return batch, [target for _, target in samples]
+
+
+def to_record_frame(prediction: Prediction, record: Record, size: Size) -> Prediction:
+    """Detections from the network's frame to the frame of the image file, clipped to it.
+
+    Args:
+        prediction: boxes in pixels of the network's input.
+        record: the image they were found in.
+        size: (height, width) of the image inside the batch before padding, ``target["size"]``.
+    """
+    boxes = prediction["boxes"]
+    x, y = record.width / size[1], record.height / size[0]
+    limit = boxes.new_tensor([record.width, record.height, record.width, record.height])
+    boxes = torch.minimum((boxes * boxes.new_tensor([x, y, x, y])).clamp(min=0), limit)
+    return {**prediction, "boxes": boxes}
+
+
+class EpochSampler(Sampler[Draw]):
+    """The order of one epoch, which depends on (seed, epoch) alone.
+
+    The epoch travels with each index, so that workers that outlive an epoch and loaders that are sharded over
+    processes or start in the middle of an epoch see the same data.
+    """
+
+    def __init__(self, length: int, *, shuffle: bool, seed: int) -> None:
+        self.length, self.shuffle, self.seed, self.epoch = length, shuffle, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, counted from 0, that the next iteration gives."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Draw]:
+        order: Sequence[int] = range(self.length)
+        if self.shuffle:
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length).tolist()
+        return iter([Draw(index, self.epoch, self.seed) for index in order])
+
+
+class Loader(DataLoader[Sample]):
+    """A `DataLoader` with the ``set_epoch`` that accelerate's prepared loaders have too."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, counted from 0, that the next iteration gives."""
+        assert isinstance(self.sampler, EpochSampler)
+        self.sampler.set_epoch(epoch)
+
+
+def loader(
+    source: DataSource,
+    transform: Transform,
+    *,
+    batch_size: int,
+    shuffle: bool,
+    workers: int,
+    seed: int,
+    drop_last: bool = False,
+) -> Loader:
+    """Batches of a source: `(images, targets)` as `collate` makes them.
+
+    The order is a function of (seed, epoch) and each sample of (seed, epoch, index), whatever the number of workers
+    and processes. Call ``set_epoch(epoch)`` on the loader, or on what ``Accelerator.prepare`` makes of it, before each
+    epoch: a raw loader stays at its epoch, a prepared one counts iterations from 0.
+
+    Args:
+        source: what `read` gave.
+        transform: `train_transform` or `eval_transform`, or your own.
+        batch_size: images per batch and process.
+        shuffle: a new order every epoch, or the order of the records.
+        workers: processes that decode and transform; 0 does it in this one.
+        seed: any integer from 0.
+        drop_last: leave out a last batch that is not full.
+    """
+    if batch_size < 1 or workers < 0 or seed < 0:
+        raise EyasError(f"need batch_size >= 1, workers >= 0, seed >= 0; got {batch_size}, {workers}, {seed}")
+    if drop_last and len(source.records) < batch_size:
+        raise EyasError(f"{source.root}: {len(source.records)} images do not fill one batch of {batch_size}")
+    return Loader(
+        DetectionDataset(source, transform),
+        batch_size=batch_size,
+        sampler=EpochSampler(len(source.records), shuffle=shuffle, seed=seed),
+        num_workers=workers,
+        collate_fn=collate,
+        drop_last=drop_last,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        # Without its own generator the loader would draw the workers' base seed from, and so disturb, the default one.
+        generator=torch.Generator().manual_seed(seed),
+    )

@@ -1,0 +1,188 @@
+"""From parsed annotations to records: what every format's reader shares.
+
+A file whose syntax is wrong raises `EyasError`; a box whose geometry is wrong is dropped, or clipped to the frame, and
+listed as a `Problem`, so that one bad box does not cost the data set and nothing goes unsaid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from eyas.types import EyasError, Record
+
+Box = tuple[float, float, float, float]
+"""xyxy, pixels, 0-based, in the frame of the image file: a box over the whole image is (0, 0, width, height)."""
+
+CLIP_TOLERANCE = 1.0
+"""Pixels. A box that leaves the frame by no more is clipped without a word: that is rounding, or the other origin."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A record or a box that is dropped, or a box that is clipped, and where it is written.
+
+    Attributes:
+        path: the annotation file.
+        line: 1-based line in it, or None where the format has no useful lines (COCO JSON).
+        message: what is wrong and what became of it.
+    """
+
+    path: Path
+    line: int | None
+    message: str
+
+    def __str__(self) -> str:
+        return f"{place(self.path, self.line)}: {self.message}"
+
+
+@dataclass(frozen=True, eq=False)
+class DataSource:
+    """One split of a data set, read and checked; images are not decoded yet.
+
+    Attributes:
+        format: "coco", "voc", "kitti" or "yolo".
+        root: the folder it was read from.
+        split: its name, as "train" or "val".
+        classes: class names in label order.
+        records: one per image, in the order of the data set's own list.
+        problems: what was dropped or clipped.
+    """
+
+    format: str
+    root: Path
+    split: str
+    classes: tuple[str, ...]
+    records: tuple[Record, ...]
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One parsed box.
+
+    Attributes:
+        box: xyxy, 0-based pixels, as written: not checked yet.
+        label: 0-based class, or -1 for an ignore region of every class.
+        line: where it is written, if the format has lines.
+        ignore: an ignore region, not an object.
+        attributes: more about an object, see `Record.attributes`.
+        name: how a message calls it.
+    """
+
+    box: Box
+    label: int
+    line: int | None = None
+    ignore: bool = False
+    attributes: Mapping[str, float] = field(default_factory=dict)
+    name: str = "box"
+
+
+def place(path: Path, line: int | None) -> str:
+    """``file:line``, or the file alone where there is no line."""
+    return f"{path}" if line is None else f"{path}:{line}"
+
+
+def fit_box(box: Box, width: int, height: int) -> tuple[Box | None, str | None]:
+    """The box inside a width x height frame, and what is wrong with it.
+
+    Returns:
+        (box, None) for a good box, (clipped box, message) for one that is partly outside, (None, message) for one that
+        is dropped: not finite, corners swapped, without area, or wholly outside.
+    """
+    x1, y1, x2, y2 = box
+    shown = "({:g}, {:g}, {:g}, {:g})".format(*box)
+    if not all(map(math.isfinite, box)):
+        return None, f"{shown} is not finite; dropped"
+    if x2 < x1 or y2 < y1:
+        return None, f"{shown} has swapped corners; dropped"
+    if x2 == x1 or y2 == y1:
+        return None, f"{shown} has no area; dropped"
+    clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
+    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
+        return None, f"{shown} is outside the {width}x{height} image; dropped"
+    if max(abs(a - b) for a, b in zip(box, clipped, strict=True)) > CLIP_TOLERANCE:
+        return clipped, f"{shown} leaves the {width}x{height} image; clipped"
+    return clipped, None
+
+
+def build_record(
+    image_id: str, path: Path, size: tuple[int, int], annotations: Sequence[Annotation], written_in: Path
+) -> tuple[Record, list[Problem]]:
+    """Check every box of one image and make its record.
+
+    Args:
+        image_id: unique in the data set.
+        path: the image file.
+        size: (width, height), pixels.
+        annotations: objects (all with the same attributes) and ignore regions.
+        written_in: the annotation file, for the problems.
+    """
+    width, height = size
+    kept: list[tuple[Box, Annotation]] = []
+    problems = []
+    for annotation in annotations:
+        box, message = fit_box(annotation.box, width, height)
+        if message is not None:
+            problems.append(Problem(written_in, annotation.line, f"{annotation.name} {message}"))
+        if box is not None:
+            kept.append((box, annotation))
+    objects = [pair for pair in kept if not pair[1].ignore]
+    regions = [pair for pair in kept if pair[1].ignore]
+    names = objects[0][1].attributes.keys() if objects else ()
+    record = Record(
+        image_id=image_id,
+        path=path,
+        width=width,
+        height=height,
+        boxes=torch.tensor([box for box, _ in objects], dtype=torch.float32).reshape(-1, 4),
+        labels=torch.tensor([a.label for _, a in objects], dtype=torch.int64),
+        ignore=torch.tensor([box for box, _ in regions], dtype=torch.float32).reshape(-1, 4),
+        ignore_labels=torch.tensor([a.label for _, a in regions], dtype=torch.int64),
+        attributes={name: torch.tensor([a.attributes[name] for _, a in objects]) for name in names},
+    )
+    return record, problems
+
+
+def label_of(name: str, classes: Sequence[str], path: Path, line: int | None) -> int:
+    """The label of a class name. Raises `EyasError` naming file, line, class and the known classes."""
+    if name not in classes:
+        raise EyasError(
+            f"{place(path, line)}: unknown class {name!r}; the classes are {', '.join(classes)}. "
+            "Correct the annotation, or name every class with the classes option."
+        )
+    return list(classes).index(name)
+
+
+def read_text(path: Path) -> str:
+    """The text of an annotation file. Raises `EyasError` naming it when it is missing, unreadable or not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise EyasError(
+            f"{path}: no such file; the data set refers to it. Restore it, or take it off the list."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise EyasError(f"{path}: cannot be read as text ({error})") from error
+
+
+def read_ids(path: Path) -> list[str]:
+    """The image names in an ImageSets list: the first word of each line. Raises `EyasError` on a repeated name."""
+    ids: dict[str, int] = {}
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        if words[0] in ids:
+            raise EyasError(f"{path}:{number}: {words[0]} is listed before, on line {ids[words[0]]}; keep one of them")
+        ids[words[0]] = number
+    return list(ids)
+
+
+def split_names(split: str) -> tuple[str, ...]:
+    """The names under which a split may be found: exporters write "valid" or "validation" for "val"."""
+    return (split, "valid", "validation") if split == "val" else (split,)

@@ -1,0 +1,182 @@
+"""YOLO text labels: ``data.yaml`` and, for every image, a text file with one ``class cx cy w h`` a line.
+
+The five numbers are the 0-based class and the centre and size of the box in units of the image's width and height. A
+line with a class and at least three points (``class x1 y1 x2 y2 x3 y3 ...``) is a polygon; its extent is the box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from eyas.data.images import SUFFIXES, image_size
+from eyas.data.record import Annotation, Box, DataSource, Problem, build_record, label_of, place, read_text, split_names
+from eyas.types import EyasError
+
+LAYOUT = "data.yaml with names: and {split}: (YOLO)"
+CONFIG_NAMES = ("data.yaml", "data.yml", "dataset.yaml")
+
+
+@dataclass(frozen=True)
+class YoloConfig:
+    """What ``data.yaml`` says.
+
+    Attributes:
+        path: the file.
+        base: the folder that its paths are relative to.
+        names: class names, in label order.
+        splits: split name -> its folders or list files, as written.
+    """
+
+    path: Path
+    base: Path
+    names: tuple[str, ...]
+    splits: dict[str, tuple[str, ...]]
+
+
+def recognised(root: Path) -> bool:
+    """Whether the folder has this layout."""
+    return any((root / name).is_file() for name in CONFIG_NAMES)
+
+
+def parse_config(text: str, path: Path) -> YoloConfig:
+    """Read the text of ``data.yaml``. Raises `EyasError` naming the file when it is not a YOLO description."""
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise EyasError(f"{path}: broken YAML ({' '.join(str(error).split())})") from error
+    names = content.get("names") if isinstance(content, dict) else None
+    if isinstance(names, dict):
+        if sorted(names) != list(range(len(names))):
+            raise EyasError(f"{path}: names: must number the classes 0, 1, 2, ... without a gap, got {list(names)}")
+        names = [names[index] for index in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise EyasError(f"{path}: has no names: list; write the class names there, in the order of the labels")
+    if content.get("nc", len(names)) != len(names):
+        raise EyasError(f"{path}: nc: is {content['nc']}, but names: has {len(names)} classes; correct one of them")
+    splits = {}
+    for key, value in content.items():
+        if key not in ("path", "names", "nc") and isinstance(value, str | list):
+            splits[str(key)] = tuple(map(str, value)) if isinstance(value, list) else (value,)
+    folder = path.parent
+    stated = folder / str(content.get("path") or ".")
+    return YoloConfig(path, stated if stated.is_dir() else folder, tuple(map(str, names)), splits)
+
+
+def parse(text: str, path: Path, size: tuple[int, int], names: Sequence[str]) -> list[tuple[Box, str, int]]:
+    """(box in pixels, class name, line) of each line of a label file, for an image of ``size`` (width, height).
+
+    Raises `EyasError` with file and line on a malformed line or a class that ``names`` does not have.
+    """
+    found = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            index, *values = [float(word) for word in line.split()]
+        except ValueError as error:
+            raise EyasError(f"{place(path, number)}: {error}") from None
+        if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+            raise EyasError(f"{place(path, number)}: {len(values) + 1} columns; write `class cx cy w h` or a polygon")
+        if index != int(index) or not 0 <= index < len(names):
+            raise EyasError(
+                f"{place(path, number)}: unknown class {index:g}; data.yaml names {len(names)}, "
+                f"0 to {len(names) - 1}: {', '.join(names)}"
+            )
+        found.append((_pixels(values, size), names[int(index)], number))
+    return found
+
+
+def label_path(image: Path) -> Path:
+    """Where an image's labels are: its last folder called ``images`` becomes ``labels``; else beside the image."""
+    parts = list(image.with_suffix(".txt").parts)
+    for position in range(len(parts) - 2, -1, -1):
+        if parts[position] == "images":
+            parts[position] = "labels"
+            break
+    return Path(*parts)
+
+
+def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSource:
+    """Read one split; `eyas.data.read` documents the arguments and errors."""
+    path = next(root / name for name in CONFIG_NAMES if (root / name).is_file())
+    config = parse_config(read_text(path), path)
+    names = tuple(classes) if classes is not None else config.names
+    images, problems = _images(config, split)
+    records = []
+    for image in images:
+        written_in, size = label_path(image), image_size(image)
+        text = read_text(written_in) if written_in.is_file() else ""
+        annotations = [
+            Annotation(box, label_of(name, names, written_in, line), line, name=name)
+            for box, name, line in parse(text, written_in, size, config.names)
+        ]
+        record, wrong = build_record(_identity(image, config.base), image, size, annotations, written_in)
+        records.append(record)
+        problems += wrong
+    return DataSource("yolo", root, split, names, tuple(records), tuple(problems))
+
+
+def _pixels(values: Sequence[float], size: tuple[int, int]) -> Box:
+    width, height = size
+    if len(values) == 4:
+        x, y, w, h = values
+        return ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
+    xs, ys = values[0::2], values[1::2]
+    return (min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height)
+
+
+def _identity(image: Path, base: Path) -> str:
+    return image.relative_to(base).as_posix() if image.is_relative_to(base) else image.as_posix()
+
+
+def _images(config: YoloConfig, split: str) -> tuple[list[Path], list[Problem]]:
+    """The images of a split, sorted within each folder, and the label files that have no image."""
+    entries = next((config.splits[name] for name in split_names(split) if name in config.splits), None)
+    if entries is None:
+        there = ", ".join(config.splits) or "none"
+        raise EyasError(f"{config.path}: has no {split}: entry; the splits there are: {there}")
+    images: list[Path] = []
+    problems: list[Problem] = []
+    for entry in entries:
+        place_ = _resolve(config, entry)
+        if place_.is_file():
+            images += _listed(place_)
+        else:
+            found = sorted(path for path in place_.rglob("*") if path.suffix in SUFFIXES)
+            images += found
+            problems += _strays(place_, found)
+    if len(set(images)) != len(images):
+        raise EyasError(
+            f"{config.path}: {split}: names an image twice; folders and lists of one split must be disjoint"
+        )
+    return images, problems
+
+
+def _resolve(config: YoloConfig, entry: str) -> Path:
+    # Roboflow writes ../train/images beside a train/ folder that is not one level up; Ultralytics reads it so too.
+    for candidate in (config.base / entry, config.base / entry.removeprefix("../")):
+        if candidate.exists():
+            return candidate
+    raise EyasError(f"{config.path}: {entry} is not in {config.base}; correct the path")
+
+
+def _listed(list_file: Path) -> list[Path]:
+    images = []
+    for number, line in enumerate(read_text(list_file).splitlines(), start=1):
+        if line.strip():
+            image = list_file.parent / line.strip()
+            if not image.is_file():
+                raise EyasError(f"{list_file}:{number}: {image} does not exist; restore it, or take it off the list")
+            images.append(image)
+    return images
+
+
+def _strays(folder: Path, images: Sequence[Path]) -> list[Problem]:
+    labels = {label_path(image) for image in images}
+    label_folder = label_path(folder / "name.jpg").parent
+    stray = sorted(set(label_folder.rglob("*.txt")) - labels) if label_folder != folder else []
+    return [Problem(path, None, "labels without an image; dropped") for path in stray if path.name != "classes.txt"]

@@ -1,0 +1,196 @@
+"""ShuffleDet's box coding, anchor assignment and loss: pure functions on tensors.
+
+They are SqueezeDet's (Wu et al., 2017, arXiv 1612.01051, equation 3) with the weights of the FGFI authors.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from eyas.types import Target
+
+EXP_THRESHOLD = 1.0
+"""Deltas of width and height above this are decoded along the tangent of exp there, so that no box explodes."""
+MIN_SIZE = 1.0
+"""Pixels; thinner boxes are encoded as this thin, so that their logarithm stays finite."""
+IGNORED_SHARE = 0.5
+"""Anchors with more than this share of their area in one ignore region are neither object nor background."""
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """Which anchor answers for which object, over a batch.
+
+    Attributes:
+        image: (n,) int64, index in the batch.
+        anchor: (n,) int64, index among the A anchors of the image. No (image, anchor) pair occurs twice.
+        boxes: (n, 4) float32, xyxy, pixels, the objects.
+        labels: (n,) int64.
+    """
+
+    image: Tensor
+    anchor: Tensor
+    boxes: Tensor
+    labels: Tensor
+
+
+def centre_size(boxes: Tensor) -> Tensor:
+    """(..., 4) xyxy to (..., 4) centre x, centre y, width, height."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat(((low + high) / 2, high - low), dim=-1)
+
+
+def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """Deltas (dx, dy, dw, dh) that `decode` turns into ``boxes``; both (n, 4) xyxy.
+
+    Widths and heights below `MIN_SIZE` are raised to it.
+    """
+    box, anchor = centre_size(boxes), centre_size(anchors)
+    shift = (box[..., :2] - anchor[..., :2]) / anchor[..., 2:]
+    ratio = box[..., 2:].clamp(min=MIN_SIZE) / anchor[..., 2:]
+    slope = math.exp(EXP_THRESHOLD)
+    linear = ratio / slope + (EXP_THRESHOLD - 1)
+    return torch.cat((shift, torch.where(ratio > slope, linear, ratio.log())), dim=-1)
+
+
+def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
+    """Deltas (..., 4) on anchors (..., 4) xyxy to boxes xyxy, pixels, not clipped."""
+    anchor = centre_size(anchors)
+    centre = anchor[..., :2] + deltas[..., :2] * anchor[..., 2:]
+    growth = deltas[..., 2:].clamp(max=EXP_THRESHOLD).exp()
+    growth = growth * (1 + (deltas[..., 2:] - EXP_THRESHOLD).clamp(min=0))
+    half = anchor[..., 2:] * growth / 2
+    return torch.cat((centre - half, centre + half), dim=-1)
+
+
+def clip(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Boxes (..., 4) xyxy moved into [0, width] x [0, height] of the image, (height, width)."""
+    height, width = image_size
+    return boxes.clamp(min=0).minimum(boxes.new_tensor((width, height, width, height)))
+
+
+def intersection(a: Tensor, b: Tensor) -> Tensor:
+    """Areas of the overlaps of boxes xyxy, broadcast: (..., 4) and (..., 4) to (...)."""
+    width = torch.minimum(a[..., 2], b[..., 2]) - torch.maximum(a[..., 0], b[..., 0])
+    height = torch.minimum(a[..., 3], b[..., 3]) - torch.maximum(a[..., 1], b[..., 1])
+    return width.clamp_(min=0) * height.clamp_(min=0)
+
+
+def area(boxes: Tensor) -> Tensor:
+    """(..., 4) xyxy to (...), square pixels."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union, broadcast as in `intersection`; 0 where both boxes are empty."""
+    shared = intersection(a, b)
+    return shared / (area(a) + area(b) - shared).clamp_(min=1e-9)
+
+
+def assign(anchors: Tensor, targets: Sequence[Target]) -> Assignment:
+    """Give every object of a batch an anchor of its own.
+
+    Each object, in order, takes the free anchor of best IoU; with none overlapping, the nearest free one by the squared
+    distance of (cx, cy, w, h). Of equal anchors the first is taken. Objects beyond the number of anchors get none.
+
+    Args:
+        anchors: (A, 4) xyxy, those of every image.
+        targets: one per image.
+    """
+    boxes = torch.cat([target["boxes"] for target in targets]).to(anchors)
+    labels = torch.cat([target["labels"] for target in targets]).to(anchors.device)
+    counts = [len(target["boxes"]) for target in targets]
+    image = torch.repeat_interleave(torch.arange(len(targets)), torch.tensor(counts)).to(anchors.device)
+    if len(boxes) == 0:
+        return Assignment(image, image, boxes.reshape(0, 4), labels)
+    overlaps = iou(boxes[:, None], anchors)
+    best, chosen = overlaps.max(dim=1)
+    wishes = (image * len(anchors) + chosen).tolist()
+    # Where no two objects want one anchor, and every object overlaps one, the greedy choice is the plain maximum.
+    if len(set(wishes)) < len(wishes) or bool((best <= 0).any()):
+        starts = [sum(counts[:index]) for index in range(len(counts) + 1)]
+        pieces = [
+            _assign_greedily(overlaps[start:stop], boxes[start:stop], anchors)
+            for start, stop in itertools.pairwise(starts)
+        ]
+        chosen = torch.cat(pieces)
+        kept = chosen >= 0
+        return Assignment(image[kept], chosen[kept], boxes[kept], labels[kept])
+    return Assignment(image, chosen, boxes, labels)
+
+
+def _assign_greedily(overlaps: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:
+    """The rule of `assign` in one image: overlaps (n, A) to anchor indices (n,), -1 where no anchor is left."""
+    overlaps = overlaps.clone()
+    taken = torch.zeros(len(anchors), dtype=torch.bool, device=anchors.device)
+    chosen: list[int] = []
+    for row, box in zip(overlaps, boxes, strict=True):
+        if len(chosen) >= len(anchors):
+            chosen.append(-1)
+            continue
+        row[taken] = -1
+        index = int(row.argmax())
+        if row[index] <= 0:
+            distance = (centre_size(box) - centre_size(anchors)).square().sum(dim=1)
+            distance[taken] = torch.inf
+            index = int(distance.argmin())
+        taken[index] = True
+        chosen.append(index)
+    return torch.tensor(chosen, dtype=torch.int64, device=anchors.device)
+
+
+def ignored_anchors(anchors: Tensor, targets: Sequence[Target], share: float = IGNORED_SHARE) -> Tensor | None:
+    """(batch, A) bool: anchors with more than ``share`` of their area in one ignore region; None without regions."""
+    if not any(len(target.get("ignore", ())) for target in targets):
+        return None
+    needed = share * area(anchors)
+    rows = []
+    for target in targets:
+        regions = target.get("ignore", anchors.new_zeros((0, 4))).to(anchors)
+        rows.append((intersection(regions[:, None], anchors) > needed).any(dim=0))
+    return torch.stack(rows)
+
+
+def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy of every class on the softmax, summed: logits (n, C) and labels (n,) to a scalar."""
+    hot = F.one_hot(labels, logits.shape[1]).bool()
+    log_p = logits.log_softmax(dim=1)
+    # Bounded away from log(0); the other term still pulls there.
+    log_not_p = torch.log1p(-log_p.exp().clamp(max=1 - 1e-6))
+    return -torch.where(hot, log_p, log_not_p).sum()
+
+
+def confidence_loss(
+    confidence: Tensor,
+    quality: Tensor,
+    assigned: Assignment,
+    ignored: Tensor | None,
+    object_weight: float = 75.0,
+    rest_weight: float = 100.0,
+) -> Tensor:
+    """Squared error of the confidence: against the decoded box's IoU on assigned anchors, against 0 on the rest.
+
+    Args:
+        confidence: (batch, A) in [0, 1].
+        quality: (n,) IoU of the assigned anchors' decoded boxes with their objects, without gradient.
+        assigned: n objects.
+        ignored: (batch, A) bool, left out of the rest; or None.
+        object_weight: divided by the objects of the batch, and averaged over images, as the authors do.
+        rest_weight: weight of the mean over the rest. (The authors divide by an image's anchors less the *batch's*
+            objects, which vanishes for large batches of small images; here by the mean number left in an image.)
+    """
+    batch, count = len(confidence), max(len(quality), 1)
+    on_objects = confidence[assigned.image, assigned.anchor]
+    rest = torch.ones_like(confidence)
+    if ignored is not None:
+        rest.masked_fill_(ignored, 0)
+    rest[assigned.image, assigned.anchor] = 0
+    loss = object_weight / (count * batch) * (on_objects - quality).square().sum()
+    return loss + rest_weight * (confidence.square() * rest).sum() / rest.sum().clamp(min=1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from eyas.data.coco import write_coco
 from eyas.data.dataset import DetectionDataset, collate, loader, to_record_frame
 from eyas.data.record import DataSource, Problem
+from eyas.data.report import report
 from eyas.data.source import read
 from eyas.data.transforms import Augmentation, Resize, eval_transform, train_transform
 
@@ -17,6 +19,8 @@ __all__ = [
     "eval_transform",
     "loader",
     "read",
+    "report",
     "to_record_frame",
     "train_transform",
+    "write_coco",
 ]

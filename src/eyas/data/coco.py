@@ -7,10 +7,15 @@ class. Boxes are ``x, y, width, height`` in 0-based pixels.
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
 
 from eyas.data.images import image_size
 from eyas.data.record import Annotation, DataSource, Problem, build_record, label_of, read_text, split_names
@@ -75,6 +80,49 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
         records.append(record)
         problems += [Problem(p.path, p.line, f"{name}: {p.message}") for p in wrong]
     return DataSource("coco", root, split, known, tuple(records), tuple(problems))
+
+
+def write_coco(
+    root: Path,
+    split: str,
+    classes: Sequence[str],
+    items: Iterable[tuple[str, Image.Image | np.ndarray, Tensor, Tensor]],
+) -> Path:
+    """Write one split: ``images/SPLIT/NAME.png`` and, last and in one step, ``annotations/instances_SPLIT.json``.
+
+    A run that is cut off therefore leaves images but no data set. Ids count from 1, as in COCO.
+
+    Args:
+        root: the folder, made when it is missing.
+        split: "train" or "val".
+        classes: class names in label order.
+        items: (name, RGB image as a PIL image or (height, width, 3) uint8, (n, 4) xyxy boxes in pixels, (n,) labels).
+
+    Returns:
+        The JSON file.
+    """
+    folder, target = root / "images" / split, root / "annotations" / f"instances_{split}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for name, pixels, boxes, labels in items:
+        image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+        file_name = name if name.endswith(".png") else f"{name}.png"
+        image.convert("RGB").save(folder / file_name)
+        images.append({"id": len(images) + 1, "file_name": file_name, "width": image.width, "height": image.height})
+        for (x1, y1, x2, y2), label in zip(boxes.tolist(), labels.tolist(), strict=True):
+            box = [x1, y1, x2 - x1, y2 - y1]
+            entry = {"id": len(annotations) + 1, "image_id": len(images), "category_id": label + 1, "bbox": box}
+            annotations.append({**entry, "area": box[2] * box[3], "iscrowd": 0})
+    categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
+    partial = target.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump({"images": images, "annotations": annotations, "categories": categories}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(target)
+    return target
 
 
 def _annotation(

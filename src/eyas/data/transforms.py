@@ -190,5 +190,7 @@ def _iou_crop(crop: v2.RandomIoUCrop, sample: _Sample) -> _Sample:
 
 def _inside(boxes: tv_tensors.BoundingBoxes) -> tuple[Tensor, Tensor]:
     """Boxes clipped to the frame, without those less than a pixel wide, high or large, and which are left (n,) bool."""
+    if not len(boxes):
+        return boxes.as_subclass(Tensor), torch.ones(0, dtype=torch.bool)
     kept, valid = F.sanitize_bounding_boxes(F.clamp_bounding_boxes(boxes))
     return kept.as_subclass(Tensor), valid

@@ -1,7 +1,8 @@
 """PASCAL VOC: ``Annotations/ID.xml``, ``JPEGImages/ID.jpg``, ``ImageSets/Main/SPLIT.txt``.
 
 Coordinates in the devkit are 1-based and the corner pixels are inside the box, so the 0-based box of the same pixels is
-``(xmin - 1, ymin - 1, xmax, ymax)``. Objects marked ``difficult`` become ignore regions of their class.
+``(xmin - 1, ymin - 1, xmax, ymax)``. A box with ``xmin == xmax`` or ``ymin == ymax`` would be one pixel thin by that
+rule; annotators leave such boxes by a stray click, so it counts as one without area and is dropped. Objects marked ``difficult`` become ignore regions of their class.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def parse(text: str, path: Path) -> VocFile:
         if not name:
             raise EyasError(f"{path}:{element.get('line')}: this object has no <name>; add it")
         difficult = _number(element, "difficult", path, 0.0) != 0
-        objects.append(VocObject(name, (xmin - 1, ymin - 1, xmax, ymax), difficult, int(element.get("line", 0))))
+        box = (xmin - (xmin < xmax), ymin - (ymin < ymax), xmax, ymax)
+        objects.append(VocObject(name, box, difficult, int(element.get("line", 0))))
     return VocFile((int(size[0]), int(size[1])) if min(size) > 0 else None, tuple(objects))
 
 

@@ -1,0 +1,121 @@
+"""The options of every command, as frozen dataclasses: the signature is the schema of the command line and of YAML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from eyas.data.transforms import Augmentation, Resize
+from eyas.types import EyasError
+
+Precision = Literal["no", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class DataArgs:
+    """How a data set is read and fed.
+
+    Attributes:
+        format: coco, voc, kitti or yolo; recognised from the folder when left out.
+        train_split: name of the split to train on.
+        val_split: name of the split to evaluate on.
+        classes: class names in label order; taken from the data set when left out.
+        resize: size of the network's input, for training and evaluation alike.
+        augment: random changes to training images.
+        batch_size: images per step and process.
+        workers: processes that decode and augment; 0 does it in the training process.
+    """
+
+    format: str | None = None
+    train_split: str = "train"
+    val_split: str = "val"
+    classes: list[str] | None = None
+    resize: Resize = field(default_factory=Resize)
+    augment: Augmentation = field(default_factory=Augmentation)
+    batch_size: int = 8
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        _at_least(1, batch_size=self.batch_size)
+        _at_least(0, workers=self.workers)
+
+
+@dataclass(frozen=True)
+class OptimArgs:
+    """The optimiser and its schedule.
+
+    Attributes:
+        optimizer: sgd or adamw.
+        lr: peak learning rate.
+        momentum: of SGD.
+        weight_decay: of convolution and linear weights; normalisation layers and biases have none.
+        schedule: how the learning rate falls: cosine (to 0), step (at milestones) or constant.
+        milestones: fractions of the run, in (0, 1), at which the step schedule multiplies the rate by gamma.
+        gamma: factor of the step schedule.
+        warmup: fraction of the run, in [0, 1), over which the learning rate rises linearly from near 0.
+        clip_norm: largest gradient norm; 0 does not clip.
+        accumulate: batches whose gradients are averaged in one optimiser step.
+        ema: decay of the running average of the weights that is evaluated and saved, in [0, 1); 0 keeps none.
+    """
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    milestones: tuple[float, ...] = (0.667, 0.917)
+    gamma: float = 0.1
+    warmup: float = 0.02
+    clip_norm: float = 10.0
+    accumulate: int = 1
+    ema: float = 0.0
+
+    def __post_init__(self) -> None:
+        _at_least(0, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, clip_norm=self.clip_norm)
+        _at_least(1, accumulate=self.accumulate)
+        if not 0 <= self.ema < 1:
+            raise EyasError(f"ema is a decay in [0, 1), got {self.ema}")
+        if not 0 <= self.warmup < 1:
+            raise EyasError(f"warmup is a fraction of the run in [0, 1), got {self.warmup}")
+        if not all(0 < milestone < 1 for milestone in self.milestones):
+            raise EyasError(f"milestones are fractions of the run in (0, 1), got {list(self.milestones)}")
+
+
+@dataclass(frozen=True)
+class RunArgs:
+    """The run itself.
+
+    Attributes:
+        epochs: passes over the training images.
+        seed: of the initial weights, the order of the data and its augmentation.
+        precision: no (float32), bf16 or fp16 mixed precision.
+        channels_last: keep images and feature maps with the channels innermost, the faster layout for most
+            convolutions.
+        device: auto takes the accelerator where there is one; cpu does not.
+        threads: CPU threads of torch; 0 leaves torch's choice.
+        evaluate_every: epochs between evaluations; the last epoch is always evaluated. 0 evaluates only then.
+        metric: coco, voc or kitti; the data format's own when left out.
+        log_every: optimiser steps between log lines.
+        resume: go on from the last checkpoint of the run folder.
+    """
+
+    epochs: int = 12
+    seed: int = 0
+    precision: Precision = "no"
+    channels_last: bool = False
+    device: Literal["auto", "cpu"] = "auto"
+    threads: int = 0
+    evaluate_every: int = 1
+    metric: Literal["coco", "voc", "kitti"] | None = None
+    log_every: int = 10
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        _at_least(1, epochs=self.epochs, log_every=self.log_every)
+        _at_least(0, seed=self.seed, threads=self.threads, evaluate_every=self.evaluate_every)
+
+
+def _at_least(minimum: float, **options: float) -> None:
+    for name, value in options.items():
+        if value < minimum:
+            raise EyasError(f"{name} must be at least {minimum}, got {value}")

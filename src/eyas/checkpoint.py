@@ -1,0 +1,141 @@
+"""Checkpoints: written whole or not at all, read without pickles.
+
+A run folder holds ``model.json`` (how to build the detector), the weights of the detector alone as safetensors in its
+own library's names, and ``last.pt``, the state a run resumes from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from eyas.data.transforms import Resize
+from eyas.detectors import build
+from eyas.types import Detector, EyasError
+
+SPEC = "model.json"
+RESUME = "last.pt"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """How a detector is built, and the input it was trained for.
+
+    Attributes:
+        model: name of the detector family.
+        classes: class names in label order.
+        backbone: name, where the family has a choice.
+        options: keyword arguments of the family's builder.
+        resize: size of its input.
+        weights: file name of the weights beside this spec.
+    """
+
+    model: str
+    classes: tuple[str, ...]
+    backbone: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    resize: Resize = field(default_factory=Resize)
+    weights: str = "student.safetensors"
+
+    def build(self, weights: str | Path | None = None) -> Detector:
+        return build(self.model, self.classes, backbone=self.backbone, weights=weights, options=self.options)
+
+    def save(self, folder: Path) -> None:
+        text = json.dumps({**asdict(self), "options": dict(self.options)}, indent=2)
+        write_atomic(folder / SPEC, lambda path: path.write_text(text + "\n"))
+
+    @classmethod
+    def load(cls, folder: Path) -> ModelSpec:
+        """Raises EyasError when the folder has no spec, or one of another version."""
+        path = folder / SPEC
+        if not path.is_file():
+            raise EyasError(f"{folder}: no {SPEC} here; give the folder of a run, such as --teacher runs/teacher")
+        try:
+            values = json.loads(path.read_text())
+            return cls(**{**values, "classes": tuple(values["classes"]), "resize": Resize(**values["resize"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise EyasError(f"{path}: not a model description that this version reads ({error})") from error
+
+
+def load(folder: str | Path) -> Detector:
+    """The trained detector of a run folder, in evaluation mode on the CPU.
+
+    Raises:
+        EyasError: no run there, or weights of another architecture.
+    """
+    folder = Path(folder)
+    spec = ModelSpec.load(folder)
+    detector = spec.build()
+    load_weights(detector.network, folder / spec.weights)
+    detector.network.eval()
+    return detector
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Load a safetensors file into a network of the same architecture.
+
+    Raises:
+        EyasError: the file is missing or damaged, or its tensors are not the network's; the message lists some.
+    """
+    if not path.is_file():
+        raise EyasError(f"{path}: no such weights file; the run may not have finished its first evaluation")
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise EyasError(f"{path}: not a readable safetensors file ({error})") from error
+    own = network.state_dict()
+    wrong = [key for key in own.keys() | state.keys() if key not in own or key not in state]
+    wrong += [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
+    if wrong:
+        some = ", ".join(sorted(wrong)[:5])
+        raise EyasError(f"{path}: a checkpoint of another architecture; {len(wrong)} tensors do not fit: {some} ...")
+    network.load_state_dict(state)
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """The network's state dict as safetensors, written whole or not at all."""
+    state = {key: value.detach().contiguous().cpu().clone() for key, value in network.state_dict().items()}
+    write_atomic(path, lambda part: save_file(state, part))
+
+
+def save_state(state: Mapping[str, Any], path: Path) -> None:
+    """A nested mapping of tensors and plain values, readable with ``weights_only=True``."""
+    write_atomic(path, lambda part: torch.save(dict(state), part))
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """What `save_state` wrote. Raises EyasError when it is missing or damaged."""
+    if not path.is_file():
+        raise EyasError(f"{path}: no checkpoint to resume from; start the run anew in another --out")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load documents no exception types
+        raise EyasError(f"{path}: not a readable checkpoint ({error})") from error
+    return state
+
+
+def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file beside its place, flush it to the disk, rename it there: readers see the old file or the new one.
+
+    Raises:
+        EyasError: the disk is full or the place is not writable; nothing partly written is left.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        write(part)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap the system's errors
+        raise EyasError(f"{path}: could not be written ({error}); free some space, or choose another --out") from error
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,49 @@
+"""Running a detector over a data set: predictions in the frame of the image files, and their score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from eyas.data import DataSource, to_record_frame
+from eyas.evaluation import EvaluationResult, evaluate
+from eyas.types import Detector, Prediction, Target
+
+Batches = Iterable[tuple[Tensor, list[Target]]]
+
+
+def predict_records(
+    detector: Detector, batches: Batches, source: DataSource, *, advance: Callable[[int], None] | None = None
+) -> dict[int, Prediction]:
+    """Detections by record index, on the CPU, in the frame of the image files.
+
+    Args:
+        detector: left in the mode it was in.
+        batches: images and targets of the source, on the detector's device, in any order, some or all.
+        source: the data set.
+        advance: told the number of images after each batch.
+    """
+    network = detector.network
+    was_training = network.training
+    network.eval()
+    predictions: dict[int, Prediction] = {}
+    try:
+        with torch.no_grad():
+            for images, targets in batches:
+                for prediction, target in zip(detector.predict(images), targets, strict=True):
+                    found = Prediction(**{key: value.cpu() for key, value in prediction.items()})
+                    index = target["index"]
+                    predictions[index] = to_record_frame(found, source.records[index], target["size"])
+                if advance:
+                    advance(len(targets))
+    finally:
+        network.train(was_training)
+    return predictions
+
+
+def score(metric: str, source: DataSource, predictions: dict[int, Prediction]) -> EvaluationResult:
+    """Evaluate predictions of every record of a source, by index."""
+    ordered: Sequence[Prediction] = [predictions[index] for index in range(len(source.records))]
+    return evaluate(metric, source.records, source.classes, ordered)

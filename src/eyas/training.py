@@ -1,0 +1,211 @@
+"""`eyas train` and `eyas distill`: from options to a finished run folder."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from eyas.args import DataArgs, OptimArgs, RunArgs
+from eyas.checkpoint import ModelSpec, load
+from eyas.data import DataSource, read
+from eyas.distiller import Distiller, describe_levels
+from eyas.engine import LossModule, PlainStudent, Trainer, gather, make_accelerator
+from eyas.evaluation import EvaluationResult, default_metric
+from eyas.inference import predict_records, score
+from eyas.methods import FGFI, Method
+from eyas.progress import Progress
+from eyas.runlog import resolved_config, start_folder
+from eyas.types import Detector, EyasError
+
+WEAK_TEACHER = 0.05
+
+
+def train(
+    data: Path,
+    model: str,
+    out: Path,
+    backbone: str | None = None,
+    weights: str | None = None,
+    options: dict[str, Any] | None = None,
+    dataset: DataArgs = DataArgs(),  # noqa: B008 (frozen: the signature is the schema)
+    optim: OptimArgs = OptimArgs(),  # noqa: B008
+    run: RunArgs = RunArgs(),  # noqa: B008
+) -> EvaluationResult:
+    """Train a detector by its own losses: a teacher, or the baseline of a student.
+
+    Args:
+        data: folder of a data set: COCO, VOC, KITTI or YOLO, recognised from what is in it.
+        model: detector family: faster_rcnn, retinanet, fcos, ssd or shuffledet.
+        out: run folder to make.
+        backbone: backbone of the family, such as resnet18, vgg11 or timm:NAME.
+        weights: torchvision's name of pretrained weights, or a file (.safetensors, or .pt read without pickle).
+        options: further keyword arguments of the family's builder.
+        dataset: how the data is read and fed.
+        optim: the optimiser.
+        run: the run.
+    """
+    with _Setup(data, out, dataset, optim, run) as setup:
+        spec = ModelSpec(model, setup.train.classes, backbone, options or {}, dataset.resize, "model.safetensors")
+        student = spec.build(weights)
+        setup.say(f"model     {_describe(spec, student)}")
+        return setup.trainer(PlainStudent(student), spec).fit(setup.progress)
+
+
+def distill(
+    data: Path,
+    teacher: str,
+    model: str,
+    out: Path,
+    backbone: str | None = None,
+    weights: str | None = None,
+    options: dict[str, Any] | None = None,
+    method: Method | list[Method] | None = None,
+    pairs: dict[str, str] | None = None,
+    any_teacher: bool = False,
+    dataset: DataArgs = DataArgs(),  # noqa: B008
+    optim: OptimArgs = OptimArgs(),  # noqa: B008
+    run: RunArgs = RunArgs(),  # noqa: B008
+) -> EvaluationResult:
+    """Train a student detector under a teacher.
+
+    Args:
+        data: folder of a data set: COCO, VOC, KITTI or YOLO, recognised from what is in it.
+        teacher: run folder of a trained detector, or package.module:function, which is called and returns one.
+        model: detector family of the student: faster_rcnn, retinanet, fcos, ssd or shuffledet.
+        out: run folder to make.
+        backbone: backbone of the student's family, such as resnet18, vgg11 or timm:NAME.
+        weights: torchvision's name of pretrained weights, or a file (.safetensors, or .pt read without pickle).
+        options: further keyword arguments of the family's builder.
+        method: distillation losses, by class; fine-grained feature imitation when left out.
+        pairs: student level: teacher level, where pairing by stride is not what you want.
+        any_teacher: go on with a teacher that scores near zero, or that has other classes than the data.
+        dataset: how the data is read and fed.
+        optim: the optimiser.
+        run: the run.
+    """
+    methods = [FGFI()] if method is None else method if isinstance(method, list) else [method]
+    with _Setup(data, out, dataset, optim, run) as setup:
+        spec = ModelSpec(model, setup.train.classes, backbone, options or {}, dataset.resize)
+        student = spec.build(weights)
+        guide = load_teacher(teacher)
+        if not any_teacher:
+            same_classes(guide, setup.train, teacher)
+        distiller = Distiller(student, guide, *methods, pairs=pairs)
+        trainer = setup.trainer(distiller, spec)
+        teacher_result = None
+        if guide.classes == setup.val.classes:
+            teacher_result = check_teacher(guide, trainer, teacher, any_teacher=any_teacher, progress=setup.progress)
+        setup.say(f"student   {_describe(spec, student)}")
+        preflight(distiller, trainer, setup.progress)
+        result = trainer.fit(setup.progress)
+        if teacher_result is not None:
+            setup.say(f"teacher   {teacher_result.headline()}\nstudent   {result.headline()}")
+        return result
+
+
+class _Setup:
+    """What both commands need before a model exists: data, run folder, accelerator, progress bar."""
+
+    def __init__(self, data: Path, out: Path, dataset: DataArgs, optim: OptimArgs, run: RunArgs) -> None:
+        self.out, self.dataset, self.optim, self.run = out, dataset, optim, run
+        self.train = read(data, dataset.train_split, format=dataset.format, classes=dataset.classes)
+        self.val = read(data, dataset.val_split, format=dataset.format, classes=self.train.classes)
+        self.accelerator: Accelerator = make_accelerator(run, optim)
+        if self.accelerator.is_main_process:
+            start_folder(out, resume=run.resume, config=resolved_config())
+        self.progress = Progress(quiet=not self.accelerator.is_main_process)
+        self.say = self.progress.say
+
+    def __enter__(self) -> _Setup:
+        self.progress.__enter__()
+        for source in (self.train, self.val):
+            if source.problems:
+                self.say(f"warning   {len(source.problems)} boxes of {source.split} dropped; see `eyas data {source.root}`")
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.progress.__exit__(*error)
+
+    def trainer(self, model: LossModule, spec: ModelSpec) -> Trainer:
+        return Trainer(
+            model,
+            spec,
+            train=self.train,
+            val=self.val,
+            metric=self.run.metric or default_metric(self.train.format),
+            data=self.dataset,
+            optim=self.optim,
+            run=self.run,
+            folder=self.out,
+            accelerator=self.accelerator,
+        )
+
+
+def load_teacher(name: str) -> Detector:
+    """The detector of a run folder, or what ``package.module:function`` returns.
+
+    Raises:
+        EyasError: neither is there.
+    """
+    if ":" not in name or Path(name).exists():
+        return load(name)
+    module, _, function = name.partition(":")
+    try:
+        maker = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise EyasError(f"--teacher {name}: {error}; give a run folder, or package.module:function") from error
+    detector: Detector = maker()
+    return detector
+
+
+def same_classes(teacher: Detector, source: DataSource, name: str) -> None:
+    """Raises EyasError, listing both, when the teacher's classes are not those of the data."""
+    if tuple(teacher.classes) != tuple(source.classes):
+        raise EyasError(
+            f"the classes of the teacher {name} and of {source.root} differ:\n  teacher: {', '.join(teacher.classes)}\n"
+            f"  data:    {', '.join(source.classes)}\nGive the right order with --dataset.classes, or --any_teacher true "
+            "if only its features matter"
+        )
+
+
+def check_teacher(
+    teacher: Detector, trainer: Trainer, name: str, *, any_teacher: bool, progress: Progress
+) -> EvaluationResult:
+    """The teacher's score on the validation images.
+
+    Raises:
+        EyasError: it is near zero and ``any_teacher`` is off: wrong weights, classes, normalisation or input size.
+    """
+    source = trainer.sources["val"]
+    task = progress.task("teacher", len(source.records))
+    found = predict_records(teacher, trainer.val, source, advance=lambda images: progress.advance(task, images))
+    result = score(trainer.metric, source, gather(found))
+    progress.finish(task)
+    trainer.log("teacher", name=name, summary=result.summary, per_class=result.per_class)
+    progress.say(f"teacher   {result.headline()} on {len(source.records)} images")
+    if not result.primary >= WEAK_TEACHER and not any_teacher:
+        raise EyasError(
+            f"the teacher {name} scores {result.primary:.3f} on the validation images, so there is nothing to imitate. "
+            "Check its weights, its classes and the input size; --any_teacher true goes on all the same"
+        )
+    return result
+
+
+def preflight(distiller: Distiller, trainer: Trainer, progress: Progress) -> None:
+    """Say, before the first step, what would otherwise fail silently: pairs, adapters, mask and balance of the losses."""
+    pairs = "   ".join(
+        f"{pair.student_tap} /{pair.student.stride} {pair.student.channels}->{pair.teacher.channels}"
+        for pair in distiller.pairs
+    )
+    adapters = sum(parameter.numel() for parameter in distiller.methods.parameters())
+    progress.say(f"pairs     {pairs}   adapters {adapters / 1e6:.2f} M params, dropped after training")
+
+
+def _describe(spec: ModelSpec, detector: Detector) -> str:
+    name = spec.model if spec.backbone is None else f"{spec.model}/{spec.backbone}"
+    parameters = sum(parameter.numel() for parameter in detector.network.parameters())
+    return f"{name}   {parameters / 1e6:.2f} M params   {describe_levels(detector.levels)}"

@@ -22,16 +22,14 @@ from eyas.data.record import Annotation, DataSource, Problem, build_record, labe
 from eyas.types import EyasError
 
 LAYOUT = "annotations/instances_{split}.json, {split}/_annotations.coco.json or {split}.json (COCO)"
+LISTS = ("images", "annotations", "categories")
 
 
 def recognised(root: Path) -> bool:
     """Whether the folder has this layout: some JSON file where one of a split is looked for."""
-    folders = [root / "annotations", *(path for path in root.glob("*/_annotations.coco.json"))]
-    return (
-        any((root / "annotations").glob("*.json"))
-        or len(folders) > 1
-        or any((root / f"{name}.json").is_file() for split in ("train", "val", "test") for name in split_names(split))
-    )
+    beside = [root / f"{name}.json" for split in ("train", "val", "test") for name in split_names(split)]
+    exported = any(root.glob("*/_annotations.coco.json"))
+    return exported or any((root / "annotations").glob("*.json")) or any(path.is_file() for path in beside)
 
 
 def parse(
@@ -41,8 +39,8 @@ def parse(
 
     Raises `EyasError` naming the file, the annotation and the field when the content is not COCO's.
     """
-    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in ("images", "categories")):
-        raise EyasError(f"{path}: is not a COCO file: it needs the lists images, annotations and categories")
+    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in LISTS):
+        raise EyasError(f"{path}: is not a COCO file: it needs the lists {', '.join(LISTS)}")
     categories = _by_id(content["categories"], path, "category")
     names = {key: str(_field(value, "name", path, f"category {key}")) for key, value in sorted(categories.items())}
     known = tuple(classes) if classes is not None else tuple(names.values())
@@ -50,7 +48,7 @@ def parse(
         raise EyasError(f"{path}: two categories have one name; classes must be distinct: {', '.join(known)}")
     found: dict[int, list[Annotation]] = {key: [] for key in _by_id(content["images"], path, "image")}
     problems = []
-    for entry in content.get("annotations", []):
+    for entry in content["annotations"]:
         name = f"annotation {_field(entry, 'id', path, 'an annotation')}"
         image_id = _field(entry, "image_id", path, name)
         if image_id not in found:

@@ -115,7 +115,8 @@ def _box_sizes(boxes: Tensor) -> str:
     ratio = (boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1])
     small, large = int((side < 32).sum()), int((side >= 96).sum())
     return (
-        f"box sizes    sqrt(area), pixels of the input: {_quantiles(side, '.1f')}; {side.min():.1f} to {side.max():.1f}\n"
+        f"box sizes    sqrt(area), pixels of the input: {_quantiles(side, '.1f')}\n"
+        f"             from {side.min():.1f} to {side.max():.1f}\n"
         f"             small (< 32) {small}, medium {len(side) - small - large}, large (>= 96) {large}\n"
         f"             width / height: {_quantiles(ratio, '.2f')}"
     )
@@ -144,5 +145,5 @@ def _quantiles(values: Tensor, form: str) -> str:
 def _problems(source: DataSource) -> str:
     if not source.problems:
         return "problems     none: every record and box is used"
-    lines = [f"problems     {len(source.problems)} records or boxes dropped or clipped"]
+    lines = [f"problems     dropped or clipped: {len(source.problems)}"]
     return "\n".join([*lines, *(f"  {problem}" for problem in source.problems)])

@@ -2,7 +2,8 @@
 
 Coordinates in the devkit are 1-based and the corner pixels are inside the box, so the 0-based box of the same pixels is
 ``(xmin - 1, ymin - 1, xmax, ymax)``. A box with ``xmin == xmax`` or ``ymin == ymax`` would be one pixel thin by that
-rule; annotators leave such boxes by a stray click, so it counts as one without area and is dropped. Objects marked ``difficult`` become ignore regions of their class.
+rule; annotators leave such boxes by a stray click, so it counts as one without area and is dropped. Objects marked
+``difficult`` become ignore regions of their class.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def parse(text: str, path: Path, size: tuple[int, int], names: Sequence[str]) ->
             raise EyasError(f"{place(path, number)}: {error}") from None
         if len(values) != 4 and (len(values) < 6 or len(values) % 2):
             raise EyasError(f"{place(path, number)}: {len(values) + 1} columns; write `class cx cy w h` or a polygon")
-        if index != int(index) or not 0 <= index < len(names):
+        if index not in range(len(names)):
             raise EyasError(
                 f"{place(path, number)}: unknown class {index:g}; data.yaml names {len(names)}, "
                 f"0 to {len(names) - 1}: {', '.join(names)}"
@@ -142,13 +142,13 @@ def _images(config: YoloConfig, split: str) -> tuple[list[Path], list[Problem]]:
     images: list[Path] = []
     problems: list[Problem] = []
     for entry in entries:
-        place_ = _resolve(config, entry)
-        if place_.is_file():
-            images += _listed(place_)
+        location = _resolve(config, entry)
+        if location.is_file():
+            images += _listed(location)
         else:
-            found = sorted(path for path in place_.rglob("*") if path.suffix in SUFFIXES)
+            found = sorted(path for path in location.rglob("*") if path.suffix in SUFFIXES)
             images += found
-            problems += _strays(place_, found)
+            problems += _strays(location, found)
     if len(set(images)) != len(images):
         raise EyasError(
             f"{config.path}: {split}: names an image twice; folders and lists of one split must be disjoint"

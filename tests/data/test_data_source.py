@@ -1,0 +1,36 @@
+"""Which format a folder is taken for."""
+
+from __future__ import annotations
+
+import pytest
+
+from eyas.data import read
+from eyas.types import EyasError
+
+
+def test_nothing_recognised_lists_what_was_looked_for(tmp_path):
+    with pytest.raises(EyasError, match=r"instances_train\.json.*ImageSets/Main/train\.txt.*label_2/.*data\.yaml"):
+        read(tmp_path, "train")
+
+
+def test_two_formats_ask_for_a_choice(tmp_path):
+    (tmp_path / "data.yaml").write_text("names: [cat]\ntrain: images\n")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "label_2").mkdir()
+    with pytest.raises(EyasError, match="looks like kitti and yolo data; choose with the format option"):
+        read(tmp_path, "train")
+    with pytest.raises(EyasError, match=r"no images \(yolo format\)"):
+        read(tmp_path, "train", format="yolo")
+
+
+def test_bad_options(tmp_path):
+    with pytest.raises(EyasError, match="no such folder"):
+        read(tmp_path / "absent", "train")
+    with pytest.raises(EyasError, match="format 'csv' is unknown; choose one of coco, voc, kitti, yolo"):
+        read(tmp_path, "train", format="csv")
+    with pytest.raises(EyasError, match="has no voc data; looked for Annotations/"):
+        read(tmp_path, "train", format="voc")
+    with pytest.raises(EyasError, match="must be distinct and at least one, got: a, a"):
+        read(tmp_path, "train", classes=["a", "a"])
+    with pytest.raises(EyasError, match="at least one, got: none"):
+        read(tmp_path, "train", classes=[])

@@ -101,7 +101,7 @@ class ShuffleDet(nn.Module):
         if not anchor_shapes or min(min(shape) for shape in anchor_shapes) <= 0:
             raise EyasError("anchor_shapes: give at least one (width, height), each above 0 pixels")
         if width <= 0 or not 0 < stem_channels < 240 * width:
-            raise EyasError(f"ShuffleDet: width {width}, stem_channels {stem_channels}: the stem must stay below 240 * width")
+            raise EyasError(f"stem_channels {stem_channels}, width {width}: the stem must stay below 240 * width")
         self.classes = tuple(classes)
         self.anchor_shapes = tuple(anchor_shapes)
         self.score_threshold, self.detections, self.nms_threshold = score_threshold, detections, nms_threshold

@@ -24,6 +24,7 @@ from eyas.types import Detector, EyasError
 
 SPEC = "model.json"
 RESUME = "last.pt"
+BEST = "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,12 @@ class ModelSpec:
             raise EyasError(f"{path}: not a model description that this version reads ({error})") from error
 
 
-def load(folder: str | Path) -> Detector:
+def load(folder: str | Path, *, best: bool = False) -> Detector:
     """The trained detector of a run folder, in evaluation mode on the CPU.
+
+    Args:
+        folder: of a run.
+        best: the weights of its best evaluation in place of the last.
 
     Raises:
         EyasError: no run there, or weights of another architecture.
@@ -75,7 +80,7 @@ def load(folder: str | Path) -> Detector:
     folder = Path(folder)
     spec = ModelSpec.load(folder)
     detector = spec.build()
-    load_weights(detector.network, folder / spec.weights)
+    load_weights(detector.network, folder / (BEST if best else spec.weights))
     detector.network.eval()
     return detector
 

@@ -18,15 +18,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from eyas.args import DataArgs, OptimArgs, RunArgs
-from eyas.checkpoint import RESUME, ModelSpec, load_state, save_state, save_weights
+from eyas.checkpoint import BEST, RESUME, ModelSpec, load_state, save_state, save_weights
 from eyas.data import DataSource, eval_transform, loader, train_transform
 from eyas.evaluation import EvaluationResult
 from eyas.inference import predict_records, score
 from eyas.progress import Progress
 from eyas.runlog import RunLog
 from eyas.types import Detector, EyasError, Prediction, Target
-
-BEST = "best.safetensors"
 
 
 class LossModule(Protocol):
@@ -183,8 +181,8 @@ class Trainer:
         values = ", ".join(f"{name} {float(loss.detach()):.4g}" for name, loss in losses.items())
         images = ", ".join(self.sources["train"].records[target["index"]].image_id for target in targets)
         raise EyasError(
-            f"the loss is not finite in step {self.step + 1}: {values}; images {images}. Lower --optim.lr or the weight "
-            "of the method, lengthen --optim.warmup, or look at these images; the last checkpoint is intact"
+            f"the loss is not finite in step {self.step + 1}: {values}; images {images}. Lower --optim.lr or the "
+            "weight of the method, lengthen --optim.warmup, or look at these images; the last checkpoint is intact"
         )
 
     def _save(self) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from eyas.anchors import AnchorGrid
 from eyas.data import DataSource, to_record_frame
 from eyas.evaluation import EvaluationResult, evaluate
-from eyas.types import Detector, Prediction, Target
+from eyas.taps import teacher_features
+from eyas.types import Detector, Prediction, Size, Target
 
 Batches = Iterable[tuple[Tensor, list[Target]]]
 
@@ -41,6 +43,16 @@ def predict_records(
     finally:
         network.train(was_training)
     return predictions
+
+
+def anchor_grids(detector: Detector, image_size: Size) -> list[AnchorGrid]:
+    """The anchors of every level for an input of (height, width), by a forward pass on a blank image."""
+    parameter = next(detector.network.parameters())
+    features = teacher_features(detector, detector.levels, torch.zeros(1, 3, *image_size).to(parameter))
+    return [
+        level.grid((features[name].shape[-2], features[name].shape[-1]), image_size)
+        for name, level in detector.levels.items()
+    ]
 
 
 def score(metric: str, source: DataSource, predictions: dict[int, Prediction]) -> EvaluationResult:

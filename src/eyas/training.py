@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +123,8 @@ class _Setup:
         self.progress.__enter__()
         for source in (self.train, self.val):
             if source.problems:
-                self.say(f"warning   {len(source.problems)} boxes of {source.split} dropped; see `eyas data {source.root}`")
+                count = len(source.problems)
+                self.say(f"warning   {count} boxes of {source.split} dropped; see `eyas data {source.root}`")
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -167,8 +167,8 @@ def same_classes(teacher: Detector, source: DataSource, name: str) -> None:
     if tuple(teacher.classes) != tuple(source.classes):
         raise EyasError(
             f"the classes of the teacher {name} and of {source.root} differ:\n  teacher: {', '.join(teacher.classes)}\n"
-            f"  data:    {', '.join(source.classes)}\nGive the right order with --dataset.classes, or --any_teacher true "
-            "if only its features matter"
+            f"  data:    {', '.join(source.classes)}\nGive the right order with --dataset.classes, or "
+            "--any_teacher true if only its features matter"
         )
 
 
@@ -196,7 +196,7 @@ def check_teacher(
 
 
 def preflight(distiller: Distiller, trainer: Trainer, progress: Progress) -> None:
-    """Say, before the first step, what would otherwise fail silently: pairs, adapters, mask and balance of the losses."""
+    """Say, before the first step, what would otherwise fail silently: pairs, adapters, mask, balance of the losses."""
     pairs = "   ".join(
         f"{pair.student_tap} /{pair.student.stride} {pair.student.channels}->{pair.teacher.channels}"
         for pair in distiller.pairs

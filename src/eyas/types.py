@@ -20,7 +20,7 @@ Size = tuple[int, int]
 
 
 class EyasError(Exception):
-    """Bad input from outside. The message names the file or option and says what to do; the command line exits with 2."""
+    """Bad input from outside. The message names the file or option and says what to do; a command then exits with 2."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,103 @@
+"""The command line. Reading `COMMANDS` is reading the product."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+
+from eyas.cli import command_parser, resolve, summary
+from eyas.commands import data, evaluate, predict, recipes
+from eyas.demo import demo
+from eyas.runlog import command_config
+from eyas.training import distill, train
+from eyas.types import EyasError
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "demo": demo,
+    "data": data,
+    "train": train,
+    "distill": distill,
+    "evaluate": evaluate,
+    "predict": predict,
+    "recipes": recipes,
+}
+POSITIONAL = ("data", "evaluate", "predict")
+"""Commands whose required arguments are given by place."""
+LAUNCHED = ("train", "distill")
+"""Commands that run on several devices."""
+
+STORY = """Eyas distils a large, accurate object detector into a small, fast one.
+
+  eyas demo                                                      see it work on bundled data, in minutes
+  eyas data cells/                                               what is in a data set, and what is wrong with it
+  eyas train --data cells/ --model retinanet --backbone resnet50 --out runs/teacher
+  eyas distill --data cells/ --teacher runs/teacher --model retinanet --backbone resnet18 --out runs/student
+  eyas evaluate runs/student                                     its score, per class, beside its teacher
+  eyas predict runs/student photos/ --out found/                 boxes as JSON and drawn
+
+Every option can stand in a YAML file given by --config; --print_config prints the resolved one."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 0, 2 for bad input, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        parser, commands = build_parser()
+        config = parser.parse_args(arguments)
+        name = config.subcommand
+        return _run(name, config[name], commands[name], arguments)
+    except EyasError as error:
+        print(f"eyas: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("eyas: stopped; a training goes on from its last epoch with --run.resume true", file=sys.stderr)
+        return 130
+
+
+def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
+    """The parser and those of its commands, built from the signatures and docstrings of `COMMANDS`."""
+    parser = ArgumentParser(prog="eyas", description=STORY, formatter_class=_KeepLines)
+    subcommands = parser.add_subcommands(metavar="COMMAND")
+    commands = {}
+    for name, function in COMMANDS.items():
+        command = recipes_parser() if name == "recipes" else command_parser(function, positional=name in POSITIONAL)
+        if name in LAUNCHED:
+            command.add_argument("--devices", type=int, default=1, help="Processes to start, one for each device.")
+        subcommands.add_subcommand(name, command, help=summary(function))
+        commands[name] = command
+    return parser, commands
+
+
+def recipes_parser() -> ArgumentParser:
+    """Both arguments of `recipes` are optional and given by place, which a signature cannot say."""
+    parser = ArgumentParser(description=summary(recipes))
+    parser.add_argument("action", nargs="?", default="list", choices=["list", "copy"], help="What to do.")
+    parser.add_argument("name", nargs="?", type=str | None, default=None, help="The recipe to copy, as listed.")
+    return parser
+
+
+class _KeepLines(DefaultHelpFormatter):
+    """Help whose description keeps its line breaks."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text
+
+
+def _run(name: str, config: Namespace, parser: ArgumentParser, arguments: Sequence[str]) -> int:
+    devices: int = config.pop("devices", 1)
+    if devices > 1 and "LOCAL_RANK" not in os.environ:
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={devices}"]
+        return subprocess.run([*launch, "-m", "eyas", *arguments], check=False).returncode
+    text, values = resolve(parser, config)
+    with command_config(text):
+        COMMANDS[name](**values)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

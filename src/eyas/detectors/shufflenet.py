@@ -40,17 +40,6 @@ def _groups_for(channels: int) -> int:
     return GROUPS if channels % GROUPS == 0 else 1
 
 
-def convolve_normalise(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
-    """``norm(conv(x))``; in evaluation as one convolution, for the running statistics are constants there."""
-    if norm.training or norm.running_mean is None or norm.running_var is None:
-        normal: Tensor = norm(conv(x))
-        return normal
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    weight = conv.weight * scale[:, None, None, None]
-    bias = norm.bias - norm.running_mean * scale
-    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-
-
 class ShuffleUnit(nn.Module):
     """1x1 group convolution, channel shuffle, 3x3 depthwise convolution, 1x1 group convolution; BatchNorm after each.
 
@@ -82,9 +71,9 @@ class ShuffleUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, C_in, H, W) to (batch, C_out, ceil(H / stride), ceil(W / stride)), never negative."""
         # The in-place operations are safe: BatchNorm keeps its input for the backward pass, not its output.
-        branch = F.relu_(convolve_normalise(x, self.reduce, self.reduce_norm))
-        branch = convolve_normalise(channel_shuffle(branch, GROUPS), self.depthwise, self.depthwise_norm)
-        branch = convolve_normalise(branch, self.expand, self.expand_norm)
+        branch = F.relu_(self.reduce_norm(self.reduce(x)))
+        branch = self.depthwise_norm(self.depthwise(channel_shuffle(branch, GROUPS)))
+        branch = self.expand_norm(self.expand(branch))
         if self.stride == 2:
             # The padding is not averaged in, as in TensorFlow's 'SAME' average pool.
             pooled = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
@@ -113,7 +102,7 @@ class ShuffleNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, 3, H, W), normalised, to (batch, 768 * width, ceil(H / 16), ceil(W / 16))."""
         # ReLU commutes with the maximum: after the pool it passes over a quarter of the largest map.
-        x = F.relu_(F.max_pool2d(convolve_normalise(x, self.stem, self.stem_norm), 3, stride=2, padding=1))
+        x = F.relu_(F.max_pool2d(self.stem_norm(self.stem(x)), 3, stride=2, padding=1))
         features: Tensor = self.units(x)
         return features
 

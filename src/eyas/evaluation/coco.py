@@ -1,0 +1,121 @@
+"""The COCO detection metric, computed by faster-coco-eval (Apache-2.0), a maintained port of pycocotools.
+
+Lin et al., *Microsoft COCO: Common Objects in Context*, ECCV 2014; the rules are those of ``cocoeval.py``: IoU
+thresholds 0.50:0.05:0.95, 101 recall points, the 100 best detections of each class in each image. Ignore regions are
+crowd annotations: an overlap with one is measured over the detection's area, and a detection on one is not counted. One
+that concerns every class is a crowd annotation of every class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from faster_coco_eval import COCO
+from faster_coco_eval.core.faster_eval_api import COCOeval_faster
+
+from eyas.evaluation.inputs import check
+from eyas.evaluation.result import EvaluationResult, mean
+from eyas.types import Prediction, Record
+
+FIGURES = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100")
+"""AP over the ten thresholds, at 0.5 and at 0.75; by object area, below 32^2, below 96^2 and above; recall at 100.
+
+Object area is ``attributes["area"]`` (COCO's segment area), or the box's where the data set has none.
+"""
+
+
+def evaluate(
+    records: Sequence[Record], classes: Sequence[str], predictions: Sequence[Prediction]
+) -> EvaluationResult:
+    """COCO's figures.
+
+    Args:
+        records: the ground truth.
+        classes: class names in label order.
+        predictions: entry i belongs to record i, in the frame of its image file.
+
+    Returns:
+        `FIGURES`. The summary is COCO's own: the mean over classes and thresholds together. It differs from the
+        mean of the per-class figures only by rounding.
+
+    Raises:
+        ValueError: records and predictions differ in number.
+        EyasError: a label outside the class list, or a box or score that is not finite.
+    """
+    check(records, classes, predictions)
+    if not records or not classes:
+        undefined = dict.fromkeys(FIGURES, float("nan"))
+        return EvaluationResult("coco", undefined, {name: dict(undefined) for name in classes})
+    truth = COCO(ground_truth(records, classes), print_function=_ignore)
+    results = truth.loadRes(detections(predictions))
+    # Not the class called COCOeval: that one prints.
+    evaluation = COCOeval_faster(truth, results, "bbox", print_function=_ignore)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    # (threshold, recall, class, area, max detections) and (threshold, class, area, max detections); -1 is undefined.
+    precision = np.asarray(evaluation.eval["precision"])[..., -1]
+    recall = np.asarray(evaluation.eval["recall"])[..., -1]
+    precision, recall = (np.where(figures > -1, figures, np.nan) for figures in (precision, recall))
+    every = slice(None)
+    per_class = {name: _figures(precision, recall, slice(k, k + 1)) for k, name in enumerate(classes)}
+    return EvaluationResult("coco", _figures(precision, recall, every), per_class)
+
+
+def ground_truth(records: Sequence[Record], classes: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """The content of a COCO annotation file. Images and annotations count from 1, categories are labels."""
+    images, annotations = [], []
+    for number, record in enumerate(records, start=1):
+        images.append({"id": number, "width": record.width, "height": record.height})
+        areas = record.attributes["area"].tolist() if "area" in record.attributes else [None] * len(record.boxes)
+        objects = zip(record.boxes.tolist(), record.labels.tolist(), areas, strict=True)
+        for box, label, area in objects:
+            annotations.append(_annotation(number, label, box, area, crowd=0))
+        for box, label in zip(record.ignore.tolist(), record.ignore_labels.tolist(), strict=True):
+            concerned = range(len(classes)) if label == -1 else (label,)
+            annotations += [_annotation(number, k, box, None, crowd=1) for k in concerned]
+    # An annotation with id 0 would count as "unmatched" in the matcher.
+    for number, annotation in enumerate(annotations, start=1):
+        annotation["id"] = number
+    categories = [{"id": label, "name": name} for label, name in enumerate(classes)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def detections(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
+    """The content of a COCO result file."""
+    found = []
+    for number, prediction in enumerate(predictions, start=1):
+        triples = (prediction[key].tolist() for key in ("boxes", "labels", "scores"))
+        for box, label, score in zip(*triples, strict=True):
+            found.append({"image_id": number, "category_id": label, "bbox": _xywh(box), "score": score})
+    return found
+
+
+def _annotation(image: int, label: int, box: list[float], area: float | None, *, crowd: int) -> dict[str, Any]:
+    x, y, width, height = _xywh(box)
+    area = width * height if area is None else area
+    return {
+        "image_id": image, "category_id": label, "bbox": [x, y, width, height], "area": area, "iscrowd": crowd
+    }  # fmt: skip
+
+
+def _xywh(box: list[float]) -> list[float]:
+    x1, y1, x2, y2 = box
+    return [x1, y1, x2 - x1, y2 - y1]
+
+
+def _figures(precision: np.ndarray, recall: np.ndarray, classes: slice) -> dict[str, float]:
+    of = precision[:, :, classes]
+    by_area = {f"map_{name}": mean(of[..., area]) for area, name in enumerate(("small", "medium", "large"), start=1)}
+    return {
+        "map": mean(of[..., 0]),
+        "map_50": mean(of[0, ..., 0]),
+        "map_75": mean(of[5, ..., 0]),
+        **by_area,
+        "mar_100": mean(recall[:, classes, 0]),
+    }
+
+
+def _ignore(*_: object) -> None:
+    """Instead of print: the caller decides what is shown."""

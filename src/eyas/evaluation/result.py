@@ -1,0 +1,61 @@
+"""What an evaluation returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """The figures of one evaluation, each in [0, 1].
+
+    A figure is NaN where it is undefined: a class, size or difficulty without ground truth. An undefined figure of a
+    class is left out of the mean over classes, as in every devkit; the mean is NaN only where nothing is left. Ground
+    truth without any detection gives 0.
+
+    Attributes:
+        metric: "coco", "voc" or "kitti".
+        summary: figure name -> mean over the classes. The figures are those listed as ``FIGURES`` in the module of
+            the metric; "map_50" or "map" is the one by which the field ranks.
+        per_class: class name -> the same figures for that class, in label order.
+    """
+
+    metric: str
+    summary: dict[str, float]
+    per_class: dict[str, dict[str, float]]
+
+    def table(self) -> str:
+        """Plain text: a row for each class and the mean in the last one; "-" where a figure is undefined."""
+        names = list(self.summary)
+        rows = [["class", *names]]
+        for title, figures in (*self.per_class.items(), ("mean", self.summary)):
+            rows.append([title, *("-" if np.isnan(figures[name]) else f"{figures[name]:.3f}" for name in names)])
+        return align(rows)
+
+
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines of text: the first column to the left, the others to the right, two spaces between."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    )
+
+
+def mean(values: npt.ArrayLike) -> float:
+    """The mean of the values that are not NaN; NaN, without a warning, when there are none."""
+    array = np.asarray(values, dtype=np.float64)
+    known = array[~np.isnan(array)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def summarise(metric: str, per_class: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> EvaluationResult:
+    """The result whose summary is the mean over the classes of each named figure."""
+    summary = {name: mean([figures[name] for figures in per_class.values()]) for name in names}
+    return EvaluationResult(metric, summary, {key: dict(figures) for key, figures in per_class.items()})

@@ -1,0 +1,171 @@
+"""The COCO evaluator against pycocotools, and its limiting cases."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from eyas.evaluation import EvaluationResult, evaluate
+from eyas.evaluation.coco import FIGURES, detections, ground_truth
+from eyas.types import EyasError, Prediction, Record
+
+
+def make_record(
+    boxes=(), labels=(), ignore=(), ignore_labels=(), *, image_id: str = "a", **attributes: torch.Tensor
+) -> Record:
+    def tensor(rows) -> torch.Tensor:
+        return torch.as_tensor(np.asarray(rows, dtype=np.float32)).reshape(-1, 4)
+
+    return Record(
+        image_id, Path("a.png"), 400, 300, tensor(boxes), torch.tensor(labels, dtype=torch.int64),
+        tensor(ignore), torch.tensor(ignore_labels, dtype=torch.int64), attributes,
+    )  # fmt: skip
+
+
+def make_prediction(boxes=(), scores=(), labels=()) -> Prediction:
+    return {
+        "boxes": torch.as_tensor(np.asarray(boxes, dtype=np.float32)).reshape(-1, 4),
+        "scores": torch.tensor(scores, dtype=torch.float32),
+        "labels": torch.tensor(labels, dtype=torch.int64),
+    }
+
+
+def random_boxes(generator: np.random.Generator, count: int) -> np.ndarray:
+    corner = generator.uniform(0, 200, (count, 2))
+    # Sides from 4 to 180 pixels: all three area ranges occur.
+    return np.concatenate((corner, corner + np.exp(generator.uniform(1.4, 5.2, (count, 2)))), axis=1)
+
+
+def random_case(
+    seed: int, *, images: int = 12, classes: int = 3, area: bool = True, crowded: int = 0
+) -> tuple[list[Record], list[Prediction]]:
+    generator = np.random.default_rng(seed)
+    records, predictions = [], []
+    for number in range(images):
+        count, regions = generator.integers(0, 8), generator.integers(0, 3)
+        boxes, ignore = random_boxes(generator, count), random_boxes(generator, regions)
+        extra = {"area": torch.from_numpy(generator.uniform(0.3, 1, count) * np.prod(boxes[:, 2:] - boxes[:, :2], 1))}
+        records.append(
+            make_record(
+                boxes, generator.integers(0, classes, count), ignore, generator.integers(-1, classes, regions),
+                image_id=str(number), **(extra if area else {}),
+            )
+        )  # fmt: skip
+        near = np.concatenate((boxes, boxes, ignore))
+        shaken = near + generator.normal(0, 0.06, near.shape) * (near[:, 2:] - near[:, :2]).repeat(2, axis=1)
+        shaken[:, 2:] = np.maximum(shaken[:, 2:], shaken[:, :2] + 1)
+        found = np.concatenate((shaken, random_boxes(generator, generator.integers(0, 5) + crowded)))
+        labels = np.concatenate((np.tile(records[-1].labels.numpy(), 2), np.zeros(len(found) - 2 * count)))
+        changed = generator.random(len(found)) < 0.15
+        labels[changed] = generator.integers(0, classes, changed.sum())
+        # Scores on a coarse grid, so that equal scores occur.
+        scores = generator.integers(1, 40, len(found)) / 40
+        keep = slice(0, 0) if generator.random() < 0.2 else slice(None)
+        predictions.append(make_prediction(found[keep], scores[keep], labels[keep]))
+    return records, predictions
+
+
+def reference(records: list[Record], classes: list[str], predictions: list[Prediction]) -> COCOeval:
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = ground_truth(records, classes)
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(detections(predictions)), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation
+
+
+def assert_same(result: EvaluationResult, expected: COCOeval, classes: list[str]) -> None:
+    stats = np.where(expected.stats == -1, np.nan, expected.stats)
+    # cocoeval's order: AP, AP50, AP75, small, medium, large, then recall at 1, 10 and 100.
+    for name, value in zip(FIGURES, stats[[0, 1, 2, 3, 4, 5, 8]], strict=True):
+        assert result.summary[name] == pytest.approx(value, abs=1e-12, nan_ok=True), name
+    for k, name in enumerate(classes):
+        precision = expected.eval["precision"][:, :, k, :, -1]
+        for area, figure in ((0, "map"), (1, "map_small"), (2, "map_medium"), (3, "map_large")):
+            values = precision[..., area][precision[..., area] > -1]
+            value = values.mean() if values.size else math.nan
+            assert result.per_class[name][figure] == pytest.approx(value, abs=1e-12, nan_ok=True), (name, figure)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_equals_pycocotools_on_random_data(seed: int) -> None:
+    classes = ["a", "b", "c", "without ground truth"] if seed % 2 else ["a", "b", "c"]
+    records, predictions = random_case(seed, area=seed % 3 != 0)
+    result = evaluate("coco", records, classes, predictions)
+    assert 0 < result.summary["map"] < 1
+    assert_same(result, reference(records, classes, predictions), classes)
+
+
+def test_keeps_the_hundred_best_detections_of_an_image_as_pycocotools_does() -> None:
+    records, predictions = random_case(3, images=4, classes=1, crowded=130)
+    result = evaluate("coco", records, ["a"], predictions)
+    assert max(len(p["scores"]) for p in predictions) > 130
+    assert_same(result, reference(records, ["a"], predictions), ["a"])
+
+
+def test_hand_computed() -> None:
+    # One of two objects is found, exactly: precision 1 up to recall 0.5, which is 51 of the 101 recall points.
+    records = [make_record([(0, 0, 50, 50), (100, 100, 200, 200)], [0, 0])]
+    result = evaluate("coco", records, ["a"], [make_prediction([(0, 0, 50, 50)], [0.9], [0])])
+    assert result.summary["map"] == pytest.approx(51 / 101)
+    assert result.summary["mar_100"] == 0.5
+    assert result.summary["map_medium"] == 1.0
+    assert result.summary["map_large"] == 0.0
+    assert math.isnan(result.summary["map_small"])
+
+
+def test_area_attribute_decides_the_size() -> None:
+    records = [make_record([(0, 0, 100, 100)], [0], area=torch.tensor([900.0]))]
+    result = evaluate("coco", records, ["a"], [make_prediction([(0, 0, 100, 100)], [0.9], [0])])
+    assert result.summary["map_small"] == 1.0
+    assert math.isnan(result.summary["map_large"])
+
+
+@pytest.mark.parametrize(("label", "expected"), [(0, 1.0), (-1, 1.0), (1, 0.5)])
+def test_detection_on_an_ignore_region_of_its_class_is_not_counted(label: int, expected: float) -> None:
+    records = [make_record([(0, 0, 50, 50)], [0], [(100, 100, 200, 200)], [label])]
+    found = make_prediction([(120, 120, 160, 160), (0, 0, 50, 50)], [0.9, 0.8], [0, 0])
+    assert evaluate("coco", records, ["a", "b"], [found]).per_class["a"]["map"] == pytest.approx(expected)
+
+
+def test_truth_without_detections_is_zero_and_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    result = evaluate("coco", [make_record([(0, 0, 50, 50)], [0])], ["a", "b"], [make_prediction()])
+    assert result.summary["map"] == result.summary["mar_100"] == 0.0
+    assert math.isnan(result.per_class["b"]["map"])
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("found", [make_prediction(), make_prediction([(0, 0, 9, 9)], [0.5], [0])])
+def test_no_truth_is_undefined(found: Prediction) -> None:
+    result = evaluate("coco", [make_record()], ["a"], [found])
+    assert all(map(math.isnan, result.summary.values()))
+    assert all(map(math.isnan, evaluate("coco", [], ["a"], []).summary.values()))
+
+
+def test_inputs_are_not_changed() -> None:
+    records, predictions = random_case(1)
+    before = [prediction["boxes"].clone() for prediction in predictions]
+    results = [evaluate("coco", records, ["a", "b", "c"], predictions) for _ in range(2)]
+    assert repr(results[0]) == repr(results[1])
+    assert all(torch.equal(a, b["boxes"]) for a, b in zip(before, predictions, strict=True))
+
+
+def test_bad_predictions_are_named() -> None:
+    record = make_record([(0, 0, 50, 50)], [0], image_id="street_7")
+    with pytest.raises(EyasError, match=r"street_7.*label 3.*2 classes"):
+        evaluate("coco", [record], ["a", "b"], [make_prediction([(0, 0, 5, 5)], [0.5], [3])])
+    with pytest.raises(EyasError, match=r"street_7.*not finite"):
+        evaluate("coco", [record], ["a", "b"], [make_prediction([(0, 0, 5, 5)], [math.nan], [0])])
+    with pytest.raises(ValueError, match="1 records but 0 predictions"):
+        evaluate("coco", [record], ["a", "b"], [])

@@ -41,6 +41,7 @@ def test_counts():
     text = "\n".join(lines)
     assert "200x100 (2), 50x50 (1)" in text
     assert "small (< 32) 1, medium 1, large (>= 96) 1" in text and "from 16.0 to 100.0" in text
+    assert "width / height: 5% 0.25, 25% 0.25, 50% 1.00, 75% 1.00, 95% 1.00" in text
     assert "none: every record and box is used" in text and "anchors" not in text
 
 

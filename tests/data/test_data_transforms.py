@@ -175,6 +175,23 @@ def test_a_crop_keeps_the_part_of_an_ignore_region_whose_centre_is_cut_off():
         assert target["ignore"].tolist() == [[0, 0, pixels.shape[-1], pixels.shape[-2]]]
 
 
+def test_a_crop_drops_an_object_whose_centre_is_cut_off():
+    transform = train_transform(Resize(), Augmentation(flip=0.0, crop=True))
+    boxes, cut = ((0, 0, 28, 40), (32, 0, 60, 40)), 0
+    for seed in range(60):
+        torch.manual_seed(seed)
+        target = transform(painted((0, 0, 9, 9)), target_of(*boxes, ignore=boxes))[1]
+        visible = target["ignore"].tolist()
+        assert len(target["labels"]) and all(box in visible for box in target["boxes"].tolist())
+        cut += len(visible) > len(target["labels"])
+    assert cut > 5
+
+
+def test_a_box_that_leaves_the_frame_is_clipped():
+    target = eval_transform(Resize())(painted((0, 0, 9, 9)), target_of((-5, 2, 70, 20)))[1]
+    assert target["boxes"].tolist() == [[0, 2, 60, 20]]
+
+
 def test_everything_on_an_image_without_objects():
     everything = Augmentation(0.5, 0.2, 0.2, 0.2, 0.05, (0.8, 1.2), 2.0, True, 0.2)
     pixels, target = train_transform(Resize(height=32, width=48), everything)(painted((0, 0, 9, 9)), target_of())
@@ -183,7 +200,10 @@ def test_everything_on_an_image_without_objects():
 
 
 def test_colour_changes_pixels_and_no_box():
-    image = torch.randint(0, 256, (3, 40, 60), dtype=torch.uint8)
+    image = torch.full((3, 40, 60), 100, dtype=torch.uint8)
     transform = train_transform(Resize(), Augmentation(flip=0.0, brightness=0.5))
-    pixels, target = transform(image, target_of((1, 2, 30, 20)))
-    assert not torch.equal((pixels * 255).round(), image.float()) and target["boxes"].tolist() == [[1, 2, 30, 20]]
+    torch.manual_seed(0)
+    samples = [transform(image, target_of((1, 2, 30, 20))) for _ in range(100)]
+    means = [255 * float(pixels.mean()) for pixels, _ in samples]
+    assert 50 <= round(min(means)) < 55 and 145 < round(max(means)) <= 150  # factors from 0.5 to 1.5
+    assert all(target["boxes"].tolist() == [[1, 2, 30, 20]] for _, target in samples)

@@ -171,7 +171,7 @@ _Sample = tuple[tv_tensors.Image, tv_tensors.BoundingBoxes, tv_tensors.BoundingB
 
 
 def _boxes(boxes: Tensor, size: Size) -> tv_tensors.BoundingBoxes:
-    return tv_tensors.BoundingBoxes(boxes.clone(), format="XYXY", canvas_size=size)
+    return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
 
 
 def _iou_crop(crop: v2.RandomIoUCrop, sample: _Sample) -> _Sample:

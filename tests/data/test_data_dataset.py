@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +85,13 @@ def test_a_plain_index_draws_from_the_generator_and_a_draw_does_not_touch_it(sou
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(draws[0], draws[3])
     assert not any(a.shape == draws[0].shape and torch.equal(a, draws[0]) for a in draws[1:3])
+
+
+def test_the_dataset_travels_to_a_spawned_worker_without_shared_tensors(source):
+    dataset = DetectionDataset(source, eval_transform(Resize(height=24, width=32)))
+    copy = pickle.loads(ForkingPickler.dumps(dataset))
+    assert not any(record.boxes.is_shared() for record in (*source.records, *copy.source.records))
+    assert same([collate([dataset[3]])], [collate([copy[3]])])
 
 
 def test_collate_pads_right_and_bottom():

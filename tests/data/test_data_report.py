@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torchvision.ops import box_iou
 
 from eyas.anchors import AnchorGrid, default_grid, shapes_to_cell_anchors
-from eyas.data import DataSource, Problem, Resize, report
+from eyas.data import DataSource, Problem, Resize, check_images, report
 from eyas.data.record import Annotation, build_record
 from eyas.data.report import best_iou
 
@@ -84,3 +85,15 @@ def test_a_split_without_objects():
     only = DataSource("yolo", Path("cells"), "val", ("cat",), source().records[2:])
     text = report(only, grids=lambda size: [default_grid((5, 5), size)])
     assert "box sizes    no objects" in text and "anchors      no objects" in text
+
+
+def test_check_images_lists_what_a_training_would_stop_at(tmp_path):
+    for name, size in (("good", (8, 6)), ("turned", (6, 8))):
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+    (tmp_path / "text.png").write_text("no image")
+    paths = [tmp_path / f"{name}.png" for name in ("good", "turned", "text")]
+    records = tuple(build_record(path.stem, path, (8, 6), [], FILE)[0] for path in paths)
+    found = check_images(DataSource("yolo", tmp_path, "val", ("cat",), records))
+    assert [problem.path.stem for problem in found] == ["turned", "text"]
+    assert found[0].message.startswith("is 6x8 pixels, but its annotation says 8x6")
+    assert str(found[1]).startswith(f"{paths[2]}: cannot be decoded")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from eyas.data.coco import write_coco
 from eyas.data.dataset import DetectionDataset, collate, loader, to_record_frame
 from eyas.data.record import DataSource, Problem
-from eyas.data.report import report
+from eyas.data.report import check_images, report
 from eyas.data.source import read
 from eyas.data.transforms import Augmentation, Resize, eval_transform, train_transform
 
@@ -15,6 +15,7 @@ __all__ = [
     "DetectionDataset",
     "Problem",
     "Resize",
+    "check_images",
     "collate",
     "eval_transform",
     "loader",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -54,11 +55,19 @@ class DetectionDataset(Dataset[Sample]):
         finally:
             generator.set_state(before)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Where workers are spawned, not forked, torch would hand over every tensor as an open file, some thousands.
+        return _rebuild, (pickle.dumps(self.source), self.transform)
+
     def _sample(self, index: int) -> Sample:
         record = self.source.records[index]
         target: Target = {"boxes": record.boxes, "labels": record.labels, "ignore": record.ignore}
         image, target = self.transform(decode(record), target)
         return image, {**target, "index": index, "size": (image.shape[-2], image.shape[-1])}
+
+
+def _rebuild(source: bytes, transform: Transform) -> DetectionDataset:
+    return DetectionDataset(pickle.loads(source), transform)
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, list[Target]]:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from eyas.anchors import AnchorGrid
-from eyas.data.record import DataSource
+from eyas.data.images import decode
+from eyas.data.record import DataSource, Problem
 from eyas.data.transforms import Resize
-from eyas.types import Record, Size
+from eyas.types import EyasError, Record, Size
 
 Grids = Callable[[Size], Sequence[AnchorGrid]]
 """(height, width) of the network's input -> the anchor grids of all levels."""
@@ -38,6 +39,20 @@ def report(source: DataSource, *, resize: Resize | None = None, grids: Grids | N
         sections.append(_coverage(boxes, frames, grids))
     sections.append(_problems(source))
     return "\n\n".join(sections)
+
+
+def check_images(source: DataSource) -> tuple[Problem, ...]:
+    """Decode every image and list those that a training would stop at: unreadable, or of another size than annotated.
+
+    Takes as long as one pass over the data. Add the result to ``source.problems`` to see it in the report.
+    """
+    problems = []
+    for record in source.records:
+        try:
+            decode(record)
+        except EyasError as error:
+            problems.append(Problem(record.path, None, str(error).removeprefix(f"{record.path}: ")))
+    return tuple(problems)
 
 
 def best_iou(boxes: Tensor, grids: Sequence[AnchorGrid]) -> Tensor:

@@ -8,11 +8,12 @@ shape k at column j with box g is ``w[g, k, j]``, a trapezoid in j, and its over
 grows with ``w * h``, hence
 
 - the best IoU of (g, k) on the grid is the one at ``max_j w`` and ``max_i h``, next to the centre of the box;
-- in one row, the near columns are those where w exceeds some bound, and a trapezoid exceeds a bound on ONE interval.
+- the near rows are those where h exceeds some bound given ``max_j w``; in one row, the near columns are those where w
+  exceeds some bound given h; and a trapezoid exceeds a bound on ONE interval.
 
-So the mask is a union of G*K*H intervals, whose ends have a closed form: +1 and -1 at the ends, then a cumulative sum
-along the row. The cost is O(G*K*H + H*W) in place of O(G*K*H*W). All levels go through as one flat axis, so a detector
-with five levels costs no more calls than one with a single level.
+So the mask is a union of at most G*K*H intervals, whose ends have a closed form: +1 and -1 at the ends, then one
+cumulative sum. The cost is O(G*K*H + H*W) in place of O(G*K*H*W). The anchor shapes of all levels are one flat axis of
+length S, so a detector with five levels costs no more calls than one with a single level.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ Assignment = Literal["global", "per_level", "by_size"]
 """
 
 
-Interval = tuple[Tensor, Tensor, Tensor]
+_LevelKey = tuple[tuple[int, int], tuple[float, float], tuple[float, float], int]
+"""Size, step and offset of a level's grid and its number of anchor shapes."""
 
 
 def near_object_masks(
@@ -68,13 +70,26 @@ def near_object_masks(
     """
     _check(grids, psi, assignment)
     flat, image = _flatten(boxes)
-    shapes = _Shapes.of(grids, flat)
-    best_width = shapes.best_overlap(0, flat)
-    best = shapes.best_iou(best_width * shapes.best_overlap(1, flat), flat)
-    bounds = _assign(psi * best, flat, assignment, grids, box_ranges)
-    rows = _rows(tuple((*grid.size, grid.num_shapes) for grid in grids), flat.device)
-    intervals = _near_columns(rows, shapes, flat, best_width, bounds)
-    return _fill(grids, intervals, image, len(boxes))
+    layout = _layout(tuple(_key(grid) for grid in grids), flat.device, flat.dtype)
+    anchors = torch.cat([grid.cell_anchors for grid in grids]).to(flat, non_blocking=True)
+    shape, box = torch.cat((_edges(anchors), layout.geometry)), _edges(flat)
+    area_sum = _area(flat)[:, None] + _area(anchors)
+
+    overlap = _best_overlap(shape[:, :, None], box[..., None])
+    iou = _iou(overlap[0] * overlap[1], area_sum)
+    bounds = _assign(psi * _best_of_levels(iou, layout.level, len(grids)), flat, assignment, grids, box_ranges)
+    bound = bounds[layout.level].t()
+
+    rows = _near_interval(shape[:, 1, None], box[:, 1, :, None], overlap[0], area_sum, bound)
+    tallest = max(grid.size[0] for grid in grids)
+    pair, row, exists = _list_rows(*torch.where(iou > bound, rows, 0).long().flatten(1), tallest)
+    which_shape, which_box = pair % len(anchors), pair // len(anchors)
+    shape, box = shape.index_select(2, which_shape), box.index_select(2, which_box)
+    area_sum, bound = area_sum.take(pair), bound.take(pair)
+    height = _overlap_at(row, shape[:, 1], box[:, 1])
+    columns = _near_interval(shape[:, 0], box[:, 0], height, area_sum, bound)
+    cells = layout.cell(image.index_select(0, which_box), which_shape, row)
+    return _fill(grids, cells + torch.where(exists, columns, 0).long(), len(boxes))
 
 
 def near_object_masks_reference(
@@ -119,6 +134,8 @@ def size_ranges(
     derived = list(pairwise(borders))
     if declared is None:
         return derived
+    if len(declared) != len(grids):
+        raise ValueError(f"box_ranges needs one entry per level, {len(grids)} in all, got {len(declared)}")
     return [own if own is not None else fallback for own, fallback in zip(declared, derived, strict=True)]
 
 
@@ -178,167 +195,155 @@ def _assign(
     return bounds
 
 
-def _overlap_1d(anchor: Interval, box: Interval) -> Tensor:
-    """Length of the overlap of two intervals, (low, high, length) each; 0 where they are apart.
+def _overlap(low: Tensor, high: Tensor, length: Tensor, box: Tensor) -> Tensor:
+    """Length of the overlap of two intervals along one axis, the second one given as (3, ...); 0 where they are apart.
 
     Written with the two lengths as caps, not as min(ends) - max(starts): the plateau of the trapezoid is then exactly
-    constant, so the whole is unimodal after rounding too, and one interval of columns is the truth and not nearly so.
+    constant, so the whole is unimodal after rounding too, and one interval of cells is the truth and not nearly so.
     """
-    cap = torch.minimum(anchor[2], box[2])
-    return torch.minimum(torch.minimum(anchor[1] - box[0], box[1] - anchor[0]), cap).clamp_(min=0)
+    cap = torch.minimum(length, box[2])
+    return torch.minimum(torch.minimum(high - box[0], box[1] - low), cap).clamp_(min=0)
 
 
-def _interval(boxes: Tensor, axis: int) -> Interval:
-    """(low, high, length) of boxes (..., 4) along x (axis 0) or y (axis 1)."""
-    low, high = boxes[..., axis], boxes[..., axis + 2]
-    return low, high, high - low
+def _edges(boxes: Tensor) -> Tensor:
+    """(3, 2, n) low edge, high edge and length, along x and y, of (n, 4) boxes."""
+    low, high = boxes.view(-1, 2, 2).permute(1, 2, 0)
+    return torch.stack((low, high, high - low))
 
 
-def _shift(interval: Interval, origin: Tensor) -> Interval:
-    return interval[0] + origin, interval[1] + origin, interval[2]
+def _overlap_at(position: Tensor, shape: Tensor, box: Tensor) -> Tensor:
+    """Overlap along one axis of a shape (6, ...), see `_Layout`, at some row or column with a box (3, ...)."""
+    low, high, length, step, offset, _ = shape
+    origin = position * step + offset
+    return _overlap(low + origin, high + origin, length, box)
 
 
-def _at(interval: Interval, index: Tensor) -> Interval:
-    return interval[0][index], interval[1][index], interval[2][index]
+def _best_overlap(shape: Tensor, box: Tensor) -> Tensor:
+    """The largest overlap of each shape with each box at any row or column of its grid.
+
+    The overlap is symmetric about the position that centres the anchor on the box, so one of the two grid positions
+    around it is the best.
+    """
+    low, high, _, step, offset, cells = shape
+    centre = ((box[0] + box[1]) - (low + high)) / 2
+    below = ((centre - offset) / step).floor()
+    around = torch.minimum(torch.stack((below, below + 1)).clamp_(min=0), cells - 1)
+    return _overlap_at(around, shape, box).amax(dim=0)
+
+
+def _best_of_levels(iou: Tensor, level: Tensor, levels: int) -> Tensor:
+    """(levels, G) the best IoU on each level, from the (G, S) best IoU of each shape."""
+    best = iou.new_zeros(levels, len(iou))
+    return best.scatter_reduce_(0, level[:, None].expand(-1, len(iou)), iou.t(), "amax")
+
+
+def _near_interval(shape: Tensor, box: Tensor, across: Tensor, area_sum: Tensor, bound: Tensor) -> Tensor:
+    """The positions along one axis where IoU > bound, given the overlap along the other axis.
+
+    That is overlap > need, with need = F/(1+F) * (both areas) / across. The closed form of an end is off by rounding
+    only where it falls on a cell to within an ulp. So the nearest cell alone is in doubt, and its IoU, computed as the
+    reference computes it, decides: ties at the threshold come out the same.
+
+    Returns:
+        (2, ...) first cell, and one past the last. Meaningless where the IoU exceeds the bound nowhere.
+    """
+    low, high, _, step, offset, cells = shape
+    need = bound / (1 + bound) * area_sum / across
+    ends = torch.stack((need + box[0] - high, box[1] - low - need)).sub_(offset).div_(step).round_()
+    near = _iou(_overlap_at(ends, shape, box) * across, area_sum) > bound
+    ends[0] += ~near[0]
+    ends[1] += near[1]
+    return torch.minimum(ends.clamp_(min=0), cells)
+
+
+def _may_wait(device: torch.device) -> bool:
+    """Whether the host may read a size from this device: an accelerator would first have to finish all queued work."""
+    return device.type == "cpu"
+
+
+def _list_rows(first: Tensor, stop: Tensor, tallest: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The near rows of all pairs as one list: the pair (N,), its row (N,), and whether the entry exists.
+
+    Where the device must not be waited for, N cannot depend on the values: every pair then gets as many entries as the
+    tallest level has rows.
+    """
+    pair = torch.arange(len(first), device=first.device)
+    if _may_wait(first.device):
+        count = stop - first
+        pair = pair.repeat_interleave(count)
+        row = torch.arange(len(pair), device=first.device) - (count.cumsum(0) - stop).index_select(0, pair)
+        return pair, row, torch.ones((), dtype=torch.bool, device=first.device)
+    row = first[:, None] + torch.arange(tallest, device=first.device)
+    exists = row < stop[:, None]
+    return pair.repeat_interleave(tallest), torch.where(exists, row, 0).flatten(), exists.flatten()
 
 
 @dataclass(frozen=True, eq=False)
-class _Shapes:
-    """The anchor shapes of all levels as one axis of length S, each with the geometry of its level's grid."""
+class _Layout:
+    """The grids of all levels, for their anchor shapes as one axis of length S.
 
-    cell_anchors: Tensor  # (S, 4)
+    A *shape* is a tensor (6, ...) of low edge, high edge and length of the cell anchor, and step, offset and number of
+    cells of its grid, along one axis or both: `_edges` and then `geometry`.
+
+    The difference array of an image has H x (W + 1) places for each level.
+    """
+
     level: Tensor  # (S,)
-    counts: list[int]  # K of each level, L of them
-    size: Tensor  # (2, S) columns, rows of the level
-    step: Tensor  # (2, S) along x, y
-    offset: Tensor  # (2, S) along x, y
+    geometry: Tensor  # (3, 2, S) step, offset, cells; along x, y
+    start: Tensor  # (S,) place of the first row of the level
+    pitch: Tensor  # (S,) places from row to row
+    places: int  # of one image
 
-    @classmethod
-    def of(cls, grids: Sequence[AnchorGrid], boxes: Tensor) -> _Shapes:
-        rows = [(*grid.size[::-1], *grid.step[::-1], *grid.offset[::-1]) for grid in grids]
-        geometry = torch.tensor(rows, dtype=boxes.dtype)
-        level = torch.tensor([i for i, grid in enumerate(grids) for _ in range(grid.num_shapes)])
-        size, step, offset = geometry[level].t().contiguous().to(boxes.device, non_blocking=True).split(2)
-        cell_anchors = torch.cat([grid.cell_anchors for grid in grids]).to(boxes, non_blocking=True)
-        return cls(
-            cell_anchors,
-            level.to(boxes.device, non_blocking=True),
-            [grid.num_shapes for grid in grids],
-            size,
-            step,
-            offset,
-        )
-
-    def best_overlap(self, axis: int, boxes: Tensor) -> Tensor:
-        """(G, S) the largest overlap of each shape with each box at any column (axis 0) or row (axis 1) of its grid.
-
-        The overlap is symmetric about the position that centres the anchor on the box, so one of the two grid positions
-        around it is the best.
-        """
-        anchor, box = _interval(self.cell_anchors, axis), _interval(boxes[:, None], axis)
-        centre = ((box[0] + box[1]) - (anchor[0] + anchor[1])) / 2
-        below = ((centre - self.offset[axis]) / self.step[axis]).floor()
-        overlaps = []
-        for position in (below, below + 1):
-            position = torch.minimum(position.clamp(min=0), self.size[axis] - 1)
-            overlaps.append(_overlap_1d(_shift(anchor, position * self.step[axis] + self.offset[axis]), box))
-        return torch.maximum(*overlaps)
-
-    def best_iou(self, intersection: Tensor, boxes: Tensor) -> Tensor:
-        """(L, G) the best IoU of any anchor of each level with each box, from the best intersections (G, S)."""
-        iou = _iou(intersection, _area(boxes)[:, None] + _area(self.cell_anchors))
-        return torch.stack([level.amax(dim=1) for level in iou.split(self.counts, dim=1)])
+    def cell(self, image: Tensor, shape: Tensor, row: Tensor) -> Tensor:
+        """The place of the first cell of a row."""
+        return image * self.places + self.start.index_select(0, shape) + row * self.pitch.index_select(0, shape)
 
 
-@dataclass(frozen=True, eq=False)
-class _Rows:
-    """Every row of every anchor shape, as one axis of length R."""
-
-    shape: Tensor  # (R,) which shape
-    row: Tensor  # (R,) which row of its level
-    cell: Tensor  # (R,) where the row starts in an image's difference array
+def _key(grid: AnchorGrid) -> _LevelKey:
+    return grid.size, grid.step, grid.offset, grid.num_shapes
 
 
 @lru_cache(maxsize=64)
-def _rows(levels: tuple[tuple[int, int, int], ...], device: torch.device) -> _Rows:
-    """The rows of levels of (H, W, K). Kept, because a training sees the same few image sizes again and again."""
-    shapes = [
-        (height, width, start)
-        for (height, width, k), start in zip(levels, _starts(levels), strict=False)
-        for _ in range(k)
-    ]
-    row = torch.cat([torch.arange(height) for height, _, _ in shapes])
-    cell = torch.cat([start + (width + 1) * torch.arange(height) for height, width, start in shapes])
-    shape = torch.arange(len(shapes)).repeat_interleave(torch.tensor([height for height, _, _ in shapes]))
-    return _Rows(shape.to(device), row.to(device), cell.to(device))
+def _layout(levels: tuple[_LevelKey, ...], device: torch.device, dtype: torch.dtype) -> _Layout:
+    """Kept, because a training sees the same few image sizes again and again. Anchors are no part of it."""
+    *starts, places = _starts([size for size, *_ in levels])
+    geometry = torch.tensor([(step[::-1], offset[::-1], size[::-1]) for size, step, offset, _ in levels], dtype=dtype)
+    level = torch.arange(len(levels)).repeat_interleave(torch.tensor([shapes for *_, shapes in levels]))
+    start, pitch = torch.tensor([starts, [width + 1 for (_, width), *_ in levels]])[:, level]
+    parts = (level, geometry[level].permute(1, 2, 0).contiguous(), start, pitch)
+    return _Layout(*(part.to(device) for part in parts), places)
 
 
-@dataclass(frozen=True, eq=False)
-class _Intervals:
-    """Runs of near cells, as places in the difference array of an image."""
-
-    box: Tensor  # (N,) whose
-    start: Tensor  # (N,) first cell
-    stop: Tensor  # (N,) one past the last; equal to start where nothing is near
+def _starts(sizes: Sequence[tuple[int, int]]) -> list[int]:
+    """Where each level (H, W) starts in an image's difference array; then the total."""
+    return [0, *accumulate(height * (width + 1) for height, width in sizes)]
 
 
-def _near_columns(rows: _Rows, shapes: _Shapes, boxes: Tensor, best_width: Tensor, bounds: Tensor) -> _Intervals:
-    """The columns of every row where IoU > bound.
+def _fill(grids: Sequence[AnchorGrid], ends: Tensor, images: int) -> list[Tensor]:
+    """(images, H, W) masks of each level from the (2, N) places where an interval of near cells starts and stops.
 
-    That is width > need, with need = F/(1+F) * (both areas) / height. The closed form of an end is off by rounding only
-    where it falls on a column to within an ulp. So the nearest column alone is in doubt, and its IoU, computed as the
-    reference computes it, decides: ties at the threshold come out the same.
+    +1 at each start, -1 at each stop, then one cumulative sum: it is back at 0 at the end of every row.
     """
-    anchors = shapes.cell_anchors[rows.shape]
-    origin = rows.row * shapes.step[1, rows.shape] + shapes.offset[1, rows.shape]
-    height = _overlap_1d(_shift(_interval(anchors, 1), origin), _interval(boxes[:, None], 1))
-    area_sum = _area(boxes)[:, None] + _area(anchors)
-    bound = bounds.t()[:, shapes.level[rows.shape]]
-    possible = _iou(best_width[:, rows.shape] * height, area_sum) > bound
-    box, row = possible.nonzero(as_tuple=True)
-    shape = rows.shape[row]
-    height, area_sum, bound = (table[box, row] for table in (height, area_sum, bound))
-    anchor, edge = _at(_interval(shapes.cell_anchors, 0), shape), _at(_interval(boxes, 0), box)
-    columns, step, offset = shapes.size[0, shape], shapes.step[0, shape], shapes.offset[0, shape]
-
-    def is_near(column: Tensor) -> Tensor:
-        width = _overlap_1d(_shift(anchor, column * step + offset), edge)
-        return _iou(width * height, area_sum) > bound
-
-    need = bound / (1 + bound) * area_sum / height
-    rising = ((need + edge[0] - anchor[1] - offset) / step).round()
-    falling = ((edge[1] - anchor[0] - need - offset) / step).round()
-    first = torch.where(is_near(rising), rising, rising + 1).clamp(min=0)
-    stop = torch.minimum(torch.where(is_near(falling), falling + 1, falling), columns)
-    start = torch.minimum(first, stop.clamp_(min=0))
-    return _Intervals(box, rows.cell[row] + start.long(), rows.cell[row] + stop.long())
-
-
-def _fill(grids: Sequence[AnchorGrid], intervals: _Intervals, image: Tensor, images: int) -> list[Tensor]:
-    """(images, H, W) masks of each level: +1 at each start, -1 at each stop, then a cumulative sum along the row."""
-    *starts, total = _starts([grid.size for grid in grids])
-    steps = torch.zeros(images * total, dtype=torch.int32, device=image.device)
-    base = image[intervals.box] * total
-    one = steps.new_ones(()).expand(len(base))
-    steps.index_add_(0, base + intervals.start, one).index_add_(0, base + intervals.stop, one, alpha=-1)
+    *starts, places = _starts([grid.size for grid in grids])
+    steps = torch.zeros(images * places, dtype=torch.int32, device=ends.device)
+    one = steps.new_ones(()).expand(ends.shape[1])
+    steps.index_add_(0, ends[0], one).index_add_(0, ends[1], one, alpha=-1)
+    counts = steps.cumsum(0, dtype=torch.int32).view(images, places)
     masks = []
     for grid, start in zip(grids, starts, strict=True):
         height, width = grid.size
-        level = steps.view(images, total)[:, start : start + height * (width + 1)].view(images, height, width + 1)
-        masks.append(level[..., :width].cumsum(dim=2, dtype=torch.int32) > 0)
+        level = counts[:, start : start + height * (width + 1)].view(images, height, width + 1)
+        masks.append(level[..., :width] > 0)
     return masks
-
-
-def _starts(levels: Sequence[tuple[int, ...]]) -> list[int]:
-    """Where each level (H, W, ...) starts in an image's difference array, H x (W + 1) places each; then the total."""
-    return [0, *accumulate(height * (width + 1) for height, width, *_ in levels)]
 
 
 def _iou_table(grid: AnchorGrid, boxes: Tensor) -> Tensor:
     """(G, H, W, K) IoU of every anchor of the grid with every box."""
     cell_anchors = grid.cell_anchors.to(boxes)
     rows, columns = (grid.origins(axis, device=boxes.device, dtype=boxes.dtype) for axis in (0, 1))
-    box = boxes[:, None, None, None, :]
-    width = _overlap_1d(_shift(_interval(cell_anchors, 0), columns[None, :, None]), _interval(box, 0))
-    height = _overlap_1d(_shift(_interval(cell_anchors, 1), rows[:, None, None]), _interval(box, 1))
+    low, high, length = _edges(cell_anchors)
+    box = _edges(boxes)[..., None, None, None]
+    x, y = columns[None, :, None], rows[:, None, None]
+    width = _overlap(low[0] + x, high[0] + x, length[0], box[:, 0])
+    height = _overlap(low[1] + y, high[1] + y, length[1], box[:, 1])
     return _iou(width * height, _area(boxes)[:, None, None, None] + _area(cell_anchors))

@@ -169,3 +169,15 @@ def test_bad_predictions_are_named() -> None:
         evaluate("coco", [record], ["a", "b"], [make_prediction([(0, 0, 5, 5)], [math.nan], [0])])
     with pytest.raises(ValueError, match="1 records but 0 predictions"):
         evaluate("coco", [record], ["a", "b"], [])
+
+
+def test_table_headline_and_primary() -> None:
+    records = [make_record([(0, 0, 50, 50)], [0])]
+    result = evaluate("coco", records, ["cat", "dog"], [make_prediction([(0, 0, 50, 50)], [0.9], [0])])
+    lines = result.table().splitlines()
+    assert lines[0].split() == ["class", *FIGURES]
+    assert lines[1].split() == ["cat", "1.000", "1.000", "1.000", "-", "1.000", "-", "1.000"]
+    assert lines[2].split() == ["dog", *"-------"]
+    assert lines[3].split() == ["mean", *lines[1].split()[1:]]
+    assert result.headline() == "mAP 1.000  mAP50 1.000  mAP75 1.000"
+    assert result.primary == 1.0

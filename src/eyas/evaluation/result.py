@@ -20,13 +20,23 @@ class EvaluationResult:
     Attributes:
         metric: "coco", "voc" or "kitti".
         summary: figure name -> mean over the classes. The figures are those listed as ``FIGURES`` in the module of
-            the metric; "map_50" or "map" is the one by which the field ranks.
+            the metric, the primary one first.
         per_class: class name -> the same figures for that class, in label order.
     """
 
     metric: str
     summary: dict[str, float]
     per_class: dict[str, dict[str, float]]
+
+    @property
+    def primary(self) -> float:
+        """The figure by which the field ranks: "map", or "map_50" where the metric has one threshold alone (VOC)."""
+        return self.summary["map"] if "map" in self.summary else self.summary["map_50"]
+
+    def headline(self) -> str:
+        """The first three means in one line, the primary one first, as ``mAP 0.431  mAP50 0.642  mAP75 0.458``."""
+        shown = list(self.summary.items())[:3]
+        return "  ".join(f"{_title(name)} {'-' if np.isnan(value) else f'{value:.3f}'}" for name, value in shown)
 
     def table(self) -> str:
         """Plain text: a row for each class and the mean in the last one; "-" where a figure is undefined."""
@@ -35,6 +45,13 @@ class EvaluationResult:
         for title, figures in (*self.per_class.items(), ("mean", self.summary)):
             rows.append([title, *("-" if np.isnan(figures[name]) else f"{figures[name]:.3f}" for name in names)])
         return align(rows)
+
+
+def _title(name: str) -> str:
+    """``map_50`` as ``mAP50``, ``map_easy`` as ``mAP easy``."""
+    head, _, rest = name.partition("_")
+    head = head.replace("map", "mAP").replace("mar", "mAR")
+    return head + (rest if rest.isdigit() or not rest else f" {rest.replace('_', ' ')}")
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:

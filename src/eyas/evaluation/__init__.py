@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from eyas.evaluation import coco
+from eyas.evaluation import coco, kitti, voc
 from eyas.evaluation.result import EvaluationResult
 from eyas.types import EyasError, Prediction, Record
 
@@ -12,6 +12,8 @@ __all__ = ["METRICS", "EvaluationResult", "default_metric", "evaluate"]
 
 METRICS: dict[str, Callable[[Sequence[Record], Sequence[str], Sequence[Prediction]], EvaluationResult]] = {
     "coco": coco.evaluate,
+    "voc": voc.evaluate,
+    "kitti": kitti.evaluate,
 }
 DEFAULTS = {"coco": "coco", "yolo": "coco", "voc": "voc", "kitti": "kitti"}
 """Data format -> the metric by which its field reports."""

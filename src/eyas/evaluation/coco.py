@@ -26,9 +26,7 @@ Object area is ``attributes["area"]`` (COCO's segment area), or the box's where 
 """
 
 
-def evaluate(
-    records: Sequence[Record], classes: Sequence[str], predictions: Sequence[Prediction]
-) -> EvaluationResult:
+def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Sequence[Prediction]) -> EvaluationResult:
     """COCO's figures.
 
     Args:

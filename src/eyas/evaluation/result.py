@@ -48,10 +48,10 @@ class EvaluationResult:
 
 
 def _title(name: str) -> str:
-    """``map_50`` as ``mAP50``, ``map_easy`` as ``mAP easy``."""
-    head, _, rest = name.partition("_")
+    """``map_50`` as ``mAP50``, ``map_easy`` as ``mAP easy``, ``map_50_11`` as ``mAP50/11``."""
+    head, *rest = name.split("_")
     head = head.replace("map", "mAP").replace("mar", "mAR")
-    return head + (rest if rest.isdigit() or not rest else f" {rest.replace('_', ' ')}")
+    return head + "/".join([("" if part.isdigit() else " ") + part for part in rest])
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:

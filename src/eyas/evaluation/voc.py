@@ -1,0 +1,116 @@
+"""The PASCAL VOC detection metric.
+
+Everingham et al., *The PASCAL Visual Object Classes Challenge: A Retrospective*, IJCV 2015; the rules are those of the
+development kit's ``VOCevaldet.m`` and ``VOCap.m``. In each image and class, detections by falling score: each goes to
+the object it overlaps most, and is true when that IoU is at least 0.5 and nobody took the object before, false when
+somebody did (a duplicate) or the IoU is lower; a detection that goes to a difficult object is neither.
+
+The kit's boxes are 1-based with both corner pixels inside, so that its widths are ``xmax - xmin + 1``. Boxes here are
+``(xmin - 1, ymin - 1, xmax, ymax)``, 0-based and continuous, so the same width is the plain difference and every IoU is
+the kit's. Two things differ from it in rare cases: at equal overlaps an object goes before a difficult one (the kit
+takes the first in the file), and the eleven recall levels are compared exactly, where MATLAB's ``0:0.1:1`` misses a
+recall of exactly 0.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from eyas.evaluation.inputs import Array, ClassInImage, check, of_class, overlaps
+from eyas.evaluation.result import EvaluationResult, summarise
+from eyas.types import Prediction, Record
+
+FIGURES = ("map_50", "map_50_11")
+"""AP at IoU 0.5: the area under the curve (VOC 2010 on), and the mean over eleven recall levels (VOC 2007)."""
+
+MIN_OVERLAP = 0.5
+
+Flags = npt.NDArray[np.bool_]
+
+
+def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Sequence[Prediction]) -> EvaluationResult:
+    """VOC's figures.
+
+    Args:
+        records: the ground truth. Ignore regions are difficult objects: of their class, or of every class.
+        classes: class names in label order.
+        predictions: entry i belongs to record i, in the frame of its image file.
+
+    Returns:
+        `FIGURES`. A class without an object that is not difficult has NaN.
+
+    Raises:
+        ValueError: records and predictions differ in number.
+        EyasError: a label outside the class list, or a box or score that is not finite.
+    """
+    check(records, classes, predictions)
+    per_class = {}
+    for label, name in enumerate(classes):
+        images = of_class(records, predictions, label)
+        true, objects = verdicts(images)
+        per_class[name] = {"map_50": area(true, objects), "map_50_11": eleven_point(true, objects)}
+    return summarise("voc", per_class, FIGURES)
+
+
+def verdicts(images: Sequence[ClassInImage]) -> tuple[Flags, int]:
+    """Whether each detection of a class that counts is true, by falling score over all images; the number of objects.
+
+    Equal scores keep the order of the images and of the detections in them.
+    """
+    matched = [_match(image) for image in images]
+    scores = np.concatenate([np.empty(0), *(image.scores for image in images)])
+    true = np.concatenate([np.empty(0, bool), *(true for true, _ in matched)])
+    counts = np.concatenate([np.empty(0, bool), *(counts for _, counts in matched)])
+    order = np.argsort(-scores, kind="stable")
+    return true[order][counts[order]], sum(len(image.objects) for image in images)
+
+
+def area(true: Flags, objects: int) -> float:
+    """The area under the precision-recall curve, precision being the best at that recall or a higher one.
+
+    Args:
+        true: verdicts by falling score.
+        objects: the number of objects; 0 gives NaN.
+    """
+    if objects == 0:
+        return float("nan")
+    # The recall rises by 1/objects at each true detection, and only there.
+    return float(_envelope(true)[true].sum() / objects)
+
+
+def eleven_point(true: Flags, objects: int) -> float:
+    """The mean, over recall 0, 0.1, ..., 1, of the best precision at that recall or a higher one, 0 if none gets there.
+
+    Arguments as for `area`.
+    """
+    if objects == 0:
+        return float("nan")
+    envelope, found = _envelope(true), np.cumsum(true)
+    # In integers: found / objects >= level / 10.
+    first = np.searchsorted(10 * found, np.arange(11) * objects)
+    return float(np.append(envelope, 0.0)[first].mean())
+
+
+def _envelope(true: Flags) -> Array:
+    precision = np.cumsum(true) / np.arange(1, len(true) + 1)
+    return np.maximum.accumulate(precision[::-1])[::-1]
+
+
+def _match(image: ClassInImage) -> tuple[Flags, Flags]:
+    """Of each detection in the image: is it true, and does it count (that is, did it not go to a difficult object)."""
+    true = np.zeros(len(image.detections), bool)
+    boxes = np.concatenate((image.objects, image.own_ignore, image.any_ignore))
+    if len(boxes) == 0:
+        return true, ~true
+    iou = overlaps(image.detections, boxes)
+    best = iou.argmax(axis=1)
+    hit = iou.max(axis=1) >= MIN_OVERLAP
+    difficult = best >= len(image.objects)
+    order = np.argsort(-image.scores, kind="stable")
+    takers = order[(hit & ~difficult)[order]]
+    _, first = np.unique(best[takers], return_index=True)
+    true[takers[first]] = True
+    return true, ~(hit & difficult)

@@ -20,15 +20,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from eyas.anchors import AnchorGrid
+from eyas.overlaps import GridTable, Overlaps, box_area, grid_table, iou_limits, iou_of
 
 Assignment = Literal["global", "per_level", "by_size"]
 """Which anchors ``M_g`` is the maximum over when a detector has several feature levels.
@@ -37,10 +36,6 @@ Assignment = Literal["global", "per_level", "by_size"]
 - ``per_level``: the anchors of each level: every object is near some cells of every level.
 - ``by_size``: an object belongs to one level, by the detector's own rule, and is near cells of that level only.
 """
-
-
-_LevelKey = tuple[tuple[int, int], tuple[float, float], tuple[float, float], int]
-"""Size, step and offset of a level's grid and its number of anchor shapes."""
 
 
 def near_object_masks(
@@ -66,30 +61,25 @@ def near_object_masks(
         L boolean tensors (B, H, W), on the device of the boxes.
 
     Raises:
-        ValueError: psi outside [0, 1], an unknown assignment, or no level.
+        ValueError: psi outside [0, 1], an unknown assignment, no level, or not one box range per level.
     """
     _check(grids, psi, assignment)
     flat, image = _flatten(boxes)
-    layout = _layout(tuple(_key(grid) for grid in grids), flat.device, flat.dtype)
+    table = grid_table(grids, flat)
     anchors = torch.cat([grid.cell_anchors for grid in grids]).to(flat, non_blocking=True)
-    shape, box = torch.cat((_edges(anchors), layout.geometry)), _edges(flat)
-    area_sum = _area(flat)[:, None] + _area(anchors)
+    axes, area_sum = Overlaps.of(anchors, table, flat), box_area(flat)[:, None] + box_area(anchors)
 
-    overlap = _best_overlap(shape[:, :, None], box[..., None])
-    iou = _iou(overlap[0] * overlap[1], area_sum)
-    bounds = _assign(psi * _best_of_levels(iou, layout.level, len(grids)), flat, assignment, grids, box_ranges)
-    bound = bounds[layout.level].t()
+    best_width, best_height = axes.best_overlap()
+    iou = iou_of(best_width * best_height, area_sum)
+    bound = _bounds(psi, iou, table.level, flat, assignment, grids, box_ranges)
+    limits = iou_limits(bound, area_sum)
+    rows = torch.where(iou > bound, axes.along(1).near(best_width, limits), 0)
 
-    rows = _near_interval(shape[:, 1, None], box[:, 1, :, None], overlap[0], area_sum, bound)
-    tallest = max(grid.size[0] for grid in grids)
-    pair, row, exists = _list_rows(*torch.where(iou > bound, rows, 0).long().flatten(1), tallest)
-    which_shape, which_box = pair % len(anchors), pair // len(anchors)
-    shape, box = shape.index_select(2, which_shape), box.index_select(2, which_box)
-    area_sum, bound = area_sum.take(pair), bound.take(pair)
-    height = _overlap_at(row, shape[:, 1], box[:, 1])
-    columns = _near_interval(shape[:, 0], box[:, 0], height, area_sum, bound)
-    cells = layout.cell(image.index_select(0, which_box), which_shape, row)
-    return _fill(grids, cells + torch.where(exists, columns, 0).long(), len(boxes))
+    pair, row, exists = _list_rows(rows.long(), table)
+    axes, limits = axes.pick(pair), limits.flatten(1).index_select(1, pair)
+    columns = axes.along(0).near(axes.along(1).overlap(row), limits)
+    first, width = table.rows_start(image, len(boxes)).flatten(1).index_select(1, pair)
+    return _fill(grids, first + row * width + torch.where(exists, columns, 0).long(), len(boxes))
 
 
 def near_object_masks_reference(
@@ -107,11 +97,12 @@ def near_object_masks_reference(
     _check(grids, psi, assignment)
     flat, image = _flatten(boxes)
     ious = [_iou_table(grid, flat) for grid in grids]
-    best = torch.stack([table.flatten(1).amax(1) for table in ious])
-    bounds = _assign(psi * best, flat, assignment, grids, box_ranges)
+    level = torch.tensor([i for i, grid in enumerate(grids) for _ in range(grid.num_shapes)], device=flat.device)
+    best = torch.cat([table.amax(dim=(1, 2)) for table in ious], dim=1)
+    bounds = _bounds(psi, best, level, flat, assignment, grids, box_ranges).expand_as(best)
     masks = []
-    for grid, table, bound in zip(grids, ious, bounds, strict=True):
-        near = (table > bound[:, None, None, None]).any(dim=3)
+    for grid, table, bound in zip(grids, ious, bounds.split([grid.num_shapes for grid in grids], dim=1), strict=True):
+        near = (table > bound[:, None, None, :]).any(dim=3)
         mask = torch.zeros(len(boxes), *grid.size, dtype=torch.int32, device=flat.device)
         masks.append(mask.index_add_(0, image, near.int()) > 0)
     return masks
@@ -140,8 +131,7 @@ def size_ranges(
 
 
 def _typical_side(grid: AnchorGrid) -> float:
-    width, height = _extent(grid.cell_anchors)
-    return math.exp(float((width * height).log().mean()) / 2)
+    return math.exp(float(box_area(grid.cell_anchors).log().mean()) / 2)
 
 
 def _check(grids: Sequence[AnchorGrid], psi: float, assignment: str) -> None:
@@ -162,188 +152,74 @@ def _flatten(boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return flat, image.to(device, non_blocking=True)
 
 
-def _extent(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    return boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
-
-
-def _area(boxes: Tensor) -> Tensor:
-    width, height = _extent(boxes)
-    return width.clamp(min=0) * height.clamp(min=0)
-
-
-def _iou(intersection: Tensor, area_sum: Tensor) -> Tensor:
-    """IoU from the intersection and the sum of both areas. Monotonic in the intersection, also after rounding."""
-    return intersection / (area_sum - intersection)
-
-
-def _assign(
-    bounds: Tensor,
+def _bounds(
+    psi: float,
+    best: Tensor,
+    level: Tensor,
     boxes: Tensor,
     assignment: Assignment,
     grids: Sequence[AnchorGrid],
     box_ranges: Sequence[tuple[float, float] | None] | None,
 ) -> Tensor:
-    """(L, G) IoU bounds from the levels' own: one per level, shared, or out of reach on all levels but one."""
+    """F_g of each shape's level, from the best IoU (G, S) of each shape: (G, S), or (G, 1) where all levels share it.
+
+    It is out of reach on a level that the box does not belong to.
+    """
     if assignment == "global":
-        return bounds.amax(dim=0, keepdim=True).expand_as(bounds)
+        return psi * best.amax(dim=1, keepdim=True)
+    of_level = best.new_zeros(len(grids), len(boxes))
+    of_level.scatter_reduce_(0, level[:, None].expand(-1, len(boxes)), best.t(), "amax").mul_(psi)
     if assignment == "by_size":
-        side = _area(boxes).sqrt()
+        side = box_area(boxes).sqrt()
         ranges = torch.tensor(size_ranges(grids, box_ranges), dtype=boxes.dtype)
         low, high = ranges.to(boxes.device, non_blocking=True).unbind(1)
-        inside = (side >= low[:, None]) & (side < high[:, None])
-        return bounds.masked_fill(~inside, math.inf)
-    return bounds
+        of_level.masked_fill_((side < low[:, None]) | (side >= high[:, None]), math.inf)
+    return of_level[level].t()
 
 
-def _overlap(low: Tensor, high: Tensor, length: Tensor, box: Tensor) -> Tensor:
-    """Length of the overlap of two intervals along one axis, the second one given as (3, ...); 0 where they are apart.
-
-    Written with the two lengths as caps, not as min(ends) - max(starts): the plateau of the trapezoid is then exactly
-    constant, so the whole is unimodal after rounding too, and one interval of cells is the truth and not nearly so.
-    """
-    cap = torch.minimum(length, box[2])
-    return torch.minimum(torch.minimum(high - box[0], box[1] - low), cap).clamp_(min=0)
-
-
-def _edges(boxes: Tensor) -> Tensor:
-    """(3, 2, n) low edge, high edge and length, along x and y, of (n, 4) boxes."""
-    low, high = boxes.view(-1, 2, 2).permute(1, 2, 0)
-    return torch.stack((low, high, high - low))
-
-
-def _overlap_at(position: Tensor, shape: Tensor, box: Tensor) -> Tensor:
-    """Overlap along one axis of a shape (6, ...), see `_Layout`, at some row or column with a box (3, ...)."""
-    low, high, length, step, offset, _ = shape
-    origin = position * step + offset
-    return _overlap(low + origin, high + origin, length, box)
-
-
-def _best_overlap(shape: Tensor, box: Tensor) -> Tensor:
-    """The largest overlap of each shape with each box at any row or column of its grid.
-
-    The overlap is symmetric about the position that centres the anchor on the box, so one of the two grid positions
-    around it is the best.
-    """
-    low, high, _, step, offset, cells = shape
-    centre = ((box[0] + box[1]) - (low + high)) / 2
-    below = ((centre - offset) / step).floor()
-    around = torch.minimum(torch.stack((below, below + 1)).clamp_(min=0), cells - 1)
-    return _overlap_at(around, shape, box).amax(dim=0)
-
-
-def _best_of_levels(iou: Tensor, level: Tensor, levels: int) -> Tensor:
-    """(levels, G) the best IoU on each level, from the (G, S) best IoU of each shape."""
-    best = iou.new_zeros(levels, len(iou))
-    return best.scatter_reduce_(0, level[:, None].expand(-1, len(iou)), iou.t(), "amax")
-
-
-def _near_interval(shape: Tensor, box: Tensor, across: Tensor, area_sum: Tensor, bound: Tensor) -> Tensor:
-    """The positions along one axis where IoU > bound, given the overlap along the other axis.
-
-    That is overlap > need, with need = F/(1+F) * (both areas) / across. The closed form of an end is off by rounding
-    only where it falls on a cell to within an ulp. So the nearest cell alone is in doubt, and its IoU, computed as the
-    reference computes it, decides: ties at the threshold come out the same.
+def _list_rows(rows: Tensor, table: GridTable) -> tuple[Tensor, Tensor, Tensor]:
+    """The near rows of all boxes and shapes as one list, from the first and the one past the last, (2, G, S).
 
     Returns:
-        (2, ...) first cell, and one past the last. Meaningless where the IoU exceeds the bound nowhere.
+        Of each entry, N of them: the pair of box and shape, numbered over (G, S); the row; and whether it is near.
     """
-    low, high, _, step, offset, cells = shape
-    need = bound / (1 + bound) * area_sum / across
-    ends = torch.stack((need + box[0] - high, box[1] - low - need)).sub_(offset).div_(step).round_()
-    near = _iou(_overlap_at(ends, shape, box) * across, area_sum) > bound
-    ends[0] += ~near[0]
-    ends[1] += near[1]
-    return torch.minimum(ends.clamp_(min=0), cells)
+    _, boxes, shapes = rows.shape
+    first, stop = rows.flatten(1)
+    pair = torch.arange(len(first), device=rows.device)
+    if _may_wait(rows.device):
+        count = stop - first
+        pair = pair.repeat_interleave(count)
+        row = torch.arange(len(pair), device=rows.device) + (stop - count.cumsum(0)).index_select(0, pair)
+        return pair, row, torch.ones((), dtype=torch.bool, device=rows.device)
+    pair = pair.view(boxes, shapes).index_select(1, table.row_shape).flatten()
+    row = table.row.repeat(boxes)
+    return pair, row, (row >= first.index_select(0, pair)) & (row < stop.index_select(0, pair))
 
 
 def _may_wait(device: torch.device) -> bool:
-    """Whether the host may read a size from this device: an accelerator would first have to finish all queued work."""
+    """Whether N may depend on the values. The host would have to wait for an accelerator's queue to read it."""
     return device.type == "cpu"
 
 
-def _list_rows(first: Tensor, stop: Tensor, tallest: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The near rows of all pairs as one list: the pair (N,), its row (N,), and whether the entry exists.
-
-    Where the device must not be waited for, N cannot depend on the values: every pair then gets as many entries as the
-    tallest level has rows.
-    """
-    pair = torch.arange(len(first), device=first.device)
-    if _may_wait(first.device):
-        count = stop - first
-        pair = pair.repeat_interleave(count)
-        row = torch.arange(len(pair), device=first.device) - (count.cumsum(0) - stop).index_select(0, pair)
-        return pair, row, torch.ones((), dtype=torch.bool, device=first.device)
-    row = first[:, None] + torch.arange(tallest, device=first.device)
-    exists = row < stop[:, None]
-    return pair.repeat_interleave(tallest), torch.where(exists, row, 0).flatten(), exists.flatten()
-
-
-@dataclass(frozen=True, eq=False)
-class _Layout:
-    """The grids of all levels, for their anchor shapes as one axis of length S.
-
-    A *shape* is a tensor (6, ...) of low edge, high edge and length of the cell anchor, and step, offset and number of
-    cells of its grid, along one axis or both: `_edges` and then `geometry`.
-
-    The difference array of an image has H x (W + 1) places for each level.
-    """
-
-    level: Tensor  # (S,)
-    geometry: Tensor  # (3, 2, S) step, offset, cells; along x, y
-    start: Tensor  # (S,) place of the first row of the level
-    pitch: Tensor  # (S,) places from row to row
-    places: int  # of one image
-
-    def cell(self, image: Tensor, shape: Tensor, row: Tensor) -> Tensor:
-        """The place of the first cell of a row."""
-        return image * self.places + self.start.index_select(0, shape) + row * self.pitch.index_select(0, shape)
-
-
-def _key(grid: AnchorGrid) -> _LevelKey:
-    return grid.size, grid.step, grid.offset, grid.num_shapes
-
-
-@lru_cache(maxsize=64)
-def _layout(levels: tuple[_LevelKey, ...], device: torch.device, dtype: torch.dtype) -> _Layout:
-    """Kept, because a training sees the same few image sizes again and again. Anchors are no part of it."""
-    *starts, places = _starts([size for size, *_ in levels])
-    geometry = torch.tensor([(step[::-1], offset[::-1], size[::-1]) for size, step, offset, _ in levels], dtype=dtype)
-    level = torch.arange(len(levels)).repeat_interleave(torch.tensor([shapes for *_, shapes in levels]))
-    start, pitch = torch.tensor([starts, [width + 1 for (_, width), *_ in levels]])[:, level]
-    parts = (level, geometry[level].permute(1, 2, 0).contiguous(), start, pitch)
-    return _Layout(*(part.to(device) for part in parts), places)
-
-
-def _starts(sizes: Sequence[tuple[int, int]]) -> list[int]:
-    """Where each level (H, W) starts in an image's difference array; then the total."""
-    return [0, *accumulate(height * (width + 1) for height, width in sizes)]
-
-
 def _fill(grids: Sequence[AnchorGrid], ends: Tensor, images: int) -> list[Tensor]:
-    """(images, H, W) masks of each level from the (2, N) places where an interval of near cells starts and stops.
+    """(images, H, W) masks of each level from the first cell of each near interval and the one past it, (2, N).
 
-    +1 at each start, -1 at each stop, then one cumulative sum: it is back at 0 at the end of every row.
+    +1 at each start, -1 at each stop, then one cumulative sum. Cells are numbered as in `GridTable.rows_start`.
     """
-    *starts, places = _starts([grid.size for grid in grids])
-    steps = torch.zeros(images * places, dtype=torch.int32, device=ends.device)
+    counts = [images * grid.size[0] * grid.size[1] for grid in grids]
+    steps = torch.zeros(sum(counts) + 1, dtype=torch.int32, device=ends.device)
     one = steps.new_ones(()).expand(ends.shape[1])
     steps.index_add_(0, ends[0], one).index_add_(0, ends[1], one, alpha=-1)
-    counts = steps.cumsum(0, dtype=torch.int32).view(images, places)
-    masks = []
-    for grid, start in zip(grids, starts, strict=True):
-        height, width = grid.size
-        level = counts[:, start : start + height * (width + 1)].view(images, height, width + 1)
-        masks.append(level[..., :width] > 0)
-    return masks
+    near = steps[:-1].cumsum(0, dtype=torch.int32) > 0
+    return [level.view(images, *grid.size) for level, grid in zip(near.split(counts), grids, strict=True)]
 
 
 def _iou_table(grid: AnchorGrid, boxes: Tensor) -> Tensor:
     """(G, H, W, K) IoU of every anchor of the grid with every box."""
-    cell_anchors = grid.cell_anchors.to(boxes)
-    rows, columns = (grid.origins(axis, device=boxes.device, dtype=boxes.dtype) for axis in (0, 1))
-    low, high, length = _edges(cell_anchors)
-    box = _edges(boxes)[..., None, None, None]
-    x, y = columns[None, :, None], rows[:, None, None]
-    width = _overlap(low[0] + x, high[0] + x, length[0], box[:, 0])
-    height = _overlap(low[1] + y, high[1] + y, length[1], box[:, 1])
-    return _iou(width * height, _area(boxes)[:, None, None, None] + _area(cell_anchors))
+    table = grid_table([grid], boxes)
+    anchors = grid.cell_anchors.to(boxes)
+    axes = Overlaps.of(anchors, table, boxes)
+    rows, columns = (torch.arange(cells, device=boxes.device, dtype=boxes.dtype)[:, None, None] for cells in grid.size)
+    width, height = axes.along(0).overlap(columns), axes.along(1).overlap(rows)  # (W or H, G, K)
+    intersection = width.transpose(0, 1)[:, None] * height.transpose(0, 1)[:, :, None]
+    return iou_of(intersection, box_area(boxes)[:, None, None, None] + box_area(anchors))

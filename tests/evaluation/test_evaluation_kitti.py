@@ -252,8 +252,8 @@ def test_objects_beyond_a_difficulty_are_neither_missed_nor_found() -> None:
 
 
 def test_a_low_detection_of_another_class_takes_its_object_out_of_the_count() -> None:
-    # The kit looks at the height before the class. Five cars 50 px high, all found; on the first one lies a cyclist 36 px
-    # high (IoU 0.72) too, with a higher score: when scores are gathered the car takes it, and one threshold is lost.
+    # The kit looks at the height before the class. Five cars 50 px high, all found; on the first lies a cyclist 36 px
+    # high (IoU 0.72), with a higher score: when scores are gathered the car takes it, and one threshold is lost.
     cars = [FALSE, *boxes_in_a_row(4)]
     record, low, high = make_record(cars, [0] * 5), (0, 200, 80, 236), (0, 200, 80, 241)
     for other, points in ((low, 3), (high, 4)):

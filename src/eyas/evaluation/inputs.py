@@ -12,19 +12,36 @@ import torch
 from eyas.types import EyasError, Prediction, Record
 
 Array = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageArrays:
+    """One record and its prediction as arrays. Boxes are (_, 4) xyxy in pixels of the image file."""
+
+    objects: Array
+    labels: Labels
+    attributes: Mapping[str, Array]
+    ignore: Array
+    ignore_labels: Labels
+    detections: Array
+    scores: Array
+    detection_labels: Labels
 
 
 @dataclass(frozen=True, eq=False)
 class ClassInImage:
-    """Everything that concerns one class in one image. Boxes are (_, 4) xyxy in pixels of the image file.
+    """Everything that concerns one class in one image.
 
     Attributes:
-        objects: the ground truth.
+        objects: the ground truth of this class.
         attributes: more per object, see `eyas.types.Record.attributes`.
         own_ignore: ignore regions of this class (difficult, crowd, neighbouring class).
         any_ignore: ignore regions of every class (DontCare).
-        detections: in the order of the prediction.
+        detections: of every class, in the order of the prediction.
         scores: one per detection.
+        own: whether each detection is of this class.
     """
 
     objects: Array
@@ -33,6 +50,7 @@ class ClassInImage:
     any_ignore: Array
     detections: Array
     scores: Array
+    own: Flags
 
 
 def check(records: Sequence[Record], classes: Sequence[str], predictions: Sequence[Prediction]) -> None:
@@ -60,21 +78,40 @@ def check(records: Sequence[Record], classes: Sequence[str], predictions: Sequen
             )
 
 
-def of_class(records: Sequence[Record], predictions: Sequence[Prediction], label: int) -> list[ClassInImage]:
-    """What concerns one class, image by image."""
-    found = []
-    for record, prediction in zip(records, predictions, strict=True):
-        objects, detections = record.labels == label, prediction["labels"] == label
-        found.append(
-            ClassInImage(
-                objects=array(record.boxes[objects]),
-                attributes={name: array(values[objects]) for name, values in record.attributes.items()},
-                own_ignore=array(record.ignore[record.ignore_labels == label]),
-                any_ignore=array(record.ignore[record.ignore_labels == -1]),
-                detections=array(prediction["boxes"][detections]),
-                scores=array(prediction["scores"][detections]),
-            )
+def to_arrays(records: Sequence[Record], predictions: Sequence[Prediction]) -> list[ImageArrays]:
+    """Every record with its prediction; converted once, since each class goes through all of them."""
+    return [
+        ImageArrays(
+            objects=array(record.boxes),
+            labels=record.labels.numpy(),
+            attributes={name: array(values) for name, values in record.attributes.items()},
+            ignore=array(record.ignore),
+            ignore_labels=record.ignore_labels.numpy(),
+            detections=array(prediction["boxes"]),
+            scores=array(prediction["scores"]),
+            detection_labels=prediction["labels"].cpu().numpy(),
         )
+        for record, prediction in zip(records, predictions, strict=True)
+    ]
+
+
+def of_class(images: Sequence[ImageArrays], label: int) -> list[ClassInImage]:
+    """What concerns one class, in each image that has an object or a detection of it."""
+    found = []
+    for image in images:
+        objects, own = image.labels == label, image.detection_labels == label
+        if objects.any() or own.any():
+            found.append(
+                ClassInImage(
+                    objects=image.objects[objects],
+                    attributes={name: values[objects] for name, values in image.attributes.items()},
+                    own_ignore=image.ignore[image.ignore_labels == label],
+                    any_ignore=image.ignore[image.ignore_labels == -1],
+                    detections=image.detections,
+                    scores=image.scores,
+                    own=own,
+                )
+            )
     return found
 
 

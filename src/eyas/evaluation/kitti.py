@@ -27,7 +27,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from eyas.evaluation.inputs import Array, areas, array, check, intersections, of_class, overlaps
+from eyas.evaluation.inputs import (
+    Array,
+    ClassInImage,
+    Flags,
+    areas,
+    check,
+    intersections,
+    of_class,
+    overlaps,
+    to_arrays,
+)
 from eyas.evaluation.result import EvaluationResult, summarise
 from eyas.types import Prediction, Record
 
@@ -53,8 +63,6 @@ class Limits:
 
 
 LIMITS = (Limits(40, 0, 0.15), Limits(25, 1, 0.30), Limits(25, 2, 0.50))
-
-Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +105,10 @@ def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Seq
         EyasError: a label outside the class list, or a box or score that is not finite.
     """
     check(records, classes, predictions)
+    images = to_arrays(records, predictions)
     per_class = {}
     for label, name in enumerate(classes):
-        scenes = make_scenes(records, predictions, label, minimum_overlap(name))
+        scenes = [make_scene(image, minimum_overlap(name)) for image in of_class(images, label)]
         curves = {difficulty: curve(scenes, limits) for difficulty, limits in zip(DIFFICULTIES, LIMITS, strict=True)}
         by_40 = {f"map_{difficulty}": float(points[1:].mean()) for difficulty, points in curves.items()}
         by_11 = {f"map_{difficulty}_11": float(points[::4].mean()) for difficulty, points in curves.items()}
@@ -112,34 +121,23 @@ def minimum_overlap(name: str) -> float:
     return 0.7 if name.lower() == "car" else 0.5
 
 
-def make_scenes(
-    records: Sequence[Record], predictions: Sequence[Prediction], label: int, minimum: float
-) -> list[Scene]:
-    """Everything that the curves of one class need, image by image; images without objects or detections stay out."""
-    scenes = []
-    for image, prediction in zip(of_class(records, predictions, label), predictions, strict=True):
-        found, neighbours = array(prediction["boxes"]), len(image.own_ignore)
-        truth = np.concatenate((image.objects, image.own_ignore))
-        if len(truth) + len(found) == 0:
-            continue
-        iou = overlaps(found, truth)
-        size = areas(found)[:, None]
-        on_dont_care = intersections(found, image.any_ignore) > minimum * size
-        none = np.zeros(len(image.objects))
-        scenes.append(
-            Scene(
-                overlap=np.where(iou > minimum, iou, 0.0),
-                scores=array(prediction["scores"]),
-                own=array(prediction["labels"]) == label,
-                on_dont_care=on_dont_care.any(axis=1),
-                heights=found[:, 3] - found[:, 1],
-                # Labels have two decimals, which float32 does not keep: 40.00 must not become 39.99997.
-                object_heights=np.pad(np.round(image.objects[:, 3] - image.objects[:, 1], 3), (0, neighbours)),
-                occluded=np.pad(image.attributes.get("occluded", none), (0, neighbours)),
-                truncated=np.pad(np.round(image.attributes.get("truncated", none), 3), (0, neighbours)),
-            )
-        )
-    return scenes
+def make_scene(image: ClassInImage, minimum: float) -> Scene:
+    """What the curves of a class whose minimum overlap this is need of one image."""
+    found, neighbours = image.detections, len(image.own_ignore)
+    iou = overlaps(found, np.concatenate((image.objects, image.own_ignore)))
+    on_dont_care = intersections(found, image.any_ignore) > minimum * areas(found)[:, None]
+    none = np.zeros(len(image.objects))
+    return Scene(
+        overlap=np.where(iou > minimum, iou, 0.0),
+        scores=image.scores,
+        own=image.own,
+        on_dont_care=on_dont_care.any(axis=1),
+        heights=found[:, 3] - found[:, 1],
+        # Labels have two decimals, which float32 does not keep: 40.00 must not become 39.99997.
+        object_heights=np.pad(np.round(image.objects[:, 3] - image.objects[:, 1], 3), (0, neighbours)),
+        occluded=np.pad(image.attributes.get("occluded", none), (0, neighbours)),
+        truncated=np.pad(np.round(image.attributes.get("truncated", none), 3), (0, neighbours)),
+    )
 
 
 def curve(scenes: Sequence[Scene], limits: Limits) -> Array:

@@ -17,9 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from eyas.evaluation.inputs import Array, ClassInImage, check, of_class, overlaps
+from eyas.evaluation.inputs import Array, ClassInImage, Flags, check, of_class, overlaps, to_arrays
 from eyas.evaluation.result import EvaluationResult, summarise
 from eyas.types import Prediction, Record
 
@@ -27,8 +26,6 @@ FIGURES = ("map_50", "map_50_11")
 """AP at IoU 0.5: the area under the curve (VOC 2010 on), and the mean over eleven recall levels (VOC 2007)."""
 
 MIN_OVERLAP = 0.5
-
-Flags = npt.NDArray[np.bool_]
 
 
 def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Sequence[Prediction]) -> EvaluationResult:
@@ -47,10 +44,10 @@ def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Seq
         EyasError: a label outside the class list, or a box or score that is not finite.
     """
     check(records, classes, predictions)
+    images = to_arrays(records, predictions)
     per_class = {}
     for label, name in enumerate(classes):
-        images = of_class(records, predictions, label)
-        true, objects = verdicts(images)
+        true, objects = verdicts(of_class(images, label))
         per_class[name] = {"map_50": area(true, objects), "map_50_11": eleven_point(true, objects)}
     return summarise("voc", per_class, FIGURES)
 
@@ -61,7 +58,7 @@ def verdicts(images: Sequence[ClassInImage]) -> tuple[Flags, int]:
     Equal scores keep the order of the images and of the detections in them.
     """
     matched = [_match(image) for image in images]
-    scores = np.concatenate([np.empty(0), *(image.scores for image in images)])
+    scores = np.concatenate([np.empty(0), *(image.scores[image.own] for image in images)])
     true = np.concatenate([np.empty(0, bool), *(true for true, _ in matched)])
     counts = np.concatenate([np.empty(0, bool), *(counts for _, counts in matched)])
     order = np.argsort(-scores, kind="stable")
@@ -100,16 +97,17 @@ def _envelope(true: Flags) -> Array:
 
 
 def _match(image: ClassInImage) -> tuple[Flags, Flags]:
-    """Of each detection in the image: is it true, and does it count (that is, did it not go to a difficult object)."""
-    true = np.zeros(len(image.detections), bool)
+    """Of each detection of the class in the image: is it true; does it count, that is, not go to a difficult object."""
+    detections, scores = image.detections[image.own], image.scores[image.own]
+    true = np.zeros(len(detections), bool)
     boxes = np.concatenate((image.objects, image.own_ignore, image.any_ignore))
     if len(boxes) == 0:
         return true, ~true
-    iou = overlaps(image.detections, boxes)
+    iou = overlaps(detections, boxes)
     best = iou.argmax(axis=1)
     hit = iou.max(axis=1) >= MIN_OVERLAP
     difficult = best >= len(image.objects)
-    order = np.argsort(-image.scores, kind="stable")
+    order = np.argsort(-scores, kind="stable")
     takers = order[(hit & ~difficult)[order]]
     _, first = np.unique(best[takers], return_index=True)
     true[takers[first]] = True

@@ -136,6 +136,19 @@ def test_half_of_eighty_objects_reach_half_of_the_steps() -> None:
     assert len(thresholds(np.array([]), 80)) == 0
 
 
+def test_the_last_score_is_a_threshold_even_before_the_next_step() -> None:
+    # Steps of 4 objects: the second score is skipped, the third would be if a fourth, nearer one followed.
+    np.testing.assert_array_equal(thresholds(np.array([0.9, 0.8, 0.7]), 160), [0.9, 0.7])
+
+
+@pytest.mark.parametrize(("bottom", "expected"), [(60, 0.0), (61, 1.0)])
+def test_overlap_must_exceed_the_minimum(bottom: int, expected: float) -> None:
+    boxes = boxes_in_a_row(41, height=100)
+    found = [(x1, y1, x2, bottom) for x1, y1, x2, _ in boxes]
+    record, prediction = make_record(boxes, [0] * 41), make_prediction(found, [0.5] * 41, [0] * 41)
+    assert evaluate("kitti", [record], ["cyclist"], [prediction]).summary["map_easy"] == expected
+
+
 # Hand-computed.
 
 
@@ -231,9 +244,9 @@ def test_detections_below_the_minimum_height_are_ignored(height: float, easy: fl
     ],
 )
 def test_which_objects_a_difficulty_counts(height: float, occluded: int, truncated: float, levels: set[str]) -> None:
-    # 200.13 + 40 is not exact in float32; the height still is 40.00 as written.
+    # As float32 numbers 100.02 and 140.02 are 40.000008 apart; the height still is 40.00, as written.
     record = make_record(
-        [(0, 200.13, 80, 200.13 + height)], [0],
+        [(0, 100.02, 80, 100.02 + height)], [0],
         occluded=torch.tensor([float(occluded)]), truncated=torch.tensor([truncated]),
     )  # fmt: skip
     figures = evaluate("kitti", [record], ["Car"], [make_prediction()]).summary

@@ -7,18 +7,20 @@ held outside the module tree: it is not trained, not saved, not wrapped by DDP, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from eyas.methods.method import LevelPair, Method
+from eyas.methods.method import Method
+from eyas.pairing import describe_levels, pair_levels, some_parameter
 from eyas.taps import Taps, teacher_features
-from eyas.types import Detector, EyasError, Level, Size, Target, View
+from eyas.types import Detector, EyasError, Size, Target, View
 
-PROBE_SIZE: Size = (128, 160)
+__all__ = ["Balance", "Distiller", "describe_levels", "pad_to_batch", "pair_levels"]
 
 
 class Distiller(nn.Module):
@@ -26,32 +28,41 @@ class Distiller(nn.Module):
 
     Args:
         student: the detector to train, a module.
-        teacher: a trained detector. It is put in evaluation mode and frozen.
+        teacher: a trained detector. It is put in evaluation mode, frozen, and moved to the student's device.
         methods: distillation losses. Their adapters are made here, so build the optimiser from
             ``distiller.parameters()`` afterwards. None at all trains the student plainly.
         pairs: student tap name -> teacher tap name, where the automatic pairing by stride is not what you want.
+        seed: of the adapters' initial weights. They are drawn apart from the global random state, so that a plain and a
+            distilled student of one global seed have the same initial weights, dropout and data order.
 
     Attributes:
         pairs: the level pairs in use, fine to coarse.
 
     Raises:
-        EyasError: no levels can be paired, or two methods have the same name.
+        EyasError: no levels can be paired, two methods have the same name, or the student is no module or the teacher.
     """
 
     def __init__(
-        self, student: Detector, teacher: Detector, *methods: Method, pairs: Mapping[str, str] | None = None
+        self,
+        student: Detector,
+        teacher: Detector,
+        *methods: Method,
+        pairs: Mapping[str, str] | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        names = [method.name for method in methods]
-        if len(set(names)) < len(names):
-            raise EyasError(f"each method of a distiller needs a name of its own, got {', '.join(names)}")
+        _check(student, teacher, methods)
         self.student = student
         self.methods = nn.ModuleList(methods)
         self._outside = (_frozen(teacher),)
         self._batches = 0
+        device = some_parameter(student).device
+        self.to(device)
         self.pairs = pair_levels(student, teacher, pairs)
-        for method in methods:
-            method.setup(self.pairs)
+        with _own_random_numbers(seed):
+            for method in methods:
+                method.setup(self.pairs)
+        self.methods.to(device)
 
     @property
     def teacher(self) -> Detector:
@@ -64,16 +75,16 @@ class Distiller(nn.Module):
             images: (batch, 3, height, width) in [0, 1], or a sequence of (3, height, width), padded here.
             targets: one for each image, boxes in the frame of its tensor.
         """
-        images = images if isinstance(images, Tensor) else pad_to_batch(images)
+        images, targets = _batch(images, targets)
         losses, student = self._student_pass(images, targets)
         active = [method for method in self.methods if self._batches >= method.start_step]
         waiting = [method for method in self.methods if self._batches < method.start_step]
         if active:
             teacher = self._teacher_view(images)
             for method in active:
-                losses |= method(student, teacher, targets)
+                losses = _merge(losses, method(student, teacher, targets))
         for method in waiting:
-            losses[method.name] = _zero_of(method)
+            losses = _merge(losses, {method.name: _zero_of(method, images)})
         if self.training:
             self._batches += 1
         return losses
@@ -86,29 +97,33 @@ class Distiller(nn.Module):
         return losses, View(features, [pair.student for pair in self.pairs], _size(images))
 
     def _teacher_view(self, images: Tensor) -> View:
+        # Scoring the teacher elsewhere may have put it in training mode, where BatchNorm would follow the batch.
+        self.teacher.network.eval()
         features = teacher_features(self.teacher, [pair.teacher_tap for pair in self.pairs], images)
         ordered = [features[pair.teacher_tap] for pair in self.pairs]
         return View(ordered, [pair.teacher for pair in self.pairs], _size(images))
 
-    def balance(self, images: Tensor, targets: Sequence[Target]) -> Balance:
+    def balance(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> Balance:
         """How the imitation terms compare with the detection loss on one batch, at the student's imitated features.
 
-        Leaves no gradient behind and does not count as a batch. Adapters that have just been initialised near zero pass
-        almost no gradient on: the ratio is worth reading after some steps too.
+        Nothing is left behind: no gradient, no BatchNorm statistics, no random number drawn, no batch counted. Adapters
+        that have just been initialised near zero pass almost no gradient on: the ratio is worth reading after some
+        steps too. Under several processes all must call it, because N_p is that of all.
         """
-        losses, student = self._student_pass(images, targets)
-        with torch.no_grad():
+        images, targets = _batch(images, targets)
+        with torch.enable_grad(), _put_back(self, images.device):
+            losses, student = self._student_pass(images, targets)
             teacher = self._teacher_view(images)
-        imitation: dict[str, Tensor] = {}
-        for method in self.methods:
-            imitation |= method(student, teacher, targets)
-        detection = torch.stack(list(losses.values())).sum()
-        return Balance(
-            detection=float(detection.detach()),
-            detection_gradient=_gradient_norm(detection, student.features),
-            imitation={name: float(loss.detach()) for name, loss in imitation.items()},
-            imitation_gradient={name: _gradient_norm(loss, student.features) for name, loss in imitation.items()},
-        )
+            imitation: dict[str, Tensor] = {}
+            for method in self.methods:
+                imitation = _merge(imitation, method(student, teacher, targets))
+            detection = torch.stack(list(losses.values())).sum()
+            return Balance(
+                detection=float(detection.detach()),
+                detection_gradient=_gradient_norm(detection, student.features),
+                imitation={name: float(loss.detach()) for name, loss in imitation.items()},
+                imitation_gradient={name: _gradient_norm(loss, student.features) for name, loss in imitation.items()},
+            )
 
     def get_extra_state(self) -> dict[str, int]:
         return {"batches": self._batches}
@@ -118,8 +133,7 @@ class Distiller(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
         # .to(), .cuda() and the like: the teacher, outside the module tree, follows.
-        if isinstance(self.teacher, nn.Module):
-            self.teacher._apply(fn)
+        _module(self.teacher)._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
 
@@ -138,36 +152,6 @@ class Balance:
         return {name: _ratio(norm, self.detection_gradient) for name, norm in self.imitation_gradient.items()}
 
 
-def pair_levels(student: Detector, teacher: Detector, names: Mapping[str, str] | None = None) -> tuple[LevelPair, ...]:
-    """The levels of the student and the teacher's levels of the same stride, checked by a forward pass of both.
-
-    Args:
-        names: student tap -> teacher tap, to override the pairing by stride.
-
-    Raises:
-        EyasError: a name that is no level, or no stride in common. The message lists the levels of both.
-    """
-    chosen = names or _same_stride(student.levels, teacher.levels)
-    known = all(s in student.levels and t in teacher.levels for s, t in chosen.items())
-    if not chosen or not known:
-        problem = "these level names are unknown" if names else "no level of the student has the stride of a teacher's"
-        raise EyasError(
-            f"{problem}.\n  student: {describe_levels(student.levels)}\n  teacher: {describe_levels(teacher.levels)}\n"
-            "Name the pairs yourself as student level: teacher level; maps of different size are resized."
-        )
-    _probe(student, list(chosen), "student")
-    features = _probe(teacher, list(chosen.values()), "teacher")
-    return tuple(
-        LevelPair(s, student.levels[s], t, teacher.levels[t], rectified=bool((features[t] >= 0).all()))
-        for s, t in chosen.items()
-    )
-
-
-def describe_levels(levels: Mapping[str, Level]) -> str:
-    """One line: tap name, stride and channels of each level."""
-    return ", ".join(f"{name} (stride {level.stride}, {level.channels} channels)" for name, level in levels.items())
-
-
 def pad_to_batch(images: Sequence[Tensor], divisor: int = 32) -> Tensor:
     """Images of different sizes, (3, height, width), as one batch: padded right and bottom with zeros."""
     height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
@@ -178,51 +162,72 @@ def pad_to_batch(images: Sequence[Tensor], divisor: int = 32) -> Tensor:
     return batch
 
 
-def _same_stride(student: Mapping[str, Level], teacher: Mapping[str, Level]) -> dict[str, str]:
-    by_stride: dict[int, str] = {}
-    for name, level in teacher.items():
-        by_stride.setdefault(level.stride, name)
-    pairs: dict[str, str] = {}
-    for name, level in student.items():
-        if level.stride in by_stride:
-            pairs[name] = by_stride.pop(level.stride)
-    return pairs
+def _check(student: Detector, teacher: Detector, methods: Sequence[Method]) -> None:
+    names = [method.name for method in methods]
+    if len(set(names)) < len(names):
+        raise EyasError(f"each method of a distiller needs a name of its own, got {', '.join(names)}")
+    if not isinstance(student, nn.Module):
+        raise EyasError(f"the student must be a torch module, or nothing would train it; got {type(student).__name__}")
+    if student.network is teacher.network:
+        raise EyasError("student and teacher are one and the same network, which would be frozen; give two")
 
 
-def _probe(detector: Detector, names: Sequence[str], role: str) -> dict[str, Tensor]:
-    """The feature maps of one random image, with the channels that the detector's levels promise."""
-    network = detector.network
-    was_training = network.training
-    parameter = next(network.parameters())
-    images = torch.rand(1, 3, *PROBE_SIZE, generator=torch.Generator().manual_seed(0)).to(parameter)
-    network.eval()
-    try:
-        features = teacher_features(detector, names, images)
-    finally:
-        network.train(was_training)
-    for name in names:
-        channels, promised = features[name].shape[1], detector.levels[name].channels
-        if channels != promised:
-            raise EyasError(f"level {name!r} of the {role} has {channels} channels, not the {promised} it declares")
-    return features
+def _module(detector: Detector) -> nn.Module:
+    return detector if isinstance(detector, nn.Module) else detector.network
+
+
+@contextmanager
+def _own_random_numbers(seed: int) -> Iterator[None]:
+    """What is drawn inside, on the CPU, comes from the seed and leaves the global random state as it was."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the accelerators too
+        yield
+
+
+@contextmanager
+def _put_back(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Afterwards the buffers (BatchNorm's statistics) and the random state are as they were."""
+    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            for buffer, values in before:
+                buffer.detach().copy_(values)
+
+
+def _batch(images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> tuple[Tensor, Sequence[Target]]:
+    """One padded tensor, and targets that know the size of their image inside it."""
+    if isinstance(images, Tensor):
+        return images, targets
+    return pad_to_batch(images), [
+        {**target, "size": _size(image)} for image, target in zip(images, targets, strict=True)
+    ]
+
+
+def _merge(losses: dict[str, Tensor], more: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    twice = losses.keys() & more.keys()
+    if twice:
+        raise EyasError(f"two losses are called {', '.join(sorted(twice))}: give the method another name")
+    return losses | more
 
 
 def _frozen(teacher: Detector) -> Detector:
-    teacher.network.eval()
-    teacher.network.requires_grad_(False)
+    _module(teacher).eval().requires_grad_(False)
     return teacher
 
 
-def _zero_of(module: nn.Module) -> Tensor:
+def _zero_of(module: nn.Module, images: Tensor) -> Tensor:
     """A zero that depends on every parameter of the module, so that DDP sees all of them in every step."""
     parameters = [parameter.float().sum() for parameter in module.parameters()]
-    return torch.stack(parameters).sum() * 0 if parameters else torch.zeros(())
+    return torch.stack(parameters).sum() * 0 if parameters else images.new_zeros((), dtype=torch.float32)
 
 
 def _gradient_norm(loss: Tensor, features: Sequence[Tensor]) -> float:
-    if not loss.requires_grad:
+    trained = [feature for feature in features if feature.requires_grad]
+    if not trained or not loss.requires_grad:
         return 0.0
-    gradients: list[Any] = list(torch.autograd.grad(loss, list(features), retain_graph=True, allow_unused=True))
+    gradients: list[Any] = list(torch.autograd.grad(loss, trained, retain_graph=True, allow_unused=True))
     norms = [gradient.float().norm() for gradient in gradients if gradient is not None]
     return float(torch.stack(norms).norm()) if norms else 0.0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -12,8 +12,15 @@ from torch import Tensor, nn
 from eyas.types import Detector, EyasError
 
 
-class _LastTapFired(Exception):
-    """Ends a forward pass from inside a hook; never leaves `Taps`."""
+class _LastTapFired(BaseException):
+    """Ends a forward pass from inside a hook; never leaves the `Taps` that raised it.
+
+    Not an `Exception`, so that no ``except Exception`` of the network takes it for a failure.
+    """
+
+    def __init__(self, taps: Taps) -> None:
+        super().__init__()
+        self.taps = taps
 
 
 class Taps:
@@ -28,7 +35,8 @@ class Taps:
         stop: end the forward pass as soon as the last tap has fired, silently: nothing after it is computed.
 
     Raises:
-        EyasError: a name is no submodule of the network, its output has no such key or is no tensor, or it never ran.
+        EyasError: a name is no submodule of the network, its output has no such key or is no tensor, it never ran, or
+            a later module overwrote what was kept.
     """
 
     def __init__(self, network: nn.Module, names: Iterable[str], *, stop: bool = False) -> None:
@@ -36,11 +44,12 @@ class Taps:
         self.names = tuple(dict.fromkeys(names))
         self.stop = stop
         self.features: dict[str, Tensor] = {}
+        self._versions: dict[str, int] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._modules = {module: _submodule(network, module) for module in map(_module_name, self.names)}
 
     def __enter__(self) -> Taps:
-        self.features = {}
+        self.features, self._versions = {}, {}
         for module_name, module in self._modules.items():
             self._handles.append(module.register_forward_hook(self._hook(module_name)))
         return self
@@ -49,23 +58,35 @@ class Taps:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        if kind is not None and kind is not _LastTapFired:
+        if error is not None and not (isinstance(error, _LastTapFired) and error.taps is self):
             return False
         missing = [name for name in self.names if name not in self.features]
         if missing:
             raise EyasError(f"these taps never fired in the forward pass: {', '.join(missing)}")
-        return True
+        # A ReLU in place behind the tap would make the map of a whole pass another one than that of a stopped pass.
+        changed = [name for name, version in self._versions.items() if self.features[name]._version != version]
+        if changed:
+            raise EyasError(
+                f"a later module changed the output tapped as {', '.join(changed)} in place; tap that module instead"
+            )
+        return error is not None
 
     def _hook(self, module_name: str) -> Callable[[nn.Module, Any, Any], None]:
         mine = [name for name in self.names if _module_name(name) == module_name]
 
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
             for name in mine:
-                self.features.setdefault(name, _pick(output, name))
+                if name not in self.features:
+                    self._keep(name, _pick(output, name))
             if self.stop and len(self.features) == len(self.names):
-                raise _LastTapFired
+                raise _LastTapFired(self)
 
         return keep
+
+    def _keep(self, name: str, feature: Tensor) -> None:
+        self.features[name] = feature
+        if not feature.is_inference():  # those have no version counter
+            self._versions[name] = feature._version
 
 
 def teacher_features(teacher: Detector, names: Iterable[str], images: Tensor) -> dict[str, Tensor]:
@@ -96,12 +117,22 @@ def _submodule(network: nn.Module, name: str) -> nn.Module:
 def _pick(output: Any, tap: str) -> Tensor:
     _, colon, key = tap.partition(":")
     if colon:
-        try:
-            output = output[key] if isinstance(output, Mapping) else output[int(key)]
-        except (KeyError, IndexError, ValueError, TypeError) as error:
-            keys = ", ".join(output) if isinstance(output, Mapping) else f"a {type(output).__name__}"
-            raise EyasError(f"the output tapped as {tap!r} has no entry {key!r}; it has: {keys}") from error
+        entries = _entries(output)
+        if key not in entries:
+            has = f"it has: {', '.join(entries)}" if entries else f"it is a {type(output).__name__}"
+            raise EyasError(f"the output tapped as {tap!r} has no entry {key!r}; {has}")
+        output = entries[key]
     if not isinstance(output, Tensor):
-        kind = type(output).__name__
-        raise EyasError(f"the tap {tap!r} gives a {kind}, not a tensor; name one of its entries as {tap!r}:key")
+        entries = ", ".join(f"{tap}:{key}" for key in _entries(output))
+        advice = f"; tap one of {entries}" if entries else ""
+        raise EyasError(f"the tap {tap!r} gives a {type(output).__name__}, not a tensor{advice}")
     return output
+
+
+def _entries(output: Any) -> dict[str, Any]:
+    """What a key can name. A tensor has no entries: ``:0`` would silently be the first image of the batch."""
+    if isinstance(output, Mapping):
+        return {str(key): value for key, value in output.items()}
+    if isinstance(output, Sequence) and not isinstance(output, str):
+        return {str(index): value for index, value in enumerate(output)}
+    return {}

@@ -8,7 +8,7 @@ over the near cells of the whole batch. A weight meant for it is several hundred
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, distributed, nn
@@ -17,7 +17,9 @@ from torch.nn import functional as F
 from eyas.masks import Assignment, near_object_masks
 from eyas.methods.adapter import Adapter
 from eyas.methods.method import LevelPair, Method
-from eyas.types import Target, View
+from eyas.types import EyasError, Target, View
+
+Rectify = Literal["auto", "always", "never"]
 
 
 def imitation_loss(adapted: Tensor, teacher: Tensor, mask: Tensor, near: Tensor | float) -> Tensor:
@@ -59,6 +61,11 @@ def _normalise(total: Tensor, near: Tensor | float) -> Tensor:
     return total / (2 * torch.as_tensor(near, device=total.device).float().clamp(min=torch.finfo(torch.float32).eps))
 
 
+def _require(holds: bool, rule: str) -> None:
+    if not holds:
+        raise EyasError(f"FGFI: {rule}")
+
+
 class FGFI(Method):
     """Fine-grained feature imitation (Wang et al., CVPR 2019).
 
@@ -70,9 +77,12 @@ class FGFI(Method):
         kernel_size: of the adaptation layer.
         rectify: end the adaptation layer in a ReLU: always, never, or where the teacher's features have none below 0.
         init_std: of the adaptation layer's weights.
-        start_step: optimiser steps before the loss counts; 400 in the authors' code, where a run has tens of thousands.
+        start_step: training batches before the loss counts: 400 in the authors' code, of tens of thousands.
         sparse_below: share of near cells below which the adaptation layer is evaluated at those cells only. The value
             and the gradients are the same; see `benchmarks/loss.py` for the crossover.
+
+    Raises:
+        EyasError: an option outside its range.
     """
 
     name = "fgfi"
@@ -84,16 +94,19 @@ class FGFI(Method):
         psi: float = 0.5,
         assignment: Assignment = "global",
         kernel_size: int = 3,
-        rectify: Literal["auto", "always", "never"] = "auto",
+        rectify: Rectify = "auto",
         init_std: float = 1e-4,
         start_step: int = 0,
         sparse_below: float = 0.4,
     ) -> None:
         super().__init__()
-        if weight < 0:
-            raise ValueError(f"the weight of a loss cannot be negative, got {weight}")
-        if not 0 <= psi <= 1:
-            raise ValueError(f"psi must lie in [0, 1], got {psi}")
+        _require(weight >= 0, f"weight cannot be negative, got {weight}")
+        _require(0 <= psi <= 1, f"psi must lie in [0, 1], got {psi}")
+        _require(assignment in get_args(Assignment), f"assignment is one of {get_args(Assignment)}, got {assignment!r}")
+        _require(kernel_size > 0 and kernel_size % 2 == 1, f"kernel_size must be odd and positive, got {kernel_size}")
+        _require(rectify in get_args(Rectify), f"rectify is one of {get_args(Rectify)}, got {rectify!r}")
+        _require(init_std > 0, f"init_std must be positive, got {init_std}")
+        _require(start_step >= 0, f"start_step cannot be negative, got {start_step}")
         self.weight = weight
         self.psi = psi
         self.assignment: Assignment = assignment
@@ -130,15 +143,15 @@ class FGFI(Method):
         masks = self.masks(teacher, targets)
         near = near_cells(masks)
         levels = zip(self.adapters, student.features, teacher.features, masks, strict=True)
-        return {self.name: self.weight * sum(self._level_loss(*level, near) for level in levels)}
+        return {self.name: self.weight * torch.stack([self._level_loss(*level, near) for level in levels]).sum()}
 
     def _level_loss(self, adapter: Adapter, student: Tensor, teacher: Tensor, mask: Tensor, near: Tensor) -> Tensor:
         if student.shape[-2:] != teacher.shape[-2:]:
             # The resized map mixes neighbouring cells, so it is not a function of the near cells alone.
             adapted = F.interpolate(adapter(student), teacher.shape[-2:], mode="bilinear", align_corners=False)
             return imitation_loss(adapted, teacher, mask, near)
-        if mask.float().mean() >= self.sparse_below:
-            return imitation_loss(adapter(student), teacher, mask, near)
         image, row, column = mask.nonzero(as_tuple=True)
+        if len(image) >= self.sparse_below * mask.numel():
+            return imitation_loss(adapter(student), teacher, mask, near)
         wanted = teacher.permute(0, 2, 3, 1)[image, row, column]
         return sparse_imitation_loss(adapter.at(student, (image, row, column)), wanted, near)

@@ -35,7 +35,8 @@ class Method(nn.Module):
     Attributes:
         name: the key of its loss term, unique in a `eyas.Distiller`.
         weight: factor of its loss, already inside what `forward` returns.
-        start_step: the first optimiser step at which it counts; before it the teacher is not run.
+        start_step: the number of training batches before it counts, which are optimiser steps unless gradients are
+            accumulated; until then the teacher is not run for it.
     """
 
     name: str
@@ -43,7 +44,11 @@ class Method(nn.Module):
     start_step: int
 
     def setup(self, pairs: Sequence[LevelPair]) -> None:
-        """Make the layers that depend on the pair. The distiller calls it once, before any optimiser exists."""
+        """Make the layers that depend on the pairs, on the CPU.
+
+        The distiller calls it once, before any optimiser exists, and moves them to the student's device. Random numbers
+        drawn from torch's default generator are the distiller's own: they neither follow nor disturb the global ones.
+        """
         raise NotImplementedError
 
     def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> dict[str, Tensor]:

@@ -1,0 +1,81 @@
+"""Which feature level of the student imitates which level of the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from eyas.methods.method import LevelPair
+from eyas.taps import teacher_features
+from eyas.types import Detector, EyasError, Level, Size
+
+PROBE_SIZE: Size = (128, 160)
+"""(height, width) of the random image that is sent through both detectors."""
+
+
+def pair_levels(student: Detector, teacher: Detector, names: Mapping[str, str] | None = None) -> tuple[LevelPair, ...]:
+    """The levels of the student and the teacher's levels of the same stride, checked by a forward pass of both.
+
+    Args:
+        names: student tap -> teacher tap, to override the pairing by stride.
+
+    Raises:
+        EyasError: a name that is no level, or no stride in common. The message lists the levels of both.
+    """
+    chosen = names or _same_stride(student.levels, teacher.levels)
+    unknown = [s for s in chosen if s not in student.levels] + [t for t in chosen.values() if t not in teacher.levels]
+    if unknown or not chosen:
+        problem = "no level of the student has the stride of one of the teacher's"
+        raise EyasError(
+            f"{'no level is called ' + ', '.join(unknown) if unknown else problem}.\n"
+            f"  student: {describe_levels(student.levels)}\n  teacher: {describe_levels(teacher.levels)}\n"
+            "Name the pairs yourself as student level: teacher level; maps of different size are resized."
+        )
+    _probe(student, list(chosen), "student")
+    features = _probe(teacher, list(chosen.values()), "teacher")
+    return tuple(
+        LevelPair(s, student.levels[s], t, teacher.levels[t], rectified=bool((features[t] >= 0).all()))
+        for s, t in chosen.items()
+    )
+
+
+def describe_levels(levels: Mapping[str, Level]) -> str:
+    """One line: tap name, stride and channels of each level."""
+    return ", ".join(f"{name} (stride {level.stride}, {level.channels} channels)" for name, level in levels.items())
+
+
+def some_parameter(detector: Detector) -> Tensor:
+    """One that tells device and type; a network without parameters is taken to be on the CPU."""
+    return next(detector.network.parameters(), torch.zeros((), device="cpu"))
+
+
+def _same_stride(student: Mapping[str, Level], teacher: Mapping[str, Level]) -> dict[str, str]:
+    by_stride: dict[int, str] = {}
+    for name, level in teacher.items():
+        by_stride.setdefault(level.stride, name)
+    pairs: dict[str, str] = {}
+    for name, level in student.items():
+        if level.stride in by_stride:
+            pairs[name] = by_stride.pop(level.stride)
+    return pairs
+
+
+def _probe(detector: Detector, names: Sequence[str], role: str) -> dict[str, Tensor]:
+    """The feature maps of one random image, with the channels that the detector's levels promise."""
+    network = detector.network
+    modes = [(module, module.training) for module in network.modules()]
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(1, 3, *PROBE_SIZE, generator=generator, device="cpu").to(some_parameter(detector))
+    network.eval()
+    try:
+        features = teacher_features(detector, names, images)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    for name in names:
+        shape, promised = tuple(features[name].shape), detector.levels[name].channels
+        if len(shape) != 4 or shape[1] != promised:
+            raise EyasError(f"level {name!r} of the {role} is {shape}, not (1, {promised}, height, width) as declared")
+    return features

@@ -1,0 +1,1 @@
+"""Makes the helpers beside this file, such as `toys`, importable from every test."""

@@ -1,0 +1,66 @@
+"""What the benchmarks share: interleaved medians, a table, and the same rows as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+Row = dict[str, str | int | float]
+"""One comparison: ``name``, its settings, ``<side>_seconds`` of each side, and ``ratio``, baseline over candidate."""
+
+
+def options(description: str, *, repeats: int) -> argparse.Namespace:
+    """The command line of every benchmark; sets the number of threads."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here too")
+    parser.add_argument("--repeats", type=int, default=repeats, help="turns of each side, of which the median is shown")
+    parser.add_argument("--threads", type=int, default=2, help="threads of each operation")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    return chosen
+
+
+TURN = 0.02
+"""Seconds that one turn of a side lasts at least, in as many runs as it takes, up to 20."""
+
+
+def medians(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each side, over turns that alternate, so that a disturbance of the machine meets all alike."""
+    runs = {name: max(1, min(20, round(TURN / _seconds(run, 1)))) for name, run in sides.items()}
+    turns = [{name: _seconds(run, runs[name]) for name, run in sides.items()} for _ in range(repeats)]
+    return {name: statistics.median(turn[name] for turn in turns) for name in sides}
+
+
+def _seconds(run: Callable[[], object], number: int) -> float:
+    start = time.perf_counter()
+    for _ in range(number):
+        run()
+    return (time.perf_counter() - start) / number
+
+
+def row(name: str, settings: Row, seconds: Mapping[str, float], *, baseline: str, candidate: str) -> Row:
+    times = {f"{side}_seconds": value for side, value in seconds.items()}
+    return {"name": name, **settings, **times, "ratio": seconds[baseline] / seconds[candidate]}
+
+
+def report(rows: Sequence[Row], path: Path | None) -> None:
+    """Prints the rows, milliseconds in place of seconds, and writes them to the JSON file if there is one."""
+    table = [[column.replace("_seconds", " ms") for column in rows[0]]]
+    table += [[_cell(column, value) for column, value in line.items()] for line in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+    if path is not None:
+        path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+def _cell(column: str, value: str | int | float) -> str:
+    if column.endswith("_seconds"):
+        return f"{1000 * float(value):.2f}"
+    return f"{value:.1f}x" if column == "ratio" else str(value)

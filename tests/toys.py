@@ -90,4 +90,5 @@ def seeded(seed: int, channels: int = 4, *, norm: bool = False, dropout: float =
 
 def relative(value: Tensor, expected: Tensor) -> float:
     """Norm of the difference over the norm of what is expected."""
-    return float((value.double() - expected.double()).norm() / expected.double().norm().clamp(min=1e-30))
+    value, expected = value.detach().double(), expected.detach().double()
+    return float((value - expected).norm() / expected.norm().clamp(min=1e-30))

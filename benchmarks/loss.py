@@ -70,7 +70,7 @@ def compare(batch: int, layout: str, shape: Callable[..., Tensor], share: float,
 
 
 def main() -> None:
-    chosen = options("imitation loss: dense against sparse", repeats=5)
+    chosen = options("imitation loss: dense against sparse", repeats=3)
     cases = product((1, 2), ("contiguous", "channels_last"), (boxes, scattered), (0.02, 0.05, 0.1, 0.2, 0.4))
     report([compare(*case, chosen.repeats) for case in cases], chosen.json)
 

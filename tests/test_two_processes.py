@@ -1,0 +1,113 @@
+"""A distiller under DistributedDataParallel: two gloo processes must train like one on the batch of both.
+
+The processes are started once; the tests read what they wrote.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from eyas.distiller import Distiller
+from eyas.methods import FGFI
+from eyas.types import Target
+from toys import relative, seeded, toy_target
+
+SIZE = (64, 96)
+# Objects per image, two images on each process. In "one empty" the second process has no box at all.
+CASES = {"uneven": (3, 1, 1, 0), "one empty": (2, 1, 0, 0), "all empty": (0, 0, 0, 0)}
+BOXES = ((8.0, 8.0, 30.0, 30.0), (50.0, 20.0, 95.0, 60.0), (0.0, 40.0, 20.0, 64.0))
+
+
+def batch(case: str) -> tuple[Tensor, list[Target]]:
+    """The images and targets of both processes."""
+    images = torch.rand(4, 3, *SIZE, generator=torch.Generator().manual_seed(9))
+    return images, [toy_target(*BOXES[:count]) for count in CASES[case]]
+
+
+def distiller(sparse_below: float, start_step: int) -> Distiller:
+    method = FGFI(1.0, init_std=0.1, sparse_below=sparse_below, start_step=start_step)
+    return Distiller(seeded(0), seeded(1, 6, norm=True), method)
+
+
+def train_step(
+    case: str, part: slice, *, parallel: bool, sparse_below: float = 1.1, start_step: int = 0
+) -> dict[str, Any]:
+    """One step; the losses, the gradients before it and the parameters behind it."""
+    model = distiller(sparse_below, start_step)
+    module: nn.Module = DistributedDataParallel(model) if parallel else model
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    images, targets = batch(case)
+    losses = module(images[part], targets[part])
+    torch.stack(list(losses.values())).sum().backward()
+    named = dict(model.named_parameters())
+    gradients = {name: parameter.grad.clone() for name, parameter in named.items()}
+    optimizer.step()
+    return {
+        "losses": {name: loss.detach() for name, loss in losses.items()},
+        "gradients": gradients,
+        "parameters": {name: parameter.detach().clone() for name, parameter in named.items()},
+    }
+
+
+def worker(rank: int, folder: str) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    part = slice(2 * rank, 2 * rank + 2)
+    found = {
+        (case, sparse_below): train_step(case, part, parallel=True, sparse_below=sparse_below)
+        for case in CASES
+        for sparse_below in (0.0, 1.1)
+    }
+    found["waiting", 1.1] = train_step("uneven", part, parallel=True, start_step=1)
+    torch.save(found, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, float], dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(worker, (str(folder),), nprocs=2)
+    return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("sparse_below", [0.0, 1.1])
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_those_of_one_process(ranks: list[Any], case: str, sparse_below: float) -> None:
+    """N_p must be that of both processes, over their number, because gradients are averaged."""
+    alone = train_step(case, slice(None), parallel=False)
+    for rank in ranks:
+        found = rank[case, sparse_below]["gradients"]
+        assert found.keys() == alone["gradients"].keys()
+        for name, expected in alone["gradients"].items():
+            assert relative(found[name], expected) < 1e-5, name
+
+
+@pytest.mark.parametrize("case", ["uneven", "one empty"])
+def test_losses_average_to_that_of_one_process(ranks: list[Any], case: str) -> None:
+    """An earlier port read zero here."""
+    values = [float(rank[case, 1.1]["losses"]["fgfi"]) for rank in ranks]
+    alone = float(train_step(case, slice(None), parallel=False)["losses"]["fgfi"])
+    assert alone > 0 and values[0] > 0
+    assert sum(values) / 2 == pytest.approx(alone, rel=1e-5)
+    assert (values[1] == 0) == (case == "one empty")
+
+
+@pytest.mark.parametrize("case", [*CASES, "waiting"])
+def test_processes_stay_in_step(ranks: list[Any], case: str) -> None:
+    first, second = (rank[case, 1.1]["parameters"] for rank in ranks)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    start = dict(distiller(1.1, 0).named_parameters())
+    moved = {name for name, value in first.items() if not torch.equal(value, start[name])}
+    adapters = {name for name in first if "adapters" in name}
+    assert len(adapters) == 4
+    trained = case in ("uneven", "one empty")
+    assert adapters <= moved if trained else adapters.isdisjoint(moved)
+    assert not any("teacher" in name for name in first)

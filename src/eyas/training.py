@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,15 @@ def preflight(distiller: Distiller, trainer: Trainer, progress: Progress) -> Non
     )
     adapters = sum(parameter.numel() for parameter in distiller.methods.parameters())
     progress.say(f"pairs     {pairs}   adapters {adapters / 1e6:.2f} M params, dropped after training")
+    images, targets = next(iter(trainer.train))
+    distiller.train()
+    balance = distiller.balance(images, targets)
+    for name, ratio in balance.gradient_ratio().items():
+        progress.say(
+            f"{name:<9} {balance.notes.get(name, '')}\n{'':<9} imitation : detection   loss "
+            f"{balance.imitation[name]:.3g} : {balance.detection:.3g}   gradient {ratio:.2g} : 1 (adapters just made)"
+        )
+    trainer.log("balance", step=trainer.step, **asdict(balance))
 
 
 def _describe(spec: ModelSpec, detector: Detector) -> str:

@@ -139,6 +139,16 @@ class FGFI(Method):
             box_ranges=[level.box_range for level in teacher.levels],
         )
 
+    def describe(self, teacher: View, targets: Sequence[Target]) -> str:
+        masks = self.masks(teacher, targets)
+        cells = sum(mask.numel() for mask in masks)
+        levels = ", ".join(
+            f"{float(mask.float().mean()):.0%} at stride {level.stride}"
+            for mask, level in zip(masks, teacher.levels, strict=True)
+        )
+        near = float(torch.stack([mask.sum() for mask in masks]).sum()) / cells
+        return f"{near:.0%} of cells near (psi {self.psi:g}, {self.assignment}): {levels}"
+
     def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> dict[str, Tensor]:
         masks = self.masks(teacher, targets)
         near = near_cells(masks)

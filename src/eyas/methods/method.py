@@ -51,6 +51,10 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def describe(self, teacher: View, targets: Sequence[Target]) -> str:
+        """What a user should see of the method on a batch before training starts; empty when there is nothing."""
+        return ""
+
     def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The weighted loss terms of one batch, scalars by name."""
         raise NotImplementedError

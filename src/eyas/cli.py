@@ -29,7 +29,7 @@ def run_config(function: Callable[..., Any], parser: ArgumentParser, config: Nam
     config = config.clone()
     config.pop("config", None)
     with command_config(parser.dump(config, skip_validation=True)):
-        return function(**vars(parser.instantiate_classes(config)))
+        return function(**vars(parser.instantiate(config)))
 
 
 def run_recipe(function: Callable[..., Any], recipes: Sequence[Path], overrides: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""`eyas demo`: distil a detector on bundled pixels, measure it, draw it. Its trainings are commands a user could type."""
+"""`eyas demo`: distil a detector on bundled pixels, measure it, draw it. Its trainings are commands of the product."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def summarise(data: Path, teacher: Path, runs: Mapping[str, Sequence[Path]]) -> 
     for name, folder in (("teacher", teacher), *((arm, folders[0]) for arm, folders in runs.items())):
         summary[name]["cost"] = asdict(measure(load(folder), ModelSpec.load(folder).resize.output_size((1, 1))))
     pairs = list(zip(*(summary[name]["map"]["values"] for name in ("plain", "distilled", "teacher")), strict=True))
-    summary["gap_closed"] = _spread([(distilled - plain) / (best - plain) for plain, distilled, best in pairs])
+    summary["gap_closed"] = _gap_closed(pairs)
     summary["gain"] = _spread([distilled - plain for plain, distilled, _ in pairs])
     summary["data_hash"] = data_hash(data)
     return summary
@@ -132,10 +132,8 @@ def table(summary: Mapping[str, Any]) -> Table:
         )
     gain, closed = summary["gain"], summary["gap_closed"]
     seeds = len(gain["values"])
-    result.caption = (
-        f"gain {gain['mean']:+.3f} mAP (spread over {seeds} seeds {gain['spread']:.3f})   "
-        f"gap closed {closed['mean']:.0%} (spread {closed['spread']:.0%})"
-    )
+    result.caption = f"gain {gain['mean']:+.3f} mAP (spread over {seeds} seeds {gain['spread']:.3f})   gap closed "
+    result.caption += f"{closed['mean']:.0%} (spread {closed['spread']:.0%})" if closed["mean"] is not None else "-"
     return result
 
 
@@ -178,6 +176,13 @@ def _scores(summaries: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 def _spread(values: Sequence[float]) -> dict[str, Any]:
     """Mean, values, and largest less smallest, which two or three values say more honestly than a deviation."""
     return {"mean": statistics.fmean(values), "values": list(values), "spread": max(values) - min(values)}
+
+
+def _gap_closed(scores: Sequence[tuple[float, float, float]]) -> dict[str, Any]:
+    """The share of the way from plain to teacher that distillation goes; null where the teacher is not above plain."""
+    if any(teacher <= plain for plain, _, teacher in scores):
+        return {"mean": None, "values": [None] * len(scores), "spread": None}
+    return _spread([(distilled - plain) / (teacher - plain) for plain, distilled, teacher in scores])
 
 
 def _with_spread(figure: Mapping[str, Any]) -> str:

@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+# One thread per test process, asleep while it waits: two processes then share two cores without treading on each other.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2
 
 .PHONY: demo test test-slow lint clean
 .DELETE_ON_ERROR:
@@ -11,10 +13,10 @@ demo: $(VENV)/.demo
 	$(BIN)/eyas demo
 
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check src tests benchmarks

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse.typing import PositiveInt
 
 from eyas.cli import command_parser, run_config, summary
 from eyas.commands import data, evaluate, predict, recipes
 from eyas.demo import demo
+from eyas.launch import launch
 from eyas.training import distill, train
 from eyas.types import EyasError
 
@@ -45,12 +46,14 @@ Every option can stand in a YAML file given by --config; --print_config prints t
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 2 for bad input, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append("")  # methods and teachers of your own are imported from the folder you are in
     try:
         parser, commands = build_parser()
         config = parser.parse_args(arguments)
         name = config.subcommand
         return _run(name, config[name], commands[name], arguments)
-    except EyasError as error:
+    except (EyasError, ArgumentError) as error:
         print(f"eyas: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -60,13 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     """The parser and those of its commands, built from the signatures and docstrings of `COMMANDS`."""
-    parser = ArgumentParser(prog="eyas", description=STORY, formatter_class=_KeepLines)
+    parser = ArgumentParser(prog="eyas", description=STORY, formatter_class=_KeepLines, exit_on_error=False)
     subcommands = parser.add_subcommands(metavar="COMMAND")
     commands = {}
     for name, function in COMMANDS.items():
         command = recipes_parser() if name == "recipes" else command_parser(function, positional=name in POSITIONAL)
         if name in LAUNCHED:
-            command.add_argument("--devices", type=int, default=1, help="Processes to start, one for each device.")
+            command.add_argument("--devices", type=PositiveInt, default=1, help="Processes to start, one for each device.")
         subcommands.add_subcommand(name, command, help=summary(function))
         commands[name] = command
     return parser, commands
@@ -74,7 +77,8 @@ def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
 
 def recipes_parser() -> ArgumentParser:
     """Both arguments of `recipes` are optional and given by place, which a signature cannot say."""
-    parser = ArgumentParser(description=summary(recipes))
+    parser = ArgumentParser(description=summary(recipes), exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
     parser.add_argument("action", nargs="?", default="list", choices=["list", "copy"], help="What to do.")
     parser.add_argument("name", nargs="?", type=str | None, default=None, help="The recipe to copy, as listed.")
     return parser
@@ -88,10 +92,9 @@ class _KeepLines(DefaultHelpFormatter):
 
 
 def _run(name: str, config: Namespace, parser: ArgumentParser, arguments: Sequence[str]) -> int:
-    devices: int = config.pop("devices", 1)
+    devices: int = config.get("devices", 1)
     if devices > 1 and "LOCAL_RANK" not in os.environ:
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={devices}"]
-        return subprocess.run([*launch, "-m", "eyas", *arguments], check=False).returncode
+        return launch([sys.executable, "-m", "eyas", *arguments], devices)
     run_config(COMMANDS[name], parser, config)
     return 0
 

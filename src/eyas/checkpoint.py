@@ -7,8 +7,7 @@ own library's names, and ``last.pt``, the state a run resumes from.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import nn
 
 from eyas.data.transforms import Resize
 from eyas.detectors import build
+from eyas.files import write_atomic, write_json
 from eyas.types import Detector, EyasError
 
 SPEC = "model.json"
@@ -51,8 +51,7 @@ class ModelSpec:
         return build(self.model, self.classes, backbone=self.backbone, weights=weights, options=self.options)
 
     def save(self, folder: Path) -> None:
-        text = json.dumps({**asdict(self), "options": dict(self.options)}, indent=2)
-        write_atomic(folder / SPEC, lambda path: path.write_text(text + "\n"))
+        write_json(folder / SPEC, {**asdict(self), "options": dict(self.options)})
 
     @classmethod
     def load(cls, folder: Path) -> ModelSpec:
@@ -126,21 +125,3 @@ def load_state(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch.load documents no exception types
         raise EyasError(f"{path}: not a readable checkpoint ({error})") from error
     return state
-
-
-def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside its place, flush it to the disk, rename it there: readers see the old file or the new one.
-
-    Raises:
-        EyasError: the disk is full or the place is not writable; nothing partly written is left.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        write(part)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap the system's errors
-        raise EyasError(f"{path}: could not be written ({error}); free some space, or choose another --out") from error
-    finally:
-        part.unlink(missing_ok=True)

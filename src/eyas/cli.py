@@ -13,7 +13,7 @@ from eyas.runlog import command_config
 
 def command_parser(function: Callable[..., Any], *, positional: bool = False) -> ArgumentParser:
     """The parser of a command: options from its signature, help from its docstring, ``--config`` for a YAML file."""
-    parser = ArgumentParser(description=summary(function), exit_on_error=True)
+    parser = ArgumentParser(description=summary(function), exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
     parser.add_function_arguments(function, as_positional=positional)
     return parser
@@ -29,7 +29,9 @@ def run_config(function: Callable[..., Any], parser: ArgumentParser, config: Nam
     config = config.clone()
     config.pop("config", None)
     with command_config(parser.dump(config, skip_validation=True)):
-        return function(**vars(parser.instantiate(config)))
+        options = vars(parser.instantiate(config))
+        options.pop("devices", None)  # of the command line, not of the function: how many processes there are
+        return function(**options)
 
 
 def run_recipe(function: Callable[..., Any], recipes: Sequence[Path], overrides: Mapping[str, Any]) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +15,13 @@ import yaml
 
 from eyas.args import DataArgs
 from eyas.benchmark import measure
-from eyas.checkpoint import SPEC, ModelSpec, load, write_atomic
+from eyas.checkpoint import SPEC, ModelSpec, load
 from eyas.data import DataSource, eval_transform, read, to_record_frame
 from eyas.data.images import SUFFIXES, decode, image_size
-from eyas.data.report import report
+from eyas.data.report import check_images, report
 from eyas.engine import val_loader
 from eyas.evaluation import EvaluationResult, default_metric
+from eyas.files import could_not_write, write_atomic, write_json
 from eyas.inference import anchor_grids, predict_records, score
 from eyas.plots import draw_detections
 from eyas.progress import Progress
@@ -32,6 +34,7 @@ def data(
     split: list[str] | None = None,
     format: str | None = None,
     classes: list[str] | None = None,
+    images: bool = False,
     model: Path | None = None,
 ) -> None:
     """Say what is in a data set, and every box or record that would be dropped, with file and line.
@@ -41,15 +44,17 @@ def data(
         split: the splits to look at; train and val when left out.
         format: coco, voc, kitti or yolo; recognised from the folder when left out.
         classes: class names in label order; taken from the data set when left out.
-        model: run folder of a detector, whose anchors are then compared with the boxes.
+        images: also decode every image, and list those that a training would stop at.
+        model: run folder of a detector, whose anchors are then compared with the boxes in its input.
     """
+    resize = grids = None
+    if model is not None:
+        resize, grids = ModelSpec.load(model).resize, partial(anchor_grids, load(model))
     for name in split or ["train", "val"]:
         source = read(path, name, format=format, classes=classes)
-        if model is None:
-            print(report(source), end="\n\n")
-            continue
-        detector, spec = load(model), ModelSpec.load(model)
-        print(report(source, resize=spec.resize, grids=lambda size, own=detector: anchor_grids(own, size)), end="\n\n")
+        if images:
+            source = replace(source, problems=(*source.problems, *check_images(source)))
+        print(report(source, resize=resize, grids=grids), end="\n\n")
 
 
 def evaluate(
@@ -76,10 +81,11 @@ def evaluate(
         device: auto takes the accelerator where there is one; cpu does not.
         json_file: also write the figures there.
     """
-    config = run_config(run)
+    spec, config = ModelSpec.load(run), run_config(run)
     dataset = config.get("dataset", {})
-    folder = data or _needed(config.get("data"), f"{run} does not say which data it was trained on; give --data")
-    spec = ModelSpec.load(run)
+    folder = data or config.get("data")
+    if folder is None:
+        raise EyasError(f"{run} does not say which data it was trained on; give --data")
     source = read(
         Path(folder),
         split or dataset.get("val_split", "val"),
@@ -91,7 +97,7 @@ def evaluate(
     where = pick_device(device)
     rows = {"model": (run, load(run, best=best))}
     teacher = config.get("teacher")
-    if teacher is not None and Path(teacher, SPEC).is_file():
+    if teacher is not None and Path(teacher, SPEC).is_file() and ModelSpec.load(Path(teacher)).classes == spec.classes:
         rows["teacher"] = (Path(teacher), load(teacher))
     figures: dict[str, Any] = {"metric": metric, "data": str(folder), "split": source.split}
     with Progress() as progress:
@@ -101,7 +107,7 @@ def evaluate(
             progress.say(f"{name}  {path}\n{result.table()}\n{result.headline()}   {cost.headline()}\n")
             figures[name] = {"summary": result.summary, "per_class": result.per_class, "cost": asdict(cost)}
     if json_file is not None:
-        write_atomic(json_file, lambda part: part.write_text(json.dumps(figures, indent=2) + "\n"))
+        write_json(json_file, figures)
 
 
 def evaluate_detector(
@@ -141,27 +147,25 @@ def predict(
         best: take the best checkpoint in place of the last.
         device: auto takes the accelerator where there is one; cpu does not.
     """
-    paths = find_images(images)
+    drawings = drawings_of(find_images(images), images, out)
     spec, detector, where = ModelSpec.load(run), load(run, best=best), pick_device(device)
     detector.network.to(where)
-    out.mkdir(parents=True, exist_ok=True)
     transform = eval_transform(spec.resize)
     entries: list[dict[str, Any]] = []
     with Progress() as progress, torch.no_grad():
-        task = progress.task("predict", len(paths))
-        for path in paths:
+        task = progress.task("predict", len(drawings))
+        for path, drawn in drawings.items():
             record = unlabelled(path)
             pixels, _ = transform(decode(record), {"boxes": record.boxes, "labels": record.labels})
             found = detector.predict(pixels[None].to(where))[0]
             found = Prediction(**{key: value.cpu() for key, value in found.items()})
             found = to_record_frame(found, record, (pixels.shape[-2], pixels.shape[-1]))
             entries += as_json(record, found, spec.classes)
-            drawn = out / path.relative_to(images if images.is_dir() else images.parent).with_suffix(".png")
-            drawn.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(drawn.parent)
             draw_detections(drawn, decode(record) / 255, found, spec.classes, threshold=threshold)
             progress.advance(task)
-    write_atomic(out / "predictions.json", lambda part: part.write_text(json.dumps(entries, indent=1) + "\n"))
-    print(f"{len(entries)} detections in {len(paths)} images: {out / 'predictions.json'} and drawn beside it")
+    write_json(out / "predictions.json", entries)
+    print(f"{len(entries)} detections in {len(drawings)} images: {out / 'predictions.json'} and drawn beside it")
 
 
 def recipes(action: Literal["list", "copy"] = "list", name: str | None = None) -> None:
@@ -213,6 +217,33 @@ def find_images(path: Path) -> list[Path]:
     return found
 
 
+def drawings_of(paths: Sequence[Path], root: Path, out: Path) -> dict[Path, Path]:
+    """Image -> the PNG of its detections, in the same folders below ``out`` as the images below ``root``.
+
+    Images that differ in their suffix alone keep it: a.jpg.png, a.bmp.png. Raises EyasError when a drawing would
+    overwrite an image.
+    """
+    base = root if root.is_dir() else root.parent
+    count = Counter(path.with_suffix("") for path in paths)
+    drawings = {
+        path: out / path.relative_to(base).with_name((path.name if count[path.with_suffix("")] > 1 else path.stem) + ".png")
+        for path in paths
+    }
+    inputs = {path.resolve() for path in paths}
+    for drawn in drawings.values():
+        if drawn.resolve() in inputs:
+            raise EyasError(f"{drawn} is one of the images and would be overwritten; choose another --out")
+    return drawings
+
+
+def make_folder(folder: Path) -> None:
+    """Raises EyasError when it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise could_not_write(folder, error) from error
+
+
 def unlabelled(path: Path) -> Record:
     """A record for an image that has no annotations."""
     width, height = image_size(path)
@@ -233,9 +264,3 @@ def as_json(record: Record, found: Prediction, classes: Sequence[str]) -> list[d
             found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True
         )
     ]
-
-
-def _needed(value: Any, message: str) -> Any:
-    if value is None:
-        raise EyasError(message)
-    return value

@@ -7,24 +7,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast, send_to_device, set_seed
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from eyas.args import DataArgs, OptimArgs, RunArgs
 from eyas.checkpoint import BEST, RESUME, ModelSpec, load_state, save_state, save_weights
-from eyas.data import DataSource, eval_transform, loader, train_transform
+from eyas.data import DataSource, collate, eval_transform, loader, train_transform
+from eyas.data.dataset import Loader
 from eyas.evaluation import EvaluationResult
-from eyas.inference import predict_records, score
+from eyas.inference import gather, predict_records, score
+from eyas.optim import average_of, make_optimizer, schedule
 from eyas.progress import Progress
 from eyas.runlog import RunLog
-from eyas.types import Detector, EyasError, Prediction, Target
+from eyas.types import Detector, EyasError, Target
 
 
 class LossModule(Protocol):
@@ -81,17 +85,10 @@ class Trainer:
         self.optim, self.run, self.folder, self.accelerator = optim, run, folder, accelerator
         if run.channels_last:
             model.to(memory_format=torch.channels_last)
-        batches = loader(
-            train,
-            train_transform(data.resize, data.augment),
-            batch_size=data.batch_size,
-            shuffle=True,
-            workers=data.workers,
-            seed=run.seed,
-        )
+        self._batches = train_loader(train, data, run.seed)
         # The optimiser is made from the whole module, so that adapters train with the student.
         self.model, self.optimizer, self.train, self.val = accelerator.prepare(
-            model, make_optimizer(model, optim), batches, val_loader(val, data)
+            model, make_optimizer(model, optim), self._batches, val_loader(val, data)
         )
         self.steps_per_epoch = math.ceil(len(self.train) / optim.accumulate)
         self.total_steps = self.steps_per_epoch * run.epochs
@@ -105,12 +102,17 @@ class Trainer:
         """The detector that is evaluated and saved: the running average where one is kept."""
         return self.student if self.ema is None else self.ema.module
 
+    def first_batch(self) -> tuple[Tensor, list[Target]]:
+        """The images and targets of the first step, without starting the workers; the same on every process."""
+        picked = islice(self._batches.sampler, self._batches.batch_size)
+        batch: tuple[Tensor, list[Target]] = collate([self._batches.dataset[draw] for draw in picked])
+        return send_to_device(batch, self.accelerator.device)
+
     def fit(self, progress: Progress) -> EvaluationResult:
         """Train to the last epoch, evaluating on the way; returns the last evaluation."""
-        # Adapters and teachers may have drawn random numbers: from here on, runs of one seed see the same dropout.
-        set_seed(self.run.seed)
         if self.run.resume:
             self._resume()
+            progress.say(f"resume    after epoch {self.epoch}")
         if self.accelerator.is_main_process:
             self.spec.save(self.folder)
         result: EvaluationResult | None = None
@@ -127,13 +129,8 @@ class Trainer:
 
     def evaluate(self, progress: Progress) -> EvaluationResult:
         """Evaluate on the validation images, log it, and save the weights as the last and, if they are, the best."""
-        source = self.sources["val"]
-        task = progress.task("evaluate", len(source.records))
-        mine = predict_records(
-            self.evaluated, self.val, source, advance=lambda images: progress.advance(task, images)
-        )
-        result = score(self.metric, source, gather(mine))
-        progress.finish(task)
+        same_buffers(self.evaluated.network)
+        result = self.score(self.evaluated, progress, "evaluate")
         progress.say(f"epoch {self.epoch:3d}/{self.run.epochs}  {result.headline()}")
         self.log("val", epoch=self.epoch, step=self.step, summary=result.summary, per_class=result.per_class)
         if self.accelerator.is_main_process:
@@ -143,8 +140,17 @@ class Trainer:
         self.best = max(self.best, result.primary)
         return result
 
+    def score(self, detector: Detector, progress: Progress, name: str) -> EvaluationResult:
+        """Score a detector on the validation images, shared out among the processes."""
+        source = self.sources["val"]
+        task = progress.task(name, len(source.records))
+        mine = predict_records(detector, self.val, source, advance=lambda images: progress.advance(task, images))
+        progress.finish(task)
+        return score(self.metric, source, gather(mine))
+
     def _train_epoch(self, advance: Callable[[Mapping[str, float]], None]) -> None:
         self.model.train()
+        seed_epoch(self.run.seed, self.epoch, self.accelerator.process_index)
         self.train.set_epoch(self.epoch)
         for images, targets in self.train:
             with self.accelerator.accumulate(self.model):
@@ -195,12 +201,14 @@ class Trainer:
             "scheduler": self.scheduler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
-            "random": torch.get_rng_state(),
             "progress": {"epoch": self.epoch, "step": self.step, "best": self.best, "epochs": self.run.epochs},
         }
         save_state(state, self.folder / RESUME)
 
     def _resume(self) -> None:
+        if not (self.folder / RESUME).exists() and not (self.folder / self.spec.weights).exists():
+            self.log("resume", epoch=0, step=0)  # stopped before the first checkpoint: the beginning is where it was
+            return
         state = load_state(self.folder / RESUME)
         progress = state["progress"]
         if progress["epochs"] != self.run.epochs:
@@ -215,20 +223,16 @@ class Trainer:
             self.ema.load_state_dict(state["ema"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["random"])
         self.epoch, self.step, self.best = (progress[key] for key in ("epoch", "step", "best"))
-
-
-def gather(mine: dict[int, Prediction]) -> dict[int, Prediction]:
-    """The predictions of all processes, by record index; records padded in to even the shards occur once."""
-    shards: list[dict[int, Prediction]] = gather_object([mine])
-    return {index: found for shard in shards for index, found in shard.items()}
+        self.log("resume", epoch=self.epoch, step=self.step)
 
 
 def make_accelerator(run: RunArgs, optim: OptimArgs) -> Accelerator:
     """The accelerator of a run, with its seed and threads set."""
     if run.threads:
         torch.set_num_threads(run.threads)
+    # accelerate keeps its settings as long as the process lives; a second run in it may have others.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     accelerator = Accelerator(
         cpu=run.device == "cpu", mixed_precision=run.precision, gradient_accumulation_steps=optim.accumulate
     )
@@ -236,7 +240,34 @@ def make_accelerator(run: RunArgs, optim: OptimArgs) -> Accelerator:
     return accelerator
 
 
-def val_loader(source: DataSource, data: DataArgs) -> Any:
+def seed_epoch(seed: int, epoch: int, process: int) -> None:
+    """Seed torch's generators, on every device, for one epoch of one process.
+
+    What dropout draws then depends on nothing that came before: a resumed run, and a plain and a distilled run of one
+    seed, draw the same.
+    """
+    torch.manual_seed(int(np.random.SeedSequence((seed, epoch, process)).generate_state(1, np.uint32)[0]))
+
+
+def same_buffers(network: nn.Module) -> None:
+    """Give every process the buffers of the first, whose weights are saved; BatchNorm's differ by what each has seen."""
+    for buffer in network.buffers():
+        broadcast(buffer)
+
+
+def train_loader(source: DataSource, data: DataArgs, seed: int) -> Loader:
+    """The batches of a data set, augmented, in an order that depends on the seed and the epoch alone."""
+    return loader(
+        source,
+        train_transform(data.resize, data.augment),
+        batch_size=data.batch_size,
+        shuffle=True,
+        workers=data.workers,
+        seed=seed,
+    )
+
+
+def val_loader(source: DataSource, data: DataArgs) -> Loader:
     """The batches of a data set, resized and not augmented, in order."""
     return loader(
         source,
@@ -246,40 +277,3 @@ def val_loader(source: DataSource, data: DataArgs) -> Any:
         workers=data.workers,
         seed=0,
     )
-
-
-def make_optimizer(model: nn.Module, optim: OptimArgs) -> torch.optim.Optimizer:
-    """SGD or AdamW on the trainable parameters; only those of two and more dimensions decay."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": optim.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if optim.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum)
-    return torch.optim.AdamW(groups, lr=optim.lr)
-
-
-def schedule(optim: OptimArgs, total: int) -> Callable[[int], float]:
-    """The learning rate's factor at each optimiser step of a run of ``total`` steps."""
-    warmup = round(optim.warmup * total)
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        done = (step - warmup) / max(total - warmup, 1)
-        if optim.schedule == "cosine":
-            return (1 + math.cos(math.pi * min(done, 1.0))) / 2
-        if optim.schedule == "step":
-            passed: int = sum(step >= milestone * total for milestone in optim.milestones)
-            return optim.gamma**passed
-        return 1.0
-
-    return factor
-
-
-def average_of(student: Detector, decay: float) -> AveragedModel | None:
-    """A running average of the student's weights and buffers, or None at decay 0."""
-    if not decay:
-        return None
-    return AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

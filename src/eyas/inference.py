@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from eyas.anchors import AnchorGrid
@@ -59,3 +60,9 @@ def score(metric: str, source: DataSource, predictions: dict[int, Prediction]) -
     """Evaluate predictions of every record of a source, by index."""
     ordered: Sequence[Prediction] = [predictions[index] for index in range(len(source.records))]
     return evaluate(metric, source.records, source.classes, ordered)
+
+
+def gather(mine: dict[int, Prediction]) -> dict[int, Prediction]:
+    """The predictions of all processes, by record index; records padded in to even the shards occur once."""
+    shards: list[dict[int, Prediction]] = gather_object([mine])
+    return {index: found for shard in shards for index, found in shard.items()}

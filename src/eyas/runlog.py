@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from eyas.files import could_not_write, json_text, write_atomic, write_json
 from eyas.types import EyasError
 
 CONFIG = "config.yaml"
 LOG = "log.jsonl"
 VERSIONS = "versions.json"
+FREE = ("data", "out", "teacher", "devices", "dataset.workers", "run.device", "run.threads", "run.log_every", "run.resume")
+"""Options that may change when a run is resumed: they say where things are and how fast, not what is trained."""
 
 _config: ContextVar[str] = ContextVar("config", default="")
 
@@ -44,26 +48,35 @@ class RunLog:
     Every process may hold one; only the main process writes.
 
     Args:
-        folder: the run folder; made if missing.
+        folder: the run folder.
         writes: whether this process is the one that writes.
     """
 
     def __init__(self, folder: Path, *, writes: bool = True) -> None:
         self.path = folder / LOG
         self.writes = writes
-        if writes:
-            folder.mkdir(parents=True, exist_ok=True)
+        self._mended = False
 
     def __call__(self, kind: str, **values: Any) -> None:
-        """Write one line. NaN and infinities become null, which JSON has."""
-        if self.writes:
-            line = json.dumps(_finite({"kind": kind, "time": round(time.time(), 3), **values}))
+        """Write one line. NaN and infinities become null. Raises EyasError when the disk is full."""
+        if not self.writes:
+            return
+        line = json_text({"kind": kind, "time": round(time.time(), 3), **values})
+        try:
+            if not self._mended:
+                _cut_torn_line(self.path)
+                self._mended = True
             with self.path.open("a") as file:
                 file.write(line + "\n")
+        except OSError as error:
+            raise could_not_write(self.path, error) from error
 
 
-def read_log(folder: Path, kind: str | None = None) -> Iterator[dict[str, Any]]:
-    """The lines of a run's log, those of one kind or all. A torn last line, left by a killed run, is passed over.
+def read_log(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """The lines of a run's log, those of one kind or all.
+
+    Steps that a resumed run did again are given once, as they were done the last time; a torn last line, left by a
+    killed run, is passed over.
 
     Raises:
         EyasError: the folder has no log.
@@ -71,27 +84,55 @@ def read_log(folder: Path, kind: str | None = None) -> Iterator[dict[str, Any]]:
     path = folder / LOG
     if not path.is_file():
         raise EyasError(f"{folder}: no {LOG} here; give the folder of a run")
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            record = json.loads(line)
-            if kind is None or record["kind"] == kind:
-                yield record
+    lines: list[dict[str, Any]] = []
+    for text in path.read_text().splitlines(keepends=True):
+        if not text.endswith("\n"):
+            break
+        line = json.loads(text)
+        if line["kind"] == "resume":
+            lines = [earlier for earlier in lines if earlier.get("step", 0) <= line["step"]]
+        lines.append(line)
+    return [line for line in lines if kind is None or line["kind"] == kind]
 
 
-def start_folder(folder: Path, *, resume: bool, config: str) -> None:
-    """Make a run folder with the resolved config and the versions in it.
+def check_folder(folder: Path, *, resume: bool, config: str) -> None:
+    """Whether a run may start, or go on, in a folder.
+
+    Args:
+        folder: the run folder; it need not exist.
+        resume: go on with the run that is there.
+        config: YAML of the options; a resumed run must have those that it began with, but for `FREE`.
 
     Raises:
-        EyasError: the folder holds a run already and ``resume`` is off, or the reverse.
+        EyasError: the folder holds a run and ``resume`` is off, or the reverse, or the options are others.
     """
     holds_run = (folder / LOG).exists() or (folder / CONFIG).exists()
     if holds_run and not resume:
         raise EyasError(f"{folder} already holds a run; choose another --out, or go on with it by --run.resume true")
-    if resume and not holds_run:
+    if not resume:
+        return
+    if not holds_run:
         raise EyasError(f"{folder} holds no run to resume; check --out, or leave --run.resume out")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(config)
-    (folder / VERSIONS).write_text(json.dumps(versions(), indent=2) + "\n")
+    before, now = (_options(text) for text in ((folder / CONFIG).read_text(), config))
+    if not before or not now:
+        return  # started from Python, where there is no config to compare
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name) and name not in FREE:
+            raise EyasError(
+                f"{folder} holds a run with {name} {before.get(name)}, not {now.get(name)}; resume it as it began "
+                f"(--config {folder / CONFIG} --run.resume true), or start another one in another --out"
+            )
+
+
+def start_folder(folder: Path, *, config: str) -> None:
+    """Make a run folder with the resolved config and the versions in it; a resumed run keeps the config it has."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise could_not_write(folder, error) from error
+    if not (folder / CONFIG).exists():
+        write_atomic(folder / CONFIG, lambda part: part.write_text(config))
+    write_json(folder / VERSIONS, versions())
 
 
 def versions() -> dict[str, str]:
@@ -101,9 +142,22 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found, "machine": platform.machine(), "cpus": str(os.cpu_count())}
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
+def _cut_torn_line(path: Path) -> None:
+    """Remove what a killed run wrote of its last line, so that the next one does not continue it."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _options(text: str) -> dict[str, Any]:
+    """Option name, dotted, to value."""
+    return dict(_flat("", yaml.safe_load(text) or {}))
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(f"{prefix}{key}.", value)
+        else:
+            yield prefix + key, value

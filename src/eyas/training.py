@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from accelerate import Accelerator
@@ -12,13 +14,12 @@ from accelerate import Accelerator
 from eyas.args import DataArgs, OptimArgs, RunArgs
 from eyas.checkpoint import ModelSpec, load
 from eyas.data import DataSource, read
-from eyas.distiller import Distiller, describe_levels
-from eyas.engine import LossModule, PlainStudent, Trainer, gather, make_accelerator
+from eyas.distiller import Balance, Distiller, describe_levels
+from eyas.engine import LossModule, PlainStudent, Trainer, make_accelerator
 from eyas.evaluation import EvaluationResult, default_metric
-from eyas.inference import predict_records, score
 from eyas.methods import FGFI, Method
 from eyas.progress import Progress
-from eyas.runlog import resolved_config, start_folder
+from eyas.runlog import check_folder, resolved_config, start_folder
 from eyas.types import Detector, EyasError
 
 WEAK_TEACHER = 0.05
@@ -52,7 +53,9 @@ def train(
         spec = ModelSpec(model, setup.train.classes, backbone, options or {}, dataset.resize, "model.safetensors")
         student = spec.build(weights)
         setup.say(f"model     {_describe(spec, student)}")
-        return setup.trainer(PlainStudent(student), spec).fit(setup.progress)
+        trainer = setup.trainer(PlainStudent(student), spec)
+        setup.start()
+        return trainer.fit(setup.progress)
 
 
 def distill(
@@ -97,10 +100,19 @@ def distill(
         distiller = Distiller(student, guide, *methods, pairs=pairs)
         trainer = setup.trainer(distiller, spec)
         teacher_result = None
-        if guide.classes == setup.val.classes:
-            teacher_result = check_teacher(guide, trainer, teacher, any_teacher=any_teacher, progress=setup.progress)
+        if tuple(guide.classes) == setup.val.classes:
+            teacher_result = trainer.score(guide, setup.progress, "teacher")
+            setup.say(f"teacher   {teacher_result.headline()} on {len(setup.val.records)} images")
+            if not any_teacher:
+                good_enough(teacher_result, teacher)
         setup.say(f"student   {_describe(spec, student)}")
-        preflight(distiller, trainer, setup.progress)
+        balance = distiller.balance(*trainer.first_batch())
+        preflight(distiller, balance, setup.say)
+        # Only now, when nothing speaks against the run, does its folder come to be.
+        setup.start()
+        if teacher_result is not None:
+            trainer.log("teacher", name=teacher, **_figures(teacher_result))
+        trainer.log("balance", step=trainer.step, **asdict(balance))
         result = trainer.fit(setup.progress)
         if teacher_result is not None:
             setup.say(f"teacher   {teacher_result.headline()}\nstudent   {result.headline()}")
@@ -116,7 +128,7 @@ class _Setup:
         self.val = read(data, dataset.val_split, format=dataset.format, classes=self.train.classes)
         self.accelerator: Accelerator = make_accelerator(run, optim)
         if self.accelerator.is_main_process:
-            start_folder(out, resume=run.resume, config=resolved_config())
+            check_folder(out, resume=run.resume, config=resolved_config())
         self.progress = Progress(quiet=not self.accelerator.is_main_process)
         self.say = self.progress.say
 
@@ -128,8 +140,16 @@ class _Setup:
                 self.say(f"warning   {count} boxes of {source.split} dropped; see `eyas data {source.root}`")
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self.progress.__exit__(*error)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.__exit__(kind, error, trace)
+        self.accelerator.end_training()
+
+    def start(self) -> None:
+        """Make the run folder."""
+        if self.accelerator.is_main_process:
+            start_folder(self.out, config=resolved_config())
 
     def trainer(self, model: LossModule, spec: ModelSpec) -> Trainer:
         return Trainer(
@@ -159,7 +179,9 @@ def load_teacher(name: str) -> Detector:
         maker = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise EyasError(f"--teacher {name}: {error}; give a run folder, or package.module:function") from error
-    detector: Detector = maker()
+    detector = maker()
+    if not isinstance(detector, Detector):
+        raise EyasError(f"--teacher {name}: returned a {type(detector).__name__}, which is not an eyas.Detector")
     return detector
 
 
@@ -173,46 +195,32 @@ def same_classes(teacher: Detector, source: DataSource, name: str) -> None:
         )
 
 
-def check_teacher(
-    teacher: Detector, trainer: Trainer, name: str, *, any_teacher: bool, progress: Progress
-) -> EvaluationResult:
-    """The teacher's score on the validation images.
-
-    Raises:
-        EyasError: it is near zero and ``any_teacher`` is off: wrong weights, classes, normalisation or input size.
-    """
-    source = trainer.sources["val"]
-    task = progress.task("teacher", len(source.records))
-    found = predict_records(teacher, trainer.val, source, advance=lambda images: progress.advance(task, images))
-    result = score(trainer.metric, source, gather(found))
-    progress.finish(task)
-    trainer.log("teacher", name=name, summary=result.summary, per_class=result.per_class)
-    progress.say(f"teacher   {result.headline()} on {len(source.records)} images")
-    if not result.primary >= WEAK_TEACHER and not any_teacher:
+def good_enough(result: EvaluationResult, name: str) -> None:
+    """Raises EyasError when a teacher scores near zero: wrong weights, classes, normalisation or input size."""
+    if not result.primary >= WEAK_TEACHER:
         raise EyasError(
             f"the teacher {name} scores {result.primary:.3f} on the validation images, so there is nothing to imitate. "
             "Check its weights, its classes and the input size; --any_teacher true goes on all the same"
         )
-    return result
 
 
-def preflight(distiller: Distiller, trainer: Trainer, progress: Progress) -> None:
+def preflight(distiller: Distiller, balance: Balance, say: Callable[[str], None]) -> None:
     """Say, before the first step, what would otherwise fail silently: pairs, adapters, mask, balance of the losses."""
     pairs = "   ".join(
         f"{pair.student_tap} /{pair.student.stride} {pair.student.channels}->{pair.teacher.channels}"
         for pair in distiller.pairs
     )
     adapters = sum(parameter.numel() for parameter in distiller.methods.parameters())
-    progress.say(f"pairs     {pairs}   adapters {adapters / 1e6:.2f} M params, dropped after training")
-    images, targets = next(iter(trainer.train))
-    distiller.train()
-    balance = distiller.balance(images, targets)
+    say(f"pairs     {pairs}   adapters {adapters / 1e6:.2f} M params, dropped after training")
     for name, ratio in balance.gradient_ratio().items():
-        progress.say(
+        say(
             f"{name:<9} {balance.notes.get(name, '')}\n{'':<9} imitation : detection   loss "
             f"{balance.imitation[name]:.3g} : {balance.detection:.3g}   gradient {ratio:.2g} : 1 (adapters just made)"
         )
-    trainer.log("balance", step=trainer.step, **asdict(balance))
+
+
+def _figures(result: EvaluationResult) -> dict[str, Any]:
+    return {"summary": result.summary, "per_class": result.per_class}
 
 
 def _describe(spec: ModelSpec, detector: Detector) -> str:

@@ -1,0 +1,102 @@
+"""Start one process per device on this machine, with the environment that `torchrun` would give them.
+
+Not by `torchrun` itself: it ends with its own traceback and status 1 whatever its processes said, and every process
+would repeat the message of a bad option.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+PATIENCE = 10.0
+"""Seconds that the other processes have to end by themselves when one has failed."""
+POLL = 0.1
+
+
+def launch(command: Sequence[str], processes: int) -> int:
+    """Run a command in several processes; returns 0, or the status of the first that failed.
+
+    The first process has this one's output. What the others write to standard error is shown when one of them failed
+    and the first did not. When one fails, or this one is interrupted, all are ended.
+    """
+    port = _free_port()
+    with ExitStack() as stack:
+        errors = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(processes)]
+        running = [
+            subprocess.Popen(
+                command,
+                env=_environment(rank, processes, port),
+                stdout=subprocess.DEVNULL if rank else None,
+                stderr=errors[rank] if rank else None,
+            )
+            for rank in range(processes)
+        ]
+        try:
+            failed = _wait(running)
+        except KeyboardInterrupt:
+            _wait(running, PATIENCE)
+            raise
+        finally:
+            _end(running)
+        if failed is None:
+            return 0
+        if failed > 0:
+            errors[failed].seek(0)
+            sys.stderr.buffer.write(errors[failed].read())
+        return running[failed].returncode
+
+
+def _wait(running: Sequence[subprocess.Popen[bytes]], patience: float = float("inf")) -> int | None:
+    """Until all have ended, or one has failed: the rank of that one. Equal failures are the first process's to report."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        failed = [rank for rank, process in enumerate(running) if process.poll() not in (None, 0)]
+        if failed and failed[0] > 0:
+            time.sleep(10 * POLL)
+            return 0 if running[0].poll() == running[failed[0]].returncode else failed[0]
+        if failed:
+            return failed[0]
+        if all(process.poll() == 0 for process in running):
+            return None
+        time.sleep(POLL)
+    return None
+
+
+def _end(running: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in running:
+        process.terminate()
+    for process in running:
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
+    own = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": processes,
+        "LOCAL_WORLD_SIZE": processes,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    shared = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
+    if sys.platform == "linux":
+        shared["GLOO_SOCKET_IFNAME"] = "lo"  # all on this machine; its name need not resolve to an address
+    return {**shared, **os.environ, **{name: str(value) for name, value in own.items()}}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,99 @@
+"""Your own detector, from two callables and the names of its feature maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from eyas.taps import Taps
+from eyas.types import EyasError, Level, Prediction, Size, Target
+
+Losses = Callable[[nn.Module, Tensor, Sequence[Target]], dict[str, Tensor]]
+"""(network in training mode, images (batch, 3, height, width) in [0, 1], targets) -> scalars by name."""
+Predict = Callable[[nn.Module, Tensor], list[Prediction]]
+"""(network in evaluation mode, images (batch, 3, height, width) in [0, 1]) -> one prediction per image."""
+
+
+class CustomDetector(nn.Module):
+    """Any module that detects; satisfies `eyas.types.Detector`.
+
+    As a teacher whose scores you do not want to see, both callables may be left out: its features are then those of
+    ``network(images)``.
+
+    Args:
+        network: the module.
+        classes: class names in label order.
+        losses: computes the detection losses. It shifts labels itself where the network counts a background, and leaves
+            ``ignore`` regions out of the loss where it can.
+        predict: detects.
+        levels: tap name -> level, with its anchors where it has some. Or tap names alone: channels and strides are then
+            found by sending a blank image through ``network(images)``, and anchors are `default_grid`'s.
+        image_size: (height, width) of that image.
+
+    Raises:
+        EyasError: a tap name that is no submodule, or a tapped output that is no (batch, channels, height, width) map.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        classes: Sequence[str],
+        *,
+        losses: Losses | None = None,
+        predict: Predict | None = None,
+        levels: Mapping[str, Level] | Sequence[str],
+        image_size: Size = (256, 256),
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.classes = tuple(classes)
+        self._losses, self._predict = losses, predict
+        found = dict(levels) if isinstance(levels, Mapping) else probe_levels(network, levels, image_size)
+        if not found:
+            raise EyasError("CustomDetector needs at least one level: give the name of a submodule that returns a map")
+        self.levels = dict(sorted(found.items(), key=lambda item: item[1].stride))
+
+    def forward(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """The same as `losses`."""
+        return self.losses(images, targets)
+
+    def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """The given callable's losses. Raises EyasError when there is none."""
+        if self._losses is None:
+            raise EyasError("this CustomDetector was made without `losses`, so it can be a teacher only")
+        return self._losses(self.network, images, targets)
+
+    def predict(self, images: Tensor) -> list[Prediction]:
+        """The given callable's detections. Without one the network runs, for its feature maps, then EyasError."""
+        if self._predict is not None:
+            return self._predict(self.network, images)
+        self.network(images)
+        raise EyasError("this CustomDetector was made without `predict`, so it has feature maps but no detections")
+
+
+def probe_levels(network: nn.Module, names: Sequence[str], image_size: Size) -> dict[str, Level]:
+    """Channels and strides of tapped maps, from a blank image; the modes of the modules stay as they are.
+
+    Raises:
+        EyasError: a tap name that is no submodule, or an output that is no map.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    like = next(network.parameters(), torch.zeros(()))
+    network.eval()
+    try:
+        with torch.no_grad(), Taps(network, names, stop=True) as taps:
+            network(like.new_zeros(1, 3, *image_size))
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    for name, feature in taps.features.items():
+        if feature.ndim != 4:
+            raise EyasError(
+                f"the output tapped as {name!r} is {tuple(feature.shape)}, not (1, channels, height, width)"
+            )
+    return {
+        name: Level(channels=feature.shape[1], stride=round(image_size[0] / feature.shape[2]))
+        for name, feature in taps.features.items()
+    }

@@ -107,7 +107,8 @@ def write_coco(
     for name, pixels, boxes, labels in items:
         image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
         file_name = name if name.endswith(".png") else f"{name}.png"
-        image.convert("RGB").save(folder / file_name)
+        # Level 1 writes three times as fast as the default, for files a few percent larger.
+        image.convert("RGB").save(folder / file_name, compress_level=1)
         images.append({"id": len(images) + 1, "file_name": file_name, "width": image.width, "height": image.height})
         for (x1, y1, x2, y2), label in zip(boxes.tolist(), labels.tolist(), strict=True):
             box = [x1, y1, x2 - x1, y2 - y1]

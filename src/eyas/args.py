@@ -117,5 +117,5 @@ class RunArgs:
 
 def _at_least(minimum: float, **options: float) -> None:
     for name, value in options.items():
-        if value < minimum:
+        if not value >= minimum:  # NaN is not
             raise EyasError(f"{name} must be at least {minimum}, got {value}")

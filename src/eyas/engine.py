@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -250,7 +250,7 @@ def seed_epoch(seed: int, epoch: int, process: int) -> None:
 
 
 def same_buffers(network: nn.Module) -> None:
-    """Give every process the buffers of the first, whose weights are saved; BatchNorm's differ by what each has seen."""
+    """Give every process the buffers of the first, the one that saves: BatchNorm's follow what each has seen."""
     for buffer in network.buffers():
         broadcast(buffer)
 

@@ -97,7 +97,7 @@ def distill(
         guide = load_teacher(teacher)
         if not any_teacher:
             same_classes(guide, setup.train, teacher)
-        distiller = Distiller(student, guide, *methods, pairs=pairs)
+        distiller = Distiller(student, guide, *methods, pairs=pairs, seed=run.seed)
         trainer = setup.trainer(distiller, spec)
         teacher_result = None
         if tuple(guide.classes) == setup.val.classes:

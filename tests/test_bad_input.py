@@ -160,7 +160,8 @@ def test_an_image_that_cannot_be_read(refused: Refused, data: Path, tmp_path: Pa
     assert time.monotonic() - started < 30
 
 
-def test_an_image_that_cannot_be_read_on_one_process_of_two(
+@pytest.mark.slow
+def test_an_image_that_cannot_be_read_by_two_processes(
     refused: Refused, data: Path, tmp_path: Path, out: Path
 ) -> None:
     """The message is that of the process that failed, and the other one does not wait for it."""

@@ -283,6 +283,7 @@ def test_plain_and_distilled_start_alike_and_see_the_same(data: Path, teacher: P
     assert first[0]["losses"] != first[1]["losses"]
 
 
+@pytest.mark.slow
 def test_two_processes_make_one_run(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """One folder, one log; the score is that of the saved weights, BatchNorm's statistics included."""
     out = tmp_path / "two"

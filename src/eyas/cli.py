@@ -9,6 +9,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from eyas.runlog import command_config
+from eyas.types import EyasError
 
 
 def command_parser(function: Callable[..., Any], *, positional: bool = False) -> ArgumentParser:
@@ -29,9 +30,21 @@ def run_config(function: Callable[..., Any], parser: ArgumentParser, config: Nam
     config = config.clone()
     config.pop("config", None)
     with command_config(parser.dump(config, skip_validation=True)):
-        options = vars(parser.instantiate(config))
+        options = vars(_instances(parser, config))
         options.pop("devices", None)  # of the command line, not of the function: how many processes there are
         return function(**options)
+
+
+def _instances(parser: ArgumentParser, config: Namespace) -> Namespace:
+    """The config with its classes made. Raises EyasError where one refuses its arguments."""
+    try:
+        return parser.instantiate(config)
+    except ValueError as error:
+        # What the class itself said is below a list of every type that the option does not have either.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, EyasError):
+            cause = cause.__cause__ or cause.__context__
+        raise EyasError(str(cause or error)) from error
 
 
 def run_recipe(function: Callable[..., Any], recipes: Sequence[Path], overrides: Mapping[str, Any]) -> Any:

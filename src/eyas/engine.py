@@ -6,6 +6,7 @@ On Hugging Face accelerate: one process or many, any precision, gradient accumul
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -233,6 +234,8 @@ def make_accelerator(run: RunArgs, optim: OptimArgs) -> Accelerator:
         torch.set_num_threads(run.threads)
     # accelerate keeps its settings as long as the process lives; a second run in it may have others.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    # Two strides of an axis of length 1 (depthwise weights) are the same layout, which DDP does not see.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     accelerator = Accelerator(
         cpu=run.device == "cpu", mixed_precision=run.precision, gradient_accumulation_steps=optim.accumulate
     )

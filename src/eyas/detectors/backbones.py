@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import gcd
 from typing import Literal
 
 import torch
@@ -169,6 +170,11 @@ def single_level(trunk: Trunk, stride: int = 16) -> nn.Sequential:
     module = nn.Sequential(parts)
     module.out_channels = channels
     return module
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm of up to 32 groups, each of at least two channels: one value, on a map of one cell, has no variance."""
+    return nn.GroupNorm(gcd(32, channels // 2) if channels % 2 == 0 else 1, channels)
 
 
 def freeze_batch_norm(module: nn.Module) -> nn.Module:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from math import gcd
 from pathlib import Path
 
-from torch import nn
 from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.retinanet import RetinaNetHead
 
-from eyas.detectors.backbones import Norm, Top
+from eyas.detectors.backbones import Norm, Top, group_norm
 from eyas.detectors.parts import RATIOS, AnchorSizes, Pyramid, finish, make_anchors, make_parts
 from eyas.detectors.torchvision import TorchvisionDetector
 from eyas.types import EyasError
@@ -100,7 +97,7 @@ def fcos(
         backbone: name, see `eyas.detectors.backbones`.
         weights: name of torchvision weights, or a file; see `eyas.detectors.pretrained`.
         norm: "batch" or "frozen" BatchNorm in the backbone.
-        fpn_channels: channels of every level of an FPN, and of the head; a multiple of 32, for its GroupNorm.
+        fpn_channels: channels of every level of an FPN, and of the head; 64 or more, in steps of 32 (GroupNorm).
         fpn_norm: BatchNorm in the FPN.
         strides: of the trunk's maps that enter an FPN.
         top: "p6p7" adds levels of 2 and 4 times the last stride, "pool" one of 2 times.
@@ -115,8 +112,8 @@ def fcos(
     """
     parts = make_parts("fcos", backbone, weights, norm, Pyramid(strides, fpn_channels, top, fpn_norm))
     channels = int(parts.backbone.out_channels)
-    if channels % 32:
-        raise EyasError(f"FCOS's head normalises 32 groups of channels, and {channels} (fpn_channels) do not divide")
+    if channels % 32 or channels == 32:
+        raise EyasError(f"FCOS's head normalises 32 groups of 2 channels or more; fpn_channels cannot be {channels}")
     cells = [[stride] for stride in parts.strides]
     model = FCOS(
         parts.backbone,
@@ -133,8 +130,7 @@ def fcos(
 
 def _retinanet_head(channels: int, anchors: int, classes: int, convs: int, norm: bool) -> RetinaNetHead:
     """torchvision's head with its first ``convs`` convolutions."""
-    group_norm = partial(nn.GroupNorm, gcd(32, channels)) if norm else None
-    head = RetinaNetHead(channels, anchors, classes, norm_layer=group_norm)
+    head = RetinaNetHead(channels, anchors, classes, norm_layer=group_norm if norm else None)
     for half in (head.classification_head, head.regression_head):
         if not 0 <= convs <= len(half.conv):
             raise EyasError(f"head_convs is {convs}; it can be 0 to {len(half.conv)}")

@@ -12,7 +12,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD, SSDFeatureExtractorVGG
 
-from eyas.detectors.backbones import Norm, Trunk, split_name
+from eyas.detectors.backbones import Norm, Trunk, group_norm, split_name
 from eyas.detectors.parts import finish, trunk_and_weights
 from eyas.detectors.torchvision import TorchvisionDetector
 from eyas.types import EyasError
@@ -117,11 +117,12 @@ class ExtraMaps(nn.Module):
 
 
 def _halving(inputs: int, outputs: int) -> nn.Sequential:
+    # Not BatchNorm: the last maps can have one cell, of which a batch of one image has no variance.
     return nn.Sequential(
         nn.Conv2d(inputs, outputs // 2, 1, bias=False),
-        nn.BatchNorm2d(outputs // 2),
+        group_norm(outputs // 2),
         nn.ReLU(inplace=True),
         nn.Conv2d(outputs // 2, outputs, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
+        group_norm(outputs),
         nn.ReLU(inplace=True),
     )

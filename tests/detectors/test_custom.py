@@ -1,0 +1,82 @@
+"""A user's own module as a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from eyas.anchors import default_grid
+from eyas.detectors import CustomDetector
+from eyas.taps import teacher_features
+from eyas.types import Detector, EyasError, Level, Prediction, Target
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine = nn.Conv2d(3, 4, 3, stride=4, padding=1)
+        self.coarse = nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3, stride=2, padding=1))
+        self.flat = nn.Flatten()
+
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = self.flat(self.coarse(self.fine(images)))
+        return out
+
+
+def losses(network: nn.Module, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+    return {"loss": network(images).square().mean() * sum(len(t["boxes"]) for t in targets)}
+
+
+def predict(network: nn.Module, images: Tensor) -> list[Prediction]:
+    empty = torch.zeros(0)
+    return [{"boxes": torch.zeros(0, 4), "scores": empty, "labels": empty.long()} for _ in network(images)]
+
+
+def test_levels_from_tap_names() -> None:
+    network = Net().train()
+    before = network.coarse[0].running_mean.clone()
+    detector = CustomDetector(network, ["a"], losses=losses, predict=predict, levels=["coarse", "fine"])
+    assert isinstance(detector, Detector)
+    assert {name: (level.channels, level.stride) for name, level in detector.levels.items()} == {
+        "fine": (4, 4),
+        "coarse": (6, 8),
+    }
+    assert list(detector.levels) == ["fine", "coarse"]
+    assert all(level.grid is default_grid for level in detector.levels.values())
+    assert network.coarse[0].training
+    assert torch.equal(network.coarse[0].running_mean, before)
+
+
+def test_callables_are_called_with_the_network() -> None:
+    level = Level(channels=6, stride=8)
+    detector = CustomDetector(Net(), ["a"], losses=losses, predict=predict, levels={"coarse": level})
+    assert detector.levels == {"coarse": level}
+    images = torch.rand(2, 3, 32, 32)
+    target: Target = {"boxes": torch.zeros(3, 4), "labels": torch.zeros(3, dtype=torch.int64)}
+    detector.losses(images, [target, target])["loss"].backward()
+    assert detector.network.fine.weight.grad is not None
+    assert len(detector.eval().predict(images)) == 2
+
+
+def test_teacher_without_callables() -> None:
+    network = Net().eval()
+    detector = CustomDetector(network, ["a"], levels=["fine"])
+    images = torch.rand(1, 3, 32, 32)
+    features = teacher_features(detector, detector.levels, images)
+    torch.testing.assert_close(features["fine"], network.fine(images))
+    with pytest.raises(EyasError, match="without `losses`"):
+        detector.losses(images, [])
+    with pytest.raises(EyasError, match="without `predict`"):
+        detector.predict(images)
+
+
+def test_bad_taps() -> None:
+    with pytest.raises(EyasError, match="no submodule 'gone'"):
+        CustomDetector(Net(), ["a"], levels=["gone"])
+    with pytest.raises(EyasError, match=r"'flat' is \(1, 6144\)"):
+        CustomDetector(Net(), ["a"], levels=["flat"])
+    with pytest.raises(EyasError, match="at least one level"):
+        CustomDetector(Net(), ["a"], levels=[])

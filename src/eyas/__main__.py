@@ -69,7 +69,8 @@ def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     for name, function in COMMANDS.items():
         command = recipes_parser() if name == "recipes" else command_parser(function, positional=name in POSITIONAL)
         if name in LAUNCHED:
-            command.add_argument("--devices", type=PositiveInt, default=1, help="Processes to start, one for each device.")
+            text = "processes to start, one for each device"
+            command.add_argument("--devices", type=PositiveInt, default=1, help=text)
         subcommands.add_subcommand(name, command, help=summary(function))
         commands[name] = command
     return parser, commands

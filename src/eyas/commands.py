@@ -225,10 +225,10 @@ def drawings_of(paths: Sequence[Path], root: Path, out: Path) -> dict[Path, Path
     """
     base = root if root.is_dir() else root.parent
     count = Counter(path.with_suffix("") for path in paths)
-    drawings = {
-        path: out / path.relative_to(base).with_name((path.name if count[path.with_suffix("")] > 1 else path.stem) + ".png")
-        for path in paths
-    }
+    drawings = {}
+    for path in paths:
+        name = path.name if count[path.with_suffix("")] > 1 else path.stem
+        drawings[path] = out / path.relative_to(base).with_name(f"{name}.png")
     inputs = {path.resolve() for path in paths}
     for drawn in drawings.values():
         if drawn.resolve() in inputs:

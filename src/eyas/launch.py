@@ -54,7 +54,7 @@ def launch(command: Sequence[str], processes: int) -> int:
 
 
 def _wait(running: Sequence[subprocess.Popen[bytes]], patience: float = float("inf")) -> int | None:
-    """Until all have ended, or one has failed: the rank of that one. Equal failures are the first process's to report."""
+    """Wait until all have ended, or one has failed: its rank. Where all fail alike, the first is the one to report."""
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         failed = [rank for rank, process in enumerate(running) if process.poll() not in (None, 0)]

@@ -21,7 +21,7 @@ from eyas.types import EyasError
 CONFIG = "config.yaml"
 LOG = "log.jsonl"
 VERSIONS = "versions.json"
-FREE = ("data", "out", "teacher", "devices", "dataset.workers", "run.device", "run.threads", "run.log_every", "run.resume")
+FREE = ("data", "out", "teacher", "dataset.workers", "run.device", "run.threads", "run.log_every", "run.resume")
 """Options that may change when a run is resumed: they say where things are and how fast, not what is trained."""
 
 _config: ContextVar[str] = ContextVar("config", default="")

@@ -103,6 +103,7 @@ def test_a_model_that_is_unknown(
         ("--dataset.resize.height=32", ["resize height and width go together"]),
         ("--dataset.augment.flip=2", ["flip is a probability"]),
         ("--run.precision=int8", ["run.precision", "int8", "bf16"]),
+        ("--run.precision=fp16", ["--run.precision fp16 needs an accelerator"]),
         ("--run.metric=map", ["run.metric", "map", "coco"]),
         ("--dataset.format=csv", ["format 'csv' is unknown"]),
         ("--dataset.classes=[red]", ["unknown class 'blue'"]),

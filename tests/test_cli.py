@@ -15,6 +15,10 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from torchvision.models import resnet18
+from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from eyas.__main__ import COMMANDS, build_parser, main
 from eyas.checkpoint import load
@@ -309,6 +313,24 @@ def test_a_method_from_the_command_line_trains(runs: Runs, tmp_path: Path) -> No
     assert main(["distill", *arguments, *options(run_epochs=1, method=json.dumps(methods))]) == 0
     losses = train_lines(out)[0]["losses"]
     assert losses["third"] > losses["fgfi"] > 0
+
+
+def test_a_torchvision_student_loads_in_plain_torchvision(runs: Runs, tmp_path: Path) -> None:
+    """ShuffleDet teaches a RetinaNet at stride 16, and nothing of that, nor of this package, is in what is left."""
+    out, channels = tmp_path / "retina", 16
+    more = {"model": "retinanet", "backbone": "resnet18", "options": json.dumps({"fpn_channels": channels})}
+    arguments = [f"--data={runs.data}", f"--teacher={runs.teacher}", f"--out={out}", "--any_teacher=true"]
+    assert main(["distill", *arguments, *options(run_epochs=1, optim_optimizer="sgd", **more)]) == 0
+    assert train_lines(out)[0]["losses"]["fgfi"] > 0
+    body = BackboneWithFPN(
+        resnet18(weights=None),
+        {"layer2": "0", "layer3": "1", "layer4": "2"},
+        [128, 256, 512],
+        channels,
+        extra_blocks=LastLevelP6P7(channels, channels),
+    )
+    plain = RetinaNet(body, len(CLASSES), anchor_generator=load(out).network.anchor_generator)
+    plain.load_state_dict(load_file(out / "student.safetensors"), strict=True)
 
 
 def test_a_process_of_its_own() -> None:

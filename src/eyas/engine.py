@@ -229,16 +229,21 @@ class Trainer:
 
 
 def make_accelerator(run: RunArgs, optim: OptimArgs) -> Accelerator:
-    """The accelerator of a run, with its seed and threads set."""
+    """The accelerator of a run, with its seed and threads set. Raises EyasError where it has not the precision."""
     if run.threads:
         torch.set_num_threads(run.threads)
     # accelerate keeps its settings as long as the process lives; a second run in it may have others.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     # Two strides of an axis of length 1 (depthwise weights) are the same layout, which DDP does not see.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-    accelerator = Accelerator(
-        cpu=run.device == "cpu", mixed_precision=run.precision, gradient_accumulation_steps=optim.accumulate
-    )
+    try:
+        accelerator = Accelerator(
+            cpu=run.device == "cpu", mixed_precision=run.precision, gradient_accumulation_steps=optim.accumulate
+        )
+    except ValueError as error:
+        raise EyasError(f"--run.precision {run.precision} does not work here: {error}") from error
+    if run.precision == "fp16" and accelerator.device.type == "cpu":  # accelerate would go on in float32
+        raise EyasError("--run.precision fp16 needs an accelerator; on the CPU use bf16 or no")
     set_seed(run.seed)
     return accelerator
 

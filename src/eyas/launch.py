@@ -7,17 +7,21 @@ would repeat the message of a bad option.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from types import FrameType
 
 PATIENCE = 10.0
 """Seconds that the other processes have to end by themselves when one has failed."""
 POLL = 0.1
+INTERRUPTED = 130
+"""The status of a command that Ctrl-C has stopped."""
 
 
 def launch(command: Sequence[str], processes: int) -> int:
@@ -38,18 +42,21 @@ def launch(command: Sequence[str], processes: int) -> int:
             )
             for rank in range(processes)
         ]
+        stack.callback(_end, running)
+        stack.enter_context(_terminated_as_exit())
         try:
             failed = _wait(running)
         except KeyboardInterrupt:
-            _wait(running, PATIENCE)
+            _interrupt(running)
+            if running[0].poll() == INTERRUPTED:
+                return INTERRUPTED  # it has said so itself
             raise
-        finally:
-            _end(running)
+        _end(running)
         if failed is None:
             return 0
         if failed > 0:
             errors[failed].seek(0)
-            sys.stderr.buffer.write(errors[failed].read())
+            sys.stderr.write(errors[failed].read().decode(errors="replace"))
         return running[failed].returncode
 
 
@@ -67,6 +74,29 @@ def _wait(running: Sequence[subprocess.Popen[bytes]], patience: float = float("i
             return None
         time.sleep(POLL)
     return None
+
+
+def _interrupt(running: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Let all stop as on Ctrl-C, which a terminal sends to each of them, and `kill` to this process alone."""
+    _wait(running, 10 * POLL)
+    for process in running:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+    _wait(running, PATIENCE)
+
+
+@contextmanager
+def _terminated_as_exit() -> Iterator[None]:
+    """A SIGTERM raises SystemExit inside, so that no process is left behind."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _end(running: Sequence[subprocess.Popen[bytes]]) -> None:

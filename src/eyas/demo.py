@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import statistics
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -28,7 +30,8 @@ from eyas.masks import near_object_masks
 from eyas.plots import curves, near_masks, side_by_side
 from eyas.progress import Progress
 from eyas.runlog import read_log
-from eyas.training import distill, train
+from eyas.side_by_side import Job, run_side_by_side
+from eyas.training import train
 from eyas.types import EyasError
 
 TEACHER = Path(str(resources.files("eyas"))) / "assets" / "digits_teacher"
@@ -57,7 +60,12 @@ def demo(
     teacher = train_digits_teacher(out, data) if train_teacher else TEACHER
     if not (teacher / "model.json").is_file():
         raise EyasError(f"{teacher}: the bundled teacher is missing; make it with --train_teacher true")
-    runs = {arm: [train_student(arm, seed, out, data, teacher) for seed in seeds] for arm in ARMS}
+    runs = {arm: [out / f"{arm}-{seed}" for seed in seeds] for arm in ARMS}
+    # The longer trainings first: the cores are then busy to the end.
+    jobs = [student_job(arm, seed, out, data, teacher) for arm in reversed(ARMS) for seed in seeds]
+    print(f"\ntraining {len(jobs)} students, plain and distilled, for seeds {', '.join(map(str, seeds))}")
+    with Progress() as progress:
+        run_side_by_side(jobs, progress)
     summary = summarise(data, teacher, runs)
     summary["seconds"] = round(time.monotonic() - started, 1)
     write_atomic(out / "results.json", lambda part: part.write_text(json.dumps(summary, indent=2) + "\n"))
@@ -89,17 +97,19 @@ def train_digits_teacher(out: Path, data: Path) -> Path:
     return folder
 
 
-def train_student(arm: str, seed: int, out: Path, data: Path, teacher: Path) -> Path:
-    """One student, plain or distilled. Both have the same initial weights, data order and dropout for one seed."""
+def student_job(arm: str, seed: int, out: Path, data: Path, teacher: Path) -> Job:
+    """One student, plain or distilled. Both have the same initial weights and data order for one seed."""
     recipes = shipped_recipes()
     folder = out / f"{arm}-{seed}"
-    options = {"data": data, "out": folder, "run.seed": seed, **_resume(folder)}
-    print(f"\n{arm} student, seed {seed}")
+    options = {"config": recipes["digits/student"], "data": data, "out": folder, "run.seed": seed, **_resume(folder)}
+    command = [f"--{name}={value}" for name, value in options.items()]
     if arm == "plain":
-        run_recipe(train, [recipes["digits/student"]], options)
+        command = ["train", *command]
     else:
-        run_recipe(distill, [recipes["digits/student"], recipes["digits/fgfi"]], {"teacher": teacher, **options})
-    return folder
+        command = ["distill", *command, f"--config={recipes['digits/fgfi']}", f"--teacher={teacher}"]
+    student = yaml.safe_load(recipes["digits/student"].read_text())
+    steps = math.ceil(DIGITS.train_images / student["dataset"]["batch_size"]) * student["run"]["epochs"]
+    return Job(tuple(command), folder, steps)
 
 
 def summarise(data: Path, teacher: Path, runs: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
@@ -205,4 +215,4 @@ def _remove(out: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     for arm in ARMS:
         for run in out.glob(f"{arm}-*"):
-            shutil.rmtree(run)
+            shutil.rmtree(run) if run.is_dir() else run.unlink()

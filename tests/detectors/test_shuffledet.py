@@ -312,3 +312,15 @@ def test_overfits_eight_images() -> None:
         assert prediction["labels"][0] == truth["labels"][0]
         assert iou(prediction["boxes"][0], truth["boxes"][0]) > 0.7
         assert prediction["scores"][0] > 0.5
+
+
+def test_zero_init_residual_starts_units_with_a_shortcut_as_identities() -> None:
+    from eyas.detectors.shufflenet import ShuffleNet
+
+    network = ShuffleNet(0.25, 8, zero_init_residual=True).eval()
+    x = torch.rand(2, 240, 5, 6)
+    with_shortcut = [unit for unit in network.units if unit.shortcut]
+    assert len(with_shortcut) == 12  # 3 + 5 + 3 in the groups, and the first of the two added units
+    last = with_shortcut[-1]
+    torch.testing.assert_close(last(x), x)
+    assert not torch.allclose(ShuffleNet(0.25, 8).eval().units[-2](x), x)

@@ -65,6 +65,7 @@ class ShuffleDet(nn.Module):
         width: multiplies the backbone's channels; the paper's are 1, 0.5 and 0.25.
         stem_channels: outputs of the first convolution (24; the authors' 1x teacher has 16).
         anchor_shapes: (width, height) in pixels; `anchors_for` finds those of a data set.
+        zero_init_residual: start the units that have a shortcut as identities, see `ShuffleNet`.
         dropout: of the last feature, before the head.
         score_threshold: detections must score above this.
         detections: the best this many anchors of an image enter NMS.
@@ -84,6 +85,7 @@ class ShuffleDet(nn.Module):
         width: float = 1.0,
         stem_channels: int = 24,
         anchor_shapes: Sequence[tuple[float, float]] = KITTI_ANCHORS,
+        zero_init_residual: bool = False,
         dropout: float = 0.5,
         score_threshold: float = 0.005,
         detections: int = 64,
@@ -109,7 +111,7 @@ class ShuffleDet(nn.Module):
         self.object_weight, self.rest_weight = object_weight, rest_weight
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-        self.backbone = ShuffleNet(width, stem_channels)
+        self.backbone = ShuffleNet(width, stem_channels, zero_init_residual=zero_init_residual)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Conv2d(self.backbone.out_channels, len(anchor_shapes) * (len(classes) + 5), 3, padding=1)
         self.levels = {"backbone": Level(self.backbone.out_channels, stride=16, grid=self.grid)}

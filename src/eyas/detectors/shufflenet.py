@@ -87,9 +87,12 @@ class ShuffleNet(nn.Module):
     Args:
         width: multiplies the channels of every part but the stem.
         stem_channels: outputs of the first convolution.
+        zero_init_residual: start every unit with a shortcut as the identity, by a zero scale in its last BatchNorm
+            (Goyal et al., 2017, section 5.1). The network then trains as a shallow one at first, which saves a student
+            that has few steps a long plateau.
     """
 
-    def __init__(self, width: float = 1.0, stem_channels: int = 24) -> None:
+    def __init__(self, width: float = 1.0, stem_channels: int = 24, *, zero_init_residual: bool = False) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, stem_channels, 3, padding=1, bias=False)
         self.stem_norm = nn.BatchNorm2d(stem_channels)
@@ -98,6 +101,8 @@ class ShuffleNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+            elif isinstance(module, ShuffleUnit) and module.shortcut and zero_init_residual:
+                nn.init.zeros_(module.expand_norm.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, 3, H, W), normalised, to (batch, 768 * width, ceil(H / 16), ceil(W / 16))."""

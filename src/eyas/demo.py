@@ -26,11 +26,11 @@ from eyas.data import DetectionDataset, eval_transform, read
 from eyas.demo_data import DigitsSpec, data_hash, write_digits
 from eyas.evaluation import EvaluationResult
 from eyas.inference import anchor_grids
+from eyas.jobs import Job, run_jobs
 from eyas.masks import near_object_masks
 from eyas.plots import curves, near_masks, side_by_side
 from eyas.progress import Progress
 from eyas.runlog import read_log
-from eyas.side_by_side import Job, run_side_by_side
 from eyas.training import train
 from eyas.types import EyasError
 
@@ -65,7 +65,7 @@ def demo(
     jobs = [student_job(arm, seed, out, data, teacher) for arm in reversed(ARMS) for seed in seeds]
     print(f"\ntraining {len(jobs)} students, plain and distilled, for seeds {', '.join(map(str, seeds))}")
     with Progress() as progress:
-        run_side_by_side(jobs, progress)
+        run_jobs(jobs, progress)
     summary = summarise(data, teacher, runs)
     summary["seconds"] = round(time.monotonic() - started, 1)
     write_atomic(out / "results.json", lambda part: part.write_text(json.dumps(summary, indent=2) + "\n"))

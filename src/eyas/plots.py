@@ -84,21 +84,21 @@ def side_by_side(
 def near_masks(
     path: Path, images: Sequence[Tensor], targets: Sequence[Target], masks: Sequence[Tensor], titles: Sequence[str]
 ) -> None:
-    """One row per image, one column per level: the near cells of that level over the image and its boxes.
+    """One row per level, one column per image: the near cells of that level over the image and its boxes.
 
     Args:
         masks: per level (batch, H, W) bool.
         titles: per level.
     """
     tint = matplotlib.colors.ListedColormap(["#00000000", NEAR])
-    figure = Figure(figsize=(2.6 * len(masks), 2.7 * len(images)), dpi=110, layout="constrained")
-    grid = figure.subplots(len(images), len(masks), squeeze=False)
-    for row, (image, target) in enumerate(zip(images, targets, strict=True)):
+    figure = Figure(figsize=(2.6 * len(images), 2.7 * len(masks)), dpi=100, layout="constrained")
+    grid = figure.subplots(len(masks), len(images), squeeze=False)
+    for column, (image, target) in enumerate(zip(images, targets, strict=True)):
         height, width = image.shape[-2:]
-        for axes, mask, title in zip(grid[row], masks, titles, strict=True):
-            share = float(mask[row].float().mean())
+        for axes, mask, title in zip(grid[:, column], masks, titles, strict=True):
+            share = float(mask[column].float().mean())
             show_image(axes, image, f"{title}   {share:.0%} near")
-            near = mask[row].int().cpu().numpy()
+            near = mask[column].int().cpu().numpy()
             axes.imshow(near, cmap=tint, alpha=0.45, extent=(0, width, height, 0), vmin=0, vmax=1)
             draw_boxes(axes, target["boxes"], [""] * len(target["boxes"]), [OBJECT] * len(target["boxes"]))
             axes.set(xlim=(0, width), ylim=(height, 0))
@@ -119,6 +119,7 @@ def curves(
             seen.append(group)
         axes.plot(*zip(*points, strict=True), color=COLOURS[seen.index(group)], label=label, linewidth=1.6, alpha=0.85)
     axes.set(xlabel=x, ylabel=y)
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)

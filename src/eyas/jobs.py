@@ -38,10 +38,17 @@ class Job:
 
     @property
     def printed(self) -> Path:
+        """The file of what it prints."""
         return self.folder.with_name(self.folder.name + ".txt")
 
+    def steps_done(self) -> int:
+        """The last step that its log tells of."""
+        if not (self.folder / LOG).is_file():
+            return 0
+        return max((line["step"] for line in read_log(self.folder) if "step" in line), default=0)
 
-def run_side_by_side(jobs: Sequence[Job], progress: Progress, *, at_once: int | None = None) -> None:
+
+def run_jobs(jobs: Sequence[Job], progress: Progress, *, at_once: int | None = None) -> None:
     """Run every job, some at a time, in the given order.
 
     Args:
@@ -65,7 +72,7 @@ def run_side_by_side(jobs: Sequence[Job], progress: Progress, *, at_once: int | 
             for job in [job for job, process in running.items() if process.poll() is not None]:
                 _check(job, running.pop(job))
                 progress.say(f"          {job.folder.name} finished")
-            done = sum(_steps_done(job) for job in jobs)
+            done = sum(job.steps_done() for job in jobs)
             progress.advance(task, done - seen)
             seen = done
     finally:
@@ -89,9 +96,3 @@ def _check(job: Job, process: subprocess.Popen[bytes]) -> None:
     if process.returncode:
         last = "\n".join(job.printed.read_text(errors="replace").splitlines()[-LINES_SHOWN:])
         raise EyasError(f"{job.folder}: the training ended with status {process.returncode}; it printed last\n{last}")
-
-
-def _steps_done(job: Job) -> int:
-    if not (job.folder / LOG).is_file():
-        return 0
-    return max((line["step"] for line in read_log(job.folder) if "step" in line), default=0)

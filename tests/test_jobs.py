@@ -31,6 +31,7 @@ def test_a_failed_job_is_reported_with_its_own_words(tmp_path: Path) -> None:
 def test_steps_are_read_from_the_log_of_the_run(tmp_path: Path) -> None:
     job = Job(("recipes",), tmp_path / "run", steps=9)
     assert job.steps_done() == 0
+    job.folder.mkdir()
     log = RunLog(job.folder)
     log("train", step=3)
     log("val", step=7)

@@ -7,7 +7,6 @@ class. Boxes are ``x, y, width, height`` in 0-based pixels.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from eyas.data.images import image_size
 from eyas.data.record import Annotation, DataSource, Problem, build_record, label_of, read_text, split_names
+from eyas.files import write_atomic
 from eyas.types import EyasError
 
 LAYOUT = "annotations/instances_{split}.json, {split}/_annotations.coco.json or {split}.json (COCO)"
@@ -115,12 +115,8 @@ def write_coco(
             entry = {"id": len(annotations) + 1, "image_id": len(images), "category_id": label + 1, "bbox": box}
             annotations.append({**entry, "area": box[2] * box[3], "iscrowd": 0})
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
-    partial = target.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump({"images": images, "annotations": annotations, "categories": categories}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(target)
+    text = json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    write_atomic(target, lambda part: part.write_text(text, encoding="utf-8"))
     return target
 
 

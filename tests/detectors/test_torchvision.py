@@ -214,3 +214,13 @@ def test_weights_load_in_plain_torchvision(
     torch.testing.assert_close(found["scores"], expected["scores"], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found["boxes"], expected["boxes"], atol=1e-2, rtol=1e-4)
     assert torch.equal(found["labels"] + (classes - 2), expected["labels"])
+
+
+def test_levels_of_equal_stride_share_what_the_first_pools() -> None:
+    from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
+
+    model = fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, num_classes=3)
+    levels = list(TorchvisionDetector(model, ("a", "b")).levels.values())
+    assert [level.stride for level in levels] == [32, 32, 64]
+    assert levels[0].box_range == (0.0, float("inf"))
+    assert all(low >= high for low, high in (level.box_range for level in levels[1:]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -157,7 +158,8 @@ def _pooling_ranges(pool: MultiScaleRoIAlign, features: Mapping[str, Tensor], si
     # torchvision adds eps to the logarithm of the size before it rounds down.
     edges = [mapper.s0 * 2 ** (k - mapper.lvl0 - mapper.eps) for k in range(mapper.k_min + 1, mapper.k_max + 1)]
     limits = [0.0, *edges, float("inf")]
-    own = {key: (limits[index], limits[index + 1]) for index, key in enumerate(pooled)}
+    # Levels of equal stride share one range, and torchvision pools from the first of them only.
+    own = dict(zip(pooled, pairwise(limits), strict=False))
     return [own.get(key, NO_BOXES) for key in by_key]
 
 

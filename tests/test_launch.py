@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,15 @@ def test_a_failure_of_another_process_is_said_and_ends_the_first(
     assert capfd.readouterr().err == "bad image\n"
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell's background jobs are started with SIGINT ignored, and their children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("said", "raises"), [(True, False), (False, True)])
 def test_an_interrupt_reaches_all(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], said: bool, raises: bool

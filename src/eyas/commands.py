@@ -75,7 +75,7 @@ def evaluate(
         data: folder of a data set; the run's own when left out.
         split: split to score; the run's validation split when left out.
         best: take the best checkpoint in place of the last.
-        metric: coco, voc or kitti; the data format's own when left out.
+        metric: coco, voc or kitti; the run's own, or the data format's, when left out.
         batch_size: images at a time.
         workers: processes that decode images.
         device: auto takes the accelerator where there is one; cpu does not.
@@ -92,7 +92,7 @@ def evaluate(
         format=dataset.get("format") if data is None else None,
         classes=spec.classes,
     )
-    metric = metric or default_metric(source.format)
+    metric = metric or config.get("run", {}).get("metric") or default_metric(source.format)
     feed = DataArgs(resize=spec.resize, batch_size=batch_size, workers=workers)
     where = pick_device(device)
     rows = {"model": (run, load(run, best=best))}

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast, send_to_device, set_seed
+from accelerate.utils import DistributedType, broadcast, send_to_device, set_seed
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -244,6 +244,9 @@ def make_accelerator(run: RunArgs, optim: OptimArgs) -> Accelerator:
         raise EyasError(f"--run.precision {run.precision} does not work here: {error}") from error
     if run.precision == "fp16" and accelerator.device.type == "cpu":  # accelerate would go on in float32
         raise EyasError("--run.precision fp16 needs an accelerator; on the CPU use bf16 or no")
+    if accelerator.distributed_type == DistributedType.FSDP:
+        # Evaluating and saving read the student's own weights, which FSDP keeps in pieces.
+        raise EyasError("FSDP is not supported yet; configure accelerate for DDP (MULTI_GPU), or leave it to --devices")
     set_seed(run.seed)
     return accelerator
 

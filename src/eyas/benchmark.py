@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from eyas.evaluation.result import align
+from eyas.modes import evaluating
 from eyas.types import Detector, Size
 
 
@@ -146,19 +147,15 @@ def _prepared(detector: Detector, device: torch.device, threads: int | None) -> 
     network = detector.network
     first = next(network.parameters(), None)
     home = first.device if first is not None else device
-    modes = {module: module.training for module in network.modules()}
     before = torch.get_num_threads()
     try:
         if threads is not None:
             torch.set_num_threads(threads)
-        network.to(device).eval()
-        yield
+        with evaluating(network.to(device)):
+            yield
     finally:
         torch.set_num_threads(before)
         network.to(home)
-        # Not train(mode): a module frozen in evaluation mode inside a training network must stay so.
-        for module, training in modes.items():
-            module.training = training
 
 
 def _time_once(detector: Detector, images: Tensor, device: torch.device) -> float:

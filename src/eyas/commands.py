@@ -81,7 +81,7 @@ def evaluate(
         device: auto takes the accelerator where there is one; cpu does not.
         json_file: also write the figures there.
     """
-    spec, config = ModelSpec.load(run), run_config(run)
+    spec, config = ModelSpec.load(run), recorded_config(run)
     dataset = config.get("dataset", {})
     folder = data or config.get("data")
     if folder is None:
@@ -196,7 +196,7 @@ def shipped_recipes() -> dict[str, Path]:
     return {str(path.relative_to(root).with_suffix("")): path for path in sorted(root.rglob("*.yaml"))}
 
 
-def run_config(run: Path) -> dict[str, Any]:
+def recorded_config(run: Path) -> dict[str, Any]:
     """The resolved config of a run; empty where it was made from Python."""
     path = run / CONFIG
     return (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}

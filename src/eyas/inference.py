@@ -11,6 +11,7 @@ from torch import Tensor
 from eyas.anchors import AnchorGrid
 from eyas.data import DataSource, to_record_frame
 from eyas.evaluation import EvaluationResult, evaluate
+from eyas.modes import evaluating
 from eyas.taps import teacher_features
 from eyas.types import Detector, Prediction, Size, Target
 
@@ -28,21 +29,15 @@ def predict_records(
         source: the data set.
         advance: told the number of images after each batch.
     """
-    network = detector.network
-    was_training = network.training
-    network.eval()
     predictions: dict[int, Prediction] = {}
-    try:
-        with torch.no_grad():
-            for images, targets in batches:
-                for prediction, target in zip(detector.predict(images), targets, strict=True):
-                    found = Prediction(**{key: value.cpu() for key, value in prediction.items()})
-                    index = target["index"]
-                    predictions[index] = to_record_frame(found, source.records[index], target["size"])
-                if advance:
-                    advance(len(targets))
-    finally:
-        network.train(was_training)
+    with evaluating(detector.network), torch.no_grad():
+        for images, targets in batches:
+            for prediction, target in zip(detector.predict(images), targets, strict=True):
+                found = Prediction(**{key: value.cpu() for key, value in prediction.items()})
+                index = target["index"]
+                predictions[index] = to_record_frame(found, source.records[index], target["size"])
+            if advance:
+                advance(len(targets))
     return predictions
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from eyas.methods.method import LevelPair
+from eyas.modes import evaluating
 from eyas.taps import teacher_features
 from eyas.types import Detector, EyasError, Level, Size
 
@@ -64,16 +65,10 @@ def _same_stride(student: Mapping[str, Level], teacher: Mapping[str, Level]) -> 
 
 def _probe(detector: Detector, names: Sequence[str], role: str) -> dict[str, Tensor]:
     """The feature maps of one random image, with the channels that the detector's levels promise."""
-    network = detector.network
-    modes = [(module, module.training) for module in network.modules()]
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(1, 3, *PROBE_SIZE, generator=generator, device="cpu").to(some_parameter(detector))
-    network.eval()
-    try:
+    with evaluating(detector.network):
         features = teacher_features(detector, names, images)
-    finally:
-        for module, mode in modes:
-            module.training = mode
     for name in names:
         shape, promised = tuple(features[name].shape), detector.levels[name].channels
         if len(shape) != 4 or shape[1] != promised:

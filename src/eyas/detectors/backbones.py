@@ -22,6 +22,7 @@ from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
 from eyas.detectors.resnet import LAYOUTS, NormLayer, resnet
+from eyas.modes import evaluating
 from eyas.types import EyasError
 
 Norm = Literal["batch", "frozen"]
@@ -107,16 +108,12 @@ def make_trunk(name: str, norm: Norm = "batch") -> Trunk:
 
 def last_layers(module: nn.Sequential, size: int = 64) -> dict[int, tuple[str, int]]:
     """Stride -> name and channels of the last part with that stride, from running the parts on a blank image."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
     layers: dict[int, tuple[str, int]] = {}
     feature = torch.zeros(1, 3, size, size)
-    with torch.no_grad():
+    with evaluating(module), torch.no_grad():
         for name, part in module.named_children():
             feature = part(feature)
             layers[size // feature.shape[-1]] = (name, feature.shape[1])
-    for part, mode in modes:
-        part.training = mode
     return layers
 
 

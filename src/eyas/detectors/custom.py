@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from eyas.modes import evaluating
 from eyas.taps import Taps
 from eyas.types import EyasError, Level, Prediction, Size, Target
 
@@ -79,15 +80,9 @@ def probe_levels(network: nn.Module, names: Sequence[str], image_size: Size) -> 
     Raises:
         EyasError: a tap name that is no submodule, or an output that is no map.
     """
-    modes = [(module, module.training) for module in network.modules()]
     like = next(network.parameters(), torch.zeros(()))
-    network.eval()
-    try:
-        with torch.no_grad(), Taps(network, names, stop=True) as taps:
-            network(like.new_zeros(1, 3, *image_size))
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluating(network), torch.no_grad(), Taps(network, names, stop=True) as taps:
+        network(like.new_zeros(1, 3, *image_size))
     for name, feature in taps.features.items():
         if feature.ndim != 4:
             raise EyasError(

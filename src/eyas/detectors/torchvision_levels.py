@@ -14,6 +14,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
 from eyas.anchors import AnchorGrid
+from eyas.modes import evaluating
 from eyas.types import EyasError, Level, Size
 
 PROBE_SIZE: Size = (256, 256)
@@ -113,15 +114,9 @@ def derive_levels(network: nn.Module, generator: nn.Module, padding: Padding, si
 
 def probe(network: nn.Module, size: Size) -> dict[str, Tensor]:
     """Tap name -> feature map of a blank image. The modes of the modules stay as they are; nothing is drawn."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
     parameter = next(network.parameters())
-    try:
-        with torch.no_grad():
-            output = network.backbone(parameter.new_zeros(1, 3, *size))
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluating(network), torch.no_grad():
+        output = network.backbone(parameter.new_zeros(1, 3, *size))
     return {"backbone": output} if isinstance(output, Tensor) else {f"backbone:{key}": m for key, m in output.items()}
 
 

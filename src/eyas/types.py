@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NotRequired, Protocol, TypedDict, runtime_checkable
+from typing import Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -125,20 +125,113 @@ class Detector(Protocol):
 
 
 @dataclass(frozen=True)
-class View:
-    """What a method sees of one detector for one batch: its tapped feature maps and where their anchors lie.
+class Assigned:
+    """Which rows of a `HeadOutput` the detector's own losses count, and what they are drawn to.
 
-    Entry i of every sequence belongs to level pair i; the student's and the teacher's views are parallel.
+    Attributes:
+        rows: (M,) int64, the rows of the class loss.
+        positives: (P,) int64, the rows of the box loss.
+        slots: (P,) int64, which of the ``D`` box deltas of a positive row is trained; 0 where there is one.
+        box_targets: (P, 4), the deltas that its ground-truth box has.
+        divisor: the number that the detector divides the sum of its class loss by, a scalar.
+        class_loss: the name of that loss among the detector's losses.
+        box_loss: the name of the box loss.
+    """
+
+    rows: Tensor
+    positives: Tensor
+    slots: Tensor
+    box_targets: Tensor
+    divisor: Tensor
+    class_loss: str
+    box_loss: str
+
+
+@dataclass(frozen=True)
+class HeadOutput:
+    """What one head of a detector says of given boxes: the anchors of the image, or proposals.
+
+    The N rows are the boxes of the first image, then those of the second, and so on. Two detectors agree on a head when
+    their boxes, columns and coding are the same; then row i of one speaks of the same box as row i of the other.
+
+    Attributes:
+        boxes: for each image, (n_i, 4) xyxy: what was scored. The n_i add up to N.
+        logits: (N, C) float32, before the activation.
+        activation: "softmax" over the C columns, or a "sigmoid" for each.
+        background: the column of the background; None where there is none.
+        deltas: (N, D, 4) float32, box deltas in the detector's coding, D one or one per column; None for a head without.
+        coding: what tells the meaning of the deltas, such as the weights of the box coder.
+        assigned: the rows that training counts; only from a training pass.
+    """
+
+    boxes: Sequence[Tensor]
+    logits: Tensor
+    activation: Literal["softmax", "sigmoid"]
+    background: int | None = None
+    deltas: Tensor | None = None
+    coding: tuple[object, ...] = ()
+    assigned: Assigned | None = None
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a detector gives beyond its feature maps, for methods that compare outputs or regions.
+
+    Attributes:
+        heads: head name -> output. The names are the detector's own: ``rpn`` and ``roi`` for two stages, ``anchors``
+            for most one-stage detectors.
+        proposals: for each image, (n_i, 4) xyxy: in training those that its second stage is trained on, in evaluation
+            those that it would classify. None for a one-stage detector, and where they were not asked for.
+    """
+
+    heads: Mapping[str, HeadOutput] = field(default_factory=dict)
+    proposals: Sequence[Tensor] | None = None
+
+
+@runtime_checkable
+class RespondingDetector(Detector, Protocol):
+    """A detector whose outputs can be distilled too, not its feature maps alone."""
+
+    def losses_and_response(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], Response]:
+        """`losses`, and what they were computed from, in the same pass and with its gradients. Training mode."""
+        ...
+
+    def respond(self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False) -> Response:
+        """What this detector says of boxes that another one scored. Evaluation mode; nothing after the heads runs.
+
+        Args:
+            images: (batch, 3, height, width) in [0, 1].
+            boxes: head name -> the boxes of each image, as in `HeadOutput.boxes`. Only these heads are answered for.
+            proposals: also give this detector's own proposals.
+
+        Raises:
+            EyasError: a head that this detector does not have, or anchors that are not its own.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class View:
+    """What a method sees of one detector for one batch.
+
+    Entry i of features, levels and grids belongs to level pair i; the student's and the teacher's views are parallel.
 
     Attributes:
         features: (batch, channels, height, width) maps. The teacher's carry no gradient.
         levels: the description of each level.
         image_size: (height, width) of the batch.
+        grids: the anchors of each level.
+        heads: outputs by head name, where a method reads ``heads``; the teacher's are of the student's boxes.
+        proposals: for each image, (n_i, 4) xyxy, where a method reads this detector's.
+        losses: the student's own detection losses; empty for the teacher.
     """
 
     features: Sequence[Tensor]
     levels: Sequence[Level]
     image_size: Size
+    heads: Mapping[str, HeadOutput] = field(default_factory=dict)
+    proposals: Sequence[Tensor] | None = None
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
     grids: Sequence[AnchorGrid] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.timing import Row, medians, options, report, row
 from eyas.methods.adapter import Adapter
-from eyas.methods.fgfi import imitation_loss, sparse_imitation_loss
+from eyas.methods.imitation import imitation_loss, sparse_imitation_loss
 
 CHANNELS, HEIGHT, WIDTH = 512, 38, 63
 

@@ -61,7 +61,7 @@ def test_losses_are_the_students_and_the_methods() -> None:
     assert all(torch.equal(losses[name], plain[name]) for name in plain)
     student = View(list(distiller.student.neck(images).values()), list(distiller.student.levels.values()), (64, 96))
     teacher = View(list(distiller.teacher.neck(images).values()), list(distiller.teacher.levels.values()), (64, 96))
-    assert torch.equal(losses["fgfi"], distiller.methods[0](student, teacher, targets)["fgfi"])
+    assert torch.equal(losses["fgfi"], 0.3 * distiller.methods[0](student, teacher, targets))
 
 
 def test_without_methods_it_is_the_plain_student() -> None:
@@ -172,13 +172,17 @@ def test_levels_must_be_what_they_declare() -> None:
 class Clash(Method):
     """Its loss has the name of one of the student's."""
 
-    name, weight, start_step = "loss_fine", 1.0, 0
+    def __init__(self) -> None:
+        super().__init__("loss_fine", 1.0)
 
-    def setup(self, pairs: object) -> None:
-        pass
+    def forward(self, student: View, teacher: View, targets: object) -> Tensor:
+        return student.features[0].sum()
 
-    def forward(self, student: View, teacher: View, targets: object) -> dict[str, Tensor]:
-        return {self.name: student.features[0].sum()}
+
+def test_the_weight_is_a_factor() -> None:
+    light, heavy = (Distiller(seeded(0), seeded(1, 6), FGFI(weight))(*toy_batch())["fgfi"] for weight in (0.01, 0.02))
+    assert light > 0
+    torch.testing.assert_close(heavy, 2 * light)
 
 
 def test_names_are_used_once() -> None:
@@ -279,13 +283,14 @@ def test_state_goes_through_a_file(tmp_path: Path) -> None:
 class Noisy(Method):
     """A user's method that draws from the default generator as any torch layer does."""
 
-    name, weight, start_step = "noisy", 1.0, 0
+    def __init__(self) -> None:
+        super().__init__("noisy", 1.0)
 
     def setup(self, pairs: tuple[LevelPair, ...]) -> None:
         self.scale = nn.Parameter(torch.randn(len(pairs)))
 
-    def forward(self, student: View, teacher: View, targets: object) -> dict[str, Tensor]:
-        return {self.name: 0.0 * self.scale.sum()}
+    def forward(self, student: View, teacher: View, targets: object) -> Tensor:
+        return 0.0 * self.scale.sum()
 
 
 def train(make: str) -> tuple[list[dict[str, float]], dict[str, Tensor], Tensor]:

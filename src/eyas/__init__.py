@@ -10,7 +10,21 @@
 from eyas.checkpoint import load
 from eyas.detectors import build
 from eyas.distiller import Distiller
-from eyas.methods import FGFI, Method
+from eyas.methods import FGFI, Auto, BoxMask, FitNets, Method
 from eyas.types import Detector, EyasError, Level, Prediction, Target
 
-__all__ = ["FGFI", "Detector", "Distiller", "EyasError", "Level", "Method", "Prediction", "Target", "build", "load"]
+__all__ = [
+    "FGFI",
+    "Auto",
+    "BoxMask",
+    "Detector",
+    "Distiller",
+    "EyasError",
+    "FitNets",
+    "Level",
+    "Method",
+    "Prediction",
+    "Target",
+    "build",
+    "load",
+]

@@ -7,18 +7,18 @@ held outside the module tree: it is not trained, not saved, not wrapped by DDP, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from eyas.methods.method import Method
+from eyas.methods.method import Auto, Method, Reads
 from eyas.pairing import describe_levels, pair_levels, some_parameter
 from eyas.taps import Taps, teacher_features
-from eyas.types import Detector, EyasError, Size, Target, View
+from eyas.types import Detector, EyasError, RespondingDetector, Response, Size, Target, View
+from eyas.weights import FollowedWeight, gradient_norm, ratio_of, relative
 
 __all__ = ["Balance", "Distiller", "describe_levels", "pad_to_batch", "pair_levels"]
 
@@ -54,6 +54,13 @@ class Distiller(nn.Module):
         _check(student, teacher, methods)
         self.student = student
         self.methods = nn.ModuleList(methods)
+        self.followed = nn.ModuleDict(
+            {
+                method.name: FollowedWeight(method.weight, method.start_step)
+                for method in methods
+                if isinstance(method.weight, Auto)
+            }
+        )
         self._outside = (_frozen(teacher),)
         self._batches = 0
         device = some_parameter(student).device
@@ -69,39 +76,89 @@ class Distiller(nn.Module):
         return self._outside[0]
 
     def forward(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Every loss of a batch, scalars by name: the student's own, then one or more for each method.
+        """Every loss of a batch, scalars by name: the student's own, then one for each method, times its weight.
 
         Args:
             images: (batch, 3, height, width) in [0, 1], or a sequence of (3, height, width), padded here.
             targets: one for each image, boxes in the frame of its tensor.
         """
         images, targets = _batch(images, targets)
-        losses, student = self._student_pass(images, targets)
-        active = [method for method in self.methods if self._batches >= method.start_step]
-        waiting = [method for method in self.methods if self._batches < method.start_step]
-        if active:
-            teacher = self._teacher_view(images)
-            for method in active:
-                losses = _merge(losses, method(student, teacher, targets))
-        for method in waiting:
-            losses = _merge(losses, {method.name: _zero_of(method, images)})
+        active = [method for method in self.methods if self._active(method)]
+        student = self._student_view(images, targets, active)
+        self._check_names(student)
+        teacher = self._teacher_view(images, student, active) if active else None
+        terms = {
+            method.name: _zero_of(method, images)
+            if teacher is None or method not in active
+            else self._term(method, student, teacher, targets)
+            for method in self.methods
+        }
         if self.training:
             self._batches += 1
-        return losses
+        return {**student.losses, **terms}
 
-    def _student_pass(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], View]:
-        taps = Taps(self.student.network, [pair.student_tap for pair in self.pairs])
-        with taps:
-            losses = dict(self.student.losses(images, targets))
+    def weights(self) -> dict[str, float]:
+        """The weight of each method in the next batch; an automatic one is 0 until it has been measured."""
+        return {
+            method.name: float(self.followed[method.name].value())
+            if isinstance(method.weight, Auto)
+            else float(method.weight)
+            for method in self.methods
+        }
+
+    def _active(self, method: Method) -> bool:
+        """Whether the method has anything to do in this batch: one without adapters has not while it warms up."""
+        if self._batches < method.start_step:
+            return False
+        learns = any(parameter.requires_grad for parameter in method.parameters())
+        return learns or not self._warming_up(method)
+
+    def _warming_up(self, method: Method) -> bool:
+        return isinstance(method.weight, Auto) and self.followed[method.name].warming_up(self._batches)
+
+    def _check_names(self, student: View) -> None:
+        twice = student.losses.keys() & {method.name for method in self.methods}
+        if twice:
+            raise EyasError(f"two losses are called {', '.join(sorted(twice))}: give the method another name")
+
+    def _term(self, method: Method, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
+        if self._warming_up(method):
+            return relative(method(student.detached(), teacher, targets))
+        loss: Tensor = method(student, teacher, targets)
+        if not isinstance(method.weight, Auto):
+            return method.weight * loss
+        followed = self.followed[method.name]
+        if self.training and torch.is_grad_enabled() and followed.due(self._batches):
+            detection = torch.stack(list(student.losses.values())).sum()
+            followed.measure(gradient_norm(detection, student.features), gradient_norm(loss, student.features))
+        return followed.value() * loss
+
+    def _student_view(self, images: Tensor, targets: Sequence[Target], methods: Iterable[Method]) -> View:
+        reads = _reads(methods)
+        with Taps(self.student.network, [pair.student_tap for pair in self.pairs]) as taps:
+            if reads & {"heads", "student_proposals"}:
+                losses, response = _responding(self.student, "student").losses_and_response(images, targets)
+            else:
+                losses, response = self.student.losses(images, targets), Response()
         features = [taps.features[pair.student_tap] for pair in self.pairs]
-        return losses, View(features, [pair.student for pair in self.pairs], _size(images))
+        levels = [pair.student for pair in self.pairs]
+        return View(features, levels, _size(images), response.heads, response.proposals, dict(losses))
 
-    def _teacher_view(self, images: Tensor) -> View:
+    def _teacher_view(self, images: Tensor, student: View, methods: Iterable[Method]) -> View:
         # Scoring the teacher elsewhere may have put it in training mode, where BatchNorm would follow the batch.
         self.teacher.network.eval()
-        features = teacher_features(self.teacher, [pair.teacher_tap for pair in self.pairs], images)
-        ordered = [features[pair.teacher_tap] for pair in self.pairs]
-        return View(ordered, [pair.teacher for pair in self.pairs], _size(images))
+        reads, names = _reads(methods), [pair.teacher_tap for pair in self.pairs]
+        response = Response()
+        if reads & {"heads", "teacher_proposals"}:
+            boxes = {name: head.boxes for name, head in student.heads.items()} if "heads" in reads else {}
+            with torch.no_grad(), Taps(self.teacher.network, names) as taps:
+                teacher = _responding(self.teacher, "teacher")
+                response = teacher.respond(images, boxes, proposals="teacher_proposals" in reads)
+            features = taps.features
+        else:
+            features = teacher_features(self.teacher, names, images)
+        levels = [pair.teacher for pair in self.pairs]
+        return View([features[name] for name in names], levels, _size(images), response.heads, response.proposals)
 
     def balance(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> Balance:
         """How the imitation terms compare with the detection loss on one batch, at the student's imitated features.
@@ -112,17 +169,21 @@ class Distiller(nn.Module):
         """
         images, targets = _batch(images, targets)
         with torch.enable_grad(), _put_back(self, images.device):
-            losses, student = self._student_pass(images, targets)
-            teacher = self._teacher_view(images)
-            imitation: dict[str, Tensor] = {}
-            for method in self.methods:
-                imitation = _merge(imitation, method(student, teacher, targets))
-            detection = torch.stack(list(losses.values())).sum()
+            student = self._student_view(images, targets, self.methods)
+            teacher = self._teacher_view(images, student, self.methods)
+            losses = {method.name: method(student, teacher, targets) for method in self.methods}
+            # An automatic weight is not known before the first step; its loss is reported as it is.
+            losses = {
+                method.name: losses[method.name] * (1.0 if isinstance(method.weight, Auto) else method.weight)
+                for method in self.methods
+            }
+            detection = torch.stack(list(student.losses.values())).sum()
             return Balance(
                 detection=float(detection.detach()),
-                detection_gradient=_gradient_norm(detection, student.features),
-                imitation={name: float(loss.detach()) for name, loss in imitation.items()},
-                imitation_gradient={name: _gradient_norm(loss, student.features) for name, loss in imitation.items()},
+                detection_gradient=float(gradient_norm(detection, student.features)),
+                imitation={name: float(loss.detach()) for name, loss in losses.items()},
+                imitation_gradient={name: float(gradient_norm(loss, student.features)) for name, loss in losses.items()},
+                fractions={m.name: m.weight.fraction for m in self.methods if isinstance(m.weight, Auto)},
                 notes={method.name: method.describe(teacher, targets) for method in self.methods},
             )
 
@@ -141,17 +202,19 @@ class Distiller(nn.Module):
 @dataclass(frozen=True)
 class Balance:
     """The detection loss against the imitation terms on one batch, each with the norm of its gradient at the student's
-    imitated features, and what each method says of the batch."""
+    imitated features; the fractions of the automatic weights, whose terms are unweighted here; and what each method
+    says of the batch."""
 
     detection: float
     detection_gradient: float
     imitation: dict[str, float]
     imitation_gradient: dict[str, float]
+    fractions: dict[str, float]
     notes: dict[str, str]
 
     def gradient_ratio(self) -> dict[str, float]:
         """Imitation gradient over detection gradient, by loss name."""
-        return {name: _ratio(norm, self.detection_gradient) for name, norm in self.imitation_gradient.items()}
+        return {name: ratio_of(norm, self.detection_gradient) for name, norm in self.imitation_gradient.items()}
 
 
 def pad_to_batch(images: Sequence[Tensor], divisor: int = 32) -> Tensor:
@@ -172,6 +235,20 @@ def _check(student: Detector, teacher: Detector, methods: Sequence[Method]) -> N
         raise EyasError(f"the student must be a torch module, or nothing would train it; got {type(student).__name__}")
     if student.network is teacher.network:
         raise EyasError("student and teacher are one and the same network, which would be frozen; give two")
+
+
+def _reads(methods: Iterable[Method]) -> frozenset[Reads]:
+    return frozenset(read for method in methods for read in method.reads)
+
+
+def _responding(detector: Detector, role: str) -> RespondingDetector:
+    if not isinstance(detector, RespondingDetector):
+        raise EyasError(
+            f"the {role}, a {type(detector).__name__}, gives no head outputs or proposals, which a method asks for; "
+            "use methods that compare features, or give it losses_and_response() and respond(), see "
+            "eyas.types.RespondingDetector"
+        )
+    return detector
 
 
 def _module(detector: Detector) -> nn.Module:
@@ -207,13 +284,6 @@ def _batch(images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> tupl
     ]
 
 
-def _merge(losses: dict[str, Tensor], more: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    twice = losses.keys() & more.keys()
-    if twice:
-        raise EyasError(f"two losses are called {', '.join(sorted(twice))}: give the method another name")
-    return losses | more
-
-
 def _frozen(teacher: Detector) -> Detector:
     _module(teacher).eval().requires_grad_(False)
     return teacher
@@ -223,19 +293,6 @@ def _zero_of(module: nn.Module, images: Tensor) -> Tensor:
     """A zero that depends on every parameter of the module, so that DDP sees all of them in every step."""
     parameters = [parameter.float().sum() for parameter in module.parameters()]
     return torch.stack(parameters).sum() * 0 if parameters else images.new_zeros((), dtype=torch.float32)
-
-
-def _gradient_norm(loss: Tensor, features: Sequence[Tensor]) -> float:
-    trained = [feature for feature in features if feature.requires_grad]
-    if not trained or not loss.requires_grad:
-        return 0.0
-    gradients: list[Any] = list(torch.autograd.grad(loss, trained, retain_graph=True, allow_unused=True))
-    norms = [gradient.float().norm() for gradient in gradients if gradient is not None]
-    return float(torch.stack(norms).norm()) if norms else 0.0
-
-
-def _ratio(numerator: float, denominator: float) -> float:
-    return numerator / denominator if denominator else math.nan
 
 
 def _size(images: Tensor) -> Size:

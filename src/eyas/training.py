@@ -213,9 +213,12 @@ def preflight(distiller: Distiller, balance: Balance, say: Callable[[str], None]
     adapters = sum(parameter.numel() for parameter in distiller.methods.parameters())
     say(f"pairs     {pairs}   adapters {adapters / 1e6:.2f} M params, dropped after training")
     for name, ratio in balance.gradient_ratio().items():
+        weight = "(adapters just made)"
+        if name in balance.fractions:
+            weight = f"without a weight; automatic, which will hold {balance.fractions[name]:g} : 1"
         say(
-            f"{name:<9} {balance.notes.get(name, '')}\n{'':<9} imitation : detection   loss "
-            f"{balance.imitation[name]:.3g} : {balance.detection:.3g}   gradient {ratio:.2g} : 1 (adapters just made)"
+            f"{name:<9} {balance.notes[name]}\n{'':<9} imitation : detection   loss "
+            f"{balance.imitation[name]:.3g} : {balance.detection:.3g}   gradient {ratio:.2g} : 1 {weight}"
         )
 
 

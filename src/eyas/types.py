@@ -7,7 +7,7 @@ Images are float32 in [0, 1], RGB, (batch, 3, height, width); each detector norm
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
@@ -238,3 +238,7 @@ class View:
         sizes = [(feature.shape[-2], feature.shape[-1]) for feature in self.features]
         grids = [level.grid(size, self.image_size) for level, size in zip(self.levels, sizes, strict=True)]
         object.__setattr__(self, "grids", grids)
+
+    def detached(self) -> View:
+        """The same with feature maps that pass no gradient on."""
+        return replace(self, features=[feature.detach() for feature in self.features])

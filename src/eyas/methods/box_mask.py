@@ -1,0 +1,94 @@
+"""Imitation inside ground-truth boxes: the mask that Wang et al., CVPR 2019, compare theirs with (tables 3 and 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from eyas.anchors import AnchorGrid
+from eyas.methods.imitation import FeatureImitation, Rectify, describe_masks
+from eyas.methods.method import Weight
+from eyas.types import Target, View
+
+
+def box_masks(grid: AnchorGrid, boxes: Sequence[Tensor], scale: float = 1.0) -> Tensor:
+    """The cells that a box overlaps, each cell being one step wide and high around its anchors' centre.
+
+    Args:
+        grid: of one level; only its size, step and offset matter.
+        boxes: for each of the B images its (n, 4) boxes, xyxy in pixels.
+        scale: of the width and height of every box, about its centre; above 0.
+
+    Returns:
+        (B, H, W) bool. A box whose centre lies on the map has at least one cell, however small the box is.
+    """
+    return torch.stack([_box_mask(grid, image_boxes.double(), scale) for image_boxes in boxes])
+
+
+def _box_mask(grid: AnchorGrid, boxes: Tensor, scale: float) -> Tensor:
+    sides = []
+    for axis, (low, high) in enumerate(((boxes[:, 1], boxes[:, 3]), (boxes[:, 0], boxes[:, 2]))):
+        middle, half = (low + high) / 2, (high - low) * scale / 2
+        distance = (_cell_centres(grid, axis).to(boxes) - middle[:, None]).abs()
+        sides.append(distance < half[:, None] + grid.step[axis] / 2)
+    rows, columns = sides
+    # A box is the product of its rows and its columns; the mask is the union over boxes.
+    return (rows.t().float() @ columns.float()) > 0
+
+
+def _cell_centres(grid: AnchorGrid, axis: int) -> Tensor:
+    """(H,) or (W,) pixels: the mean centre of a cell's anchors."""
+    anchors = grid.cell_anchors.double()
+    return grid.origins(axis, dtype=torch.float64) + (anchors[:, 1 - axis] + anchors[:, 3 - axis]).mean() / 2
+
+
+class BoxMask(FeatureImitation):
+    """Feature imitation on the cells inside ground-truth boxes, of every level.
+
+    Args:
+        weight: factor of the loss, or auto.
+        scale: of the width and height of every box, about its centre. 1 is the box itself.
+        kernel_size: of the adaptation layer.
+        rectify: end the adaptation layer in a ReLU: always, never, or where the teacher's features have none below 0.
+        init_std: of the adaptation layer's weights.
+        start_step: training batches before the loss counts.
+        sparse_below: share of cells below which the adaptation layer is evaluated at those cells only.
+        name: the key of its loss term.
+
+    Raises:
+        EyasError: an option outside its range.
+    """
+
+    def __init__(
+        self,
+        weight: Weight = 0.01,
+        *,
+        scale: float = 1.0,
+        kernel_size: int = 3,
+        rectify: Rectify = "auto",
+        init_std: float = 1e-4,
+        start_step: int = 0,
+        sparse_below: float = 0.4,
+        name: str = "box_mask",
+    ) -> None:
+        super().__init__(
+            name,
+            weight,
+            kernel_size=kernel_size,
+            rectify=rectify,
+            init_std=init_std,
+            start_step=start_step,
+            sparse_below=sparse_below,
+        )
+        self.require(scale > 0, f"scale must be above 0, got {scale}")
+        self.scale = scale
+
+    def masks(self, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
+        """The cells inside boxes, (batch, H, W) for each level, on the teacher's grids."""
+        return [box_masks(grid, [target["boxes"] for target in targets], self.scale) for grid in teacher.grids]
+
+    def describe(self, teacher: View, targets: Sequence[Target]) -> str:
+        what = "in boxes" if self.scale == 1 else f"in boxes scaled by {self.scale:g}"
+        return describe_masks(self.masks(teacher, targets), teacher, what)

@@ -1,0 +1,58 @@
+"""FitNets' hint as detection uses it: the student imitates the teacher's whole feature map.
+
+Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, equation 3: half the squared distance between the
+teacher's map and the student's after a regressor. It is also the hint of Chen et al., NIPS 2017, equation 7 (without
+the half), and the "full feature" row of the tables of Wang et al., CVPR 2019. Here it is averaged over the cells, so
+that it equals FGFI's loss with every cell in the mask, and one weight means the same in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from eyas.methods.imitation import FeatureImitation, Rectify
+from eyas.methods.method import Weight
+from eyas.types import Target, View
+
+
+class FitNets(FeatureImitation):
+    """The hint loss on the whole feature map (Romero et al., ICLR 2015).
+
+    Args:
+        weight: factor of the loss, or auto.
+        kernel_size: of the regressor: 1, or 3 for the same layer as FGFI's.
+        rectify: end the regressor in a ReLU: always, never, or where the teacher's features have none below 0.
+        init_std: of the regressor's weights.
+        start_step: training batches before the loss counts.
+        name: the key of its loss term.
+
+    Raises:
+        EyasError: an option outside its range.
+    """
+
+    def __init__(
+        self,
+        weight: Weight = 0.01,
+        *,
+        kernel_size: int = 1,
+        rectify: Rectify = "auto",
+        init_std: float = 1e-4,
+        start_step: int = 0,
+        name: str = "fitnets",
+    ) -> None:
+        super().__init__(
+            name, weight, kernel_size=kernel_size, rectify=rectify, init_std=init_std, start_step=start_step
+        )
+
+    def masks(self, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
+        """Every cell."""
+        return [
+            torch.ones((len(feature), *feature.shape[-2:]), dtype=torch.bool, device=feature.device)
+            for feature in teacher.features
+        ]
+
+    def describe(self, teacher: View, targets: Sequence[Target]) -> str:
+        return "every cell"

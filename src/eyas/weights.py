@@ -1,0 +1,97 @@
+"""The weight of a distillation loss: a number, or one that follows the gradients.
+
+A number does not travel: equation 2 sums over channels, so its size is that of the teacher's squared features, which
+differs by orders of magnitude between detectors. What travels is a ratio: the norm of the method's gradient at the
+student's imitated features over the norm of the detection loss's gradient there. `FollowedWeight` holds that ratio.
+
+Measuring needs no second backward pass through the student. Both gradients are taken at the tapped features: the
+detection loss goes back through the heads alone, the method's through its adapters alone. And it is done only every so
+many batches, the ratio being averaged in its logarithm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, distributed, nn
+
+from eyas.methods.method import Auto
+
+RATE = 0.1
+"""Share of a new measurement in the running mean, once there are more than 1 / RATE of them."""
+
+
+def gradient_norm(loss: Tensor, features: Sequence[Tensor]) -> Tensor:
+    """The norm of a loss's gradient at feature maps, over all of them, in the whole batch of all processes.
+
+    The graph is kept. A scalar; 0 where the loss does not depend on them.
+    """
+    wanted = [feature for feature in features if feature.requires_grad]
+    square = loss.new_zeros(())
+    if wanted and loss.requires_grad:
+        found = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
+        square = sum((gradient.float().square().sum() for gradient in found if gradient is not None), start=square)
+    return _mean_over_processes(square).sqrt()
+
+
+class FollowedWeight(nn.Module):
+    """A weight that keeps the gradient of one method at a fraction of the detection gradient.
+
+    Its state is two buffers, so that a resumed run goes on with the same weight.
+
+    Args:
+        rule: the fraction, and when to measure.
+        start_step: of the method.
+    """
+
+    def __init__(self, rule: Auto, start_step: int) -> None:
+        super().__init__()
+        self.rule, self.start_step = rule, start_step
+        self.register_buffer("log_ratio", torch.zeros(()))
+        self.register_buffer("measurements", torch.zeros((), dtype=torch.int64))
+
+    def warming_up(self, step: int) -> bool:
+        """Whether, in this batch, only the method's adapters learn."""
+        return step < self.start_step + self.rule.warmup
+
+    def due(self, step: int) -> bool:
+        """Whether this batch is to be measured."""
+        return not self.warming_up(step) and (step - self.start_step - self.rule.warmup) % self.rule.every == 0
+
+    @torch.no_grad()
+    def measure(self, detection: Tensor, imitation: Tensor) -> None:
+        """Take in the gradient norms of one batch. One without objects, or without a gradient, says nothing."""
+        says = (detection > 0) & (imitation > 0) & torch.isfinite(detection) & torch.isfinite(imitation)
+        self.measurements += says
+        rate = torch.clamp(1 / self.measurements.clamp(min=1), min=RATE)
+        step = rate * (torch.log(detection / imitation) - self.log_ratio)
+        self.log_ratio.copy_(torch.where(says, self.log_ratio + step, self.log_ratio))
+
+    def value(self) -> Tensor:
+        """The weight, a scalar; 0 until something has been measured."""
+        return torch.where(self.measurements > 0, self.rule.fraction * self.log_ratio.exp(), 0.0)
+
+
+def relative(loss: Tensor) -> Tensor:
+    """The loss over its own value, that of all processes: 1 (or 0), with a gradient free of the features' scale.
+
+    It is what adapters learn by while the student does not feel them: whatever the teacher's features measure, their
+    gradient stays comparable with the detection loss's.
+    """
+    size = _mean_over_processes(loss.detach())
+    return loss / size.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _mean_over_processes(value: Tensor) -> Tensor:
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return value
+    value = value.clone()
+    distributed.all_reduce(value)
+    return value / distributed.get_world_size()
+
+
+def ratio_of(norm: float, detection: float) -> float:
+    """Imitation gradient over detection gradient; infinite where only the latter is 0."""
+    return norm / detection if detection else (math.inf if norm else 0.0)

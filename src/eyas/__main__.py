@@ -13,6 +13,7 @@ from jsonargparse.typing import PositiveInt
 from eyas.cli import command_parser, run_config, summary
 from eyas.commands import data, evaluate, predict, recipes
 from eyas.demo import demo
+from eyas.inspect_command import inspect
 from eyas.launch import launch
 from eyas.training import distill, train
 from eyas.types import EyasError
@@ -24,9 +25,10 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "distill": distill,
     "evaluate": evaluate,
     "predict": predict,
+    "inspect": inspect,
     "recipes": recipes,
 }
-POSITIONAL = ("data", "evaluate", "predict")
+POSITIONAL = ("data", "evaluate", "predict", "inspect")
 """Commands whose required arguments are given by place."""
 LAUNCHED = ("train", "distill")
 """Commands that run on several devices."""
@@ -39,6 +41,7 @@ STORY = """Eyas distils a large, accurate object detector into a small, fast one
   eyas distill --data cells/ --teacher runs/teacher --model retinanet --backbone resnet18 --out runs/student
   eyas evaluate runs/student                                     its score, per class, beside its teacher
   eyas predict runs/student photos/ --out found/                 boxes as JSON and drawn
+  eyas inspect runs/teacher                                      do its features bear out the mask, on your data
 
 Every option can stand in a YAML file given by --config; --print_config prints the resolved one."""
 

@@ -82,16 +82,7 @@ def evaluate(
         json_file: also write the figures there.
     """
     spec, config = ModelSpec.load(run), recorded_config(run)
-    dataset = config.get("dataset", {})
-    folder = data or config.get("data")
-    if folder is None:
-        raise EyasError(f"{run} does not say which data it was trained on; give --data")
-    source = read(
-        Path(folder),
-        split or dataset.get("val_split", "val"),
-        format=dataset.get("format") if data is None else None,
-        classes=spec.classes,
-    )
+    source = run_source(run, spec.classes, data=data, split=split)
     metric = metric or config.get("run", {}).get("metric") or default_metric(source.format)
     feed = DataArgs(resize=spec.resize, batch_size=batch_size, workers=workers)
     where = pick_device(device)
@@ -99,7 +90,7 @@ def evaluate(
     teacher = config.get("teacher")
     if teacher is not None and Path(teacher, SPEC).is_file() and ModelSpec.load(Path(teacher)).classes == spec.classes:
         rows["teacher"] = (Path(teacher), load(teacher))
-    figures: dict[str, Any] = {"metric": metric, "data": str(folder), "split": source.split}
+    figures: dict[str, Any] = {"metric": metric, "data": str(source.root), "split": source.split}
     with Progress() as progress:
         for name, (path, detector) in rows.items():
             result = evaluate_detector(detector, source, feed, metric, where, progress, name)
@@ -108,6 +99,27 @@ def evaluate(
             figures[name] = {"summary": result.summary, "per_class": result.per_class, "cost": asdict(cost)}
     if json_file is not None:
         write_json(json_file, figures)
+
+
+def run_source(run: Path, classes: Sequence[str], *, data: Path | None = None, split: str | None = None) -> DataSource:
+    """The data that a run folder is looked at with: its own, and its validation split, where nothing else is said.
+
+    Args:
+        run: run folder.
+        classes: the detector's, in label order.
+        data: another folder of a data set.
+        split: another split.
+
+    Raises:
+        EyasError: the run does not record its data and none is given, or `read` raises it.
+    """
+    config = recorded_config(run)
+    dataset = config.get("dataset", {})
+    folder = data or config.get("data")
+    if folder is None:
+        raise EyasError(f"{run} does not say which data it was trained on; give --data")
+    format = dataset.get("format") if data is None else None
+    return read(Path(folder), split or dataset.get("val_split", "val"), format=format, classes=classes)
 
 
 def evaluate_detector(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -14,6 +15,12 @@ from eyas.types import Prediction, Target
 COLOURS = tuple(matplotlib.color_sequences["tab10"])
 OBJECT = "#12b5a6"
 NEAR = "#ff7f0e"
+VARIANCE_STYLES: Mapping[str, Mapping[str, Any]] = {
+    "whole": {"color": "#555555", "linewidth": 1.6},
+    "near": {"color": "#d55e00", "linestyle": "none", "marker": "^", "markersize": 3.5},
+    "far": {"color": "#0072b2", "linestyle": "none", "marker": "o", "markersize": 3},
+}
+"""Vermilion and blue of Okabe and Ito, which colour-blind readers tell apart, and another marker each."""
 
 
 def draw_boxes(axes: matplotlib.axes.Axes, boxes: Tensor, texts: Sequence[str], colours: Sequence[str]) -> None:
@@ -82,26 +89,65 @@ def side_by_side(
 
 
 def near_masks(
-    path: Path, images: Sequence[Tensor], targets: Sequence[Target], masks: Sequence[Tensor], titles: Sequence[str]
+    path: Path,
+    images: Sequence[Tensor],
+    targets: Sequence[Target],
+    masks: Sequence[Tensor],
+    titles: Sequence[str],
+    *,
+    strides: Sequence[int] | None = None,
 ) -> None:
     """One row per level, one column per image: the near cells of that level over the image and its boxes.
 
     Args:
         masks: per level (batch, H, W) bool.
         titles: per level.
+        strides: per level, pixels per cell, where the detector pads the image and its maps reach beyond it. Left out,
+            each map covers the image.
     """
     tint = matplotlib.colors.ListedColormap(["#00000000", NEAR])
     figure = Figure(figsize=(2.6 * len(images), 2.7 * len(masks)), dpi=100, layout="constrained")
     grid = figure.subplots(len(masks), len(images), squeeze=False)
     for column, (image, target) in enumerate(zip(images, targets, strict=True)):
         height, width = image.shape[-2:]
-        for axes, mask, title in zip(grid[:, column], masks, titles, strict=True):
-            share = float(mask[column].float().mean())
+        for row, (mask, title) in enumerate(zip(masks, titles, strict=True)):
+            axes, near = grid[row, column], mask[column].cpu()
+            right, bottom = (width, height) if strides is None else (n * strides[row] for n in near.shape[::-1])
+            share = float(near.float().mean())
             show_image(axes, image, f"{title}   {share:.0%} near")
-            near = mask[column].int().cpu().numpy()
-            axes.imshow(near, cmap=tint, alpha=0.45, extent=(0, width, height, 0), vmin=0, vmax=1)
+            axes.imshow(near.int().numpy(), cmap=tint, alpha=0.45, extent=(0, right, bottom, 0), vmin=0, vmax=1)
             draw_boxes(axes, target["boxes"], [""] * len(target["boxes"]), [OBJECT] * len(target["boxes"]))
             axes.set(xlim=(0, width), ylim=(height, 0))
+    figure.savefig(path)
+
+
+def channel_variances(
+    path: Path, levels: Mapping[str, Mapping[str, Tensor | None]], *, title: str = "Variance of the teacher's features"
+) -> None:
+    """One panel per level: the variance of each channel over the whole map, near objects and far from them.
+
+    Args:
+        levels: panel title -> ``whole``, ``near`` and ``far``, (C,) each, or None where there is no such cell.
+            Channels are sorted by the first that is there, so that one channel is at one place in all three.
+    """
+    figure = Figure(figsize=(1.2 + 3.6 * len(levels), 3.6), dpi=110, layout="constrained")
+    panels = figure.subplots(1, len(levels), squeeze=False)[0]
+    for axes, (name, variances) in zip(panels, levels.items(), strict=True):
+        known = {where: values.cpu() for where, values in variances.items() if values is not None}
+        order = next(iter(known.values())).argsort(descending=True) if known else None
+        for where, values in known.items():
+            # A channel that never changes has no place on a log axis.
+            shown = values[order].where(values[order] > 0, float("nan")).numpy()
+            axes.plot(range(1, len(shown) + 1), shown, label=where, **VARIANCE_STYLES[where])
+        if any(bool((values > 0).any()) for values in known.values()):
+            axes.set_yscale("log")
+        axes.set(xlabel="channel, by falling variance of the whole map", ylabel="variance over cells")
+        axes.set_title(name, fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        if known:
+            axes.legend(frameon=False)
+    figure.suptitle(title, fontsize=10)
     figure.savefig(path)
 
 

@@ -1,0 +1,201 @@
+"""Mimicking the regions of proposals: the student imitates what the teacher's head would pool, and nothing else.
+
+Li, Jin, Yan, "Mimicking Very Efficient Network for Object Detection", CVPR 2017, section 3.2:
+``L_m = 1/(2N) * sum_i 1/m_i * ||u_i - r(v_i)||^2``. ``u_i`` and ``v_i`` are the teacher's and the student's features of
+proposal i of N, ``r`` the transform from the student's channels to the teacher's, ``m_i`` the size of a region in
+cells. Every region is pooled to one size here, so ``m_i`` is a constant: the loss is a sum over channels and a mean
+over the cells of all regions, halved, which is the unit of `eyas.methods.imitation` too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import box_area, roi_align
+
+from eyas.methods.adapter import Adapter
+from eyas.methods.method import LevelPair, Method, Weight, global_count, ratio
+from eyas.types import EyasError, Level, Target, View
+
+Source = Literal["teacher", "student"]
+CANONICAL_SIDE, CANONICAL_LEVEL = 224, 4
+"""k0 of the FPN paper: a box of this side, in pixels, is pooled from the level of stride 2^4."""
+EPSILON = 1e-6
+"""torchvision adds it to the logarithm of the side, so that a box of 224 pixels is not rounded down."""
+
+
+def assign_levels(boxes: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
+    """The level that each box is pooled from: Lin et al., "Feature Pyramid Networks", CVPR 2017, equation 1.
+
+    Args:
+        boxes: for each image, (n_i, 4) xyxy in pixels.
+        strides: of the levels, rising. Where a power of two is left out, the next finer level stands in for it; of
+            levels of equal stride, the first.
+
+    Returns:
+        (N,) int64, indices into ``strides``, image by image: the same as torchvision's `MultiScaleRoIAlign` chooses
+        where the strides are consecutive powers of two.
+    """
+    side = box_area(torch.cat(list(boxes)).float()).sqrt()
+    wanted = torch.floor(CANONICAL_LEVEL + torch.log2(side / CANONICAL_SIDE) + EPSILON)
+    distinct = sorted(set(strides))
+    exponents = torch.tensor(distinct, dtype=torch.float32, device=side.device).log2()
+    chosen = (torch.searchsorted(exponents, wanted, right=True) - 1).clamp(min=0)
+    return torch.tensor([list(strides).index(stride) for stride in distinct], device=side.device)[chosen]
+
+
+def pool_regions(
+    features: Sequence[Tensor],
+    strides: Sequence[int],
+    boxes: Sequence[Tensor],
+    levels: Tensor,
+    *,
+    output_size: int = 7,
+    sampling_ratio: int = 2,
+) -> list[Tensor]:
+    """RoIAlign (He et al., ICCV 2017) of every box from its own level, as torchvision's detectors pool for their heads.
+
+    A map and the image share their origin, and a cell is ``stride`` pixels. The quotient of their sizes would be
+    another number where a detector pads the image inside.
+
+    Args:
+        features: (batch, C, H, W) maps, one for each level; C may differ.
+        strides: pixels of the image per cell of each map.
+        boxes: for each image of the batch, (n_i, 4) xyxy in pixels.
+        levels: (N,) the level of each box, image by image; see `assign_levels`.
+        output_size: cells of a region along each side.
+        sampling_ratio: samples of the map per cell of a region along each side.
+
+    Returns:
+        For each level, (n, C, output_size, output_size) float32: the regions of its boxes, in the order of the boxes.
+    """
+    image = torch.cat([torch.full_like(own[:, :1], index) for index, own in enumerate(boxes)])
+    rows = torch.cat((image, torch.cat(list(boxes))), dim=1).float()
+    return [
+        roi_align(feature.float(), rows[levels == index], output_size, 1 / stride, sampling_ratio)
+        for index, (feature, stride) in enumerate(zip(features, strides, strict=True))
+    ]
+
+
+def mimic_loss(adapted: Tensor, teacher: Tensor, count: Tensor | float) -> Tensor:
+    """The paper's normalised L2 loss of pooled regions.
+
+    Args:
+        adapted: (n, C, h, w), the student's regions after the transform.
+        teacher: (n, C, h, w), the teacher's regions of the same boxes.
+        count: N, the proposals of the whole batch, see `global_count`; 0 gives a loss of 0 that still has a gradient
+            path.
+
+    Returns:
+        A float32 scalar: the squared differences, summed over channels and averaged over the h*w cells, over 2N.
+    """
+    cells = teacher.shape[-2] * teacher.shape[-1]
+    return ratio((adapted.float() - teacher.float()).square().sum(), 2 * cells * count)
+
+
+class RoIMimic(Method):
+    """The student mimics the teacher's pooled features of proposals (Li et al., CVPR 2017).
+
+    Each level pair has a transform of its own, because the levels of a student without FPN differ in their channels and
+    statistics. Levels that only propose, like the last one of an FPN's Faster R-CNN, are left out: nothing is ever
+    pooled from them. Both detectors' regions of a box come from the same level pair, chosen by the teacher's strides.
+
+    Args:
+        weight: factor of the loss, or auto.
+        proposals: whose they are. The paper takes those of the student; the teacher's are the default of the one public
+            implementation, are good from the first step on, and suit a one-stage student.
+        output_size: cells of a pooled region along each side.
+        kernel_size: of the transform, a convolution on the pooled regions.
+        rois_per_image: the most proposals of an image, the first being the best; None takes all.
+        init_std: of the transform's weights.
+        start_step: training batches before the loss counts.
+        name: the key of its loss term.
+
+    Raises:
+        EyasError: an option outside its range.
+    """
+
+    def __init__(
+        self,
+        weight: Weight = 1.0,
+        *,
+        proposals: Source = "teacher",
+        output_size: int = 7,
+        kernel_size: int = 1,
+        rois_per_image: int | None = None,
+        init_std: float = 1e-4,
+        start_step: int = 0,
+        name: str = "roi_mimic",
+    ) -> None:
+        super().__init__(name, weight, start_step)
+        self.require(proposals in get_args(Source), f"proposals is one of {get_args(Source)}, got {proposals!r}")
+        self.require(output_size > 0, f"output_size must be positive, got {output_size}")
+        self.require(kernel_size > 0 and kernel_size % 2 == 1, f"kernel_size must be odd and positive: {kernel_size}")
+        self.require(rois_per_image is None or rois_per_image > 0, f"rois_per_image must be positive: {rois_per_image}")
+        self.require(init_std > 0, f"init_std must be positive, got {init_std}")
+        self.proposals: Source = proposals
+        self.reads = frozenset({"teacher_proposals" if proposals == "teacher" else "student_proposals"})
+        self.output_size = output_size
+        self.kernel_size = kernel_size
+        self.rois_per_image = rois_per_image
+        self.init_std = init_std
+        self.pooled: tuple[int, ...] = ()
+        self.adapters = nn.ModuleList()
+
+    def setup(self, pairs: Sequence[LevelPair]) -> None:
+        skipped = [_only_proposes(pair.student) or _only_proposes(pair.teacher) for pair in pairs]
+        pooled = [index for index, skip in enumerate(skipped) if not skip]
+        # In the order of the strides, which `assign_levels` wants; pairs that the user names have any order.
+        self.pooled = tuple(sorted(pooled, key=lambda index: pairs[index].teacher.stride))
+        self.require(bool(pooled), "no pair of levels that boxes are pooled from; pair levels that the heads read")
+        self.adapters = nn.ModuleList(
+            Adapter(
+                pairs[index].student.channels,
+                pairs[index].teacher.channels,
+                kernel_size=self.kernel_size,
+                init_std=self.init_std,
+            )
+            for index in self.pooled
+        )
+
+    def describe(self, teacher: View, targets: Sequence[Target]) -> str:
+        most = "all" if self.rois_per_image is None else f"at most {self.rois_per_image}"
+        if self.proposals == "student" or teacher.proposals is None:
+            return f"regions of the {self.proposals}'s proposals, {most} of an image"
+        boxes = self._boxes(teacher)
+        strides = [teacher.levels[index].stride for index in self.pooled]
+        levels = assign_levels(boxes, strides)
+        shares = ", ".join(
+            f"{float((levels == index).float().mean()) if len(levels) else 0:.0%} at stride {stride}"
+            for index, stride in enumerate(strides)
+        )
+        return f"{len(levels) / len(boxes):.0f} of the teacher's proposals per image: {shares}"
+
+    def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
+        boxes = self._boxes(teacher if self.proposals == "teacher" else student)
+        levels = assign_levels(boxes, [teacher.levels[index].stride for index in self.pooled])
+        count = global_count(torch.tensor(len(levels), device=levels.device))
+        regions = zip(self.adapters, *(self._regions(view, boxes, levels) for view in (student, teacher)), strict=True)
+        return torch.stack([mimic_loss(adapter(mine), wanted, count) for adapter, mine, wanted in regions]).sum()
+
+    def _boxes(self, view: View) -> list[Tensor]:
+        if view.proposals is None:
+            other = "student" if self.proposals == "teacher" else "teacher"
+            raise EyasError(
+                f"{type(self).__name__}: the {self.proposals} makes no proposals, as one-stage detectors do not; take "
+                f'a Faster R-CNN, or proposals="{other}" if the {other} is one'
+            )
+        return [boxes[: self.rois_per_image].detach() for boxes in view.proposals]
+
+    def _regions(self, view: View, boxes: Sequence[Tensor], levels: Tensor) -> list[Tensor]:
+        features = [view.features[index] for index in self.pooled]
+        strides = [view.levels[index].stride for index in self.pooled]
+        return pool_regions(features, strides, boxes, levels, output_size=self.output_size)
+
+
+def _only_proposes(level: Level) -> bool:
+    """Whether no box is pooled from a level: its box range is empty."""
+    return level.box_range is not None and level.box_range[0] >= level.box_range[1]

@@ -7,7 +7,7 @@ held outside the module tree: it is not trained, not saved, not wrapped by DDP, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -171,19 +171,20 @@ class Distiller(nn.Module):
         with torch.enable_grad(), _put_back(self, images.device):
             student = self._student_view(images, targets, self.methods)
             teacher = self._teacher_view(images, student, self.methods)
-            losses = {method.name: method(student, teacher, targets) for method in self.methods}
             # An automatic weight is not known before the first step; its loss is reported as it is.
+            automatic = {method.name: method.weight for method in self.methods if isinstance(method.weight, Auto)}
             losses = {
-                method.name: losses[method.name] * (1.0 if isinstance(method.weight, Auto) else method.weight)
+                method.name: method(student, teacher, targets) * (1 if method.name in automatic else method.weight)
                 for method in self.methods
             }
+            gradients = {name: gradient_norm(loss, student.features) for name, loss in losses.items()}
             detection = torch.stack(list(student.losses.values())).sum()
             return Balance(
                 detection=float(detection.detach()),
                 detection_gradient=float(gradient_norm(detection, student.features)),
                 imitation={name: float(loss.detach()) for name, loss in losses.items()},
-                imitation_gradient={name: float(gradient_norm(loss, student.features)) for name, loss in losses.items()},
-                fractions={m.name: m.weight.fraction for m in self.methods if isinstance(m.weight, Auto)},
+                imitation_gradient={name: float(norm) for name, norm in gradients.items()},
+                fractions={name: rule.fraction for name, rule in automatic.items()},
                 notes={method.name: method.describe(teacher, targets) for method in self.methods},
             )
 

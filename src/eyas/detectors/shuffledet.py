@@ -7,15 +7,17 @@ Sources: Wang et al., CVPR 2019, section 4.1, and the constants of the authors' 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from eyas.anchors import AnchorGrid, shapes_to_cell_anchors
+from eyas.detectors.responses import check_heads
+from eyas.detectors.shuffledet_heads import HEADS, Raw, outputs_on, with_assigned
 from eyas.detectors.shuffledet_loss import (
+    Assignment,
     assign,
     class_loss,
     clip,
@@ -26,7 +28,7 @@ from eyas.detectors.shuffledet_loss import (
     iou,
 )
 from eyas.detectors.shufflenet import ShuffleNet
-from eyas.types import EyasError, Level, Prediction, Size, Target
+from eyas.types import EyasError, Level, Prediction, Response, Size, Target
 
 KITTI_ANCHORS = (
     (36.0, 37.0),
@@ -46,19 +48,10 @@ CONFIDENCE_PRIOR = 0.1
 """The confidence of every anchor before training. Lower ones start where sigmoid and square are flat."""
 
 
-class Raw(NamedTuple):
-    """The head's output, float32; A = H * W * K anchors in row, column, shape order."""
-
-    classes: Tensor
-    """(batch, A, C) logits."""
-    confidence: Tensor
-    """(batch, A) in [0, 1]."""
-    deltas: Tensor
-    """(batch, A, 4)."""
-
-
 class ShuffleDet(nn.Module):
-    """The detector; satisfies `eyas.types.Detector`.
+    """The detector; satisfies `eyas.types.RespondingDetector`.
+
+    Its heads are ``classes``, a softmax without background, and ``confidence``, a sigmoid without boxes.
 
     Args:
         classes: class names, in label order.
@@ -139,34 +132,51 @@ class ShuffleDet(nn.Module):
         anchors = self.grid((height, width), image_size).anchors().reshape(-1, 4).to(output.device)
         raw = Raw(
             logits.reshape(batch, -1, classes),
-            confidence.reshape(batch, -1).sigmoid(),
+            confidence.reshape(batch, -1),
             deltas.reshape(batch, -1, 4),
         )
         return raw, anchors
 
     def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The three terms of SqueezeDet's loss, scalars; images without boxes are background."""
+        return self.losses_and_response(images, targets)[0]
+
+    def losses_and_response(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], Response]:
+        """`losses`, and the outputs of the heads that they were computed from."""
         raw, anchors = self(images)
         with torch.autocast(images.device.type, enabled=False):
-            return self._loss_terms(raw, anchors, targets, (images.shape[-2], images.shape[-1]))
+            assigned, ignored = assign(anchors, targets), ignored_anchors(anchors, targets)
+            losses = self._loss_terms(raw, anchors, assigned, ignored, (images.shape[-2], images.shape[-1]))
+            return losses, Response(with_assigned(raw, anchors, assigned, ignored))
 
-    def _loss_terms(self, raw: Raw, anchors: Tensor, targets: Sequence[Target], image_size: Size) -> dict[str, Tensor]:
-        assigned = assign(anchors, targets)
+    def respond(self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False) -> Response:
+        """The outputs of the heads on given anchors, which must be its own. It has no proposals, and answers None.
+
+        Args:
+            images: (batch, 3, height, width) in [0, 1].
+            boxes: head name -> for each image (A, 4) xyxy.
+            proposals: makes no difference.
+
+        Raises:
+            EyasError: the training mode, an unknown head, or other anchors.
+        """
+        if self.training:
+            raise EyasError("responding needs the evaluation mode: call detector.eval() first")
+        check_heads(boxes, HEADS, type(self).__name__)
+        return Response(outputs_on(boxes, *self(images)))
+
+    def _loss_terms(
+        self, raw: Raw, anchors: Tensor, assigned: Assignment, ignored: Tensor | None, image_size: Size
+    ) -> dict[str, Tensor]:
         where = (assigned.image, assigned.anchor)
         own, deltas = anchors[assigned.anchor], raw.deltas[where]
         quality = iou(clip(decode(deltas.detach(), own), image_size), assigned.boxes)
         count = max(len(quality), 1)
+        confidence = confidence_loss(raw.confidence, quality, assigned, ignored, self.object_weight, self.rest_weight)
         return {
             "loss_class": self.class_weight / count * class_loss(raw.classes[where], assigned.labels),
             "loss_box": self.box_weight / count * (deltas - encode(assigned.boxes, own)).square().sum(),
-            "loss_confidence": confidence_loss(
-                raw.confidence,
-                quality,
-                assigned,
-                ignored_anchors(anchors, targets),
-                self.object_weight,
-                self.rest_weight,
-            ),
+            "loss_confidence": confidence,
         }
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,12 +13,16 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from eyas.detectors import torchvision_heads, torchvision_stages
+from eyas.detectors.responses import check_heads
 from eyas.detectors.torchvision_levels import PROBE_SIZE, Padding, derive_levels
-from eyas.types import EyasError, Prediction, Size, Target
+from eyas.types import EyasError, Prediction, Response, Size, Target
 
 
 class TorchvisionDetector(nn.Module):
-    """A torchvision detector, built by you or by `eyas.detectors.build`; satisfies `eyas.types.Detector`.
+    """A torchvision detector, built by you or by `eyas.detectors.build`; satisfies
+    `eyas.types.RespondingDetector`. Its heads are ``rpn`` and ``roi`` for Faster R-CNN, ``anchors`` for the others, and
+    ``centerness`` for FCOS.
 
     `network` stays the torchvision module with its own names, so its state dict loads in plain torchvision. Three
     things about it are changed. Its inner transform no longer resizes: images come resized. Its heads and anchors
@@ -78,6 +82,45 @@ class TorchvisionDetector(nn.Module):
         shifted = [{"boxes": t["boxes"], "labels": t["labels"] + self._first_label} for t in targets]
         losses: dict[str, Tensor] = self.network(images, shifted)
         return losses
+
+    def losses_and_response(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], Response]:
+        """`losses`, number for number, and the outputs of the heads that they were computed from.
+
+        For Faster R-CNN the proposals are those that its second stage was trained on. Arguments and errors are those of
+        `losses`.
+        """
+        network = self.network
+        if isinstance(network, FasterRCNN):
+            with torchvision_stages.stage_calls(network) as calls:
+                losses = self.losses(images, targets)
+            return losses, torchvision_stages.training_response(network, calls)
+        with torchvision_heads.loss_call(network) as call:
+            losses = self.losses(images, targets)
+        return losses, torchvision_heads.training_response(network, call)
+
+    def respond(self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False) -> Response:
+        """The outputs of the heads on given boxes, after one pass of the backbone and without any detection.
+
+        Args:
+            images: (batch, 3, height, width) in [0, 1].
+            boxes: head name -> for each image (n, 4) xyxy. Anchors must be the network's own; ``roi`` takes any boxes.
+            proposals: also what the RPN proposes after its NMS. One-stage detectors have none, and answer None.
+
+        Raises:
+            EyasError: the network is in training mode, has no such head, or has other anchors.
+        """
+        network = self.network
+        if network.training:
+            raise EyasError("responding needs the evaluation mode: call detector.eval() first")
+        two_stages = isinstance(network, FasterRCNN)
+        known = torchvision_stages.HEADS if two_stages else torchvision_heads.head_names(network)
+        check_heads(boxes, known, type(network).__name__)
+        batch, _ = network.transform(images)
+        maps = network.backbone(batch.tensors)
+        maps = {"0": maps} if isinstance(maps, Tensor) else maps
+        if two_stages:
+            return torchvision_stages.respond(network, batch, maps, boxes, proposals)
+        return torchvision_heads.respond(network, batch, maps, boxes)
 
     def predict(self, images: Tensor) -> list[Prediction]:
         """Detections after NMS, by falling score, clipped to the images.

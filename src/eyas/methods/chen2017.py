@@ -1,9 +1,9 @@
 """Soft labels for the class loss and a teacher-bounded box loss, on the detector's heads.
 
 Chen, Choi, Yu, Han, Chandraker, "Learning Efficient Object Detection Models with Knowledge Distillation", NIPS 2017:
-``L_cls = mu L_hard + (1 - mu) L_soft`` (equation 2), ``L_soft = -sum_c w_c p_t log p_s`` (equation 3) and
-``L_reg = L_smoothL1 + nu L_b`` (equations 4 and 5), for the proposal network and for the classifier alike. The paper's
-third part, the hint on the feature map, is `eyas.methods.fitnets.FitNets`: the whole method is the two together.
+``L_cls = mu L_hard + (1 - mu) L_soft`` with ``L_soft = -sum_c w_c p_t log p_s`` (section 3.2, equations 2 and 3) and
+``L_reg = L_smoothL1 + nu L_b`` (section 3.3), for the proposal network and for the classifier alike. The paper's third
+part, the hint on the feature map, is `eyas.methods.fitnets.FitNets`: the whole method is the two together.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def soft_label_loss(
     background: int | None = None,
     background_weight: float = 1.5,
 ) -> Tensor:
-    """Equation 3, summed over rows: the cross-entropy of the student under the teacher's probabilities.
+    """L_soft of equation 3, summed over rows: the cross-entropy of the student under the teacher's probabilities.
 
     Args:
         student_logits: (M, C).
@@ -55,7 +55,7 @@ def soft_label_loss(
 def bounded_regression_loss(
     student_deltas: Tensor, teacher_deltas: Tensor, targets: Tensor, margin: float = 0.0
 ) -> Tensor:
-    """Equation 5, summed over rows: the student's squared error where it is not better than the teacher's by a margin.
+    """L_b of section 3.3, summed over rows: the student's squared error, unless the teacher's is worse by a margin.
 
     Args:
         student_deltas: (P, 4).
@@ -84,7 +84,7 @@ class Chen2017(Method):
         weight: of the term. Of the hard labels ``1 - weight (1 - mu)`` is left.
         mu: share of the hard labels in the class loss, in [0, 1].
         nu: weight of the bounded box loss.
-        margin: m of equation 5, in squared box deltas.
+        margin: m of `bounded_regression_loss`, in squared box deltas.
         background_weight: w of the background in equation 3, see `soft_label_loss`.
         heads: names of the heads to distil; None for all that the student has.
         start_step: training batches before the term counts.

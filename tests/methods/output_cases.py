@@ -1,0 +1,73 @@
+"""Heads made by hand for the tests of the methods that distil outputs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from eyas.types import Assigned, HeadOutput, Response, View
+
+
+def probabilities(*rows: tuple[float, ...]) -> Tensor:
+    """Logits whose softmax is these rows."""
+    return torch.tensor(rows).log()
+
+
+def odds(*rows: tuple[float, ...]) -> Tensor:
+    """Logits whose sigmoid is these rows."""
+    return torch.tensor(rows).logit()
+
+
+def assigned(
+    rows: list[int], positives: list[int], *, slots: list[int] | None = None, divisor: float = 1.0, name: str = "roi"
+) -> Assigned:
+    """Box targets are 0: the squared error of a delta is its squared norm."""
+    return Assigned(
+        torch.tensor(rows, dtype=torch.int64),
+        torch.tensor(positives, dtype=torch.int64),
+        torch.tensor(slots or [0] * len(positives), dtype=torch.int64),
+        torch.zeros(len(positives), 4),
+        torch.tensor(divisor),
+        f"loss_{name}_class",
+        f"loss_{name}_box",
+    )
+
+
+def head(
+    logits: Tensor,
+    deltas: Tensor | None = None,
+    counted: Assigned | None = None,
+    *,
+    activation: Literal["softmax", "sigmoid"] = "softmax",
+    background: int | None = None,
+    coding: tuple[object, ...] = (10.0, 5.0),
+) -> HeadOutput:
+    """Deltas are (N, D, 4)."""
+    return HeadOutput([torch.zeros(len(logits), 4)], logits, activation, background, deltas, coding, counted)
+
+
+def view(losses: dict[str, Tensor] | None = None, **heads: HeadOutput) -> View:
+    """A view with these heads and no feature map."""
+    return View([], [], (32, 32), heads=Response(heads).heads, losses=losses or {})
+
+
+class TwoHeads(nn.Module):
+    """A linear student or teacher whose two heads share its parameters: objectness with boxes, and two classes."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.objectness, self.classes, self.boxes = (
+            nn.Parameter(torch.randn(5, columns, generator=generator)) for columns in (1, 3, 8)
+        )
+
+    def heads(self, inputs: Tensor, counted: dict[str, Assigned] | None = None) -> dict[str, HeadOutput]:
+        """(N, 5) rows, each its own box, to the output of ``rpn`` and ``roi``."""
+        counted = counted or {}
+        deltas = (inputs @ self.boxes).view(-1, 2, 4)
+        return {
+            "rpn": head(inputs @ self.objectness, deltas[:, :1], counted.get("rpn"), activation="sigmoid"),
+            "roi": head(inputs @ self.classes, deltas, counted.get("roi"), background=2),
+        }

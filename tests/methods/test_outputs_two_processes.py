@@ -1,0 +1,89 @@
+"""Output distillation on two gloo processes with different numbers of rows: gradients and losses of one process.
+
+The heads are made by hand; DDP's part, the average of gradients, is done by hand as well.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from output_cases import TwoHeads, assigned, view
+from torch import Tensor, distributed
+
+from eyas.methods.chen2017 import Chen2017
+from eyas.methods.method import Method, global_count, ratio
+from eyas.methods.vanilla import Vanilla
+from eyas.types import Assigned
+from toys import relative
+
+# For each case and process: the counted rows of its six, and which of them are positive.
+CASES = {
+    "uneven": (([0, 1, 2, 5], [1, 5]), ([3], [3])),
+    "one without boxes": (([0, 2, 4], [4]), ([1, 2], [])),
+    "one empty": (([0, 2, 4], [4]), ([], [])),
+    "all empty": (([], []), ([], [])),
+}
+METHODS = ("chen2017", "vanilla")
+
+
+def make(name: str) -> Method:
+    return Chen2017(mu=0.3) if name == "chen2017" else Vanilla(temperature=2.0)
+
+
+def counted_rows(case: str, ranks: list[int]) -> dict[str, Assigned]:
+    """The rows of these processes, joined as one process would have them: six of each, one after another."""
+    shift = [6 * index for index in range(len(ranks))]
+    parts = [CASES[case][rank] for rank in ranks]
+    rows, positives = (
+        [row + offset for part, offset in zip(parts, shift, strict=True) for row in part[which]] for which in (0, 1)
+    )
+    return {name: assigned(rows, positives, divisor=float(len(rows)), name=name) for name in ("rpn", "roi")}
+
+
+def step(name: str, case: str, ranks: list[int]) -> dict[str, Tensor]:
+    """The loss of these processes' rows in one process, and the gradients of the student."""
+    inputs = torch.randn(12, 5, generator=torch.Generator().manual_seed(4)).view(2, 6, 5)[ranks].flatten(0, 1)
+    student, teacher = TwoHeads(1), TwoHeads(2)
+    heads = student.heads(inputs, counted_rows(case, ranks))
+    losses = {}
+    for output in heads.values():
+        assert output.assigned is not None
+        total = output.logits[output.assigned.rows].square().sum()
+        losses[output.assigned.class_loss] = ratio(total, global_count(output.assigned.divisor))
+    loss = make(name)(view(losses, **heads), view(**teacher.heads(inputs)), [])
+    loss.backward()
+    gradients = {key: parameter.grad for key, parameter in student.named_parameters() if parameter.grad is not None}
+    return {"loss": loss.detach(), **gradients}
+
+
+def worker(rank: int, folder: str) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    found = {(name, case): step(name, case, [rank]) for name in METHODS for case in CASES}
+    torch.save(found, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str], dict[str, Tensor]]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(worker, (str(folder),), nprocs=2)
+    return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("case", CASES)
+def test_the_average_over_processes_is_one_process(
+    ranks: list[dict[tuple[str, str], dict[str, Tensor]]], name: str, case: str
+) -> None:
+    alone = step(name, case, [0, 1])
+    first, second = (rank[name, case] for rank in ranks)
+    assert first.keys() == second.keys() == alone.keys() == {"loss", "objectness", "classes", "boxes"}
+    for key, expected in alone.items():
+        assert relative((first[key] + second[key]) / 2, expected) < 1e-5, key
+    if case == "uneven":
+        assert all(bool(value.any()) for value in alone.values())

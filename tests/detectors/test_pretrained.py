@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torchvision.models import ResNet18_Weights, mobilenet_v3_small
 from torchvision.ops import FrozenBatchNorm2d
 
+from eyas.checkpoint import ModelSpec, save_weights
 from eyas.detectors import build
 from eyas.detectors.backbones import make_trunk
 from eyas.detectors.faster_rcnn import _load_vgg_head
@@ -32,6 +33,35 @@ def test_whole_detector_from_safetensors(tmp_path: Path) -> None:
     save_file(first.network.state_dict(), tmp_path / "model.safetensors")
     second = small(tmp_path / "model.safetensors").network.state_dict()
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.network.state_dict().items())
+
+
+FINISHED: dict[str, tuple[str, str | None, dict[str, Any]]] = {
+    "faster_rcnn": ("faster_rcnn", "mobilenet_v3_small", {"fpn_channels": 16, "fpn_norm": True, "head_width": 16}),
+    "faster_rcnn vgg11": ("faster_rcnn", "vgg11", {"head_width": 16}),
+    "faster_rcnn c4": ("faster_rcnn", "resnet18_c4", {}),
+    "faster_rcnn frozen": ("faster_rcnn", "resnet18", {"norm": "frozen", "fpn_channels": 16, "head_width": 16}),
+    "retinanet": ("retinanet", "mobilenet_v3_small", SMALL | {"head_norm": True}),
+    "fcos": ("fcos", "mobilenet_v3_small", {"fpn_channels": 64, "head_convs": 1}),
+    "ssd": ("ssd", "mobilenet_v3_small", {"extra_channels": 16}),
+    "shuffledet": ("shuffledet", None, {"width": 0.25, "stem_channels": 8}),
+}
+"""Model, backbone and options of every family and head there is."""
+
+
+@pytest.mark.parametrize("which", FINISHED)
+def test_a_second_run_starts_from_the_weights_of_a_finished_one(tmp_path: Path, which: str) -> None:
+    """As ``--weights RUN/student.safetensors`` does; without a warning, and down to the BatchNorm statistics."""
+    model, backbone, options = FINISHED[which]
+    spec = ModelSpec(model, ("a", "b"), backbone, options)
+    trained = spec.build().network
+    with torch.no_grad():
+        for tensor in trained.state_dict().values():
+            tensor.copy_(torch.rand_like(tensor) + 0.5) if tensor.is_floating_point() else tensor.fill_(7)
+    save_weights(trained, tmp_path / "student.safetensors")
+    second = spec.build(tmp_path / "student.safetensors").network.state_dict()
+    first = trained.state_dict()
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 def test_another_number_of_classes_starts_the_predictor_anew(tmp_path: Path) -> None:

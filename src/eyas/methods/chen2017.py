@@ -55,7 +55,7 @@ def soft_label_loss(
 def bounded_regression_loss(
     student_deltas: Tensor, teacher_deltas: Tensor, targets: Tensor, margin: float = 0.0
 ) -> Tensor:
-    """L_b of section 3.3, summed over rows: the student's squared error, unless the teacher's is worse by a margin.
+    """L_b of section 3.3, summed over rows: the student's squared error, unless the teacher's exceeds it by a margin.
 
     Args:
         student_deltas: (P, 4).

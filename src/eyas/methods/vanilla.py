@@ -59,7 +59,7 @@ class Vanilla(Method):
 
     Args:
         weight: of the term.
-        temperature: T of the class term. 1 by default: Chen et al. (NIPS 2017) report no gain from others in detection.
+        temperature: T of the class term. 1 by default, which Chen et al. (NIPS 2017) are said to have found best.
         box_weight: of the box term within the whole; 0 distils the classes alone.
         heads: names of the heads to distil; None for all that the student has.
         start_step: training batches before the term counts.

@@ -10,13 +10,14 @@
 from eyas.checkpoint import load
 from eyas.detectors import build
 from eyas.distiller import Distiller
-from eyas.methods import FGFI, Auto, BoxMask, FitNets, Method
+from eyas.methods import FGFI, Auto, BoxMask, Chen2017, FitNets, Method, RoIMimic, Vanilla
 from eyas.types import Detector, EyasError, Level, Prediction, Target
 
 __all__ = [
     "FGFI",
     "Auto",
     "BoxMask",
+    "Chen2017",
     "Detector",
     "Distiller",
     "EyasError",
@@ -24,7 +25,9 @@ __all__ = [
     "Level",
     "Method",
     "Prediction",
+    "RoIMimic",
     "Target",
+    "Vanilla",
     "build",
     "load",
 ]

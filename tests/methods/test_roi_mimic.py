@@ -14,10 +14,12 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.ops import MultiScaleRoIAlign
 
+from eyas.detectors import build
+from eyas.distiller import Distiller
 from eyas.methods.method import LevelPair
 from eyas.methods.roi_mimic import RoIMimic, assign_levels, mimic_loss, pool_regions
 from eyas.types import EyasError, Level, View
-from toys import relative
+from toys import relative, toy_target
 
 IMAGE = (256, 384)
 NOTHING = [torch.zeros(0, 4), torch.zeros(0, 4)]
@@ -298,6 +300,28 @@ def test_one_stage_detectors_have_no_proposals() -> None:
 def test_options_outside_their_range(options: dict[str, Any]) -> None:
     with pytest.raises(EyasError, match=next(iter(options))):
         RoIMimic(**options)
+
+
+@pytest.mark.parametrize("source", ["teacher", "student"])
+def test_through_a_distiller_of_two_faster_rcnns(source: str) -> None:
+    """The levels that the detectors pool from take part, the one that only proposes does not."""
+    torch.manual_seed(0)
+    light = {"strides": [8, 16], "head_width": 8, "proposals_train": 30, "proposals_test": 20, "roi_samples": 12}
+    student, teacher = (
+        build("faster_rcnn", ["a"], backbone="mobilenet_v3_small", options=light | {"fpn_channels": channels})
+        for channels in (8, 12)
+    )
+    method = RoIMimic(proposals=source, init_std=0.1)
+    distiller = Distiller(student, teacher, method)
+    assert len(distiller.pairs) == 3 and method.pooled == (0, 1)
+    targets = [toy_target((8, 8, 40, 60)), toy_target()]
+    losses = distiller(torch.rand(2, 3, 100, 130), targets)
+    assert losses["roi_mimic"] > 0
+    losses["roi_mimic"].backward()
+    assert all(p.grad is not None for p in method.parameters())
+    assert bool(method.adapters[0].conv.weight.grad.any())
+    assert next(student.network.backbone.parameters()).grad.any()
+    assert all(p.grad is None for p in teacher.network.parameters())
 
 
 # --- two processes ---

@@ -12,6 +12,7 @@ from jsonargparse.typing import PositiveInt
 
 from eyas.cli import command_parser, run_config, summary
 from eyas.commands import data, evaluate, predict, recipes
+from eyas.compare import compare
 from eyas.demo import demo
 from eyas.inspect_command import inspect
 from eyas.launch import launch
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "data": data,
     "train": train,
     "distill": distill,
+    "compare": compare,
     "evaluate": evaluate,
     "predict": predict,
     "inspect": inspect,
@@ -39,6 +41,7 @@ STORY = """Eyas distils a large, accurate object detector into a small, fast one
   eyas data cells/                                               what is in a data set, and what is wrong with it
   eyas train --data cells/ --model retinanet --backbone resnet50 --out runs/teacher
   eyas distill --data cells/ --teacher runs/teacher --model retinanet --backbone resnet18 --out runs/student
+  eyas compare --config compare.yaml                             several methods, several seeds, one table
   eyas evaluate runs/student                                     its score, per class, beside its teacher
   eyas predict runs/student photos/ --out found/                 boxes as JSON and drawn
   eyas inspect runs/teacher                                      do its features bear out the mask, on your data
@@ -60,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"eyas: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("eyas: stopped; a training goes on from its last epoch with --run.resume true", file=sys.stderr)
+        resume = "a training goes on from its last epoch with --run.resume true, demo and compare when called again"
+        print(f"eyas: stopped; {resume}", file=sys.stderr)
         return 130
 
 

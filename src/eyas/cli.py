@@ -59,3 +59,17 @@ def run_recipe(function: Callable[..., Any], recipes: Sequence[Path], overrides:
     arguments = [f"--config={recipe}" for recipe in recipes]
     arguments += [f"--{key}={value}" for key, value in overrides.items()]
     return run_config(function, parser, parser.parse_args(arguments))
+
+
+def resolve(function: Callable[..., Any], arguments: Sequence[str]) -> str:
+    """The options that ``eyas COMMAND arguments`` would have, as the YAML that its run would record.
+
+    Raises:
+        ArgumentError: an option that the command does not have, or a value of another type.
+        EyasError: a class refuses its arguments.
+    """
+    parser = command_parser(function)
+    config = parser.parse_args(list(arguments))
+    config.pop("config", None)
+    _instances(parser, config)
+    return str(parser.dump(config, skip_validation=True))

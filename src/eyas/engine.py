@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from eyas.args import DataArgs, OptimArgs, RunArgs
 from eyas.checkpoint import BEST, RESUME, ModelSpec, load_state, save_state, save_weights
+from eyas.cost import CostMeter
 from eyas.data import DataSource, collate, eval_transform, loader, train_transform
 from eyas.data.dataset import Loader
 from eyas.evaluation import EvaluationResult
@@ -39,6 +40,10 @@ class LossModule(Protocol):
 
     def __call__(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]: ...
 
+    def weights(self) -> dict[str, float]:
+        """The weights of distillation terms as they stand, by name, for the log."""
+        ...
+
 
 class PlainStudent(nn.Module):
     """A detector trained by its own losses alone."""
@@ -49,6 +54,10 @@ class PlainStudent(nn.Module):
 
     def forward(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         return dict(self.student.losses(images, targets))
+
+    def weights(self) -> dict[str, float]:
+        """None: nothing is distilled."""
+        return {}
 
 
 class Trainer:
@@ -96,6 +105,7 @@ class Trainer:
         self.scheduler = LambdaLR(self.optimizer, schedule(optim, self.total_steps))
         self.ema = average_of(self.student, optim.ema)
         self.log = RunLog(folder, writes=accelerator.is_main_process)
+        self.cost = CostMeter(accelerator.device)
         self.epoch, self.step, self.best = 0, 0, -math.inf
 
     @property
@@ -126,6 +136,7 @@ class Trainer:
                 result = self.evaluate(progress)
             self._save()
         progress.finish(task)
+        self.log("cost", step=self.step, **self.cost.figures())
         return result or self.evaluate(progress)
 
     def evaluate(self, progress: Progress) -> EvaluationResult:
@@ -154,21 +165,28 @@ class Trainer:
         seed_epoch(self.run.seed, self.epoch, self.accelerator.process_index)
         self.train.set_epoch(self.epoch)
         for images, targets in self.train:
-            with self.accelerator.accumulate(self.model):
-                layout = torch.channels_last if self.run.channels_last else torch.contiguous_format
-                losses = self.model(images.contiguous(memory_format=layout), targets)
-                total = torch.stack(list(losses.values())).sum()
-                self._check_finite(total, losses, targets)
-                self.accelerator.backward(total)
-                norm = self._clip()
-                self.optimizer.step()
-                self.optimizer.zero_grad()
+            with self.cost.batch():
+                losses, norm = self._train_batch(images, targets)
             if self.accelerator.sync_gradients:
+                self.cost.step()
                 self.scheduler.step()
                 self.step += 1
                 if self.ema is not None:
                     self.ema.update_parameters(self.student)
                 advance(self._log_step(losses, norm))
+
+    def _train_batch(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], float | None]:
+        """Forward, backward and, where accumulation is complete, the update. The losses and the gradient norm."""
+        with self.accelerator.accumulate(self.model):
+            layout = torch.channels_last if self.run.channels_last else torch.contiguous_format
+            losses = self.model(images.contiguous(memory_format=layout), targets)
+            total = torch.stack(list(losses.values())).sum()
+            self._check_finite(total, losses, targets)
+            self.accelerator.backward(total)
+            norm = self._clip()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return losses, norm
 
     def _clip(self) -> float | None:
         if not self.accelerator.sync_gradients or not self.optim.clip_norm:
@@ -179,7 +197,10 @@ class Trainer:
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         if self.step == 1 or self.step % self.run.log_every == 0:
             lr = self.scheduler.get_last_lr()[0]
-            self.log("train", epoch=self.epoch, step=self.step, lr=lr, gradient_norm=norm, losses=values)
+            weights = self.accelerator.unwrap_model(self.model).weights()
+            self.log(
+                "train", epoch=self.epoch, step=self.step, lr=lr, gradient_norm=norm, losses=values, weights=weights
+            )
         return values
 
     def _check_finite(self, total: Tensor, losses: Mapping[str, Tensor], targets: Sequence[Target]) -> None:

@@ -7,6 +7,7 @@ with two.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,8 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from eyas.checkpoint import RESUME
 from eyas.progress import Progress
-from eyas.runlog import LOG, read_log
+from eyas.runlog import CONFIG, LOG, LogTail
 from eyas.types import EyasError
 
 POLL = 0.5
@@ -41,58 +43,126 @@ class Job:
         """The file of what it prints."""
         return self.folder.with_name(self.folder.name + ".txt")
 
-    def steps_done(self) -> int:
-        """The last step that its log tells of."""
-        if not (self.folder / LOG).is_file():
-            return 0
-        return max((line["step"] for line in read_log(self.folder) if "step" in line), default=0)
+
+class StepCount:
+    """How far a run has come, by what was appended to its log since the last call.
+
+    Args:
+        folder: the run folder; it need not exist yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._tail = LogTail(folder)
+        self._step = 0
+
+    def __call__(self) -> int:
+        """The last step that the log tells of; a resumed run goes back to that of its checkpoint."""
+        for line in self._tail():
+            self._step = line.get("step", self._step)
+        return self._step
 
 
-def run_jobs(jobs: Sequence[Job], progress: Progress, *, at_once: int | None = None) -> None:
+@dataclass(frozen=True)
+class Share:
+    """What each of several processes gets of the machine.
+
+    Attributes:
+        at_once: processes at a time.
+        threads: CPU threads of each.
+        devices: what CUDA_VISIBLE_DEVICES may be, one entry for each device; empty leaves it as it is.
+    """
+
+    at_once: int
+    threads: int
+    devices: tuple[str, ...] = ()
+
+    @classmethod
+    def of_machine(
+        cls, jobs: int, *, at_once: int | None = None, threads: int | None = None, devices: Sequence[str] = ()
+    ) -> Share:
+        """One process for each device, or for each core where there is no device; the cores shared out evenly."""
+        at_once = max(1, min(at_once or len(devices) or cores(), jobs))
+        return cls(at_once, threads or max(1, cores() // at_once), tuple(devices))
+
+    def environment(self, slot: int) -> dict[str, str]:
+        """Of the process in one of ``at_once`` slots."""
+        # Threads that sleep while they wait leave the core to the other processes.
+        own = {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "passive"}
+        if self.devices:
+            own["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
+        return {**os.environ, **own}
+
+
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def resume_options(folder: Path) -> dict[str, str]:
+    """The options to go on with a run that has a checkpoint. One that was stopped before its first is removed."""
+    if (folder / RESUME).is_file():
+        return {"run.resume": "true"}
+    if (folder / LOG).is_file() or (folder / CONFIG).is_file():
+        shutil.rmtree(folder)
+    return {}
+
+
+def run_jobs(
+    jobs: Sequence[Job], progress: Progress, *, share: Share | None = None, keep_going: bool = False
+) -> dict[Job, str]:
     """Run every job, some at a time, in the given order.
 
     Args:
         jobs: what to run.
         progress: gets a bar that counts the steps of all jobs.
-        at_once: processes at a time; one for each core when None.
+        share: how many at a time, on what; one for each core when None.
+        keep_going: when a job fails, go on with the others.
+
+    Returns:
+        What went wrong with the jobs that failed; each text ends with what the job printed last.
 
     Raises:
-        EyasError: a job failed; the message ends with what it printed last. The others are stopped, and resume later.
+        EyasError: a job failed and ``keep_going`` is off. The others are stopped, and resume later.
     """
-    cores = os.cpu_count() or 1
-    at_once = min(at_once or cores, len(jobs))
+    share = share or Share.of_machine(len(jobs))
+    counts = [StepCount(job.folder) for job in jobs]
     task = progress.task("train", sum(job.steps for job in jobs))
-    waiting, running, seen = list(jobs), dict[Job, subprocess.Popen[bytes]](), 0
+    waiting, running, failed, seen = list(jobs), dict[int, tuple[Job, subprocess.Popen[bytes]]](), dict[Job, str](), 0
     try:
         while waiting or running:
-            while waiting and len(running) < at_once:
-                job = waiting.pop(0)
-                running[job] = _start(job, max(1, cores // at_once))
+            for slot in range(share.at_once):
+                if waiting and slot not in running:
+                    job = waiting.pop(0)
+                    running[slot] = (job, _start(job, share.environment(slot)))
             time.sleep(POLL)
-            for job in [job for job, process in running.items() if process.poll() is not None]:
-                _check(job, running.pop(job))
-                progress.say(f"          {job.folder.name} finished")
-            done = sum(job.steps_done() for job in jobs)
+            for slot, (job, process) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[slot]
+                if process.returncode:
+                    failed[job] = _what_happened(job, process.returncode)
+                    if not keep_going:
+                        raise EyasError(failed[job])
+                progress.say(f"          {job.folder.name} {'failed' if job in failed else 'finished'}")
+            done = sum(count() for count in counts)
             progress.advance(task, done - seen)
             seen = done
     finally:
-        for process in running.values():
+        for _, process in running.values():
             process.terminate()
-        for process in running.values():
+        for _, process in running.values():
             process.wait()
         progress.finish(task)
+    return failed
 
 
-def _start(job: Job, threads: int) -> subprocess.Popen[bytes]:
+def _start(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     job.folder.parent.mkdir(parents=True, exist_ok=True)
-    # Threads that sleep while they wait leave the core to the other processes.
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
     with job.printed.open("ab") as file:
         command = [sys.executable, "-m", "eyas", *job.command]
         return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
 
 
-def _check(job: Job, process: subprocess.Popen[bytes]) -> None:
-    if process.returncode:
-        last = "\n".join(job.printed.read_text(errors="replace").splitlines()[-LINES_SHOWN:])
-        raise EyasError(f"{job.folder}: the training ended with status {process.returncode}; it printed last\n{last}")
+def _what_happened(job: Job, status: int) -> str:
+    last = "\n".join(job.printed.read_text(errors="replace").splitlines()[-LINES_SHOWN:])
+    return f"{job.folder}: the training ended with status {status}; it printed last\n{last}"

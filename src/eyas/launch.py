@@ -43,7 +43,7 @@ def launch(command: Sequence[str], processes: int) -> int:
             for rank in range(processes)
         ]
         stack.callback(_end, running)
-        stack.enter_context(_terminated_as_exit())
+        stack.enter_context(terminated_as_exit())
         try:
             failed = _wait(running)
         except KeyboardInterrupt:
@@ -86,7 +86,7 @@ def _interrupt(running: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 @contextmanager
-def _terminated_as_exit() -> Iterator[None]:
+def terminated_as_exit() -> Iterator[None]:
     """A SIGTERM raises SystemExit inside, so that no process is left behind."""
 
     def stop(number: int, _: FrameType | None) -> None:

@@ -163,10 +163,46 @@ def curves(
         label = None if group in seen else group
         if label:
             seen.append(group)
-        axes.plot(*zip(*points, strict=True), color=COLOURS[seen.index(group)], label=label, linewidth=1.6, alpha=0.85)
+        axes.plot(
+            *zip(*points, strict=True),
+            color=COLOURS[seen.index(group) % len(COLOURS)],
+            label=label,
+            linewidth=1.6,
+            alpha=0.85,
+        )
     axes.set(xlabel=x, ylabel=y)
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
+    figure.savefig(path)
+
+
+def intervals(
+    path: Path,
+    groups: Mapping[str, tuple[float, float | None, Sequence[float]]],
+    *,
+    x: str,
+    line: tuple[str, float] | None = None,
+) -> None:
+    """A row per group, from the top: mean with its interval (mean, half width or None, values), every value as a dot.
+
+    Args:
+        path: the PNG.
+        groups: by name.
+        x: what the values are.
+        line: name and place of a dashed line to compare with.
+    """
+    figure = Figure(figsize=(5.6, 0.9 + 0.36 * len(groups)), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for row, (mean, half_width, values) in enumerate(groups.values()):
+        colour = COLOURS[row % len(COLOURS)]
+        axes.scatter(values, [row] * len(values), s=12, color=colour, alpha=0.5, linewidths=0)
+        axes.errorbar(mean, row, xerr=half_width, fmt="D", markersize=4, color=colour, capsize=3, linewidth=1.6)
+    if line is not None:
+        axes.axvline(line[1], color="0.4", linestyle="--", linewidth=1)
+        axes.text(line[1], -0.7, line[0], fontsize=8, color="0.4", ha="center", va="bottom")
+    axes.set(xlabel=x, yticks=range(len(groups)), yticklabels=list(groups), ylim=(len(groups) - 0.4, -0.7))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", alpha=0.25)
     figure.savefig(path)

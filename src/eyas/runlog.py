@@ -95,6 +95,28 @@ def read_log(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
     return [line for line in lines if kind is None or line["kind"] == kind]
 
 
+class LogTail:
+    """Reads what was appended to a run's log since the last call, whole lines only, as a training writes it.
+
+    Args:
+        folder: the run folder; it need not exist yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOG
+        self._read = 0
+
+    def __call__(self) -> list[dict[str, Any]]:
+        """The new lines, in their order."""
+        if not self._path.is_file():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._read)
+            whole, end, _ = file.read().rpartition(b"\n")
+        self._read += len(whole + end)
+        return [json.loads(line) for line in whole.splitlines()]
+
+
 def check_folder(folder: Path, *, resume: bool, config: str) -> None:
     """Whether a run may start, or go on, in a folder.
 

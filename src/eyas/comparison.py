@@ -1,0 +1,238 @@
+"""What a comparison says: means with their intervals, paired differences from plain, gap closed, cost. All pure.
+
+Runs of one seed share initial weights and the order of the data, so arms are compared seed by seed: what the seeds
+have in common drops out of the difference, and its interval is the one that tells whether a method helps.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtrit
+
+from eyas.arms import PLAIN
+from eyas.runlog import LOG, read_log
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds.
+
+    Attributes:
+        mean: of the values.
+        half_width: of the 95 % interval around it, by Student's t with n - 1 degrees of freedom; None for one value.
+        values: one for each seed.
+    """
+
+    mean: float
+    half_width: float | None
+    values: tuple[float, ...]
+
+    def shown(self, digits: int = 3, sign: str = "") -> str:
+        """As ``0.431 ± 0.012``."""
+        if math.isnan(self.mean):
+            return "-"
+        spread = "" if self.half_width is None else f" ± {self.half_width:.{digits}f}"
+        return f"{self.mean:{sign}.{digits}f}{spread}"
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """The mean of at least one value and its 95 % interval: mean ± t(0.975, n - 1) · s / sqrt(n)."""
+    count = len(values)
+    half_width = None
+    if count > 1:
+        quantile = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))
+        half_width = quantile * float(np.std(values, ddof=1)) / math.sqrt(count)
+    return Estimate(statistics.fmean(values), half_width, tuple(values))
+
+
+def paired_difference(method: Mapping[int, float], plain: Mapping[int, float]) -> Estimate | None:
+    """Method less plain over the seeds that both have, by seed to value; None where they have none in common."""
+    seeds = [seed for seed in method if seed in plain]
+    return estimate([method[seed] - plain[seed] for seed in seeds]) if seeds else None
+
+
+def gap_closed(method: float, plain: float, teacher: float) -> float | None:
+    """The share of the way from plain to teacher that a method goes; None where the teacher is not above plain."""
+    return (method - plain) / (teacher - plain) if teacher > plain else None
+
+
+# Reading runs ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        summary: figures of its last evaluation; NaN where a figure is undefined.
+        teacher: the same of its teacher; None for a plain run.
+        curve: epoch and figures of every evaluation.
+        seconds_per_step: median over its training steps.
+        peak_memory: bytes, of the process.
+        peak_device_memory: bytes, of the CUDA device.
+    """
+
+    summary: dict[str, float]
+    teacher: dict[str, float] | None
+    curve: tuple[tuple[int, dict[str, float]], ...]
+    seconds_per_step: float | None
+    peak_memory: int | None
+    peak_device_memory: int | None
+
+
+def last_epoch(folder: Path) -> int:
+    """The last epoch that a run was evaluated after; 0 where there is none, or no run."""
+    if not (folder / LOG).is_file():
+        return 0
+    return max((line["epoch"] for line in read_log(folder, "val")), default=0)
+
+
+def last_summary(folder: Path, kind: str = "val") -> dict[str, float]:
+    """The figures of a run's last evaluation, or with kind "teacher" those of its teacher; null becomes NaN."""
+    return _figures(read_log(folder, kind)[-1])
+
+
+def read_run(folder: Path) -> RunResult:
+    """What a finished run logged. Of several sittings, the time is that of the longest, the memory the largest."""
+    lines = read_log(folder)
+    evaluations = [line for line in lines if line["kind"] == "val"]
+    teachers = [line for line in lines if line["kind"] == "teacher"]
+    sittings = [line for line in lines if line["kind"] == "cost"]
+    longest = max(sittings, key=lambda line: line["steps"], default=None)
+    timed = longest["seconds_per_step"] if longest else None
+    return RunResult(
+        summary=_figures(evaluations[-1]),
+        teacher=_figures(teachers[-1]) if teachers else None,
+        curve=tuple((line["epoch"], _figures(line)) for line in evaluations),
+        seconds_per_step=timed if timed is not None else seconds_between_lines(lines),
+        peak_memory=max((line["peak_memory"] for line in sittings), default=None),
+        peak_device_memory=max((line["peak_device_memory"] or 0 for line in sittings), default=0) or None,
+    )
+
+
+def seconds_between_lines(lines: Sequence[Mapping[str, Any]]) -> float | None:
+    """Median seconds per step by the wall times of the log, for runs that did not measure their steps.
+
+    Only neighbours of one epoch count, between which there was no evaluation; None where there are none.
+    """
+    steps = [line for line in lines if line["kind"] == "train"]
+    taken = [
+        (after["time"] - before["time"]) / (after["step"] - before["step"])
+        for before, after in pairwise(steps)
+        if before["epoch"] == after["epoch"]
+    ]
+    return statistics.median(taken) if taken else None
+
+
+def _figures(line: Mapping[str, Any]) -> dict[str, float]:
+    return {name: math.nan if value is None else value for name, value in line["summary"].items()}
+
+
+# The report --------------------------------------------------------------------------------------------------------
+
+
+def report(runs: Mapping[str, Mapping[int, RunResult]], figure: str | None = None) -> dict[str, Any]:
+    """Every figure of a comparison, ready for JSON.
+
+    Args:
+        runs: arm -> seed -> finished run; an arm may have none.
+        figure: the figure to rank by; "map", or "map_50" where the metric has one threshold alone, when None.
+
+    Raises:
+        KeyError: the runs have no such figure.
+    """
+    finished = [run for arm in runs.values() for run in arm.values()]
+    if not finished:
+        return {"figure": figure, "teacher": None, "arms": {}}
+    figure = figure or ("map" if "map" in finished[0].summary else "map_50")
+    taught = [run.teacher for run in finished if run.teacher is not None]
+    teacher = {name: statistics.fmean(run[name] for run in taught) for name in taught[0]} if taught else None
+    plain = runs.get(PLAIN, {})
+    arms = {name: _arm(arm, plain, teacher) for name, arm in runs.items() if arm}
+    return {"figure": figure, "confidence": CONFIDENCE, "teacher": teacher, "arms": arms}
+
+
+def _arm(
+    arm: Mapping[int, RunResult], plain: Mapping[int, RunResult], teacher: Mapping[str, float] | None
+) -> dict[str, Any]:
+    """One arm: of each figure the estimate, and beside it what it gains over plain."""
+    names = next(iter(arm.values())).summary
+    figures = {}
+    for name in names:
+        values = {seed: run.summary[name] for seed, run in arm.items()}
+        base = {seed: run.summary[name] for seed, run in plain.items()}
+        gain = None if arm is plain else paired_difference(values, base)
+        figures[name] = {
+            **asdict(estimate(list(values.values()))),
+            "minus_plain": None if gain is None else asdict(gain),
+            "gap_closed": None if gain is None or teacher is None else _gap(values, base, teacher[name]),
+        }
+    seconds = [run.seconds_per_step for run in arm.values() if run.seconds_per_step is not None]
+    return {
+        "seeds": list(arm),
+        "figures": figures,
+        "seconds_per_step": statistics.median(seconds) if seconds else None,
+        "peak_memory": max((run.peak_memory or 0 for run in arm.values()), default=0) or None,
+        "peak_device_memory": max((run.peak_device_memory or 0 for run in arm.values()), default=0) or None,
+        "runs": {str(seed): asdict(run) for seed, run in arm.items()},
+    }
+
+
+def _gap(method: Mapping[int, float], plain: Mapping[int, float], teacher: float) -> float | None:
+    """Of the means over the seeds that both have: a ratio for each seed would blow up where the gap is small."""
+    seeds = [seed for seed in method if seed in plain]
+    means = [statistics.fmean(values[seed] for seed in seeds) for values in (method, plain)]
+    return gap_closed(*means, teacher)
+
+
+# Tables ------------------------------------------------------------------------------------------------------------
+
+
+def rows(figures: Mapping[str, Any]) -> list[list[str]]:
+    """The table as text, its head first: the teacher, then the arms in their order."""
+    main = figures["figure"]
+    shown = [name for name in (main, "map_50") if name in next(iter(figures["arms"].values()))["figures"]]
+    shown = list(dict.fromkeys(shown))
+    head = ["", *map(title, shown), "minus plain", "gap closed", "s/step", "memory", "seeds"]
+    table = [head]
+    if figures["teacher"] is not None:
+        table.append(["teacher", *(f"{figures['teacher'][name]:.3f}" for name in shown), *[""] * 5])
+    for name, arm in figures["arms"].items():
+        gain, closed = (arm["figures"][main][key] for key in ("minus_plain", "gap_closed"))
+        seconds, memory = arm["seconds_per_step"], arm["peak_device_memory"] or arm["peak_memory"]
+        table.append([
+            name,
+            *(_estimate(arm["figures"][each]).shown() for each in shown),
+            "" if gain is None else _estimate(gain).shown(sign="+"),
+            "" if closed is None else f"{closed:.0%}",
+            "" if seconds is None else f"{seconds:.3f}",
+            "" if memory is None else f"{memory / 2**20:.0f} MiB",
+            str(len(arm["seeds"])),
+        ])  # fmt: skip
+    return table
+
+
+def markdown(table: Sequence[Sequence[str]], note: str) -> str:
+    """Rows as a Markdown table, numbers to the right, with a note below."""
+    head, *body = table
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{note}\n"
+
+
+def title(figure: str) -> str:
+    """How a figure is called in a table: ``map`` is mAP, which with COCO's metric is mAP50:95."""
+    return figure.replace("map_", "mAP ").replace("map", "mAP").replace("mAP 50", "mAP50").replace("mAP 75", "mAP75")
+
+
+def _estimate(values: Mapping[str, Any]) -> Estimate:
+    return Estimate(values["mean"], values["half_width"], tuple(values["values"]))

@@ -1,0 +1,280 @@
+"""Both stages of Faster R-CNN: what they are trained on, recomputed, and what they say of another detector's boxes."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eyas.detectors import TorchvisionDetector, build
+from eyas.detectors.recording import recording
+from eyas.taps import Taps
+from eyas.types import EyasError, HeadOutput, RespondingDetector, Target
+
+CLASSES = ("cat", "dog")
+BACKBONES = {"fpn": "mobilenet_v3_small_fpn", "plain": "mobilenet_v3_small_c4", "c4": "resnet18_c4"}
+LIGHT: dict[str, dict[str, Any]] = {
+    "fpn": {"fpn_channels": 16, "head_width": 32, "proposals_train": 50, "proposals_test": 50, "roi_samples": 16},
+    "plain": {"head_width": 32, "proposals_train": 50, "proposals_test": 50, "roi_samples": 16, "rpn_samples": 40},
+    "c4": {"proposals_train": 20, "proposals_test": 20, "roi_samples": 4},
+}
+
+
+@cache
+def light(kind: str, seed: int = 0, **more: Any) -> TorchvisionDetector:
+    torch.manual_seed(seed)
+    options = {**LIGHT[kind], "norm": "frozen", **more}
+    detector = build("faster_rcnn", CLASSES, backbone=BACKBONES[kind], options=options)
+    assert isinstance(detector, TorchvisionDetector)
+    with torch.no_grad():  # all but constant otherwise
+        detector.network.rpn.head.cls_logits.weight.normal_(std=0.3)
+        detector.network.rpn.head.bbox_pred.weight.normal_(std=0.05)
+    return detector
+
+
+def target(boxes: list[list[float]], label: int = 1) -> Target:
+    return {"boxes": torch.tensor(boxes).reshape(-1, 4), "labels": torch.full((len(boxes),), label)}
+
+
+def images() -> Tensor:
+    return torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+
+
+OBJECTS = [target([[4.0, 5, 40, 50], [50, 10, 90, 60]]), target([[20.0, 20, 60, 60]], label=0)]
+EMPTY = [target([]), target([])]
+MIXED = [target([]), OBJECTS[1]]
+CASES = {"objects": OBJECTS, "empty": EMPTY, "mixed": MIXED}
+PAIRS = [("fpn", "objects"), ("fpn", "empty"), ("fpn", "mixed"), ("plain", "mixed")]
+
+
+def gradients(detector: TorchvisionDetector, losses: dict[str, Tensor]) -> list[Tensor]:
+    detector.zero_grad()
+    torch.stack(list(losses.values())).sum().backward()
+    return [parameter.grad.clone() for parameter in detector.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize(("kind", "case"), PAIRS)
+def test_losses_and_gradients_are_those_of_losses_bit_for_bit(kind: str, case: str) -> None:
+    detector = light(kind).train()
+    assert isinstance(detector, RespondingDetector)
+    torch.manual_seed(3)
+    plain = detector.losses(images(), CASES[case])
+    state = torch.get_rng_state()
+    torch.manual_seed(3)
+    losses, _ = detector.losses_and_response(images(), CASES[case])
+    assert torch.equal(torch.get_rng_state(), state)  # nothing more was drawn
+    assert list(losses) == list(plain)
+    assert all(torch.equal(losses[name], plain[name]) for name in plain)
+    pairs = zip(gradients(detector, losses), gradients(detector, plain), strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
+
+
+def chosen_deltas(head: HeadOutput) -> Tensor:
+    assert head.assigned is not None and head.deltas is not None
+    return head.deltas[head.assigned.positives, head.assigned.slots]
+
+
+@pytest.mark.parametrize(("kind", "case"), [*PAIRS, ("c4", "objects")])
+def test_torchvisions_losses_follow_from_the_response(kind: str, case: str) -> None:
+    losses, response = light(kind).train().losses_and_response(images(), CASES[case])
+    rpn, roi = response.heads["rpn"], response.heads["roi"]
+    for head in (rpn, roi):
+        assigned = head.assigned
+        assert assigned is not None
+        assert len(head.logits) == sum(len(boxes) for boxes in head.boxes)
+        assert float(assigned.divisor) == len(assigned.rows) > 0
+        box_loss = F.smooth_l1_loss(chosen_deltas(head), assigned.box_targets, beta=1 / 9, reduction="sum")
+        torch.testing.assert_close(box_loss / assigned.divisor, losses[assigned.box_loss])
+        labels = torch.zeros(len(head.logits), dtype=torch.int64)
+        labels[assigned.positives] = assigned.slots if head is roi else 1
+        logits, labels = head.logits[assigned.rows], labels[assigned.rows]
+        if head is roi:
+            total = F.cross_entropy(logits, labels, reduction="sum")
+        else:
+            total = F.binary_cross_entropy_with_logits(logits[:, 0], labels.float(), reduction="sum")
+        torch.testing.assert_close(total / assigned.divisor, losses[assigned.class_loss])
+    assert (len(rpn.assigned.positives) > 0) == (case != "empty")  # type: ignore[union-attr]
+    assert response.proposals is not None
+    assert all(torch.equal(a, b) for a, b in zip(response.proposals, roi.boxes, strict=True))
+
+
+def test_shapes_and_coding() -> None:
+    response = light("fpn").train().losses_and_response(images(), OBJECTS)[1]
+    rpn, roi = response.heads["rpn"], response.heads["roi"]
+    # Strides 4 to 64 on 64 x 96, three anchors on each cell.
+    anchors = 3 * (16 * 24 + 8 * 12 + 4 * 6 + 2 * 3 + 1 * 2)
+    assert [boxes.shape for boxes in rpn.boxes] == [(anchors, 4)] * 2
+    assert rpn.logits.shape == (2 * anchors, 1) and rpn.deltas is not None and rpn.deltas.shape == (2 * anchors, 1, 4)
+    assert (rpn.activation, rpn.background, rpn.coding) == ("sigmoid", None, ("centre_size", 1.0, 1.0, 1.0, 1.0))
+    assert [boxes.shape for boxes in roi.boxes] == [(16, 4)] * 2
+    assert roi.logits.shape == (32, 3) and roi.deltas is not None and roi.deltas.shape == (32, 3, 4)
+    assert (roi.activation, roi.background, roi.coding) == ("softmax", 0, ("centre_size", 10.0, 10.0, 5.0, 5.0))
+
+
+def test_box_targets_decode_to_the_objects() -> None:
+    detector = light("fpn").train()
+    response = detector.losses_and_response(images(), OBJECTS)[1]
+    truth = torch.cat([item["boxes"] for item in OBJECTS])
+    for name, coder in (("rpn", detector.network.rpn.box_coder), ("roi", detector.network.roi_heads.box_coder)):
+        head = response.heads[name]
+        assert head.assigned is not None
+        boxes = coder.decode_single(head.assigned.box_targets, torch.cat(list(head.boxes))[head.assigned.positives])
+        assert len(boxes) > 0
+        assert (boxes[:, None] - truth).abs().amax(dim=2).amin(dim=1).max() < 1e-3
+
+
+@pytest.mark.parametrize("head", ["rpn", "roi"])
+def test_gradient_through_the_response_reaches_the_backbone(head: str) -> None:
+    detector = light("fpn", norm="batch").train()
+    detector.zero_grad()
+    output = detector.losses_and_response(images(), OBJECTS)[1].heads[head]
+    assert output.deltas is not None
+    (output.logits.square().sum() + output.deltas.square().sum()).backward()
+    first = next(detector.network.backbone.parameters())
+    assert first.grad is not None and bool(first.grad.any())
+
+
+@pytest.mark.parametrize("kind", LIGHT)
+def test_a_frozen_detector_answers_its_own_training_boxes_alike(kind: str) -> None:
+    detector = light(kind).train()
+    with torch.no_grad():
+        if kind == "c4":  # the last stage of its RoI head has BatchNorm of its own
+            detector.network.roi_heads.box_head.eval()
+        trained = detector.losses_and_response(images(), OBJECTS)[1]
+        boxes = {name: head.boxes for name, head in trained.heads.items()}
+        answered = detector.eval().respond(images(), boxes)
+    assert answered.proposals is None
+    for name, head in trained.heads.items():
+        answer = answered.heads[name]
+        torch.testing.assert_close(answer.logits, head.logits)
+        torch.testing.assert_close(answer.deltas, head.deltas)
+        assert (answer.activation, answer.background, answer.coding) == (head.activation, head.background, head.coding)
+        assert answer.assigned is None
+        assert all(torch.equal(a, b) for a, b in zip(answer.boxes, head.boxes, strict=True))
+
+
+@torch.no_grad()
+def test_a_teacher_scores_the_students_proposals() -> None:
+    teacher = light("fpn", seed=5).eval()
+    student = light("fpn").train().losses_and_response(images(), OBJECTS)[1]
+    assert student.proposals is not None
+    answer = teacher.respond(images(), {"roi": student.proposals}).heads["roi"]
+    network = teacher.network
+    batch, _ = network.transform(images())
+    pooled = network.roi_heads.box_roi_pool(network.backbone(batch.tensors), list(student.proposals), batch.image_sizes)
+    logits, deltas = network.roi_heads.box_predictor(network.roi_heads.box_head(pooled))
+    assert torch.equal(answer.logits, logits)
+    assert answer.deltas is not None and torch.equal(answer.deltas.flatten(1), deltas)
+    assert not torch.allclose(answer.logits, student.heads["roi"].logits)
+
+
+@torch.no_grad()
+def test_proposals_are_what_the_second_stage_would_classify() -> None:
+    detector = light("fpn").eval()
+    with recording(detector.network.roi_heads, "box_roi_pool") as pooled:
+        detector.predict(images())
+    with recording(detector.network.roi_heads, "box_roi_pool") as unused:
+        response = detector.respond(images(), {}, proposals=True)
+    assert unused.arguments == () and response.heads == {} and response.proposals is not None
+    assert [len(boxes) for boxes in response.proposals] == [50, 50]
+    assert all(torch.equal(a, b) for a, b in zip(response.proposals, pooled.arguments[1], strict=True))
+
+
+@torch.no_grad()
+def test_rpn_answers_alike_with_and_without_proposals() -> None:
+    detector = light("fpn").eval()
+    maps = detector.network.backbone(detector.network.transform(images())[0].tensors)
+    anchors = detector.network.rpn.anchor_generator(detector.network.transform(images())[0], list(maps.values()))
+    with recording(detector.network.rpn, "filter_proposals") as filtered:
+        plain = detector.respond(images(), {"rpn": anchors})
+    assert filtered.arguments == ()  # no NMS unless asked for
+    both = detector.respond(images(), {"rpn": anchors}, proposals=True)
+    assert plain.proposals is None and both.proposals is not None
+    assert torch.equal(plain.heads["rpn"].logits, both.heads["rpn"].logits)
+
+
+class Counter:
+    def __init__(self, module: nn.Module) -> None:
+        self.calls = 0
+        module.register_forward_hook(self._count)
+
+    def _count(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self.calls += 1
+
+
+def test_one_backbone_pass_and_taps_fire() -> None:
+    detector = light("fpn", seed=9)
+    counter = Counter(detector.network.backbone)
+    trained = detector.train().losses_and_response(images(), OBJECTS)[1]
+    assert counter.calls == 1
+    names = ["backbone.body:0", *detector.levels]
+    with torch.no_grad(), Taps(detector.network, names) as taps:
+        boxes = {name: head.boxes for name, head in trained.heads.items()}
+        detector.eval().respond(images(), boxes, proposals=True)
+    assert counter.calls == 2
+    assert list(taps.features) == names
+    plain = light("plain")
+    with torch.no_grad(), Taps(plain.network, ["backbone"]) as taps:
+        plain.eval().respond(images(), {}, proposals=True)
+    assert taps.features["backbone"].shape[-2:] == (4, 6)
+
+
+@pytest.mark.parametrize("kind", LIGHT)
+@torch.no_grad()
+def test_images_without_boxes_to_score(kind: str) -> None:
+    detector = light(kind).eval()
+    none, one = torch.zeros(0, 4), torch.tensor([[3.0, 4, 40, 50]])
+    assert detector.respond(images(), {"roi": [none, none]}).heads["roi"].logits.shape == (0, 3)
+    answer = detector.respond(images(), {"roi": [none, one]}).heads["roi"]
+    assert answer.logits.shape == (1, 3) and answer.deltas is not None and answer.deltas.shape == (1, 3, 4)
+
+
+@pytest.mark.parametrize("kind", ["fpn", "plain"])
+def test_heads_are_float32_under_autocast(kind: str) -> None:
+    detector = light(kind).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses, trained = detector.losses_and_response(images(), MIXED)
+        boxes = {name: head.boxes for name, head in trained.heads.items()}
+        with torch.no_grad():
+            answered = detector.eval().respond(images(), boxes, proposals=True)
+    assert all(loss.isfinite() for loss in losses.values())
+    for response in (trained, answered):
+        assert response.proposals is not None and response.proposals[0].dtype == torch.float32
+        for head in response.heads.values():
+            assert head.logits.dtype == torch.float32
+            assert head.deltas is not None and head.deltas.dtype == torch.float32
+
+
+def test_nothing_is_left_behind() -> None:
+    detector = light("fpn").train()
+    network = detector.network
+    before = [(module, set(vars(module)), len(module._forward_hooks)) for module in network.modules()]
+    sampler = network.rpn.fg_bg_sampler
+    detector.losses_and_response(images(), OBJECTS)
+    with pytest.raises(AssertionError, match="positive height and width"):
+        detector.losses_and_response(images(), [target([[5.0, 5, 5, 5]])] * 2)
+    assert network.rpn.fg_bg_sampler is sampler
+    assert all(set(vars(module)) == names and len(module._forward_hooks) == n for module, names, n in before)
+
+
+@torch.no_grad()
+def test_bad_requests_are_refused() -> None:
+    detector = light("fpn").eval()
+    other = light("fpn", anchor_sizes=(16, 32, 64, 128, 256)).train()
+    rpn = {"rpn": other.losses_and_response(images(), OBJECTS)[1].heads["rpn"].boxes}
+    with pytest.raises(
+        EyasError, match=r"not the same ones: they differ by up to .* pixels; give both .* same anchors"
+    ):
+        detector.respond(images(), rpn)
+    with pytest.raises(EyasError, match=r"student scores 2 x 1536 boxes, the teacher's own anchors are 2 x 6138 boxes"):
+        detector.respond(torch.rand(2, 3, 128, 192), rpn)
+    with pytest.raises(EyasError, match="FasterRCNN has no head anchors, it has rpn, roi"):
+        detector.respond(images(), {"anchors": rpn["rpn"]})
+    with pytest.raises(EyasError, match="evaluation mode"):
+        detector.train().respond(images(), {})
+    with pytest.raises(EyasError, match="training mode"):
+        detector.eval().losses_and_response(images(), OBJECTS)

@@ -314,7 +314,7 @@ def test_through_a_distiller_of_two_faster_rcnns(source: str) -> None:
     method = RoIMimic(proposals=source, init_std=0.1)
     distiller = Distiller(student, teacher, method)
     assert len(distiller.pairs) == 3 and method.pooled == (0, 1)
-    targets = [toy_target((8, 8, 40, 60)), toy_target()]
+    targets = [toy_target((8.0, 8.0, 40.0, 60.0)), toy_target()]
     losses = distiller(torch.rand(2, 3, 100, 130), targets)
     assert losses["roi_mimic"] > 0
     losses["roi_mimic"].backward()

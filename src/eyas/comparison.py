@@ -155,6 +155,8 @@ def report(runs: Mapping[str, Mapping[int, RunResult]], figure: str | None = Non
     if not finished:
         return {"figure": figure, "teacher": None, "arms": {}}
     figure = figure or ("map" if "map" in finished[0].summary else "map_50")
+    if figure not in finished[0].summary:
+        raise KeyError(figure)
     taught = [run.teacher for run in finished if run.teacher is not None]
     teacher = {name: statistics.fmean(run[name] for run in taught) for name in taught[0]} if taught else None
     plain = runs.get(PLAIN, {})

@@ -19,14 +19,15 @@ from rich.console import Console
 from rich.table import Table
 
 from eyas.benchmark import measure
-from eyas.checkpoint import RESUME, ModelSpec, load, write_atomic
+from eyas.checkpoint import ModelSpec, load, write_atomic
 from eyas.cli import run_recipe
 from eyas.commands import recorded_config, shipped_recipes
+from eyas.comparison import gap_closed, last_summary
 from eyas.data import DetectionDataset, eval_transform, read
 from eyas.demo_data import DigitsSpec, data_hash, write_digits
 from eyas.evaluation import EvaluationResult
 from eyas.inference import anchor_grids
-from eyas.jobs import Job, run_jobs
+from eyas.jobs import Job, resume_options, run_jobs
 from eyas.masks import near_object_masks
 from eyas.plots import curves, near_masks, side_by_side
 from eyas.progress import Progress
@@ -85,7 +86,7 @@ def train_digits_teacher(out: Path, data: Path) -> Path:
     """Train the teacher by its recipe, and record beside its weights where they come from."""
     folder = out / "teacher"
     recipe = shipped_recipes()["digits/teacher"]
-    result: EvaluationResult = run_recipe(train, [recipe], {"data": data, "out": folder, **_resume(folder)})
+    result: EvaluationResult = run_recipe(train, [recipe], {"data": data, "out": folder, **resume_options(folder)})
     provenance = {
         "recipe": "digits/teacher",
         "seed": recorded_config(folder)["run"]["seed"],
@@ -101,7 +102,8 @@ def student_job(arm: str, seed: int, out: Path, data: Path, teacher: Path) -> Jo
     """One student, plain or distilled. Both have the same initial weights and data order for one seed."""
     recipes = shipped_recipes()
     folder = out / f"{arm}-{seed}"
-    options = {"config": recipes["digits/student"], "data": data, "out": folder, "run.seed": seed, **_resume(folder)}
+    options = {"config": recipes["digits/student"], "data": data, "out": folder, "run.seed": seed}
+    options.update(resume_options(folder))
     command = [f"--{name}={value}" for name, value in options.items()]
     if arm == "plain":
         command = ["train", *command]
@@ -114,8 +116,8 @@ def student_job(arm: str, seed: int, out: Path, data: Path, teacher: Path) -> Jo
 
 def summarise(data: Path, teacher: Path, runs: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
     """What results.json holds, from the logs of the runs."""
-    summary: dict[str, Any] = {arm: _scores([_last_score(run) for run in folders]) for arm, folders in runs.items()}
-    summary["teacher"] = _scores([_teacher_score(run) for run in runs["distilled"]])
+    summary: dict[str, Any] = {arm: _scores([last_summary(run) for run in folders]) for arm, folders in runs.items()}
+    summary["teacher"] = _scores([last_summary(run, "teacher") for run in runs["distilled"]])
     for name, folder in (("teacher", teacher), *((arm, folders[0]) for arm, folders in runs.items())):
         summary[name]["cost"] = asdict(measure(load(folder), ModelSpec.load(folder).resize.output_size((1, 1))))
     pairs = list(zip(*(summary[name]["map"]["values"] for name in ("plain", "distilled", "teacher")), strict=True))
@@ -169,16 +171,6 @@ def draw(out: Path, data: Path, teacher: Path, runs: Mapping[str, Sequence[Path]
     side_by_side(out / "detections.png", images, targets, found, guide.classes)
 
 
-def _last_score(run: Path) -> dict[str, float]:
-    score: dict[str, float] = list(read_log(run, "val"))[-1]["summary"]
-    return score
-
-
-def _teacher_score(run: Path) -> dict[str, float]:
-    score: dict[str, float] = list(read_log(run, "teacher"))[-1]["summary"]
-    return score
-
-
 def _scores(summaries: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     return {figure: _spread([summary[figure] for summary in summaries]) for figure in ("map", "map_50")}
 
@@ -189,24 +181,15 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def _gap_closed(scores: Sequence[tuple[float, float, float]]) -> dict[str, Any]:
-    """The share of the way from plain to teacher that distillation goes; null where the teacher is not above plain."""
-    if any(teacher <= plain for plain, _, teacher in scores):
-        return {"mean": None, "values": [None] * len(scores), "spread": None}
-    return _spread([(distilled - plain) / (teacher - plain) for plain, distilled, teacher in scores])
+    """Of plain, distilled and teacher for each seed; null where the teacher is not above plain."""
+    shares = [gap_closed(distilled, plain, teacher) for plain, distilled, teacher in scores]
+    known = [share for share in shares if share is not None]
+    return _spread(known) if len(known) == len(shares) else {"mean": None, "values": shares, "spread": None}
 
 
 def _with_spread(figure: Mapping[str, Any]) -> str:
     spread = f" ±{figure['spread'] / 2:.3f}" if figure["spread"] else ""
     return f"{figure['mean']:.3f}{spread}"
-
-
-def _resume(folder: Path) -> dict[str, Any]:
-    """Go on with a run that has a checkpoint, and begin again with one that was stopped before its first."""
-    if (folder / RESUME).is_file():
-        return {"run.resume": "true"}
-    if folder.exists():
-        shutil.rmtree(folder)
-    return {}
 
 
 def _remove(out: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from eyas.distiller import Distiller
-from eyas.methods import FGFI
+from eyas.methods import FGFI, Auto, BoxMask, FitNets
 from eyas.types import Target
 from toys import relative, seeded, toy_target
 
@@ -31,16 +31,26 @@ def batch(case: str) -> tuple[Tensor, list[Target]]:
     return images, [toy_target(*BOXES[:count]) for count in CASES[case]]
 
 
-def distiller(sparse_below: float, start_step: int) -> Distiller:
-    method = FGFI(1.0, init_std=0.1, sparse_below=sparse_below, start_step=start_step)
-    return Distiller(seeded(0), seeded(1, 6, norm=True), method)
+METHODS = {
+    "dense": lambda: FGFI(1.0, init_std=0.1, sparse_below=0.0),
+    "sparse": lambda: FGFI(1.0, init_std=0.1, sparse_below=1.1),
+    "waiting": lambda: FGFI(1.0, init_std=0.1, start_step=1),
+    "automatic": lambda: FGFI(Auto(warmup=0), init_std=0.1),
+    "warming up": lambda: FGFI(Auto(), init_std=0.1),
+    "fitnets": lambda: FitNets(1.0, init_std=0.1),
+    "box_mask": lambda: BoxMask(1.0, init_std=0.1),
+}
+EVERYWHERE = ("fitnets",)
+"""Methods that have something to imitate in images without objects."""
 
 
-def train_step(
-    case: str, part: slice, *, parallel: bool, sparse_below: float = 1.1, start_step: int = 0
-) -> dict[str, Any]:
+def distiller(method: str) -> Distiller:
+    return Distiller(seeded(0), seeded(1, 6, norm=True), METHODS[method]())
+
+
+def train_step(case: str, method: str, part: slice, *, parallel: bool) -> dict[str, Any]:
     """One step; the losses, the gradients before it and the parameters behind it."""
-    model = distiller(sparse_below, start_step)
+    model = distiller(method)
     module: nn.Module = DistributedDataParallel(model) if parallel else model
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     images, targets = batch(case)
@@ -61,53 +71,51 @@ def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     part = slice(2 * rank, 2 * rank + 2)
-    found = {
-        (case, sparse_below): train_step(case, part, parallel=True, sparse_below=sparse_below)
-        for case in CASES
-        for sparse_below in (0.0, 1.1)
-    }
-    found["waiting", 1.1] = train_step("uneven", part, parallel=True, start_step=1)
+    found = {(case, method): train_step(case, method, part, parallel=True) for case in CASES for method in METHODS}
     torch.save(found, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, float], dict[str, Any]]]:
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str], dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("ranks")
     torch.multiprocessing.spawn(worker, (str(folder),), nprocs=2)
     return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("sparse_below", [0.0, 1.1])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("case", CASES)
-def test_gradients_are_those_of_one_process(ranks: list[Any], case: str, sparse_below: float) -> None:
+def test_gradients_are_those_of_one_process(ranks: list[Any], case: str, method: str) -> None:
     """N_p must be that of both processes, over their number, because gradients are averaged."""
-    alone = train_step(case, slice(None), parallel=False)
+    alone = train_step(case, method, slice(None), parallel=False)
     for rank in ranks:
-        found = rank[case, sparse_below]["gradients"]
+        found = rank[case, method]["gradients"]
         assert found.keys() == alone["gradients"].keys()
         for name, expected in alone["gradients"].items():
             assert relative(found[name], expected) < 1e-5, name
 
 
+@pytest.mark.parametrize("method", ["sparse", "automatic", "box_mask", "fitnets"])
 @pytest.mark.parametrize("case", ["uneven", "one empty"])
-def test_losses_average_to_that_of_one_process(ranks: list[Any], case: str) -> None:
+def test_losses_average_to_that_of_one_process(ranks: list[Any], case: str, method: str) -> None:
     """An earlier port read zero here."""
-    values = [float(rank[case, 1.1]["losses"]["fgfi"]) for rank in ranks]
-    alone = float(train_step(case, slice(None), parallel=False)["losses"]["fgfi"])
+    name = next(iter(distiller(method).weights()))
+    values = [float(rank[case, method]["losses"][name]) for rank in ranks]
+    alone = float(train_step(case, method, slice(None), parallel=False)["losses"][name])
     assert alone > 0 and values[0] > 0
     assert sum(values) / 2 == pytest.approx(alone, rel=1e-5)
-    assert (values[1] == 0) == (case == "one empty")
+    assert (values[1] == 0) == (case == "one empty" and method not in EVERYWHERE)
 
 
-@pytest.mark.parametrize("case", [*CASES, "waiting"])
-def test_processes_stay_in_step(ranks: list[Any], case: str) -> None:
-    first, second = (rank[case, 1.1]["parameters"] for rank in ranks)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", CASES)
+def test_processes_stay_in_step(ranks: list[Any], case: str, method: str) -> None:
+    first, second = (rank[case, method]["parameters"] for rank in ranks)
     assert all(torch.equal(first[name], second[name]) for name in first)
-    start = dict(distiller(1.1, 0).named_parameters())
+    start = dict(distiller(method).named_parameters())
     moved = {name for name, value in first.items() if not torch.equal(value, start[name])}
     adapters = {name for name in first if "adapters" in name}
     assert len(adapters) == 4
-    trained = case in ("uneven", "one empty")
+    trained = method != "waiting" and (case != "all empty" or method in EVERYWHERE)
     assert adapters <= moved if trained else adapters.isdisjoint(moved)
     assert not any("teacher" in name for name in first)

@@ -238,12 +238,12 @@ def test_another_teacher_is_refused(made: Made, tmp_path: Path, capsys: pytest.C
     assert "is another; choose another --out" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("trained")
 def test_a_failing_run_leaves_the_others_be(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
     """The weak teacher is refused where any_teacher is not given, which only the run itself finds out."""
     shutil.rmtree(made.out / "fgfi-0")
     made.change(arms={"weak": FGFI, "fgfi": [FGFI, {"any_teacher": True}]}, seeds=[0])
-    status = made.compare("--at_once=1")
-    assert status == 2
+    assert made.compare() == 2
     error = capsys.readouterr().err
     assert "1 of the trainings failed" in error and "nothing to imitate" in error
     figures = made.figures()
@@ -290,6 +290,17 @@ def test_every_way_to_give_a_method() -> None:
     assert methods["heavier"]["init_args"] == {**shipped["method"]["init_args"], "weight": 7}
     assert methods["second"] == [shipped["method"], {**FGFI, "init_args": {"weight": 7}}]
     assert FGFI["init_args"] == {"weight": 0.5}, "what was given is not changed"
+
+
+def test_the_arms_of_the_docs_are_trainings() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "compare.md").read_text()
+    config = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    arms = arms_of(config["student"], **config["arms"])
+    assert len(arms) == 4
+    for name, options in arms.items():
+        arm = eyas.compare.make_arm(name, options, Path("data"), "teacher", Path("out"))
+        assert arm.epochs == 4
+        assert ("method.class_path" in arm.resolved) == (name != "plain")
 
 
 @pytest.mark.parametrize(

@@ -94,8 +94,13 @@ def test_the_balance_of_the_method_page_runs(loader: Loader) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_parse(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the real parser, in the order in which a reader would type them; recipes are copied as the page says."""
+    """With the real parser, in the order in which a reader would type them; recipes are copied as the page says.
+
+    A YAML block is the file that its first line names.
+    """
     monkeypatch.chdir(tmp_path)
+    for text in blocks(page, "yaml"):
+        (tmp_path / text.partition("\n")[0].removeprefix("# ")).write_text(text)
     parser, known = build_parser()
     for arguments in commands(page):
         config = parser.parse_args(arguments)
@@ -109,7 +114,7 @@ def test_commands_are_found_where_they_are_shown() -> None:
     assert {arguments[0] for arguments in commands(ROOT / "README.md")} >= {"train", "distill", "evaluate", "recipes"}
     for page in PAGES:
         kinds = {kind for kind, _ in FENCE.findall(page.read_text())}
-        assert kinds <= {"bash", "python", "text", "math", "bibtex"}, page.name
+        assert kinds <= {"bash", "python", "text", "yaml", "math", "bibtex"}, page.name
 
 
 def test_wrong_commands_do_not_parse() -> None:

@@ -94,7 +94,7 @@ def compare(
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise EyasError(f"--seeds {seeds}: give one seed or more, each once")
-    plan = [_arm(name, options, data, teacher, out) for name, options in resolve_arms(student, arms or {}).items()]
+    plan = [make_arm(name, options, data, teacher, out) for name, options in resolve_arms(student, arms or {}).items()]
     for arm in plan:
         for seed in seeds:
             refuse_changes(arm, seed, out)
@@ -159,8 +159,8 @@ def write_report(
     print(f"\n{out}/: comparison.json, comparison.md, comparison.png, curves.png; one run folder per training")
 
 
-def _arm(name: str, options: dict[str, Any], data: Path, teacher: str, out: Path) -> Arm:
-    """Raises EyasError when the options are not those of a training."""
+def make_arm(name: str, options: dict[str, Any], data: Path, teacher: str, out: Path) -> Arm:
+    """An arm from its options. Raises EyasError when the options are not those of a training."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "arm.yaml"
         file.write_text(_yaml(options))

@@ -7,6 +7,7 @@ imitate. Both are statements about variance over cells, channel by channel, so t
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,12 +79,14 @@ class LevelInspection:
         level: its description.
         near: moments of the cells near an object.
         far: of all others.
+        ratios: variance near over variance far of each image that has both, each the mean over channels.
     """
 
     name: str
     level: Level
     near: Moments
     far: Moments
+    ratios: tuple[float, ...] = ()
 
     @property
     def whole(self) -> Moments:
@@ -98,7 +101,12 @@ class LevelInspection:
     @property
     def near_to_far(self) -> float | None:
         """Variance near over variance far, each the mean over channels. None where either has none, or far has 0."""
-        return _quotient(_mean(self.near.variance), _mean(self.far.variance))
+        return _near_to_far(self.near, self.far)
+
+    @property
+    def near_to_far_of_images(self) -> float | None:
+        """The median over images of `near_to_far` within one image, which a few strange images do not move."""
+        return statistics.median(self.ratios) if self.ratios else None
 
     @property
     def far_above_near(self) -> float | None:
@@ -131,6 +139,7 @@ class LevelInspection:
             "near_share": self.near_share,
             "variance": {where: _mean(values) for where, values in variances.items()},
             "near_to_far": self.near_to_far,
+            "near_to_far_of_images": self.near_to_far_of_images,
             "far_above_near": self.far_above_near,
             "far_part": self.far_part,
             "per_channel": {
@@ -202,16 +211,17 @@ def inside(size: Size, stride: int, sizes: Sequence[Size]) -> Tensor:
 
 
 def table(levels: Sequence[LevelInspection]) -> str:
-    """What a person reads: one line per level."""
+    """What a person reads: one line per level. Variances are means over channels; "in images" is the median image."""
     name = max([5, *(len(level.name) for level in levels)])
     head = f"{'level':<{name}}  stride  channels     cells    near"
-    lines = [f"{head}   var whole    var near     var far  near/far  far > near  far part"]
+    lines = [f"{head}   var whole    var near     var far  near/far  in images  far > near  far part"]
     for level in levels:
         figures = level.figures()
         variance = "".join(f"  {_text(figures['variance'][where], '.4g'):>10}" for where in ("whole", "near", "far"))
         lines.append(
             f"{level.name:<{name}}  {figures['stride']:>6}  {figures['channels']:>8}  {figures['cells']:>8}"
             f"  {_text(level.near_share, '.1%'):>6}{variance}  {_text(level.near_to_far, '.2f'):>8}"
+            f"  {_text(level.near_to_far_of_images, '.2f'):>9}"
             f"  {_text(level.far_above_near, '.0%'):>10}  {_text(level.far_part, '.0%'):>8}"
         )
     return "\n".join(lines)
@@ -236,17 +246,29 @@ def _verdict(level: LevelInspection) -> str:
     if ratio is None or part is None:
         return "no comparison; it needs cells near and far, and features that are not constant"
     differ = f"{'yes' if ratio > 1 else 'no'}, their variance is {ratio:.2g} times that of far cells"
+    differ += f" (median within an image {_text(level.near_to_far_of_images, '.2g')})"
     noise = f"{'yes' if part > 0.5 else 'no'}, {part:.0%} of the map's squared deviations are there"
     return f"near cells differ more: {differ}; a loss on the whole map is mostly spent far away: {noise}"
 
 
 def _level(name: str, level: Level, features: Tensor, near: Tensor, sizes: Sequence[Size]) -> LevelInspection:
     image = inside(_size(features), level.stride, sizes).to(near.device)
-    return LevelInspection(name, level, Moments.of(features, near & image), Moments.of(features, ~near & image))
+    found = LevelInspection(name, level, *(Moments.of(features[:0], near[:0]) for _ in range(2)))
+    for index in range(len(features)):
+        one = slice(index, index + 1)
+        parts = [Moments.of(features[one], cells[one] & image[one]) for cells in (near, ~near)]
+        ratio = _near_to_far(*parts)
+        found = _merge(found, LevelInspection(name, level, *parts, () if ratio is None else (ratio,)))
+    return found
 
 
 def _merge(one: LevelInspection, other: LevelInspection) -> LevelInspection:
-    return LevelInspection(one.name, one.level, one.near.merge(other.near), one.far.merge(other.far))
+    near, far = one.near.merge(other.near), one.far.merge(other.far)
+    return LevelInspection(one.name, one.level, near, far, one.ratios + other.ratios)
+
+
+def _near_to_far(near: Moments, far: Moments) -> float | None:
+    return _quotient(_mean(near.variance), _mean(far.variance))
 
 
 def _size(images: Tensor) -> Size:

@@ -16,7 +16,7 @@ COLOURS = tuple(matplotlib.color_sequences["tab10"])
 OBJECT = "#12b5a6"
 NEAR = "#ff7f0e"
 VARIANCE_STYLES: Mapping[str, Mapping[str, Any]] = {
-    "whole": {"color": "#555555", "linewidth": 1.6},
+    "whole": {"color": "#333333", "linewidth": 1.4, "zorder": 3},
     "near": {"color": "#d55e00", "linestyle": "none", "marker": "^", "markersize": 3.5},
     "far": {"color": "#0072b2", "linestyle": "none", "marker": "o", "markersize": 3},
 }

@@ -297,8 +297,8 @@ def test_the_arms_of_the_docs_are_trainings() -> None:
     config = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
     arms = arms_of(config["student"], **config["arms"])
     assert len(arms) == 4
-    for name, options in arms.items():
-        arm = eyas.compare.make_arm(name, options, Path("data"), "teacher", Path("out"))
+    for name, given in arms.items():
+        arm = eyas.compare.make_arm(name, given, Path("data"), "teacher", Path("out"))
         assert arm.epochs == 4
         assert ("method.class_path" in arm.resolved) == (name != "plain")
 

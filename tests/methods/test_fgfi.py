@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eyas.methods.adapter import Adapter
 from eyas.methods.fgfi import FGFI
-from eyas.methods.imitation import chosen_cells, imitation_loss, sparse_imitation_loss
+from eyas.methods.imitation import chosen_cells, imitation_loss, sparse_imitation_loss, wanted_at
 from eyas.methods.method import LevelPair
 from eyas.types import EyasError, Level, Target, View
 from toys import relative, toy_grid, toy_target
@@ -72,14 +72,14 @@ def test_by_hand() -> None:
     adapted = torch.tensor([[1.0, 0.0, 9.0], [2.0, 5.0, 9.0]]).view(1, 2, 1, 3)
     teacher = torch.tensor([[0.0, 1.0, 0.0], [4.0, 2.0, 0.0]]).view(1, 2, 1, 3)
     mask = torch.tensor([[[True, True, False]]])
-    assert imitation_loss(adapted, teacher, mask, chosen_cells([mask])) == 15 / 4
+    assert imitation_loss(adapted, teacher, mask, mask.sum()) == 15 / 4
     assert sparse_imitation_loss(adapted[0, :, 0, :2].t(), teacher[0, :, 0, :2].t(), 2) == 15 / 4
 
 
 def test_near_cells_are_those_of_all_images_and_levels() -> None:
     fine, coarse = torch.zeros(2, 4, 6, dtype=torch.bool), torch.zeros(2, 2, 3, dtype=torch.bool)
     fine[0, :2, :3], fine[1, 3, 5], coarse[1, 0, 1] = True, True, True
-    near = chosen_cells([fine, coarse])
+    near = chosen_cells([wanted_at(torch.zeros(2, 3, *mask.shape[1:]), mask) for mask in (fine, coarse)])
     assert near == 8 and near.dtype == torch.float32
 
 
@@ -104,7 +104,7 @@ def test_is_a_sum_over_channels() -> None:
     """A mean over channels, under a weight meant for a sum, would make the term vanish."""
     adapted, teacher = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)
     mask = torch.rand(2, 4, 5) < 0.5
-    near, cells = chosen_cells([mask]), mask.nonzero(as_tuple=True)
+    near, cells = mask.sum(), mask.nonzero(as_tuple=True)
     once = imitation_loss(adapted, teacher, mask, near)
     twice = imitation_loss(adapted.repeat(1, 2, 1, 1), teacher.repeat(1, 2, 1, 1), mask, near)
     torch.testing.assert_close(twice, 2 * once)
@@ -131,9 +131,9 @@ def test_the_whole_method_is_a_sum_over_channels() -> None:
 
 def test_a_batch_of_two_equal_images_has_the_loss_of_one() -> None:
     adapted, teacher, mask = torch.randn(1, 3, 4, 5), torch.randn(1, 3, 4, 5), torch.rand(1, 4, 5) < 0.5
-    once = imitation_loss(adapted, teacher, mask, chosen_cells([mask]))
+    once = imitation_loss(adapted, teacher, mask, mask.sum())
     adapted, teacher, mask = (torch.cat((x, x)) for x in (adapted, teacher, mask))
-    torch.testing.assert_close(imitation_loss(adapted, teacher, mask, chosen_cells([mask])), once)
+    torch.testing.assert_close(imitation_loss(adapted, teacher, mask, mask.sum()), once)
 
 
 # --- dense and sparse ---
@@ -191,7 +191,7 @@ def test_maps_of_another_size_are_resized() -> None:
     for adapter, s, t, mask in zip(method.adapters, student.features, teacher.features, masks, strict=True):
         adapted = torch.nn.functional.interpolate(adapter(s), t.shape[-2:], mode="bilinear", align_corners=False)
         expected = expected + ((adapted - t).square().sum(1)[mask]).sum()
-    torch.testing.assert_close(loss, expected / (2 * chosen_cells(masks)))
+    torch.testing.assert_close(loss, expected / (2 * sum(mask.sum() for mask in masks)))
     assert all(gradient.any() for gradient in torch.autograd.grad(loss, list(student.features)))
 
 

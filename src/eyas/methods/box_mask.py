@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eyas.anchors import AnchorGrid
-from eyas.methods.imitation import FeatureImitation, Rectify, describe_masks
+from eyas.methods.imitation import FeatureImitation, Rectify, describe_cells
 from eyas.methods.method import Weight
 from eyas.types import Target, View
 
@@ -91,4 +91,4 @@ class BoxMask(FeatureImitation):
 
     def describe(self, teacher: View, targets: Sequence[Target]) -> str:
         what = "in boxes" if self.scale == 1 else f"in boxes scaled by {self.scale:g}"
-        return describe_masks(self.masks(teacher, targets), teacher, what)
+        return describe_cells(self.seen(teacher, targets), teacher, what)

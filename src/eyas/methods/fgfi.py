@@ -12,7 +12,7 @@ from typing import get_args
 from torch import Tensor
 
 from eyas.masks import Assignment, near_object_masks
-from eyas.methods.imitation import FeatureImitation, Rectify, describe_masks
+from eyas.methods.imitation import FeatureImitation, Rectify, describe_cells
 from eyas.methods.method import Weight
 from eyas.types import Target, View
 
@@ -77,4 +77,4 @@ class FGFI(FeatureImitation):
 
     def describe(self, teacher: View, targets: Sequence[Target]) -> str:
         what = f"near (psi {self.psi:g}, {self.assignment})"
-        return describe_masks(self.masks(teacher, targets), teacher, what)
+        return describe_cells(self.seen(teacher, targets), teacher, what)

@@ -7,28 +7,59 @@ times too small for a plain mean. What the methods differ in is the mask I.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eyas.methods.adapter import Adapter
+from eyas.methods.adapter import Adapter, Cells
 from eyas.methods.method import LevelPair, Method, Weight, global_count, ratio
 from eyas.types import Target, View
 
 Rectify = Literal["auto", "always", "never"]
 
 
+class Wanted(NamedTuple):
+    """What the student is to imitate on one level of a batch.
+
+    Attributes:
+        cells: N of them, on the teacher's map, image by image and row by row.
+        vectors: (N, C), the teacher's there; (B, H, W, C) in place of it where every cell is wanted.
+        size: (B, H, W) of the teacher's map.
+    """
+
+    cells: Cells
+    vectors: Tensor
+    size: tuple[int, int, int]
+
+    @property
+    def whole(self) -> bool:
+        """Every cell is wanted."""
+        return len(self.cells[0]) == prod(self.size)
+
+
+@dataclass(frozen=True)
+class CachedView(View):
+    """A teacher that was not run: no maps and no grids, but what each method, by name, wants of them."""
+
+    wanted: Mapping[str, Sequence[Wanted]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "grids", ())
+
+
 def imitation_loss(adapted: Tensor, teacher: Tensor, mask: Tensor, chosen: Tensor | float) -> Tensor:
-    """Equation 2 on whole maps.
+    """Equation 2 on whole maps, as it is written; what `sparse_imitation_loss` is tested and timed against.
 
     Args:
         adapted: (batch, C, H, W), the student's features after the adaptation layer.
         teacher: (batch, C, H, W).
         mask: (batch, H, W) bool.
-        chosen: N_p, see `chosen_cells`; 0 gives a loss of 0 that still has a gradient path.
+        chosen: N_p, the chosen cells of all levels; 0 gives a loss of 0 that still has a gradient path.
 
     Returns:
         A float32 scalar.
@@ -42,9 +73,19 @@ def sparse_imitation_loss(adapted: Tensor, teacher: Tensor, chosen: Tensor | flo
     return ratio((adapted.float() - teacher.float()).square().sum(), 2 * chosen)
 
 
-def chosen_cells(masks: Sequence[Tensor]) -> Tensor:
+def wanted_at(features: Tensor, mask: Tensor) -> Wanted:
+    """A teacher's map (batch, C, H, W) at the cells of a mask (batch, H, W)."""
+    cells = mask.nonzero(as_tuple=True)
+    vectors, size = features.permute(0, 2, 3, 1), (mask.shape[0], mask.shape[1], mask.shape[2])
+    if len(cells[0]) < mask.numel():
+        vectors = vectors[cells]
+    return Wanted(cells, vectors, size)
+
+
+def chosen_cells(wanted: Sequence[Wanted]) -> Tensor:
     """N_p: the chosen cells of all levels and images of the batch, as a float32 scalar; see `global_count`."""
-    return global_count(torch.stack([mask.sum() for mask in masks]).sum())
+    count = sum(len(level.cells[0]) for level in wanted)
+    return global_count(torch.full((), count, dtype=torch.float32, device=wanted[0].vectors.device))
 
 
 class FeatureImitation(Method):
@@ -101,29 +142,51 @@ class FeatureImitation(Method):
         """The cells of each level that are imitated, (batch, H, W) bool, on the teacher's grids."""
         raise NotImplementedError
 
-    def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
+    def wanted(self, teacher: View, targets: Sequence[Target]) -> list[Wanted]:
+        """What the student is to imitate, level by level."""
         masks = self.masks(teacher, targets)
-        chosen = chosen_cells(masks)
-        levels = zip(self.adapters, student.features, teacher.features, masks, strict=True)
-        return torch.stack([self._level_loss(*level, chosen) for level in levels]).sum()
+        return [wanted_at(feature, mask) for feature, mask in zip(teacher.features, masks, strict=True)]
 
-    def _level_loss(self, adapter: Adapter, student: Tensor, teacher: Tensor, mask: Tensor, chosen: Tensor) -> Tensor:
-        if student.shape[-2:] != teacher.shape[-2:]:
+    def imitate(self, student: View, wanted: Sequence[Wanted]) -> Tensor:
+        """The loss of one batch; one N_p for all levels."""
+        chosen = chosen_cells(wanted)
+        levels = zip(self.adapters, student.features, wanted, strict=True)
+        return torch.stack([sparse_imitation_loss(*self._compared(*level), chosen) for level in levels]).sum()
+
+    def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
+        return self.imitate(student, self.seen(teacher, targets))
+
+    def seen(self, teacher: View, targets: Sequence[Target]) -> Sequence[Wanted]:
+        """`wanted`, as the cache has it where the teacher was not run."""
+        return teacher.wanted[self.name] if isinstance(teacher, CachedView) else self.wanted(teacher, targets)
+
+    def _compared(self, adapter: Adapter, student: Tensor, wanted: Wanted) -> tuple[Tensor, Tensor]:
+        """The adapted student at the wanted cells, and the teacher's vectors there, in one shape."""
+        resized = student.shape[-2:] != wanted.size[1:]
+        if not resized and len(wanted.cells[0]) < self.sparse_below * prod(wanted.size):
+            return adapter.at(student, wanted.cells), wanted.vectors.flatten(0, -2)
+        adapted = adapter(student)
+        if resized:
             # The resized map mixes neighbouring cells, so it is not a function of the chosen cells alone.
-            adapted = F.interpolate(adapter(student), teacher.shape[-2:], mode="bilinear", align_corners=False)
-            return imitation_loss(adapted, teacher, mask, chosen)
-        image, row, column = mask.nonzero(as_tuple=True)
-        if len(image) >= self.sparse_below * mask.numel():
-            return imitation_loss(adapter(student), teacher, mask, chosen)
-        wanted = teacher.permute(0, 2, 3, 1)[image, row, column]
-        return sparse_imitation_loss(adapter.at(student, (image, row, column)), wanted, chosen)
+            adapted = F.interpolate(adapted, wanted.size[1:], mode="bilinear", align_corners=False)
+        adapted = adapted.permute(0, 2, 3, 1)
+        if wanted.whole:
+            return adapted, wanted.vectors.view(adapted.shape)
+        return vectors_at(adapted, wanted.cells), wanted.vectors
 
 
-def describe_masks(masks: Sequence[Tensor], teacher: View, what: str) -> str:
-    """The share of chosen cells, in all and on each level."""
-    share = sum(float(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+def vectors_at(features: Tensor, cells: Cells) -> Tensor:
+    """(N, C) of (batch, H, W, C) at cells. By index_select, whose backward is several times faster than indexing's."""
+    image, row, column = cells
+    _, height, width, channels = features.shape
+    return features.reshape(-1, channels).index_select(0, (image * height + row) * width + column)
+
+
+def describe_cells(wanted: Sequence[Wanted], teacher: View, what: str) -> str:
+    """The share of wanted cells, in all and on each level."""
+    counts, sizes = [len(level.cells[0]) for level in wanted], [prod(level.size) for level in wanted]
     levels = ", ".join(
-        f"{float(mask.float().mean()):.0%} at stride {level.stride}"
-        for mask, level in zip(masks, teacher.levels, strict=True)
+        f"{count / size:.0%} at stride {level.stride}"
+        for count, size, level in zip(counts, sizes, teacher.levels, strict=True)
     )
-    return f"{share:.0%} of cells {what}: {levels}"
+    return f"{sum(counts) / sum(sizes):.0%} of cells {what}: {levels}"

@@ -136,7 +136,7 @@ def test_pairs_by_stride() -> None:
 
 
 def test_names_override_and_other_sizes_are_resized() -> None:
-    distiller = Distiller(seeded(0), seeded(1, 6), FGFI(init_std=0.1), pairs={"neck:coarse": "neck:fine"})
+    distiller = Distiller(seeded(0), seeded(1, 6), FGFI(1.0, init_std=0.1), pairs={"neck:coarse": "neck:fine"})
     assert [(p.student_tap, p.teacher_tap) for p in distiller.pairs] == [("neck:coarse", "neck:fine")]
     (adapter,) = distiller.methods[0].adapters
     assert adapter.conv.weight.shape == (6, 8, 3, 3) and adapter.rectified

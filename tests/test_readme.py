@@ -16,7 +16,7 @@ from eyas.commands import recipes
 from eyas.types import Target
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PENDING = {"near_masks.png": "drawn by the demo once its bundled teacher is final"}
@@ -82,8 +82,8 @@ def test_python_of_your_own_detector_runs() -> None:
     assert list(namespace["own"].levels) == ["body"]
 
 
-def test_the_balance_of_the_method_page_runs(loader: Loader) -> None:
-    page = ROOT / "docs" / "method.md"
+def test_the_balance_of_the_weight_page_runs(loader: Loader) -> None:
+    page = ROOT / "docs" / "weight.md"
     namespace: dict[str, object] = {}
     for block in blocks(ROOT / "docs" / "your_own_detector.md", "python"):
         exec(compile(block, "your_own_detector.md", "exec"), namespace)

@@ -65,6 +65,9 @@ class Target(TypedDict):
     """Which record of the data set this is."""
     size: NotRequired[Size]
     """(height, width) of the image inside the batch, before padding to the batch's common size."""
+    variant: NotRequired[int]
+    """Which of the finitely many geometric variants of the record this is: 0 as it is, 1 flipped. What else a training
+    does to the geometry, this does not tell."""
 
 
 class Prediction(TypedDict):

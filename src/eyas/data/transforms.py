@@ -106,6 +106,26 @@ class Augmentation:
         if not 0 <= self.shift < 1:
             raise EyasError(f"augmentation shift must be in [0, 1), got {self.shift}")
 
+    def variants(self) -> tuple[int, ...]:
+        """The geometric variants of an image that training sees, see `eyas.types.Target`.
+
+        Raises:
+            EyasError: there is no end of them; the message says which options to drop.
+        """
+        endless = {
+            "scale '[1, 1]'": tuple(self.scale) != (1.0, 1.0),
+            "zoom_out 1": self.zoom_out > 1,
+            "crop false": self.crop,
+            "shift 0": self.shift > 0,
+        }
+        drop = [f"--dataset.augment.{option}" for option, given in endless.items() if given]
+        if drop:
+            raise EyasError(
+                "a teacher cache holds each image as it is and flipped, and this augmentation makes other images in "
+                f"every epoch: drop it by {' '.join(drop)} (colours may vary), or leave --cache out"
+            )
+        return (0,) if self.flip == 0 else (1,) if self.flip == 1 else (0, 1)
+
 
 def scaled(size: Size, factor: float) -> Size:
     """A size times a factor, rounded to whole pixels, at least 1 x 1."""
@@ -141,11 +161,12 @@ class _Pipeline:
             _boxes(target["boxes"], size),
             _boxes(target.get("ignore", target["boxes"].new_zeros(0, 4)), size),
         )
-        pixels, boxes, ignore = self._move(sample)
+        variant, (pixels, boxes, ignore) = self._flip(self._move(sample))
         if self.colour is not None:
             pixels = self.colour(pixels)
         boxes, valid = _inside(boxes)
-        result: Target = {**target, "boxes": boxes, "labels": target["labels"][valid], "ignore": _inside(ignore)[0]}
+        kept = {"boxes": boxes, "labels": target["labels"][valid], "ignore": _inside(ignore)[0]}
+        result: Target = {**target, **kept, "variant": variant}
         return F.to_dtype(pixels.as_subclass(Tensor), torch.float32, scale=True).contiguous(), result
 
     def _move(self, sample: _Sample) -> _Sample:
@@ -162,9 +183,12 @@ class _Pipeline:
             sample = tuple(F.resize(part, list(wanted), antialias=True) for part in sample)
         if self.shift is not None:
             sample = self.shift(*sample)
-        if self.flip > 0 and float(torch.rand(())) < self.flip:
-            sample = tuple(F.horizontal_flip(part) for part in sample)
         return sample
+
+    def _flip(self, sample: _Sample) -> tuple[int, _Sample]:
+        if self.flip > 0 and float(torch.rand(())) < self.flip:
+            return 1, tuple(F.horizontal_flip(part) for part in sample)
+        return 0, sample
 
 
 _Sample = tuple[tv_tensors.Image, tv_tensors.BoundingBoxes, tv_tensors.BoundingBoxes]

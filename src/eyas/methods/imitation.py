@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from eyas.methods.adapter import Adapter, Cells
 from eyas.methods.method import LevelPair, Method, Weight, global_count, ratio
-from eyas.types import Target, View
+from eyas.types import EyasError, Target, View
 
 Rectify = Literal["auto", "always", "never"]
 
@@ -141,6 +141,12 @@ class FeatureImitation(Method):
     def masks(self, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
         """The cells of each level that are imitated, (batch, H, W) bool, on the teacher's grids."""
         raise NotImplementedError
+
+    def fingerprint(self) -> dict[str, object]:
+        raise EyasError(
+            f"{type(self).__name__} has no fingerprint() of its own, by which a cache tells its masks from others: add "
+            "one that returns the options of masks(), or leave --cache out"
+        )
 
     def wanted(self, teacher: View, targets: Sequence[Target]) -> list[Wanted]:
         """What the student is to imitate, level by level."""

@@ -98,6 +98,17 @@ class Method(nn.Module):
         drawn from torch's default generator are the distiller's own: they neither follow nor disturb the global ones.
         """
 
+    def fingerprint(self) -> dict[str, object]:
+        """The options that decide which of the teacher's vectors it imitates, in JSON's types, for a teacher cache.
+
+        Raises:
+            EyasError: what it looks at is more than a cache of feature vectors holds.
+        """
+        raise EyasError(
+            f"{type(self).__name__} looks at more of the teacher than feature vectors, and no cache holds that: leave "
+            "--cache out, or take methods that imitate features (FGFI, FitNets, BoxMask)"
+        )
+
     def describe(self, teacher: View, targets: Sequence[Target]) -> str:
         """What a user should see of the method on a batch before training starts; empty when there is nothing."""
         return ""

@@ -64,9 +64,9 @@ def test_it_is_followed_slowly() -> None:
 
 
 def test_when_it_measures() -> None:
-    weight = FollowedWeight(Auto(warmup=3, every=4), start_step=2)
-    assert [step for step in range(15) if weight.warming_up(step)] == [0, 1, 2, 3, 4]
-    assert [step for step in range(15) if weight.due(step)] == [5, 9, 13]
+    weight = FollowedWeight(Auto(warmup=3, every=8), start_step=2)
+    assert [step for step in range(40) if weight.warming_up(step)] == [0, 1, 2, 3, 4]
+    assert [step for step in range(40) if weight.due(step)] == [*range(5, 15), 21, 29, 37]
 
 
 def automatic(**options: float) -> Distiller:

@@ -21,6 +21,8 @@ from eyas.methods.method import Auto
 
 RATE = 0.1
 """Share of a new measurement in the running mean, once there are more than 1 / RATE of them."""
+FIRST = 10
+"""Batches after the warm-up that are all measured: one batch alone would set the first weight by chance."""
 
 
 def gradient_norm(loss: Tensor, features: Sequence[Tensor]) -> Tensor:
@@ -58,7 +60,8 @@ class FollowedWeight(nn.Module):
 
     def due(self, step: int) -> bool:
         """Whether this batch is to be measured."""
-        return not self.warming_up(step) and (step - self.start_step - self.rule.warmup) % self.rule.every == 0
+        age = step - self.start_step - self.rule.warmup
+        return age >= 0 and (age < FIRST or age % self.rule.every == 0)
 
     @torch.no_grad()
     def measure(self, detection: Tensor, imitation: Tensor) -> None:

@@ -41,11 +41,11 @@ class Auto:
         fraction: the norm of the method's gradient at the student's imitated features over that of the detection loss.
         warmup: batches, after the method's ``start_step``, in which only its adapters learn and the student does not
             feel it. An adapter that has just been made passes no gradient worth measuring.
-        every: batches from one measurement to the next.
+        every: batches from one measurement to the next, after the first ten, which are all measured.
     """
 
     fraction: float = 1.0
-    warmup: int = 50
+    warmup: int = 10
     every: int = 20
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 from jsonargparse.typing import PositiveInt
 
+from eyas.cache_command import cache
 from eyas.cli import command_parser, run_config, summary
 from eyas.commands import data, evaluate, predict, recipes
 from eyas.compare import compare
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "data": data,
     "train": train,
     "distill": distill,
+    "cache": cache,
     "compare": compare,
     "evaluate": evaluate,
     "predict": predict,
@@ -32,7 +34,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 POSITIONAL = ("data", "evaluate", "predict", "inspect")
 """Commands whose required arguments are given by place."""
-LAUNCHED = ("train", "distill")
+LAUNCHED = ("train", "distill", "cache")
 """Commands that run on several devices."""
 
 STORY = """Eyas distils a large, accurate object detector into a small, fast one.
@@ -41,6 +43,7 @@ STORY = """Eyas distils a large, accurate object detector into a small, fast one
   eyas data cells/                                               what is in a data set, and what is wrong with it
   eyas train --data cells/ --model retinanet --backbone resnet50 --out runs/teacher
   eyas distill --data cells/ --teacher runs/teacher --model retinanet --backbone resnet18 --out runs/student
+  eyas distill ... --cache cache/                                the teacher runs once, not in every step
   eyas compare --config compare.yaml                             several methods, several seeds, one table
   eyas evaluate runs/student                                     its score, per class, beside its teacher
   eyas predict runs/student photos/ --out found/                 boxes as JSON and drawn

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from eyas.cached_teacher import CachedTeacher
 from eyas.methods.method import Auto, Method, Reads
 from eyas.pairing import describe_levels, pair_levels, some_parameter
 from eyas.taps import Taps, teacher_features
@@ -28,7 +29,8 @@ class Distiller(nn.Module):
 
     Args:
         student: the detector to train, a module.
-        teacher: a trained detector. It is put in evaluation mode, frozen, and moved to the student's device.
+        teacher: a trained detector. It is put in evaluation mode, frozen, and moved to the student's device. Or, in
+            place of one that runs, an `eyas.cached_teacher.CachedTeacher`.
         methods: distillation losses. Their adapters are made here, so build the optimiser from
             ``distiller.parameters()`` afterwards. None at all trains the student plainly.
         pairs: student tap name -> teacher tap name, where the automatic pairing by stride is not what you want.
@@ -86,7 +88,7 @@ class Distiller(nn.Module):
         active = [method for method in self.methods if self._active(method)]
         student = self._student_view(images, targets, active)
         self._check_names(student)
-        teacher = self._teacher_view(images, student, active) if active else None
+        teacher = self._teacher_view(images, targets, student, active) if active else None
         terms = {
             method.name: _zero_of(method, images)
             if teacher is None or method not in active
@@ -144,7 +146,11 @@ class Distiller(nn.Module):
         levels = [pair.student for pair in self.pairs]
         return View(features, levels, _size(images), response.heads, response.proposals, dict(losses))
 
-    def _teacher_view(self, images: Tensor, student: View, methods: Iterable[Method]) -> View:
+    def _teacher_view(
+        self, images: Tensor, targets: Sequence[Target], student: View, methods: Iterable[Method]
+    ) -> View:
+        if isinstance(self.teacher, CachedTeacher):
+            return self.teacher.view(images, targets, methods, [pair.teacher_tap for pair in self.pairs])
         # Scoring the teacher elsewhere may have put it in training mode, where BatchNorm would follow the batch.
         self.teacher.network.eval()
         reads, names = _reads(methods), [pair.teacher_tap for pair in self.pairs]
@@ -170,7 +176,7 @@ class Distiller(nn.Module):
         images, targets = _batch(images, targets)
         with torch.enable_grad(), _put_back(self, images.device):
             student = self._student_view(images, targets, self.methods)
-            teacher = self._teacher_view(images, student, self.methods)
+            teacher = self._teacher_view(images, targets, student, self.methods)
             # An automatic weight is not known before the first step; its loss is reported as it is.
             automatic = {method.name: method.weight for method in self.methods if isinstance(method.weight, Auto)}
             losses = {

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from eyas.cached_teacher import CachedTeacher
 from eyas.methods.method import LevelPair
 from eyas.modes import evaluating
 from eyas.taps import teacher_features
@@ -34,12 +35,16 @@ def pair_levels(student: Detector, teacher: Detector, names: Mapping[str, str] |
             f"  student: {describe_levels(student.levels)}\n  teacher: {describe_levels(teacher.levels)}\n"
             "Name the pairs yourself as student level: teacher level; maps of different size are resized."
         )
-    _probe(student, list(chosen), "student")
-    features = _probe(teacher, list(chosen.values()), "teacher")
-    return tuple(
-        LevelPair(s, student.levels[s], t, teacher.levels[t], rectified=bool((features[t] >= 0).all()))
-        for s, t in chosen.items()
-    )
+    probe(student, list(chosen), "student")
+    rectified = rectified_levels(teacher, list(chosen.values()))
+    return tuple(LevelPair(s, student.levels[s], t, teacher.levels[t], rectified[t]) for s, t in chosen.items())
+
+
+def rectified_levels(teacher: Detector, names: Sequence[str]) -> dict[str, bool]:
+    """Which of a teacher's levels are never negative, by a forward pass or as its cache remembers it."""
+    if isinstance(teacher, CachedTeacher):
+        return {name: teacher.rectified[name] for name in names}
+    return {name: bool((feature >= 0).all()) for name, feature in probe(teacher, names, "teacher").items()}
 
 
 def describe_levels(levels: Mapping[str, Level]) -> str:
@@ -63,8 +68,12 @@ def _same_stride(student: Mapping[str, Level], teacher: Mapping[str, Level]) -> 
     return pairs
 
 
-def _probe(detector: Detector, names: Sequence[str], role: str) -> dict[str, Tensor]:
-    """The feature maps of one random image, with the channels that the detector's levels promise."""
+def probe(detector: Detector, names: Sequence[str], role: str) -> dict[str, Tensor]:
+    """The feature maps of one random image, by tap name.
+
+    Raises:
+        EyasError: one has not the channels that the detector's levels promise.
+    """
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(1, 3, *PROBE_SIZE, generator=generator, device="cpu").to(some_parameter(detector))
     with evaluating(detector.network):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
 from eyas.args import DataArgs, OptimArgs, RunArgs
+from eyas.cache import CacheDtype
+from eyas.cache_setup import Caching, TeacherOnDemand
 from eyas.checkpoint import ModelSpec, load
 from eyas.data import DataSource, read
 from eyas.distiller import Balance, Distiller, describe_levels
@@ -69,6 +73,8 @@ def distill(
     method: Method | list[Method] | None = None,
     pairs: dict[str, str] | None = None,
     any_teacher: bool = False,
+    cache: Path | None = None,
+    cache_dtype: CacheDtype = "bfloat16",
     dataset: DataArgs = DataArgs(),  # noqa: B008
     optim: OptimArgs = OptimArgs(),  # noqa: B008
     run: RunArgs = RunArgs(),  # noqa: B008
@@ -86,6 +92,9 @@ def distill(
         method: distillation losses, by class; fine-grained feature imitation when left out.
         pairs: student level: teacher level, where pairing by stride is not what you want.
         any_teacher: go on with a teacher that scores near zero, or that has other classes than the data.
+        cache: folder for the teacher's vectors: what is missing there is computed before the first step, and the
+            teacher does not run in training. The same folder serves every run.
+        cache_dtype: of the vectors in the cache: bfloat16, float16 or float32.
         dataset: how the data is read and fed.
         optim: the optimiser.
         run: the run.
@@ -94,18 +103,26 @@ def distill(
     with _Setup(data, out, dataset, optim, run) as setup:
         spec = ModelSpec(model, setup.train.classes, backbone, options or {}, dataset.resize)
         student = spec.build(weights)
-        guide = load_teacher(teacher)
+        store = None
+        if cache is not None:
+            store = caching(
+                cache, cache_dtype, teacher, methods, setup.train, dataset, run, setup.accelerator, setup.progress
+            )
+        guide: Detector = load_teacher(teacher) if store is None else store.guide
         if not any_teacher:
             same_classes(guide, setup.train, teacher)
         distiller = Distiller(student, guide, *methods, pairs=pairs, seed=run.seed)
         trainer = setup.trainer(distiller, spec)
         teacher_result = None
         if tuple(guide.classes) == setup.val.classes:
-            teacher_result = trainer.score(guide, setup.progress, "teacher")
+            score = partial(trainer.score, progress=setup.progress, name="teacher")
+            teacher_result = score(guide) if store is None else store.score(setup.val, trainer.metric, score)
             setup.say(f"teacher   {teacher_result.headline()} on {len(setup.val.records)} images")
             if not any_teacher:
                 good_enough(teacher_result, teacher)
         setup.say(f"student   {_describe(spec, student)}")
+        if store is not None:
+            store.fill(distiller.pairs)
         balance = distiller.balance(*trainer.first_batch())
         preflight(distiller, balance, setup.say)
         # Only now, when nothing speaks against the run, does its folder come to be.
@@ -164,6 +181,25 @@ class _Setup:
             folder=self.out,
             accelerator=self.accelerator,
         )
+
+
+def caching(
+    folder: Path,
+    dtype: CacheDtype,
+    teacher: str,
+    methods: Sequence[Method],
+    train: DataSource,
+    data: DataArgs,
+    run: RunArgs,
+    accelerator: Accelerator,
+    progress: Progress,
+) -> Caching:
+    """The teacher of a run as a cache has it; see `Caching`."""
+    layout = torch.channels_last if run.channels_last else torch.contiguous_format
+    on_demand = TeacherOnDemand(teacher, load_teacher, accelerator.device, layout)
+    return Caching(
+        folder, dtype, on_demand, methods, train=train, data=data, run=run, accelerator=accelerator, progress=progress
+    )
 
 
 def load_teacher(name: str) -> Detector:

@@ -89,6 +89,9 @@ class BoxMask(FeatureImitation):
         """The cells inside boxes, (batch, H, W) for each level, on the teacher's grids."""
         return [box_masks(grid, [target["boxes"] for target in targets], self.scale) for grid in teacher.grids]
 
+    def fingerprint(self) -> dict[str, object]:
+        return {"scale": self.scale}
+
     def describe(self, teacher: View, targets: Sequence[Target]) -> str:
         what = "in boxes" if self.scale == 1 else f"in boxes scaled by {self.scale:g}"
         return describe_cells(self.seen(teacher, targets), teacher, what)

@@ -75,6 +75,9 @@ class FGFI(FeatureImitation):
             box_ranges=[level.box_range for level in teacher.levels],
         )
 
+    def fingerprint(self) -> dict[str, object]:
+        return {"psi": self.psi, "assignment": self.assignment}
+
     def describe(self, teacher: View, targets: Sequence[Target]) -> str:
         what = f"near (psi {self.psi:g}, {self.assignment})"
         return describe_cells(self.seen(teacher, targets), teacher, what)

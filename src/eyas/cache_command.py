@@ -1,0 +1,82 @@
+"""`eyas cache`: write a teacher's vectors once, before or between trainings."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from eyas.args import DataArgs, OptimArgs, RunArgs
+from eyas.cache import CacheDtype
+from eyas.checkpoint import ModelSpec
+from eyas.data import DataSource, read
+from eyas.distiller import Distiller
+from eyas.engine import make_accelerator, val_loader
+from eyas.evaluation import EvaluationResult, default_metric
+from eyas.inference import Batches, gather, predict_records, score
+from eyas.methods import FGFI, Method
+from eyas.progress import Progress
+from eyas.training import caching, good_enough, same_classes
+from eyas.types import Detector
+
+
+def cache(
+    data: Path,
+    teacher: str,
+    model: str,
+    cache: Path,
+    backbone: str | None = None,
+    options: dict[str, Any] | None = None,
+    method: Method | list[Method] | None = None,
+    pairs: dict[str, str] | None = None,
+    any_teacher: bool = False,
+    cache_dtype: CacheDtype = "bfloat16",
+    dataset: DataArgs = DataArgs(),  # noqa: B008 (frozen: the signature is the schema)
+    optim: OptimArgs = OptimArgs(),  # noqa: B008
+    run: RunArgs = RunArgs(),  # noqa: B008
+) -> None:
+    """Write the teacher's vectors that a distillation reads, so that the teacher need not run in it.
+
+    Args:
+        data: folder of a data set: COCO, VOC, KITTI or YOLO, recognised from what is in it.
+        teacher: run folder of a trained detector, or package.module:function, which is called and returns one.
+        model: detector family of the student, whose levels decide which of the teacher's are imitated.
+        cache: folder for the vectors; what is there already is not computed again.
+        backbone: backbone of the student's family, such as resnet18, vgg11 or timm:NAME.
+        options: further keyword arguments of the family's builder.
+        method: distillation losses, by class; fine-grained feature imitation when left out.
+        pairs: student level: teacher level, where pairing by stride is not what you want.
+        any_teacher: go on with a teacher that scores near zero, or that has other classes than the data.
+        cache_dtype: of the vectors: bfloat16, float16 or float32.
+        dataset: how the data is read and fed.
+        optim: the optimiser of the distillation, which does not matter here; a recipe may be given as it is.
+        run: the run of the distillation; its precision and device are the teacher's here.
+    """
+    methods = [FGFI()] if method is None else method if isinstance(method, list) else [method]
+    source = read(data, dataset.train_split, format=dataset.format, classes=dataset.classes)
+    val = read(data, dataset.val_split, format=dataset.format, classes=source.classes)
+    accelerator = make_accelerator(run, optim)
+    with Progress(quiet=not accelerator.is_main_process) as progress:
+        student = ModelSpec(model, source.classes, backbone, options or {}, dataset.resize).build()
+        store = caching(cache, cache_dtype, teacher, methods, source, dataset, run, accelerator, progress)
+        if not any_teacher:
+            same_classes(store.guide, source, teacher)
+        if store.guide.classes == val.classes:
+            batches = accelerator.prepare(val_loader(val, dataset))
+            metric = run.metric or default_metric(source.format)
+            result = store.score(val, metric, partial(_score, batches, val, metric, progress))
+            progress.say(f"teacher   {result.headline()} on {len(val.records)} images")
+            if not any_teacher:
+                good_enough(result, teacher)
+        store.fill(Distiller(student, store.guide, *methods, pairs=pairs, seed=run.seed).pairs)
+    accelerator.end_training()
+
+
+def _score(
+    batches: Batches, source: DataSource, metric: str, progress: Progress, detector: Detector
+) -> EvaluationResult:
+    """The evaluation of a detector, its images shared out among the processes."""
+    task = progress.task("teacher", len(source.records))
+    mine = predict_records(detector, batches, source, advance=lambda images: progress.advance(task, images))
+    progress.finish(task)
+    return score(metric, source, gather(mine))

@@ -5,18 +5,17 @@ The processes are started once; the tests read what they wrote.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from eyas.distiller import Distiller
 from eyas.methods import FGFI, Auto, BoxMask, FitNets
 from eyas.types import Target
+from gloo import two_processes
 from toys import relative, seeded, toy_target
 
 SIZE = (64, 96)
@@ -66,21 +65,14 @@ def train_step(case: str, method: str, part: slice, *, parallel: bool) -> dict[s
     }
 
 
-def worker(rank: int, folder: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+def work(rank: int) -> dict[tuple[str, str], dict[str, Any]]:
     part = slice(2 * rank, 2 * rank + 2)
-    found = {(case, method): train_step(case, method, part, parallel=True) for case in CASES for method in METHODS}
-    torch.save(found, f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()
+    return {(case, method): train_step(case, method, part, parallel=True) for case in CASES for method in METHODS}
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str], dict[str, Any]]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(worker, (str(folder),), nprocs=2)
-    return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return two_processes(work, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("method", METHODS)

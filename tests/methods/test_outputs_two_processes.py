@@ -5,18 +5,16 @@ The heads are made by hand; DDP's part, the average of gradients, is done by han
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 from output_cases import TwoHeads, assigned, view
-from torch import Tensor, distributed
+from torch import Tensor
 
 from eyas.methods.chen2017 import Chen2017
 from eyas.methods.method import Method, global_count, ratio
 from eyas.methods.vanilla import Vanilla
 from eyas.types import Assigned
+from gloo import two_processes
 from toys import relative
 
 # For each case and process: the counted rows of its six, and which of them are positive.
@@ -59,20 +57,13 @@ def step(name: str, case: str, ranks: list[int]) -> dict[str, Tensor]:
     return {"loss": loss.detach(), **gradients}
 
 
-def worker(rank: int, folder: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    found = {(name, case): step(name, case, [rank]) for name in METHODS for case in CASES}
-    torch.save(found, f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()
+def work(rank: int) -> dict[tuple[str, str], dict[str, Tensor]]:
+    return {(name, case): step(name, case, [rank]) for name in METHODS for case in CASES}
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str], dict[str, Tensor]]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(worker, (str(folder),), nprocs=2)
-    return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return two_processes(work, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", METHODS)

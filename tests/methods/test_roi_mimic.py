@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torchvision.ops import MultiScaleRoIAlign
 
@@ -19,6 +17,7 @@ from eyas.distiller import Distiller
 from eyas.methods.method import LevelPair
 from eyas.methods.roi_mimic import RoIMimic, assign_levels, mimic_loss, pool_regions
 from eyas.types import EyasError, Level, View
+from gloo import two_processes
 from toys import relative, toy_target
 
 IMAGE = (256, 384)
@@ -311,7 +310,7 @@ def test_through_a_distiller_of_two_faster_rcnns(source: str) -> None:
         build("faster_rcnn", ["a"], backbone="mobilenet_v3_small", options=light | {"fpn_channels": channels})
         for channels in (8, 12)
     )
-    method = RoIMimic(proposals=source, init_std=0.1)
+    method = RoIMimic(1.0, proposals=source, init_std=0.1)
     distiller = Distiller(student, teacher, method)
     assert len(distiller.pairs) == 3 and method.pooled == (0, 1)
     targets = [toy_target((8.0, 8.0, 40.0, 60.0)), toy_target()]
@@ -362,23 +361,15 @@ def step(case: str, source: str, part: slice, *, parallel: bool) -> dict[str, Te
     return {"loss": loss.detach(), **{name: p.grad.clone() for name, p in model.named_parameters()}}
 
 
-def worker(rank: int, folder: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+def work(rank: int) -> dict[tuple[str, str], dict[str, Tensor]]:
     part = slice(2 * rank, 2 * rank + 2)
-    found = {
-        (case, source): step(case, source, part, parallel=True) for case in CASES for source in ("teacher", "student")
-    }
-    torch.save(found, f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()
+    sources = ("teacher", "student")
+    return {(case, source): step(case, source, part, parallel=True) for case in CASES for source in sources}
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str], dict[str, Tensor]]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(worker, (str(folder),), nprocs=2)
-    return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return two_processes(work, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("source", ["teacher", "student"])

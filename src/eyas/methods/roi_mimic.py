@@ -120,7 +120,7 @@ class RoIMimic(Method):
 
     def __init__(
         self,
-        weight: Weight = 1.0,
+        weight: Weight = "auto",
         *,
         proposals: Source = "teacher",
         output_size: int = 7,

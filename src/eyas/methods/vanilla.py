@@ -73,7 +73,7 @@ class Vanilla(Method):
 
     def __init__(
         self,
-        weight: Weight = 1.0,
+        weight: Weight = "auto",
         *,
         temperature: float = 1.0,
         box_weight: float = 1.0,

@@ -1,0 +1,32 @@
+"""The deployed form of any detector that has one."""
+
+from __future__ import annotations
+
+from torchvision.models.detection import FasterRCNN
+
+from eyas.detectors.deployed import Deployed
+from eyas.detectors.deployed_one_stage import DeployedOneStage, DeployedShuffleDet
+from eyas.detectors.deployed_two_stage import DeployedFasterRCNN
+from eyas.detectors.shuffledet import ShuffleDet
+from eyas.detectors.torchvision import TorchvisionDetector, first_label
+from eyas.types import Detector, EyasError
+
+
+def deploy(detector: Detector) -> Deployed:
+    """A detector as a graph of fixed output shapes, in evaluation mode; it shares the detector's weights.
+
+    Raises:
+        EyasError: a detector of another kind.
+    """
+    detector.network.eval()
+    if isinstance(detector, ShuffleDet):
+        return DeployedShuffleDet(detector).eval()
+    if not isinstance(detector, TorchvisionDetector):
+        raise EyasError(
+            f"{type(detector).__name__} has no deployed form; export knows ShuffleDet and torchvision's RetinaNet, "
+            "FCOS, SSD and Faster R-CNN"
+        )
+    network = detector.network
+    if isinstance(network, FasterRCNN):
+        return DeployedFasterRCNN(network).eval()
+    return DeployedOneStage(network, first_label(network, len(detector.classes))).eval()

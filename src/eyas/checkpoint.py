@@ -1,16 +1,18 @@
 """Checkpoints: written whole or not at all, read without pickles.
 
 A run folder holds ``model.json`` (how to build the detector), the weights of the detector alone as safetensors in its
-own library's names, and ``last.pt``, the state a run resumes from.
+own library's names, and ``last.pt``, the state a run resumes from. Where the detector's library has a format of its
+own, the folder ``native`` of a finished run is in it.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
@@ -19,12 +21,23 @@ from torch import nn
 
 from eyas.data.transforms import Resize
 from eyas.detectors import build
-from eyas.files import write_atomic, write_json
+from eyas.files import could_not_write, write_atomic, write_json
 from eyas.types import Detector, EyasError
 
 SPEC = "model.json"
 RESUME = "last.pt"
 BEST = "best.safetensors"
+NATIVE = "native"
+"""The folder of a run that the detector's own library reads."""
+
+
+@runtime_checkable
+class NativeExport(Protocol):
+    """A detector whose library has a format of its own."""
+
+    def export_native(self, folder: Path) -> None:
+        """Write everything that the library needs to have the detector without Eyas."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,8 @@ def load(folder: str | Path, *, best: bool = False) -> Detector:
     """
     folder = Path(folder)
     spec = ModelSpec.load(folder)
+    if (folder / NATIVE).is_dir():  # it describes the detector, wherever what it was first made from may be now
+        spec = replace(spec, backbone=str(folder / NATIVE))
     detector = spec.build()
     load_weights(detector.network, folder / (BEST if best else spec.weights))
     detector.network.eval()
@@ -109,6 +124,20 @@ def save_weights(network: nn.Module, path: Path) -> None:
     """The network's state dict as safetensors, written whole or not at all."""
     state = {key: value.detach().contiguous().cpu().clone() for key, value in network.state_dict().items()}
     write_atomic(path, lambda part: save_file(state, part))
+
+
+def save_native(detector: Detector, folder: Path) -> None:
+    """Leave a detector in a run folder in its library's own format, where it has one; whole or not at all."""
+    if not isinstance(detector, NativeExport):
+        return
+    part, place = folder / f"{NATIVE}.part", folder / NATIVE
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        detector.export_native(part)
+        shutil.rmtree(place, ignore_errors=True)
+        part.rename(place)
+    except OSError as error:
+        raise could_not_write(place, error) from error
 
 
 def save_state(state: Mapping[str, Any], path: Path) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from eyas.args import DataArgs, OptimArgs, RunArgs
-from eyas.checkpoint import BEST, RESUME, ModelSpec, load_state, save_state, save_weights
+from eyas.checkpoint import BEST, RESUME, ModelSpec, load_state, save_native, save_state, save_weights
 from eyas.cost import CostMeter
 from eyas.data import DataSource, collate, eval_transform, loader, train_transform
 from eyas.data.dataset import Loader
@@ -136,6 +136,8 @@ class Trainer:
                 result = self.evaluate(progress)
             self._save()
         progress.finish(task)
+        if self.accelerator.is_main_process:
+            save_native(self.evaluated, self.folder)
         self.log("cost", step=self.step, **self.cost.figures())
         return result or self.evaluate(progress)
 

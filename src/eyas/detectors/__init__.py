@@ -9,6 +9,7 @@ from pathlib import Path
 from eyas.detectors.backbones import TRUNKS
 from eyas.detectors.custom import CustomDetector
 from eyas.detectors.faster_rcnn import faster_rcnn
+from eyas.detectors.huggingface import TransformersDetector, transformers_detector
 from eyas.detectors.one_stage import fcos, retinanet
 from eyas.detectors.pretrained import Weights, load_detector, read_tensors
 from eyas.detectors.shuffledet import ShuffleDet
@@ -21,11 +22,13 @@ __all__ = [
     "CustomDetector",
     "ShuffleDet",
     "TorchvisionDetector",
+    "TransformersDetector",
     "build",
     "faster_rcnn",
     "fcos",
     "retinanet",
     "ssd",
+    "transformers_detector",
 ]
 
 BUILDERS: Mapping[str, Callable[..., Detector]] = {
@@ -34,6 +37,7 @@ BUILDERS: Mapping[str, Callable[..., Detector]] = {
     "fcos": fcos,
     "ssd": ssd,
     "shuffledet": ShuffleDet,
+    "transformers": transformers_detector,
 }
 """What `build` and the command line know by name."""
 
@@ -51,8 +55,10 @@ def build(
     Args:
         model: a key of `BUILDERS`.
         classes: class names in label order.
-        backbone: its name, for the families that have a choice; see `eyas.detectors.backbones`.
-        weights: a name of torchvision's, or a file; see `eyas.detectors.pretrained`. None starts at random.
+        backbone: its name, for the families that have a choice; see `eyas.detectors.backbones`. For transformers what
+            has the configuration: a hub id, a folder, a config.json.
+        weights: a name of torchvision's, or a file; see `eyas.detectors.pretrained`. For transformers also
+            "pretrained", a hub id or a folder. None starts at random.
         options: further keyword arguments of the builder.
 
     Raises:
@@ -72,7 +78,10 @@ def build(
         raise EyasError(f"{model} has no option {unknown[0]!r}; it has {', '.join(allowed)}")
     if "backbone" in own:
         if backbone is None:
-            raise EyasError(f"{model} needs a backbone: {', '.join(TRUNKS)} or timm:NAME")
+            choice = f"{', '.join(TRUNKS)} or timm:NAME"
+            if builder is transformers_detector:
+                choice = "what has its configuration, a hub id, a folder or a config.json"
+            raise EyasError(f"{model} needs a backbone: {choice}")
         chosen["backbone"] = backbone
     elif backbone is not None:
         raise EyasError(f"{model} has its own backbone; leave out backbone {backbone!r}")

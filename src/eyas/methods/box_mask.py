@@ -63,7 +63,7 @@ class BoxMask(FeatureImitation):
 
     def __init__(
         self,
-        weight: Weight = 0.01,
+        weight: Weight = "auto",
         *,
         scale: float = 1.0,
         kernel_size: int = 3,

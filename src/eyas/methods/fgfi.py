@@ -40,7 +40,7 @@ class FGFI(FeatureImitation):
 
     def __init__(
         self,
-        weight: Weight = 0.01,
+        weight: Weight = "auto",
         *,
         psi: float = 0.5,
         assignment: Assignment = "global",

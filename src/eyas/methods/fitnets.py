@@ -35,7 +35,7 @@ class FitNets(FeatureImitation):
 
     def __init__(
         self,
-        weight: Weight = 0.01,
+        weight: Weight = "auto",
         *,
         kernel_size: int = 1,
         rectify: Rectify = "auto",

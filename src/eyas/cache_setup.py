@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import nn
 
 from eyas.args import DataArgs, RunArgs
 from eyas.cache import (
@@ -30,61 +26,15 @@ from eyas.cache import (
 )
 from eyas.cache_fill import SAMPLE, Filling
 from eyas.cached_teacher import CachedTeacher, KnownLevel, KnownTeacher, Place
-from eyas.checkpoint import SPEC, ModelSpec
 from eyas.commands import make_folder
 from eyas.data import DataSource
 from eyas.evaluation import EvaluationResult
-from eyas.inference import anchor_grids
 from eyas.methods import LevelPair, Method
 from eyas.methods.imitation import FeatureImitation
-from eyas.pairing import PROBE_SIZE, rectified_levels
+from eyas.pairing import rectified_levels
 from eyas.progress import Progress
+from eyas.teacher_on_demand import TeacherOnDemand, read_json
 from eyas.types import Detector, EyasError
-
-
-class TeacherOnDemand:
-    """A teacher that is loaded when something needs it run, and known from its files or a cache until then.
-
-    Args:
-        name: of the command line.
-        load: what makes the detector of that name.
-        device: where it is to be.
-        layout: of its weights in memory.
-    """
-
-    def __init__(
-        self, name: str, load: Callable[[str], Detector], device: torch.device, layout: torch.memory_format
-    ) -> None:
-        self.name, self._load, self._device, self._layout = name, load, device, layout
-
-    @cached_property
-    def detector(self) -> Detector:
-        detector = self._load(self.name)
-        module = detector if isinstance(detector, nn.Module) else detector.network
-        module.to(device=self._device, memory_format=self._layout).eval().requires_grad_(False)
-        return detector
-
-    def forget(self) -> None:
-        """Free its memory; what asks for it next loads it again."""
-        vars(self).pop("detector", None)
-
-    def identity(self, root: Path) -> str:
-        """The digest of its files; of its tensors and anchors, where code makes it; or what the cache remembers.
-
-        Raises:
-            EyasError: there is no such teacher, and the cache knows none, or several, of this name.
-        """
-        folder = Path(self.name)
-        if (folder / SPEC).is_file() and (weights := folder / ModelSpec.load(folder).weights).is_file():
-            digest = hashlib.sha256((folder / SPEC).read_bytes())
-            with weights.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-            return digest.hexdigest()
-        if ":" not in self.name:
-            known = [values["identity"] for values in _teachers(root) if self.name in values["names"]]
-            if len(known) == 1:
-                return str(known[0])
-        return detector_digest(self.detector)
 
 
 class Caching:
@@ -148,7 +98,7 @@ class Caching:
         asked = digest_of([metric, list(val.classes), asdict(self.data.resize), digests])
         path = self.root / f"score-{self.known.identity[:12]}-{asked[:12]}.json"
         if path.is_file():
-            return _result_from_json(_read(path))
+            return _result_from_json(read_json(path))
         result = score(self.teacher.detector)
         if self.accelerator.is_main_process:
             publish(path, asdict(result))
@@ -160,7 +110,7 @@ class Caching:
         path = self.root / f"teacher-{identity[:12]}.json"
         values: dict[str, Any] = {"names": []}
         if path.is_file():
-            values = _read(path)
+            values = read_json(path)
         else:
             values |= describe_teacher(self.teacher.detector, identity).to_json()
         if self.teacher.name not in values["names"]:
@@ -198,28 +148,9 @@ class Caching:
     ) -> None:
         mine = {place: key for place, key in keys.items() if self._is_mine(place[0])}
         missing = [store.missing(mine.values()) for store in stores]
-        predicted: list[CacheSize] = []
-        if any(missing):
-            detector = self.teacher.detector
-            filling = Filling(
-                detector,
-                taps,
-                methods,
-                stores,
-                self.train,
-                self.data,
-                self.accelerator.device,
-                torch.channels_last if self.run.channels_last else torch.contiguous_format,
-                self.accelerator.autocast,
-            )
-            predicted = filling.predict(missing, mine)
-        everyone: list[list[CacheSize]] = gather_object([predicted])
-        for at, method in enumerate(methods):
-            total = sum((sizes[at] for sizes in everyone if sizes), start=CacheSize())
-            if total.records:
-                about = "about " if total.records > SAMPLE else ""
-                self.progress.say(f"cache     {method.name}: to write, {about}{total}")
-        if any(missing):
+        filling = self._filling(methods, stores, taps) if any(missing) else None
+        self._announce(methods, [] if filling is None else filling.predict(missing, mine))
+        if filling is not None:
             task = self.progress.task("cache", len({key for gaps in missing for key in gaps}))
             filling.run(
                 missing, mine, self.accelerator.process_index, lambda images: self.progress.advance(task, images)
@@ -230,6 +161,31 @@ class Caching:
             store.refresh()
             if not store.holds(keys.values()):
                 raise EyasError(f"{store.folder}: lacks records just written; give all processes one --cache folder")
+
+    def _filling(
+        self, methods: Sequence[FeatureImitation], stores: Sequence[TeacherCache], taps: Sequence[str]
+    ) -> Filling:
+        """Loads the teacher."""
+        return Filling(
+            teacher=self.teacher.detector,
+            taps=taps,
+            methods=methods,
+            caches=stores,
+            source=self.train,
+            data=self.data,
+            device=self.accelerator.device,
+            layout=torch.channels_last if self.run.channels_last else torch.contiguous_format,
+            autocast=self.accelerator.autocast,
+        )
+
+    def _announce(self, methods: Sequence[Method], predicted: Sequence[CacheSize]) -> None:
+        """Say how much all processes together are about to write for each method."""
+        everyone: list[Sequence[CacheSize]] = gather_object([predicted])
+        for at, method in enumerate(methods):
+            total = sum((sizes[at] for sizes in everyone if sizes), start=CacheSize())
+            if total.records:
+                about = "about " if total.records > SAMPLE else ""
+                self.progress.say(f"cache     {method.name}: to write, {about}{total}")
 
     def _keys(self) -> dict[Place, bytes]:
         """The key of every image and variant that training can ask for."""
@@ -260,30 +216,6 @@ def describe_teacher(detector: Detector, identity: str) -> KnownTeacher:
         name: KnownLevel(level.channels, level.stride, rectified[name]) for name, level in detector.levels.items()
     }
     return KnownTeacher(identity, tuple(detector.classes), levels)
-
-
-def detector_digest(detector: Detector) -> str:
-    """SHA-256 of a detector's state and anchors, for one that code makes and not a run folder."""
-    digest = hashlib.sha256()
-    for name, value in sorted(detector.network.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    for (name, level), grid in zip(detector.levels.items(), anchor_grids(detector, PROBE_SIZE), strict=True):
-        told = (name, level.stride, level.box_range, grid.cell_anchors.tolist(), grid.size, grid.step, grid.offset)
-        digest.update(repr(told).encode())
-    return digest.hexdigest()
-
-
-def _teachers(root: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted(root.glob("teacher-*.json")):
-        yield _read(path)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        raise EyasError(f"{path}: not readable ({error}); remove it, and it is made again") from error
 
 
 def _result_from_json(values: Mapping[str, Any]) -> EvaluationResult:

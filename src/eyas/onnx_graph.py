@@ -73,9 +73,9 @@ def to_onnx(deployed: Deployed, size: Size, *, raw: bool, dynamic_size: bool) ->
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
-            reason = str(error.__cause__ or error).strip().splitlines()
+            reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
             hint = "; leave out --dynamic_size" if dynamic_size else ""
-            raise EyasError(f"the exporter cannot trace this detector ({reason[0] if reason else error}){hint}") from error
+            raise EyasError(f"the exporter cannot trace this detector ({reason}){hint}") from error
     assert program is not None
     return program.model_proto
 
@@ -112,8 +112,9 @@ def _nms_kept_in_onnx(boxes: Any, scores: Any, groups: Any, num_groups: int, thr
     from onnxscript import opset18 as op
 
     numbers = op.Constant(value_ints=list(range(num_groups)))
-    own = op.Equal(op.Unsqueeze(groups, op.Constant(value_ints=[1])), op.Unsqueeze(numbers, op.Constant(value_ints=[1])))
-    table = op.Where(own, op.Unsqueeze(scores, op.Constant(value_ints=[1])), op.Constant(value_float=DROPPED))
+    axis = op.Constant(value_ints=[1])
+    own = op.Equal(op.Unsqueeze(groups, axis), op.Unsqueeze(numbers, axis))
+    table = op.Where(own, op.Unsqueeze(scores, axis), op.Constant(value_float=DROPPED))
     every = op.Constant(value_ints=[2**31 - 1])
     limits = (op.Constant(value_floats=[float(threshold)]), op.Constant(value_floats=[DROPPED / 2]))
     chosen = op.NonMaxSuppression(boxes, table, every, *limits)

@@ -1,0 +1,219 @@
+"""`eyas export`: a trained detector as an ONNX file that was compared with PyTorch before it got its name."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from eyas.args import DataArgs
+from eyas.benchmark import count_flops
+from eyas.checkpoint import ModelSpec, load
+from eyas.commands import recorded_config, run_source
+from eyas.data import DataSource
+from eyas.data.transforms import Resize
+from eyas.detectors.deploy import deploy
+from eyas.detectors.deployed import Deployed
+from eyas.engine import val_loader
+from eyas.evaluation import default_metric
+from eyas.evaluation.result import align
+from eyas.export_check import MAP_TOLERANCE, failures, latencies, quantised, raw_differences, runner
+from eyas.files import could_not_write, write_atomic, write_json
+from eyas.inference import predict_records, score
+from eyas.onnx_graph import add_metadata, require_onnx, to_onnx, without_heads
+from eyas.onnx_runtime import fit, open_session
+from eyas.progress import Progress
+from eyas.types import Detector, EyasError, Size, Target
+
+COMPARED = 16
+"""Images whose outputs of the heads are compared, and on which latency is measured."""
+
+
+def export(
+    run: Path,
+    out: Path | None = None,
+    raw: bool = False,
+    dynamic_size: bool = False,
+    int8: bool = False,
+    data: Path | None = None,
+    split: str | None = None,
+    best: bool = False,
+    metric: Literal["coco", "voc", "kitti"] | None = None,
+    tolerance: float = 1e-3,
+    calibration: int = 64,
+    runs: int = 20,
+    workers: int = 0,
+    json_file: Path | None = None,
+) -> None:
+    """Export a trained detector to ONNX and compare it with PyTorch; no file is left where they differ.
+
+    Args:
+        run: run folder of a training.
+        out: the file; RUN/student.onnx, after the name of the run's weights, when left out.
+        raw: the heads' outputs, without detections and NMS.
+        dynamic_size: leave the input's height and width open, not the number of images alone.
+        int8: also write FILE.int8.onnx, quantised to 8-bit integers, and score it.
+        data: folder of a data set to compare on; the run's own when left out.
+        split: split to compare on; the run's validation split when left out.
+        best: take the best checkpoint in place of the last.
+        metric: coco, voc or kitti; the run's own, or the data format's, when left out.
+        tolerance: largest difference of an output, relative to its largest value or to 1 if that is more.
+        calibration: training images from which the 8-bit ranges are taken.
+        runs: timed predictions of each, of one image on one thread.
+        workers: processes that decode images.
+        json_file: also write the figures there.
+    """
+    require_onnx()
+    if min(calibration, runs) < 1 or not tolerance > 0:
+        raise EyasError("--calibration and --runs must be at least 1, and --tolerance above 0")
+    spec = ModelSpec.load(run)
+    out = out or run / f"{Path(spec.weights).stem}.onnx"
+    quantised_out = out.with_name(f"{out.stem}.int8.onnx")
+    _remove_earlier(out, quantised_out)
+    detector = load(run, best=best)
+    deployed = deploy(detector)
+    source = run_source(run, spec.classes, data=data, split=split)
+    metric = metric or recorded_config(run).get("run", {}).get("metric") or default_metric(source.format)
+    size = largest_size(source, spec.resize)
+    model = to_onnx(deployed, size, raw=raw, dynamic_size=dynamic_size)
+    fixed = None if dynamic_size else size
+    add_metadata(model, describe(spec, detector, fixed=fixed, traced=size, raw=raw))
+    shipped = (model if raw else without_heads(model)).SerializeToString()
+    feed = Feed(source, DataArgs(resize=spec.resize, batch_size=1, workers=workers), fixed)
+    differences = raw_differences(deployed, open_session(model.SerializeToString()), feed.images(COMPARED))
+    rows: dict[str, Detector] = {"PyTorch": detector, "onnxruntime": runner(shipped, deployed, raw=raw)}
+    scores = {name: feed.score(name, row, metric) for name, row in rows.items()}
+    wrong = failures(differences, tolerance, scores["PyTorch"], scores["onnxruntime"])
+    if wrong:
+        raise EyasError(f"{run}: the exported detector is not PyTorch's, nothing was written: {'; '.join(wrong)}")
+    files = {out: shipped}
+    if int8:
+        training = run_source(run, spec.classes, data=data, split=_train_split(run))
+        files[quantised_out] = _quantise(shipped, replace(feed, source=training), calibration)
+        rows["INT8"] = runner(files[quantised_out], deployed, raw=raw)
+        scores["INT8"] = feed.score("INT8", rows["INT8"], metric)
+    times = _latencies(rows, files, deployed, list(feed.images(COMPARED)), raw, runs)
+    for path, content in files.items():
+        write_atomic(path, lambda part, content=content: part.write_bytes(content))
+    figures = {
+        "file": str(out), "run": str(run), "data": str(source.root), "split": source.split, "metric": metric,
+        "images": len(source.records), "size": fixed, "raw": raw, "difference": differences, "score": scores,
+        "latency_ms": times, "bytes": {path.name: len(content) for path, content in files.items()},
+    }  # fmt: skip
+    if json_file is not None:
+        write_json(json_file, figures)
+    print(summary(figures, spec.model))
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The images that are compared: one at a time, resized and, for a fixed size, padded.
+
+    Attributes:
+        source: of the images.
+        feed: how they are read.
+        size: (height, width), or None to leave them.
+    """
+
+    source: DataSource
+    feed: DataArgs
+    size: Size | None
+
+    def batches(self) -> Iterator[tuple[Tensor, list[Target]]]:
+        """Every image with its target."""
+        for images, targets in val_loader(self.source, self.feed):
+            yield (images if self.size is None else fit(images, self.size)), targets
+
+    def images(self, count: int) -> Iterator[Tensor]:
+        """The first images, (1, 3, height, width)."""
+        few = replace(self, source=replace(self.source, records=self.source.records[:count]))
+        return (images for images, _ in few.batches())
+
+    def score(self, name: str, detector: Detector, metric: str) -> float:
+        """The primary figure of a detector on all images."""
+        with Progress() as progress:
+            task = progress.task(name, len(self.source.records))
+            found = predict_records(
+                detector, self.batches(), self.source, advance=lambda count: progress.advance(task, count)
+            )
+            progress.finish(task)
+        return score(metric, self.source, found).primary
+
+
+def largest_size(source: DataSource, resize: Resize) -> Size:
+    """(height, width) that holds every image of a source once it is resized."""
+    sizes = [resize.output_size((record.height, record.width)) for record in source.records]
+    return max(height for height, _ in sizes), max(width for _, width in sizes)
+
+
+def describe(spec: ModelSpec, detector: Detector, *, fixed: Size | None, traced: Size, raw: bool) -> dict[str, Any]:
+    """What the file says of itself, by name; `eyas.onnx_runtime.OnnxDetector` reads it."""
+    with torch.no_grad():
+        flops = count_flops(detector, torch.rand(1, 3, *traced, generator=torch.Generator().manual_seed(0)))
+    return {
+        "eyas.version": metadata.version("eyas"),
+        "eyas.model": spec.model,
+        "eyas.classes": spec.classes,
+        "eyas.resize": asdict(spec.resize),
+        "eyas.size": fixed,
+        "eyas.raw": raw,
+        "eyas.parameters": sum(parameter.numel() for parameter in detector.network.parameters()),
+        "eyas.gflops": flops / 1e9,
+    }
+
+
+def summary(figures: dict[str, Any], model: str) -> str:
+    """The figures of an export as a few lines of text."""
+    size = figures["size"]
+    shape = "any size" if size is None else f"{size[0]} x {size[1]}"
+    inside = "the heads' outputs" if figures["raw"] else "NMS inside"
+    written = ", ".join(f"{name} {count / 2**20:.1f} MB" for name, count in figures["bytes"].items())
+    names = list(figures["score"])
+    rows = [
+        ["", *names],
+        ["mAP", *(f"{figures['score'][name]:.4f}" for name in names)],
+        ["ms per image, 1 thread", *(f"{figures['latency_ms'][name]:.1f}" for name in names)],
+    ]
+    compared = min(COMPARED, figures["images"])
+    largest = ", ".join(f"{name} {value:.1e}" for name, value in figures["difference"].items())
+    return (
+        f"{figures['file']}   {model}, {shape}, any number of images, {inside}\n{align(rows)}\n"
+        f"mAP ({figures['metric']}) on {figures['images']} images of {figures['split']}, "
+        f"tolerance {MAP_TOLERANCE:g}\nlargest difference on {compared} images: {largest}\nwritten: {written}"
+    )
+
+
+def _quantise(model: bytes, training: Feed, count: int) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return quantised(model, training.images(count), Path(folder))
+
+
+def _latencies(
+    rows: dict[str, Detector], files: dict[Path, bytes], deployed: Deployed, images: list[Tensor], raw: bool, runs: int
+) -> dict[str, float]:
+    """Of PyTorch and of each file in a session of one thread."""
+    calls = {"PyTorch": rows["PyTorch"].predict}
+    for name, content in zip(list(rows)[1:], files.values(), strict=True):
+        calls[name] = runner(content, deployed, raw=raw, threads=1).predict
+    return latencies(calls, images, runs)
+
+
+def _train_split(run: Path) -> str:
+    return str(recorded_config(run).get("dataset", {}).get("train_split", "train"))
+
+
+def _remove_earlier(*paths: Path) -> None:
+    """A file of an earlier export must not pass for one of this run when this export fails."""
+    for path in paths:
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+        except OSError as error:
+            raise could_not_write(path, error) from error

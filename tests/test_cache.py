@@ -12,12 +12,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from eyas.anchors import default_grid
 from eyas.cache import CacheDtype, TeacherCache, cache_folder, fingerprint, image_digest, in_bytes, record_key
 from eyas.cache_files import Shards
+from eyas.cache_setup import describe_teacher
+from eyas.cached_teacher import CachedTeacher, KnownTeacher
 from eyas.data import Augmentation, Resize, train_transform
+from eyas.distiller import Distiller
 from eyas.methods import FGFI, BoxMask, Chen2017, FitNets, RoIMimic, Vanilla
 from eyas.methods.imitation import Wanted, wanted_at
+from eyas.teacher_on_demand import detector_digest
 from eyas.types import EyasError, Record, Target, View
+from toys import seeded, toy_batch
 
 SIZES, CHANNELS = ((6, 9), (3, 5)), (4, 7)
 SHARED = {"format": 1}
@@ -299,3 +305,38 @@ def test_a_target_says_its_variant_truly() -> None:
         assert out["boxes"].tolist() == ([[4.0, 0, 6, 3]] if flipped else [[0.0, 0, 2, 3]])
         seen.add(out["variant"])
     assert seen == {0, 1}
+
+
+# --- teachers ---
+
+
+def test_a_teacher_made_by_code_is_told_by_its_tensors_and_anchors() -> None:
+    digests = {detector_digest(seeded(0)), detector_digest(seeded(1)), detector_digest(seeded(0, norm=True))}
+    other = seeded(0)
+    level = other.levels["neck:fine"]
+    other.levels["neck:fine"] = replace(level, grid=default_grid)
+    digests.add(detector_digest(other))
+    other.levels["neck:fine"] = replace(level, box_range=(0.0, 32.0))
+    digests.add(detector_digest(other))
+    assert len(digests) == 5 and detector_digest(seeded(0)) in digests
+
+
+def test_a_distiller_takes_a_cached_teacher() -> None:
+    """Levels and their kind as the teacher itself has them; what is to be run, or is not said, is refused."""
+    known = describe_teacher(seeded(1, 6), "digest")
+    assert KnownTeacher.from_json(json.loads(json.dumps(known.to_json()))) == known
+    cached, live = (Distiller(seeded(0), teacher, FGFI()) for teacher in (CachedTeacher(known), seeded(1, 6)))
+    for mine, theirs in zip(cached.pairs, live.pairs, strict=True):
+        assert (mine.student_tap, mine.teacher_tap, mine.rectified) == (
+            theirs.student_tap,
+            theirs.teacher_tap,
+            theirs.rectified,
+        )
+        assert (mine.teacher.channels, mine.teacher.stride) == (theirs.teacher.channels, theirs.teacher.stride)
+    mine, theirs = cached.state_dict(), live.state_dict()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine if name != "_extra_state")
+    with pytest.raises(EyasError, match="index and variant"):
+        cached(*toy_batch())
+    with pytest.raises(EyasError, match="cannot be run"):
+        cached.teacher.predict(torch.zeros(1, 3, 8, 8))

@@ -184,8 +184,8 @@ class Caching:
         for at, method in enumerate(methods):
             total = sum((sizes[at] for sizes in everyone if sizes), start=CacheSize())
             if total.records:
-                about = "about " if total.records > SAMPLE else ""
-                self.progress.say(f"cache     {method.name}: to write, {about}{total}")
+                how = "; estimated" if total.records > SAMPLE else ""
+                self.progress.say(f"cache     {method.name}: to write, {total}{how}")
 
     def _keys(self) -> dict[Place, bytes]:
         """The key of every image and variant that training can ask for."""

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from eyas.args import DataArgs, OptimArgs, RunArgs
 from eyas.cache import CacheDtype
-from eyas.cache_setup import Caching, TeacherOnDemand
+from eyas.cache_setup import Caching
 from eyas.checkpoint import ModelSpec, load
 from eyas.data import DataSource, read
 from eyas.distiller import Balance, Distiller, describe_levels
@@ -24,6 +24,7 @@ from eyas.evaluation import EvaluationResult, default_metric
 from eyas.methods import FGFI, Method
 from eyas.progress import Progress
 from eyas.runlog import check_folder, resolved_config, start_folder
+from eyas.teacher_on_demand import TeacherOnDemand
 from eyas.types import Detector, EyasError
 
 WEAK_TEACHER = 0.05

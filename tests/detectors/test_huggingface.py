@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tiny_transformers import CLASSES, CONFIGS
+from tiny_transformers import CLASSES, CONFIGS, DETR, WIDTHS
 from torch import Tensor, nn
 from torchvision.models.detection import retinanet_resnet50_fpn
 
@@ -245,13 +246,13 @@ def test_a_copy_has_its_own_token_maps() -> None:
 
 
 def test_frozen_stages_are_no_levels_of_a_student() -> None:
-    """Of a DETR on a ResNet of transformers the library freezes the backbone."""
-    config = CONFIGS["DetrForObjectDetection"]()
+    """The library freezes the whole backbone of a DETR on one of its own ResNets."""
+    resnet = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": WIDTHS, "depths": [1, 1, 1, 1]}
+    config = transformers.DetrConfig(**DETR, backbone_config={**resnet, "layer_type": "basic", "out_indices": [3, 4]})
     model = transformers.DetrForObjectDetection(config)
-    model.model.backbone.requires_grad_(False)
     assert list(TransformersDetector(model).levels) == ["token_maps:0"]
     model.requires_grad_(False)  # a teacher has all
-    assert len(TransformersDetector(model).levels) == 4
+    assert len(TransformersDetector(model).levels) == 3
 
 
 def test_grid() -> None:
@@ -332,6 +333,14 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(EyasError, match="not the configuration of a detector"):
         eyas.build("transformers", CLASSES, backbone=str(tmp_path))
+
+
+def test_python_of_the_page_runs() -> None:
+    page = Path(__file__).parents[2] / "docs" / "transformers.md"
+    (shown,) = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    namespace: dict[str, Any] = {}
+    exec(compile(shown, page.name, "exec"), namespace)
+    assert list(namespace["detector"].levels) == ["token_maps:0"]
 
 
 def test_eyas_alone_does_not_import_transformers() -> None:

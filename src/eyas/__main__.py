@@ -15,6 +15,7 @@ from eyas.cli import command_parser, run_config, summary
 from eyas.commands import data, evaluate, predict, recipes
 from eyas.compare import compare
 from eyas.demo import demo
+from eyas.export import export
 from eyas.inspect_command import inspect
 from eyas.launch import launch
 from eyas.training import distill, train
@@ -29,10 +30,11 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "compare": compare,
     "evaluate": evaluate,
     "predict": predict,
+    "export": export,
     "inspect": inspect,
     "recipes": recipes,
 }
-POSITIONAL = ("data", "evaluate", "predict", "inspect")
+POSITIONAL = ("data", "evaluate", "predict", "export", "inspect")
 """Commands whose required arguments are given by place."""
 LAUNCHED = ("train", "distill", "cache")
 """Commands that run on several devices."""
@@ -47,6 +49,7 @@ STORY = """Eyas distils a large, accurate object detector into a small, fast one
   eyas compare --config compare.yaml                             several methods, several seeds, one table
   eyas evaluate runs/student                                     its score, per class, beside its teacher
   eyas predict runs/student photos/ --out found/                 boxes as JSON and drawn
+  eyas export runs/student                                       student.onnx, compared with PyTorch
   eyas inspect runs/teacher                                      do its features bear out the mask, on your data
 
 Every option can stand in a YAML file given by --config; --print_config prints the resolved one."""

@@ -14,7 +14,6 @@ import torch
 import yaml
 
 from eyas.args import DataArgs
-from eyas.benchmark import measure
 from eyas.checkpoint import SPEC, ModelSpec, load
 from eyas.data import DataSource, eval_transform, read, to_record_frame
 from eyas.data.images import SUFFIXES, decode, image_size
@@ -23,6 +22,7 @@ from eyas.engine import val_loader
 from eyas.evaluation import EvaluationResult, default_metric
 from eyas.files import could_not_write, write_atomic, write_json
 from eyas.inference import anchor_grids, predict_records, score
+from eyas.onnx_runtime import cost_of, open_detector
 from eyas.plots import draw_detections
 from eyas.progress import Progress
 from eyas.runlog import CONFIG
@@ -71,7 +71,7 @@ def evaluate(
     """Score a trained detector per class, beside its teacher where it had one, with its size and speed.
 
     Args:
-        run: run folder of a training.
+        run: run folder of a training, or an ONNX file that export made.
         data: folder of a data set; the run's own when left out.
         split: split to score; the run's validation split when left out.
         best: take the best checkpoint in place of the last.
@@ -81,20 +81,21 @@ def evaluate(
         device: auto takes the accelerator where there is one; cpu does not.
         json_file: also write the figures there.
     """
-    spec, config = ModelSpec.load(run), recorded_config(run)
-    source = run_source(run, spec.classes, data=data, split=split)
+    (resize, detector), config = open_detector(run, best=best), recorded_config(run)
+    source = run_source(run, detector.classes, data=data, split=split)
     metric = metric or config.get("run", {}).get("metric") or default_metric(source.format)
-    feed = DataArgs(resize=spec.resize, batch_size=batch_size, workers=workers)
+    feed = DataArgs(resize=resize, batch_size=batch_size, workers=workers)
     where = pick_device(device)
-    rows = {"model": (run, load(run, best=best))}
+    rows = {"model": (run, detector)}
     teacher = config.get("teacher")
-    if teacher is not None and Path(teacher, SPEC).is_file() and ModelSpec.load(Path(teacher)).classes == spec.classes:
+    known = teacher is not None and Path(teacher, SPEC).is_file()
+    if known and ModelSpec.load(Path(teacher)).classes == detector.classes:
         rows["teacher"] = (Path(teacher), load(teacher))
     figures: dict[str, Any] = {"metric": metric, "data": str(source.root), "split": source.split}
     with Progress() as progress:
         for name, (path, detector) in rows.items():
             result = evaluate_detector(detector, source, feed, metric, where, progress, name)
-            cost = measure(detector, spec.resize.output_size((source.records[0].height, source.records[0].width)))
+            cost = cost_of(detector, resize.output_size((source.records[0].height, source.records[0].width)))
             progress.say(f"{name}  {path}\n{result.table()}\n{result.headline()}   {cost.headline()}\n")
             figures[name] = {"summary": result.summary, "per_class": result.per_class, "cost": asdict(cost)}
     if json_file is not None:
@@ -152,7 +153,7 @@ def predict(
     """Detect objects in an image or a folder of images: boxes as JSON, and drawn as PNG.
 
     Args:
-        run: run folder of a training.
+        run: run folder of a training, or an ONNX file that export made.
         images: an image, or a folder that is searched for images.
         out: folder for predictions.json and the drawn images.
         threshold: lowest score that is drawn; the JSON has all.
@@ -160,9 +161,9 @@ def predict(
         device: auto takes the accelerator where there is one; cpu does not.
     """
     drawings = drawings_of(find_images(images), images, out)
-    spec, detector, where = ModelSpec.load(run), load(run, best=best), pick_device(device)
+    (resize, detector), where = open_detector(run, best=best), pick_device(device)
     detector.network.to(where)
-    transform = eval_transform(spec.resize)
+    transform = eval_transform(resize)
     entries: list[dict[str, Any]] = []
     with Progress() as progress, torch.no_grad():
         task = progress.task("predict", len(drawings))
@@ -172,9 +173,9 @@ def predict(
             found = detector.predict(pixels[None].to(where))[0]
             found = Prediction(**{key: value.cpu() for key, value in found.items()})
             found = to_record_frame(found, record, (pixels.shape[-2], pixels.shape[-1]))
-            entries += as_json(record, found, spec.classes)
+            entries += as_json(record, found, detector.classes)
             make_folder(drawn.parent)
-            draw_detections(drawn, decode(record) / 255, found, spec.classes, threshold=threshold)
+            draw_detections(drawn, decode(record) / 255, found, detector.classes, threshold=threshold)
             progress.advance(task)
     write_json(out / "predictions.json", entries)
     print(f"{len(entries)} detections in {len(drawings)} images: {out / 'predictions.json'} and drawn beside it")

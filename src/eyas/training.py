@@ -45,7 +45,7 @@ def train(
 
     Args:
         data: folder of a data set: COCO, VOC, KITTI or YOLO, recognised from what is in it.
-        model: detector family: faster_rcnn, retinanet, fcos, ssd or shuffledet.
+        model: detector family: faster_rcnn, retinanet, fcos, ssd, shuffledet or transformers.
         out: run folder to make.
         backbone: backbone of the family, such as resnet18, vgg11 or timm:NAME.
         weights: torchvision's name of pretrained weights, or a file (.safetensors, or .pt read without pickle).
@@ -85,7 +85,7 @@ def distill(
     Args:
         data: folder of a data set: COCO, VOC, KITTI or YOLO, recognised from what is in it.
         teacher: run folder of a trained detector, or package.module:function, which is called and returns one.
-        model: detector family of the student: faster_rcnn, retinanet, fcos, ssd or shuffledet.
+        model: detector family of the student: faster_rcnn, retinanet, fcos, ssd, shuffledet or transformers.
         out: run folder to make.
         backbone: backbone of the student's family, such as resnet18, vgg11 or timm:NAME.
         weights: torchvision's name of pretrained weights, or a file (.safetensors, or .pt read without pickle).

@@ -30,7 +30,8 @@ from tiny import CLASSES, MODEL, options, train_lines, write_squares
 class Third(FGFI):
     """A user's own method, by import path."""
 
-    name = "third"
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__(weight, name="third")
 
 
 @dataclasses.dataclass
@@ -183,9 +184,7 @@ def test_predict_takes_one_image_and_never_overwrites_it(
     assert names(tmp_path / "out") == ["photo.png", "predictions.json"]
 
 
-def test_data_reports_splits_images_and_anchors(
-    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_data_reports_splits_images_and_anchors(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_squares(tmp_path / "data", train=2, val=2)
     assert main(["data", str(data)]) == 0
     shown = capsys.readouterr().out
@@ -307,7 +306,10 @@ def test_print_config_is_the_resolved_config(capsys: pytest.CaptureFixture[str])
 
 def test_a_method_from_the_command_line_trains(runs: Runs, tmp_path: Path) -> None:
     """Two methods in a list, each with its loss and its adapters."""
-    methods = [{"class_path": "eyas.FGFI"}, {"class_path": "test_cli.Third", "init_args": {"weight": 1.0}}]
+    methods = [
+        {"class_path": "eyas.FGFI", "init_args": {"weight": 0.01}},
+        {"class_path": "test_cli.Third", "init_args": {"weight": 1.0}},
+    ]
     out = tmp_path / "two"
     arguments = [f"--data={runs.data}", f"--teacher={runs.teacher}", f"--out={out}", "--any_teacher=true"]
     assert main(["distill", *arguments, *options(run_epochs=1, method=json.dumps(methods))]) == 0

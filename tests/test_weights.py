@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
-from toys import seeded, toy_batch, toy_target
 
 from eyas.distiller import Distiller
 from eyas.methods import FGFI, Auto, Method
 from eyas.types import EyasError, Target, View
 from eyas.weights import FollowedWeight, gradient_norm, relative
+from toys import seeded, toy_batch, toy_target
 
 
 def test_gradient_norm_is_over_all_maps_and_keeps_the_graph() -> None:

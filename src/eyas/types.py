@@ -162,7 +162,7 @@ class HeadOutput:
         logits: (N, C) float32, before the activation.
         activation: "softmax" over the C columns, or a "sigmoid" for each.
         background: the column of the background; None where there is none.
-        deltas: (N, D, 4) float32, box deltas in the detector's coding, D one or one per column; None for a head without.
+        deltas: (N, D, 4) float32, box deltas in the detector's coding, D one or one per column; or None.
         coding: what tells the meaning of the deltas, such as the weights of the box coder.
         assigned: the rows that training counts; only from a training pass.
     """

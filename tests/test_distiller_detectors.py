@@ -14,7 +14,7 @@ def test_shuffledets_train_together() -> None:
     anchors = [(16.0, 16.0), (32.0, 24.0)]
     teacher = ShuffleDet(["thing"], width=0.5, anchor_shapes=anchors)
     student = ShuffleDet(["thing"], width=0.25, anchor_shapes=anchors)
-    distiller = Distiller(student, teacher, FGFI(init_std=1e-2))
+    distiller = Distiller(student, teacher, FGFI(1.0, init_std=1e-2))
     assert [(pair.student_tap, pair.teacher_tap) for pair in distiller.pairs] == [("backbone", "backbone")]
     images, targets = toy_batch()
     losses = distiller(images, targets)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 OPSET = 18
 """RoiAlign has had its half-pixel modes since 16, Pad its axes since 18."""
+OPEN_SIZE = (640, 768)
+"""What a graph of any size is traced with at least. Maps of one cell would be taken for ones that always have one."""
 DETECTIONS = ("boxes", "scores", "labels")
 """The outputs with the detections: (batch, D, 4), (batch, D) and (batch, D), where D is the detector's limit."""
 INSTALL = 'install them with: pip install "eyas[onnx]"'
@@ -42,7 +44,7 @@ def to_onnx(deployed: Deployed, size: Size, *, raw: bool, dynamic_size: bool) ->
 
     Args:
         deployed: in evaluation mode, on the CPU.
-        size: (height, width) of the input; with ``dynamic_size`` only that of the image it is traced with.
+        size: (height, width) of the input; with ``dynamic_size`` of no matter.
         raw: no detections.
         dynamic_size: leave height and width open too.
 
@@ -54,6 +56,7 @@ def to_onnx(deployed: Deployed, size: Size, *, raw: bool, dynamic_size: bool) ->
     axes: dict[int, Any] = {0: batch}
     if dynamic_size:
         axes |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+        size = (max(size[0], OPEN_SIZE[0]), max(size[1], OPEN_SIZE[1]))
     names = [*deployed.raw_names, *(() if raw else DETECTIONS)]
     with warnings.catch_warnings(), torch.no_grad():
         # Of the exporter's own making; what matters about the result is compared afterwards.

@@ -12,6 +12,7 @@ from torchvision.models.detection._utils import BoxLinearCoder
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 
+from eyas.anchors import shapes_to_cell_anchors
 from eyas.detectors.deployed import Candidates, Deployed, best, clipped, detections, take
 from eyas.detectors.shuffledet import ShuffleDet
 from eyas.detectors.shuffledet_loss import decode
@@ -29,7 +30,8 @@ class DeployedShuffleDet(Deployed):
         self.detector = detector
 
     def raw(self, images: Tensor) -> tuple[tuple[Tensor, ...], Sequence[int]]:
-        raw, anchors = self.detector(images)
+        raw, cells = self.detector.outputs(images)
+        anchors = self._anchors(cells, (images.shape[-2], images.shape[-1]))
         return (raw.classes, raw.confidence_logits, raw.deltas, anchors), [anchors.shape[0]]
 
     def detect(self, raw: Sequence[Tensor], rows: Sequence[int], size: Size) -> Candidates:
@@ -41,6 +43,14 @@ class DeployedShuffleDet(Deployed):
         found = Candidates(boxes, scores, labels.gather(1, places))
         limits = {"threshold": detector.score_threshold, "nms": detector.nms_threshold, "count": detector.detections}
         return detections(found, len(detector.classes), **limits)
+
+    def _anchors(self, cells: Size, size: Size) -> Tensor:
+        """(A, 4): those of `ShuffleDet.grid`, by tensors alone, so that the sizes may stay open."""
+        shapes = shapes_to_cell_anchors(self.detector.anchor_shapes)
+        steps = [shapes.new_empty(()).fill_(side) / (count + 1) for side, count in zip(size, cells, strict=True)]
+        y, x = ((torch.arange(count) + 1) * step for step, count in zip(steps, cells, strict=True))
+        rows, columns = torch.meshgrid(y, x, indexing="ij")
+        return (torch.stack((columns, rows, columns, rows), dim=-1)[:, :, None] + shapes).reshape(-1, 4)
 
 
 class DeployedOneStage(Deployed):
@@ -114,8 +124,9 @@ def normalised(transform: FixedSizeTransform, images: Tensor) -> Tensor:
     mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (transform.image_mean, transform.image_std))
     (height, width), divisible = images.shape[-2:], transform.padding.divisible
     least_height, least_width = transform.padding.minimum
-    bottom = -(-torch.sym_max(height, least_height) // divisible) * divisible - height
-    right = -(-torch.sym_max(width, least_width) // divisible) * divisible - width
+    # Without negative numbers: dividing them, ONNX rounds towards zero.
+    bottom = (torch.sym_max(height, least_height) + divisible - 1) // divisible * divisible - height
+    right = (torch.sym_max(width, least_width) + divisible - 1) // divisible * divisible - width
     return F.pad((images - mean) / std, (0, right, 0, bottom))
 
 

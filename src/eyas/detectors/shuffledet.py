@@ -122,20 +122,24 @@ class ShuffleDet(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Raw, Tensor]:
         """Images (batch, 3, height, width) in [0, 1] to the raw output and its anchors, (A, 4) xyxy."""
+        raw, size = self.outputs(images)
+        anchors = self.grid(size, (images.shape[-2], images.shape[-1])).anchors().reshape(-1, 4)
+        return raw, anchors.to(images.device)
+
+    def outputs(self, images: Tensor) -> tuple[Raw, Size]:
+        """Images to the raw output, and the (H, W) of its map."""
         normal = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         features = self.backbone(normal)
         output: Tensor = self.head(self.dropout(features)).float().permute(0, 2, 3, 1)
         batch, height, width, _ = output.shape
         classes, shapes = len(self.classes), len(self.anchor_shapes)
         logits, confidence, deltas = output.split((shapes * classes, shapes, shapes * 4), dim=3)
-        image_size = (images.shape[-2], images.shape[-1])
-        anchors = self.grid((height, width), image_size).anchors().reshape(-1, 4).to(output.device)
         raw = Raw(
             logits.reshape(batch, -1, classes),
             confidence.reshape(batch, -1),
             deltas.reshape(batch, -1, 4),
         )
-        return raw, anchors
+        return raw, (height, width)
 
     def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The three terms of SqueezeDet's loss, scalars; images without boxes are background."""

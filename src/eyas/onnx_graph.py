@@ -90,8 +90,14 @@ def without_heads(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     kept = [output for output in copy.graph.output if output.name in DETECTIONS]
+    heads = {output.name for output in copy.graph.output} - set(DETECTIONS)
     del copy.graph.output[:]
     copy.graph.output.extend(kept)
+    # Anchors of an input of fixed size are a constant, and may be an output and nothing else.
+    idle = heads - {name for node in copy.graph.node for name in node.input}
+    weights = [weight for weight in copy.graph.initializer if weight.name not in idle]
+    del copy.graph.initializer[:]
+    copy.graph.initializer.extend(weights)
     return copy
 
 

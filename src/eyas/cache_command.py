@@ -14,9 +14,9 @@ from eyas.distiller import Distiller
 from eyas.engine import make_accelerator, val_loader
 from eyas.evaluation import EvaluationResult, default_metric
 from eyas.inference import Batches, gather, predict_records, score
-from eyas.methods import FGFI, Method
+from eyas.methods import Method
 from eyas.progress import Progress
-from eyas.training import caching, good_enough, same_classes
+from eyas.training import caching, chosen_methods, good_enough, same_classes
 from eyas.types import Detector
 
 
@@ -52,7 +52,7 @@ def cache(
         optim: the optimiser of the distillation, which does not matter here; a recipe may be given as it is.
         run: the run of the distillation; its precision and device are the teacher's here.
     """
-    methods = [FGFI()] if method is None else method if isinstance(method, list) else [method]
+    methods = chosen_methods(method)
     source = read(data, dataset.train_split, format=dataset.format, classes=dataset.classes)
     val = read(data, dataset.val_split, format=dataset.format, classes=source.classes)
     accelerator = make_accelerator(run, optim)

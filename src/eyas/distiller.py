@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -89,10 +90,11 @@ class Distiller(nn.Module):
         student = self._student_view(images, targets, active)
         self._check_names(student)
         teacher = self._teacher_view(images, targets, student, active) if active else None
+        detection = cache(partial(_detection_gradient, student))  # one for all methods, and none where none measures
         terms = {
             method.name: _zero_of(method, images)
             if teacher is None or method not in active
-            else self._term(method, student, teacher, targets)
+            else self._term(method, student, teacher, targets, detection)
             for method in self.methods
         }
         if self.training:
@@ -123,7 +125,14 @@ class Distiller(nn.Module):
         if twice:
             raise EyasError(f"two losses are called {', '.join(sorted(twice))}: give the method another name")
 
-    def _term(self, method: Method, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
+    def _term(
+        self,
+        method: Method,
+        student: View,
+        teacher: View,
+        targets: Sequence[Target],
+        detection_gradient: Callable[[], Tensor],
+    ) -> Tensor:
         if self._warming_up(method):
             return relative(method(student.detached(), teacher, targets))
         loss: Tensor = method(student, teacher, targets)
@@ -131,8 +140,7 @@ class Distiller(nn.Module):
             return method.weight * loss
         followed = self.followed[method.name]
         if self.training and torch.is_grad_enabled() and followed.due(self._batches):
-            detection = torch.stack(list(student.losses.values())).sum()
-            followed.measure(gradient_norm(detection, student.features), gradient_norm(loss, student.features))
+            followed.measure(detection_gradient(), gradient_norm(loss, student.features))
         return followed.value() * loss
 
     def _student_view(self, images: Tensor, targets: Sequence[Target], methods: Iterable[Method]) -> View:
@@ -184,10 +192,9 @@ class Distiller(nn.Module):
                 for method in self.methods
             }
             gradients = {name: gradient_norm(loss, student.features) for name, loss in losses.items()}
-            detection = torch.stack(list(student.losses.values())).sum()
             return Balance(
-                detection=float(detection.detach()),
-                detection_gradient=float(gradient_norm(detection, student.features)),
+                detection=float(_detection_loss(student).detach()),
+                detection_gradient=float(_detection_gradient(student)),
                 imitation={name: float(loss.detach()) for name, loss in losses.items()},
                 imitation_gradient={name: float(norm) for name, norm in gradients.items()},
                 fractions={name: rule.fraction for name, rule in automatic.items()},
@@ -242,6 +249,14 @@ def _check(student: Detector, teacher: Detector, methods: Sequence[Method]) -> N
         raise EyasError(f"the student must be a torch module, or nothing would train it; got {type(student).__name__}")
     if student.network is teacher.network:
         raise EyasError("student and teacher are one and the same network, which would be frozen; give two")
+
+
+def _detection_loss(student: View) -> Tensor:
+    return torch.stack(list(student.losses.values())).sum()
+
+
+def _detection_gradient(student: View) -> Tensor:
+    return gradient_norm(_detection_loss(student), student.features)
 
 
 def _reads(methods: Iterable[Method]) -> frozenset[Reads]:

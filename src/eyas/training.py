@@ -100,7 +100,7 @@ def distill(
         optim: the optimiser.
         run: the run.
     """
-    methods = [FGFI()] if method is None else method if isinstance(method, list) else [method]
+    methods = chosen_methods(method)
     with _Setup(data, out, dataset, optim, run) as setup:
         spec = ModelSpec(model, setup.train.classes, backbone, options or {}, dataset.resize)
         student = spec.build(weights)
@@ -182,6 +182,13 @@ class _Setup:
             folder=self.out,
             accelerator=self.accelerator,
         )
+
+
+def chosen_methods(method: Method | list[Method] | None) -> list[Method]:
+    """The methods of the option --method: one, several, or FGFI when it is left out."""
+    if method is None:
+        return [FGFI()]
+    return method if isinstance(method, list) else [method]
 
 
 def caching(

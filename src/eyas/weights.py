@@ -15,9 +15,9 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
-from eyas.methods.method import Auto
+from eyas.methods.method import Auto, mean_over_processes
 
 RATE = 0.1
 """Share of a new measurement in the running mean, once there are more than 1 / RATE of them."""
@@ -35,7 +35,7 @@ def gradient_norm(loss: Tensor, features: Sequence[Tensor]) -> Tensor:
     if wanted and loss.requires_grad:
         found = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
         square = sum((gradient.float().square().sum() for gradient in found if gradient is not None), start=square)
-    return _mean_over_processes(square).sqrt()
+    return mean_over_processes(square).sqrt()
 
 
 class FollowedWeight(nn.Module):
@@ -83,16 +83,8 @@ def relative(loss: Tensor) -> Tensor:
     It is what adapters learn by while the student does not feel them: whatever the teacher's features measure, their
     gradient stays comparable with the detection loss's.
     """
-    size = _mean_over_processes(loss.detach())
+    size = mean_over_processes(loss.detach())
     return loss / size.clamp(min=torch.finfo(torch.float32).tiny)
-
-
-def _mean_over_processes(value: Tensor) -> Tensor:
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return value
-    value = value.clone()
-    distributed.all_reduce(value)
-    return value / distributed.get_world_size()
 
 
 def ratio_of(norm: float, detection: float) -> float:

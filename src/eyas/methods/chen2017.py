@@ -9,15 +9,14 @@ part, the hint on the feature map, is `eyas.methods.fitnets.FitNets`: the whole 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eyas.methods.method import Method, Reads, Weight
-from eyas.methods.outputs import HeadPair, pair_heads
-from eyas.types import EyasError, Target, View
+from eyas.methods.method import Weight
+from eyas.methods.outputs import HeadPair, OutputDistillation
+from eyas.types import EyasError, View
 
 
 def soft_label_loss(
@@ -72,7 +71,7 @@ def bounded_regression_loss(
     return (student * (student.detach() + margin > teacher)).sum()
 
 
-class Chen2017(Method):
+class Chen2017(OutputDistillation):
     """The heads' part of Chen et al. (NIPS 2017); add `eyas.FitNets` for the hint.
 
     At weight 1 the class loss of each head becomes ``mu L_hard + (1 - mu) L_soft``, and its box loss gains ``nu L_b``.
@@ -94,8 +93,6 @@ class Chen2017(Method):
         EyasError: an option outside its range; or, from the first batch, heads on which student and teacher differ.
     """
 
-    reads: ClassVar[frozenset[Reads]] = frozenset({"heads"})
-
     def __init__(
         self,
         weight: Weight = 1.0,
@@ -108,12 +105,11 @@ class Chen2017(Method):
         start_step: int = 0,
         name: str = "chen2017",
     ) -> None:
-        super().__init__(name, weight, start_step)
+        super().__init__(name, weight, heads, start_step)
         self.require(0 <= mu <= 1, f"mu must lie in [0, 1], got {mu}")
         self.require(nu >= 0, f"nu cannot be negative, got {nu}")
         self.require(margin >= 0, f"margin cannot be negative, got {margin}")
         self.require(background_weight >= 0, f"background_weight cannot be negative, got {background_weight}")
-        self.require(heads is None or len(heads) > 0, "heads must name a head at least; leave it out for all of them")
         if isinstance(self.weight, float | int):
             self.require(
                 self.weight * (1 - mu) <= 1,
@@ -123,13 +119,8 @@ class Chen2017(Method):
         self.nu = nu
         self.margin = margin
         self.background_weight = background_weight
-        self.heads = heads
 
-    def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
-        terms = [self._term(pair, student) for pair in pair_heads(student, teacher, self.heads)]
-        return torch.stack(terms).sum()
-
-    def _term(self, pair: HeadPair, student: View) -> Tensor:
+    def term(self, pair: HeadPair, student: View) -> Tensor:
         soft = soft_label_loss(*pair.logits(), pair.student.activation, pair.student.background, self.background_weight)
         term = (1 - self.mu) * (pair.average(soft) - _hard_loss(pair, student))
         deltas = pair.deltas()

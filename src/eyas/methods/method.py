@@ -124,12 +124,16 @@ def global_count(count: Tensor) -> Tensor:
     Gradients are averaged over processes, not summed: the average over R processes of ``S_r / (N / R)`` is
     ``sum_r S_r / N``, the loss of the whole batch.
     """
-    count = count.float()
-    if distributed.is_available() and distributed.is_initialized():
-        count = count.clone()
-        distributed.all_reduce(count)
-        count /= distributed.get_world_size()
-    return count
+    return mean_over_processes(count.float())
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """The mean of a scalar over all processes, which all must ask for; itself where there is one."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return value
+    total = value.clone()
+    distributed.all_reduce(total)
+    return total / distributed.get_world_size()
 
 
 def ratio(total: Tensor, count: Tensor | float) -> Tensor:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from eyas.methods.method import global_count, ratio
-from eyas.types import Assigned, EyasError, HeadOutput, View
+from eyas.methods.method import Method, Reads, Weight, global_count, ratio
+from eyas.types import Assigned, EyasError, HeadOutput, Target, View
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,34 @@ class HeadPair:
     def average(self, total: Tensor) -> Tensor:
         """A sum over rows, divided as the detector divides the sum of its class loss."""
         return ratio(total, self.divisor)
+
+
+class OutputDistillation(Method):
+    """The base of the methods that compare head outputs; a subclass says what a head adds to the loss, in `term`.
+
+    Args:
+        name: the key of its loss term.
+        weight: of the term, or auto.
+        heads: names of the heads to distil; None for all that the student has.
+        start_step: training batches before the term counts.
+
+    Raises:
+        EyasError: an option outside its range; or, from the first batch, heads on which student and teacher differ.
+    """
+
+    reads: ClassVar[frozenset[Reads]] = frozenset({"heads"})
+
+    def __init__(self, name: str, weight: Weight, heads: Sequence[str] | None, start_step: int) -> None:
+        super().__init__(name, weight, start_step)
+        self.require(heads is None or len(heads) > 0, "heads must name a head at least; leave it out for all of them")
+        self.heads = heads
+
+    def term(self, pair: HeadPair, student: View) -> Tensor:
+        """What one head adds to the loss, a scalar."""
+        raise NotImplementedError
+
+    def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
+        return torch.stack([self.term(pair, student) for pair in pair_heads(student, teacher, self.heads)]).sum()
 
 
 def pair_heads(student: View, teacher: View, names: Sequence[str] | None = None) -> list[HeadPair]:

@@ -8,15 +8,13 @@ For boxes, which have no probabilities, the squared difference of the deltas tak
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eyas.methods.method import Method, Reads, Weight
-from eyas.methods.outputs import HeadPair, pair_heads
-from eyas.types import Target, View
+from eyas.methods.method import Weight
+from eyas.methods.outputs import HeadPair, OutputDistillation
+from eyas.types import View
 
 
 def kl_softmax(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -51,7 +49,7 @@ def squared_difference(student_deltas: Tensor, teacher_deltas: Tensor) -> Tensor
     return (student_deltas.float() - teacher_deltas.detach().float()).square().sum()
 
 
-class Vanilla(Method):
+class Vanilla(OutputDistillation):
     """Vanilla distillation of the outputs of every head.
 
     The class term is over the rows of the student's own class loss, the box term over those of its box loss. Both are
@@ -69,8 +67,6 @@ class Vanilla(Method):
         EyasError: an option outside its range; or, from the first batch, heads on which student and teacher differ.
     """
 
-    reads: ClassVar[frozenset[Reads]] = frozenset({"heads"})
-
     def __init__(
         self,
         weight: Weight = "auto",
@@ -81,18 +77,13 @@ class Vanilla(Method):
         start_step: int = 0,
         name: str = "vanilla",
     ) -> None:
-        super().__init__(name, weight, start_step)
+        super().__init__(name, weight, heads, start_step)
         self.require(temperature > 0, f"temperature must be positive, got {temperature}")
         self.require(box_weight >= 0, f"box_weight cannot be negative, got {box_weight}")
-        self.require(heads is None or len(heads) > 0, "heads must name a head at least; leave it out for all of them")
         self.temperature = temperature
         self.box_weight = box_weight
-        self.heads = heads
 
-    def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
-        return torch.stack([self._term(pair) for pair in pair_heads(student, teacher, self.heads)]).sum()
-
-    def _term(self, pair: HeadPair) -> Tensor:
+    def term(self, pair: HeadPair, student: View) -> Tensor:
         divergence = kl_softmax if pair.student.activation == "softmax" else kl_sigmoid
         total = divergence(*pair.logits(), self.temperature)
         deltas = pair.deltas()

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from eyas.args import DataArgs, OptimArgs, RunArgs
 from eyas.cache import CacheDtype
 from eyas.checkpoint import ModelSpec
-from eyas.data import DataSource, read
+from eyas.data import read
 from eyas.distiller import Distiller
 from eyas.engine import make_accelerator, val_loader
-from eyas.evaluation import EvaluationResult, default_metric
-from eyas.inference import Batches, gather, predict_records, score
+from eyas.evaluation import default_metric
+from eyas.inference import score_detector
 from eyas.methods import Method
 from eyas.progress import Progress
 from eyas.training import caching, chosen_methods, good_enough, same_classes
-from eyas.types import Detector
 
 
 def cache(
@@ -64,19 +62,11 @@ def cache(
         if store.guide.classes == val.classes:
             batches = accelerator.prepare(val_loader(val, dataset))
             metric = run.metric or default_metric(source.format)
-            result = store.score(val, metric, partial(_score, batches, val, metric, progress))
+            result = store.score(
+                val, metric, lambda detector: score_detector(detector, batches, val, metric, progress, "teacher")
+            )
             progress.say(f"teacher   {result.headline()} on {len(val.records)} images")
             if not any_teacher:
                 good_enough(result, teacher)
         store.fill(Distiller(student, store.guide, *methods, pairs=pairs, seed=run.seed).pairs)
     accelerator.end_training()
-
-
-def _score(
-    batches: Batches, source: DataSource, metric: str, progress: Progress, detector: Detector
-) -> EvaluationResult:
-    """The evaluation of a detector, its images shared out among the processes."""
-    task = progress.task("teacher", len(source.records))
-    mine = predict_records(detector, batches, source, advance=lambda images: progress.advance(task, images))
-    progress.finish(task)
-    return score(metric, source, gather(mine))

@@ -26,7 +26,7 @@ from eyas.cost import CostMeter
 from eyas.data import DataSource, collate, eval_transform, loader, train_transform
 from eyas.data.dataset import Loader
 from eyas.evaluation import EvaluationResult
-from eyas.inference import gather, predict_records, score
+from eyas.inference import score_detector
 from eyas.optim import average_of, make_optimizer, schedule
 from eyas.progress import Progress
 from eyas.runlog import RunLog
@@ -156,11 +156,7 @@ class Trainer:
 
     def score(self, detector: Detector, progress: Progress, name: str) -> EvaluationResult:
         """Score a detector on the validation images, shared out among the processes."""
-        source = self.sources["val"]
-        task = progress.task(name, len(source.records))
-        mine = predict_records(detector, self.val, source, advance=lambda images: progress.advance(task, images))
-        progress.finish(task)
-        return score(self.metric, source, gather(mine))
+        return score_detector(detector, self.val, self.sources["val"], self.metric, progress, name)
 
     def _train_epoch(self, advance: Callable[[Mapping[str, float]], None]) -> None:
         self.model.train()

@@ -12,6 +12,7 @@ from eyas.anchors import AnchorGrid
 from eyas.data import DataSource, to_record_frame
 from eyas.evaluation import EvaluationResult, evaluate
 from eyas.modes import evaluating
+from eyas.progress import Progress
 from eyas.taps import teacher_features
 from eyas.types import Detector, Prediction, Size, Target
 
@@ -39,6 +40,16 @@ def predict_records(
             if advance:
                 advance(len(targets))
     return predictions
+
+
+def score_detector(
+    detector: Detector, batches: Batches, source: DataSource, metric: str, progress: Progress, name: str
+) -> EvaluationResult:
+    """Score a detector on every image of a source, shared out among the processes, behind a bar of that name."""
+    task = progress.task(name, len(source.records))
+    mine = predict_records(detector, batches, source, advance=lambda images: progress.advance(task, images))
+    progress.finish(task)
+    return score(metric, source, gather(mine))
 
 
 def anchor_grids(detector: Detector, image_size: Size) -> list[AnchorGrid]:

@@ -26,9 +26,9 @@ from eyas.cache import (
 )
 from eyas.cache_fill import SAMPLE, Filling
 from eyas.cached_teacher import CachedTeacher, KnownLevel, KnownTeacher, Place
-from eyas.commands import make_folder
 from eyas.data import DataSource
 from eyas.evaluation import EvaluationResult
+from eyas.files import make_folder
 from eyas.methods import LevelPair, Method
 from eyas.methods.imitation import FeatureImitation
 from eyas.pairing import rectified_levels

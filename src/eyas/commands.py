@@ -20,7 +20,7 @@ from eyas.data.images import SUFFIXES, decode, image_size
 from eyas.data.report import check_images, report
 from eyas.engine import val_loader
 from eyas.evaluation import EvaluationResult, default_metric
-from eyas.files import could_not_write, write_atomic, write_json
+from eyas.files import make_folder, write_atomic, write_json
 from eyas.inference import anchor_grids, predict_records, score
 from eyas.onnx_runtime import cost_of, open_detector
 from eyas.plots import draw_detections
@@ -247,14 +247,6 @@ def drawings_of(paths: Sequence[Path], root: Path, out: Path) -> dict[Path, Path
         if drawn.resolve() in inputs:
             raise EyasError(f"{drawn} is one of the images and would be overwritten; choose another --out")
     return drawings
-
-
-def make_folder(folder: Path) -> None:
-    """Raises EyasError when it cannot be made."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise could_not_write(folder, error) from error
 
 
 def unlabelled(path: Path) -> Record:

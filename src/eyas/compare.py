@@ -22,10 +22,9 @@ from rich.table import Table
 from eyas.arms import Layers, flat_options, resolve_arms
 from eyas.checkpoint import SPEC, ModelSpec
 from eyas.cli import resolve
-from eyas.commands import make_folder
 from eyas.comparison import RunResult, last_epoch, markdown, read_run, report, rows, title
 from eyas.data import read
-from eyas.files import write_atomic, write_json
+from eyas.files import make_folder, write_atomic, write_json
 from eyas.jobs import Job, Share, resume_options, run_jobs
 from eyas.launch import terminated_as_exit
 from eyas.plots import curves, intervals

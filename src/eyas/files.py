@@ -15,6 +15,14 @@ from safetensors import SafetensorError
 from eyas.types import EyasError
 
 
+def make_folder(folder: Path) -> None:
+    """Raises EyasError when it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise could_not_write(folder, error) from error
+
+
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file beside its place, flush it to the disk, rename it there: readers see the old file or the new one.
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from eyas.args import DataArgs
 from eyas.checkpoint import SPEC, ModelSpec
-from eyas.commands import make_folder, pick_device, run_source
+from eyas.commands import pick_device, run_source
 from eyas.data import DataSource, DetectionDataset, collate, eval_transform
 from eyas.data.transforms import Resize
 from eyas.engine import val_loader
-from eyas.files import write_json
+from eyas.files import make_folder, write_json
 from eyas.inspection import inside, inspect_features, report, table, verdict, view_and_masks
 from eyas.masks import Assignment
 from eyas.modes import evaluating

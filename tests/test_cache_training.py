@@ -121,12 +121,12 @@ def test_twenty_steps_are_those_without_a_cache(place: Place) -> None:
 
 
 def test_bfloat16_changes_little(place: Place) -> None:
-    """Its rounding, 2^-9 of a value at most, moves 20 steps of SGD by a few thousandths."""
+    """Its rounding, 2^-9 of a value at most, moves a loss by a thousandth at once, by a percent or two in 20 steps."""
     more = {"run_epochs": 10, "run_evaluate_every": 0, "optim_optimizer": "sgd", "optim_lr": 1e-4}
     plain = place.distil("plain", None, **more)
     cached = place.distil("cached", "bfloat16", **more)
     assert plain[0]["losses"]["fgfi"] != cached[0]["losses"]["fgfi"]
-    for step, tolerance in ((0, 2e-3), (19, 0.01)):
+    for step, tolerance in ((0, 2e-3), (19, 0.03)):
         for name, value in plain[step]["losses"].items():
             assert cached[step]["losses"][name] == pytest.approx(value, rel=tolerance)
         assert cached[step]["gradient_norm"] == pytest.approx(plain[step]["gradient_norm"], rel=tolerance)
@@ -147,9 +147,11 @@ def test_vectors_are_the_teachers_at_near_cells(place: Place) -> None:
         masks = near_object_masks(anchor_grids(teacher, (64, 64)), [target["boxes"] for target in targets])
         keys = [record_key(image_digest(record), variant) for record in source.records]
         (found,) = store.read(keys, torch.device("cpu"))
-        for mine, expected in zip(found.cells, masks[0].nonzero(as_tuple=True), strict=True):
-            assert torch.equal(mine, expected)
-        torch.testing.assert_close(found.vectors, features.permute(0, 2, 3, 1)[found.cells], rtol=1e-5, atol=1e-6)
+        for mine, theirs in zip(found.cells, masks[0].nonzero(as_tuple=True), strict=True):
+            assert torch.equal(mine, theirs)
+        expected = features.permute(0, 2, 3, 1)[found.cells]
+        # Not bit by bit: the teacher that filled the cache had its BatchNorms folded.
+        torch.testing.assert_close(found.vectors, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
         assert EMPTY not in found.cells[0] and len(found.cells[0]) > 8
 
 

@@ -29,6 +29,7 @@ from eyas.cached_teacher import CachedTeacher, KnownLevel, KnownTeacher, Place
 from eyas.data import DataSource
 from eyas.evaluation import EvaluationResult
 from eyas.files import make_folder
+from eyas.folding import make_cheaper
 from eyas.methods import LevelPair, Method
 from eyas.methods.imitation import FeatureImitation
 from eyas.pairing import rectified_levels
@@ -166,6 +167,7 @@ class Caching:
         self, methods: Sequence[FeatureImitation], stores: Sequence[TeacherCache], taps: Sequence[str]
     ) -> Filling:
         """Loads the teacher."""
+        make_cheaper(self.teacher.detector, self.progress.say)  # as a run without a cache has it, bit by bit
         return Filling(
             teacher=self.teacher.detector,
             taps=taps,

@@ -21,6 +21,7 @@ from eyas.data import DataSource, read
 from eyas.distiller import Balance, Distiller, describe_levels
 from eyas.engine import LossModule, PlainStudent, Trainer, make_accelerator
 from eyas.evaluation import EvaluationResult, default_metric
+from eyas.folding import make_cheaper
 from eyas.methods import FGFI, Method
 from eyas.progress import Progress
 from eyas.runlog import check_folder, resolved_config, start_folder
@@ -124,6 +125,8 @@ def distill(
         setup.say(f"student   {_describe(spec, student)}")
         if store is not None:
             store.fill(distiller.pairs)
+        else:
+            make_cheaper(guide, setup.say)
         balance = distiller.balance(*trainer.first_batch())
         preflight(distiller, balance, setup.say)
         # Only now, when nothing speaks against the run, does its folder come to be.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
@@ -18,6 +19,7 @@ from eyas.demo import demo
 from eyas.export import export
 from eyas.inspect_command import inspect
 from eyas.launch import launch
+from eyas.report.command import report
 from eyas.training import distill, train
 from eyas.types import EyasError
 
@@ -32,6 +34,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "predict": predict,
     "export": export,
     "inspect": inspect,
+    "report": report,
     "recipes": recipes,
 }
 POSITIONAL = ("data", "evaluate", "predict", "export", "inspect")
@@ -51,6 +54,7 @@ STORY = """Eyas distils a large, accurate object detector into a small, fast one
   eyas predict runs/student photos/ --out found/                 boxes as JSON and drawn
   eyas export runs/student                                       student.onnx, compared with PyTorch
   eyas inspect runs/teacher                                      do its features bear out the mask, on your data
+  eyas report runs/compare                                       one page: curves, errors, cost, best and worst images
 
 Every option can stand in a YAML file given by --config; --print_config prints the resolved one."""
 
@@ -80,7 +84,8 @@ def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     subcommands = parser.add_subcommands(metavar="COMMAND")
     commands = {}
     for name, function in COMMANDS.items():
-        command = recipes_parser() if name == "recipes" else command_parser(function, positional=name in POSITIONAL)
+        own = OWN_PARSERS.get(name)
+        command = own() if own is not None else command_parser(function, positional=name in POSITIONAL)
         if name in LAUNCHED:
             text = "processes to start, one for each device"
             command.add_argument("--devices", type=PositiveInt, default=1, help=text)
@@ -96,6 +101,20 @@ def recipes_parser() -> ArgumentParser:
     parser.add_argument("action", nargs="?", default="list", choices=["list", "copy"], help="What to do.")
     parser.add_argument("name", nargs="?", type=str | None, default=None, help="The recipe to copy, as listed.")
     return parser
+
+
+def report_parser() -> ArgumentParser:
+    """The runs of `report` are several and given by place, which a signature cannot say."""
+    parser = ArgumentParser(description=summary(report), exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
+    text = "Run folders, or folders of run folders as compare and demo make."
+    parser.add_argument("runs", nargs="+", type=Path, help=text)
+    parser.add_function_arguments(report, skip={"runs"})
+    return parser
+
+
+OWN_PARSERS = {"recipes": recipes_parser, "report": report_parser}
+"""Commands whose arguments a signature does not describe."""
 
 
 class _KeepLines(DefaultHelpFormatter):

@@ -1,0 +1,150 @@
+"""The charts that only the report has; `eyas.plots` has the curves and the intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from eyas.plots import COLOURS
+
+Line = tuple[Sequence[float], Sequence[float]]
+"""x and y."""
+TEACHER_PLACE = -1
+"""In place of the place of an arm: the teacher is drawn in the colour of the text."""
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One detector in a plane.
+
+    Attributes:
+        x: its place.
+        y: its place.
+        half_width: of the interval of y; None where there is none.
+    """
+
+    x: float
+    y: float
+    half_width: float | None
+
+
+def lines(path: Path, by_arm: Mapping[int, Line], *, x: str, y: str, title: str, unit: bool = False) -> None:
+    """A small chart of one line for each arm.
+
+    Args:
+        path: the SVG.
+        by_arm: place of the arm among all arms, which gives its colour, to its line.
+        x: what the x axis is.
+        y: what the y axis is.
+        title: above it.
+        unit: both axes go from 0 to 1.
+    """
+    figure, axes = _small(title, x, y)
+    for place, (across, up) in by_arm.items():
+        axes.plot(across, up, color=_colour(place), linewidth=1.3, alpha=0.9)
+    if unit:
+        axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    else:
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        axes.ticklabel_format(axis="x", scilimits=(-3, 6))
+    figure.savefig(path)
+
+
+def plane(path: Path, dots: Mapping[int, Dot], *, x: str, y: str) -> None:
+    """Detectors by cost and accuracy, with the interval of the accuracy.
+
+    Args:
+        path: the SVG.
+        dots: place, which gives the colour, to dot. The teacher's is a square.
+        x: what the x axis is.
+        y: what the y axis is.
+    """
+    figure, axes = _small("", x, y)
+    for place, dot in dots.items():
+        axes.errorbar(
+            dot.x,
+            dot.y,
+            yerr=dot.half_width,
+            fmt="s" if place == TEACHER_PLACE else "o",
+            markersize=6,
+            color=_colour(place),
+            capsize=3,
+            linewidth=1.2,
+        )
+    axes.set_xlim(left=0, right=max((dot.x for dot in dots.values()), default=1.0) * 1.12)
+    axes.set_ylim(bottom=0)
+    figure.savefig(path)
+
+
+def dots(path: Path, rows: Sequence[str], by_arm: Mapping[int, Sequence[float]], *, x: str) -> None:
+    """A row for each class and a dot for each arm in it.
+
+    Args:
+        path: the SVG.
+        rows: class names, from the top.
+        by_arm: place of the arm to one value for each row, NaN where there is none.
+        x: what the values are.
+    """
+    figure = Figure(figsize=(5.6, 0.8 + 0.27 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    shift = np.linspace(-0.22, 0.22, len(by_arm)) if len(by_arm) > 1 else np.zeros(1)
+    for (place, values), offset in zip(by_arm.items(), shift, strict=True):
+        axes.scatter(values, np.arange(len(rows)) + offset, s=18, color=_colour(place), linewidths=0)
+    axes.set(xlabel=x, yticks=range(len(rows)), yticklabels=list(rows), ylim=(len(rows) - 0.5, -0.5))
+    axes.set_xlim(left=0)
+    _plain(axes, grid="x")
+    axes.tick_params(axis="y", length=0)
+    figure.savefig(path)
+
+
+def bars(path: Path, rows: Mapping[str, Sequence[float]], colours: Sequence[int], *, x: str) -> None:
+    """Stacked horizontal bars, a row for each detector.
+
+    Args:
+        path: the SVG.
+        rows: name -> length of each part.
+        colours: place in `eyas.plots.COLOURS` of each part.
+        x: what the lengths are.
+    """
+    figure = Figure(figsize=(5.6, 1.0 + 0.3 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    left = np.zeros(len(rows))
+    for place, colour in enumerate(colours):
+        lengths = np.array([values[place] for values in rows.values()], dtype=np.float64)
+        axes.barh(range(len(rows)), lengths, left=left, height=0.62, color=COLOURS[colour], linewidth=0)
+        left += lengths
+    axes.set(xlabel=x, yticks=range(len(rows)), yticklabels=list(rows), ylim=(len(rows) - 0.4, -0.6))
+    _plain(axes, grid="x")
+    figure.savefig(path)
+
+
+def binned(points: Sequence[tuple[float, float]], count: int = 120) -> Line:
+    """At most ``count`` points, each the mean of neighbours, so that a long run does not make a heavy page."""
+    groups = np.array_split(np.asarray(points, dtype=np.float64).reshape(-1, 2), min(count, max(1, len(points))))
+    means = [group.mean(axis=0) for group in groups if len(group)]
+    return [float(mean[0]) for mean in means], [float(mean[1]) for mean in means]
+
+
+def _colour(place: int) -> tuple[float, ...] | str:
+    return "#000000" if place == TEACHER_PLACE else COLOURS[place % len(COLOURS)]
+
+
+def _small(title: str, x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(3.3, 2.5), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel=x, ylabel=y)
+    axes.set_title(title, fontsize=10)
+    axes.tick_params(labelsize=9)
+    _plain(axes, grid="both")
+    return figure, axes
+
+
+def _plain(axes: Axes, *, grid: str) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, alpha=0.25)
+    axes.set_axisbelow(True)

@@ -1,0 +1,171 @@
+"""What a detector gets wrong, at one score threshold: a verdict on every detection, an outcome of every object.
+
+The kinds are those of Bolya et al., *TIDE: A General Toolbox for Identifying Object Detection Errors*, ECCV 2020, with
+its thresholds, but counted where TIDE weighs them by the AP that they cost, and with its rare "both wrong" under false.
+
+The detections of an image are judged by falling score. One is
+
+- *correct* when its IoU with an object of its class that no earlier one took is at least 0.5; it takes the one that it
+  overlaps most;
+- *ignored* when more than half of it lies on an ignore region of its class, or of every class;
+- a *duplicate* when its IoU with an object of its class that was taken is at least 0.5;
+- of the wrong *class* when its IoU with an object of another class is at least 0.5;
+- badly *localised* when its IoU with an object of its class is at least 0.1;
+- *false* otherwise: on the background.
+
+An object is *found* when a correct detection took it; else only seen as another *class*, or badly *localised*, when the
+best overlap of such a detection is with it; else *missed*.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from eyas.evaluation.inputs import Array, Flags, Labels, areas, array, intersections, overlaps
+from eyas.types import Prediction, Record
+
+MATCH = 0.5
+TOUCH = 0.1
+WRONG = ("localisation", "class", "duplicate", "false")
+"""The verdicts that count against a detector."""
+VERDICTS = ("correct", *WRONG, "ignored")
+OUTCOMES = ("found", "localisation", "class", "missed")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One image.
+
+    Attributes:
+        kept: place in the prediction of each detection that is judged, by falling score.
+        verdicts: one of `VERDICTS` for each of them.
+        outcomes: one of `OUTCOMES` for each object of the record.
+        confusions: (label of the object, label of the detection) for every verdict "class".
+    """
+
+    kept: tuple[int, ...]
+    verdicts: tuple[str, ...]
+    outcomes: tuple[str, ...]
+    confusions: tuple[tuple[int, int], ...]
+
+    @property
+    def found(self) -> int:
+        """Objects that were found, which is the number of correct detections."""
+        return self.outcomes.count("found")
+
+    @property
+    def wrong(self) -> int:
+        """Detections with a verdict of `WRONG`."""
+        return sum(verdict in WRONG for verdict in self.verdicts)
+
+    @property
+    def score(self) -> float | None:
+        """Found objects among all objects and wrong detections, in [0, 1]; None where there is neither."""
+        things = len(self.outcomes) + self.wrong
+        return self.found / things if things else None
+
+
+def judge(record: Record, prediction: Prediction, *, threshold: float) -> Judged:
+    """The verdicts and outcomes of one image.
+
+    Args:
+        record: the ground truth.
+        prediction: boxes in the frame of the image file, 0-based labels, in any order.
+        threshold: lowest score of the detections that are judged.
+    """
+    scores = array(prediction["scores"])
+    order = np.argsort(-scores, kind="stable")
+    kept = order[scores[order] >= threshold]
+    boxes, labels = array(prediction["boxes"])[kept], prediction["labels"].cpu().numpy()[kept]
+    objects = record.labels.numpy()
+    iou, same = overlaps(boxes, array(record.boxes)), labels[:, None] == objects[None, :]
+    own, other = np.where(same, iou, 0.0), np.where(same, 0.0, iou)
+    ignored = _ignored(record, boxes, labels)
+    taken = np.zeros(len(objects), bool)
+    seen: dict[str, set[int]] = {"class": set(), "localisation": set()}
+    verdicts = [_verdict(own[row], other[row], bool(ignored[row]), taken, seen) for row in range(len(kept))]
+    return Judged(
+        kept=tuple(kept.tolist()),
+        verdicts=tuple(verdicts),
+        outcomes=tuple(_outcome(place, bool(taken[place]), seen) for place in range(len(objects))),
+        confusions=tuple(
+            (int(objects[other[row].argmax()]), int(labels[row]))
+            for row, verdict in enumerate(verdicts)
+            if verdict == "class"
+        ),
+    )
+
+
+def totals(images: Iterable[Judged]) -> tuple[Counter[str], Counter[str]]:
+    """How many objects have each outcome, and how many detections each verdict, over all images."""
+    outcomes: Counter[str] = Counter()
+    verdicts: Counter[str] = Counter()
+    for image in images:
+        outcomes.update(image.outcomes)
+        verdicts.update(image.verdicts)
+    return outcomes, verdicts
+
+
+def confusions(images: Iterable[Judged]) -> Counter[tuple[int, int]]:
+    """How often each (label of the object, label of the detection) was confused, over all images."""
+    counts: Counter[tuple[int, int]] = Counter()
+    for image in images:
+        counts.update(image.confusions)
+    return counts
+
+
+def ranked(images: Sequence[Judged]) -> list[int]:
+    """Places of the images from best to worst by their score; those with neither objects nor detections are left out.
+
+    Of equal scores, the image with more found objects is better, then the one with fewer errors.
+    """
+    known = [(image.score, image, place) for place, image in enumerate(images)]
+    judged = [
+        (-score, -image.found, image.wrong + len(image.outcomes) - image.found, place)
+        for score, image, place in known
+        if score is not None
+    ]
+    return [place for *_, place in sorted(judged)]
+
+
+def _verdict(own: Array, other: Array, ignored: bool, taken: Flags, seen: dict[str, set[int]]) -> str:
+    """Of one detection, from its IoU with the objects of its class and of the others; notes what it took and saw."""
+    if len(own):
+        best = int(np.where(taken, 0.0, own).argmax())
+        if own[best] >= MATCH and not taken[best]:
+            taken[best] = True
+            return "correct"
+    if ignored:
+        return "ignored"
+    if len(own) == 0:
+        return "false"
+    if own.max() >= MATCH:
+        return "duplicate"
+    if other.max() >= MATCH:
+        seen["class"].add(int(other.argmax()))
+        return "class"
+    if own.max() >= TOUCH:
+        seen["localisation"].add(int(own.argmax()))
+        return "localisation"
+    return "false"
+
+
+def _outcome(place: int, taken: bool, seen: dict[str, set[int]]) -> str:
+    if taken:
+        return "found"
+    return next((kind for kind in ("class", "localisation") if place in seen[kind]), "missed")
+
+
+def _ignored(record: Record, boxes: Array, labels: Labels) -> Flags:
+    """(D,): more than half of the detection lies on an ignore region that concerns its class."""
+    concerned = record.ignore_labels.numpy()
+    if len(concerned) == 0:
+        return np.zeros(len(boxes), bool)
+    concerns = (concerned[None, :] == labels[:, None]) | (concerned[None, :] == -1)
+    inside = intersections(boxes, array(record.ignore)) > 0.5 * areas(boxes)[:, None]
+    covered: Flags = (inside & concerns).any(axis=1)
+    return covered

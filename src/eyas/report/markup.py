@@ -1,0 +1,120 @@
+"""HTML from text: whatever comes from files is escaped here, in the one place where text becomes markup."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import NewType
+
+Html = NewType("Html", str)
+"""Markup. Everything else is text, and is escaped when it becomes markup."""
+
+ASSETS = Path(str(resources.files("eyas"))) / "assets" / "report"
+
+
+def text(words: str) -> Html:
+    """Text as markup."""
+    return Html(escape(words))
+
+
+def join(parts: Iterable[Html]) -> Html:
+    """Several pieces one after another."""
+    return Html("\n".join(parts))
+
+
+def paragraph(words: str, *, kind: str = "") -> Html:
+    """A paragraph of plain text.
+
+    Args:
+        words: its text.
+        kind: class in the style sheet: "note" for a definition, "missing" for what was left out and why.
+    """
+    return Html(f"<p{_kind(kind)}>{escape(words)}</p>")
+
+
+def section(name: str, title: str, *parts: Html) -> Html:
+    """A part of the page, which the contents link to.
+
+    Args:
+        name: its anchor.
+        title: its heading.
+        parts: what is in it.
+    """
+    return Html(f'<section id="{escape(name)}">\n<h2>{escape(title)}</h2>\n{join(parts)}\n</section>')
+
+
+def heading(words: str) -> Html:
+    """A heading inside a part."""
+    return Html(f"<h3>{escape(words)}</h3>")
+
+
+def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Html:
+    """A table that scrolls by itself where the page is narrow. The first column names the rows."""
+    columns = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    lines = "\n".join(_row(row) for row in rows)
+    return Html(
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table>\n'
+        f"<caption>{escape(caption)}</caption>\n<thead><tr>{columns}</tr></thead>\n<tbody>\n{lines}\n</tbody>"
+        "</table></div>"
+    )
+
+
+def figure(content: Html, caption: str) -> Html:
+    """A drawing with what it shows below it."""
+    return Html(f"<figure>{content}<figcaption>{escape(caption)}</figcaption></figure>")
+
+
+def grid(figures: Iterable[Html], *, kind: str = "small") -> Html:
+    """Figures beside each other, as many as the page is wide for: "small" ones or "pictures"."""
+    return Html(f'<div class="grid {escape(kind)}">\n{join(figures)}\n</div>')
+
+
+def picture(jpeg: bytes, alt: str) -> Html:
+    """A photograph, inside the page itself."""
+    data = base64.b64encode(jpeg).decode()
+    return Html(f'<img src="data:image/jpeg;base64,{data}" alt="{escape(alt)}">')
+
+
+def legend(entries: Mapping[str, str], *, label: str) -> Html:
+    """Which colour is what: name -> CSS colour."""
+    items = "".join(
+        f'<li><span class="swatch" style="background:{escape(colour)}" aria-hidden="true"></span>{escape(name)}</li>'
+        for name, colour in entries.items()
+    )
+    return Html(f'<ul class="legend" aria-label="{escape(label)}">{items}</ul>')
+
+
+def details(summary: str, *parts: Html) -> Html:
+    """What is shown when it is asked for."""
+    return Html(f"<details><summary>{escape(summary)}</summary>\n{join(parts)}\n</details>")
+
+
+def page(title: str, lead: Html, sections: Mapping[str, tuple[str, Html]]) -> str:
+    """The whole page.
+
+    Args:
+        title: of the page.
+        lead: what stands above the contents.
+        sections: anchor -> title and markup of each part.
+    """
+    links = "".join(f'<li><a href="#{escape(name)}">{escape(title)}</a></li>' for name, (title, _) in sections.items())
+    return Template((ASSETS / "page.html").read_text()).substitute(
+        title=escape(title),
+        style=(ASSETS / "style.css").read_text(),
+        lead=lead,
+        contents=links,
+        body=join(section(name, title, part) for name, (title, part) in sections.items()),
+    )
+
+
+def _row(cells: Sequence[str]) -> str:
+    first, *rest = cells
+    return f'<tr><th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in rest) + "</tr>"
+
+
+def _kind(kind: str) -> str:
+    return f' class="{escape(kind)}"' if kind else ""

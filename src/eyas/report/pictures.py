@@ -1,0 +1,89 @@
+"""Photographs with boxes, as JPEG for the page: what each detector found, and what the student imitates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import matplotlib
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from eyas.data.images import decode
+from eyas.inspect_command import draw_masks
+from eyas.masks import Assignment
+from eyas.plots import OBJECT, draw_boxes, show_image
+from eyas.report.errors import Judged
+from eyas.types import Detector, Prediction, Record, Target
+
+LONGER = 420
+"""Pixels of the longer side: what a column of the page is wide, on a fine screen."""
+QUALITY = 85
+TRUTH = OBJECT
+MISSED = "#f0e442"
+VERDICT_COLOURS = {
+    "correct": "#0a8576",
+    "localisation": "#9c6400",
+    "class": "#a83f92",
+    "duplicate": "#2a78b8",
+    "false": "#cc3311",
+    "ignored": "#777777",
+}
+"""Each dark enough for white letters."""
+
+
+def truth_picture(record: Record, classes: Sequence[str]) -> bytes:
+    """An image with its objects."""
+    names = [classes[label] for label in record.labels.tolist()]
+    return _photograph(record, [(record.boxes, names, [TRUTH] * len(names))])
+
+
+def detections_picture(record: Record, prediction: Prediction, judged: Judged, classes: Sequence[str]) -> bytes:
+    """An image with the detections that were judged, by the colour of their verdict, and the objects not found."""
+    kept = list(judged.kept)
+    labels, scores = prediction["labels"][kept].tolist(), prediction["scores"][kept].tolist()
+    texts = [f"{classes[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+    missed = [place for place, outcome in enumerate(judged.outcomes) if outcome != "found"]
+    layers = [
+        (record.boxes[missed], [""] * len(missed), [MISSED] * len(missed)),
+        (prediction["boxes"][kept], texts, [VERDICT_COLOURS[verdict] for verdict in judged.verdicts]),
+    ]
+    return _photograph(record, layers)
+
+
+def mask_pictures(
+    detector: Detector, images: Tensor, targets: Sequence[Target], *, psi: float, assignment: Assignment
+) -> list[bytes]:
+    """One picture for each image: the near cells of every level, one below the other."""
+    style = {"figure.facecolor": "#e8eaed", "savefig.facecolor": "#e8eaed"}  # behind the titles, in either mode
+    pictures = []
+    for place, target in enumerate(targets):
+        one = images[place : place + 1]
+        pictures.append(
+            _jpeg(
+                lambda path, one=one, target=target: draw_masks(
+                    path, detector, one, [target], psi=psi, assignment=assignment
+                ),
+                style,
+            )
+        )
+    return pictures
+
+
+def _photograph(record: Record, layers: Sequence[tuple[Tensor, list[str], list[str]]]) -> bytes:
+    """The image of a record with layers of boxes, their texts and colours."""
+    scale = LONGER / max(record.width, record.height)
+    figure = Figure(figsize=(record.width * scale / 100, record.height * scale / 100), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1))
+    show_image(axes, decode(record) / 255)
+    for boxes, texts, colours in layers:
+        draw_boxes(axes, boxes, texts, colours)
+    return _jpeg(lambda path: figure.savefig(path, pil_kwargs={"quality": QUALITY}), {})
+
+
+def _jpeg(draw: Callable[[Path], None], style: dict[str, str]) -> bytes:
+    with TemporaryDirectory() as folder, matplotlib.rc_context({"text.parse_math": False, **style}):
+        path = Path(folder) / "picture.jpg"
+        draw(path)
+        return path.read_bytes()

@@ -1,0 +1,181 @@
+"""From folders to runs: which there are, which arm and seed each is, and what it logged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from eyas.arms import PLAIN
+from eyas.commands import recorded_config
+from eyas.comparison import RunResult, last_epoch, read_run
+from eyas.runlog import LOG, read_log
+from eyas.types import EyasError
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: its run folder.
+        arm: what it has in common with the runs that differ from it in their seed alone.
+        seed: as its config has it.
+        config: resolved options; empty for a run from Python.
+        result: figures, curve and cost.
+        per_class: class name -> figures, of its last evaluation.
+        steps: the log lines of its training.
+    """
+
+    folder: Path
+    arm: str
+    seed: int
+    config: Mapping[str, Any]
+    result: RunResult
+    per_class: Mapping[str, Mapping[str, float | None]]
+    steps: Sequence[Mapping[str, Any]]
+
+    @property
+    def teacher(self) -> str | None:
+        """Its teacher as its config names it; None for plain training."""
+        return self.config.get("teacher")
+
+    @property
+    def taught(self) -> bool:
+        return self.teacher is not None or self.result.teacher is not None
+
+
+Arms = dict[str, dict[int, Run]]
+"""Arm -> seed -> run."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The runs of a report.
+
+    Attributes:
+        arms: those that are finished; plain first, where there is one.
+        notes: what was left out, and why, in sentences.
+    """
+
+    arms: Arms
+    notes: tuple[str, ...]
+
+    def runs(self) -> list[Run]:
+        return [run for arm in self.arms.values() for run in arm.values()]
+
+
+def find_runs(paths: Sequence[Path]) -> Found:
+    """The finished runs of some folders, by arm and seed.
+
+    Args:
+        paths: run folders, and folders of run folders as `eyas compare` and `eyas demo` leave them.
+
+    Raises:
+        EyasError: a path without a run, no finished run at all, two runs of one arm and seed, runs of other classes or
+            of another metric, or a log that cannot be read.
+    """
+    folders = run_folders(paths)
+    done = [folder for folder in folders if _is_finished(folder)]
+    if not done:
+        raise EyasError(f"no run of {', '.join(map(str, paths))} is finished; a report needs the last evaluation")
+    notes = []
+    if len(done) < len(folders):
+        names = ", ".join(folder.name for folder in folders if folder not in done)
+        notes.append(f"Left out, since they are not finished: {names}.")
+    runs = [read_folder(folder) for folder in done]
+    teachers = {Path(run.teacher).resolve() for run in runs if run.teacher is not None}
+    guides = [run for run in runs if run.folder.resolve() in teachers]
+    students = [run for run in runs if run not in guides]
+    if guides and students:
+        names = ", ".join(run.folder.name for run in guides)
+        notes.append(f"{names}: a teacher of other runs here, shown as the teacher and not as an arm.")
+    return Found(by_arm(with_plain(students or runs)), tuple(notes))
+
+
+def run_folders(paths: Sequence[Path]) -> list[Path]:
+    """Every run folder among the paths and directly below them, each once, in the order of the paths and then by name.
+
+    Raises:
+        EyasError: a path that is no run folder and has none in it.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        inside = [path] if (path / LOG).is_file() else sorted(log.parent for log in path.glob(f"*/{LOG}"))
+        if not inside:
+            raise EyasError(f"{path}: no run here; give a run folder, or a folder of them, as compare and demo make")
+        found.update({folder.resolve(): folder for folder in inside})
+    return list(found.values())
+
+
+def read_folder(folder: Path) -> Run:
+    """One finished run. Raises EyasError when its log or config cannot be read."""
+    try:
+        config = recorded_config(folder)
+        lines = read_log(folder)
+        last = [line for line in lines if line["kind"] == "val"][-1]
+        name = folder.resolve().name
+        seed = int(config.get("run", {}).get("seed", _trailing(name)))
+        return Run(
+            folder=folder,
+            arm=arm_name(name, seed),
+            seed=seed,
+            config=config,
+            result=read_run(folder),
+            per_class=last["per_class"],
+            steps=[line for line in lines if line["kind"] == "train"],
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EyasError(f"{folder}: its log or config is not one that this version reads ({error!r})") from error
+
+
+def arm_name(name: str, seed: int) -> str:
+    """The name of a run folder without the seed at its end: ``fgfi-3`` and ``fgfi-seed-3`` are both ``fgfi``."""
+    return re.sub(rf"(?<=.)[-_](seed[-_]?)?{seed}$", "", name)
+
+
+def with_plain(runs: Sequence[Run]) -> list[Run]:
+    """The one arm without a teacher, beside arms that have one, is the plain student, whatever its folder is called."""
+    untaught = {run.arm for run in runs if not run.taught}
+    if len(untaught) != 1 or PLAIN in {run.arm for run in runs} or all(not run.taught for run in runs):
+        return list(runs)
+    (name,) = untaught
+    return [replace(run, arm=PLAIN) if run.arm == name else run for run in runs]
+
+
+def by_arm(runs: Sequence[Run]) -> Arms:
+    """The runs by arm, plain first, and by seed.
+
+    Raises:
+        EyasError: two runs of one arm and seed, or runs whose classes or figures are others.
+    """
+    first = runs[0]
+    arms: Arms = {}
+    for run in sorted(runs, key=lambda run: run.seed):
+        if list(run.per_class) != list(first.per_class):
+            raise EyasError(f"{run.folder} and {first.folder} have other classes; report them apart")
+        if list(run.result.summary) != list(first.result.summary):
+            raise EyasError(f"{run.folder} and {first.folder} were scored by other metrics; report them apart")
+        other = arms.setdefault(run.arm, {}).setdefault(run.seed, run)
+        if other is not run:
+            raise EyasError(
+                f"{other.folder} and {run.folder} are both arm {run.arm}, seed {run.seed}; report them apart, or give "
+                "one of the folders another name"
+            )
+    names = list(dict.fromkeys(run.arm for run in runs))
+    names.sort(key=lambda name: name != PLAIN)
+    return {name: arms[name] for name in names}
+
+
+def _is_finished(folder: Path) -> bool:
+    """Evaluated after the last epoch of its config, or at all where it has none."""
+    epochs = recorded_config(folder).get("run", {}).get("epochs", 1)
+    return last_epoch(folder) >= epochs
+
+
+def _trailing(name: str) -> int:
+    """The number at the end of a name; 0 where there is none."""
+    digits = re.search(r"\d+$", name)
+    return int(digits.group()) if digits else 0

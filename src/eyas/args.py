@@ -9,6 +9,7 @@ from eyas.data.transforms import Augmentation, Resize
 from eyas.types import EyasError
 
 Precision = Literal["no", "bf16", "fp16"]
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ class RunArgs:
         metric: coco, voc or kitti; the data format's own when left out.
         log_every: optimiser steps between log lines.
         resume: go on from the last checkpoint of the run folder.
+        trackers: tensorboard, wandb, mlflow, or a list of them: where the figures of log.jsonl also go.
+        project: name of W&B's project and MLflow's experiment.
     """
 
     epochs: int = 12
@@ -109,6 +112,8 @@ class RunArgs:
     metric: Literal["coco", "voc", "kitti"] | None = None
     log_every: int = 10
     resume: bool = False
+    trackers: Tracker | list[Tracker] | None = None
+    project: str = "eyas"
 
     def __post_init__(self) -> None:
         _at_least(1, epochs=self.epochs, log_every=self.log_every)

@@ -10,13 +10,13 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, broadcast, send_to_device, set_seed
+from accelerate.utils import DistributedType, ProjectConfiguration, broadcast, send_to_device, set_seed
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -30,6 +30,7 @@ from eyas.inference import score_detector
 from eyas.optim import average_of, make_optimizer, schedule
 from eyas.progress import Progress
 from eyas.runlog import RunLog
+from eyas.trackers import EVENTS, Trackers, chosen_trackers
 from eyas.types import Detector, EyasError, Target
 
 
@@ -91,39 +92,43 @@ class Trainer:
         accelerator: Accelerator,
     ) -> None:
         self.student, self.spec, self.metric = model.student, spec, metric
+        module = cast(nn.Module, model)
         self.sources = {"train": train, "val": val}
         self.optim, self.run, self.folder, self.accelerator = optim, run, folder, accelerator
         if run.channels_last:
-            model.to(memory_format=torch.channels_last)
+            module.to(memory_format=torch.channels_last)
         self._batches = train_loader(train, data, run.seed)
         # The optimiser is made from the whole module, so that adapters train with the student.
         self.model, self.optimizer, self.train, self.val = accelerator.prepare(
-            model, make_optimizer(model, optim), self._batches, val_loader(val, data)
+            module, make_optimizer(module, optim), self._batches, val_loader(val, data)
         )
         self.steps_per_epoch = math.ceil(len(self.train) / optim.accumulate)
         self.total_steps = self.steps_per_epoch * run.epochs
         self.scheduler = LambdaLR(self.optimizer, schedule(optim, self.total_steps))
         self.ema = average_of(self.student, optim.ema)
-        self.log = RunLog(folder, writes=accelerator.is_main_process)
+        self.trackers = Trackers(accelerator, folder, run.project)
+        self.log = RunLog(folder, writes=accelerator.is_main_process, also=self.trackers)
         self.cost = CostMeter(accelerator.device)
         self.epoch, self.step, self.best = 0, 0, -math.inf
 
     @property
     def evaluated(self) -> Detector:
         """The detector that is evaluated and saved: the running average where one is kept."""
-        return self.student if self.ema is None else self.ema.module
+        return self.student if self.ema is None else cast(Detector, self.ema.module)
 
     def first_batch(self) -> tuple[Tensor, list[Target]]:
         """The images and targets of the first step, without starting the workers; the same on every process."""
         picked = islice(self._batches.sampler, self._batches.batch_size)
         batch: tuple[Tensor, list[Target]] = collate([self._batches.dataset[draw] for draw in picked])
-        return send_to_device(batch, self.accelerator.device)
+        moved: tuple[Tensor, list[Target]] = send_to_device(batch, self.accelerator.device)
+        return moved
 
     def fit(self, progress: Progress) -> EvaluationResult:
         """Train to the last epoch, evaluating on the way; returns the last evaluation."""
         if self.run.resume:
             self._resume()
             progress.say(f"resume    after epoch {self.epoch}")
+        self.trackers.start(progress.say, resumed_at=self.step if self.run.resume else None)
         if self.accelerator.is_main_process:
             self.spec.save(self.folder)
         result: EvaluationResult | None = None
@@ -170,7 +175,7 @@ class Trainer:
                 self.scheduler.step()
                 self.step += 1
                 if self.ema is not None:
-                    self.ema.update_parameters(self.student)
+                    self.ema.update_parameters(cast(nn.Module, self.student))
                 advance(self._log_step(losses, norm))
 
     def _train_batch(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], float | None]:
@@ -247,8 +252,14 @@ class Trainer:
         self.log("resume", epoch=self.epoch, step=self.step)
 
 
-def make_accelerator(run: RunArgs, optim: OptimArgs) -> Accelerator:
-    """The accelerator of a run, with its seed and threads set. Raises EyasError where it has not the precision."""
+def make_accelerator(run: RunArgs, optim: OptimArgs, folder: Path | None = None) -> Accelerator:
+    """The accelerator of a run, with its seed and threads set, and its trackers where it has a run folder.
+
+    Raises:
+        EyasError: it has not the precision, or a tracker is not installed.
+    """
+    trackers = [] if folder is None else chosen_trackers(run)
+    events = ProjectConfiguration(logging_dir=None if folder is None else str(folder / EVENTS))
     if run.threads:
         torch.set_num_threads(run.threads)
     # accelerate keeps its settings as long as the process lives; a second run in it may have others.
@@ -257,7 +268,11 @@ def make_accelerator(run: RunArgs, optim: OptimArgs) -> Accelerator:
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     try:
         accelerator = Accelerator(
-            cpu=run.device == "cpu", mixed_precision=run.precision, gradient_accumulation_steps=optim.accumulate
+            cpu=run.device == "cpu",
+            mixed_precision=run.precision,
+            gradient_accumulation_steps=optim.accumulate,
+            log_with=list(trackers) or None,
+            project_config=events,
         )
     except ValueError as error:
         raise EyasError(f"--run.precision {run.precision} does not work here: {error}") from error

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import metadata
@@ -21,7 +21,10 @@ from eyas.types import EyasError
 CONFIG = "config.yaml"
 LOG = "log.jsonl"
 VERSIONS = "versions.json"
-FREE = ("data", "out", "teacher", "dataset.workers", "run.device", "run.threads", "run.log_every", "run.resume")
+FREE = (
+    *("data", "out", "teacher", "dataset.workers"),
+    *("run.device", "run.threads", "run.log_every", "run.resume", "run.trackers", "run.project"),
+)
 """Options that may change when a run is resumed: they say where things are and how fast, not what is trained."""
 
 _config: ContextVar[str] = ContextVar("config", default="")
@@ -50,11 +53,15 @@ class RunLog:
     Args:
         folder: the run folder.
         writes: whether this process is the one that writes.
+        also: is given each line once it is written.
     """
 
-    def __init__(self, folder: Path, *, writes: bool = True) -> None:
+    def __init__(
+        self, folder: Path, *, writes: bool = True, also: Callable[[Mapping[str, Any]], None] | None = None
+    ) -> None:
         self.path = folder / LOG
         self.writes = writes
+        self.also = also
         self._mended = False
 
     def __call__(self, kind: str, **values: Any) -> None:
@@ -70,6 +77,8 @@ class RunLog:
                 file.write(line + "\n")
         except OSError as error:
             raise could_not_write(self.path, error) from error
+        if self.also is not None:
+            self.also({"kind": kind, **values})
 
 
 def read_log(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
@@ -155,6 +164,12 @@ def start_folder(folder: Path, *, config: str) -> None:
     if not (folder / CONFIG).exists():
         write_atomic(folder / CONFIG, lambda part: part.write_text(config))
     write_json(folder / VERSIONS, versions())
+
+
+def recorded_options(folder: Path) -> dict[str, Any]:
+    """Option name, dotted, to value, as a run folder records them; empty where it was made from Python."""
+    path = folder / CONFIG
+    return _options(path.read_text()) if path.is_file() else {}
 
 
 def versions() -> dict[str, str]:

@@ -147,7 +147,7 @@ class _Setup:
         self.out, self.dataset, self.optim, self.run = out, dataset, optim, run
         self.train = read(data, dataset.train_split, format=dataset.format, classes=dataset.classes)
         self.val = read(data, dataset.val_split, format=dataset.format, classes=self.train.classes)
-        self.accelerator: Accelerator = make_accelerator(run, optim)
+        self.accelerator: Accelerator = make_accelerator(run, optim, out)
         if self.accelerator.is_main_process:
             check_folder(out, resume=run.resume, config=resolved_config())
         self.progress = Progress(quiet=not self.accelerator.is_main_process)

@@ -20,6 +20,7 @@ test-slow: $(VENV)/.test
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
 
 # A stamp per environment: it is rebuilt only when a requirement changes.
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python

@@ -112,8 +112,8 @@ class TeacherCache:
         places = np.concatenate([image.places for image in images]).astype(np.int64)
         row, column = np.divmod(places, np.repeat(widths, counts))
         bits = np.concatenate([image.vectors for image in images])
-        image, row, column = (_to(torch.from_numpy(axis), device) for axis in (image, row, column))
-        return Wanted((image, row, column), _to(torch.from_numpy(bits).view(self.dtype), device), size)
+        where = [_to(torch.from_numpy(axis), device) for axis in (image, row, column)]
+        return Wanted((where[0], where[1], where[2]), _to(torch.from_numpy(bits).view(self.dtype), device), size)
 
     def split(self, wanted: Sequence[Wanted]) -> list[list[LevelRecord]]:
         """The record of each image of a batch, all of whose images have one size.

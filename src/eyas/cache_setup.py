@@ -208,7 +208,7 @@ class Caching:
         return [found[index] for index in range(len(source.records))]
 
     def _is_mine(self, index: int) -> bool:
-        return index % self.accelerator.num_processes == self.accelerator.process_index
+        return bool(index % self.accelerator.num_processes == self.accelerator.process_index)
 
 
 def describe_teacher(detector: Detector, identity: str) -> KnownTeacher:

@@ -38,7 +38,8 @@ def run_config(function: Callable[..., Any], parser: ArgumentParser, config: Nam
 def _instances(parser: ArgumentParser, config: Namespace) -> Namespace:
     """The config with its classes made. Raises EyasError where one refuses its arguments."""
     try:
-        return parser.instantiate(config)
+        instances: Namespace = parser.instantiate(config)
+        return instances
     except ValueError as error:
         # What the class itself said is below a list of every type that the option does not have either.
         cause: BaseException | None = error

@@ -21,7 +21,7 @@ from eyas.data.report import check_images, report
 from eyas.engine import val_loader
 from eyas.evaluation import EvaluationResult, default_metric
 from eyas.files import make_folder, write_atomic, write_json
-from eyas.inference import anchor_grids, predict_records, score
+from eyas.inference import anchor_grids, on_cpu, predict_records, score
 from eyas.onnx_runtime import cost_of, open_detector
 from eyas.plots import draw_detections
 from eyas.progress import Progress
@@ -83,18 +83,18 @@ def evaluate(
     """
     (resize, detector), config = open_detector(run, best=best), recorded_config(run)
     source = run_source(run, detector.classes, data=data, split=split)
-    metric = metric or config.get("run", {}).get("metric") or default_metric(source.format)
+    rule: str = metric or config.get("run", {}).get("metric") or default_metric(source.format)
     feed = DataArgs(resize=resize, batch_size=batch_size, workers=workers)
     where = pick_device(device)
     rows = {"model": (run, detector)}
     teacher = config.get("teacher")
-    known = teacher is not None and Path(teacher, SPEC).is_file()
-    if known and ModelSpec.load(Path(teacher)).classes == detector.classes:
+    there = teacher is not None and Path(teacher, SPEC).is_file()
+    if teacher is not None and there and ModelSpec.load(Path(teacher)).classes == detector.classes:
         rows["teacher"] = (Path(teacher), load(teacher))
-    figures: dict[str, Any] = {"metric": metric, "data": str(source.root), "split": source.split}
+    figures: dict[str, Any] = {"metric": rule, "data": str(source.root), "split": source.split}
     with Progress() as progress:
         for name, (path, detector) in rows.items():
-            result = evaluate_detector(detector, source, feed, metric, where, progress, name)
+            result = evaluate_detector(detector, source, feed, rule, where, progress, name)
             cost = cost_of(detector, resize.output_size((source.records[0].height, source.records[0].width)))
             progress.say(f"{name}  {path}\n{result.table()}\n{result.headline()}   {cost.headline()}\n")
             figures[name] = {"summary": result.summary, "per_class": result.per_class, "cost": asdict(cost)}
@@ -170,8 +170,7 @@ def predict(
         for path, drawn in drawings.items():
             record = unlabelled(path)
             pixels, _ = transform(decode(record), {"boxes": record.boxes, "labels": record.labels})
-            found = detector.predict(pixels[None].to(where))[0]
-            found = Prediction(**{key: value.cpu() for key, value in found.items()})
+            found = on_cpu(detector.predict(pixels[None].to(where))[0])
             found = to_record_frame(found, record, (pixels.shape[-2], pixels.shape[-1]))
             entries += as_json(record, found, detector.classes)
             make_folder(drawn.parent)

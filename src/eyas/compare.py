@@ -6,8 +6,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,7 +34,7 @@ from eyas.runlog import CONFIG, FREE
 from eyas.training import distill, train
 from eyas.types import EyasError
 
-COMMANDS = {"train": train, "distill": distill}
+COMMANDS: Mapping[str, Callable[..., Any]] = {"train": train, "distill": distill}
 ARMS = "arms"
 """Folder of the arms' configs, each the whole of what its runs are given but for seed and places."""
 TEACHER = "teacher.json"
@@ -190,8 +191,7 @@ def _train(
     same_teacher(out, teacher)
     make_folder(out / ARMS)
     for arm in plan:
-        text = _yaml(arm.options)
-        write_atomic(arm.file, lambda part, text=text: part.write_text(text))
+        write_atomic(arm.file, partial(Path.write_text, data=_yaml(arm.options)))
     # Seeds outermost: an early stop leaves seeds that are complete.
     todo = [(arm, seed) for seed in seeds for arm in plan if not _is_finished(arm, seed, out)]
     done = len(plan) * len(seeds) - len(todo)
@@ -289,4 +289,4 @@ def _draw(out: Path, figures: Mapping[str, Any]) -> None:
 
 
 def _yaml(options: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(options), sort_keys=False)
+    return str(yaml.safe_dump(dict(options), sort_keys=False))

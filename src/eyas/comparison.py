@@ -193,8 +193,8 @@ def _arm(
 def _gap(method: Mapping[int, float], plain: Mapping[int, float], teacher: float) -> float | None:
     """Of the means over the seeds that both have: a ratio for each seed would blow up where the gap is small."""
     seeds = [seed for seed in method if seed in plain]
-    means = [statistics.fmean(values[seed] for seed in seeds) for values in (method, plain)]
-    return gap_closed(*means, teacher)
+    own, base = (statistics.fmean(values[seed] for seed in seeds) for values in (method, plain))
+    return gap_closed(own, base, teacher)
 
 
 # Tables ------------------------------------------------------------------------------------------------------------

@@ -19,13 +19,14 @@ from rich.console import Console
 from rich.table import Table
 
 from eyas.benchmark import measure
-from eyas.checkpoint import ModelSpec, load, write_atomic
+from eyas.checkpoint import ModelSpec, load
 from eyas.cli import run_recipe
 from eyas.commands import recorded_config, shipped_recipes
 from eyas.comparison import gap_closed, last_summary
 from eyas.data import DetectionDataset, eval_transform, read
 from eyas.demo_data import DigitsSpec, data_hash, write_digits
 from eyas.evaluation import EvaluationResult
+from eyas.files import write_atomic
 from eyas.inference import anchor_grids
 from eyas.jobs import Job, resume_options, run_jobs
 from eyas.masks import near_object_masks

@@ -31,8 +31,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eyas.checkpoint import write_atomic
 from eyas.data.coco import write_coco
+from eyas.files import write_atomic
 from eyas.types import EyasError
 
 Split = Literal["train", "val"]
@@ -332,7 +332,8 @@ def write_digits(root: Path, spec: DigitsSpec, progress: Callable[[int, int], No
             if folder.exists():
                 shutil.rmtree(folder)
         total = spec.train_images + spec.val_images
-        for split, before in (("train", 0), ("val", spec.train_images)):
+        starts: dict[Split, int] = {"train": 0, "val": spec.train_images}
+        for split, before in starts.items():
             write_coco(root, split, CLASSES, _items(split, before, total, spec, progress))
     except OSError as error:
         raise EyasError(f"{root}: could not be written ({error}); free some space, or choose another folder") from error

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +87,8 @@ class Distiller(nn.Module):
             targets: one for each image, boxes in the frame of its tensor.
         """
         images, targets = _batch(images, targets)
-        active = [method for method in self.methods if self._active(method)]
+        methods = self._all_methods()
+        active = [method for method in methods if self._active(method)]
         student = self._student_view(images, targets, active)
         self._check_names(student)
         teacher = self._teacher_view(images, targets, student, active) if active else None
@@ -95,7 +97,7 @@ class Distiller(nn.Module):
             method.name: _zero_of(method, images)
             if teacher is None or method not in active
             else self._term(method, student, teacher, targets, detection)
-            for method in self.methods
+            for method in methods
         }
         if self.training:
             self._batches += 1
@@ -104,11 +106,15 @@ class Distiller(nn.Module):
     def weights(self) -> dict[str, float]:
         """The weight of each method in the next batch; an automatic one is 0 until it has been measured."""
         return {
-            method.name: float(self.followed[method.name].value())
-            if isinstance(method.weight, Auto)
-            else float(method.weight)
-            for method in self.methods
+            method.name: float(self._followed(method).value() if isinstance(method.weight, Auto) else method.weight)
+            for method in self._all_methods()
         }
+
+    def _all_methods(self) -> list[Method]:
+        return cast(list[Method], list(self.methods))
+
+    def _followed(self, method: Method) -> FollowedWeight:
+        return cast(FollowedWeight, self.followed[method.name])
 
     def _active(self, method: Method) -> bool:
         """Whether the method has anything to do in this batch: one without adapters has not while it warms up."""
@@ -118,10 +124,10 @@ class Distiller(nn.Module):
         return learns or not self._warming_up(method)
 
     def _warming_up(self, method: Method) -> bool:
-        return isinstance(method.weight, Auto) and self.followed[method.name].warming_up(self._batches)
+        return isinstance(method.weight, Auto) and self._followed(method).warming_up(self._batches)
 
     def _check_names(self, student: View) -> None:
-        twice = student.losses.keys() & {method.name for method in self.methods}
+        twice = student.losses.keys() & set(self.weights())
         if twice:
             raise EyasError(f"two losses are called {', '.join(sorted(twice))}: give the method another name")
 
@@ -138,7 +144,7 @@ class Distiller(nn.Module):
         loss: Tensor = method(student, teacher, targets)
         if not isinstance(method.weight, Auto):
             return method.weight * loss
-        followed = self.followed[method.name]
+        followed = self._followed(method)
         if self.training and torch.is_grad_enabled() and followed.due(self._batches):
             followed.measure(detection_gradient(), gradient_norm(loss, student.features))
         return followed.value() * loss
@@ -182,14 +188,15 @@ class Distiller(nn.Module):
         steps too. Under several processes all must call it, because N_p is that of all.
         """
         images, targets = _batch(images, targets)
+        methods = self._all_methods()
         with torch.enable_grad(), _put_back(self, images.device):
-            student = self._student_view(images, targets, self.methods)
-            teacher = self._teacher_view(images, targets, student, self.methods)
+            student = self._student_view(images, targets, methods)
+            teacher = self._teacher_view(images, targets, student, methods)
             # An automatic weight is not known before the first step; its loss is reported as it is.
-            automatic = {method.name: method.weight for method in self.methods if isinstance(method.weight, Auto)}
+            automatic = {method.name: method.weight for method in methods if isinstance(method.weight, Auto)}
             losses = {
                 method.name: method(student, teacher, targets) * (1 if method.name in automatic else method.weight)
-                for method in self.methods
+                for method in methods
             }
             gradients = {name: gradient_norm(loss, student.features) for name, loss in losses.items()}
             return Balance(
@@ -198,7 +205,7 @@ class Distiller(nn.Module):
                 imitation={name: float(loss.detach()) for name, loss in losses.items()},
                 imitation_gradient={name: float(norm) for name, norm in gradients.items()},
                 fractions={name: rule.fraction for name, rule in automatic.items()},
-                notes={method.name: method.describe(teacher, targets) for method in self.methods},
+                notes={method.name: method.describe(teacher, targets) for method in methods},
             )
 
     def get_extra_state(self) -> dict[str, int]:
@@ -210,7 +217,8 @@ class Distiller(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
         # .to(), .cuda() and the like: the teacher, outside the module tree, follows.
         _module(self.teacher)._apply(fn, recurse)
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 @dataclass(frozen=True)

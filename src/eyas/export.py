@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -80,7 +81,7 @@ def export(
     detector = load(run, best=best)
     deployed = deploy(detector)
     source = run_source(run, spec.classes, data=data, split=split)
-    metric = metric or recorded_config(run).get("run", {}).get("metric") or default_metric(source.format)
+    rule: str = metric or recorded_config(run).get("run", {}).get("metric") or default_metric(source.format)
     size = largest_size(source, spec.resize)
     model = to_onnx(deployed, size, raw=raw, dynamic_size=dynamic_size)
     fixed = None if dynamic_size else size
@@ -89,7 +90,7 @@ def export(
     feed = Feed(source, DataArgs(resize=spec.resize, batch_size=1, workers=workers), fixed)
     differences = raw_differences(deployed, open_session(model.SerializeToString()), feed.images(COMPARED))
     rows: dict[str, Detector] = {"PyTorch": detector, "onnxruntime": runner(shipped, deployed, raw=raw)}
-    scores = {name: feed.score(name, row, metric) for name, row in rows.items()}
+    scores = {name: feed.score(name, row, rule) for name, row in rows.items()}
     wrong = failures(differences, tolerance, scores["PyTorch"], scores["onnxruntime"])
     if wrong:
         raise EyasError(f"{run}: the exported detector is not PyTorch's, nothing was written: {'; '.join(wrong)}")
@@ -98,10 +99,10 @@ def export(
         training = run_source(run, spec.classes, data=data, split=_train_split(run))
         files[quantised_out] = _quantise(shipped, replace(feed, source=training), calibration)
         rows["INT8"] = runner(files[quantised_out], deployed, raw=raw)
-        scores["INT8"] = feed.score("INT8", rows["INT8"], metric)
+        scores["INT8"] = feed.score("INT8", rows["INT8"], rule)
     times = _latencies(rows, files, deployed, list(feed.images(COMPARED)), raw, runs)
     for path, content in files.items():
-        write_atomic(path, lambda part, content=content: part.write_bytes(content))
+        write_atomic(path, partial(Path.write_bytes, data=content))
     figures = {
         "file": str(out), "run": str(run), "data": str(source.root), "split": source.split, "metric": metric,
         "images": len(source.records), "size": fixed, "raw": raw, "difference": differences, "score": scores,

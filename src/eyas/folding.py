@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from eyas.pairing import probe
 from eyas.types import Detector, EyasError
 
-Norm = nn.BatchNorm2d | nn.SyncBatchNorm | FrozenBatchNorm2d
+Norm: TypeAlias = nn.BatchNorm2d | nn.SyncBatchNorm | FrozenBatchNorm2d
 
 TOLERANCE = 1e-3
 """How far a map may move, relative to its largest value: rounding stays far below, a wrong pair goes far above."""
@@ -81,7 +82,7 @@ def _watched(network: nn.Module) -> Iterator[dict[Norm, nn.Conv2d]]:
         outputs[id(output)] = conv, output
 
     def reads(norm: Norm, inputs: tuple[Tensor, ...], _: Any) -> None:
-        if id(inputs[0]) in outputs:
+        if id(inputs[0]) in outputs and norm.running_mean is not None:
             found.append((norm, outputs[id(inputs[0])][0]))
         times[norm] += 1
 
@@ -107,28 +108,17 @@ def _count(times: Counter[nn.Module], module: nn.Module, _: Any) -> None:
 
 
 def _folded(conv: nn.Conv2d, norm: Norm) -> nn.Conv2d:
-    weight, bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    )
-    new = nn.Conv2d(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
-        conv.dilation,
-        conv.groups,
-        padding_mode=conv.padding_mode,
-        device="meta",
-    )
+    statistics = cast(tuple[Tensor, Tensor], (norm.running_mean, norm.running_var))
+    weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics, norm.eps, norm.weight, norm.bias)
+    new = deepcopy(conv)
     new.weight, new.bias = weight.requires_grad_(False), bias.requires_grad_(False)
-    return new.eval()
+    return new
 
 
 def _replace(network: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
     for parent in list(network.modules()):
         for name, child in parent._modules.items():
-            if child in replacements:
+            if child is not None and child in replacements:
                 parent._modules[name] = replacements[child]
 
 

@@ -34,12 +34,17 @@ def predict_records(
     with evaluating(detector.network), torch.no_grad():
         for images, targets in batches:
             for prediction, target in zip(detector.predict(images), targets, strict=True):
-                found = Prediction(**{key: value.cpu() for key, value in prediction.items()})
                 index = target["index"]
-                predictions[index] = to_record_frame(found, source.records[index], target["size"])
+                predictions[index] = to_record_frame(on_cpu(prediction), source.records[index], target["size"])
             if advance:
                 advance(len(targets))
     return predictions
+
+
+def on_cpu(prediction: Prediction) -> Prediction:
+    """A detector's answer, off its device."""
+    boxes, scores, labels = (prediction[key].cpu() for key in ("boxes", "scores", "labels"))
+    return {"boxes": boxes, "scores": scores, "labels": labels}
 
 
 def score_detector(

@@ -253,12 +253,13 @@ def _verdict(level: LevelInspection) -> str:
 
 def _level(name: str, level: Level, features: Tensor, near: Tensor, sizes: Sequence[Size]) -> LevelInspection:
     image = inside(_size(features), level.stride, sizes).to(near.device)
-    found = LevelInspection(name, level, *(Moments.of(features[:0], near[:0]) for _ in range(2)))
+    none = Moments.of(features[:0], near[:0])
+    found = LevelInspection(name, level, none, none)
     for index in range(len(features)):
         one = slice(index, index + 1)
-        parts = [Moments.of(features[one], cells[one] & image[one]) for cells in (near, ~near)]
-        ratio = _near_to_far(*parts)
-        found = _merge(found, LevelInspection(name, level, *parts, () if ratio is None else (ratio,)))
+        inner, outer = (Moments.of(features[one], cells[one] & image[one]) for cells in (near, ~near))
+        ratio = _near_to_far(inner, outer)
+        found = _merge(found, LevelInspection(name, level, inner, outer, () if ratio is None else (ratio,)))
     return found
 
 

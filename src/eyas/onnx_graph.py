@@ -118,8 +118,9 @@ def _nms_kept_in_onnx(boxes: Any, scores: Any, groups: Any, num_groups: int, thr
 
     Each candidate has its score in its own group and is out in the others.
     """
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
 
+    op: Any = opset18  # typed by tensor type, which is not known here
     numbers = op.Constant(value_ints=list(range(num_groups)))
     axis = op.Constant(value_ints=[1])
     own = op.Equal(op.Unsqueeze(groups, axis), op.Unsqueeze(numbers, axis))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import nn
@@ -50,4 +51,4 @@ def average_of(student: Detector, decay: float) -> AveragedModel | None:
     """
     if not decay:
         return None
-    return AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    return AveragedModel(cast(nn.Module, student), multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

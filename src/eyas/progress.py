@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -42,7 +43,9 @@ class Progress:
 
     def advance(self, task: TaskID, units: int = 1, note: Mapping[str, float] | None = None) -> None:
         """Move a bar on, with figures beside it."""
-        text = {} if note is None else {"note": "  ".join(f"{name} {value:.3f}" for name, value in note.items())}
+        text: dict[str, Any] = {}
+        if note is not None:
+            text["note"] = "  ".join(f"{name} {value:.3f}" for name, value in note.items())
         self._bars.update(task, advance=units, **text)
 
     def finish(self, task: TaskID) -> None:

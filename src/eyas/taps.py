@@ -123,8 +123,8 @@ def _pick(output: Any, tap: str) -> Tensor:
             raise EyasError(f"the output tapped as {tap!r} has no entry {key!r}; {has}")
         output = entries[key]
     if not isinstance(output, Tensor):
-        entries = ", ".join(f"{tap}:{key}" for key in _entries(output))
-        advice = f"; tap one of {entries}" if entries else ""
+        names = ", ".join(f"{tap}:{key}" for key in _entries(output))
+        advice = f"; tap one of {names}" if names else ""
         raise EyasError(f"the tap {tap!r} gives a {type(output).__name__}, not a tensor{advice}")
     return output
 

@@ -37,7 +37,7 @@ class TeacherOnDemand:
     def detector(self) -> Detector:
         detector = self._load(self.name)
         module = detector if isinstance(detector, nn.Module) else detector.network
-        module.to(device=self._device, memory_format=self._layout).eval().requires_grad_(False)
+        module.to(self._device).to(memory_format=self._layout).eval().requires_grad_(False)
         return detector
 
     def forget(self) -> None:

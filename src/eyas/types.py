@@ -114,9 +114,15 @@ class Detector(Protocol):
             ``:key`` where that submodule returns a mapping or sequence, as in ``backbone:0``.
     """
 
-    network: nn.Module
-    classes: tuple[str, ...]
-    levels: Mapping[str, Level]
+    # Read-only here, so that an attribute of a narrower type, or a property, satisfies each.
+    @property
+    def network(self) -> nn.Module: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def levels(self) -> Mapping[str, Level]: ...
 
     def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The detection loss terms of a batch in training mode, scalars by name; zero boxes are allowed."""

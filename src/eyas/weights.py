@@ -51,6 +51,8 @@ class FollowedWeight(nn.Module):
     def __init__(self, rule: Auto, start_step: int) -> None:
         super().__init__()
         self.rule, self.start_step = rule, start_step
+        self.log_ratio: Tensor
+        self.measurements: Tensor
         self.register_buffer("log_ratio", torch.zeros(()))
         self.register_buffer("measurements", torch.zeros((), dtype=torch.int64))
 

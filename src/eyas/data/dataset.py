@@ -23,7 +23,7 @@ Sample = tuple[Tensor, Target]
 class Draw(NamedTuple):
     """A record and the one augmentation of it that belongs to a seed and an epoch."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides a method of tuples that nobody calls here
     epoch: int
     seed: int
 

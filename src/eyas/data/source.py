@@ -32,7 +32,7 @@ def read(root: Path, split: str, *, format: str | None = None, classes: Sequence
         raise EyasError(f"{root}: no such folder; give the folder of a data set")
     if classes is not None and (not classes or len(set(classes)) != len(classes)):
         raise EyasError(f"the classes must be distinct and at least one, got: {', '.join(classes) or 'none'}")
-    source = FORMATS[_format(root, split, format)].read_split(root, split, classes)
+    source: DataSource = FORMATS[_format(root, split, format)].read_split(root, split, classes)
     if not source.records:
         raise EyasError(f"{root}: the split {split} has no images ({source.format} format); the data set is empty")
     if source.problems and not any(len(record.boxes) for record in source.records):

@@ -165,8 +165,8 @@ class _Pipeline:
         if self.colour is not None:
             pixels = self.colour(pixels)
         boxes, valid = _inside(boxes)
-        kept = {"boxes": boxes, "labels": target["labels"][valid], "ignore": _inside(ignore)[0]}
-        result: Target = {**target, **kept, "variant": variant}
+        labels, ignore = target["labels"][valid], _inside(ignore)[0]
+        result: Target = {**target, "boxes": boxes, "labels": labels, "ignore": ignore, "variant": variant}
         return F.to_dtype(pixels.as_subclass(Tensor), torch.float32, scale=True).contiguous(), result
 
     def _move(self, sample: _Sample) -> _Sample:

@@ -7,11 +7,11 @@ map of stride 16, as in the FGFI paper, and everything else an FPN.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import gcd
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ Top = Literal["pool", "p6p7"]
 
 VGGS = {"vgg11": ("A", False), "vgg11_bn": ("A", True), "vgg16": ("D", False), "vgg16_bn": ("D", True)}
 """Name -> torchvision's configuration and whether it has BatchNorm."""
-MOBILENETS = {
+MOBILENETS: dict[str, tuple[Callable[..., Any], float]] = {
     "mobilenet_v2": (mobilenet_v2, 1e-5),
     "mobilenet_v3_large": (mobilenet_v3_large, 1e-3),
     "mobilenet_v3_small": (mobilenet_v3_small, 1e-3),
@@ -165,7 +165,7 @@ def single_level(trunk: Trunk, stride: int = 16) -> nn.Sequential:
         if name == last:
             break
     module = nn.Sequential(parts)
-    module.out_channels = channels
+    module.out_channels = channels  # type: ignore[assignment]  # where torchvision looks for it
     return module
 
 
@@ -177,7 +177,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 def freeze_batch_norm(module: nn.Module) -> nn.Module:
     """The module with every BatchNorm2d replaced by one whose statistics and scales stay as they are."""
     if isinstance(module, nn.BatchNorm2d):
-        frozen = FrozenBatchNorm2d(module.num_features, eps=module.eps)
+        frozen: nn.Module = FrozenBatchNorm2d(module.num_features, eps=module.eps)
         frozen.load_state_dict(module.state_dict())
         return frozen
     for name, child in module.named_children():
@@ -201,11 +201,11 @@ class TimmMaps(nn.Module):
 def _timm_trunk(name: str, frozen: bool) -> Trunk:
     try:
         import timm
-        from timm.layers import freeze_batch_norm_2d
+        from timm.layers import freeze_batch_norm_2d  # type: ignore[attr-defined]
     except ImportError as error:
         raise EyasError(f'backbone {name} needs timm, which is not installed: pip install "eyas[timm]"') from error
     try:
-        network = timm.create_model(name.removeprefix(TIMM), features_only=True, pretrained=False)
+        network: Any = timm.create_model(name.removeprefix(TIMM), features_only=True, pretrained=False)
     except (RuntimeError, TypeError, AttributeError) as error:  # unknown, or without feature maps
         raise EyasError(f"backbone {name}: timm cannot build it as a feature network ({error})") from error
     channels, strides = network.feature_info.channels(), network.feature_info.reduction()

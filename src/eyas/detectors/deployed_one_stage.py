@@ -41,8 +41,13 @@ class DeployedShuffleDet(Deployed):
         scores, places = best(scores, detector.detections)
         boxes = clipped(decode(take(deltas, places), anchors[places]), size)
         found = Candidates(boxes, scores, labels.gather(1, places))
-        limits = {"threshold": detector.score_threshold, "nms": detector.nms_threshold, "count": detector.detections}
-        return detections(found, len(detector.classes), **limits)
+        return detections(
+            found,
+            len(detector.classes),
+            threshold=detector.score_threshold,
+            nms=detector.nms_threshold,
+            count=detector.detections,
+        )
 
     def _anchors(self, cells: Size, size: Size) -> Tensor:
         """(A, 4): those of `ShuffleDet.grid`, by tensors alone, so that the sizes may stay open."""
@@ -127,7 +132,7 @@ def normalised(transform: FixedSizeTransform, images: Tensor) -> Tensor:
     # Without negative numbers: dividing them, ONNX rounds towards zero.
     bottom = (torch.sym_max(height, least_height) + divisible - 1) // divisible * divisible - height
     right = (torch.sym_max(width, least_width) + divisible - 1) // divisible * divisible - width
-    return F.pad((images - mean) / std, (0, right, 0, bottom))
+    return F.pad((images - mean) / std, (0, right, 0, bottom))  # type: ignore[arg-type]  # symbols in a trace
 
 
 def _rows(network: RetinaNet | FCOS | SSD, levels: Sequence[Tensor]) -> list[int]:

@@ -99,7 +99,8 @@ class DeployedFasterRCNN(Deployed):
         levels = [maps[name] for name in pool.featmap_names]
         rois = torch.cat((image[:, None].to(boxes.dtype), boxes), dim=1)
         if len(levels) == 1:
-            return roi_align(levels[0], rois, pool.output_size, pool.scales[0], pool.sampling_ratio)
+            only: Tensor = roi_align(levels[0], rois, pool.output_size, pool.scales[0], pool.sampling_ratio)
+            return only
         owner = pool.map_levels([boxes])
         pooled = levels[0].new_zeros(boxes.shape[0], levels[0].shape[1], *pool.output_size)
         for index, (level, scale) in enumerate(zip(levels, pool.scales, strict=True)):

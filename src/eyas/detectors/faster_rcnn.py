@@ -100,7 +100,7 @@ def _roi_head(parts: Parts, width: int | None, dropout: float) -> tuple[MultiSca
         head = StageHead(parts.trunk.module.get_submodule("layer4"))
         return MultiScaleRoIAlign(pooled, output_size=14, sampling_ratio=2), head, parts.trunk.layers[32][1]
     pool = MultiScaleRoIAlign(pooled, output_size=7, sampling_ratio=2)
-    inputs = int(parts.backbone.out_channels) * 7 * 7
+    inputs = parts.channels * 7 * 7
     if not parts.fpn and parts.trunk.name in VGGS:
         width = VGG_WIDTH if width is None else width
         vgg_head = DropoutHead(inputs, width, dropout)

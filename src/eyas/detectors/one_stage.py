@@ -60,7 +60,7 @@ def retinanet(
     octaves = [[int(4 * stride * 2 ** (third / 3)) for third in range(3)] for stride in parts.strides]
     anchors = make_anchors(len(parts.strides), anchor_sizes, anchor_ratios, octaves)
     head = _retinanet_head(
-        int(parts.backbone.out_channels), anchors.num_anchors_per_location()[0], len(classes), head_convs, head_norm
+        parts.channels, anchors.num_anchors_per_location()[0], len(classes), head_convs, head_norm
     )
     model = RetinaNet(
         parts.backbone,
@@ -111,7 +111,7 @@ def fcos(
         EyasError: an unknown backbone, options that contradict it, or weights that do not fit.
     """
     parts = make_parts("fcos", backbone, weights, norm, Pyramid(strides, fpn_channels, top, fpn_norm))
-    channels = int(parts.backbone.out_channels)
+    channels = parts.channels
     if channels % 32 or channels == 32:
         raise EyasError(f"FCOS's head normalises 32 groups of 2 channels or more; fpn_channels cannot be {channels}")
     cells = [[stride] for stride in parts.strides]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from torch import nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -36,6 +37,11 @@ class Parts:
     strides: tuple[int, ...]
     fpn: bool
     weights: Weights | None
+
+    @property
+    def channels(self) -> int:
+        """Of each of the backbone's maps, as torchvision wants to know it."""
+        return cast(int, self.backbone.out_channels)
 
 
 @dataclass(frozen=True)

@@ -206,6 +206,7 @@ def _shapes(tensors: Iterable[Tensor]) -> list[torch.Size]:
 def _trunk_enum(trunk: str) -> type[WeightsEnum] | None:
     """torchvision's weights of a classification network; none for half-width and timm networks."""
     try:
-        return get_model_weights(trunk)
+        weights: type[WeightsEnum] = get_model_weights(trunk)
+        return weights
     except ValueError:
         return None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-NormLayer = Callable[[int], nn.Module]
+NormLayer = Callable[..., nn.Module]
 
 LAYOUTS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),

@@ -102,6 +102,8 @@ class ShuffleDet(nn.Module):
         self.score_threshold, self.detections, self.nms_threshold = score_threshold, detections, nms_threshold
         self.class_weight, self.box_weight = class_weight, box_weight
         self.object_weight, self.rest_weight = object_weight, rest_weight
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.backbone = ShuffleNet(width, stem_channels, zero_init_residual=zero_init_residual)
@@ -201,6 +203,7 @@ class ShuffleDet(nn.Module):
 
     def _initialise_head(self) -> None:
         nn.init.normal_(self.head.weight, std=0.001)
+        assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
         shapes, classes = len(self.anchor_shapes), len(self.classes)
         with torch.no_grad():

@@ -192,14 +192,14 @@ def first_label(model: nn.Module, num_classes: int) -> int:
     return outputs - num_classes
 
 
-def _head_classes(model: nn.Module) -> int:
+def _head_classes(model: Any) -> int:
     if isinstance(model, FasterRCNN):
         return int(model.roi_heads.box_predictor.cls_score.out_features)
     head = model.head.classification_head
     return int(head.num_columns if isinstance(model, SSD) else head.num_classes)
 
 
-def _keep_float32(model: nn.Module, generator: nn.Module) -> None:
+def _keep_float32(model: Any, generator: nn.Module) -> None:
     """torchvision computes anchors and boxes in the type of the features; bfloat16 has whole pixels up to 256 only.
 
     Worse, it converts the generator's cell anchors for good. Hooks make what goes in or comes out float32.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from eyas.detectors.recording import Call, recording
 from eyas.detectors.responses import check_anchors
 from eyas.types import Assigned, HeadOutput, Response
 
-OneStage = RetinaNet | FCOS | SSD
+OneStage: TypeAlias = RetinaNet | FCOS | SSD
 
 
 def head_names(network: OneStage) -> tuple[str, ...]:

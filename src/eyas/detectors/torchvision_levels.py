@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,7 @@ class DefaultBoxGrid:
         return boxes - torch.cat((centres, centres), dim=1)
 
 
-def derive_levels(network: nn.Module, generator: nn.Module, padding: Padding, size: Size) -> dict[str, Level]:
+def derive_levels(network: Any, generator: Any, padding: Padding, size: Size) -> dict[str, Level]:
     """The levels of a torchvision detector from one forward pass of its backbone.
 
     Args:
@@ -112,7 +113,7 @@ def derive_levels(network: nn.Module, generator: nn.Module, padding: Padding, si
     }
 
 
-def probe(network: nn.Module, size: Size) -> dict[str, Tensor]:
+def probe(network: Any, size: Size) -> dict[str, Tensor]:
     """Tap name -> feature map of a blank image. The modes of the modules stay as they are; nothing is drawn."""
     parameter = next(network.parameters())
     with evaluating(network), torch.no_grad():
@@ -121,7 +122,7 @@ def probe(network: nn.Module, size: Size) -> dict[str, Tensor]:
 
 
 def box_ranges(
-    network: nn.Module, generator: nn.Module, features: Mapping[str, Tensor], size: Size
+    network: Any, generator: Any, features: Mapping[str, Tensor], size: Size
 ) -> Sequence[BoxRange]:
     """Per level, the square roots of box areas that the detector assigns to it; None where it has no such rule.
 

@@ -59,7 +59,8 @@ def training_response(network: FasterRCNN, calls: StageCalls) -> Response:
     rpn = _rpn_output(network, calls.anchors.result, objectness, deltas, assigned)
     proposals, _, labels, box_targets = calls.samples.result
     assigned = _roi_assigned(torch.cat(labels), torch.cat(box_targets))
-    roi = _roi_output(network, proposals, *calls.predictor.result, assigned)
+    logits, deltas = calls.predictor.result
+    roi = _roi_output(network, proposals, logits, deltas, assigned)
     return Response({"rpn": rpn, "roi": roi}, proposals)
 
 

@@ -123,12 +123,14 @@ def array(tensor: torch.Tensor) -> Array:
 def intersections(a: Array, b: Array) -> Array:
     """Areas of overlap of (n, 4) and (m, 4) boxes: (n, m), pixels."""
     sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
-    return np.clip(sides, 0.0, None).prod(axis=-1)
+    found: Array = np.clip(sides, 0.0, None).prod(axis=-1)
+    return found
 
 
 def areas(boxes: Array) -> Array:
     """Areas of (n, 4) boxes: (n,), pixels."""
-    return (boxes[:, 2:] - boxes[:, :2]).prod(axis=-1)
+    found: Array = (boxes[:, 2:] - boxes[:, :2]).prod(axis=-1)
+    return found
 
 
 def overlaps(a: Array, b: Array) -> Array:

@@ -131,7 +131,7 @@ def make_scene(image: ClassInImage, minimum: float) -> Scene:
         overlap=np.where(iou > minimum, iou, 0.0),
         scores=image.scores,
         own=image.own,
-        on_dont_care=on_dont_care.any(axis=1),
+        on_dont_care=np.asarray(on_dont_care.any(axis=1)),
         heights=found[:, 3] - found[:, 1],
         # Labels have two decimals, which float32 does not keep: 40.00 must not become 39.99997.
         object_heights=np.pad(np.round(image.objects[:, 3] - image.objects[:, 1], 3), (0, neighbours)),

@@ -31,14 +31,14 @@ def patches_at(features: Tensor, cells: Cells, kernel_size: int) -> Tensor:
     return padded.reshape(-1, channels).index_select(0, places.flatten()).view(-1, kernel_size**2 * channels)
 
 
-def convolve_at(features: Tensor, cells: Cells, weight: Tensor, bias: Tensor) -> Tensor:
+def convolve_at(features: Tensor, cells: Cells, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A stride-1 "same" convolution evaluated at N cells only, as one matrix product.
 
     Args:
         features: (batch, C_in, H, W).
         cells: where.
         weight: (C_out, C_in, k, k), k odd.
-        bias: (C_out,).
+        bias: (C_out,), or None.
 
     Returns:
         (N, C_out), equal to ``F.conv2d(features, weight, bias, padding=k // 2)`` at the cells, with equal gradients.
@@ -74,7 +74,8 @@ class Adapter(nn.Module):
         self.conv = nn.Conv2d(student_channels, teacher_channels, kernel_size, padding=kernel_size // 2)
         self.rectified = rectified
         nn.init.trunc_normal_(self.conv.weight, std=init_std, a=-2 * init_std, b=2 * init_std)
-        nn.init.zeros_(self.conv.bias)
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """(batch, C_student, H, W) to (batch, C_teacher, H, W)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,8 @@ def sparse_imitation_loss(adapted: Tensor, teacher: Tensor, chosen: Tensor | flo
 
 def wanted_at(features: Tensor, mask: Tensor) -> Wanted:
     """A teacher's map (batch, C, H, W) at the cells of a mask (batch, H, W)."""
-    cells = mask.nonzero(as_tuple=True)
+    image, row, column = mask.nonzero(as_tuple=True)
+    cells = (image, row, column)
     vectors, size = features.permute(0, 2, 3, 1), (mask.shape[0], mask.shape[1], mask.shape[2])
     if len(cells[0]) < mask.numel():
         vectors = vectors[cells]
@@ -156,7 +157,8 @@ class FeatureImitation(Method):
     def imitate(self, student: View, wanted: Sequence[Wanted]) -> Tensor:
         """The loss of one batch; one N_p for all levels."""
         chosen = chosen_cells(wanted)
-        levels = zip(self.adapters, student.features, wanted, strict=True)
+        adapters = cast(list[Adapter], list(self.adapters))
+        levels = zip(adapters, student.features, wanted, strict=True)
         return torch.stack([sparse_imitation_loss(*self._compared(*level), chosen) for level in levels]).sum()
 
     def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, distributed, nn
@@ -75,7 +75,7 @@ class Method(nn.Module):
         EyasError: an option outside its range.
     """
 
-    reads: ClassVar[frozenset[Reads]] = frozenset()
+    reads: frozenset[Reads] = frozenset()
 
     def __init__(self, name: str, weight: Weight, start_step: int = 0) -> None:
         super().__init__()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -65,7 +64,7 @@ class OutputDistillation(Method):
         EyasError: an option outside its range; or, from the first batch, heads on which student and teacher differ.
     """
 
-    reads: ClassVar[frozenset[Reads]] = frozenset({"heads"})
+    reads: frozenset[Reads] = frozenset({"heads"})
 
     def __init__(self, name: str, weight: Weight, heads: Sequence[str] | None, start_step: int) -> None:
         super().__init__(name, weight, start_step)
@@ -114,7 +113,7 @@ def _pair(name: str, student: View, teacher: View) -> HeadPair:
 
 
 def _check_agreement(name: str, student: HeadOutput, teacher: HeadOutput) -> None:
-    facts = {
+    facts: dict[str, list[object]] = {
         "rows and columns": [tuple(head.logits.shape) for head in (student, teacher)],
         "activation": [head.activation for head in (student, teacher)],
         "background column": [head.background for head in (student, teacher)],

@@ -14,6 +14,10 @@ from eyas.plots import COLOURS
 
 Line = tuple[Sequence[float], Sequence[float]]
 """x and y."""
+SMALL = (3.3, 2.5)
+"""Inches of a chart that stands beside others."""
+LARGE = (5.4, 3.4)
+"""Inches of a chart that stands alone."""
 TEACHER_PLACE = -1
 """In place of the place of an arm: the teacher is drawn in the colour of the text."""
 
@@ -33,7 +37,16 @@ class Dot:
     half_width: float | None
 
 
-def lines(path: Path, by_arm: Mapping[int, Line], *, x: str, y: str, title: str, unit: bool = False) -> None:
+def lines(
+    path: Path,
+    by_arm: Mapping[int, Line],
+    *,
+    x: str,
+    y: str,
+    title: str,
+    unit: bool = False,
+    size: tuple[float, float] = SMALL,
+) -> None:
     """A small chart of one line for each arm.
 
     Args:
@@ -43,8 +56,9 @@ def lines(path: Path, by_arm: Mapping[int, Line], *, x: str, y: str, title: str,
         y: what the y axis is.
         title: above it.
         unit: both axes go from 0 to 1.
+        size: inches.
     """
-    figure, axes = _small(title, x, y)
+    figure, axes = _chart(title, x, y, size)
     for place, (across, up) in by_arm.items():
         axes.plot(across, up, color=_colour(place), linewidth=1.3, alpha=0.9)
     if unit:
@@ -64,7 +78,7 @@ def plane(path: Path, dots: Mapping[int, Dot], *, x: str, y: str) -> None:
         x: what the x axis is.
         y: what the y axis is.
     """
-    figure, axes = _small("", x, y)
+    figure, axes = _chart("", x, y, SMALL)
     for place, dot in dots.items():
         axes.errorbar(
             dot.x,
@@ -97,7 +111,7 @@ def dots(path: Path, rows: Sequence[str], by_arm: Mapping[int, Sequence[float]],
         axes.scatter(values, np.arange(len(rows)) + offset, s=18, color=_colour(place), linewidths=0)
     axes.set(xlabel=x, yticks=range(len(rows)), yticklabels=list(rows), ylim=(len(rows) - 0.5, -0.5))
     axes.set_xlim(left=0)
-    _plain(axes, grid="x")
+    _plain(axes, grid="both")
     axes.tick_params(axis="y", length=0)
     figure.savefig(path)
 
@@ -134,8 +148,8 @@ def _colour(place: int) -> tuple[float, ...] | str:
     return "#000000" if place == TEACHER_PLACE else COLOURS[place % len(COLOURS)]
 
 
-def _small(title: str, x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(3.3, 2.5), layout="constrained")
+def _chart(title: str, x: str, y: str, size: tuple[float, float]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     axes.set(xlabel=x, ylabel=y)
     axes.set_title(title, fontsize=10)

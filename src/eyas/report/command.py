@@ -22,6 +22,9 @@ from eyas.report.scene import Scene, Sight, look_at, mask_options, shown_arm
 from eyas.report.watched import cost_part, precision_recall_part
 from eyas.types import EyasError
 
+NAMED = 4
+"""Arms that the title names; of more it says how many there are."""
+
 
 def report(
     runs: list[Path],
@@ -87,19 +90,20 @@ def make_page(found: Found, figures: Mapping[str, Any], scene: Scene, sight: Sig
         "cost": ("Size and latency against accuracy", _cost(scene, figures, arms)),
         **_of_images(scene, figures, sight, arms),
     }
-    return page(f"Eyas: {', '.join(arms)}", _lead(found, scene, figures), sections)
+    heading = ", ".join(arms) if len(arms) <= NAMED else f"{len(arms)} arms"
+    return page(f"Eyas report: {heading}", _lead(found, scene, figures), sections)
 
 
 def _lead(found: Found, scene: Scene, figures: Mapping[str, Any]) -> Html:
     """What the page is about, in a few sentences."""
     seeds = sorted({run.seed for run in found.runs()})
-    words = f"{len(found.runs())} runs: {len(found.arms)} arms, seeds {', '.join(map(str, seeds))}. "
+    words = f"Runs: {len(found.runs())}. Arms: {', '.join(found.arms)}. Seeds: {', '.join(map(str, seeds))}. "
     words += f"Ranked by {title(figures['figure'])}."
     parts = [paragraph(words)]
     if scene.source is not None:
         looked = ", ".join(f"{run.folder.name}" for run in scene.runs.values())
         count, split = len(scene.source.records), scene.source.split
-        words = f"What needs detections is of one run for each arm ({looked}), on {count:,} images of {split}."
+        words = f"Detections are those of one run for each arm ({looked}) on the {count:,} images of {split}."
         parts.append(paragraph(words, kind="note"))
     return join([*parts, *(paragraph(note, kind="missing") for note in scene.notes)])
 
@@ -137,6 +141,6 @@ def _masks(scene: Scene, by: str) -> Html:
     if scene.source is None or TEACHER not in scene.models:
         words = "Left out: the masks are those of the teacher's levels, and there is no teacher here to load."
         return paragraph(words, kind="missing")
-    psi, assignment, origin = mask_options(scene.runs[by])
+    psi, assignment, origin = mask_options([scene.runs[by], *scene.runs.values()])
     teacher = scene.models[TEACHER]
     return masks_part(teacher.detector, scene.source, teacher.resize, psi=psi, assignment=assignment, of=origin)

@@ -88,7 +88,7 @@ def masks_part(
     for target, jpeg in zip(targets, pictures, strict=True):
         name = source.records[target["index"]].image_id
         alt = f"Image {name} with its {len(target['boxes'])} objects and the cells near them, by level"
-        shown.append(figure(picture(jpeg, alt), f"{name}: {_count(len(target['boxes']), 'object')}"))
+        shown.append(figure(picture(jpeg, alt), f"image {name}: {_count(len(target['boxes']), 'object')}"))
     note = (
         f"The cells of the teacher's feature levels that are near an object by psi {psi:g}, {assignment} ({of}): where "
         "a student of fine-grained feature imitation copies the teacher. Shaded cells are near, objects are framed."
@@ -118,7 +118,7 @@ def pictures_part(seen: Mapping[str, Seen], source: DataSource, columns: Sequenc
 def _image_row(seen: Mapping[str, Seen], source: DataSource, columns: Sequence[str], place: int) -> Html:
     record = source.records[place]
     truth = picture(truth_picture(record, source.classes), _truth_words(record, source.classes))
-    shown = [figure(truth, f"{record.image_id}: {_count(len(record.boxes), 'object')}")]
+    shown = [figure(truth, f"image {record.image_id}: {_count(len(record.boxes), 'object')}")]
     for name in columns:
         prediction, judged = seen[name].predictions[place], seen[name].judged[place]
         words = _judged_words(judged)

@@ -17,9 +17,11 @@ from eyas.plots import OBJECT, draw_boxes, show_image
 from eyas.report.errors import Judged
 from eyas.types import Detector, Prediction, Record, Target
 
-LONGER = 420
-"""Pixels of the longer side: what a column of the page is wide, on a fine screen."""
-QUALITY = 85
+LONGER = 520
+"""Pixels of the longer side: about twice what a column of the page is wide."""
+DPI = 170
+"""Dots per inch, so that the words on the boxes can be read when the picture is half as wide."""
+QUALITY = 80
 TRUTH = OBJECT
 MISSED = "#f0e442"
 VERDICT_COLOURS = {
@@ -74,7 +76,7 @@ def mask_pictures(
 def _photograph(record: Record, layers: Sequence[tuple[Tensor, list[str], list[str]]]) -> bytes:
     """The image of a record with layers of boxes, their texts and colours."""
     scale = LONGER / max(record.width, record.height)
-    figure = Figure(figsize=(record.width * scale / 100, record.height * scale / 100), dpi=100)
+    figure = Figure(figsize=(record.width * scale / DPI, record.height * scale / DPI), dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1))
     show_image(axes, decode(record) / 255)
     for boxes, texts, colours in layers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -116,13 +116,14 @@ def shown_arm(scene: Scene, figures: Mapping[str, Any]) -> str:
     return max(arms, key=lambda name: (name != PLAIN, _mean(name, figures)))
 
 
-def mask_options(run: Run) -> tuple[float, Assignment, str]:
-    """psi and assignment of the run's method, and in words where they come from."""
-    methods = run.config.get("method")
-    for method in methods if isinstance(methods, list) else [methods]:
-        options = (method or {}).get("init_args", {})
-        if "psi" in options and options.get("assignment", "global") in get_args(Assignment):
-            return float(options["psi"]), options.get("assignment", "global"), f"as in {run.folder.name}"
+def mask_options(runs: Iterable[Run]) -> tuple[float, Assignment, str]:
+    """psi and assignment of the first of the runs whose method has them, and in words where they come from."""
+    for run in runs:
+        methods = run.config.get("method")
+        for method in methods if isinstance(methods, list) else [methods]:
+            options = (method or {}).get("init_args", {})
+            if "psi" in options and options.get("assignment", "global") in get_args(Assignment):
+                return float(options["psi"]), options.get("assignment", "global"), f"as in {run.folder.name}"
     return 0.5, "global", "the default, since no method here has a mask of its own"
 
 

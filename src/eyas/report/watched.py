@@ -45,7 +45,7 @@ def precision_recall_part(seen: Mapping[str, Seen], source: DataSource, arms: Se
     means = {name: mean_curve(by_class) for name, by_class in by_model.items()}
     areas = ", ".join(f"{name} {mean.mean():.3f}" for name, mean in means.items() if mean is not None)
     label = f"Precision over recall, mean over the classes. Mean precision: {areas}"
-    whole = _curves(means, arms, "mean over the classes", label)
+    whole = _curves(means, arms, "mean over the classes", label, charts.LARGE)
     labels = np.concatenate([record.labels.numpy() for record in source.records])
     counts = np.bincount(labels, minlength=len(source.classes))
     common = [source.classes[label] for label in np.argsort(-counts, kind="stable")[:PANELS] if counts[label]]
@@ -81,8 +81,8 @@ def cost_part(models: Mapping[str, Model], figures: Mapping[str, Any], arms: Seq
     ]
     height, width = (one := next(iter(known.values()))).image_size
     note = (
-        f"One image of {height} x {width} pixels (height x width), {one.threads} CPU threads, on the machine that made "
-        "this page: median, and 10th to 90th percentile, of 20 predictions with NMS. Detectors of one architecture "
+        f"One image of {height} x {width} pixels (height x width), CPU threads: {one.threads}, on the machine that "
+        "made this page: median, and 10th to 90th percentile, of 20 predictions with NMS. Detectors of one build "
         "share one measurement. GFLOPs count a multiply-add as two."
     )
     head = ["detector", shown, "parameters", "GFLOPs", "latency", "10 % to 90 %"]
@@ -90,11 +90,19 @@ def cost_part(models: Mapping[str, Model], figures: Mapping[str, Any], arms: Seq
     return join([model_legend(list(known), arms), grid(panels), whole, paragraph(note, kind="note")])
 
 
-def _curves(by_model: Mapping[str, Array | None], arms: Sequence[str], heading: str, label: str) -> Html:
+def _curves(
+    by_model: Mapping[str, Array | None],
+    arms: Sequence[str],
+    heading: str,
+    label: str,
+    size: tuple[float, float] = charts.SMALL,
+) -> Html:
     lines: dict[int, charts.Line] = {
         place_of(name, arms): (RECALL, values.tolist()) for name, values in by_model.items() if values is not None
     }
-    return drawing(lambda path: charts.lines(path, lines, x="recall", y="precision", title=heading, unit=True), label)
+    return drawing(
+        lambda path: charts.lines(path, lines, x="recall", y="precision", title=heading, unit=True, size=size), label
+    )
 
 
 def _plane(

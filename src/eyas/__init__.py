@@ -8,6 +8,7 @@
 """
 
 from eyas.checkpoint import load
+from eyas.data import from_coco_detection, from_supervision, to_supervision
 from eyas.detectors import build
 from eyas.distiller import Distiller
 from eyas.methods import FGFI, Auto, BoxMask, Chen2017, FitNets, Method, RoIMimic, Vanilla
@@ -29,5 +30,8 @@ __all__ = [
     "Target",
     "Vanilla",
     "build",
+    "from_coco_detection",
+    "from_supervision",
     "load",
+    "to_supervision",
 ]

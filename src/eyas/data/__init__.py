@@ -1,9 +1,10 @@
-"""Data sets in the four common formats, as records, samples and batches."""
+"""Data sets in the four common formats and of other libraries, as records, samples and batches."""
 
 from __future__ import annotations
 
 from eyas.data.coco import write_coco
 from eyas.data.dataset import DetectionDataset, collate, loader, to_record_frame
+from eyas.data.foreign import from_coco_detection, from_supervision, to_supervision
 from eyas.data.record import DataSource, Problem
 from eyas.data.report import check_images, report
 from eyas.data.source import read
@@ -18,10 +19,13 @@ __all__ = [
     "check_images",
     "collate",
     "eval_transform",
+    "from_coco_detection",
+    "from_supervision",
     "loader",
     "read",
     "report",
     "to_record_frame",
+    "to_supervision",
     "train_transform",
     "write_coco",
 ]

@@ -19,7 +19,7 @@ from torch import Tensor
 from eyas.data.images import image_size
 from eyas.data.record import Annotation, DataSource, Problem, build_record, label_of, read_text, split_names
 from eyas.files import write_atomic
-from eyas.types import EyasError
+from eyas.types import EyasError, Record
 
 LAYOUT = "annotations/instances_{split}.json, {split}/_annotations.coco.json or {split}.json (COCO)"
 LISTS = ("images", "annotations", "categories")
@@ -68,8 +68,27 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
     known, found, problems = parse(content, path, classes)
     files = [str(_field(image, "file_name", path, f"image {image['id']}")) for image in content["images"]]
     folder = _image_folder(root, split, path, files)
-    records = []
-    for image, name in zip(content["images"], files, strict=True):
+    records, wrong = records_of(content["images"], found, folder, path)
+    return DataSource("coco", root, split, known, tuple(records), (*problems, *wrong))
+
+
+def records_of(
+    images: Sequence[Mapping[str, Any]], found: Mapping[int, Sequence[Annotation]], folder: Path, path: Path
+) -> tuple[list[Record], list[Problem]]:
+    """The records of images, in their order, and the boxes that are dropped or clipped.
+
+    Args:
+        images: entries of a COCO file.
+        found: the annotations by image id, from `parse`.
+        folder: where the image files are.
+        path: the COCO file, for messages.
+
+    Raises:
+        EyasError: an image file is missing, or has no size in the entry and none in its header.
+    """
+    records, problems = [], []
+    for image in images:
+        name = str(_field(image, "file_name", path, f"image {image['id']}"))
         if not (folder / name).is_file():
             raise EyasError(f"{path}: {name} is not in {folder}; restore it, or remove it from the list of images")
         stated = (int(image.get("width") or 0), int(image.get("height") or 0))
@@ -77,7 +96,7 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
         record, wrong = build_record(str(image["id"]), folder / name, size, found[image["id"]], path)
         records.append(record)
         problems += [Problem(p.path, p.line, f"{name}: {p.message}") for p in wrong]
-    return DataSource("coco", root, split, known, tuple(records), tuple(problems))
+    return records, problems
 
 
 def write_coco(

@@ -82,6 +82,19 @@ class Annotation:
     name: str = "box"
 
 
+def checked(source: DataSource) -> DataSource:
+    """The source itself. Raises `EyasError` when it has no images, or lost every box."""
+    if not source.records:
+        raise EyasError(
+            f"{source.root}: the split {source.split} has no images ({source.format} format); the data set is empty"
+        )
+    if source.problems and not any(len(record.boxes) for record in source.records):
+        raise EyasError(
+            f"{source.root}: every box of the split {source.split} was dropped; the first: {source.problems[0]}"
+        )
+    return source
+
+
 def place(path: Path, line: int | None) -> str:
     """``file:line``, or the file alone where there is no line."""
     return f"{path}" if line is None else f"{path}:{line}"

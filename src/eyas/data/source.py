@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eyas.data import coco, kitti, voc, yolo
-from eyas.data.record import DataSource, Problem
+from eyas.data.record import DataSource, Problem, checked
 from eyas.types import EyasError
 
 __all__ = ["DataSource", "Problem", "read"]
@@ -32,12 +32,7 @@ def read(root: Path, split: str, *, format: str | None = None, classes: Sequence
         raise EyasError(f"{root}: no such folder; give the folder of a data set")
     if classes is not None and (not classes or len(set(classes)) != len(classes)):
         raise EyasError(f"the classes must be distinct and at least one, got: {', '.join(classes) or 'none'}")
-    source: DataSource = FORMATS[_format(root, split, format)].read_split(root, split, classes)
-    if not source.records:
-        raise EyasError(f"{root}: the split {split} has no images ({source.format} format); the data set is empty")
-    if source.problems and not any(len(record.boxes) for record in source.records):
-        raise EyasError(f"{root}: every box of the split {split} was dropped; the first: {source.problems[0]}")
-    return source
+    return checked(FORMATS[_format(root, split, format)].read_split(root, split, classes))
 
 
 def _format(root: Path, split: str, wanted: str | None) -> str:

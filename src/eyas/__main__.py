@@ -11,11 +11,13 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 from jsonargparse.typing import PositiveInt
 
+from eyas.benchmark_command import benchmark
 from eyas.cache_command import cache
 from eyas.cli import command_parser, run_config, summary
 from eyas.commands import data, evaluate, predict, recipes
 from eyas.compare import compare
 from eyas.demo import demo
+from eyas.doctor import doctor
 from eyas.export import export
 from eyas.inspect_command import inspect
 from eyas.launch import launch
@@ -34,8 +36,10 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "predict": predict,
     "export": export,
     "inspect": inspect,
+    "benchmark": benchmark,
     "report": report,
     "recipes": recipes,
+    "doctor": doctor,
 }
 POSITIONAL = ("data", "evaluate", "predict", "export", "inspect")
 """Commands whose required arguments are given by place."""
@@ -54,6 +58,7 @@ STORY = """Eyas distils a large, accurate object detector into a small, fast one
   eyas predict runs/student photos/ --out found/                 boxes as JSON and drawn
   eyas export runs/student                                       student.onnx, compared with PyTorch
   eyas inspect runs/teacher                                      do its features bear out the mask, on your data
+  eyas benchmark --config student.yaml --data cells/             what the time of a step goes to
   eyas report runs/compare                                       one page: curves, errors, cost, best and worst images
 
 Every option can stand in a YAML file given by --config; --print_config prints the resolved one."""
@@ -128,8 +133,8 @@ def _run(name: str, config: Namespace, parser: ArgumentParser, arguments: Sequen
     devices: int = config.get("devices", 1)
     if devices > 1 and "LOCAL_RANK" not in os.environ:
         return launch([sys.executable, "-m", "eyas", *arguments], devices)
-    run_config(COMMANDS[name], parser, config)
-    return 0
+    result = run_config(COMMANDS[name], parser, config)
+    return result if isinstance(result, int) else 0
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from eyas.cached_teacher import CachedTeacher
 from eyas.methods.method import Auto, Method, Reads
 from eyas.pairing import describe_levels, pair_levels, some_parameter
+from eyas.spans import span
 from eyas.taps import Taps, teacher_features
 from eyas.types import Detector, EyasError, RespondingDetector, Response, Size, Target, View
 from eyas.weights import FollowedWeight, gradient_norm, ratio_of, relative
@@ -91,12 +92,13 @@ class Distiller(nn.Module):
         active = [method for method in methods if self._active(method)]
         student = self._student_view(images, targets, active)
         self._check_names(student)
-        teacher = self._teacher_view(images, targets, student, active) if active else None
+        with span("teacher"):
+            teacher = self._teacher_view(images, targets, student, active) if active else None
         detection = cache(partial(_detection_gradient, student))  # one for all methods, and none where none measures
         terms = {
             method.name: _zero_of(method, images)
             if teacher is None or method not in active
-            else self._term(method, student, teacher, targets, detection)
+            else self._weighted(method, student, teacher, targets, detection)
             for method in methods
         }
         if self.training:
@@ -131,7 +133,7 @@ class Distiller(nn.Module):
         if twice:
             raise EyasError(f"two losses are called {', '.join(sorted(twice))}: give the method another name")
 
-    def _term(
+    def _weighted(
         self,
         method: Method,
         student: View,
@@ -140,18 +142,22 @@ class Distiller(nn.Module):
         detection_gradient: Callable[[], Tensor],
     ) -> Tensor:
         if self._warming_up(method):
-            return relative(method(student.detached(), teacher, targets))
-        loss: Tensor = method(student, teacher, targets)
+            student = student.detached()
+        with span("loss"):
+            loss: Tensor = method(student, teacher, targets)
+        if self._warming_up(method):
+            return relative(loss)
         if not isinstance(method.weight, Auto):
             return method.weight * loss
         followed = self._followed(method)
         if self.training and torch.is_grad_enabled() and followed.due(self._batches):
-            followed.measure(detection_gradient(), gradient_norm(loss, student.features))
+            with span("weight"):
+                followed.measure(detection_gradient(), gradient_norm(loss, student.features))
         return followed.value() * loss
 
     def _student_view(self, images: Tensor, targets: Sequence[Target], methods: Iterable[Method]) -> View:
         reads = _reads(methods)
-        with Taps(self.student.network, [pair.student_tap for pair in self.pairs]) as taps:
+        with span("student"), Taps(self.student.network, [pair.student_tap for pair in self.pairs]) as taps:
             if reads & {"heads", "student_proposals"}:
                 losses, response = _responding(self.student, "student").losses_and_response(images, targets)
             else:

@@ -30,6 +30,7 @@ from eyas.inference import score_detector
 from eyas.optim import average_of, make_optimizer, schedule
 from eyas.progress import Progress
 from eyas.runlog import RunLog
+from eyas.spans import span
 from eyas.trackers import EVENTS, Trackers, chosen_trackers
 from eyas.types import Detector, EyasError, Target
 
@@ -169,7 +170,7 @@ class Trainer:
         self.train.set_epoch(self.epoch)
         for images, targets in self.train:
             with self.cost.batch():
-                losses, norm = self._train_batch(images, targets)
+                losses, norm = self.train_batch(images, targets)
             if self.accelerator.sync_gradients:
                 self.cost.step()
                 self.scheduler.step()
@@ -178,17 +179,19 @@ class Trainer:
                     self.ema.update_parameters(cast(nn.Module, self.student))
                 advance(self._log_step(losses, norm))
 
-    def _train_batch(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], float | None]:
+    def train_batch(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], float | None]:
         """Forward, backward and, where accumulation is complete, the update. The losses and the gradient norm."""
         with self.accelerator.accumulate(self.model):
             layout = torch.channels_last if self.run.channels_last else torch.contiguous_format
             losses = self.model(images.contiguous(memory_format=layout), targets)
             total = torch.stack(list(losses.values())).sum()
             self._check_finite(total, losses, targets)
-            self.accelerator.backward(total)
-            norm = self._clip()
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            with span("backward"):
+                self.accelerator.backward(total)
+            with span("optimizer"):
+                norm = self._clip()
+                self.optimizer.step()
+                self.optimizer.zero_grad()
         return losses, norm
 
     def _clip(self) -> float | None:

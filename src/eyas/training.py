@@ -55,7 +55,7 @@ def train(
         optim: the optimiser.
         run: the run.
     """
-    with _Setup(data, out, dataset, optim, run) as setup:
+    with Setup(data, out, dataset, optim, run) as setup:
         spec = ModelSpec(model, setup.train.classes, backbone, options or {}, dataset.resize, "model.safetensors")
         student = spec.build(weights)
         setup.say(f"model     {_describe(spec, student)}")
@@ -102,14 +102,12 @@ def distill(
         run: the run.
     """
     methods = chosen_methods(method)
-    with _Setup(data, out, dataset, optim, run) as setup:
+    with Setup(data, out, dataset, optim, run) as setup:
         spec = ModelSpec(model, setup.train.classes, backbone, options or {}, dataset.resize)
         student = spec.build(weights)
         store = None
         if cache is not None:
-            store = caching(
-                cache, cache_dtype, teacher, methods, setup.train, dataset, run, setup.accelerator, setup.progress
-            )
+            store = setup.caching(cache, cache_dtype, teacher, methods)
         guide: Detector = load_teacher(teacher) if store is None else store.guide
         if not any_teacher:
             same_classes(guide, setup.train, teacher)
@@ -140,7 +138,7 @@ def distill(
         return result
 
 
-class _Setup:
+class Setup:
     """What both commands need before a model exists: data, run folder, accelerator, progress bar."""
 
     def __init__(self, data: Path, out: Path, dataset: DataArgs, optim: OptimArgs, run: RunArgs) -> None:
@@ -153,7 +151,7 @@ class _Setup:
         self.progress = Progress(quiet=not self.accelerator.is_main_process)
         self.say = self.progress.say
 
-    def __enter__(self) -> _Setup:
+    def __enter__(self) -> Setup:
         self.progress.__enter__()
         for source in (self.train, self.val):
             if source.problems:
@@ -171,6 +169,12 @@ class _Setup:
         """Make the run folder."""
         if self.accelerator.is_main_process:
             start_folder(self.out, config=resolved_config())
+
+    def caching(self, folder: Path, dtype: CacheDtype, teacher: str, methods: Sequence[Method]) -> Caching:
+        """The teacher of the run as a cache has it."""
+        return caching(
+            folder, dtype, teacher, methods, self.train, self.dataset, self.run, self.accelerator, self.progress
+        )
 
     def trainer(self, model: LossModule, spec: ModelSpec) -> Trainer:
         return Trainer(

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from eyas.methods.adapter import Adapter, Cells
 from eyas.methods.method import LevelPair, Method, Weight, global_count, ratio
+from eyas.spans import span
 from eyas.types import EyasError, Target, View
 
 Rectify = Literal["auto", "always", "never"]
@@ -151,15 +152,18 @@ class FeatureImitation(Method):
 
     def wanted(self, teacher: View, targets: Sequence[Target]) -> list[Wanted]:
         """What the student is to imitate, level by level."""
-        masks = self.masks(teacher, targets)
-        return [wanted_at(feature, mask) for feature, mask in zip(teacher.features, masks, strict=True)]
+        with span("mask"):
+            masks = self.masks(teacher, targets)
+            return [wanted_at(feature, mask) for feature, mask in zip(teacher.features, masks, strict=True)]
 
     def imitate(self, student: View, wanted: Sequence[Wanted]) -> Tensor:
         """The loss of one batch; one N_p for all levels."""
         chosen = chosen_cells(wanted)
         adapters = cast(list[Adapter], list(self.adapters))
         levels = zip(adapters, student.features, wanted, strict=True)
-        return torch.stack([sparse_imitation_loss(*self._compared(*level), chosen) for level in levels]).sum()
+        with span("adapter"):
+            compared = [self._compared(*level) for level in levels]
+        return torch.stack([sparse_imitation_loss(*pair, chosen) for pair in compared]).sum()
 
     def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
         return self.imitate(student, self.seen(teacher, targets))

@@ -91,7 +91,7 @@ def plane(path: Path, dots: Mapping[int, Dot], *, x: str, y: str) -> None:
             linewidth=1.2,
         )
     axes.set_xlim(left=0, right=max((dot.x for dot in dots.values()), default=1.0) * 1.12)
-    axes.set_ylim(bottom=0)
+    axes.margins(y=0.2)
     figure.savefig(path)
 
 

@@ -14,10 +14,9 @@ from eyas.comparison import title
 from eyas.files import make_folder, write_atomic
 from eyas.progress import Progress
 from eyas.report.logged import classes_part, curves_part, summary_part
-from eyas.report.look import TEACHER
 from eyas.report.markup import Html, join, page, paragraph
 from eyas.report.mistakes import errors_part, masks_part, pictures_part
-from eyas.report.runs import Arms, Found, find_runs
+from eyas.report.runs import TEACHER, Arms, Found, find_runs
 from eyas.report.scene import Scene, Sight, look_at, mask_options, shown_arm
 from eyas.report.watched import cost_part, precision_recall_part
 from eyas.types import EyasError
@@ -56,7 +55,7 @@ def report(
     """
     feed = DataArgs(batch_size=batch_size, workers=workers)
     sight = Sight(data, split, teacher, threshold, images, feed, pick_device(device))
-    found = find_runs(runs)
+    found = find_runs(runs, teacher)
     figures = ranked_by(found.arms, figure)
     with Progress() as progress:
         scene = look_at(found, sight, progress)
@@ -104,6 +103,9 @@ def _lead(found: Found, scene: Scene, figures: Mapping[str, Any]) -> Html:
         looked = ", ".join(f"{run.folder.name}" for run in scene.runs.values())
         count, split = len(scene.source.records), scene.source.split
         words = f"Detections are those of one run for each arm ({looked}) on the {count:,} images of {split}."
+        parts.append(paragraph(words, kind="note"))
+    if found.teachers:
+        words = f"Not an arm, since other runs have it as their teacher: {', '.join(found.teachers)}."
         parts.append(paragraph(words, kind="note"))
     return join([*parts, *(paragraph(note, kind="missing") for note in scene.notes)])
 

@@ -18,11 +18,10 @@ from eyas.engine import val_loader
 from eyas.inference import predict_records
 from eyas.progress import Progress
 from eyas.report.errors import Judged, judge
-from eyas.report.runs import Arms, Run
+from eyas.report.runs import TEACHER, Arms, Run
 from eyas.training import load_teacher
 from eyas.types import Detector, EyasError, Prediction, Size
 
-TEACHER = "teacher"
 ANY: Size = (1, 1)
 """Stands for the size of an image where the input has a fixed one."""
 

@@ -101,8 +101,9 @@ def pictures_part(seen: Mapping[str, Seen], source: DataSource, columns: Sequenc
     order = ranked(seen[by].judged)
     worst, best = order[::-1][:count], order[:count]
     note = (
-        f"Images by the score of {by}: objects found, among all objects and wrong detections. Frames: the colour is "
-        "the verdict; yellow ones without a name are objects that were not found."
+        f"Images by the score of {by}: objects found, among all objects and wrong detections. Below each image: objects "
+        "found and not found, and wrong detections. Frames have the colour of the verdict; yellow ones without a name "
+        "are objects that were not found."
     )
     colours = {VERDICT_NAMES[kind]: colour for kind, colour in VERDICT_COLOURS.items()}
     parts = [
@@ -158,7 +159,7 @@ def _truth_words(record: Record, classes: Sequence[str]) -> str:
 
 def _judged_words(judged: Judged) -> str:
     missing = len(judged.outcomes) - judged.found
-    return f"{judged.found} found, {missing} not, {_count(judged.wrong, 'wrong detection')}"
+    return f"{judged.found} found, {missing} not, {judged.wrong} wrong"
 
 
 def _count(number: int, noun: str) -> str:

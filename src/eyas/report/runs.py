@@ -14,6 +14,9 @@ from eyas.comparison import RunResult, last_epoch, read_run
 from eyas.runlog import LOG, read_log
 from eyas.types import EyasError
 
+TEACHER = "teacher"
+"""What the teacher of the runs is called on the page."""
+
 
 @dataclass(frozen=True, eq=False)
 class Run:
@@ -57,21 +60,24 @@ class Found:
 
     Attributes:
         arms: those that are finished; plain first, where there is one.
+        teachers: names of the run folders that are the teachers of others, and so no arms.
         notes: what was left out, and why, in sentences.
     """
 
     arms: Arms
+    teachers: tuple[str, ...]
     notes: tuple[str, ...]
 
     def runs(self) -> list[Run]:
         return [run for arm in self.arms.values() for run in arm.values()]
 
 
-def find_runs(paths: Sequence[Path]) -> Found:
+def find_runs(paths: Sequence[Path], teacher: str | None = None) -> Found:
     """The finished runs of some folders, by arm and seed.
 
     Args:
         paths: run folders, and folders of run folders as `eyas compare` and `eyas demo` leave them.
+        teacher: run folder of the teacher where it is not where the runs say.
 
     Raises:
         EyasError: a path without a run, no finished run at all, two runs of one arm and seed, runs of other classes or
@@ -86,13 +92,13 @@ def find_runs(paths: Sequence[Path]) -> Found:
         names = ", ".join(folder.name for folder in folders if folder not in done)
         notes.append(f"Left out, since they are not finished: {names}.")
     runs = [read_folder(folder) for folder in done]
-    teachers = {Path(run.teacher).resolve() for run in runs if run.teacher is not None}
+    named = [run.teacher for run in runs] if teacher is None else [teacher]
+    teachers = {Path(name).resolve() for name in named if name is not None}
     guides = [run for run in runs if run.folder.resolve() in teachers]
+    if len(guides) == len(runs):
+        guides = []  # the teacher itself is what the page is about
     students = [run for run in runs if run not in guides]
-    if guides and students:
-        names = ", ".join(run.folder.name for run in guides)
-        notes.append(f"{names}: a teacher of other runs here, shown as the teacher and not as an arm.")
-    return Found(by_arm(with_plain(students or runs)), tuple(notes))
+    return Found(by_arm(with_plain(students)), tuple(run.folder.name for run in guides), tuple(notes))
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:
@@ -132,8 +138,12 @@ def read_folder(folder: Path) -> Run:
 
 
 def arm_name(name: str, seed: int) -> str:
-    """The name of a run folder without the seed at its end: ``fgfi-3`` and ``fgfi-seed-3`` are both ``fgfi``."""
-    return re.sub(rf"(?<=.)[-_](seed[-_]?)?{seed}$", "", name)
+    """The name of a run folder without the seed at its end: ``fgfi-3`` and ``fgfi-seed-3`` are both ``fgfi``.
+
+    A run called as the teacher is in the figures, which is nobody's teacher here, is told from it.
+    """
+    arm = re.sub(rf"(?<=.)[-_](seed[-_]?)?{seed}$", "", name)
+    return f"{arm} (run)" if arm == TEACHER else arm
 
 
 def with_plain(runs: Sequence[Run]) -> list[Run]:

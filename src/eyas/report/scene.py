@@ -17,7 +17,6 @@ from eyas.data import DataSource
 from eyas.masks import Assignment
 from eyas.progress import Progress
 from eyas.report.look import (
-    TEACHER,
     Model,
     Seen,
     chosen_runs,
@@ -26,7 +25,7 @@ from eyas.report.look import (
     look,
     measured,
 )
-from eyas.report.runs import Found, Run
+from eyas.report.runs import TEACHER, Found, Run
 from eyas.types import EyasError
 
 

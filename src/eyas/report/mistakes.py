@@ -101,9 +101,9 @@ def pictures_part(seen: Mapping[str, Seen], source: DataSource, columns: Sequenc
     order = ranked(seen[by].judged)
     worst, best = order[::-1][:count], order[:count]
     note = (
-        f"Images by the score of {by}: objects found, among all objects and wrong detections. Below each image: objects "
-        "found and not found, and wrong detections. Frames have the colour of the verdict; yellow ones without a name "
-        "are objects that were not found."
+        f"Images by the score of {by}: objects found, among all objects and wrong detections. Below each image: "
+        "objects found and not, and wrong detections. Frames have the colour of the verdict; yellow ones without a "
+        "name are objects that were not found."
     )
     colours = {VERDICT_NAMES[kind]: colour for kind, colour in VERDICT_COLOURS.items()}
     parts = [

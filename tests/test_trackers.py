@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ import eyas.trackers
 from eyas.__main__ import main
 from eyas.args import RunArgs
 from eyas.engine import Trainer
-from eyas.runlog import read_log, recorded_options
+from eyas.runlog import RunLog, read_log, recorded_options
 from eyas.trackers import Trackers, chosen_trackers, figures
 from eyas.types import EyasError
 from tiny import options, write_squares
@@ -296,3 +298,23 @@ def test_other_processes_start_nothing(tmp_path: Path) -> None:
     trackers.start(lambda text: None)
     trackers(lines(1)[0])
     assert accelerator.trackers == [] and list(tmp_path.iterdir()) == []
+
+
+def test_a_log_as_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block of the page, on a log of which a resumed run did a step again."""
+    pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs/student")
+    folder.mkdir(parents=True)
+    log = RunLog(folder)
+    for step, loss in ((1, 0.5), (2, 0.25)):
+        log("train", step=step, losses={"fgfi": loss})
+    log("resume", step=1)
+    log("train", step=2, losses={"fgfi": 0.125})
+    page = Path(__file__).parents[1] / "docs" / "trackers.md"
+    block = re.search(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert block is not None
+    exec(compile(block[1], page.name, "exec"), {})
+    with open("metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["step"], row["losses.fgfi"]) for row in rows] == [("1", "0.5"), ("2", "0.125")]

@@ -15,15 +15,25 @@ Row = dict[str, str | int | float]
 """One comparison: ``name``, its settings, ``<side>_seconds`` of each side, and ``ratio``, baseline over candidate."""
 
 
-def options(description: str, *, repeats: int) -> argparse.Namespace:
-    """The command line of every benchmark; sets the number of threads."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here too")
-    parser.add_argument("--repeats", type=int, default=repeats, help="turns of each side, of which the median is shown")
-    parser.add_argument("--threads", type=int, default=2, help="threads of each operation")
-    chosen = parser.parse_args()
+def parser(description: str, *, repeats: int) -> argparse.ArgumentParser:
+    """The options of every benchmark."""
+    found = argparse.ArgumentParser(description=description)
+    found.add_argument("--json", type=Path, metavar="FILE", help="write the rows here too")
+    found.add_argument("--repeats", type=int, default=repeats, help="turns of each side, of which the median is shown")
+    found.add_argument("--threads", type=int, default=2, help="threads of each operation")
+    return found
+
+
+def start(found: argparse.ArgumentParser) -> argparse.Namespace:
+    """Read the command line and set the number of threads."""
+    chosen = found.parse_args()
     torch.set_num_threads(chosen.threads)
     return chosen
+
+
+def options(description: str, *, repeats: int) -> argparse.Namespace:
+    """The command line of a benchmark that has no options of its own."""
+    return start(parser(description, repeats=repeats))
 
 
 TURN = 0.02

@@ -92,6 +92,8 @@ class RunArgs:
         precision: no (float32), bf16 or fp16 mixed precision.
         channels_last: keep images and feature maps with the channels innermost, the faster layout for most
             convolutions.
+        compile: torch.compile of teacher and student up to their levels. It takes a minute or more before the first
+            step, and a C++ compiler on a CPU.
         device: auto takes the accelerator where there is one; cpu does not.
         threads: CPU threads of torch; 0 leaves torch's choice.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated. 0 evaluates only then.
@@ -106,6 +108,7 @@ class RunArgs:
     seed: int = 0
     precision: Precision = "no"
     channels_last: bool = False
+    compile: bool = False
     device: Literal["auto", "cpu"] = "auto"
     threads: int = 0
     evaluate_every: int = 1

@@ -12,15 +12,16 @@ from typing import Any
 from eyas.args import DataArgs, OptimArgs, RunArgs
 from eyas.cache import CacheDtype
 from eyas.checkpoint import ModelSpec
+from eyas.compiling import compile_levels, explain_levels
 from eyas.distiller import Distiller
-from eyas.engine import LossModule, PlainStudent, Trainer
+from eyas.engine import LossModule, PlainStudent, Trainer, train_loader
 from eyas.evaluation.result import align
 from eyas.files import write_json
 from eyas.folding import make_cheaper
 from eyas.methods import Method
 from eyas.spans import Spans, listening, span
 from eyas.training import Setup, chosen_methods, load_teacher
-from eyas.types import EyasError
+from eyas.types import Detector, EyasError
 
 PARTS = ("data", "student", "teacher", "mask", "adapter", "loss", "weight", "backward", "optimizer")
 """In the order of a step. ``teacher`` is reading the cache where there is one; ``loss`` is all of a method but its mask
@@ -79,10 +80,23 @@ def benchmark(
             guide = load_teacher(teacher)
             module = Distiller(student, guide, *chosen_methods(method), pairs=pairs, seed=run.seed)
             make_cheaper(guide, setup.say)
+            if run.compile:
+                compile_levels(guide)
+        if run.compile:
+            say_breaks(student, setup)
         spans, whole = time_steps(setup.trainer(module, spec), steps, warmup)
         print(table(spans, whole, steps))
         if json_file is not None:
             write_json(json_file, figures(spans, whole, steps))
+
+
+def say_breaks(student: Detector, setup: Setup) -> None:
+    """Where compiling breaks the student's graph up."""
+    images, _ = next(iter(train_loader(setup.train, setup.dataset, setup.run.seed)))
+    for module in explain_levels(student, images):
+        setup.say(f"compile   {module.name}: {module.graphs} graphs, {len(module.breaks)} breaks")
+        for reason in module.breaks:
+            setup.say(f"{'':<9} {reason}")
 
 
 def time_steps(trainer: Trainer, steps: int, warmup: int) -> tuple[Spans, float]:

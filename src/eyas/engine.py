@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from eyas.args import DataArgs, OptimArgs, RunArgs
 from eyas.checkpoint import BEST, RESUME, ModelSpec, load_state, save_native, save_state, save_weights
+from eyas.compiling import compile_levels
 from eyas.cost import CostMeter
 from eyas.data import DataSource, collate, eval_transform, loader, train_transform
 from eyas.data.dataset import Loader
@@ -108,6 +109,8 @@ class Trainer:
         self.scheduler = LambdaLR(self.optimizer, schedule(optim, self.total_steps))
         self.ema = average_of(self.student, optim.ema)
         self.trackers = Trackers(accelerator, folder, run.project)
+        if run.compile:  # after the average was copied from what is not compiled
+            compile_levels(self.student)
         self.log = RunLog(folder, writes=accelerator.is_main_process, also=self.trackers)
         self.cost = CostMeter(accelerator.device)
         self.epoch, self.step, self.best = 0, 0, -math.inf

@@ -17,6 +17,7 @@ from eyas.args import DataArgs, OptimArgs, RunArgs
 from eyas.cache import CacheDtype
 from eyas.cache_setup import Caching
 from eyas.checkpoint import ModelSpec, load
+from eyas.compiling import compile_levels
 from eyas.data import DataSource, read
 from eyas.distiller import Balance, Distiller, describe_levels
 from eyas.engine import LossModule, PlainStudent, Trainer, make_accelerator
@@ -125,6 +126,8 @@ def distill(
             store.fill(distiller.pairs)
         else:
             make_cheaper(guide, setup.say)
+            if run.compile:
+                compile_levels(guide)
         balance = distiller.balance(*trainer.first_batch())
         preflight(distiller, balance, setup.say)
         # Only now, when nothing speaks against the run, does its folder come to be.

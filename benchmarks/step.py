@@ -1,0 +1,280 @@
+"""A distilled step against the least that it can cost, and against plain training.
+
+``python -m benchmarks.step [--json FILE]``. The floor of a distilled step is the plain student's step, plus the
+teacher's forward pass up to the last tap (nothing with a full cache), plus the adapter's bare matrix products at the
+near cells, forward and backward. Each part is timed apart, and their sum is ``floor``. All sides of a pair run in turns
+on the same batch of the demo's scenes: the floor's parts, the step with a running teacher, with a full cache, and the
+step the plain way (the teacher's whole detector under no_grad, the adapter on the whole map, the IoU of all anchors
+with all boxes). Decoding and augmentation are not in it: `eyas benchmark` has them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+
+from benchmarks.mask import brute_force
+from benchmarks.timing import Row, medians, options, report
+from eyas import FGFI
+from eyas.anchors import AnchorGrid
+from eyas.args import DataArgs, OptimArgs, RunArgs
+from eyas.cache_setup import Caching
+from eyas.data import DataSource, Resize, read
+from eyas.demo_data import DigitsSpec, write_digits
+from eyas.detectors import build
+from eyas.distiller import Distiller
+from eyas.engine import PlainStudent, make_accelerator, train_loader
+from eyas.folding import fold_batch_norms
+from eyas.inference import anchor_grids
+from eyas.methods import Auto
+from eyas.methods.adapter import Adapter
+from eyas.methods.imitation import imitation_loss
+from eyas.progress import Progress
+from eyas.taps import Taps, teacher_features
+from eyas.teacher_on_demand import TeacherOnDemand
+from eyas.types import Detector, Target
+
+Batch = tuple[Tensor, list[Target]]
+Step = Callable[[], object]
+
+BACKGROUND_BIAS = 5.0
+"""Of the box head of an untrained teacher, so that it finds as few objects as a trained one, and its NMS as little."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A teacher and a student, both with random weights: what they compute does not change what it costs."""
+
+    name: str
+    model: str
+    teacher: dict[str, Any]
+    student: dict[str, Any]
+    size: int
+    batch: int
+    precision: str = "no"
+    kernels: Sequence[int] = field(default=(3,))
+
+
+DIGITS = {"stem_channels": 16, "anchor_shapes": [[17, 24], [28, 35], [43, 50]]}
+RESNETS: dict[str, Any] = {
+    "teacher": {"backbone": "resnet50"},
+    "student": {"backbone": "resnet18"},
+    "size": 320,
+    "batch": 8,
+}
+PAIRS = (
+    Pair(
+        "ShuffleDet 1x -> 0.25x",
+        "shuffledet",
+        {"options": {**DIGITS, "width": 1.0}},
+        {"options": {**DIGITS, "width": 0.25, "zero_init_residual": True, "dropout": 0.0}},
+        size=160,
+        batch=16,
+        precision="bf16",
+        kernels=(3, 1),
+    ),
+    Pair("Faster R-CNN R50-FPN -> R18-FPN", "faster_rcnn", **RESNETS),
+    Pair("RetinaNet R50-FPN -> R18-FPN", "retinanet", **RESNETS),
+)
+
+
+class Sides:
+    """Every side of a pair, as a function that takes one step.
+
+    Args:
+        pair: teacher and student.
+        kernel: of the adapter.
+        source: the images.
+        folder: for the cache.
+    """
+
+    def __init__(self, pair: Pair, kernel: int, source: DataSource, folder: Path) -> None:
+        self.pair, self.kernel, self.source, self.folder = pair, kernel, source, folder
+        self.run = RunArgs(precision=pair.precision, channels_last=True, device="cpu", threads=torch.get_num_threads())
+        self.data = DataArgs(resize=Resize(height=pair.size, width=pair.size), batch_size=pair.batch, workers=0)
+        self.accelerator: Accelerator = make_accelerator(self.run, OptimArgs())
+        images, targets = next(iter(train_loader(source, self.data, 0)))
+        self.batch: Batch = (images.contiguous(memory_format=torch.channels_last), targets)
+        self.live = self._distiller()
+        self.cells = [len(wanted.cells[0]) for wanted in self._wanted()]
+
+    def steps(self) -> dict[str, Step]:
+        plain = PlainStudent(self._student())
+        return {
+            "plain": self._step(plain),
+            "teacher": partial(self._forward, self.live.teacher),
+            "products": self._products(),
+            "distilled": self._step(self.live),
+            "distilled, weight measured": self._step(self._distiller(weight=Auto(warmup=0, every=1))),
+            "cached": self._step(self._cached()),
+            "the plain way": self._step(PlainWay(self._student(), self._teacher(), self.kernel, self.pair.size)),
+        }
+
+    def _student(self) -> Detector:
+        torch.manual_seed(0)
+        student = build(self.pair.model, self.source.classes, **self.pair.student)
+        student.network.to(memory_format=torch.channels_last)
+        return student
+
+    def _teacher(self) -> Detector:
+        torch.manual_seed(1)
+        teacher = build(self.pair.model, self.source.classes, **self.pair.teacher)
+        for module in teacher.network.modules():
+            if isinstance(module, FastRCNNPredictor):
+                nn.init.constant_(module.cls_score.bias[:1], BACKGROUND_BIAS)
+        teacher.network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        return teacher
+
+    def _method(self, weight: float | Auto) -> FGFI:
+        return FGFI(weight, kernel_size=self.kernel, init_std=0.01)
+
+    def _distiller(self, weight: float | Auto = 0.01) -> Distiller:
+        teacher = self._teacher()
+        fold_batch_norms(teacher)
+        return Distiller(self._student(), teacher, self._method(weight))
+
+    def _cached(self) -> Distiller:
+        teacher = TeacherOnDemand("teacher", lambda _: self._teacher(), torch.device("cpu"), torch.channels_last)
+        method = self._method(0.01)
+        with Progress(quiet=True) as progress:
+            caching = Caching(
+                self.folder,
+                "bfloat16",
+                teacher,
+                [method],
+                train=self.source,
+                data=self.data,
+                run=self.run,
+                accelerator=self.accelerator,
+                progress=progress,
+            )
+            distiller = Distiller(self._student(), caching.guide, method)
+            caching.fill(distiller.pairs)
+        return distiller
+
+    def _forward(self, teacher: Detector) -> None:
+        with self.accelerator.autocast():
+            teacher_features(teacher, [pair.teacher_tap for pair in self.live.pairs], self.batch[0])
+
+    def _wanted(self) -> Sequence[Any]:
+        (method,) = self.live.methods
+        teacher = self.live._teacher_view(*self.batch, self.live._student_view(*self.batch, []), [method])
+        return method.wanted(teacher, self.batch[1])
+
+    def _products(self) -> Step:
+        """The adapter's matrix products at the near cells of every level: one forward, two backward."""
+        dtype = torch.bfloat16 if self.pair.precision == "bf16" else torch.float32
+        operands = []
+        for cells, pair in zip(self.cells, self.live.pairs, strict=True):
+            inputs, outputs = self.kernel**2 * pair.student.channels, pair.teacher.channels
+            shapes = (cells, inputs), (outputs, inputs), (cells, outputs)
+            operands.append([torch.randn(shape, dtype=dtype) for shape in shapes])
+
+        def products() -> None:
+            for patches, weight, gradient in operands:
+                patches @ weight.T
+                gradient.T @ patches
+                gradient @ weight
+
+        return products
+
+    def _step(self, module: nn.Module) -> Step:
+        module.train().to(memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5)
+        return partial(one_step, module, optimizer, self.batch, self.accelerator.autocast)
+
+
+class PlainWay(nn.Module):
+    """FGFI without any of the savings, as it is usually written."""
+
+    def __init__(self, student: Detector, teacher: Detector, kernel: int, size: int) -> None:
+        super().__init__()
+        self.student = student
+        self._teacher = (teacher,)
+        self.adapters = nn.ModuleList(
+            Adapter(one.channels, other.channels, kernel_size=kernel, init_std=0.01)
+            for one, other in zip(student.levels.values(), teacher.levels.values(), strict=True)
+        )
+        self.grids: list[AnchorGrid] = anchor_grids(teacher, (size, size))
+        self.anchors = torch.cat([grid.anchors().double().view(-1, 4) for grid in self.grids])
+
+    def forward(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
+        (teacher,) = self._teacher
+        with Taps(self.student.network, self.student.levels) as mine:
+            losses = self.student.losses(images, targets)
+        with torch.no_grad(), Taps(teacher.network, teacher.levels) as theirs:
+            teacher.predict(images)
+        masks = [brute_force(self.anchors, self.grids, target["boxes"]) for target in targets]
+        levels = [torch.cat(level) for level in zip(*masks, strict=True)]
+        chosen = torch.stack([level.sum() for level in levels]).sum()
+        terms = [
+            imitation_loss(adapter(mine.features[one]), theirs.features[other], mask, chosen)
+            for adapter, one, other, mask in zip(
+                self.adapters, self.student.levels, teacher.levels, levels, strict=True
+            )
+        ]
+        return {**losses, "imitation": 0.01 * torch.stack(terms).sum()}
+
+
+def one_step(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    autocast: Callable[[], AbstractContextManager[None]],
+) -> None:
+    with autocast():
+        losses = module(*batch)
+    torch.stack([loss.float() for loss in losses.values()]).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def compare(pair: Pair, kernel: int, source: DataSource, folder: Path, repeats: int) -> list[Row]:
+    sides = Sides(pair, kernel, source, folder)
+    seconds = medians(sides.steps(), repeats)
+    products, plain = seconds["products"], seconds["plain"]
+    floors = {"distilled": plain + seconds["teacher"] + products, "cached": plain + products}
+    seconds |= {"floor": floors["distilled"], "floor, cached": floors["cached"]}
+    name = f"{pair.name}, {kernel}x{kernel} adapter"
+    near = sum(sides.cells)
+    rows: list[Row] = [
+        {
+            "name": name,
+            "side": side,
+            "near cells": near,
+            "step_seconds": value,
+            "over plain": round(value / plain, 3),
+            "over floor": round(value / floors[side], 3) if side in floors else "",
+        }
+        for side, value in seconds.items()
+    ]
+    report(rows, None)
+    return rows
+
+
+def main() -> None:
+    chosen = options("a distilled step against its floor", repeats=15)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        source = read(write_digits(root / "digits", DigitsSpec(train_images=16, val_images=1)), "train")
+        rows = [
+            row
+            for index, (pair, kernel) in enumerate((pair, kernel) for pair in PAIRS for kernel in pair.kernels)
+            for row in compare(pair, kernel, source, root / f"cache{index}", chosen.repeats)
+        ]
+    print()
+    report(rows, chosen.json)
+
+
+if __name__ == "__main__":
+    main()

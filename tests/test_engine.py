@@ -102,6 +102,7 @@ def trainer(folder: Path, data: Path, *, batch_size: int, optim: OptimArgs, **ru
         val=val,
         metric="coco",
         data=DataArgs(batch_size=batch_size, workers=0, augment=Augmentation(flip=0.5)),
+        val_data=DataArgs(batch_size=batch_size, workers=0),
         optim=optim,
         run=args,
         folder=folder,

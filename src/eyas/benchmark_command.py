@@ -36,6 +36,7 @@ def benchmark(
     options: dict[str, Any] | None = None,
     method: Method | list[Method] | None = None,
     pairs: dict[str, str] | None = None,
+    teacher_scale: float = 1.0,
     cache: Path | None = None,
     cache_dtype: CacheDtype = "bfloat16",
     steps: int = 20,
@@ -55,6 +56,7 @@ def benchmark(
         options: further keyword arguments of the family's builder.
         method: distillation losses, by class; fine-grained feature imitation when left out.
         pairs: student level: teacher level, where pairing by stride is not what you want.
+        teacher_scale: how many times larger the teacher sees the images.
         cache: folder of the teacher's vectors, as in distill; what is missing there is computed first.
         cache_dtype: of the vectors in the cache: bfloat16, float16 or float32.
         steps: timed steps.
@@ -66,19 +68,21 @@ def benchmark(
     """
     if steps < 1 or warmup < 0:
         raise EyasError(f"--steps must be at least 1 and --warmup at least 0, got {steps} and {warmup}")
-    run = replace(run, trackers=None)
-    with TemporaryDirectory() as folder, Setup(data, Path(folder) / "run", dataset, optim, run) as setup:
+    run, scale = replace(run, trackers=None), 1.0 if teacher is None else teacher_scale
+    with TemporaryDirectory() as folder, Setup(data, Path(folder) / "run", dataset, optim, run, scale) as setup:
         spec = ModelSpec(model, setup.train.classes, backbone, options or {}, dataset.resize)
         student = spec.build()
         module: LossModule = PlainStudent(student)
         if teacher is not None and cache is not None:
             methods = chosen_methods(method)
             store = setup.caching(cache, cache_dtype, teacher, methods)
-            distiller = module = Distiller(student, store.guide, *methods, pairs=pairs, seed=run.seed)
+            distiller = module = Distiller(
+                student, store.guide, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed
+            )
             store.fill(distiller.pairs)
         elif teacher is not None:
             guide = load_teacher(teacher)
-            module = Distiller(student, guide, *chosen_methods(method), pairs=pairs, seed=run.seed)
+            module = Distiller(student, guide, *chosen_methods(method), pairs=pairs, teacher_scale=scale, seed=run.seed)
             make_cheaper(guide, setup.say)
             if run.compile:
                 compile_levels(guide)

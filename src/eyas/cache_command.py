@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def cache(
     method: Method | list[Method] | None = None,
     pairs: dict[str, str] | None = None,
     any_teacher: bool = False,
+    teacher_scale: float = 1.0,
     cache_dtype: CacheDtype = "bfloat16",
     dataset: DataArgs = DataArgs(),  # noqa: B008 (frozen: the signature is the schema)
     optim: OptimArgs = OptimArgs(),  # noqa: B008
@@ -45,22 +47,24 @@ def cache(
         method: distillation losses, by class; fine-grained feature imitation when left out.
         pairs: student level: teacher level, where pairing by stride is not what you want.
         any_teacher: go on with a teacher that scores near zero, or that has other classes than the data.
+        teacher_scale: how many times larger the teacher sees the images than the student.
         cache_dtype: of the vectors: bfloat16, float16 or float32.
         dataset: how the data is read and fed.
         optim: the optimiser of the distillation, which does not matter here; a recipe may be given as it is.
         run: the run of the distillation; its precision and device are the teacher's here.
     """
     methods = chosen_methods(method)
+    larger = replace(dataset, resize=dataset.resize.times(teacher_scale))
     source = read(data, dataset.train_split, format=dataset.format, classes=dataset.classes)
     val = read(data, dataset.val_split, format=dataset.format, classes=source.classes)
     accelerator = make_accelerator(run, optim)
     with Progress(quiet=not accelerator.is_main_process) as progress:
         student = ModelSpec(model, source.classes, backbone, options or {}, dataset.resize).build()
-        store = caching(cache, cache_dtype, teacher, methods, source, dataset, run, accelerator, progress)
+        store = caching(cache, cache_dtype, teacher, methods, source, larger, run, accelerator, progress)
         if not any_teacher:
             same_classes(store.guide, source, teacher)
         if store.guide.classes == val.classes:
-            batches = accelerator.prepare(val_loader(val, dataset))
+            batches = accelerator.prepare(val_loader(val, larger))
             metric = run.metric or default_metric(source.format)
             result = store.score(
                 val, metric, lambda detector: score_detector(detector, batches, val, metric, progress, "teacher")
@@ -68,5 +72,6 @@ def cache(
             progress.say(f"teacher   {result.headline()} on {len(val.records)} images")
             if not any_teacher:
                 good_enough(result, teacher)
-        store.fill(Distiller(student, store.guide, *methods, pairs=pairs, seed=run.seed).pairs)
+        distiller = Distiller(student, store.guide, *methods, pairs=pairs, teacher_scale=teacher_scale, seed=run.seed)
+        store.fill(distiller.pairs)
     accelerator.end_training()

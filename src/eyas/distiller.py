@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from eyas.cached_teacher import CachedTeacher
 from eyas.methods.method import Auto, Method, Reads
 from eyas.pairing import describe_levels, pair_levels, some_parameter
+from eyas.resolution import check_scale, shrink
 from eyas.spans import span
 from eyas.taps import Taps, teacher_features
 from eyas.types import Detector, EyasError, RespondingDetector, Response, Size, Target, View
@@ -37,6 +38,9 @@ class Distiller(nn.Module):
         methods: distillation losses. Their adapters are made here, so build the optimiser from
             ``distiller.parameters()`` afterwards. None at all trains the student plainly.
         pairs: student tap name -> teacher tap name, where the automatic pairing by stride is not what you want.
+        teacher_scale: how many times larger the teacher sees the images, in [1, 4]. The images and targets of a batch
+            are then the teacher's, and the student's are made of them, see `eyas.resolution`. Only methods that
+            compare feature maps can do that.
         seed: of the adapters' initial weights. They are drawn apart from the global random state, so that a plain and a
             distilled student of one global seed have the same initial weights, dropout and data order.
 
@@ -53,10 +57,13 @@ class Distiller(nn.Module):
         teacher: Detector,
         *methods: Method,
         pairs: Mapping[str, str] | None = None,
+        teacher_scale: float = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
         _check(student, teacher, methods)
+        _check_scale(teacher_scale, methods)
+        self.teacher_scale = teacher_scale
         self.student = student
         self.methods = nn.ModuleList(methods)
         self.followed = nn.ModuleDict(
@@ -70,7 +77,7 @@ class Distiller(nn.Module):
         self._batches = 0
         device = some_parameter(student).device
         self.to(device)
-        self.pairs = pair_levels(student, teacher, pairs)
+        self.pairs = pair_levels(student, teacher, pairs, scale=teacher_scale)
         with _own_random_numbers(seed):
             for method in methods:
                 method.setup(self.pairs)
@@ -84,13 +91,14 @@ class Distiller(nn.Module):
         """Every loss of a batch, scalars by name: the student's own, then one for each method, times its weight.
 
         Args:
-            images: (batch, 3, height, width) in [0, 1], or a sequence of (3, height, width), padded here.
+            images: (batch, 3, height, width) in [0, 1], or a sequence of (3, height, width), padded here. As the
+                teacher sees them.
             targets: one for each image, boxes in the frame of its tensor.
         """
         images, targets = _batch(images, targets)
         methods = self._all_methods()
         active = [method for method in methods if self._active(method)]
-        student = self._student_view(images, targets, active)
+        student = self._student_view(*shrink(images, targets, self.teacher_scale), active)
         self._check_names(student)
         with span("teacher"):
             teacher = self._teacher_view(images, targets, student, active) if active else None
@@ -196,7 +204,7 @@ class Distiller(nn.Module):
         images, targets = _batch(images, targets)
         methods = self._all_methods()
         with torch.enable_grad(), _put_back(self, images.device):
-            student = self._student_view(images, targets, methods)
+            student = self._student_view(*shrink(images, targets, self.teacher_scale), methods)
             teacher = self._teacher_view(images, targets, student, methods)
             # An automatic weight is not known before the first step; its loss is reported as it is.
             automatic = {method.name: method.weight for method in methods if isinstance(method.weight, Auto)}
@@ -263,6 +271,16 @@ def _check(student: Detector, teacher: Detector, methods: Sequence[Method]) -> N
         raise EyasError(f"the student must be a torch module, or nothing would train it; got {type(student).__name__}")
     if student.network is teacher.network:
         raise EyasError("student and teacher are one and the same network, which would be frozen; give two")
+
+
+def _check_scale(scale: float, methods: Sequence[Method]) -> None:
+    check_scale(scale)
+    for method in methods:
+        if scale != 1 and method.reads:
+            raise EyasError(
+                f"{method.name} compares {', '.join(sorted(method.reads))}, which belong to one size of the images; "
+                "leave teacher_scale at 1, or take a method that compares feature maps"
+            )
 
 
 def _detection_loss(student: View) -> Tensor:

@@ -72,7 +72,8 @@ class Trainer:
         train: the images to train on.
         val: the images to evaluate on.
         metric: "coco", "voc" or "kitti".
-        data: how both are fed.
+        data: how the training images are fed.
+        val_data: how the validation images are fed.
         optim: optimiser options.
         run: run options.
         folder: the run folder.
@@ -88,6 +89,7 @@ class Trainer:
         val: DataSource,
         metric: str,
         data: DataArgs,
+        val_data: DataArgs,
         optim: OptimArgs,
         run: RunArgs,
         folder: Path,
@@ -102,7 +104,7 @@ class Trainer:
         self._batches = train_loader(train, data, run.seed)
         # The optimiser is made from the whole module, so that adapters train with the student.
         self.model, self.optimizer, self.train, self.val = accelerator.prepare(
-            module, make_optimizer(module, optim), self._batches, val_loader(val, data)
+            module, make_optimizer(module, optim), self._batches, val_loader(val, val_data)
         )
         self.steps_per_epoch = math.ceil(len(self.train) / optim.accumulate)
         self.total_steps = self.steps_per_epoch * run.epochs
@@ -163,9 +165,12 @@ class Trainer:
         self.best = max(self.best, result.primary)
         return result
 
-    def score(self, detector: Detector, progress: Progress, name: str) -> EvaluationResult:
-        """Score a detector on the validation images, shared out among the processes."""
-        return score_detector(detector, self.val, self.sources["val"], self.metric, progress, name)
+    def score(
+        self, detector: Detector, progress: Progress, name: str, data: DataArgs | None = None
+    ) -> EvaluationResult:
+        """Score a detector on the validation images, fed as the student's or as told, by all processes."""
+        fed = self.val if data is None else self.accelerator.prepare(val_loader(self.sources["val"], data))
+        return score_detector(detector, fed, self.sources["val"], self.metric, progress, name)
 
     def _train_epoch(self, advance: Callable[[Mapping[str, float]], None]) -> None:
         self.model.train()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -17,19 +18,23 @@ PROBE_SIZE: Size = (128, 160)
 """(height, width) of the random image that is sent through both detectors."""
 
 
-def pair_levels(student: Detector, teacher: Detector, names: Mapping[str, str] | None = None) -> tuple[LevelPair, ...]:
+def pair_levels(
+    student: Detector, teacher: Detector, names: Mapping[str, str] | None = None, *, scale: float = 1.0
+) -> tuple[LevelPair, ...]:
     """The levels of the student and the teacher's levels of the same stride, checked by a forward pass of both.
 
     Args:
         names: student tap -> teacher tap, to override the pairing by stride.
+        scale: how many times larger the teacher sees the images.
 
     Raises:
         EyasError: a name that is no level, or no stride in common. The message lists the levels of both.
     """
-    chosen = names or _same_stride(student.levels, teacher.levels)
+    chosen = names or _same_stride(student.levels, teacher.levels, scale)
     unknown = [s for s in chosen if s not in student.levels] + [t for t in chosen.values() if t not in teacher.levels]
     if unknown or not chosen:
-        problem = "no level of the student has the stride of one of the teacher's"
+        larger = "" if scale == 1 else f", taken {scale:g} times,"
+        problem = f"no level of the student has the stride{larger} of one of the teacher's"
         raise EyasError(
             f"{'no level is called ' + ', '.join(unknown) if unknown else problem}.\n"
             f"  student: {describe_levels(student.levels)}\n  teacher: {describe_levels(teacher.levels)}\n"
@@ -57,14 +62,15 @@ def some_parameter(detector: Detector) -> Tensor:
     return next(detector.network.parameters(), torch.zeros((), device="cpu"))
 
 
-def _same_stride(student: Mapping[str, Level], teacher: Mapping[str, Level]) -> dict[str, str]:
-    by_stride: dict[int, str] = {}
-    for name, level in teacher.items():
-        by_stride.setdefault(level.stride, name)
-    pairs: dict[str, str] = {}
+def _same_stride(student: Mapping[str, Level], teacher: Mapping[str, Level], scale: float) -> dict[str, str]:
+    """Each level with the nearest free one of the teacher's, the scale apart, and nearer than the next octave's."""
+    free, pairs = dict(teacher), dict[str, str]()
     for name, level in student.items():
-        if level.stride in by_stride:
-            pairs[name] = by_stride.pop(level.stride)
+        octaves = {other: abs(math.log2(rival.stride / (level.stride * scale))) for other, rival in free.items()}
+        nearest = min(octaves, key=octaves.__getitem__, default=None)
+        if nearest is not None and octaves[nearest] < 0.5:
+            pairs[name] = nearest
+            del free[nearest]
     return pairs
 
 

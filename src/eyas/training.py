@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -76,6 +76,7 @@ def distill(
     method: Method | list[Method] | None = None,
     pairs: dict[str, str] | None = None,
     any_teacher: bool = False,
+    teacher_scale: float = 1.0,
     cache: Path | None = None,
     cache_dtype: CacheDtype = "bfloat16",
     dataset: DataArgs = DataArgs(),  # noqa: B008
@@ -95,6 +96,8 @@ def distill(
         method: distillation losses, by class; fine-grained feature imitation when left out.
         pairs: student level: teacher level, where pairing by stride is not what you want.
         any_teacher: go on with a teacher that scores near zero, or that has other classes than the data.
+        teacher_scale: how many times larger the teacher sees the images, in [1, 4]; --dataset.resize is the student's
+            size.
         cache: folder for the teacher's vectors: what is missing there is computed before the first step, and the
             teacher does not run in training. The same folder serves every run.
         cache_dtype: of the vectors in the cache: bfloat16, float16 or float32.
@@ -103,7 +106,7 @@ def distill(
         run: the run.
     """
     methods = chosen_methods(method)
-    with Setup(data, out, dataset, optim, run) as setup:
+    with Setup(data, out, dataset, optim, run, teacher_scale) as setup:
         spec = ModelSpec(model, setup.train.classes, backbone, options or {}, dataset.resize)
         student = spec.build(weights)
         store = None
@@ -112,11 +115,16 @@ def distill(
         guide: Detector = load_teacher(teacher) if store is None else store.guide
         if not any_teacher:
             same_classes(guide, setup.train, teacher)
-        distiller = Distiller(student, guide, *methods, pairs=pairs, seed=run.seed)
+        distiller = Distiller(student, guide, *methods, pairs=pairs, teacher_scale=teacher_scale, seed=run.seed)
         trainer = setup.trainer(distiller, spec)
         teacher_result = None
         if tuple(guide.classes) == setup.val.classes:
-            score = partial(trainer.score, progress=setup.progress, name="teacher")
+            score = partial(
+                trainer.score,
+                progress=setup.progress,
+                name="teacher",
+                data=setup.larger if teacher_scale != 1 else None,
+            )
             teacher_result = score(guide) if store is None else store.score(setup.val, trainer.metric, score)
             setup.say(f"teacher   {teacher_result.headline()} on {len(setup.val.records)} images")
             if not any_teacher:
@@ -142,10 +150,23 @@ def distill(
 
 
 class Setup:
-    """What both commands need before a model exists: data, run folder, accelerator, progress bar."""
+    """What every training needs before a model exists: data, run folder, accelerator, progress bar.
 
-    def __init__(self, data: Path, out: Path, dataset: DataArgs, optim: OptimArgs, run: RunArgs) -> None:
+    Attributes:
+        larger: how the data is fed to the teacher, and to the student of a distillation that makes it smaller again.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        out: Path,
+        dataset: DataArgs,
+        optim: OptimArgs,
+        run: RunArgs,
+        teacher_scale: float = 1.0,
+    ) -> None:
         self.out, self.dataset, self.optim, self.run = out, dataset, optim, run
+        self.larger = replace(dataset, resize=dataset.resize.times(teacher_scale))
         self.train = read(data, dataset.train_split, format=dataset.format, classes=dataset.classes)
         self.val = read(data, dataset.val_split, format=dataset.format, classes=self.train.classes)
         self.accelerator: Accelerator = make_accelerator(run, optim, out)
@@ -176,7 +197,7 @@ class Setup:
     def caching(self, folder: Path, dtype: CacheDtype, teacher: str, methods: Sequence[Method]) -> Caching:
         """The teacher of the run as a cache has it."""
         return caching(
-            folder, dtype, teacher, methods, self.train, self.dataset, self.run, self.accelerator, self.progress
+            folder, dtype, teacher, methods, self.train, self.larger, self.run, self.accelerator, self.progress
         )
 
     def trainer(self, model: LossModule, spec: ModelSpec) -> Trainer:
@@ -186,7 +207,8 @@ class Setup:
             train=self.train,
             val=self.val,
             metric=self.run.metric or default_metric(self.train.format),
-            data=self.dataset,
+            data=self.larger,
+            val_data=self.dataset,
             optim=self.optim,
             run=self.run,
             folder=self.out,

@@ -51,6 +51,16 @@ class Resize:
         if self.shorter is not None and self.longer is not None and self.longer < self.shorter:
             raise EyasError(f"resize longer ({self.longer}) must not be less than shorter ({self.shorter})")
 
+    def times(self, scale: float) -> Resize:
+        """A size so many times larger.
+
+        Raises:
+            EyasError: no size is given, so that there is nothing to be larger than.
+        """
+        if scale != 1 and self == Resize():
+            raise EyasError("give the student's size by --dataset.resize, which the teacher's is to be larger than")
+        return Resize(**{name: value and round(value * scale) for name, value in vars(self).items()})
+
     def output_size(self, size: Size) -> Size:
         """(height, width) of an image of ``size`` after the resize, at least 1 x 1 pixels."""
         if self.height is not None and self.width is not None:

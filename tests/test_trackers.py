@@ -92,7 +92,6 @@ def teacher(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[]
 
 
 def test_tensorboard(data: Path, teacher: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("tensorboard")
     out = stopped_and_resumed("tensorboard", data, tmp_path, monkeypatch, teacher)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -24,21 +24,27 @@ class CostMeter:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._seconds: list[float] = []
-        self._pending = 0.0
+        self._pending, self._steps = 0.0, 0
 
     @contextmanager
-    def batch(self) -> Iterator[None]:
-        """Around the work of one batch; on CUDA until the device has done it."""
+    def working(self) -> Iterator[None]:
+        """Around the work of a batch, and around what waits for the device to have done it."""
         begin = time.perf_counter()
         yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
         self._pending += time.perf_counter() - begin
 
-    def step(self) -> None:
-        """An optimiser step is complete, which accumulation makes of several batches."""
-        self._seconds.append(self._pending)
-        self._pending = 0.0
+    def step(self, *, waited: bool) -> None:
+        """An optimiser step is complete, which accumulation makes of several batches.
+
+        Args:
+            waited: the device has been waited for since. On a GPU, where a step only queues its work, the time of all
+                steps since it was last waited for is shared out among them.
+        """
+        self._steps += 1
+        if not waited and self.device.type != "cpu":
+            return
+        self._seconds += [self._pending / self._steps] * self._steps
+        self._pending, self._steps = 0.0, 0
 
     def figures(self) -> dict[str, Any]:
         """Steps measured, their median in seconds, and peak memory in bytes, of the process and of the CUDA device."""

@@ -27,6 +27,7 @@ from eyas.cost import CostMeter
 from eyas.data import DataSource, collate, eval_transform, loader, train_transform
 from eyas.data.dataset import Loader
 from eyas.evaluation import EvaluationResult
+from eyas.finite import FiniteLosses
 from eyas.inference import score_detector
 from eyas.optim import average_of, make_optimizer, schedule
 from eyas.progress import Progress
@@ -115,6 +116,8 @@ class Trainer:
             compile_levels(self.student)
         self.log = RunLog(folder, writes=accelerator.is_main_process, also=self.trackers)
         self.cost = CostMeter(accelerator.device)
+        on_cpu = accelerator.device.type == "cpu"
+        self.finite = FiniteLosses(train.records, every=1 if on_cpu else run.log_every)
         self.epoch, self.step, self.best = 0, 0, -math.inf
 
     @property
@@ -172,28 +175,45 @@ class Trainer:
         fed = self.val if data is None else self.accelerator.prepare(val_loader(self.sources["val"], data))
         return score_detector(detector, fed, self.sources["val"], self.metric, progress, name)
 
-    def _train_epoch(self, advance: Callable[[Mapping[str, float]], None]) -> None:
+    def _train_epoch(self, advance: Callable[[Mapping[str, float] | None], None]) -> None:
         self.model.train()
         seed_epoch(self.run.seed, self.epoch, self.accelerator.process_index)
         self.train.set_epoch(self.epoch)
-        for images, targets in self.train:
-            with self.cost.batch():
-                losses, norm = self.train_batch(images, targets)
-            if self.accelerator.sync_gradients:
-                self.cost.step()
-                self.scheduler.step()
-                self.step += 1
-                if self.ema is not None:
-                    self.ema.update_parameters(cast(nn.Module, self.student))
-                advance(self._log_step(losses, norm))
+        try:
+            for images, targets in self.train:
+                with self.cost.working():
+                    losses, norm = self.train_batch(images, targets)
+                if self.accelerator.sync_gradients:
+                    self._after_step(losses, norm, advance)
+        except Exception:
+            self.finite.check()  # what failed may have had a loss before it that was not finite: then say that
+            raise
+        self.finite.check()
 
-    def train_batch(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], float | None]:
+    def _after_step(
+        self,
+        losses: Mapping[str, Tensor],
+        norm: Tensor | None,
+        advance: Callable[[Mapping[str, float] | None], None],
+    ) -> None:
+        self.scheduler.step()
+        self.step += 1
+        if self.ema is not None:
+            self.ema.update_parameters(cast(nn.Module, self.student))
+        logged = self.step == 1 or self.step % self.run.log_every == 0
+        if logged:
+            with self.cost.working():
+                self._log_step(losses, norm)
+        self.cost.step(waited=logged)
+        advance({name: float(loss.detach()) for name, loss in losses.items()} if logged else None)
+
+    def train_batch(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], Tensor | None]:
         """Forward, backward and, where accumulation is complete, the update. The losses and the gradient norm."""
         with self.accelerator.accumulate(self.model):
             layout = torch.channels_last if self.run.channels_last else torch.contiguous_format
             losses = self.model(images.contiguous(memory_format=layout), targets)
             total = torch.stack(list(losses.values())).sum()
-            self._check_finite(total, losses, targets)
+            self.finite.add(self.step + 1, losses, targets)
             with span("backward"):
                 self.accelerator.backward(total)
             with span("optimizer"):
@@ -202,29 +222,22 @@ class Trainer:
                 self.optimizer.zero_grad()
         return losses, norm
 
-    def _clip(self) -> float | None:
+    def _clip(self) -> Tensor | None:
         if not self.accelerator.sync_gradients or not self.optim.clip_norm:
             return None
-        return float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.optim.clip_norm))
+        norm: Tensor = self.accelerator.clip_grad_norm_(self.model.parameters(), self.optim.clip_norm)
+        return norm
 
-    def _log_step(self, losses: Mapping[str, Tensor], norm: float | None) -> dict[str, float]:
-        values = {name: float(loss.detach()) for name, loss in losses.items()}
-        if self.step == 1 or self.step % self.run.log_every == 0:
-            lr = self.scheduler.get_last_lr()[0]
-            weights = self.accelerator.unwrap_model(self.model).weights()
-            self.log(
-                "train", epoch=self.epoch, step=self.step, lr=lr, gradient_norm=norm, losses=values, weights=weights
-            )
-        return values
-
-    def _check_finite(self, total: Tensor, losses: Mapping[str, Tensor], targets: Sequence[Target]) -> None:
-        if bool(torch.isfinite(total)):
-            return
-        values = ", ".join(f"{name} {float(loss.detach()):.4g}" for name, loss in losses.items())
-        images = ", ".join(self.sources["train"].records[target["index"]].image_id for target in targets)
-        raise EyasError(
-            f"the loss is not finite in step {self.step + 1}: {values}; images {images}. Lower --optim.lr or the "
-            "weight of the method, lengthen --optim.warmup, or look at these images; the last checkpoint is intact"
+    def _log_step(self, losses: Mapping[str, Tensor], norm: Tensor | None) -> None:
+        """Numbers, for which a GPU has to be waited for; between two lines of the log nothing waits for it."""
+        self.log(
+            "train",
+            epoch=self.epoch,
+            step=self.step,
+            lr=self.scheduler.get_last_lr()[0],
+            gradient_norm=None if norm is None else float(norm),
+            losses={name: float(loss.detach()) for name, loss in losses.items()},
+            weights=self.accelerator.unwrap_model(self.model).weights(),
         )
 
     def _save(self) -> None:

@@ -243,6 +243,9 @@ def test_runs_that_do_not_belong_together(tmp_path: Path) -> None:
     (one / LOG).write_text('{"kind": "val", "epoch": 1}\n')
     with pytest.raises(EyasError, match="not one that this version reads"):
         find_runs([one])
+    (other / CONFIG).write_text("run: [")
+    with pytest.raises(EyasError, match="not one that this version reads"):
+        find_runs([other])
 
 
 def test_markup_escapes() -> None:

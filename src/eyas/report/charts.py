@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
 
 from eyas.plots import COLOURS
 
@@ -144,7 +146,7 @@ def binned(points: Sequence[tuple[float, float]], count: int = 120) -> Line:
     return [float(mean[0]) for mean in means], [float(mean[1]) for mean in means]
 
 
-def _colour(place: int) -> tuple[float, ...] | str:
+def _colour(place: int) -> ColorType:
     return "#000000" if place == TEACHER_PLACE else COLOURS[place % len(COLOURS)]
 
 
@@ -158,7 +160,7 @@ def _chart(title: str, x: str, y: str, size: tuple[float, float]) -> tuple[Figur
     return figure, axes
 
 
-def _plain(axes: Axes, *, grid: str) -> None:
+def _plain(axes: Axes, *, grid: Literal["x", "both"]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, alpha=0.25)
     axes.set_axisbelow(True)

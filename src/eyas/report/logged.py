@@ -138,19 +138,14 @@ def _losses(arms: Arms) -> Html:
             by_term[term][place] = charts.binned(points)
     if not by_term:
         return paragraph("No loss terms: the logs have no line of a training step.", kind="missing")
-    names = list(arms)
-    charts_of_terms = [
-        figure(
-            drawing(
-                lambda path, lines=lines, term=term: charts.lines(path, lines, x="step", y="loss", title=term),
-                f"Loss term {term} over the steps, of {', '.join(names[place] for place in lines)}",
-            ),
-            "",
-        )
-        for term, lines in by_term.items()
-    ]
+    panels = [figure(_loss(term, lines, list(arms)), "") for term, lines in by_term.items()]
     note = "Mean over the seeds; terms as they enter the sum, with their weights. Each point of a long run is a mean."
-    return join([arm_legend(arms), grid(charts_of_terms), paragraph(note, kind="note")])
+    return join([arm_legend(arms), grid(panels), paragraph(note, kind="note")])
+
+
+def _loss(term: str, lines: Mapping[int, charts.Line], arms: Sequence[str]) -> Html:
+    label = f"Loss term {term} over the steps, of {', '.join(arms[place] for place in lines)}"
+    return drawing(lambda path: charts.lines(path, lines, x="step", y="loss", title=term), label)
 
 
 def _loss_points(runs: Sequence[Run]) -> dict[str, list[tuple[float, float]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -153,9 +154,7 @@ def look(
         batches = (
             (images.to(device), targets) for images, targets in val_loader(source, replace(feed, resize=model.resize))
         )
-        found = predict_records(
-            model.detector, batches, source, advance=lambda images, task=task: progress.advance(task, images)
-        )
+        found = predict_records(model.detector, batches, source, advance=partial(progress.advance, task))
         progress.finish(task)
         network.cpu()
         ordered = [found[index] for index in range(len(source.records))]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -59,18 +61,11 @@ def mask_pictures(
 ) -> list[bytes]:
     """One picture for each image: the near cells of every level, one below the other."""
     style = {"figure.facecolor": "#e8eaed", "savefig.facecolor": "#e8eaed"}  # behind the titles, in either mode
-    pictures = []
-    for place, target in enumerate(targets):
-        one = images[place : place + 1]
-        pictures.append(
-            _jpeg(
-                lambda path, one=one, target=target: draw_masks(
-                    path, detector, one, [target], psi=psi, assignment=assignment
-                ),
-                style,
-            )
-        )
-    return pictures
+    draw = partial(draw_masks, detector=detector, psi=psi, assignment=assignment)
+    return [
+        _jpeg(partial(draw, images=images[place : place + 1], targets=[target]), style)
+        for place, target in enumerate(targets)
+    ]
 
 
 def _photograph(record: Record, layers: Sequence[tuple[Tensor, list[str], list[str]]]) -> bytes:
@@ -84,7 +79,7 @@ def _photograph(record: Record, layers: Sequence[tuple[Tensor, list[str], list[s
     return _jpeg(lambda path: figure.savefig(path, pil_kwargs={"quality": QUALITY}), {})
 
 
-def _jpeg(draw: Callable[[Path], None], style: dict[str, str]) -> bytes:
+def _jpeg(draw: Callable[[Path], None], style: dict[Any, Any]) -> bytes:
     with TemporaryDirectory() as folder, matplotlib.rc_context({"text.parse_math": False, **style}):
         path = Path(folder) / "picture.jpg"
         draw(path)

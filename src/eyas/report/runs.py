@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from yaml import YAMLError
 
 from eyas.arms import PLAIN
 from eyas.commands import recorded_config
@@ -118,7 +121,7 @@ def run_folders(paths: Sequence[Path]) -> list[Path]:
 
 def read_folder(folder: Path) -> Run:
     """One finished run. Raises EyasError when its log or config cannot be read."""
-    try:
+    with _readable(folder):
         config = recorded_config(folder)
         lines = read_log(folder)
         last = [line for line in lines if line["kind"] == "val"][-1]
@@ -133,8 +136,6 @@ def read_folder(folder: Path) -> Run:
             per_class=last["per_class"],
             steps=[line for line in lines if line["kind"] == "train"],
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EyasError(f"{folder}: its log or config is not one that this version reads ({error!r})") from error
 
 
 def arm_name(name: str, seed: int) -> str:
@@ -181,8 +182,18 @@ def by_arm(runs: Sequence[Run]) -> Arms:
 
 def _is_finished(folder: Path) -> bool:
     """Evaluated after the last epoch of its config, or at all where it has none."""
-    epochs = recorded_config(folder).get("run", {}).get("epochs", 1)
-    return last_epoch(folder) >= epochs
+    with _readable(folder):
+        epochs: int = recorded_config(folder).get("run", {}).get("epochs", 1)
+        return last_epoch(folder) >= epochs
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Inside it, a log or a config of another make raises EyasError."""
+    try:
+        yield
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, YAMLError) as error:
+        raise EyasError(f"{folder}: its log or config is not one that this version reads ({error!r})") from error
 
 
 def _trailing(name: str) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import matplotlib
 
@@ -19,7 +20,7 @@ from eyas.plots import COLOURS
 from eyas.report.charts import TEACHER_PLACE
 from eyas.report.markup import Html
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "eyas",
     "savefig.transparent": True,

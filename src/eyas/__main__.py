@@ -14,6 +14,7 @@ from jsonargparse.typing import PositiveInt
 from eyas.benchmark_command import benchmark
 from eyas.cache_command import cache
 from eyas.cli import command_parser, run_config, summary
+from eyas.cluster import Nodes, slurm_environment
 from eyas.commands import data, evaluate, predict, recipes
 from eyas.compare import compare
 from eyas.demo import demo
@@ -45,6 +46,9 @@ POSITIONAL = ("data", "evaluate", "predict", "export", "inspect")
 """Commands whose required arguments are given by place."""
 LAUNCHED = ("train", "distill", "cache")
 """Commands that run on several devices."""
+
+PLACES = ("nodes", "node_rank", "main_address")
+"""Options that say where a process runs; not kept with the run."""
 
 STORY = """Eyas distils a large, accurate object detector into a small, fast one.
 
@@ -93,8 +97,7 @@ def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
         own = OWN_PARSERS.get(name)
         command = own() if own is not None else command_parser(function, positional=name in POSITIONAL)
         if name in LAUNCHED:
-            text = "processes to start, one for each device"
-            command.add_argument("--devices", type=PositiveInt, default=1, help=text)
+            _add_places(command)
         subcommands.add_subcommand(name, command, help=summary(function))
         commands[name] = command
     return parser, commands
@@ -123,6 +126,15 @@ OWN_PARSERS = {"recipes": recipes_parser, "report": report_parser}
 """Commands whose arguments a signature does not describe."""
 
 
+def _add_places(command: ArgumentParser) -> None:
+    text = "processes to start on this machine, one for each device"
+    command.add_argument("--devices", type=PositiveInt, default=1, help=text)
+    command.add_argument("--nodes", type=PositiveInt, default=1, help="machines; the command is given on each of them")
+    command.add_argument("--node_rank", type=int, default=0, help="which of them this is, from 0")
+    text = "HOST:PORT of the machine of rank 0, where there are several"
+    command.add_argument("--main_address", type=str | None, default=None, help=text)
+
+
 class _KeepLines(DefaultHelpFormatter):
     """Help whose description keeps its line breaks."""
 
@@ -131,9 +143,11 @@ class _KeepLines(DefaultHelpFormatter):
 
 
 def _run(name: str, config: Namespace, parser: ArgumentParser, arguments: Sequence[str]) -> int:
-    devices: int = config.get("devices", 1)
-    if devices > 1 and "LOCAL_RANK" not in os.environ:
-        return launch([sys.executable, "-m", "eyas", *arguments], devices)
+    if name in LAUNCHED:
+        os.environ.update(slurm_environment(os.environ))
+        nodes = Nodes(*(config.pop(option) for option in PLACES))
+        if config.devices * nodes.number > 1 and "LOCAL_RANK" not in os.environ:
+            return launch([sys.executable, "-m", "eyas", *arguments], config.devices, nodes)
     result = run_config(COMMANDS[name], parser, config)
     return result if isinstance(result, int) else 0
 

@@ -1,4 +1,4 @@
-"""Start one process per device on this machine, with the environment that `torchrun` would give them.
+"""Start one process per device of this machine, perhaps one of several, with the environment that `torchrun` gives.
 
 Not by `torchrun` itself: it ends with its own traceback and status 1 whatever its processes said, and every process
 would repeat the message of a bad option.
@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 
+from eyas.cluster import Nodes
+
 PATIENCE = 10.0
 """Seconds that the other processes have to end by themselves when one has failed."""
 POLL = 0.1
@@ -24,19 +26,19 @@ INTERRUPTED = 130
 """The status of a command that Ctrl-C has stopped."""
 
 
-def launch(command: Sequence[str], processes: int) -> int:
-    """Run a command in several processes; returns 0, or the status of the first that failed.
+def launch(command: Sequence[str], processes: int, nodes: Nodes = Nodes()) -> int:  # noqa: B008 (frozen)
+    """Run a command in several processes of this machine; returns 0, or the status of the first that failed.
 
     The first process has this one's output. What the others write to standard error is shown when one of them failed
     and the first did not. When one fails, or this one is interrupted, all are ended.
     """
-    port = _free_port()
+    host, port = ("127.0.0.1", str(_free_port())) if nodes.address is None else nodes.host_and_port()
     with ExitStack() as stack:
         errors = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(processes)]
         running = [
             subprocess.Popen(
                 command,
-                env=_environment(rank, processes, port),
+                env=_environment(rank, processes, nodes, host, port),
                 stdout=subprocess.DEVNULL if rank else None,
                 stderr=errors[rank] if rank else None,
             )
@@ -110,17 +112,17 @@ def _end(running: Sequence[subprocess.Popen[bytes]]) -> None:
             process.wait()
 
 
-def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
+def _environment(rank: int, processes: int, nodes: Nodes, host: str, port: str) -> dict[str, str]:
     own = {
-        "RANK": rank,
+        "RANK": nodes.rank * processes + rank,
         "LOCAL_RANK": rank,
-        "WORLD_SIZE": processes,
+        "WORLD_SIZE": nodes.number * processes,
         "LOCAL_WORLD_SIZE": processes,
-        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_ADDR": host,
         "MASTER_PORT": port,
     }
     shared = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
-    if sys.platform == "linux":
+    if sys.platform == "linux" and nodes.number == 1:
         shared["GLOO_SOCKET_IFNAME"] = "lo"  # all on this machine; its name need not resolve to an address
     return {**shared, **os.environ, **{name: str(value) for name, value in own.items()}}
 

@@ -247,7 +247,7 @@ def test_raw_outputs(run: Path, raw_file: Path) -> None:
 def test_any_size_by_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "any.onnx"
     assert main(["export", str(run), f"--out={out}", "--dynamic_size=true", "--runs=1"]) == 0
-    assert "any size, any number of images, NMS inside" in capsys.readouterr().out
+    assert "any size, any number of images, detections inside" in capsys.readouterr().out
     images = torch.rand(2, 3, 96, 75)
     (_, ours), (_, theirs) = open_detector(run), open_detector(out)
     for a, b in zip(ours.predict(images), theirs.predict(images), strict=True):

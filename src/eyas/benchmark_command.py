@@ -51,7 +51,8 @@ def benchmark(
     Args:
         data: folder of a data set: COCO, VOC, KITTI or YOLO, recognised from what is in it.
         model: detector family of the student: faster_rcnn, retinanet, fcos, ssd, shuffledet or transformers.
-        teacher: run folder of a trained detector, or package.module:function; plain training when left out.
+        teacher: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; or
+            package.module:function. Plain training when left out.
         backbone: backbone of the student's family, such as resnet18, vgg11 or timm:NAME.
         options: further keyword arguments of the family's builder.
         method: distillation losses, by class; fine-grained feature imitation when left out.

@@ -39,7 +39,8 @@ def cache(
 
     Args:
         data: folder of a data set: COCO, VOC, KITTI or YOLO, recognised from what is in it.
-        teacher: run folder of a trained detector, or package.module:function, which is called and returns one.
+        teacher: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; or
+            package.module:function, which is called and returns one.
         model: detector family of the student, whose levels decide which of the teacher's are imitated.
         cache: folder for the vectors; what is there already is not computed again.
         backbone: backbone of the student's family, such as resnet18, vgg11 or timm:NAME.

@@ -25,12 +25,14 @@ from eyas.checkpoint import SPEC, ModelSpec
 from eyas.cli import resolve
 from eyas.comparison import RunResult, last_epoch, markdown, read_run, report, rows, title
 from eyas.data import read
+from eyas.detectors.native import native_files
 from eyas.files import make_folder, write_atomic, write_json
 from eyas.jobs import Job, Share, resume_options, run_jobs
 from eyas.launch import terminated_as_exit
 from eyas.plots import curves, intervals
 from eyas.progress import Progress
 from eyas.runlog import CONFIG, FREE
+from eyas.teacher_on_demand import files_digest
 from eyas.training import distill, train
 from eyas.types import EyasError
 
@@ -82,7 +84,8 @@ def compare(
 
     Args:
         data: folder of a data set.
-        teacher: run folder of a trained detector, or package.module:function.
+        teacher: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; or
+            package.module:function.
         student: recipe by name or file, or options, or a list of these; later ones override earlier ones.
         out: folder of the comparison: a run folder for each arm and seed, the table and the pictures.
         arms: name to what the arm has beyond the student: a recipe, options, a method, or a list of these.
@@ -237,6 +240,8 @@ def same_teacher(out: Path, teacher: str) -> None:
     if (folder / SPEC).is_file():
         weights = folder / ModelSpec.load(folder).weights
         now["sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
+    elif files := native_files(folder):
+        now["sha256"] = files_digest(files)
     file = out / TEACHER
     if not file.is_file():
         make_folder(out)

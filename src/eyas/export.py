@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import metadata
@@ -72,45 +72,95 @@ def export(
         json_file: also write the figures there.
     """
     require_onnx()
-    if min(calibration, runs) < 1 or not tolerance > 0:
-        raise EyasError("--calibration and --runs must be at least 1, and --tolerance above 0")
     spec = ModelSpec.load(run)
     out = out or run / f"{Path(spec.weights).stem}.onnx"
-    quantised_out = out.with_name(f"{out.stem}.int8.onnx")
-    _remove_earlier(out, quantised_out)
-    detector = load(run, best=best)
-    deployed = deploy(detector)
     source = run_source(run, spec.classes, data=data, split=split)
-    rule: str = metric or recorded_config(run).get("run", {}).get("metric") or default_metric(source.format)
-    size = largest_size(source, spec.resize)
+    figures = export_detector(
+        load(run, best=best),
+        out,
+        source,
+        name=spec.model,
+        resize=spec.resize,
+        raw=raw,
+        dynamic_size=dynamic_size,
+        training=run_source(run, spec.classes, data=data, split=_train_split(run)) if int8 else None,
+        metric=metric or recorded_config(run).get("run", {}).get("metric"),
+        tolerance=tolerance,
+        calibration=calibration,
+        runs=runs,
+        workers=workers,
+    )
+    if json_file is not None:
+        write_json(json_file, {**figures, "run": str(run)})
+    print(summary(figures))
+
+
+def export_detector(
+    detector: Detector,
+    out: Path,
+    source: DataSource,
+    *,
+    name: str = "custom",
+    resize: Resize = Resize(),  # noqa: B008 (frozen)
+    raw: bool = False,
+    dynamic_size: bool = False,
+    training: DataSource | None = None,
+    metric: str | None = None,
+    tolerance: float = 1e-3,
+    calibration: int = 64,
+    runs: int = 20,
+    workers: int = 0,
+) -> dict[str, Any]:
+    """`export` of a detector that you have in Python; the figures, of which `summary` makes text.
+
+    Args:
+        detector: in evaluation mode, on the CPU.
+        out: the file.
+        source: what it is compared on.
+        name: of the kind of detector, for the file's metadata.
+        resize: size of its input.
+        raw: see `export`.
+        dynamic_size: see `export`.
+        training: images for the ranges of 8-bit integers; without it there is no INT8 file.
+        metric: coco, voc or kitti; the data format's when left out.
+        tolerance: see `export`.
+        calibration: see `export`.
+        runs: see `export`.
+        workers: see `export`.
+
+    Raises:
+        EyasError: a detector that has no deployed form, that the exporter cannot trace, or that differs.
+    """
+    require_onnx()
+    if min(calibration, runs) < 1 or not tolerance > 0:
+        raise EyasError("--calibration and --runs must be at least 1, and --tolerance above 0")
+    _remove_earlier(out, _int8_file(out))
+    deployed, rule = deploy(detector), metric or default_metric(source.format)
+    size = largest_size(source, resize)
     model = to_onnx(deployed, size, raw=raw, dynamic_size=dynamic_size)
     fixed = None if dynamic_size else size
-    add_metadata(model, describe(spec, detector, fixed=fixed, traced=size, raw=raw))
+    add_metadata(model, describe(name, resize, detector, fixed=fixed, traced=size, raw=raw))
     shipped = (model if raw else without_heads(model)).SerializeToString()
-    feed = Feed(source, DataArgs(resize=spec.resize, batch_size=1, workers=workers), fixed)
+    feed = Feed(source, DataArgs(resize=resize, batch_size=1, workers=workers), fixed)
     differences = raw_differences(deployed, open_session(model.SerializeToString()), feed.images(COMPARED))
     rows: dict[str, Detector] = {"PyTorch": detector, "onnxruntime": runner(shipped, deployed, raw=raw)}
-    scores = {name: feed.score(name, row, rule) for name, row in rows.items()}
+    scores = {row: feed.score(row, one, rule) for row, one in rows.items()}
     wrong = failures(differences, tolerance, scores["PyTorch"], scores["onnxruntime"])
     if wrong:
-        raise EyasError(f"{run}: the exported detector is not PyTorch's, nothing was written: {'; '.join(wrong)}")
+        raise EyasError(f"{out}: the exported {name} is not PyTorch's, nothing was written: {'; '.join(wrong)}")
     files = {out: shipped}
-    if int8:
-        training = run_source(run, spec.classes, data=data, split=_train_split(run))
-        files[quantised_out] = _quantise(shipped, replace(feed, source=training), calibration)
-        rows["INT8"] = runner(files[quantised_out], deployed, raw=raw)
+    if training is not None:
+        files[_int8_file(out)] = content = _quantise(shipped, replace(feed, source=training), calibration)
+        rows["INT8"] = runner(content, deployed, raw=raw)
         scores["INT8"] = feed.score("INT8", rows["INT8"], rule)
     times = _latencies(rows, files, deployed, list(feed.images(COMPARED)), raw, runs)
     for path, content in files.items():
         write_atomic(path, partial(Path.write_bytes, data=content))
-    figures = {
-        "file": str(out), "run": str(run), "data": str(source.root), "split": source.split, "metric": metric,
+    return {
+        "file": str(out), "model": name, "data": str(source.root), "split": source.split, "metric": rule,
         "images": len(source.records), "size": fixed, "raw": raw, "difference": differences, "score": scores,
         "latency_ms": times, "bytes": {path.name: len(content) for path, content in files.items()},
     }  # fmt: skip
-    if json_file is not None:
-        write_json(json_file, figures)
-    print(summary(figures, spec.model))
 
 
 @dataclass(frozen=True)
@@ -154,15 +204,17 @@ def largest_size(source: DataSource, resize: Resize) -> Size:
     return max(height for height, _ in sizes), max(width for _, width in sizes)
 
 
-def describe(spec: ModelSpec, detector: Detector, *, fixed: Size | None, traced: Size, raw: bool) -> dict[str, Any]:
+def describe(
+    name: str, resize: Resize, detector: Detector, *, fixed: Size | None, traced: Size, raw: bool
+) -> dict[str, Any]:
     """What the file says of itself, by name; `eyas.onnx_runtime.OnnxDetector` reads it."""
     with torch.no_grad():
         flops = count_flops(detector, torch.rand(1, 3, *traced, generator=torch.Generator().manual_seed(0)))
     return {
         "eyas.version": metadata.version("eyas"),
-        "eyas.model": spec.model,
-        "eyas.classes": spec.classes,
-        "eyas.resize": asdict(spec.resize),
+        "eyas.model": name,
+        "eyas.classes": list(detector.classes),
+        "eyas.resize": asdict(resize),
         "eyas.size": fixed,
         "eyas.raw": raw,
         "eyas.parameters": sum(parameter.numel() for parameter in detector.network.parameters()),
@@ -170,11 +222,11 @@ def describe(spec: ModelSpec, detector: Detector, *, fixed: Size | None, traced:
     }
 
 
-def summary(figures: dict[str, Any], model: str) -> str:
+def summary(figures: Mapping[str, Any]) -> str:
     """The figures of an export as a few lines of text."""
     size = figures["size"]
     shape = "any size" if size is None else f"{size[0]} x {size[1]}"
-    inside = "the heads' outputs" if figures["raw"] else "NMS inside"
+    inside = "the heads' outputs" if figures["raw"] else "detections inside"
     written = ", ".join(f"{name} {count / 2**20:.1f} MB" for name, count in figures["bytes"].items())
     names = list(figures["score"])
     rows = [
@@ -185,7 +237,7 @@ def summary(figures: dict[str, Any], model: str) -> str:
     compared = min(COMPARED, figures["images"])
     largest = ", ".join(f"{name} {value:.1e}" for name, value in figures["difference"].items())
     return (
-        f"{figures['file']}   {model}, {shape}, any number of images, {inside}\n{align(rows)}\n"
+        f"{figures['file']}   {figures['model']}, {shape}, any number of images, {inside}\n{align(rows)}\n"
         f"mAP ({figures['metric']}) on {figures['images']} images of {figures['split']}, "
         f"tolerance {MAP_TOLERANCE:g}\nlargest difference on {compared} images: {largest}\nwritten: {written}"
     )
@@ -204,6 +256,10 @@ def _latencies(
     for name, content in zip(list(rows)[1:], files.values(), strict=True):
         calls[name] = runner(content, deployed, raw=raw, threads=1).predict
     return latencies(calls, images, runs)
+
+
+def _int8_file(out: Path) -> Path:
+    return out.with_name(f"{out.stem}.int8.onnx")
 
 
 def _train_split(run: Path) -> str:

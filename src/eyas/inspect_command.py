@@ -46,7 +46,8 @@ def inspect(
     """Measure how a teacher's features vary near objects and far from them: the case for the mask, on your data.
 
     Args:
-        run: run folder of a trained detector, or package.module:function, which is called and returns one.
+        run: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; or
+            package.module:function, which is called and returns one.
         data: folder of a data set; the run's own when left out.
         split: split to look at; the run's validation split when left out.
         psi: share of an object's best IoU that an anchor must exceed for its cell to be near, in [0, 1].

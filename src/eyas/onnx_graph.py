@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eyas.detectors.deployed import DROPPED, Deployed, HeadsOnly
 from eyas.types import EyasError, Size
@@ -49,7 +49,8 @@ def to_onnx(deployed: Deployed, size: Size, *, raw: bool, dynamic_size: bool) ->
         dynamic_size: leave height and width open too.
 
     Raises:
-        EyasError: a package is missing, or the exporter cannot trace this detector; the message has its reason.
+        EyasError: a package is missing, or the exporter cannot trace this detector with as many images as one likes;
+            the message has its reason.
     """
     require_onnx()
     batch = torch.export.Dim("batch", min=1)
@@ -58,29 +59,36 @@ def to_onnx(deployed: Deployed, size: Size, *, raw: bool, dynamic_size: bool) ->
         axes |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
         size = (max(size[0], OPEN_SIZE[0]), max(size[1], OPEN_SIZE[1]))
     names = [*deployed.raw_names, *(() if raw else DETECTIONS)]
+    module: nn.Module = HeadsOnly(deployed) if raw else deployed
+    images = (torch.rand(2, 3, *size),)
+    hint = "; leave out --dynamic_size" if dynamic_size else ""
     with warnings.catch_warnings(), torch.no_grad():
         # Of the exporter's own making; what matters about the result is compared afterwards.
         warnings.simplefilter("ignore")
         logging.getLogger("onnxscript").setLevel(logging.ERROR)
         logging.getLogger("onnx_ir").setLevel(logging.ERROR)
         try:
+            traced = torch.export.export(module, images, dynamic_shapes=(axes,), strict=deployed.strict)
             program = torch.onnx.export(
-                HeadsOnly(deployed) if raw else deployed,
-                (torch.rand(2, 3, *size),),
+                traced,
                 dynamo=True,
                 input_names=["images"],
                 output_names=names,
                 opset_version=OPSET,
-                dynamic_shapes=(axes,) if raw else {"images": axes},
-                custom_translation_table={torch.ops.eyas.nms_kept.default: _nms_kept_in_onnx},
+                custom_translation_table={
+                    torch.ops.eyas.nms_kept.default: _nms_kept_in_onnx,
+                    torch.ops.aten._is_all_true.default: _all_true_in_onnx,
+                },
                 verbose=False,
             )
-        except torch.onnx.errors.OnnxExporterError as error:
-            reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
-            hint = "; leave out --dynamic_size" if dynamic_size else ""
-            raise EyasError(f"the exporter cannot trace this detector ({reason}){hint}") from error
+        except Exception as error:  # tracing runs the detector's own code, and documents no exception types
+            raise EyasError(f"the exporter cannot trace this detector ({_first_line(error)}){hint}") from error
     assert program is not None
     return program.model_proto
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def without_heads(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -132,6 +140,14 @@ def _nms_kept_in_onnx(boxes: Any, scores: Any, groups: Any, num_groups: int, thr
     none = op.Expand(op.Cast(op.Constant(value_int=0), to=9), op.Shape(scores))
     marks = op.Expand(op.Cast(op.Constant(value_int=1), to=9), op.Shape(places, start=0, end=1))
     return op.ScatterND(none, places, marks)
+
+
+def _all_true_in_onnx(values: Any) -> Any:
+    """``aten::_is_all_true``, a bool, which detectors of transformers check their shapes by."""
+    from onnxscript import opset18
+
+    op: Any = opset18
+    return op.Cast(op.ReduceMin(op.Cast(values, to=6), keepdims=0), to=9)
 
 
 def as_inputs(images: Tensor) -> dict[str, Any]:

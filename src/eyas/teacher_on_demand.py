@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from eyas.checkpoint import SPEC, ModelSpec
+from eyas.detectors.native import is_hub_id, native_files
 from eyas.inference import anchor_grids
 from eyas.pairing import PROBE_SIZE
 from eyas.types import Detector, EyasError
@@ -53,18 +54,33 @@ class TeacherOnDemand:
         folder = Path(self.name)
         if (folder / SPEC).is_file() and (weights := folder / ModelSpec.load(folder).weights).is_file():
             digest = hashlib.sha256((folder / SPEC).read_bytes())
-            with weights.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(_file_digest(weights))
             return digest.hexdigest()
-        if ":" not in self.name:
+        if files := native_files(folder):
+            return files_digest(files)
+        # What a hub has under a name may change, so that is loaded and looked at.
+        if ":" not in self.name and not is_hub_id(self.name):
             known = [values["identity"] for values in _teachers(root) if self.name in values["names"]]
             if len(known) == 1:
                 return str(known[0])
         return detector_digest(self.detector)
 
 
+def files_digest(files: Sequence[Path]) -> str:
+    """SHA-256 of the names and the contents of some files."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode() + b"\0" + _file_digest(path))
+    return digest.hexdigest()
+
+
+def _file_digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
 def detector_digest(detector: Detector) -> str:
-    """SHA-256 of a detector's state and anchors, for one that code makes and not a run folder."""
+    """SHA-256 of a detector's state and anchors, for one that code makes or a hub has."""
     digest = hashlib.sha256()
     for name, value in sorted(detector.network.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

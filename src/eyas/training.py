@@ -19,6 +19,7 @@ from eyas.cache_setup import Caching
 from eyas.checkpoint import ModelSpec, load
 from eyas.compiling import compile_levels
 from eyas.data import DataSource, read
+from eyas.detectors.native import is_native, open_native
 from eyas.distiller import Balance, Distiller, describe_levels
 from eyas.engine import LossModule, PlainStudent, Trainer, make_accelerator
 from eyas.evaluation import EvaluationResult, default_metric
@@ -87,7 +88,8 @@ def distill(
 
     Args:
         data: folder of a data set: COCO, VOC, KITTI or YOLO, recognised from what is in it.
-        teacher: run folder of a trained detector, or package.module:function, which is called and returns one.
+        teacher: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; or
+            package.module:function, which is called and returns one.
         model: detector family of the student: faster_rcnn, retinanet, fcos, ssd, shuffledet or transformers.
         out: run folder to make.
         backbone: backbone of the student's family, such as resnet18, vgg11 or timm:NAME.
@@ -243,13 +245,13 @@ def caching(
 
 
 def load_teacher(name: str) -> Detector:
-    """The detector of a run folder, or what ``package.module:function`` returns.
+    """The detector of a run folder, of a folder or hub id of its library, or what ``package.module:function`` returns.
 
     Raises:
-        EyasError: neither is there.
+        EyasError: none of these is there.
     """
     if ":" not in name or Path(name).exists():
-        return load(name)
+        return open_native(name) if is_native(name) else load(name)
     module, _, function = name.partition(":")
     try:
         maker = getattr(importlib.import_module(module), function)

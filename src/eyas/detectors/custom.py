@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from eyas.detectors.deployed import Deployed
 from eyas.modes import evaluating
 from eyas.taps import Taps
 from eyas.types import EyasError, Level, Prediction, Size, Target
@@ -32,6 +33,7 @@ class CustomDetector(nn.Module):
         levels: tap name -> level, with its anchors where it has some. Or tap names alone: channels and strides are then
             found by sending a blank image through ``network(images)``, and anchors are `default_grid`'s.
         image_size: (height, width) of that image.
+        deployed: makes of the network a graph that ONNX can have; see `eyas.detectors.deployed.Deployed`.
 
     Raises:
         EyasError: a tap name that is no submodule, or a tapped output that is no (batch, channels, height, width) map.
@@ -46,11 +48,12 @@ class CustomDetector(nn.Module):
         predict: Predict | None = None,
         levels: Mapping[str, Level] | Sequence[str],
         image_size: Size = (256, 256),
+        deployed: Callable[[nn.Module], Deployed] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.classes = tuple(classes)
-        self._losses, self._predict = losses, predict
+        self._losses, self._predict, self._deployed = losses, predict, deployed
         found = dict(levels) if isinstance(levels, Mapping) else probe_levels(network, levels, image_size)
         if not found:
             raise EyasError("CustomDetector needs at least one level: give the name of a submodule that returns a map")
@@ -72,6 +75,15 @@ class CustomDetector(nn.Module):
             return self._predict(self.network, images)
         self.network(images)
         raise EyasError("this CustomDetector was made without `predict`, so it has feature maps but no detections")
+
+    def deployed(self) -> Deployed:
+        """What is exported. Raises EyasError when the detector was made without it."""
+        if self._deployed is None:
+            raise EyasError(
+                "this CustomDetector was made without `deployed`, so there is nothing to export: what `predict` does "
+                "cannot be traced in general"
+            )
+        return self._deployed(self.network)
 
 
 def probe_levels(network: nn.Module, names: Sequence[str], image_size: Size) -> dict[str, Level]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from torchvision.models.detection import FasterRCNN
 
+from eyas.detectors.custom import CustomDetector
 from eyas.detectors.deployed import Deployed
 from eyas.detectors.deployed_one_stage import DeployedOneStage, DeployedShuffleDet
+from eyas.detectors.deployed_transformers import DeployedTransformers
 from eyas.detectors.deployed_two_stage import DeployedFasterRCNN
+from eyas.detectors.huggingface import TransformersDetector
 from eyas.detectors.shuffledet import ShuffleDet
 from eyas.detectors.torchvision import TorchvisionDetector, first_label
 from eyas.types import Detector, EyasError
@@ -16,15 +19,19 @@ def deploy(detector: Detector) -> Deployed:
     """A detector as a graph of fixed output shapes, in evaluation mode; it shares the detector's weights.
 
     Raises:
-        EyasError: a detector of another kind.
+        EyasError: a detector of another kind, or a `CustomDetector` that has none.
     """
     detector.network.eval()
     if isinstance(detector, ShuffleDet):
         return DeployedShuffleDet(detector).eval()
+    if isinstance(detector, CustomDetector):
+        return detector.deployed().eval()
+    if isinstance(detector, TransformersDetector):
+        return DeployedTransformers(detector).eval()
     if not isinstance(detector, TorchvisionDetector):
         raise EyasError(
-            f"{type(detector).__name__} has no deployed form; export knows ShuffleDet and torchvision's RetinaNet, "
-            "FCOS, SSD and Faster R-CNN"
+            f"{type(detector).__name__} has no deployed form; export knows ShuffleDet, torchvision's RetinaNet, FCOS, "
+            "SSD and Faster R-CNN, the detectors of transformers, and a CustomDetector made with `deployed`"
         )
     network = detector.network
     if isinstance(network, FasterRCNN):

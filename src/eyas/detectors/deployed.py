@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms
 
+from eyas.detectors.torchvision_levels import Padding
 from eyas.types import Prediction, Size
 
 DROPPED = -1.0
@@ -39,10 +40,13 @@ class Deployed(nn.Module):
         raw_names: names of the heads' outputs.
         matched: those of them whose rows are in an order that the smallest difference changes: ``proposals``, and
             what is said of each.
+        strict: to be traced by TorchDynamo, which is slower and leaves more open: a detector that takes the ``len`` of
+            a batch fixes its size otherwise.
     """
 
     raw_names: tuple[str, ...] = ()
     matched: tuple[str, ...] = ()
+    strict: bool = False
 
     def raw(self, images: Tensor) -> tuple[tuple[Tensor, ...], Sequence[int]]:
         """The heads' outputs for images (batch, 3, height, width) in [0, 1], and how many rows each level has."""
@@ -103,6 +107,33 @@ def nms_kept(boxes: Tensor, scores: Tensor, groups: Tensor, num_groups: int, thr
 @nms_kept.register_fake
 def _(boxes: Tensor, scores: Tensor, groups: Tensor, num_groups: int, threshold: float) -> Tensor:
     return torch.empty_like(scores, dtype=torch.bool)
+
+
+def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float], padding: Padding) -> Tensor:
+    """Images (batch, 3, height, width), whose sizes may stay open, normalised and then padded with zeros.
+
+    Args:
+        images: in [0, 1].
+        mean: of each channel.
+        std: of each channel.
+        padding: on the right and at the bottom.
+    """
+    means, deviations = (images.new_tensor(values).view(-1, 1, 1) for values in (mean, std))
+    size: Size = (images.shape[-2], images.shape[-1])
+    bottom, right = (after - before for after, before in zip(open_size(size, padding), size, strict=True))
+    return F.pad((images - means) / deviations, (0, right, 0, bottom))
+
+
+def open_size(size: Size, padding: Padding) -> Size:
+    """`Padding.padded` of a size that may stay open.
+
+    Without negative numbers: dividing them, ONNX rounds towards zero.
+    """
+    height, width = (
+        (torch.sym_max(side, least) + padding.divisible - 1) // padding.divisible * padding.divisible
+        for side, least in zip(size, padding.minimum, strict=True)
+    )
+    return height, width
 
 
 def best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:

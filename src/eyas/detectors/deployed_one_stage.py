@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection._utils import BoxLinearCoder
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 
 from eyas.anchors import shapes_to_cell_anchors
-from eyas.detectors.deployed import Candidates, Deployed, best, clipped, detections, take
+from eyas.detectors.deployed import Candidates, Deployed, best, clipped, detections, normalised, take
 from eyas.detectors.shuffledet import ShuffleDet
 from eyas.detectors.shuffledet_loss import decode
 from eyas.detectors.torchvision import FixedSizeTransform
@@ -74,7 +73,7 @@ class DeployedOneStage(Deployed):
 
     def raw(self, images: Tensor) -> tuple[tuple[Tensor, ...], Sequence[int]]:
         network = self.network
-        batch = normalised(network.transform, images)
+        batch = prepared(network.transform, images)
         maps = network.backbone(batch)
         levels = [maps] if isinstance(maps, Tensor) else list(maps.values())
         outputs = network.head(levels)
@@ -124,15 +123,9 @@ class DeployedOneStage(Deployed):
         return clipped(boxes.reshape(deltas.shape), size)
 
 
-def normalised(transform: FixedSizeTransform, images: Tensor) -> Tensor:
+def prepared(transform: FixedSizeTransform, images: Tensor) -> Tensor:
     """What the transform does to a batch, with sizes that may stay open."""
-    mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (transform.image_mean, transform.image_std))
-    (height, width), divisible = images.shape[-2:], transform.padding.divisible
-    least_height, least_width = transform.padding.minimum
-    # Without negative numbers: dividing them, ONNX rounds towards zero.
-    bottom = (torch.sym_max(height, least_height) + divisible - 1) // divisible * divisible - height
-    right = (torch.sym_max(width, least_width) + divisible - 1) // divisible * divisible - width
-    return F.pad((images - mean) / std, (0, right, 0, bottom))  # type: ignore[arg-type]  # symbols in a trace
+    return normalised(images, transform.image_mean, transform.image_std, transform.padding)
 
 
 def _rows(network: RetinaNet | FCOS | SSD, levels: Sequence[Tensor]) -> list[int]:

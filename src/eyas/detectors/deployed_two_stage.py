@@ -12,7 +12,7 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import roi_align
 
 from eyas.detectors.deployed import DROPPED, Candidates, Deployed, after_nms, best, clipped, detections, take
-from eyas.detectors.deployed_one_stage import normalised
+from eyas.detectors.deployed_one_stage import prepared
 from eyas.types import Size
 
 SMALLEST_DETECTION = 1e-2
@@ -36,7 +36,7 @@ class DeployedFasterRCNN(Deployed):
     def raw(self, images: Tensor) -> tuple[tuple[Tensor, ...], Sequence[int]]:
         network, rpn = self.network, self.network.rpn
         size: Size = (images.shape[-2], images.shape[-1])
-        batch = normalised(network.transform, images)
+        batch = prepared(network.transform, images)
         maps = network.backbone(batch)
         maps = {"0": maps} if isinstance(maps, Tensor) else maps
         levels = list(maps.values())

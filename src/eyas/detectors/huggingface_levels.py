@@ -116,12 +116,17 @@ class Family:
         divisor: config -> what both sides of its input must be multiples of.
         tokens: config -> its tokens that are worth a map, where it has some.
         idle: parameters that no loss depends on in some batches or in any.
+        proposals: config -> the field of its output with the boxes of the encoder that decide which queries there are
+            and in which order, where each query comes from its box alone.
+        strict: see `eyas.detectors.deployed.Deployed`.
     """
 
     processor: str
     divisor: Callable[[Any], int] = lambda config: 1
     tokens: Callable[[Any], TokenSource] | None = None
     idle: Sequence[str] = ()
+    proposals: Callable[[Any], str | None] = lambda config: None
+    strict: bool = False
 
 
 def _last_stride(config: Any) -> int:
@@ -147,12 +152,22 @@ def _before_last_layer(config: Any) -> TokenSource:
     return TokenSource(last, ("vit.embeddings.patch_embeddings.projection",), of_input=True, before=1)
 
 
+def _of_two_stages(config: Any) -> str | None:
+    return "init_reference_points" if config.two_stage else None
+
+
+RT_DETR = Family(
+    "RTDetrImageProcessor", _last_stride, idle=DENOISING, proposals=lambda config: "enc_topk_bboxes", strict=True
+)
+"""RT-DETR and its successors."""
 FAMILIES: Mapping[str, Family] = {
     "DetrForObjectDetection": Family("DetrImageProcessor", tokens=_encoded("model.input_projection")),
-    "DeformableDetrForObjectDetection": Family("DeformableDetrImageProcessor", tokens=_encoded("model.input_proj")),
-    "RTDetrForObjectDetection": Family("RTDetrImageProcessor", _last_stride, idle=DENOISING),
-    "RTDetrV2ForObjectDetection": Family("RTDetrImageProcessor", _last_stride, idle=DENOISING),
-    "DFineForObjectDetection": Family("RTDetrImageProcessor", _last_stride, idle=DENOISING),
+    "DeformableDetrForObjectDetection": Family(
+        "DeformableDetrImageProcessor", tokens=_encoded("model.input_proj"), proposals=_of_two_stages
+    ),
+    "RTDetrForObjectDetection": RT_DETR,
+    "RTDetrV2ForObjectDetection": RT_DETR,
+    "DFineForObjectDetection": RT_DETR,
     "LwDetrForObjectDetection": Family("DeformableDetrImageProcessor", _windows),
     "RfDetrForObjectDetection": Family("RfDetrImageProcessor", _windows, idle=MASK_TOKEN),
     "YolosForObjectDetection": Family("YolosImageProcessor", _patch, tokens=_before_last_layer),

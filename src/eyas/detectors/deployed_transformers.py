@@ -1,0 +1,121 @@
+"""DETR and its kin of transformers as graphs of fixed shapes, see `eyas.detectors.deployed`. They need no NMS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from eyas.detectors.deployed import Candidates, Deployed, normalised, open_size, take
+from eyas.detectors.huggingface import TransformersDetector
+from eyas.detectors.huggingface_levels import FAMILIES
+from eyas.types import Size
+
+PROBED = 1000
+"""Queries that an image processor's rule is read from; more than any rule keeps."""
+
+
+class Rule(NamedTuple):
+    """How an image processor makes detections of queries."""
+
+    softmax: bool
+    """Each query has its best class, and the last column is no object. Else the best pairs of query and class."""
+    most: int | None
+    """How many pairs, at most; None for as many as there are queries."""
+
+
+class DeployedTransformers(Deployed):
+    """A detector of transformers with what its image processor does before it and after it.
+
+    The heads' outputs are the library's ``logits`` and ``pred_boxes``: centre, width and height in [0, 1] of the padded
+    image. Where the encoder's scores choose the queries and decide their order, the chosen boxes come first, as
+    ``proposals``, xyxy in pixels.
+
+    Args:
+        detector: in evaluation mode.
+    """
+
+    def __init__(self, detector: TransformersDetector) -> None:
+        super().__init__()
+        self.network, self.padding = detector.network, detector.padding
+        self.score_threshold = detector.score_threshold
+        processor, config = detector.processor, detector.network.config
+        self.mean, self.std = (
+            (processor.image_mean, processor.image_std) if processor.do_normalize else ((0.0,) * 3, (1.0,) * 3)
+        )
+        family = FAMILIES[type(detector.network).__name__]
+        self.strict, self.proposals = family.strict, family.proposals(config)
+        self.raw_names = (*(("proposals",) if self.proposals else ()), "class_logits", "pred_boxes")
+        self.matched = self.raw_names if self.proposals else ()
+        self.rule = read_rule(processor)
+
+    def raw(self, images: Tensor) -> tuple[tuple[Tensor, ...], Sequence[int]]:
+        batch = normalised(images, self.mean, self.std, self.padding)
+        if self.strict:
+            output: Any = self.network(pixel_values=batch)
+        else:
+            with OpenLinspace():
+                output = self.network(pixel_values=batch)
+        rows = [output.logits.shape[1]]
+        if self.proposals is None:
+            return (output.logits, output.pred_boxes), rows
+        proposals = in_pixels(output[self.proposals], (batch.shape[-2], batch.shape[-1]))
+        return (proposals, output.logits, output.pred_boxes), rows
+
+    def detect(self, raw: Sequence[Tensor], rows: Sequence[int], size: Size) -> Candidates:
+        logits, boxes = raw[-2:]
+        if self.rule.softmax:
+            scores, labels = logits.softmax(dim=2)[..., :-1].max(dim=2)
+            scores, places = scores.topk(scores.shape[1], dim=1)
+            labels = labels.gather(1, places)
+        else:
+            pairs, columns = logits.sigmoid().flatten(1), logits.shape[2]
+            scores, places = pairs.topk(min(pairs.shape[1], self.rule.most or logits.shape[1]), dim=1)
+            places, labels = places // columns, places % columns
+        found = in_pixels(take(boxes, places), open_size(size, self.padding))
+        real = scores > self.score_threshold
+        return Candidates(
+            torch.where(real[..., None], found, 0.0), torch.where(real, scores, 0.0), torch.where(real, labels, -1)
+        )
+
+
+class OpenLinspace(TorchFunctionMode):
+    """Inside, ``torch.linspace`` of an open number of steps is made of ``arange``.
+
+    `torch.export` takes the number of steps for a constant, without a word, and Deformable DETR and its kin make grids
+    of cells by ``linspace``: such a graph would fit the size alone that it was traced with.
+    """
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        options = dict(kwargs or {})
+        if function is not torch.linspace or len(args) != 3 or isinstance(args[2], int):
+            return function(*args, **options)
+        start, end, steps = args
+        return start + torch.arange(steps, **options) * ((end - start) / torch.sym_max(steps - 1, 1))
+
+
+def read_rule(processor: Any) -> Rule:
+    """The rule of an image processor's post-processing, from what it makes of queries that all say the same."""
+    logits, boxes = torch.full((1, PROBED, 2), 5.0), torch.full((1, PROBED, 4), 0.5)
+    raw = SimpleNamespace(logits=logits, pred_boxes=boxes)
+    (found,) = processor.post_process_object_detection(raw, threshold=0.0, target_sizes=[(1, 1)])
+    # Of two columns that are equal the softmax makes 0.5, the sigmoid 0.99.
+    count = len(found["scores"])
+    return Rule(bool(found["scores"].max() < 0.6), None if count == PROBED else count)
+
+
+def in_pixels(boxes: Tensor, size: Size) -> Tensor:
+    """Boxes (..., 4), centre, width and height in [0, 1], to xyxy in pixels of images of (height, width)."""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    corners = torch.cat((centre - half, centre + half), dim=-1)
+    return torch.stack((corners[..., 0::2] * size[1], corners[..., 1::2] * size[0]), dim=-1).flatten(-2)

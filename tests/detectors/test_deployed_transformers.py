@@ -1,0 +1,175 @@
+"""The graphs of transformers' detectors against `predict`, and their ONNX files at any size (slow)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+from eyas.__main__ import main
+from eyas.checkpoint import load
+from eyas.detectors import TransformersDetector
+from eyas.detectors.deploy import deploy
+from eyas.detectors.deployed import Candidates, Deployed, as_predictions
+from eyas.detectors.deployed_transformers import OpenLinspace, Rule, in_pixels, read_rule
+from eyas.export_check import raw_differences
+from eyas.onnx_graph import to_onnx
+from eyas.onnx_runtime import open_session
+from eyas.types import EyasError, Prediction, Size
+from families import TRANSFORMERS, of_transformers
+from tiny import CLASSES, options, write_squares
+from tiny_transformers import CONFIGS
+
+every_family = pytest.mark.parametrize("name", TRANSFORMERS)
+SIZES: tuple[Size, ...] = ((64, 96), (50, 70))
+
+
+def detector_of(name: str, **more: Any) -> TransformersDetector:
+    torch.manual_seed(0)
+    detector = of_transformers(name).eval()
+    for key, value in more.items():
+        setattr(detector, key, value)
+    return detector
+
+
+def found_by(deployed: Deployed, images: Tensor) -> list[Prediction]:
+    with torch.no_grad():
+        return as_predictions(Candidates(*deployed(images)[-3:]))
+
+
+def assert_equal(ours: list[Prediction], theirs: list[Prediction]) -> None:
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(b["scores"], a["scores"])
+        torch.testing.assert_close(b["boxes"], a["boxes"], atol=1e-3, rtol=1e-4)
+        assert b["labels"].equal(a["labels"])
+
+
+@every_family
+def test_the_graph_detects_what_predict_does(name: str) -> None:
+    """Sizes that are padded, too; then a threshold that half of the detections stay below."""
+    detector = detector_of(name)
+    for size in SIZES:
+        images = torch.rand(2, 3, *size)
+        with torch.no_grad():
+            expected = detector.predict(images)
+        assert min(len(found["scores"]) for found in expected) >= 12
+        assert_equal(expected, found_by(deploy(detector), images))
+    detector.score_threshold = float(expected[0]["scores"].median())
+    with torch.no_grad():
+        fewer = detector.predict(images)
+    assert 0 < len(fewer[0]["scores"]) < len(expected[0]["scores"])
+    assert_equal(fewer, found_by(deploy(detector), images))
+
+
+def test_empty_places() -> None:
+    detector = detector_of("YOLOS", score_threshold=1.0)
+    with torch.no_grad():
+        boxes, scores, labels = deploy(detector)(torch.rand(1, 3, 64, 96))[-3:]
+    assert not boxes.any() and not scores.any() and (labels == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("processor", "rule"),
+    [
+        ("DetrImageProcessor", Rule(True, None)),
+        ("YolosImageProcessor", Rule(True, None)),
+        ("DeformableDetrImageProcessor", Rule(False, 100)),
+        ("RTDetrImageProcessor", Rule(False, None)),
+        ("RfDetrImageProcessor", Rule(False, None)),
+    ],
+)
+def test_rules_of_image_processors(processor: str, rule: Rule) -> None:
+    assert read_rule(getattr(transformers, processor)()) == rule
+
+
+def test_the_processor_decides_not_the_family() -> None:
+    """As it does in `predict`, where a model came with another than its family's."""
+    detector = detector_of("RT-DETR", processor=transformers.DeformableDetrImageProcessor(do_normalize=False))
+    images = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = detector.predict(images)
+    assert len(expected[0]["scores"]) == 36  # 12 queries, 3 classes, fewer than its 100
+    assert_equal(expected, found_by(deploy(detector), images))
+
+
+def test_queries_that_the_encoder_chooses_are_matched() -> None:
+    names = {name: deploy(detector_of(name)).raw_names for name in ("DETR", "RT-DETR", "Deformable DETR")}
+    assert names["DETR"] == names["Deformable DETR"] == ("class_logits", "pred_boxes")
+    assert names["RT-DETR"] == ("proposals", "class_logits", "pred_boxes")
+    config: Any = CONFIGS["DeformableDetrForObjectDetection"]()
+    config.two_stage = config.with_box_refine = True
+    config.two_stage_num_proposals = 12
+    model = transformers.DeformableDetrForObjectDetection(config)
+    deployed = deploy(TransformersDetector(model).eval())
+    assert deployed.raw_names == deployed.matched == names["RT-DETR"]
+    with torch.no_grad():
+        (proposals, *_), _ = deployed.raw(torch.rand(2, 3, 64, 96))
+    assert proposals.shape == (2, 12, 4) and (proposals[..., 2:] > proposals[..., :2]).all()
+
+
+def test_boxes_in_pixels() -> None:
+    boxes = torch.tensor([[0.5, 0.5, 1.0, 1.0], [0.25, 0.5, 0.5, 0.25]])
+    assert in_pixels(boxes, (100, 200)).tolist() == [[0, 0, 200, 100], [0, 37.5, 100, 62.5]]
+
+
+class Grid(nn.Module):
+    """The centres of an image's columns of 8 pixels, as Deformable DETR makes them."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        columns = images.shape[3] // 8
+        with OpenLinspace():
+            return torch.linspace(0.5, columns - 0.5, columns, dtype=torch.float32)
+
+
+def test_linspace_stays_open() -> None:
+    open_width = ({3: torch.export.Dim.DYNAMIC},)
+    grid = torch.export.export(Grid(), (torch.rand(1, 3, 8, 64),), dynamic_shapes=open_width).module()
+    for width in (16, 80):
+        centres = torch.arange(width // 8) + 0.5
+        assert torch.equal(grid(torch.rand(1, 3, 8, width)), centres)
+        assert torch.equal(Grid()(torch.rand(1, 3, 8, width)), centres)
+
+
+class Fixed(Deployed):
+    """Says the same of every image, of as many as it was traced with."""
+
+    raw_names = ("numbers",)
+
+    def raw(self, images: Tensor) -> tuple[tuple[Tensor, ...], list[int]]:
+        return (images.mean(dim=(2, 3)) + torch.arange(len(images))[:, None],), []
+
+
+def test_a_graph_of_one_batch_size_is_refused() -> None:
+    with pytest.raises(EyasError, match="cannot trace this detector"):
+        to_onnx(Fixed(), (32, 32), raw=True, dynamic_size=False)
+
+
+@pytest.mark.slow
+@every_family
+def test_a_file_of_any_size_equals_pytorch(name: str) -> None:
+    deployed = deploy(detector_of(name))
+    model = to_onnx(deployed, (64, 96), raw=False, dynamic_size=True)
+    session = open_session(model.SerializeToString())
+    for images in (torch.rand(1, 3, 128, 96), torch.rand(3, 3, 75, 130)):
+        assert max(raw_differences(deployed, session, [images]).values()) < 1e-4
+
+
+@pytest.mark.slow
+def test_trained_exported_and_scored_by_the_commands(tmp_path: Path) -> None:
+    data = write_squares(tmp_path / "data", train=8, val=3)
+    config = tmp_path / "config.json"
+    config.write_text(CONFIGS["YolosForObjectDetection"]().to_json_string())
+    run, figures = tmp_path / "run", tmp_path / "figures.json"
+    more = options(model="transformers", backbone=str(config), options=None, run_epochs=1)
+    assert main(["train", f"--data={data}", f"--out={run}", *more]) == 0
+    assert main(["export", str(run), "--dynamic_size=true", "--runs=1", f"--json_file={figures}"]) == 0
+    written = json.loads(figures.read_text())
+    assert written["score"]["PyTorch"] == pytest.approx(written["score"]["onnxruntime"], abs=1e-3, nan_ok=True)
+    file = next(run.glob("*.onnx"))
+    assert main(["evaluate", str(file), f"--data={data}", "--workers=0", "--device=cpu"]) == 0
+    assert load(run).classes == CLASSES

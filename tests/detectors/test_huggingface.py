@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tiny_transformers import CLASSES, CONFIGS, DETR, WIDTHS
 from torch import Tensor, nn
 from torchvision.models.detection import retinanet_resnet50_fpn
 
@@ -24,6 +23,7 @@ from eyas.detectors.huggingface import loss_terms
 from eyas.detectors.huggingface_levels import FAMILIES, StrideGrid
 from eyas.taps import Taps, teacher_features
 from eyas.types import Detector, EyasError, Target
+from tiny_transformers import CLASSES, CONFIGS, DETR, WIDTHS
 
 SIZE = (64, 96)
 every_family = pytest.mark.parametrize("family", CONFIGS)
@@ -253,6 +253,15 @@ def test_frozen_stages_are_no_levels_of_a_student() -> None:
     assert list(TransformersDetector(model).levels) == ["token_maps:0"]
     model.requires_grad_(False)  # a teacher has all
     assert len(TransformersDetector(model).levels) == 3
+
+
+@pytest.mark.parametrize("family", ["LwDetrForObjectDetection", "RfDetrForObjectDetection"])
+def test_levels_of_as_many_queries_as_real_models_have(family: str) -> None:
+    """They are chosen among the cells, of which a small image has too few."""
+    config: Any = CONFIGS[family]()
+    config.num_queries = 300
+    detector = TransformersDetector(getattr(transformers, family)(config))
+    assert [(level.stride, level.channels) for level in detector.levels.values()] == LEVELS[family]
 
 
 def test_grid() -> None:

@@ -133,7 +133,7 @@ def open_size(size: Size, padding: Padding) -> Size:
         (torch.sym_max(side, least) + padding.divisible - 1) // padding.divisible * padding.divisible
         for side, least in zip(size, padding.minimum, strict=True)
     )
-    return height, width
+    return height, width  # type: ignore[return-value]  # symbols in a trace
 
 
 def best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:

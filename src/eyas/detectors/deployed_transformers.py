@@ -44,9 +44,9 @@ class DeployedTransformers(Deployed):
         self.network, self.padding = detector.network, detector.padding
         self.score_threshold = detector.score_threshold
         processor, config = detector.processor, detector.network.config
-        self.mean, self.std = (
-            (processor.image_mean, processor.image_std) if processor.do_normalize else ((0.0,) * 3, (1.0,) * 3)
-        )
+        normalises = processor.do_normalize
+        self.mean: Sequence[float] = processor.image_mean if normalises else (0.0, 0.0, 0.0)
+        self.std: Sequence[float] = processor.image_std if normalises else (1.0, 1.0, 1.0)
         family = FAMILIES[type(detector.network).__name__]
         self.strict, self.proposals = family.strict, family.proposals(config)
         self.raw_names = (*(("proposals",) if self.proposals else ()), "class_logits", "pred_boxes")

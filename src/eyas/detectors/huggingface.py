@@ -77,7 +77,7 @@ class TransformersDetector(nn.Module):
         self.score_threshold = score_threshold
         if family.tokens is not None:
             add_token_maps(model, family.tokens(config))
-        self.levels = derive_levels(model, self.padding.divisible, anchor_scale, anchor_ratios)
+        self.levels = derive_levels(model, self.padding.divisible, anchor_scale, anchor_ratios, family.least(config))
 
     def forward(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The same as `losses`."""

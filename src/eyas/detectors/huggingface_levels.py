@@ -6,6 +6,7 @@ backbone and the encoder hand on, so backbones of transformers and of timm are f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -119,6 +120,7 @@ class Family:
         proposals: config -> the field of its output with the boxes of the encoder that decide which queries there are
             and in which order, where each query comes from its box alone.
         strict: see `eyas.detectors.deployed.Deployed`.
+        least: config -> pixels that both sides of an image need, so that there are cells for every query.
     """
 
     processor: str
@@ -127,6 +129,7 @@ class Family:
     idle: Sequence[str] = ()
     proposals: Callable[[Any], str | None] = lambda config: None
     strict: bool = False
+    least: Callable[[Any], int] = lambda config: 1
 
 
 def _last_stride(config: Any) -> int:
@@ -136,6 +139,11 @@ def _last_stride(config: Any) -> int:
 def _windows(config: Any) -> int:
     backbone = config.backbone_config
     return int(backbone.patch_size * getattr(backbone, "num_windows_side", backbone.num_windows))
+
+
+def _enough_cells(config: Any) -> int:
+    finest = max(getattr(config, "projector_scale_factors", None) or (1.0,))
+    return math.ceil(math.sqrt(config.num_queries)) * math.ceil(config.backbone_config.patch_size / finest)
 
 
 def _patch(config: Any) -> int:
@@ -168,8 +176,8 @@ FAMILIES: Mapping[str, Family] = {
     "RTDetrForObjectDetection": RT_DETR,
     "RTDetrV2ForObjectDetection": RT_DETR,
     "DFineForObjectDetection": RT_DETR,
-    "LwDetrForObjectDetection": Family("DeformableDetrImageProcessor", _windows),
-    "RfDetrForObjectDetection": Family("RfDetrImageProcessor", _windows, idle=MASK_TOKEN),
+    "LwDetrForObjectDetection": Family("DeformableDetrImageProcessor", _windows, least=_enough_cells),
+    "RfDetrForObjectDetection": Family("RfDetrImageProcessor", _windows, idle=MASK_TOKEN, least=_enough_cells),
     "YolosForObjectDetection": Family("YolosImageProcessor", _patch, tokens=_before_last_layer),
 }
 """By the class of the library's model."""
@@ -195,7 +203,7 @@ def add_token_maps(network: nn.Module, source: TokenSource) -> None:
 
 
 def derive_levels(
-    network: nn.Module, divisor: int, scale: float = 4.0, ratios: Sequence[float] = (0.5, 1.0, 2.0)
+    network: nn.Module, divisor: int, scale: float = 4.0, ratios: Sequence[float] = (0.5, 1.0, 2.0), least: int = 1
 ) -> dict[str, Level]:
     """The levels of a detector from one forward pass: strides, channels and tap names.
 
@@ -207,11 +215,12 @@ def derive_levels(
         divisor: what the sides of its input must be multiples of.
         scale: see `StrideGrid`.
         ratios: see `StrideGrid`.
+        least: pixels that they need.
 
     Raises:
         EyasError: no module returns a map.
     """
-    side = -(-PROBE_SIDE // divisor) * divisor
+    side = -(-max(PROBE_SIDE, least) // divisor) * divisor
     frozen = not any(parameter.requires_grad for parameter in network.parameters())
     maps = {name: tensor for name, tensor in probe_maps(network, side).items() if frozen or tensor.requires_grad}
     if not maps:

@@ -59,7 +59,8 @@ def raw_differences(
     """The largest difference of each of the heads' outputs, relative to its largest value or to 1 if that is more.
 
     Rows of outputs that `Deployed.matched` names are compared with those of the same proposal; ``unmatched`` is the
-    share of PyTorch's proposals that the other has not.
+    share of PyTorch's proposals that the other has not. Of a `Deployed.coupled` detector no row is compared in an image
+    that lacks one; where all do, the share is 1.
     """
     largest = dict.fromkeys(deployed.raw_names, 0.0)
     missing = total = 0
@@ -69,7 +70,7 @@ def raw_differences(
             ours = dict(zip(names, deployed.raw(batch)[0], strict=True))
         theirs = dict(zip(names, as_tensors(session.run(names, as_inputs(batch))), strict=True))
         if deployed.matched:
-            ours, theirs, lost = _matched(ours, theirs, deployed.matched)
+            ours, theirs, lost = _matched(ours, theirs, deployed)
             missing, total = missing + lost, total + lost + len(ours[deployed.matched[0]])
         for name in names:
             largest[name] = _larger(largest[name], difference(ours[name], theirs[name]))
@@ -159,17 +160,22 @@ def runner(model: bytes, deployed: Deployed, *, raw: bool, threads: int | None =
 
 
 def _matched(
-    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], names: Sequence[str]
+    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], deployed: Deployed
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
-    """Both with the rows of ``names`` reduced to the proposals that both have, and how many of ours they have not."""
-    pairs: dict[str, tuple[list[Tensor], list[Tensor]]] = {name: ([], []) for name in names}
+    """Both with the rows of `Deployed.matched` reduced to the proposals that both have, and how many of ours lack."""
+    pairs: dict[str, tuple[list[Tensor], list[Tensor]]] = {name: ([], []) for name in deployed.matched}
     lost = 0
     for image in range(len(ours["proposals"])):
         mine, other = ours["proposals"][image], theirs["proposals"][image]
         real = torch.where((mine[:, 2:] > mine[:, :2]).all(dim=1))[0]
-        distance, nearest = torch.cdist(mine[real], other, p=torch.inf).min(dim=1)
+        if deployed.ordered:
+            distance, nearest = (mine - other)[real].abs().amax(dim=1), real
+        else:
+            distance, nearest = torch.cdist(mine[real], other, p=torch.inf).min(dim=1)
         same = distance < SAME_PROPOSAL
         lost += int((~same).sum())
+        if deployed.coupled and not same.all():
+            same = torch.zeros_like(same)
         for name, (left, right) in pairs.items():
             left.append(ours[name][image, real[same]])
             right.append(theirs[name][image, nearest[same]])

@@ -16,7 +16,7 @@ from eyas.checkpoint import load
 from eyas.detectors import TransformersDetector
 from eyas.detectors.deploy import deploy
 from eyas.detectors.deployed import Candidates, Deployed, as_predictions
-from eyas.detectors.deployed_transformers import OpenLinspace, Rule, in_pixels, read_rule
+from eyas.detectors.deployed_transformers import OpenSizes, Rule, in_pixels, read_rule
 from eyas.export_check import raw_differences
 from eyas.onnx_graph import to_onnx
 from eyas.onnx_runtime import open_session
@@ -98,8 +98,9 @@ def test_the_processor_decides_not_the_family() -> None:
 
 
 def test_queries_that_the_encoder_chooses_are_matched() -> None:
-    names = {name: deploy(detector_of(name)).raw_names for name in ("DETR", "RT-DETR", "Deformable DETR")}
-    assert names["DETR"] == names["Deformable DETR"] == ("class_logits", "pred_boxes")
+    names = {name: deploy(detector_of(name)).raw_names for name in TRANSFORMERS}
+    for name in TRANSFORMERS:
+        assert ("proposals" in names[name]) == (name not in ("DETR", "Deformable DETR", "YOLOS"))
     assert names["RT-DETR"] == ("proposals", "class_logits", "pred_boxes")
     config: Any = CONFIGS["DeformableDetrForObjectDetection"]()
     config.two_stage = config.with_box_refine = True
@@ -112,27 +113,74 @@ def test_queries_that_the_encoder_chooses_are_matched() -> None:
     assert proposals.shape == (2, 12, 4) and (proposals[..., 2:] > proposals[..., :2]).all()
 
 
+class Saying(Deployed):
+    """Four proposals of one image."""
+
+    raw_names = matched = ("proposals", "class_logits")
+
+    def raw(self, images: Tensor) -> tuple[tuple[Tensor, ...], list[int]]:
+        corners = torch.arange(4.0)[:, None] * 10
+        boxes = torch.cat((corners, corners, corners + 5, corners + 5), dim=1)[None]
+        return (boxes, corners[None]), []
+
+
+class Session:
+    """Answers with some of the same rows, the last of which may be another's."""
+
+    def __init__(self, order: list[int], shift: float) -> None:
+        self.order, self.shift = order, shift
+
+    def run(self, names: list[str], inputs: Any) -> list[Any]:
+        boxes, logits = (rows[:, self.order].clone() for rows in Saying().raw(torch.zeros(1))[0])
+        boxes[:, -1] += self.shift
+        logits[:, -1] += self.shift
+        return [boxes.numpy(), logits.numpy()]
+
+
+@pytest.mark.parametrize(
+    ("order", "shift", "coupled", "ordered", "unmatched", "logits"),
+    [
+        ([0, 1, 2, 3], 0.0, False, False, 0, 0),
+        ([1, 0, 2, 3], 0.0, True, False, 0, 0),
+        ([1, 0, 2, 3], 0.0, True, True, 1, 0),  # of an image that is left out nothing counts but what lacks
+        ([0, 1, 2, 3], 2.0, False, False, 0.25, 0),
+        ([0, 1, 2, 3], 2.0, True, False, 1, 0),
+        ([0, 1, 2, 3], 0.01, True, True, 0, 0.01 / 30),
+    ],
+)
+def test_rows_are_compared_by_proposal(
+    order: list[int], shift: float, coupled: bool, ordered: bool, unmatched: float, logits: float
+) -> None:
+    deployed = Saying()
+    deployed.coupled, deployed.ordered = coupled, ordered
+    session: Any = Session(order, shift)
+    found = raw_differences(deployed, session, [torch.rand(1, 3, 8, 8)])
+    assert found["unmatched"] == unmatched
+    assert found["class_logits"] == pytest.approx(logits, rel=1e-3)
+
+
 def test_boxes_in_pixels() -> None:
     boxes = torch.tensor([[0.5, 0.5, 1.0, 1.0], [0.25, 0.5, 0.5, 0.25]])
     assert in_pixels(boxes, (100, 200)).tolist() == [[0, 0, 200, 100], [0, 37.5, 100, 62.5]]
 
 
 class Grid(nn.Module):
-    """The centres of an image's columns of 8 pixels, as Deformable DETR makes them."""
+    """The centres of an image's columns of 8 pixels and the size of its map, as Deformable DETR makes them."""
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         columns = images.shape[3] // 8
-        with OpenLinspace():
-            return torch.linspace(0.5, columns - 0.5, columns, dtype=torch.float32)
+        with OpenSizes():
+            centres = torch.linspace(0.5, columns - 0.5, columns, dtype=torch.float32)
+            return centres, torch.as_tensor([(1, columns)], dtype=torch.long)
 
 
-def test_linspace_stays_open() -> None:
+def test_sizes_stay_open() -> None:
     open_width = ({3: torch.export.Dim.DYNAMIC},)
     grid = torch.export.export(Grid(), (torch.rand(1, 3, 8, 64),), dynamic_shapes=open_width).module()
     for width in (16, 80):
-        centres = torch.arange(width // 8) + 0.5
-        assert torch.equal(grid(torch.rand(1, 3, 8, width)), centres)
-        assert torch.equal(Grid()(torch.rand(1, 3, 8, width)), centres)
+        for centres, size in (grid(torch.rand(1, 3, 8, width)), Grid()(torch.rand(1, 3, 8, width))):
+            assert torch.equal(centres, torch.arange(width // 8) + 0.5)
+            assert size.tolist() == [[1, width // 8]] and size.dtype == torch.int64
 
 
 class Fixed(Deployed):

@@ -40,12 +40,16 @@ class Deployed(nn.Module):
         raw_names: names of the heads' outputs.
         matched: those of them whose rows are in an order that the smallest difference changes: ``proposals``, and
             what is said of each.
+        coupled: what is said of a proposal depends on the other ones too.
+        ordered: and on its place, so that one in another place is another one.
         strict: to be traced by TorchDynamo, which is slower and leaves more open: a detector that takes the ``len`` of
             a batch fixes its size otherwise.
     """
 
     raw_names: tuple[str, ...] = ()
     matched: tuple[str, ...] = ()
+    coupled: bool = False
+    ordered: bool = False
     strict: bool = False
 
     def raw(self, images: Tensor) -> tuple[tuple[Tensor, ...], Sequence[int]]:

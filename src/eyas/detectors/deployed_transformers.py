@@ -32,8 +32,7 @@ class DeployedTransformers(Deployed):
     """A detector of transformers with what its image processor does before it and after it.
 
     The heads' outputs are the library's ``logits`` and ``pred_boxes``: centre, width and height in [0, 1] of the padded
-    image. Where the encoder's scores choose the queries and decide their order, the chosen boxes come first, as
-    ``proposals``, xyxy in pixels.
+    image. Where the encoder's scores choose the queries, the chosen boxes come first, as ``proposals``, xyxy in pixels.
 
     Args:
         detector: in evaluation mode.
@@ -48,7 +47,8 @@ class DeployedTransformers(Deployed):
         self.mean: Sequence[float] = processor.image_mean if normalises else (0.0, 0.0, 0.0)
         self.std: Sequence[float] = processor.image_std if normalises else (1.0, 1.0, 1.0)
         family = FAMILIES[type(detector.network).__name__]
-        self.strict, self.proposals = family.strict, family.proposals(config)
+        self.strict, self.ordered, self.proposals = family.strict, family.ordered, family.proposals(config)
+        self.coupled = True  # by the attention between queries
         self.raw_names = (*(("proposals",) if self.proposals else ()), "class_logits", "pred_boxes")
         self.matched = self.raw_names if self.proposals else ()
         self.rule = read_rule(processor)
@@ -58,7 +58,7 @@ class DeployedTransformers(Deployed):
         if self.strict:
             output: Any = self.network(pixel_values=batch)
         else:
-            with OpenLinspace():
+            with OpenSizes():
                 output = self.network(pixel_values=batch)
         rows = [output.logits.shape[1]]
         if self.proposals is None:
@@ -83,25 +83,38 @@ class DeployedTransformers(Deployed):
         )
 
 
-class OpenLinspace(TorchFunctionMode):
-    """Inside, ``torch.linspace`` of an open number of steps is made of ``arange``.
+class OpenSizes(TorchFunctionMode):
+    """Inside, ``torch.linspace`` and ``torch.as_tensor`` of sizes that are open in a trace leave them open.
 
-    `torch.export` takes the number of steps for a constant, without a word, and Deformable DETR and its kin make grids
-    of cells by ``linspace``: such a graph would fit the size alone that it was traced with.
+    `torch.export` takes the steps of the one and the numbers of the other for constants, without a word, and Deformable
+    DETR and its kin use them for grids of cells and the sizes of maps: their graphs would fit the size that they were
+    traced with and no other.
     """
 
     def __torch_function__(
         self,
-        function: Callable[..., Any],
+        func: Callable[..., Any],
         types: Any,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         options = dict(kwargs or {})
-        if function is not torch.linspace or len(args) != 3 or isinstance(args[2], int):
-            return function(*args, **options)
-        start, end, steps = args
-        return start + torch.arange(steps, **options) * ((end - start) / torch.sym_max(steps - 1, 1))
+        if func is torch.linspace and len(args) == 3 and isinstance(args[2], torch.SymInt):
+            start, end, steps = args
+            return start + torch.arange(steps, **options) * ((end - start) / torch.sym_max(steps - 1, 1))
+        if func is torch.as_tensor and len(args) == 1 and _is_open(args[0]):
+            return _as_tensor(args[0], options)
+        return func(*args, **options)
+
+
+def _is_open(value: Any) -> bool:
+    return any(map(_is_open, value)) if isinstance(value, (list, tuple)) else isinstance(value, torch.SymInt)
+
+
+def _as_tensor(value: Any, options: Mapping[str, Any]) -> Tensor:
+    if isinstance(value, (list, tuple)):
+        return torch.stack([_as_tensor(entry, options) for entry in value])
+    return torch.full((), value, **options)
 
 
 def read_rule(processor: Any) -> Rule:

@@ -117,8 +117,9 @@ class Family:
         divisor: config -> what both sides of its input must be multiples of.
         tokens: config -> its tokens that are worth a map, where it has some.
         idle: parameters that no loss depends on in some batches or in any.
-        proposals: config -> the field of its output with the boxes of the encoder that decide which queries there are
-            and in which order, where each query comes from its box alone.
+        proposals: config -> the field of its output with the boxes that the queries start from, where scores of the
+            encoder choose them.
+        ordered: see `eyas.detectors.deployed.Deployed`.
         strict: see `eyas.detectors.deployed.Deployed`.
         least: config -> pixels that both sides of an image need, so that there are cells for every query.
     """
@@ -128,6 +129,7 @@ class Family:
     tokens: Callable[[Any], TokenSource] | None = None
     idle: Sequence[str] = ()
     proposals: Callable[[Any], str | None] = lambda config: None
+    ordered: bool = False
     strict: bool = False
     least: Callable[[Any], int] = lambda config: 1
 
@@ -161,7 +163,7 @@ def _before_last_layer(config: Any) -> TokenSource:
 
 
 def _of_two_stages(config: Any) -> str | None:
-    return "init_reference_points" if config.two_stage else None
+    return "init_reference_points" if getattr(config, "two_stage", True) else None
 
 
 RT_DETR = Family(
@@ -176,8 +178,17 @@ FAMILIES: Mapping[str, Family] = {
     "RTDetrForObjectDetection": RT_DETR,
     "RTDetrV2ForObjectDetection": RT_DETR,
     "DFineForObjectDetection": RT_DETR,
-    "LwDetrForObjectDetection": Family("DeformableDetrImageProcessor", _windows, least=_enough_cells),
-    "RfDetrForObjectDetection": Family("RfDetrImageProcessor", _windows, idle=MASK_TOKEN, least=_enough_cells),
+    "LwDetrForObjectDetection": Family(
+        "DeformableDetrImageProcessor", _windows, proposals=_of_two_stages, ordered=True, least=_enough_cells
+    ),
+    "RfDetrForObjectDetection": Family(
+        "RfDetrImageProcessor",
+        _windows,
+        idle=MASK_TOKEN,
+        proposals=_of_two_stages,
+        ordered=True,
+        least=_enough_cells,
+    ),
     "YolosForObjectDetection": Family("YolosImageProcessor", _patch, tokens=_before_last_layer),
 }
 """By the class of the library's model."""

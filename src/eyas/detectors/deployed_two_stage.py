@@ -96,7 +96,7 @@ class DeployedFasterRCNN(Deployed):
     def _pool(self, maps: Mapping[str, Tensor], image: Tensor, boxes: Tensor) -> Tensor:
         """`MultiScaleRoIAlign` of boxes (n, 4) in the images of those indices."""
         pool = self.network.roi_heads.box_roi_pool
-        levels = [maps[name] for name in pool.featmap_names]
+        levels = [level for name, level in maps.items() if name in pool.featmap_names]
         rois = torch.cat((image[:, None].to(boxes.dtype), boxes), dim=1)
         if len(levels) == 1:
             only: Tensor = roi_align(levels[0], rois, pool.output_size, pool.scales[0], pool.sampling_ratio)

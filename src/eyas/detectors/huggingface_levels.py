@@ -145,8 +145,8 @@ def _windows(config: Any) -> int:
 
 def _enough_cells(config: Any) -> int:
     finest = max(getattr(config, "projector_scale_factors", None) or (1.0,))
-    cells = math.ceil(math.sqrt(config.num_queries))
-    return cells * int(math.ceil(config.backbone_config.patch_size / finest))
+    pixels: int = math.ceil(config.backbone_config.patch_size / finest)
+    return math.ceil(math.sqrt(config.num_queries)) * pixels
 
 
 def _patch(config: Any) -> int:

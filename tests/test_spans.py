@@ -48,10 +48,9 @@ def test_peak_memory_is_that_of_the_part() -> None:
     with listening(Spans(CPU)) as spans:
         with span("before"):
             pass
-        with span("large"):
-            with mmap.mmap(-1, 64 * 2**20) as block:  # pages of its own, where malloc may have some left over
-                for page in range(0, len(block), mmap.PAGESIZE):
-                    block[page] = 1
+        with span("large"), mmap.mmap(-1, 64 * 2**20) as block:  # pages of its own: malloc may have some left over
+            for page in range(0, len(block), mmap.PAGESIZE):
+                block[page] = 1
         with span("after"):
             pass
     assert spans.peaks["large"] > spans.peaks["before"] + 48 * 2**20

@@ -18,7 +18,7 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from eyas.detectors import CustomDetector, TorchvisionDetector, TransformersDetector, build
-from eyas.types import Detector, Size
+from eyas.types import Detector, Size, Target
 from tiny import MODEL
 from tiny_transformers import CONFIGS
 
@@ -122,6 +122,26 @@ def make(name: str, seed: int = 0) -> Detector:
     if name in TORCHVISION:
         return TorchvisionDetector(TORCHVISION[name](), CLASSES).train()
     return of_transformers(name).train()
+
+
+def batch() -> tuple[Tensor, list[Target]]:
+    """An image with two objects and one without any."""
+    images = torch.rand(2, 3, *SIZE, generator=torch.Generator().manual_seed(3))
+    boxes = torch.tensor([[5.0, 6, 45, 50], [50, 10, 90, 40]])
+    none: Target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    return images, [{"boxes": boxes, "labels": torch.tensor([0, 1])}, none]
+
+
+def trained(name: str) -> Detector:
+    """In evaluation mode, its BatchNorms with the statistics of a batch: scores are nearly all the same without."""
+    detector = make(name)
+    with torch.no_grad():
+        for module in detector.network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = None
+        detector.losses(*batch())
+    detector.network.eval()
+    return detector
 
 
 FIRST_LABEL = {"Faster R-CNN": 1, "SSD": 1}

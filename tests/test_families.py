@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 
 import eyas
 import families
@@ -21,8 +21,8 @@ from eyas.detectors.huggingface_levels import FAMILIES
 from eyas.export_check import raw_differences
 from eyas.onnx_graph import add_metadata, to_onnx, without_heads
 from eyas.onnx_runtime import OnnxDetector, open_session
-from eyas.types import Detector, Prediction, Target
-from families import CLASSES, FIRST_LABEL, SHUFFLEDET, SIZE, TORCHVISION, TRANSFORMERS, make
+from eyas.types import Detector, Prediction
+from families import CLASSES, FIRST_LABEL, SHUFFLEDET, SIZE, TORCHVISION, TRANSFORMERS, batch, make, trained
 from tiny import MODEL
 from toys import ToyDetector
 
@@ -42,14 +42,6 @@ def cells() -> dict[tuple[str, str], str]:
         for name, row in zip(names, rows, strict=True)
         for column, cell in zip(header[1:], row[1:], strict=True)
     }
-
-
-def batch() -> tuple[Tensor, list[Target]]:
-    """An image with two objects and one without any."""
-    images = torch.rand(2, 3, *SIZE, generator=torch.Generator().manual_seed(3))
-    boxes = torch.tensor([[5.0, 6, 45, 50], [50, 10, 90, 40]])
-    none: Target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    return images, [{"boxes": boxes, "labels": torch.tensor([0, 1])}, none]
 
 
 class Toy(ToyDetector):
@@ -86,18 +78,6 @@ def as_teacher(name: str, folder: Path) -> None:
 
 def as_student(name: str, folder: Path) -> None:
     two_steps(make(name), Toy())
-
-
-def trained(name: str) -> Detector:
-    """In evaluation mode, its BatchNorms with statistics."""
-    detector = make(name)
-    with torch.no_grad():
-        for module in detector.network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = None
-        detector.losses(*batch())
-    detector.network.eval()
-    return detector
 
 
 def same(ours: list[Prediction], theirs: list[Prediction]) -> None:

@@ -21,7 +21,7 @@ from eyas.export_check import raw_differences
 from eyas.onnx_graph import to_onnx
 from eyas.onnx_runtime import open_session
 from eyas.types import EyasError, Prediction, Size
-from families import TRANSFORMERS, of_transformers
+from families import TRANSFORMERS, of_transformers, trained
 from tiny import CLASSES, options, write_squares
 from tiny_transformers import CONFIGS
 
@@ -200,11 +200,11 @@ def test_a_graph_of_one_batch_size_is_refused() -> None:
 @pytest.mark.slow
 @every_family
 def test_a_file_of_any_size_equals_pytorch(name: str) -> None:
-    deployed = deploy(detector_of(name))
+    deployed = deploy(trained(name))
     model = to_onnx(deployed, (64, 96), raw=False, dynamic_size=True)
     session = open_session(model.SerializeToString())
     for images in (torch.rand(1, 3, 128, 96), torch.rand(3, 3, 75, 130)):
-        assert max(raw_differences(deployed, session, [images]).values()) < 1e-4
+        assert max(raw_differences(deployed, session, [images]).values()) < 1e-3
 
 
 @pytest.mark.slow

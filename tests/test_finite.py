@@ -31,7 +31,8 @@ def target(index: int) -> Target:
 
 
 def add(finite: FiniteLosses, step: int, loss: float) -> None:
-    finite.add(step, {"loss_box": torch.tensor(loss), "loss_class": torch.tensor(1.0)}, [target(step), target(0)])
+    losses = {"loss_box": torch.tensor(loss), "loss_class": torch.tensor(1.0)}
+    finite.add(step, torch.tensor(loss + 1.0), losses, [target(step), target(0)])
 
 
 def test_looked_at_together_the_first_is_named() -> None:
@@ -56,7 +57,8 @@ def test_looked_at_in_between() -> None:
 def test_two_infinities_of_opposite_sign_do_not_cancel_out() -> None:
     finite = FiniteLosses(RECORDS, every=1)
     with pytest.raises(EyasError, match="in step 1"):
-        finite.add(1, {"a": torch.tensor(float("inf")), "b": torch.tensor(float("-inf"))}, [target(1)])
+        losses = {"a": torch.tensor(float("inf")), "b": torch.tensor(float("-inf"))}
+        finite.add(1, torch.stack(list(losses.values())).sum(), losses, [target(1)])
 
 
 def test_steps_that_only_queued_work_share_the_time_out() -> None:

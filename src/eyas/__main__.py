@@ -105,8 +105,7 @@ def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
 
 def recipes_parser() -> ArgumentParser:
     """Both arguments of `recipes` are optional and given by place, which a signature cannot say."""
-    parser = ArgumentParser(description=summary(recipes), exit_on_error=False)
-    parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
+    parser = command_parser(recipes, skip={"action", "name"})
     parser.add_argument("action", nargs="?", default="list", choices=["list", "copy"], help="What to do.")
     parser.add_argument("name", nargs="?", type=str | None, default=None, help="The recipe to copy, as listed.")
     return parser
@@ -114,11 +113,9 @@ def recipes_parser() -> ArgumentParser:
 
 def report_parser() -> ArgumentParser:
     """The runs of `report` are several and given by place, which a signature cannot say."""
-    parser = ArgumentParser(description=summary(report), exit_on_error=False)
-    parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
+    parser = command_parser(report, skip={"runs"})
     text = "Run folders, or folders of run folders as compare and demo make."
     parser.add_argument("runs", nargs="+", type=Path, help=text)
-    parser.add_function_arguments(report, skip={"runs"})
     return parser
 
 

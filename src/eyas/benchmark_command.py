@@ -12,15 +12,14 @@ from typing import Any
 from eyas.args import DataArgs, OptimArgs, RunArgs
 from eyas.cache import CacheDtype
 from eyas.checkpoint import ModelSpec
-from eyas.compiling import compile_levels, explain_levels
+from eyas.compiling import explain_levels
 from eyas.distiller import Distiller
 from eyas.engine import LossModule, PlainStudent, Trainer, train_loader
 from eyas.evaluation.result import align
 from eyas.files import write_json
-from eyas.folding import make_cheaper
 from eyas.methods import Method
 from eyas.spans import Spans, listening, span
-from eyas.training import Setup, chosen_methods, load_teacher
+from eyas.training import Setup, chosen_methods
 from eyas.types import Detector, EyasError
 
 PARTS = ("data", "student", "teacher", "mask", "adapter", "loss", "weight", "backward", "optimizer")
@@ -74,19 +73,11 @@ def benchmark(
         spec = ModelSpec(model, setup.train.classes, backbone, options or {}, dataset.resize)
         student = spec.build()
         module: LossModule = PlainStudent(student)
-        if teacher is not None and cache is not None:
+        if teacher is not None:
             methods = chosen_methods(method)
-            store = setup.caching(cache, cache_dtype, teacher, methods)
-            distiller = module = Distiller(
-                student, store.guide, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed
-            )
-            store.fill(distiller.pairs)
-        elif teacher is not None:
-            guide = load_teacher(teacher)
-            module = Distiller(student, guide, *chosen_methods(method), pairs=pairs, teacher_scale=scale, seed=run.seed)
-            make_cheaper(guide, setup.say)
-            if run.compile:
-                compile_levels(guide)
+            guide, store = setup.guide(teacher, methods, cache, cache_dtype)
+            module = Distiller(student, guide, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed)
+            setup.make_ready(module, store)
         if run.compile:
             say_breaks(student, setup)
         spans, whole = time_steps(setup.trainer(module, spec), steps, warmup)

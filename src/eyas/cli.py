@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,19 @@ from eyas.runlog import command_config
 from eyas.types import EyasError
 
 
-def command_parser(function: Callable[..., Any], *, positional: bool = False) -> ArgumentParser:
-    """The parser of a command: options from its signature, help from its docstring, ``--config`` for a YAML file."""
+def command_parser(
+    function: Callable[..., Any], *, positional: bool = False, skip: Collection[str] = ()
+) -> ArgumentParser:
+    """The parser of a command: options from its signature, help from its docstring, ``--config`` for a YAML file.
+
+    Args:
+        function: the command.
+        positional: its required arguments are given by place.
+        skip: arguments that a signature does not describe, for the caller to add.
+    """
     parser = ArgumentParser(description=summary(function), exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
-    parser.add_function_arguments(function, as_positional=positional)
+    parser.add_function_arguments(function, as_positional=positional, skip=set(skip))
     return parser
 
 

@@ -133,13 +133,23 @@ def evaluate_detector(
     name: str = "evaluate",
 ) -> EvaluationResult:
     """Score a detector on every image of a source."""
+    return score(metric, source, find_everywhere(detector, source, feed, device, progress, name))
+
+
+def find_everywhere(
+    detector: Detector, source: DataSource, feed: DataArgs, device: torch.device, progress: Progress, name: str
+) -> dict[int, Prediction]:
+    """What a detector finds in every image of a source, by record index, behind a bar of that name.
+
+    It is on the CPU afterwards.
+    """
     detector.network.to(device)
     task = progress.task(name, len(source.records))
     batches = ((images.to(device), targets) for images, targets in val_loader(source, feed))
     found = predict_records(detector, batches, source, advance=lambda images: progress.advance(task, images))
     progress.finish(task)
     detector.network.cpu()
-    return score(metric, source, found)
+    return found
 
 
 def predict(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -32,7 +31,7 @@ from eyas.launch import terminated_as_exit
 from eyas.plots import curves, intervals
 from eyas.progress import Progress
 from eyas.runlog import CONFIG, FREE
-from eyas.teacher_on_demand import files_digest
+from eyas.teacher_on_demand import file_digest, files_digest
 from eyas.training import distill, train
 from eyas.types import EyasError
 
@@ -239,7 +238,7 @@ def same_teacher(out: Path, teacher: str) -> None:
     now = {"teacher": teacher, "sha256": None}
     if (folder / SPEC).is_file():
         weights = folder / ModelSpec.load(folder).weights
-        now["sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
+        now["sha256"] = file_digest(weights).hex() if weights.is_file() else None
     elif files := native_files(folder):
         now["sha256"] = files_digest(files)
     file = out / TEACHER

@@ -137,7 +137,7 @@ class Distiller(nn.Module):
         return isinstance(method.weight, Auto) and self._followed(method).warming_up(self._batches)
 
     def _check_names(self, student: View) -> None:
-        twice = student.losses.keys() & set(self.weights())
+        twice = student.losses.keys() & {method.name for method in self._all_methods()}
         if twice:
             raise EyasError(f"two losses are called {', '.join(sorted(twice))}: give the method another name")
 

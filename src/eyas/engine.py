@@ -200,12 +200,12 @@ class Trainer:
         self.step += 1
         if self.ema is not None:
             self.ema.update_parameters(cast(nn.Module, self.student))
-        logged = self.step == 1 or self.step % self.run.log_every == 0
-        if logged:
+        shown = None
+        if self.step == 1 or self.step % self.run.log_every == 0:
             with self.cost.working():
-                self._log_step(losses, norm)
-        self.cost.step(waited=logged)
-        advance({name: float(loss.detach()) for name, loss in losses.items()} if logged else None)
+                shown = self._log_step(losses, norm)
+        self.cost.step(waited=shown is not None)
+        advance(shown)
 
     def train_batch(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], Tensor | None]:
         """Forward, backward and, where accumulation is complete, the update. The losses and the gradient norm."""
@@ -213,7 +213,7 @@ class Trainer:
             layout = torch.channels_last if self.run.channels_last else torch.contiguous_format
             losses = self.model(images.contiguous(memory_format=layout), targets)
             total = torch.stack(list(losses.values())).sum()
-            self.finite.add(self.step + 1, losses, targets)
+            self.finite.add(self.step + 1, total, losses, targets)
             with span("backward"):
                 self.accelerator.backward(total)
             with span("optimizer"):
@@ -228,17 +228,19 @@ class Trainer:
         norm: Tensor = self.accelerator.clip_grad_norm_(self.model.parameters(), self.optim.clip_norm)
         return norm
 
-    def _log_step(self, losses: Mapping[str, Tensor], norm: Tensor | None) -> None:
+    def _log_step(self, losses: Mapping[str, Tensor], norm: Tensor | None) -> dict[str, float]:
         """Numbers, for which a GPU has to be waited for; between two lines of the log nothing waits for it."""
+        values = {name: float(loss.detach()) for name, loss in losses.items()}
         self.log(
             "train",
             epoch=self.epoch,
             step=self.step,
             lr=self.scheduler.get_last_lr()[0],
             gradient_norm=None if norm is None else float(norm),
-            losses={name: float(loss.detach()) for name, loss in losses.items()},
+            losses=values,
             weights=self.accelerator.unwrap_model(self.model).weights(),
         )
+        return values
 
     def _save(self) -> None:
         model = self.accelerator.get_state_dict(self.model)

@@ -14,6 +14,7 @@ from eyas.types import EyasError, Record, Target
 @dataclass(frozen=True)
 class _Batch:
     step: int
+    total: Tensor
     losses: dict[str, Tensor]
     records: tuple[int, ...]
 
@@ -32,10 +33,10 @@ class FiniteLosses:
         self._records, self._every = records, every
         self._batches: list[_Batch] = []
 
-    def add(self, step: int, losses: Mapping[str, Tensor], targets: Sequence[Target]) -> None:
-        """Take in a batch. Raises EyasError as `check` does, when it is time to look."""
+    def add(self, step: int, total: Tensor, losses: Mapping[str, Tensor], targets: Sequence[Target]) -> None:
+        """Take in a batch and the sum of its losses. Raises EyasError as `check` does, when it is time to look."""
         kept = {name: loss.detach() for name, loss in losses.items()}
-        self._batches.append(_Batch(step, kept, tuple(target["index"] for target in targets)))
+        self._batches.append(_Batch(step, total.detach(), kept, tuple(target["index"] for target in targets)))
         if len(self._batches) >= self._every:
             self.check()
 
@@ -44,8 +45,7 @@ class FiniteLosses:
         batches, self._batches = self._batches, []
         if not batches:
             return
-        totals = torch.stack([torch.stack(list(batch.losses.values())).sum() for batch in batches])
-        finite = torch.isfinite(totals)
+        finite = torch.isfinite(torch.stack([batch.total for batch in batches]))
         if bool(finite.all()):
             return
         batch = batches[int(finite.int().argmin())]

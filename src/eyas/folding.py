@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import partial
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -79,6 +78,7 @@ def _watched(network: nn.Module) -> Iterator[dict[Norm, nn.Conv2d]]:
     found: list[tuple[Norm, nn.Conv2d]] = []
 
     def ran(conv: nn.Conv2d, _: Any, output: Tensor) -> None:
+        times[conv] += 1
         outputs[id(output)] = conv, output
 
     def reads(norm: Norm, inputs: tuple[Tensor, ...], _: Any) -> None:
@@ -91,7 +91,6 @@ def _watched(network: nn.Module) -> Iterator[dict[Norm, nn.Conv2d]]:
     for module in network.modules():
         if type(module) is nn.Conv2d:
             handles.append(module.register_forward_hook(ran))
-            handles.append(module.register_forward_pre_hook(partial(_count, times)))
         elif type(module) in (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d):
             handles.append(module.register_forward_hook(reads))
     pairs: dict[Norm, nn.Conv2d] = {}
@@ -101,10 +100,6 @@ def _watched(network: nn.Module) -> Iterator[dict[Norm, nn.Conv2d]]:
         for handle in handles:
             handle.remove()
     pairs.update({norm: conv for norm, conv in found if times[norm] == times[conv] == 1})
-
-
-def _count(times: Counter[nn.Module], module: nn.Module, _: Any) -> None:
-    times[module] += 1
 
 
 def _folded(conv: nn.Conv2d, norm: Norm) -> nn.Conv2d:

@@ -54,7 +54,7 @@ class TeacherOnDemand:
         folder = Path(self.name)
         if (folder / SPEC).is_file() and (weights := folder / ModelSpec.load(folder).weights).is_file():
             digest = hashlib.sha256((folder / SPEC).read_bytes())
-            digest.update(_file_digest(weights))
+            digest.update(file_digest(weights))
             return digest.hexdigest()
         if files := native_files(folder):
             return files_digest(files)
@@ -70,11 +70,12 @@ def files_digest(files: Sequence[Path]) -> str:
     """SHA-256 of the names and the contents of some files."""
     digest = hashlib.sha256()
     for path in files:
-        digest.update(path.name.encode() + b"\0" + _file_digest(path))
+        digest.update(path.name.encode() + b"\0" + file_digest(path))
     return digest.hexdigest()
 
 
-def _file_digest(path: Path) -> bytes:
+def file_digest(path: Path) -> bytes:
+    """SHA-256 of the contents of a file, read piece by piece."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 

@@ -111,10 +111,7 @@ def distill(
     with Setup(data, out, dataset, optim, run, teacher_scale) as setup:
         spec = ModelSpec(model, setup.train.classes, backbone, options or {}, dataset.resize)
         student = spec.build(weights)
-        store = None
-        if cache is not None:
-            store = setup.caching(cache, cache_dtype, teacher, methods)
-        guide: Detector = load_teacher(teacher) if store is None else store.guide
+        guide, store = setup.guide(teacher, methods, cache, cache_dtype)
         if not any_teacher:
             same_classes(guide, setup.train, teacher)
         distiller = Distiller(student, guide, *methods, pairs=pairs, teacher_scale=teacher_scale, seed=run.seed)
@@ -132,12 +129,7 @@ def distill(
             if not any_teacher:
                 good_enough(teacher_result, teacher)
         setup.say(f"student   {_describe(spec, student)}")
-        if store is not None:
-            store.fill(distiller.pairs)
-        else:
-            make_cheaper(guide, setup.say)
-            if run.compile:
-                compile_levels(guide)
+        setup.make_ready(distiller, store)
         balance = distiller.balance(*trainer.first_batch())
         preflight(distiller, balance, setup.say)
         # Only now, when nothing speaks against the run, does its folder come to be.
@@ -196,11 +188,25 @@ class Setup:
         if self.accelerator.is_main_process:
             start_folder(self.out, config=resolved_config())
 
-    def caching(self, folder: Path, dtype: CacheDtype, teacher: str, methods: Sequence[Method]) -> Caching:
-        """The teacher of the run as a cache has it."""
-        return caching(
-            folder, dtype, teacher, methods, self.train, self.larger, self.run, self.accelerator, self.progress
+    def guide(
+        self, teacher: str, methods: Sequence[Method], cache: Path | None, dtype: CacheDtype
+    ) -> tuple[Detector, Caching | None]:
+        """The teacher of the run, loaded, or as a cache has it and that cache."""
+        if cache is None:
+            return load_teacher(teacher), None
+        store = caching(
+            cache, dtype, teacher, methods, self.train, self.larger, self.run, self.accelerator, self.progress
         )
+        return store.guide, store
+
+    def make_ready(self, distiller: Distiller, store: Caching | None) -> None:
+        """Prepare a teacher that has been scored for the steps: what a cache lacks is filled in, or it is made fast."""
+        if store is not None:
+            store.fill(distiller.pairs)
+            return
+        make_cheaper(distiller.teacher, self.say)
+        if self.run.compile:
+            compile_levels(distiller.teacher)
 
     def trainer(self, model: LossModule, spec: ModelSpec) -> Trainer:
         return Trainer(

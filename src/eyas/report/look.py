@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,10 +12,9 @@ import torch
 from eyas.args import DataArgs
 from eyas.benchmark import ModelCost, measure
 from eyas.checkpoint import SPEC, ModelSpec
+from eyas.commands import find_everywhere
 from eyas.data import DataSource
 from eyas.data.transforms import Resize
-from eyas.engine import val_loader
-from eyas.inference import predict_records
 from eyas.progress import Progress
 from eyas.report.errors import Judged, judge
 from eyas.report.runs import TEACHER, Arms, Run
@@ -149,14 +147,8 @@ def look(
     """
     seen = {}
     for name, model in models.items():
-        network = model.detector.network.to(device)
-        task = progress.task(name, len(source.records))
-        batches = (
-            (images.to(device), targets) for images, targets in val_loader(source, replace(feed, resize=model.resize))
-        )
-        found = predict_records(model.detector, batches, source, advance=partial(progress.advance, task))
-        progress.finish(task)
-        network.cpu()
+        fed = replace(feed, resize=model.resize)
+        found = find_everywhere(model.detector, source, fed, device, progress, name)
         ordered = [found[index] for index in range(len(source.records))]
         pairs = zip(source.records, ordered, strict=True)
         seen[name] = Seen(ordered, [judge(record, prediction, threshold=threshold) for record, prediction in pairs])

@@ -10,6 +10,7 @@ with all boxes). Decoding and augmentation are not in it: `eyas benchmark` has t
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 
 from benchmarks.mask import brute_force
-from benchmarks.timing import Row, medians, options, report
+from benchmarks.timing import Row, options, report, turns, write
 from eyas import FGFI
 from eyas.anchors import AnchorGrid
 from eyas.args import DataArgs, OptimArgs, RunArgs
@@ -115,7 +116,7 @@ class Sides:
             "teacher": partial(self._forward, self.live.teacher),
             "products": self._products(),
             "distilled": self._step(self.live),
-            "distilled, weight measured": self._step(self._distiller(weight=Auto(warmup=0, every=1))),
+            "weight measured": self._step(self._distiller(weight=Auto(warmup=0, every=1))),
             "cached": self._step(self._cached()),
             "the plain way": self._step(PlainWay(self._student(), self._teacher(), self.kernel, self.pair.size)),
         }
@@ -239,25 +240,36 @@ def one_step(
     optimizer.zero_grad()
 
 
+RATIOS = (
+    ("teacher", ("plain",), "teacher's forward over plain"),
+    ("products", ("plain",), "adapter's bare products over plain"),
+    ("distilled", ("plain", "teacher", "products"), "distilled over floor"),
+    ("distilled", ("plain",), "distilled over plain"),
+    ("weight measured", ("plain",), "distilled, a step that measures the weight, over plain"),
+    ("cached", ("plain", "products"), "cached over floor"),
+    ("cached", ("plain",), "cached over plain"),
+    ("the plain way", ("plain",), "the plain way over plain"),
+)
+"""The side that is above the line, those whose sum is below it, and what the row is called."""
+
+
 def compare(pair: Pair, kernel: int, source: DataSource, folder: Path, repeats: int) -> list[Row]:
+    """One row for each ratio. It is the median over the turns of the ratio within a turn."""
     sides = Sides(pair, kernel, source, folder)
-    seconds = medians(sides.steps(), repeats)
-    products, plain = seconds["products"], seconds["plain"]
-    floors = {"distilled": plain + seconds["teacher"] + products, "cached": plain + products}
-    seconds |= {"floor": floors["distilled"], "floor, cached": floors["cached"]}
-    name = f"{pair.name}, {kernel}x{kernel} adapter"
-    near = sum(sides.cells)
-    rows: list[Row] = [
-        {
-            "name": name,
-            "side": side,
-            "near cells": near,
-            "step_seconds": value,
-            "over plain": round(value / plain, 3),
-            "over floor": round(value / floors[side], 3) if side in floors else "",
-        }
-        for side, value in seconds.items()
-    ]
+    found = turns(sides.steps(), repeats)
+    rows: list[Row] = []
+    for above, below, what in RATIOS:
+        tops = [turn[above] for turn in found]
+        bottoms = [sum(turn[side] for side in below) for turn in found]
+        rows.append(
+            {
+                "name": f"{pair.name}, {kernel}x{kernel}: {what}",
+                "near cells": sum(sides.cells),
+                "above_seconds": statistics.median(tops),
+                "below_seconds": statistics.median(bottoms),
+                "ratio": statistics.median(top / bottom for top, bottom in zip(tops, bottoms, strict=True)),
+            }
+        )
     report(rows, None)
     return rows
 
@@ -272,8 +284,8 @@ def main() -> None:
             for index, (pair, kernel) in enumerate((pair, kernel) for pair in PAIRS for kernel in pair.kernels)
             for row in compare(pair, kernel, source, root / f"cache{index}", chosen.repeats)
         ]
-    print()
-    report(rows, chosen.json)
+    if chosen.json is not None:
+        write(rows, chosen.json)
 
 
 if __name__ == "__main__":

@@ -40,11 +40,16 @@ TURN = 0.02
 """Seconds that one turn of a side lasts at least, in as many runs as it takes, up to 20."""
 
 
-def medians(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each side, over turns that alternate, so that a disturbance of the machine meets all alike."""
+def turns(sides: Mapping[str, Callable[[], object]], repeats: int) -> list[dict[str, float]]:
+    """Seconds of each side in every turn. Turns alternate, so that a disturbance of the machine meets all alike."""
     runs = {name: max(1, min(20, round(TURN / _seconds(run, 1)))) for name, run in sides.items()}
-    turns = [{name: _seconds(run, runs[name]) for name, run in sides.items()} for _ in range(repeats)]
-    return {name: statistics.median(turn[name] for turn in turns) for name in sides}
+    return [{name: _seconds(run, runs[name]) for name, run in sides.items()} for _ in range(repeats)]
+
+
+def medians(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each side over its turns."""
+    found = turns(sides, repeats)
+    return {name: statistics.median(turn[name] for turn in found) for name in sides}
 
 
 def _seconds(run: Callable[[], object], number: int) -> float:
@@ -67,10 +72,14 @@ def report(rows: Sequence[Row], path: Path | None) -> None:
     for line in table:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
     if path is not None:
-        path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        write(rows, path)
+
+
+def write(rows: Sequence[Row], path: Path) -> None:
+    path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
 def _cell(column: str, value: str | int | float) -> str:
     if column.endswith("_seconds"):
         return f"{1000 * float(value):.2f}"
-    return f"{value:.1f}x" if column == "ratio" else str(value)
+    return f"{value:.3g}x" if column == "ratio" else str(value)

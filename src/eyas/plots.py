@@ -15,6 +15,8 @@ from eyas.types import Prediction, Target
 COLOURS = tuple(matplotlib.color_sequences["tab10"])
 OBJECT = "#12b5a6"
 NEAR = "#ff7f0e"
+LABEL_ROOM = 0.07
+"""The share of an image's height that the text above a box takes."""
 VARIANCE_STYLES: Mapping[str, Mapping[str, Any]] = {
     "whole": {"color": "#333333", "linewidth": 1.4, "zorder": 3},
     "near": {"color": "#d55e00", "linestyle": "none", "marker": "^", "markersize": 3.5},
@@ -32,7 +34,10 @@ def draw_boxes(axes: matplotlib.axes.Axes, boxes: Tensor, texts: Sequence[str], 
         axes.add_patch(frame)
         if text:
             style = {"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
-            axes.text(left, top - 1, text, fontsize=6, color="white", va="bottom", bbox=style, clip_on=True)
+            # Above the box, or inside it where there is no room above.
+            first, last = sorted(axes.get_ylim())
+            place, side = (top - 1, "bottom") if top - first > LABEL_ROOM * (last - first) else (top + 1, "top")
+            axes.text(left, place, text, fontsize=6, color="white", va=side, bbox=style, clip_on=True)
 
 
 def show_image(axes: matplotlib.axes.Axes, image: Tensor, title: str = "") -> None:
@@ -152,10 +157,19 @@ def channel_variances(
 
 
 def curves(
-    path: Path, lines: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str, groups: Mapping[str, str]
+    path: Path,
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    x: str,
+    y: str,
+    groups: Mapping[str, str],
+    size: tuple[float, float] = (5.4, 3.4),
 ) -> None:
-    """Lines of (x, y) points by name; ``groups`` gives the legend entry, and so the colour, of each line."""
-    figure = Figure(figsize=(5.4, 3.4), dpi=120, layout="constrained")
+    """Lines of (x, y) points by name; ``groups`` gives the legend entry, and so the colour, of each line.
+
+    ``size`` is in inches.
+    """
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
     axes = figure.subplots()
     seen: list[str] = []
     for name, points in lines.items():
@@ -184,20 +198,22 @@ def intervals(
     *,
     x: str,
     line: tuple[str, float] | None = None,
+    width: float = 5.6,
 ) -> None:
-    """A row per group, from the top: mean with its interval (mean, half width or None, values), every value as a dot.
+    """A row per group, from the top: mean with its interval (mean, half width or None, values) and a dot per value.
 
     Args:
         path: the PNG.
         groups: by name.
         x: what the values are.
         line: name and place of a dashed line to compare with.
+        width: inches.
     """
-    figure = Figure(figsize=(5.6, 0.9 + 0.36 * len(groups)), dpi=120, layout="constrained")
+    figure = Figure(figsize=(width, 0.9 + 0.36 * len(groups)), dpi=120, layout="constrained")
     axes = figure.subplots()
     for row, (mean, half_width, values) in enumerate(groups.values()):
         colour = COLOURS[row % len(COLOURS)]
-        axes.scatter(values, [row] * len(values), s=12, color=colour, alpha=0.5, linewidths=0)
+        axes.scatter(values, [row - 0.22] * len(values), s=12, color=colour, alpha=0.5, linewidths=0)
         axes.errorbar(mean, row, xerr=half_width, fmt="D", markersize=4, color=colour, capsize=3, linewidth=1.6)
     if line is not None:
         axes.axvline(line[1], color="0.4", linestyle="--", linewidth=1)

@@ -18,8 +18,8 @@ Line = tuple[Sequence[float], Sequence[float]]
 """x and y."""
 SMALL = (3.3, 2.5)
 """Inches of a chart that stands beside others."""
-LARGE = (5.4, 3.4)
-"""Inches of a chart that stands alone."""
+LARGE = (4.5, 3.0)
+"""Inches of a chart that stands alone or beside its table; wider ones would shrink, and their words, on a phone."""
 TEACHER_PLACE = -1
 """In place of the place of an arm: the teacher is drawn in the colour of the text."""
 
@@ -106,11 +106,11 @@ def dots(path: Path, rows: Sequence[str], by_arm: Mapping[int, Sequence[float]],
         by_arm: place of the arm to one value for each row, NaN where there is none.
         x: what the values are.
     """
-    figure = Figure(figsize=(5.6, 0.8 + 0.27 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(LARGE[0], 0.8 + 0.27 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    shift = np.linspace(-0.22, 0.22, len(by_arm)) if len(by_arm) > 1 else np.zeros(1)
+    shift = np.linspace(-1, 1, len(by_arm)) * min(0.22, 0.05 * (len(by_arm) - 1))
     for (place, values), offset in zip(by_arm.items(), shift, strict=True):
-        axes.scatter(values, np.arange(len(rows)) + offset, s=18, color=_colour(place), linewidths=0)
+        axes.scatter(values, np.arange(len(rows)) + offset, s=24, color=_colour(place), linewidths=0)
     axes.set(xlabel=x, yticks=range(len(rows)), yticklabels=list(rows), ylim=(len(rows) - 0.5, -0.5))
     axes.set_xlim(left=0)
     _plain(axes, grid="both")
@@ -127,7 +127,7 @@ def bars(path: Path, rows: Mapping[str, Sequence[float]], colours: Sequence[int]
         colours: place in `eyas.plots.COLOURS` of each part.
         x: what the lengths are.
     """
-    figure = Figure(figsize=(5.6, 1.0 + 0.3 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(LARGE[0], 1.0 + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots()
     left = np.zeros(len(rows))
     for place, colour in enumerate(colours):

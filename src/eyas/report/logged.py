@@ -13,7 +13,7 @@ from eyas.comparison import rows, title
 from eyas.plots import curves, intervals
 from eyas.report import charts
 from eyas.report.gap import gap_interval
-from eyas.report.markup import Html, details, figure, grid, heading, join, legend, paragraph, table
+from eyas.report.markup import Html, beside, details, figure, grid, heading, join, legend, paragraph, table, together
 from eyas.report.runs import Arms, Found, Run
 from eyas.report.svg import drawing, variable
 
@@ -24,14 +24,15 @@ CLASSES_DRAWN = 40
 def summary_part(found: Found, figures: Mapping[str, Any]) -> Html:
     """The table of the comparison, its intervals drawn, the gap closed, and what the runs are."""
     name = title(figures["figure"])
-    head, *body = rows(figures)
+    head, *body = _without_empty_columns(rows(figures))
     parts = [
         table(f"{name} of the last epoch: mean over the seeds", ["arm", *head[1:]], body),
         paragraph(_reading(figures), kind="note"),
     ]
+    closed = _gap_closed(found.arms, figures)
     if len(figures["arms"]) > 1 or figures["teacher"] is not None:
-        parts.append(figure(_intervals(figures), f"{name}: mean, 95 % interval, and every seed as a dot."))
-    parts.append(_gap_closed(found.arms, figures))
+        drawn = figure(_intervals(figures), f"{name}: mean, 95 % interval, and every seed as a dot.")
+        parts.append(beside(drawn, closed))
     parts += [paragraph(note, kind="missing") for note in found.notes]
     parts.append(details("The runs", _runs(found.arms, figures["figure"])))
     return join(parts)
@@ -47,11 +48,12 @@ def curves_part(arms: Arms, name: str) -> Html:
     groups = {f"{arm}-{seed}": arm for arm, seeds in arms.items() for seed in seeds}
     if max(map(len, lines.values())) > 1:
         label = f"{title(name)} over the epochs, a line for each run: {_ends(lines)}"
-        chart = drawing(lambda path: curves(path, lines, x="epoch", y=title(name), groups=groups), label)
+        size, figure_name = charts.LARGE, title(name)
+        chart = drawing(lambda path: curves(path, lines, x="epoch", y=figure_name, groups=groups, size=size), label)
         first = figure(chart, f"{title(name)} on the validation images, a line for each run.")
     else:
         first = paragraph(f"No curve of {title(name)}: the runs were evaluated once only.", kind="missing")
-    return join([first, heading("Loss terms"), _losses(arms)])
+    return beside(first, together(heading("Loss terms"), _losses(arms)))
 
 
 def classes_part(arms: Arms, name: str) -> Html:
@@ -66,7 +68,7 @@ def classes_part(arms: Arms, name: str) -> Html:
         return join([paragraph(f"{len(classes)} classes are too many for a chart.", kind="note"), whole])
     by_place = dict(enumerate(means.values()))
     chart = drawing(lambda path: charts.dots(path, classes, by_place, x=shown), f"{caption}; the table has the values")
-    return join([arm_legend(arms), figure(chart, f"{caption}, a dot for each arm."), whole])
+    return join([arm_legend(arms), beside(figure(chart, f"{caption}, a dot for each arm."), whole)])
 
 
 def arm_legend(arms: Iterable[str]) -> Html:
@@ -99,7 +101,7 @@ def _intervals(figures: Mapping[str, Any]) -> Html:
     line = None if teacher is None else ("teacher", teacher[name])
     means = ", ".join(f"{arm} {group[0]:.3f}" for arm, group in groups.items())
     label = f"{title(name)} by arm: {means}" + ("" if line is None else f"; teacher {line[1]:.3f}")
-    return drawing(lambda path: intervals(path, groups, x=title(name), line=line), label)
+    return drawing(lambda path: intervals(path, groups, x=title(name), line=line, width=charts.LARGE[0]), label)
 
 
 def _gap_closed(arms: Arms, figures: Mapping[str, Any]) -> Html:
@@ -118,7 +120,13 @@ def _gap_closed(arms: Arms, figures: Mapping[str, Any]) -> Html:
         return Html("")
     note = "The interval is Fieller's, for a ratio of two means of the same seeds; - where there are too few of them."
     caption = f"Gap to the teacher closed, by {title(name)}"
-    return join([table(caption, ["arm", "gap closed", "95 % interval"], body), paragraph(note, kind="note")])
+    return together(table(caption, ["arm", "gap closed", "95 % interval"], body), paragraph(note, kind="note"))
+
+
+def _without_empty_columns(lines: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The rows, head first, less the columns that nothing is known of, as memory in runs that did not log it."""
+    filled = [place for place in range(len(lines[0])) if place == 0 or any(line[place] for line in lines[1:])]
+    return [[line[place] for place in filled] for line in lines]
 
 
 def _runs(arms: Arms, name: str) -> Html:

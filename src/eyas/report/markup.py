@@ -73,6 +73,16 @@ def grid(figures: Iterable[Html], *, kind: str = "small") -> Html:
     return Html(f'<div class="grid {escape(kind)}">\n{join(figures)}\n</div>')
 
 
+def beside(*parts: Html) -> Html:
+    """A drawing and its numbers, side by side where the page is wide enough and below each other where it is not."""
+    return Html(f'<div class="beside">\n{join(parts)}\n</div>')
+
+
+def together(*parts: Html) -> Html:
+    """Pieces that stay in one place of `beside`."""
+    return Html(f"<div>\n{join(parts)}\n</div>")
+
+
 def picture(jpeg: bytes, alt: str) -> Html:
     """A photograph, inside the page itself."""
     data = base64.b64encode(jpeg).decode()

@@ -11,7 +11,7 @@ from eyas.masks import Assignment
 from eyas.report import charts
 from eyas.report.errors import MATCH, OUTCOMES, TOUCH, WRONG, Judged, confusions, ranked, totals
 from eyas.report.look import Seen
-from eyas.report.markup import Html, figure, grid, heading, join, legend, paragraph, picture, table
+from eyas.report.markup import Html, beside, figure, grid, heading, join, legend, paragraph, picture, table
 from eyas.report.pictures import MISSED, TRUTH, VERDICT_COLOURS, detections_picture, mask_pictures, truth_picture
 from eyas.report.svg import drawing, variable
 from eyas.types import Detector, Record
@@ -59,18 +59,24 @@ def errors_part(seen: Mapping[str, Seen], source: DataSource, threshold: float) 
     parts = [
         paragraph(definitions(threshold), kind="note"),
         heading(f"Objects: what becomes of the {objects:,}"),
-        *_bars(shares, OUTCOMES, OUTCOME_NAMES, "% of the objects"),
-        table(
-            "Objects by what becomes of them",
-            ["detector", *(OUTCOME_NAMES[kind] for kind in OUTCOMES)],
-            [[name, *(f"{outcomes[kind]:,}" for kind in OUTCOMES)] for name, (outcomes, _) in counts.items()],
+        _legend(OUTCOMES, OUTCOME_NAMES),
+        beside(
+            _bars(shares, OUTCOMES, OUTCOME_NAMES, "% of the objects"),
+            table(
+                "Objects by what becomes of them",
+                ["detector", *(OUTCOME_NAMES[kind] for kind in OUTCOMES)],
+                [[name, *(f"{outcomes[kind]:,}" for kind in OUTCOMES)] for name, (outcomes, _) in counts.items()],
+            ),
         ),
         heading("Detections: what is wrong with them"),
-        *_bars(wrong, WRONG, VERDICT_NAMES, "wrong detections for 100 objects"),
-        table(
-            "Detections by verdict",
-            ["detector", *(VERDICT_NAMES[kind] for kind in VERDICT_NAMES)],
-            [[name, *(f"{verdicts[kind]:,}" for kind in VERDICT_NAMES)] for name, (_, verdicts) in counts.items()],
+        _legend(WRONG, VERDICT_NAMES),
+        beside(
+            _bars(wrong, WRONG, VERDICT_NAMES, "wrong detections for 100 objects"),
+            table(
+                "Detections by verdict",
+                ["detector", *(VERDICT_NAMES[kind] for kind in VERDICT_NAMES)],
+                [[name, *(f"{verdicts[kind]:,}" for kind in VERDICT_NAMES)] for name, (_, verdicts) in counts.items()],
+            ),
         ),
     ]
     if len(source.classes) > 1:
@@ -93,7 +99,7 @@ def masks_part(
         f"The cells of the teacher's feature levels that are near an object by psi {psi:g}, {assignment} ({of}): where "
         "a student of fine-grained feature imitation copies the teacher. Shaded cells are near, objects are framed."
     )
-    return join([paragraph(note, kind="note"), grid(shown, kind="pictures")])
+    return join([paragraph(note, kind="note"), grid(shown, kind="small")])
 
 
 def pictures_part(seen: Mapping[str, Seen], source: DataSource, columns: Sequence[str], by: str, count: int) -> Html:
@@ -130,11 +136,14 @@ def _image_row(seen: Mapping[str, Seen], source: DataSource, columns: Sequence[s
     return grid(shown, kind="pictures")
 
 
-def _bars(rows: Mapping[str, Sequence[float]], kinds: Sequence[str], names: Mapping[str, str], axis: str) -> list[Html]:
+def _bars(rows: Mapping[str, Sequence[float]], kinds: Sequence[str], names: Mapping[str, str], axis: str) -> Html:
     colours = [KIND_COLOURS[kind] for kind in kinds]
-    label = f"{axis}, by detector: " + ", ".join(names[kind] for kind in kinds) + "; the table below has the numbers"
-    key = legend({names[kind]: variable(KIND_COLOURS[kind]) for kind in kinds}, label="Colours of the bars")
-    return [key, figure(drawing(lambda path: charts.bars(path, rows, colours, x=axis), label), "")]
+    label = f"{axis}, by detector: " + ", ".join(names[kind] for kind in kinds) + "; the table has the numbers"
+    return figure(drawing(lambda path: charts.bars(path, rows, colours, x=axis), label), "")
+
+
+def _legend(kinds: Sequence[str], names: Mapping[str, str]) -> Html:
+    return legend({names[kind]: variable(KIND_COLOURS[kind]) for kind in kinds}, label="Colours of the bars")
 
 
 def _confusions(seen: Mapping[str, Seen], classes: Sequence[str]) -> Html:

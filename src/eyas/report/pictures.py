@@ -21,7 +21,7 @@ from eyas.types import Detector, Prediction, Record, Target
 
 LONGER = 520
 """Pixels of the longer side: about twice what a column of the page is wide."""
-DPI = 170
+DPI = 240
 """Dots per inch, so that the words on the boxes can be read when the picture is half as wide."""
 QUALITY = 80
 TRUTH = OBJECT
@@ -60,7 +60,8 @@ def mask_pictures(
     detector: Detector, images: Tensor, targets: Sequence[Target], *, psi: float, assignment: Assignment
 ) -> list[bytes]:
     """One picture for each image: the near cells of every level, one below the other."""
-    style = {"figure.facecolor": "#e8eaed", "savefig.facecolor": "#e8eaed"}  # behind the titles, in either mode
+    colour = "#e8eaed"  # behind the titles, in either mode
+    style = {"figure.facecolor": colour, "savefig.facecolor": colour, "savefig.dpi": 200}
     draw = partial(draw_masks, detector=detector, psi=psi, assignment=assignment)
     return [
         _jpeg(partial(draw, images=images[place : place + 1], targets=[target]), style)

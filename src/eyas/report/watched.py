@@ -15,7 +15,7 @@ from eyas.evaluation.inputs import Array
 from eyas.report import charts
 from eyas.report.errors import MATCH
 from eyas.report.look import Model, Seen
-from eyas.report.markup import Html, details, figure, grid, join, legend, paragraph, table
+from eyas.report.markup import Html, beside, details, figure, grid, join, legend, paragraph, table
 from eyas.report.precision_recall import POINTS, curves, mean_curve
 from eyas.report.runs import TEACHER
 from eyas.report.svg import drawing, variable
@@ -57,7 +57,7 @@ def precision_recall_part(seen: Mapping[str, Seen], source: DataSource, arms: Se
     shown = "every class" if len(common) == len(source.classes) else f"the {len(common)} classes with the most objects"
     note = f"At IoU {MATCH:g}, by the matching of PASCAL VOC: the best precision at each recall or a higher one."
     drawn = grid(figure(panel, "") for panel in panels)
-    return join([model_legend(list(seen), arms), figure(whole, note), details(f"By class: {shown}", drawn)])
+    return join([model_legend(list(seen), arms), beside(figure(whole, note), details(f"By class: {shown}", drawn))])
 
 
 def cost_part(models: Mapping[str, Model], figures: Mapping[str, Any], arms: Sequence[str]) -> Html:

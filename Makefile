@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # One thread per test process, asleep while it waits: two processes then share two cores without treading on each other.
 PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2
 
-.PHONY: demo test test-slow lint site clean
+.PHONY: demo test test-slow lint audit site clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -19,8 +19,20 @@ test-slow: $(VENV)/.test
 	$(PYTEST) -m slow
 
 lint: $(VENV)/.test
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks faults
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src
+
+# Known vulnerabilities of the pinned packages. The advisories come from the network.
+audit: constraints.txt
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet 'pip-audit>=2.9'
+	@build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip > build/audit/said 2>&1; \
+	status=$$?; cat build/audit/said; \
+	if [ $$status -ne 0 ] && ! grep -q 'Found .* known vulnerabilit' build/audit/said \
+	|| [ $$(grep -c 'could not be audited' build/audit/said) -ge $$(grep -c '==' constraints.txt) ]; then \
+	echo 'make audit: NOTHING was audited: the advisories of pypi.org could not be reached' >&2; exit 3; fi; \
+	exit $$status
 
 site: $(VENV)/.test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from eyas import training
 from eyas.__main__ import main
 from eyas.cache import TeacherCache, image_digest, record_key
+from eyas.cache_files import Shards, ShardWriter
 from eyas.data import Augmentation, Resize, read, train_transform
 from eyas.data.dataset import loader
 from eyas.inference import anchor_grids
@@ -185,7 +186,8 @@ def test_only_what_changed_is_computed_again(place: Place, written: list[int]) -
     moved["bbox"][0] += 1
     annotations.write_text(json.dumps(content))
     place.distil("again", run_epochs=1)
-    assert sum(written) == 4 and len(place.loads) == 1  # two images, two variants
+    # Two images of two variants; in whole batches, as they would be computed all together.
+    assert len(new_records(place)) == 4 and written == [4, 4] and len(place.loads) == 1
 
 
 def test_another_psi_or_other_weights_use_nothing_old(place: Place, written: list[int]) -> None:
@@ -204,30 +206,50 @@ def test_another_psi_or_other_weights_use_nothing_old(place: Place, written: lis
 @pytest.mark.parametrize("harm", ["shard", "index"])
 def test_torn_records_are_computed_again(place: Place, written: list[int], harm: str) -> None:
     suffix = {"shard": "bin", "index": "index"}[harm]
+    before = records(place)
     (path,) = place.cache.glob(f"fgfi-*/shard-*.{suffix}")
     path.write_bytes(path.read_bytes()[:-1])
     place.distil("again", run_epochs=1)
-    assert written == [1]
+    assert len(new_records(place)) == 1 and written == [4]
+    assert records(place) == before
 
 
-def test_interrupted_filling_goes_on(place: Place, written: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_filling_goes_on_and_ends_the_same(
+    place: Place, written: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the middle of a batch, which is computed whole again: the last bits depend on its size."""
+    before = records(place)
     for path in place.cache.glob("fgfi-*"):
         shutil.rmtree(path)
-    split, calls = TeacherCache.split, []
+    add, calls = ShardWriter.add, []
 
-    def interrupted(self: TeacherCache, wanted: Any) -> Any:
-        calls.append(wanted)
-        if len(calls) == 3:
+    def interrupted(self: ShardWriter, *record: Any) -> None:
+        calls.append(record)
+        if len(calls) == 7:
             raise KeyboardInterrupt
-        return split(self, wanted)
+        add(self, *record)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TeacherCache, "split", interrupted)
+        patch.setattr(ShardWriter, "add", interrupted)
         assert place.fill() == 130
-    assert sum(written) == 8
+    assert len(records(place)) == 6
     written.clear()
     assert place.fill() == 0
-    assert sum(written) == 8  # of 16, half was there
+    assert written == [4, 4, 4] and len(new_records(place)) == 10
+    assert records(place) == before and len(before) == 16
+
+
+def records(place: Place) -> dict[bytes, bytes]:
+    """Every record of the one cache there is, by its key."""
+    (folder,) = place.cache.glob("fgfi-*")
+    shards = Shards(folder)
+    return {key: bytes(shards[key]) for key in shards}
+
+
+def new_records(place: Place) -> list[str]:
+    """The keys in the newest shard."""
+    path = max(place.cache.glob("fgfi-*/shard-*.index"))
+    return [json.loads(line)[0] for line in path.read_text().splitlines()]
 
 
 # --- the command ---

@@ -261,7 +261,7 @@ def arms_of(student: Any, **arms: Any) -> dict[str, dict[str, Any]]:
 def test_layers_override_in_their_order() -> None:
     student = ["digits/student", {"run": {"epochs": 3}, "optim.lr": 0.5}]
     plain = arms_of(student)["plain"]
-    assert (plain["run"]["epochs"], plain["run"]["precision"], plain["optim"]["lr"]) == (3, "bf16", 0.5)
+    assert (plain["run"]["epochs"], plain["run"]["precision"], plain["optim"]["lr"]) == (3, "auto", 0.5)
     assert "method" not in plain
     arms = arms_of(student, longer={"run.epochs": 9}, none=None)
     assert arms["longer"]["run"] == {**plain["run"], "epochs": 9}

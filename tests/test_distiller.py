@@ -81,7 +81,7 @@ def test_without_methods_it_is_the_plain_student() -> None:
 def test_teacher_is_in_neither_parameters_nor_state() -> None:
     distiller = distilled()
     parts = {name.split(".")[0] for name in distiller.state_dict()}
-    assert parts == {"student", "methods", "_extra_state"}
+    assert parts == {"student", "methods", "watched", "_extra_state"}
     theirs = {id(parameter) for parameter in distiller.teacher.parameters()}
     assert theirs.isdisjoint(id(parameter) for parameter in distiller.parameters())
     assert distiller.teacher not in list(distiller.modules())

@@ -16,7 +16,7 @@ from eyas.__main__ import main
 from eyas.args import DataArgs, OptimArgs, RunArgs
 from eyas.checkpoint import ModelSpec
 from eyas.data import Augmentation, read
-from eyas.engine import PlainStudent, Trainer, make_accelerator
+from eyas.engine import PlainStudent, Trainer, computes_in_bf16, make_accelerator
 from eyas.optim import average_of, make_optimizer, schedule
 from eyas.progress import Progress
 from eyas.runlog import read_log
@@ -159,6 +159,22 @@ def test_runs_of_one_process_may_differ_in_precision(tmp_path: Path, data: Path,
     assert all(value.dtype == torch.float32 for value in after.values())
 
 
+@pytest.mark.parametrize(
+    ("says", "expected"), [({"avx512_bf16": True}, "bf16"), ({"avx512_bf16": False}, "no"), ({}, "no")]
+)
+def test_automatic_precision_is_that_of_the_device(
+    monkeypatch: pytest.MonkeyPatch, says: dict[str, bool], expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: says, raising=False)
+    made = make_accelerator(RunArgs(precision="auto", device="cpu"), OptimArgs())
+    assert made.mixed_precision == expected
+
+
+def test_automatic_precision_is_float32_where_pytorch_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not computes_in_bf16(torch.device("cpu"))
+
+
 def test_a_loss_that_is_not_finite_stops_with_losses_and_images(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,7 +263,9 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again(
     assert [line["step"] for line in read_log(tmp_path / "parts", "train")] == [1, 2]
 
 
-def test_a_finished_run_that_is_resumed_is_only_evaluated(data: Path, teacher: Path, tmp_path: Path) -> None:
+def test_a_finished_run_that_is_resumed_is_only_evaluated(
+    data: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "run"
     arguments = ["train", f"--data={data}", f"--out={out}", *options(run_epochs=1)]
     assert main(arguments) == 0
@@ -255,8 +273,9 @@ def test_a_finished_run_that_is_resumed_is_only_evaluated(data: Path, teacher: P
     assert main([*arguments, "--run.resume=true"]) == 0
     assert (out / "model.safetensors").read_bytes() == before
     assert len(train_lines(out)) == 2
-    first, last = (line["summary"] for line in read_log(out, "val"))
-    assert first == last
+    said = capsys.readouterr().out.rpartition("resume")[2]
+    assert "after epoch 1" in said and "epoch   1/1" not in said
+    assert len(read_log(out, "val")) == len(read_log(out, "cost")) == 1
 
 
 def test_resume_from_python_with_other_epochs_is_refused(tmp_path: Path, data: Path) -> None:

@@ -23,6 +23,7 @@ from eyas.export import export
 from eyas.inspect_command import inspect
 from eyas.launch import launch
 from eyas.report.command import report
+from eyas.stopping import Stopped, stopped_by_sigterm
 from eyas.training import distill, train
 from eyas.types import EyasError
 
@@ -70,22 +71,23 @@ Every option can stand in a YAML file given by --config; --print_config prints t
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 1 from `doctor`, 2 for bad input, 130 when interrupted."""
+    """Run one command. Returns the exit status: 0, 1 from `doctor`, 2 for bad input, 130 on Ctrl-C, 143 on SIGTERM."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.append("")  # methods and teachers of your own are imported from the folder you are in
     try:
-        parser, commands = build_parser()
-        config = parser.parse_args(arguments)
-        name = config.subcommand
-        return _run(name, config[name], commands[name], arguments)
+        with stopped_by_sigterm():
+            parser, commands = build_parser()
+            config = parser.parse_args(arguments)
+            name = config.subcommand
+            return _run(name, config[name], commands[name], arguments)
     except (EyasError, ArgumentError) as error:
         print(f"eyas: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        resume = "a training goes on from its last epoch with --run.resume true, demo and compare when called again"
-        print(f"eyas: stopped; {resume}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        resume = "a training goes on from its checkpoint with --run.resume true, demo and compare when called again"
+        print(f"eyas: {str(stop) or f'stopped; {resume}'}", file=sys.stderr)
+        return stop.status if isinstance(stop, Stopped) else 130
 
 
 def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:

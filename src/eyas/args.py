@@ -8,7 +8,7 @@ from typing import Literal
 from eyas.data.transforms import Augmentation, Resize
 from eyas.types import EyasError
 
-Precision = Literal["no", "bf16", "fp16"]
+Precision = Literal["no", "bf16", "fp16", "auto"]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
 
@@ -25,6 +25,8 @@ class DataArgs:
         augment: random changes to training images.
         batch_size: images per step and process.
         workers: processes that decode and augment; 0 does it in the training process.
+        worker_timeout: seconds without a batch after which the workers are taken to hang, and the run stops; 0 waits
+            for ever.
     """
 
     format: str | None = None
@@ -35,10 +37,11 @@ class DataArgs:
     augment: Augmentation = field(default_factory=Augmentation)
     batch_size: int = 8
     workers: int = 1
+    worker_timeout: float = 600.0
 
     def __post_init__(self) -> None:
         _at_least(1, batch_size=self.batch_size)
-        _at_least(0, workers=self.workers)
+        _at_least(0, workers=self.workers, worker_timeout=self.worker_timeout)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ class RunArgs:
     Attributes:
         epochs: passes over the training images.
         seed: of the initial weights, the order of the data and its augmentation.
-        precision: no (float32), bf16 or fp16 mixed precision.
+        precision: no (float32), bf16 or fp16 mixed precision. auto takes bf16 where the device computes in it, and float32
+            elsewhere: a CPU without such instructions is many times slower in bf16.
         channels_last: keep images and feature maps with the channels innermost, the faster layout for most
             convolutions.
         compile: torch.compile of teacher and student up to their levels. It takes a minute or more before the first
@@ -99,7 +103,10 @@ class RunArgs:
         evaluate_every: epochs between evaluations; the last epoch is always evaluated. 0 evaluates only then.
         metric: coco, voc or kitti; the data format's own when left out.
         log_every: optimiser steps between log lines.
-        resume: go on from the last checkpoint of the run folder.
+        resume: go on from the last checkpoint of the run folder. auto does where there is a run, and starts one where
+            there is none, so that the same command serves both times.
+        deterministic: the same weights from the same command, bit for bit, on a GPU too, where it is slower; the same
+            versions, kind of device and number of threads are taken for granted.
         trackers: tensorboard, wandb, mlflow, or a list of them: where the figures of log.jsonl also go.
         project: name of W&B's project and MLflow's experiment.
     """
@@ -114,7 +121,8 @@ class RunArgs:
     evaluate_every: int = 1
     metric: Literal["coco", "voc", "kitti"] | None = None
     log_every: int = 10
-    resume: bool = False
+    resume: bool | Literal["auto"] = False
+    deterministic: bool = False
     trackers: Tracker | list[Tracker] | None = None
     project: str = "eyas"
 

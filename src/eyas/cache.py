@@ -20,7 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eyas.cache_files import KEY_BYTES, LevelRecord, Shards, ShardWriter, decode, record_bytes, stored_sizes
+from eyas.cache_files import (
+    KEY_BYTES,
+    LevelRecord,
+    Shards,
+    ShardWriter,
+    decode,
+    record_bytes,
+    stored_sizes,
+    well_formed,
+)
 from eyas.files import could_not_write, write_json
 from eyas.methods import Method
 from eyas.methods.imitation import Wanted
@@ -90,7 +99,10 @@ class TeacherCache:
 
     def missing(self, keys: Iterable[bytes]) -> set[bytes]:
         """The keys that have no record, or a damaged one: every byte is read and checked."""
-        return {key for key in keys if not self._shards.intact(key)}
+        return {key for key in keys if not self._intact(key)}
+
+    def _intact(self, key: bytes) -> bool:
+        return self._shards.intact(key) and well_formed(self._shards[key], self.channels, self.dtype.itemsize)
 
     def writer(self, rank: int) -> ShardWriter:
         """What new records are written with; a context."""
@@ -240,8 +252,10 @@ def _claim(folder: Path, fingerprint: Mapping[str, Any]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         known = json.loads(path.read_text()) if path.is_file() else None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise could_not_write(path, error) from error
+    except (ValueError, RecursionError) as error:
+        raise EyasError(f"{path}: not readable ({error}); remove this folder, and it is made again") from error
     if known is None:
         publish(path, fingerprint)
     elif known != fingerprint:

@@ -10,6 +10,7 @@ from eyas.args import DataArgs, OptimArgs, RunArgs
 from eyas.cache import CacheDtype
 from eyas.checkpoint import ModelSpec
 from eyas.data import read
+from eyas.determinism import deterministic
 from eyas.distiller import Distiller
 from eyas.engine import make_accelerator, val_loader
 from eyas.evaluation import default_metric
@@ -59,7 +60,7 @@ def cache(
     source = read(data, dataset.train_split, format=dataset.format, classes=dataset.classes)
     val = read(data, dataset.val_split, format=dataset.format, classes=source.classes)
     accelerator = make_accelerator(run, optim)
-    with Progress(quiet=not accelerator.is_main_process) as progress:
+    with deterministic(run.deterministic), Progress(quiet=not accelerator.is_main_process) as progress:
         student = ModelSpec(model, source.classes, backbone, options or {}, dataset.resize).build()
         store = caching(cache, cache_dtype, teacher, methods, source, larger, run, accelerator, progress)
         if not any_teacher:

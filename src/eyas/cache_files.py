@@ -28,6 +28,8 @@ from eyas.types import Size
 ALIGNMENT = 64
 """Bytes: every record starts at a multiple."""
 KEY_BYTES = 32
+MAX_SIDE = 4096
+"""Cells of a map along one side, of a record that is taken for true."""
 Bits = npt.NDArray[np.int16] | npt.NDArray[np.int32]
 """Vectors as integers of their width: NumPy has no bfloat16."""
 
@@ -106,6 +108,9 @@ class Shards:
     def __contains__(self, key: bytes) -> bool:
         return key in self._entries
 
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._entries)
+
     def __getitem__(self, key: bytes) -> memoryview:
         entry = self._entries[key]
         return memoryview(self._maps[entry.shard])[entry.offset : entry.offset + entry.length]
@@ -182,6 +187,24 @@ def _parse(line: bytes) -> tuple[bytes, Entry] | None:
         return bytes.fromhex(key), Entry(0, int(offset), int(size), int(crc))
     except (ValueError, TypeError):
         return None
+
+
+def well_formed(record: memoryview, channels: Sequence[int], itemsize: int) -> bool:
+    """Whether a record can be one of maps of so many channels: what it says of itself is what it has."""
+    start = KEY_BYTES + 12 * len(channels)
+    if len(record) < start:
+        return False
+    sizes = stored_sizes(record, len(channels))
+    if not all(0 < h <= MAX_SIDE and 0 < w <= MAX_SIDE and 0 <= n <= h * w for h, w, n in sizes):
+        return False
+    if len(record) != record_bytes([cells for _, _, cells in sizes], channels, itemsize):
+        return False
+    for height, width, cells in sizes:
+        places = np.frombuffer(record, "<i4", cells, start)
+        start += places.nbytes
+        if cells and (places[0] < 0 or places[-1] >= height * width or bool((np.diff(places) <= 0).any())):
+            return False
+    return True
 
 
 def stored_sizes(record: memoryview, levels: int) -> list[tuple[int, int, int]]:

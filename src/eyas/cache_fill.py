@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -18,8 +18,10 @@ from eyas.cached_teacher import Place
 from eyas.data import Augmentation, DataSource, DetectionDataset, collate, train_transform
 from eyas.data.dataset import Draw, Sample
 from eyas.data.transforms import Transform
+from eyas.data.workers import Held, workers_told
 from eyas.methods.imitation import FeatureImitation
 from eyas.modes import evaluating
+from eyas.stopping import leave_signals_to_parent
 from eyas.taps import teacher_features
 from eyas.types import Detector, Size, Target, View
 
@@ -70,20 +72,26 @@ class Filling:
     def run(
         self, missing: Sequence[set[bytes]], keys: Mapping[Place, bytes], rank: int, advance: Callable[[int], None]
     ) -> None:
-        """Compute and write what is missing.
+        """Compute and write what is missing, in the batches in which all would be computed.
+
+        The last bits of a vector depend on how many images are in its batch; so a cache whose filling was interrupted,
+        or of which a part was lost, is the same in the end.
 
         Args:
             missing: the keys that each cache misses.
-            keys: of the places to look at.
+            keys: of the places to look at, all that there are for this process.
             rank: of this process.
-            advance: told the number of images after each batch.
+            advance: told the number of images after each batch that were missing.
         """
         gaps = set().union(*missing)
-        places = [place for place, key in keys.items() if key in gaps]
+        batches = [batch for batch in self._batches(list(keys)) if any(keys[place] in gaps for place in batch)]
         with ExitStack() as stack:
             writers = [stack.enter_context(store.writer(rank)) for store in self.caches]
             stack.enter_context(evaluating(self.teacher.network))
-            for images, targets in self._batches(places):
+            loader = self._loader(batches)
+            stack.enter_context(workers_told(loader))
+            for batch in loader:
+                images, targets = self._on_device(batch)
                 found = [keys[target["index"], target["variant"]] for target in targets]
                 with self.autocast():
                     view = self._view(images)
@@ -93,26 +101,31 @@ class Filling:
                     for key, levels in zip(found, store.split(method.wanted(view, targets)), strict=True):
                         if key in wants:
                             writer.add(key, levels)
-                advance(len(targets))
+                advance(sum(key in gaps for key in found))
 
-    def _batches(self, places: Sequence[Place]) -> Iterator[tuple[Tensor, list[Target]]]:
-        """The images of the places, on the device, each batch of one size, so that none is padded."""
+    def _batches(self, places: Sequence[Place]) -> list[list[Place]]:
+        """The places, each batch of one size, so that none is padded."""
         by_size: dict[Size, list[Place]] = {}
         for place in places:
             record = self.source.records[place[0]]
             by_size.setdefault(self.data.resize.output_size((record.height, record.width)), []).append(place)
         step = self.data.batch_size
-        batches = [group[at : at + step] for group in by_size.values() for at in range(0, len(group), step)]
-        loader = DataLoader(
-            _Variants(self.source, self._transforms()),
-            batch_sampler=batches,
+        return [group[at : at + step] for group in by_size.values() for at in range(0, len(group), step)]
+
+    def _loader(self, batches: Sequence[Sequence[Place]]) -> DataLoader[Sample]:
+        return DataLoader(
+            _Variants(self.source, self._transforms(), Held(self.data.workers)),
+            batch_sampler=list(batches),
             num_workers=self.data.workers,
+            timeout=self.data.worker_timeout if self.data.workers else 0,
             collate_fn=collate,
+            worker_init_fn=leave_signals_to_parent,
             generator=torch.Generator(),  # its own, so that nothing is drawn from the default one
         )
-        for images, targets in loader:
-            images, targets = send_to_device((images, targets), self.device)
-            yield images.contiguous(memory_format=self.layout), targets
+
+    def _on_device(self, batch: tuple[Tensor, list[Target]]) -> tuple[Tensor, list[Target]]:
+        images, targets = send_to_device(batch, self.device)
+        return images.contiguous(memory_format=self.layout), targets
 
     def _transforms(self) -> dict[int, Transform]:
         return {variant: train_transform(self.data.resize, Augmentation(flip=float(variant))) for variant in (0, 1)}
@@ -143,8 +156,9 @@ class Filling:
 class _Variants(Dataset[Sample]):
     """The geometric variants of a source's images, by (index, variant)."""
 
-    def __init__(self, source: DataSource, transforms: Mapping[int, Transform]) -> None:
-        self.sets = {variant: DetectionDataset(source, transform) for variant, transform in transforms.items()}
+    def __init__(self, source: DataSource, transforms: Mapping[int, Transform], held: Held) -> None:
+        self.source, self.held = source, held
+        self.sets = {variant: DetectionDataset(source, transform, held) for variant, transform in transforms.items()}
 
     def __getitem__(self, place: Place) -> Sample:
         index, variant = place

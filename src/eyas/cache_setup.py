@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -99,7 +100,8 @@ class Caching:
         asked = digest_of([metric, list(val.classes), asdict(self.data.resize), digests])
         path = self.root / f"score-{self.known.identity[:12]}-{asked[:12]}.json"
         if path.is_file():
-            return _result_from_json(read_json(path))
+            with _readable(path):
+                return _result_from_json(read_json(path))
         result = score(self.teacher.detector)
         if self.accelerator.is_main_process:
             publish(path, asdict(result))
@@ -114,11 +116,14 @@ class Caching:
             values = read_json(path)
         else:
             values |= describe_teacher(self.teacher.detector, identity).to_json()
-        if self.teacher.name not in values["names"]:
-            values["names"].append(self.teacher.name)
-            if self.accelerator.is_main_process:
-                publish(path, values)
-        return KnownTeacher.from_json({key: value for key, value in values.items() if key != "names"})
+        with _readable(path):
+            known = KnownTeacher.from_json({key: value for key, value in values.items() if key != "names"})
+            new = self.teacher.name not in values["names"]
+            if new:
+                values["names"].append(self.teacher.name)
+        if new and self.accelerator.is_main_process:
+            publish(path, values)
+        return known
 
     def _stores(self, pairs: Sequence[LevelPair]) -> dict[str, TeacherCache]:
         """The cache of each method, by its name; methods of the same cells share one."""
@@ -132,7 +137,7 @@ class Caching:
                 taps=[pair.teacher_tap for pair in pairs],
                 resize=asdict(self.data.resize),
                 dtype=self.dtype,
-                precision=self.run.precision,
+                precision=self.accelerator.mixed_precision,
             )
             folder = cache_folder(self.root, shared)
             if folder not in stores:
@@ -218,6 +223,15 @@ def describe_teacher(detector: Detector, identity: str) -> KnownTeacher:
         name: KnownLevel(level.channels, level.stride, rectified[name]) for name, level in detector.levels.items()
     }
     return KnownTeacher(identity, tuple(detector.classes), levels)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Inside, a file of the cache's own is made sense of. Raises EyasError when it is none."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise EyasError(f"{path}: not a file of this cache ({error!r}); remove it, and it is made again") from error
 
 
 def _result_from_json(values: Mapping[str, Any]) -> EvaluationResult:

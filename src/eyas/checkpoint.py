@@ -15,18 +15,20 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from eyas.data.transforms import Resize
 from eyas.detectors import build
-from eyas.files import could_not_write, write_atomic, write_json
+from eyas.files import WRITE_ERRORS, could_not_write, write_atomic, write_json
+from eyas.tensor_files import check_weights, read_pt, read_safetensors
 from eyas.types import Detector, EyasError
 
 SPEC = "model.json"
 RESUME = "last.pt"
 BEST = "best.safetensors"
+OVERSIZE = 4
+"""A description may ask for this many times the bytes of the weights, which may be of a shorter type; not for more."""
 NATIVE = "native"
 """The folder of a run that the detector's own library reads."""
 
@@ -74,9 +76,14 @@ class ModelSpec:
             raise EyasError(f"{folder}: no {SPEC} here; give the folder of a run, such as --teacher runs/teacher")
         try:
             values = json.loads(path.read_text())
-            return cls(**{**values, "classes": tuple(values["classes"]), "resize": Resize(**values["resize"])})
-        except (ValueError, TypeError, KeyError) as error:
+            spec = cls(**{**values, "classes": tuple(values["classes"]), "resize": Resize(**values["resize"])})
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise EyasError(f"{path}: not a model description that this version reads ({error})") from error
+        if not all(isinstance(text, str) for text in (spec.model, spec.weights, spec.backbone or "", *spec.classes)):
+            raise EyasError(f"{path}: not a model description that this version reads: names must be texts")
+        if not isinstance(spec.options, Mapping) or Path(spec.weights).name != spec.weights:
+            raise EyasError(f"{path}: weights must be the name of a file beside it, and options a mapping")
+        return spec
 
 
 def load(folder: str | Path, *, best: bool = False) -> Detector:
@@ -93,30 +100,46 @@ def load(folder: str | Path, *, best: bool = False) -> Detector:
     spec = ModelSpec.load(folder)
     if (folder / NATIVE).is_dir():  # it describes the detector, wherever what it was first made from may be now
         spec = replace(spec, backbone=str(folder / NATIVE))
-    detector = spec.build()
-    load_weights(detector.network, folder / (BEST if best else spec.weights))
+    path = folder / (BEST if best else spec.weights)
+    detector = _built(spec, folder, path)
+    load_weights(detector.network, path)
     detector.network.eval()
     return detector
+
+
+def _built(spec: ModelSpec, folder: Path, weights: Path) -> Detector:
+    """The detector of a description that somebody else may have written, and that asks for no more than the weights."""
+    try:
+        if weights.is_file() and spec.model != "transformers":
+            with torch.device("meta"):  # takes no memory
+                state = spec.build().network.state_dict()
+            wanted = sum(value.numel() * value.element_size() for value in state.values())
+            if wanted > OVERSIZE * weights.stat().st_size:
+                raise EyasError(f"describes a detector of {wanted:,} bytes, and {weights.name} is not that large")
+        return spec.build()
+    except EyasError as error:
+        raise EyasError(f"{folder / SPEC}: {error}") from error
+    except Exception as error:  # options of any kind reach the builders of several libraries
+        raise EyasError(f"{folder / SPEC}: no detector can be built by it ({error!r}); get the run again") from error
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
     """Load a safetensors file into a network of the same architecture.
 
     Raises:
-        EyasError: the file is missing or damaged, or its tensors are not the network's; the message lists some.
+        EyasError: the file is missing or damaged, or its tensors are not the network's, NaN or infinite; the message
+            lists some.
     """
     if not path.is_file():
         raise EyasError(f"{path}: no such weights file; the run may not have finished its first evaluation")
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise EyasError(f"{path}: not a readable safetensors file ({error})") from error
+    state = read_safetensors(path)
     own = network.state_dict()
     wrong = [key for key in own.keys() | state.keys() if key not in own or key not in state]
     wrong += [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
     if wrong:
         some = ", ".join(sorted(wrong)[:5])
         raise EyasError(f"{path}: a checkpoint of another architecture; {len(wrong)} tensors do not fit: {some} ...")
+    check_weights(str(path), state)
     network.load_state_dict(state)
 
 
@@ -136,7 +159,7 @@ def save_native(detector: Detector, folder: Path) -> None:
         detector.export_native(part)
         shutil.rmtree(place, ignore_errors=True)
         part.rename(place)
-    except OSError as error:
+    except WRITE_ERRORS as error:
         raise could_not_write(place, error) from error
 
 
@@ -146,11 +169,15 @@ def save_state(state: Mapping[str, Any], path: Path) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """What `save_state` wrote. Raises EyasError when it is missing or damaged."""
+    """What `save_state` wrote of a run.
+
+    Raises:
+        EyasError: it is missing, damaged or something else, or has NaN or infinite weights.
+    """
     if not path.is_file():
         raise EyasError(f"{path}: no checkpoint to resume from; start the run anew in another --out")
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load documents no exception types
-        raise EyasError(f"{path}: not a readable checkpoint ({error})") from error
+    state = read_pt(path)
+    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
+        raise EyasError(f"{path}: not the checkpoint of a run; start the run anew in another --out")
+    check_weights(str(path), state["model"])
     return state

@@ -205,10 +205,10 @@ def recipes(action: Literal["list", "copy"] = "list", name: str | None = None) -
         return
     if name not in shipped:
         raise EyasError(f"there is no recipe {name!r}; known are: {', '.join(shipped)}")
-    target = Path(Path(name).name + ".yaml")
-    if target.exists():
-        raise EyasError(f"{target} is here already; move it away first")
-    write_atomic(target, lambda part: part.write_text(shipped[name].read_text()))
+    target, text = Path(Path(name).name + ".yaml"), shipped[name].read_text()
+    if target.exists() and target.read_text() != text:
+        raise EyasError(f"{target} is here already, and is another or was edited; move it away first")
+    write_atomic(target, lambda part: part.write_text(text))
     print(f"{target}: its first lines say how to run it")
 
 

@@ -23,7 +23,7 @@ from eyas.resolution import check_scale, shrink
 from eyas.spans import span
 from eyas.taps import Taps, teacher_features
 from eyas.types import Detector, EyasError, RespondingDetector, Response, Size, Target, View
-from eyas.weights import FollowedWeight, gradient_norm, ratio_of, relative
+from eyas.weights import FollowedWeight, WatchedRatio, gradient_norm, ratio_of, relative
 
 __all__ = ["Balance", "Distiller", "describe_levels", "pad_to_batch", "pair_levels"]
 
@@ -73,6 +73,7 @@ class Distiller(nn.Module):
                 if isinstance(method.weight, Auto)
             }
         )
+        self.watched = nn.ModuleDict({method.name: WatchedRatio(method.start_step) for method in methods})
         self._outside = (_frozen(teacher),)
         self._batches = 0
         device = some_parameter(student).device
@@ -120,11 +121,22 @@ class Distiller(nn.Module):
             for method in self._all_methods()
         }
 
+    def gradient_ratios(self) -> dict[str, float]:
+        """The gradient of each method, times its weight, over that of the detection loss, at the imitated features.
+
+        A running mean over batches that are measured now and then; methods that none has been measured of are left out.
+        """
+        watched = {method.name: self._watched(method) for method in self._all_methods()}
+        return {name: float(ratio.ratio()) for name, ratio in watched.items() if int(ratio.measurements)}
+
     def _all_methods(self) -> list[Method]:
         return cast(list[Method], list(self.methods))
 
     def _followed(self, method: Method) -> FollowedWeight:
         return cast(FollowedWeight, self.followed[method.name])
+
+    def _watched(self, method: Method) -> WatchedRatio:
+        return cast(WatchedRatio, self.watched[method.name])
 
     def _active(self, method: Method) -> bool:
         """Whether the method has anything to do in this batch: one without adapters has not while it warms up."""
@@ -155,13 +167,26 @@ class Distiller(nn.Module):
             loss: Tensor = method(student, teacher, targets)
         if self._warming_up(method):
             return relative(loss)
+        weight = self._weight(method, lambda: gradient_norm(loss, student.features), detection_gradient)
+        return weight * loss
+
+    def _weight(
+        self, method: Method, imitation_gradient: Callable[[], Tensor], detection_gradient: Callable[[], Tensor]
+    ) -> Tensor | float:
+        """The weight of a method in this batch, which is measured where it is due."""
+        measured = self.training and torch.is_grad_enabled()
         if not isinstance(method.weight, Auto):
-            return method.weight * loss
+            if measured and method.weight and self._watched(method).due(self._batches):
+                with span("weight"):
+                    self._watched(method).take(method.weight * imitation_gradient(), detection_gradient())
+            return method.weight
         followed = self._followed(method)
-        if self.training and torch.is_grad_enabled() and followed.due(self._batches):
+        if measured and followed.due(self._batches):
             with span("weight"):
-                followed.measure(detection_gradient(), gradient_norm(loss, student.features))
-        return followed.value() * loss
+                detection, imitation = detection_gradient(), imitation_gradient()
+                followed.measure(detection, imitation)
+                self._watched(method).take(followed.value() * imitation, detection)
+        return followed.value()
 
     def _student_view(self, images: Tensor, targets: Sequence[Target], methods: Iterable[Method]) -> View:
         reads = _reads(methods)

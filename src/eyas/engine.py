@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
-import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState, skip_first_batches
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, ProjectConfiguration, broadcast, send_to_device, set_seed
+from rich.progress import TaskID
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -26,15 +27,19 @@ from eyas.compiling import compile_levels
 from eyas.cost import CostMeter
 from eyas.data import DataSource, collate, eval_transform, loader, train_transform
 from eyas.data.dataset import Loader
+from eyas.data.workers import workers_told
 from eyas.evaluation import EvaluationResult
 from eyas.finite import FiniteLosses
 from eyas.inference import score_detector
 from eyas.optim import average_of, make_optimizer, schedule
 from eyas.progress import Progress
+from eyas.randomness import random_states, restore_random_state, seed_epoch
 from eyas.runlog import RunLog
 from eyas.spans import span
+from eyas.stopping import Stopped, StopRequest, stop_requests
 from eyas.trackers import EVENTS, Trackers, chosen_trackers
 from eyas.types import Detector, EyasError, Target
+from eyas.weights import dominating
 
 
 class LossModule(Protocol):
@@ -46,6 +51,10 @@ class LossModule(Protocol):
 
     def weights(self) -> dict[str, float]:
         """The weights of distillation terms as they stand, by name, for the log."""
+        ...
+
+    def gradient_ratios(self) -> dict[str, float]:
+        """The gradients of distillation terms over that of the detection loss, by name, as far as they are known."""
         ...
 
 
@@ -60,6 +69,10 @@ class PlainStudent(nn.Module):
         return dict(self.student.losses(images, targets))
 
     def weights(self) -> dict[str, float]:
+        """None: nothing is distilled."""
+        return {}
+
+    def gradient_ratios(self) -> dict[str, float]:
         """None: nothing is distilled."""
         return {}
 
@@ -116,9 +129,12 @@ class Trainer:
             compile_levels(self.student)
         self.log = RunLog(folder, writes=accelerator.is_main_process, also=self.trackers)
         self.cost = CostMeter(accelerator.device)
-        on_cpu = accelerator.device.type == "cpu"
-        self.finite = FiniteLosses(train.records, every=1 if on_cpu else run.log_every)
+        self.ask_every = 1 if accelerator.device.type == "cpu" else run.log_every
+        self.finite = FiniteLosses(train.records, every=self.ask_every)
         self.epoch, self.step, self.best = 0, 0, -math.inf
+        self.batch = 0
+        self._random: Sequence[dict[str, Tensor]] = ()
+        self._warned: set[str] = set()
 
     @property
     def evaluated(self) -> Detector:
@@ -133,27 +149,46 @@ class Trainer:
         return moved
 
     def fit(self, progress: Progress) -> EvaluationResult:
-        """Train to the last epoch, evaluating on the way; returns the last evaluation."""
+        """Train to the last epoch, evaluating on the way; returns the last evaluation.
+
+        Raises:
+            Stopped: SIGINT or SIGTERM; in an epoch, the state after the step that was running is saved first.
+        """
         if self.run.resume:
             self._resume()
-            progress.say(f"resume    after epoch {self.epoch}")
+            progress.say(f"resume    after {f'step {self.step}' if self.batch else f'epoch {self.epoch}'}")
+        if self.run.precision == "auto":
+            progress.say(f"precision {'float32' if self.accelerator.mixed_precision == 'no' else 'bfloat16'}")
         self.trackers.start(progress.say, resumed_at=self.step if self.run.resume else None)
         if self.accelerator.is_main_process:
             self.spec.save(self.folder)
         result: EvaluationResult | None = None
         task = progress.task("train", self.total_steps, done=self.step)
         while self.epoch < self.run.epochs:
-            self._train_epoch(lambda losses: progress.advance(task, note=losses))
-            self.epoch += 1
+            with stop_requests() as request:
+                self._train_epoch(request, partial(self._tell, progress, task))
+                self._save()  # before the evaluation too: it may take long, and be what is killed
+            self.epoch, self.batch = self.epoch + 1, 0
             every = self.run.evaluate_every or self.run.epochs
             if self.epoch % every == 0 or self.epoch == self.run.epochs:
                 result = self.evaluate(progress)
-            self._save()
+                self._save()
         progress.finish(task)
         if self.accelerator.is_main_process:
             save_native(self.evaluated, self.folder)
-        self.log("cost", step=self.step, **self.cost.figures())
-        return result or self.evaluate(progress)
+        self.log.once("cost", step=self.step, **self.cost.figures())
+        return result or self.score(self.evaluated, progress, "evaluate")  # of a finished run, which has logged it
+
+    def _tell(self, progress: Progress, task: TaskID, losses: Mapping[str, float] | None) -> None:
+        """Move the bar on, and warn once of each method that drowns the detection loss."""
+        progress.advance(task, note=losses)
+        if losses is None:
+            return
+        model = cast(LossModule, self.accelerator.unwrap_model(self.model))
+        for name, text in dominating(model.gradient_ratios(), model.weights()).items():
+            if name not in self._warned:
+                progress.say(f"warning   {text} (step {self.step})")
+            self._warned.add(name)
 
     def evaluate(self, progress: Progress) -> EvaluationResult:
         """Evaluate on the validation images, log it, and save the weights as the last and, if they are, the best."""
@@ -175,20 +210,47 @@ class Trainer:
         fed = self.val if data is None else self.accelerator.prepare(val_loader(self.sources["val"], data))
         return score_detector(detector, fed, self.sources["val"], self.metric, progress, name)
 
-    def _train_epoch(self, advance: Callable[[Mapping[str, float] | None], None]) -> None:
+    def _train_epoch(self, request: StopRequest, advance: Callable[[Mapping[str, float] | None], None]) -> None:
+        """The rest of the epoch, all of it but for one that is resumed. Raises Stopped when asked to."""
         self.model.train()
-        seed_epoch(self.run.seed, self.epoch, self.accelerator.process_index)
-        self.train.set_epoch(self.epoch)
         try:
-            for images, targets in self.train:
-                with self.cost.working():
-                    losses, norm = self.train_batch(images, targets)
-                if self.accelerator.sync_gradients:
-                    self._after_step(losses, norm, advance)
+            with workers_told(self._batches):
+                for images, targets in self._rest_of_epoch():
+                    with self.cost.working():
+                        losses, norm = self.train_batch(images, targets)
+                    self.batch += 1
+                    if self.accelerator.sync_gradients:
+                        self._after_step(losses, norm, advance)
+                        self._stop_where_asked(request)
         except Exception:
             self.finite.check()  # what failed may have had a loss before it that was not finite: then say that
             raise
         self.finite.check()
+
+    def _rest_of_epoch(self) -> Iterable[tuple[Tensor, list[Target]]]:
+        """The batches that the epoch still has, drawn from the random state that belongs to them."""
+        seed_epoch(self.run.seed, self.epoch, self.accelerator.process_index)
+        self.train.set_epoch(self.epoch)
+        if not self.batch:
+            return cast(Iterable[tuple[Tensor, list[Target]]], self.train)
+        if self.batch >= len(self.train):
+            return ()
+        restore_random_state(self._random, self.accelerator)
+        return cast(Iterable[tuple[Tensor, list[Target]]], skip_first_batches(self.train, self.batch))
+
+    def _stop_where_asked(self, request: StopRequest) -> None:
+        """Save and raise Stopped, in every process after the same step, when a signal has reached one of them."""
+        number = request.number
+        if self.accelerator.num_processes > 1:
+            if self.step % self.ask_every:
+                return  # to ask the others is to wait for the device
+            own = torch.tensor([number], device=self.accelerator.device)
+            number = int(cast(Tensor, self.accelerator.gather(own)).max())
+        if not number:
+            return
+        self.finite.check()
+        self._save()
+        raise Stopped(number, f"stopped after step {self.step}, which is saved; go on with --run.resume true")
 
     def _after_step(
         self,
@@ -223,9 +285,15 @@ class Trainer:
         return losses, norm
 
     def _clip(self) -> Tensor | None:
-        if not self.accelerator.sync_gradients or not self.optim.clip_norm:
+        """Clip the gradient of a step that is complete; its norm, which is looked at sooner or later."""
+        if not self.accelerator.sync_gradients:
             return None
-        norm: Tensor = self.accelerator.clip_grad_norm_(self.model.parameters(), self.optim.clip_norm)
+        limit = self.optim.clip_norm or math.inf
+        norm: Tensor = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
+        scaler = self.accelerator.scaler
+        # In fp16 a gradient may overflow for its scale's sake alone: the step is left out, and the scale halved.
+        if scaler is None or scaler.get_scale() <= 1:
+            self.finite.add_gradient(self.step + 1, norm)
         return norm
 
     def _log_step(self, losses: Mapping[str, Tensor], norm: Tensor | None) -> dict[str, float]:
@@ -239,11 +307,12 @@ class Trainer:
             gradient_norm=None if norm is None else float(norm),
             losses=values,
             weights=self.accelerator.unwrap_model(self.model).weights(),
+            gradient_ratios=self.accelerator.unwrap_model(self.model).gradient_ratios(),
         )
         return values
 
     def _save(self) -> None:
-        model = self.accelerator.get_state_dict(self.model)
+        model, random = self.accelerator.get_state_dict(self.model), random_states(self.accelerator)
         if not self.accelerator.is_main_process:
             return
         state = {
@@ -252,7 +321,14 @@ class Trainer:
             "scheduler": self.scheduler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
-            "progress": {"epoch": self.epoch, "step": self.step, "best": self.best, "epochs": self.run.epochs},
+            "progress": {
+                "epoch": self.epoch,
+                "batch": self.batch,
+                "step": self.step,
+                "best": self.best,
+                "epochs": self.run.epochs,
+            },
+            "random": random,
         }
         save_state(state, self.folder / RESUME)
 
@@ -261,6 +337,16 @@ class Trainer:
             self.log("resume", epoch=0, step=0)  # stopped before the first checkpoint: the beginning is where it was
             return
         state = load_state(self.folder / RESUME)
+        try:
+            self._restore(state)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise EyasError(
+                f"{self.folder / RESUME}: not a checkpoint of this run, or of another version of Eyas ({error}); start "
+                "the run anew in another --out"
+            ) from error
+        self.log("resume", epoch=self.epoch, step=self.step)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
         progress = state["progress"]
         if progress["epochs"] != self.run.epochs:
             raise EyasError(
@@ -274,8 +360,8 @@ class Trainer:
             self.ema.load_state_dict(state["ema"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.step, self.best = (progress[key] for key in ("epoch", "step", "best"))
-        self.log("resume", epoch=self.epoch, step=self.step)
+        self.epoch, self.batch, self.step, self.best = (progress[key] for key in ("epoch", "batch", "step", "best"))
+        self._random = state["random"]
 
 
 def make_accelerator(run: RunArgs, optim: OptimArgs, folder: Path | None = None) -> Accelerator:
@@ -292,10 +378,13 @@ def make_accelerator(run: RunArgs, optim: OptimArgs, folder: Path | None = None)
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     # Two strides of an axis of length 1 (depthwise weights) are the same layout, which DDP does not see.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    precision = run.precision
+    if precision == "auto":
+        precision = "bf16" if computes_in_bf16(PartialState(cpu=run.device == "cpu").device) else "no"
     try:
         accelerator = Accelerator(
             cpu=run.device == "cpu",
-            mixed_precision=run.precision,
+            mixed_precision=precision,
             gradient_accumulation_steps=optim.accumulate,
             log_with=list(trackers) or None,
             project_config=events,
@@ -311,13 +400,12 @@ def make_accelerator(run: RunArgs, optim: OptimArgs, folder: Path | None = None)
     return accelerator
 
 
-def seed_epoch(seed: int, epoch: int, process: int) -> None:
-    """Seed torch's generators, on every device, for one epoch of one process.
-
-    What dropout draws then depends on nothing that came before: a resumed run, and a plain and a distilled run of one
-    seed, draw the same.
-    """
-    torch.manual_seed(int(np.random.SeedSequence((seed, epoch, process)).generate_state(1, np.uint32)[0]))
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16, by what it says of itself."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older PyTorch does not tell
+    return device.type == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def same_buffers(network: nn.Module) -> None:
@@ -334,6 +422,7 @@ def train_loader(source: DataSource, data: DataArgs, seed: int) -> Loader:
         batch_size=data.batch_size,
         shuffle=True,
         workers=data.workers,
+        worker_timeout=data.worker_timeout,
         seed=seed,
     )
 
@@ -346,5 +435,6 @@ def val_loader(source: DataSource, data: DataArgs) -> Loader:
         batch_size=data.batch_size,
         shuffle=False,
         workers=data.workers,
+        worker_timeout=data.worker_timeout,
         seed=0,
     )

@@ -14,6 +14,9 @@ from safetensors import SafetensorError
 
 from eyas.types import EyasError
 
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
+"""What a write that fails raises: torch and safetensors wrap the system's errors."""
+
 
 def make_folder(folder: Path) -> None:
     """Raises EyasError when it cannot be made."""
@@ -39,7 +42,7 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap the system's errors
+    except WRITE_ERRORS as error:
         raise could_not_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):  # the place itself may be what is wrong

@@ -1,4 +1,4 @@
-"""A training whose loss is not finite stops, and says where; the device is asked once in several batches."""
+"""A training whose loss or gradient is not finite stops, and says where; the device is asked once in some batches."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from eyas.types import EyasError, Record, Target
 
 
 @dataclass(frozen=True)
-class _Batch:
+class _Number:
+    """What must be finite, and where it came about: a sum of losses, or the norm of a gradient."""
+
+    what: str
     step: int
-    total: Tensor
+    value: Tensor
     losses: dict[str, Tensor]
     records: tuple[int, ...]
 
 
 class FiniteLosses:
-    """Remembers the losses of some batches, on their device, until they are looked at together.
+    """Remembers the losses and gradient norms of some batches, on their device, until they are looked at together.
 
     Looking at a number of a GPU waits until the GPU is done, and leaves it idle until the next batch is prepared.
 
@@ -31,27 +34,43 @@ class FiniteLosses:
 
     def __init__(self, records: Sequence[Record], every: int) -> None:
         self._records, self._every = records, every
-        self._batches: list[_Batch] = []
+        self._numbers: list[_Number] = []
+        self._batches = 0
+        self._step: list[int] = []
+        self._losses: dict[str, Tensor] = {}
 
     def add(self, step: int, total: Tensor, losses: Mapping[str, Tensor], targets: Sequence[Target]) -> None:
         """Take in a batch and the sum of its losses. Raises EyasError as `check` does, when it is time to look."""
-        kept = {name: loss.detach() for name, loss in losses.items()}
-        self._batches.append(_Batch(step, total.detach(), kept, tuple(target["index"] for target in targets)))
-        if len(self._batches) >= self._every:
+        self._losses = {name: loss.detach() for name, loss in losses.items()}
+        records = tuple(target["index"] for target in targets)
+        self._step.extend(records)
+        self._numbers.append(_Number("loss", step, total.detach(), self._losses, records))
+        self._batches += 1
+        if self._batches >= self._every:
+            self.check()
+
+    def add_gradient(self, step: int, norm: Tensor) -> None:
+        """Take in the norm of the gradient of a step: of the batches that were added since the step before.
+
+        Raises EyasError as `check` does, where batches are looked at one by one.
+        """
+        self._numbers.append(_Number("gradient", step, norm.detach(), self._losses, tuple(self._step)))
+        self._step = []
+        if self._every == 1:
             self.check()
 
     def check(self) -> None:
-        """Look at what there is. Raises EyasError for the first batch whose loss is not finite, with its images."""
-        batches, self._batches = self._batches, []
-        if not batches:
+        """Look at what there is. Raises EyasError for the first number that is not finite, with its images."""
+        numbers, self._numbers, self._batches = self._numbers, [], 0
+        if not numbers:
             return
-        finite = torch.isfinite(torch.stack([batch.total for batch in batches]))
+        finite = torch.isfinite(torch.stack([number.value.float() for number in numbers]))
         if bool(finite.all()):
             return
-        batch = batches[int(finite.int().argmin())]
-        values = ", ".join(f"{name} {float(loss):.4g}" for name, loss in batch.losses.items())
-        images = ", ".join(self._records[index].image_id for index in batch.records)
+        number = numbers[int(finite.int().argmin())]
+        values = ", ".join(f"{name} {float(loss):.4g}" for name, loss in number.losses.items())
+        images = ", ".join(self._records[index].image_id for index in number.records)
         raise EyasError(
-            f"the loss is not finite in step {batch.step}: {values}; images {images}. Lower --optim.lr or the "
-            "weight of the method, lengthen --optim.warmup, or look at these images; the last checkpoint is intact"
+            f"the {number.what} is not finite in step {number.step}: {values}; images {images}. Lower --optim.lr or "
+            "the weight of the method, lengthen --optim.warmup, or look at these images; the last checkpoint is intact"
         )

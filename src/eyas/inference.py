@@ -10,6 +10,7 @@ from torch import Tensor
 
 from eyas.anchors import AnchorGrid
 from eyas.data import DataSource, to_record_frame
+from eyas.data.workers import workers_told
 from eyas.evaluation import EvaluationResult, evaluate
 from eyas.modes import evaluating
 from eyas.progress import Progress
@@ -31,7 +32,7 @@ def predict_records(
         advance: told the number of images after each batch.
     """
     predictions: dict[int, Prediction] = {}
-    with evaluating(detector.network), torch.no_grad():
+    with evaluating(detector.network), torch.no_grad(), workers_told(batches):
         for images, targets in batches:
             for prediction, target in zip(detector.predict(images), targets, strict=True):
                 index = target["index"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import time
@@ -22,7 +23,7 @@ CONFIG = "config.yaml"
 LOG = "log.jsonl"
 VERSIONS = "versions.json"
 FREE = (
-    *("data", "out", "teacher", "dataset.workers"),
+    *("data", "out", "teacher", "dataset.workers", "dataset.worker_timeout"),
     *("run.device", "run.threads", "run.log_every", "run.resume", "run.trackers", "run.project"),
 )
 """Options that may change when a run is resumed: they say where things are and how fast, not what is trained."""
@@ -64,6 +65,11 @@ class RunLog:
         self.also = also
         self._mended = False
 
+    def once(self, kind: str, **values: Any) -> None:
+        """Write one line, unless the log has one of its kind, from before the run was resumed."""
+        if self.writes and not (self.path.exists() and read_log(self.path.parent, kind)):
+            self(kind, **values)
+
     def __call__(self, kind: str, **values: Any) -> None:
         """Write one line. NaN and infinities become null. Raises EyasError when the disk is full."""
         if not self.writes:
@@ -84,8 +90,8 @@ class RunLog:
 def read_log(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
     """The lines of a run's log, those of one kind or all.
 
-    Steps that a resumed run did again are given once, as they were done the last time; a torn last line, left by a
-    killed run, is passed over.
+    Steps and evaluations that a resumed run did again are given once, as they were done the last time; a torn last
+    line, left by a killed run, is passed over.
 
     Raises:
         EyasError: the folder has no log.
@@ -99,9 +105,19 @@ def read_log(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
             break
         line = json.loads(text)
         if line["kind"] == "resume":
-            lines = [earlier for earlier in lines if earlier.get("step", 0) <= line["step"]]
+            lines = [earlier for earlier in lines if _stands(earlier, line)]
         lines.append(line)
     return [line for line in lines if kind is None or line["kind"] == kind]
+
+
+def _stands(line: Mapping[str, Any], resume: Mapping[str, Any]) -> bool:
+    """Whether a line tells of what was done before the checkpoint that a run was resumed from.
+
+    A checkpoint between the last step of an epoch and its evaluation has the step of both.
+    """
+    if line["kind"] == "val" and line.get("epoch", 0) > resume.get("epoch", math.inf):
+        return False
+    return bool(line.get("step", 0) <= resume["step"])
 
 
 class LogTail:
@@ -126,6 +142,11 @@ class LogTail:
         return [json.loads(line) for line in whole.splitlines()]
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether a run has begun in a folder."""
+    return (folder / LOG).exists() or (folder / CONFIG).exists()
+
+
 def check_folder(folder: Path, *, resume: bool, config: str) -> None:
     """Whether a run may start, or go on, in a folder.
 
@@ -137,14 +158,14 @@ def check_folder(folder: Path, *, resume: bool, config: str) -> None:
     Raises:
         EyasError: the folder holds a run and ``resume`` is off, or the reverse, or the options are others.
     """
-    holds_run = (folder / LOG).exists() or (folder / CONFIG).exists()
-    if holds_run and not resume:
+    holds = holds_run(folder)
+    if holds and not resume:
         raise EyasError(f"{folder} already holds a run; choose another --out, or go on with it by --run.resume true")
     if not resume:
         return
-    if not holds_run:
+    if not holds:
         raise EyasError(f"{folder} holds no run to resume; check --out, or leave --run.resume out")
-    before, now = (_options(text) for text in ((folder / CONFIG).read_text(), config))
+    before, now = (_trained(_options(text)) for text in ((folder / CONFIG).read_text(), config))
     if not before or not now:
         return  # started from Python, where there is no config to compare
     for name in sorted(before.keys() | now.keys()):
@@ -190,6 +211,14 @@ def _cut_torn_line(path: Path) -> None:
 def _options(text: str) -> dict[str, Any]:
     """Option name, dotted, to value."""
     return dict(_flat("", yaml.safe_load(text) or {}))
+
+
+def _trained(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with the images of a step in place of those of a process: other processes may share out the same."""
+    if not {"devices", "dataset.batch_size"} <= options.keys():
+        return options
+    own = {name: value for name, value in options.items() if name not in ("devices", "dataset.batch_size")}
+    return {**own, "devices x dataset.batch_size": options["devices"] * options["dataset.batch_size"]}
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

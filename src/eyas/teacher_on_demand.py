@@ -101,5 +101,5 @@ def read_json(path: Path) -> dict[str, Any]:
     """A file of the cache's own. Raises EyasError when it is damaged."""
     try:
         return dict(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise EyasError(f"{path}: not readable ({error}); remove it, and it is made again") from error

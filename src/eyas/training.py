@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -20,13 +21,15 @@ from eyas.checkpoint import ModelSpec, load
 from eyas.compiling import compile_levels
 from eyas.data import DataSource, read
 from eyas.detectors.native import is_native, open_native
+from eyas.determinism import deterministic
 from eyas.distiller import Balance, Distiller, describe_levels
 from eyas.engine import LossModule, PlainStudent, Trainer, make_accelerator
 from eyas.evaluation import EvaluationResult, default_metric
 from eyas.folding import make_cheaper
 from eyas.methods import FGFI, Method
 from eyas.progress import Progress
-from eyas.runlog import check_folder, resolved_config, start_folder
+from eyas.randomness import seed_epoch
+from eyas.runlog import check_folder, holds_run, resolved_config, start_folder
 from eyas.teacher_on_demand import TeacherOnDemand
 from eyas.types import Detector, EyasError
 
@@ -130,13 +133,15 @@ def distill(
                 good_enough(teacher_result, teacher)
         setup.say(f"student   {_describe(spec, student)}")
         setup.make_ready(distiller, store)
+        # As the first step will draw it, whatever was drawn before: with a full cache, say, no teacher was made.
+        seed_epoch(run.seed, 0, setup.accelerator.process_index)
         balance = distiller.balance(*trainer.first_batch())
         preflight(distiller, balance, setup.say)
         # Only now, when nothing speaks against the run, does its folder come to be.
         setup.start()
         if teacher_result is not None:
-            trainer.log("teacher", name=teacher, **_figures(teacher_result))
-        trainer.log("balance", step=trainer.step, **asdict(balance))
+            trainer.log.once("teacher", name=teacher, **_figures(teacher_result))
+        trainer.log.once("balance", step=trainer.step, **asdict(balance))
         result = trainer.fit(setup.progress)
         if teacher_result is not None:
             setup.say(f"teacher   {teacher_result.headline()}\nstudent   {result.headline()}")
@@ -159,18 +164,22 @@ class Setup:
         run: RunArgs,
         teacher_scale: float = 1.0,
     ) -> None:
-        self.out, self.dataset, self.optim, self.run = out, dataset, optim, run
+        resume = holds_run(out) if run.resume == "auto" else run.resume
+        self.out, self.dataset, self.optim, self.run = out, dataset, optim, replace(run, resume=resume)
         self.larger = replace(dataset, resize=dataset.resize.times(teacher_scale))
         self.train = read(data, dataset.train_split, format=dataset.format, classes=dataset.classes)
         self.val = read(data, dataset.val_split, format=dataset.format, classes=self.train.classes)
         self.accelerator: Accelerator = make_accelerator(run, optim, out)
         if self.accelerator.is_main_process:
-            check_folder(out, resume=run.resume, config=resolved_config())
+            check_folder(out, resume=resume, config=resolved_config())
         self.progress = Progress(quiet=not self.accelerator.is_main_process)
         self.say = self.progress.say
+        self._stack = ExitStack()
 
     def __enter__(self) -> Setup:
-        self.progress.__enter__()
+        self._stack.callback(self.accelerator.end_training)
+        self._stack.enter_context(self.progress)
+        self._stack.enter_context(deterministic(self.run.deterministic))
         for source in (self.train, self.val):
             if source.problems:
                 count = len(source.problems)
@@ -180,8 +189,7 @@ class Setup:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.progress.__exit__(kind, error, trace)
-        self.accelerator.end_training()
+        self._stack.__exit__(kind, error, trace)
 
     def start(self) -> None:
         """Make the run folder."""

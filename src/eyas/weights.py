@@ -12,7 +12,7 @@ many batches, the ratio being averaged in its logarithm.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,14 @@ RATE = 0.1
 """Share of a new measurement in the running mean, once there are more than 1 / RATE of them."""
 FIRST = 10
 """Batches after the warm-up that are all measured: one batch alone would set the first weight by chance."""
+LEAP = math.log(1000)
+"""How far, in the logarithm, one batch may lie from the running mean; what lies farther counts as so far."""
+LIMIT = math.log(1e12)
+"""Bound of the running mean, in the logarithm. Teachers' features differ by some orders of magnitude, squared."""
+WATCH_EVERY = 50
+"""Batches from one measurement to the next where the weight is a number and the ratio is only watched."""
+DOMINANT = 10.0
+"""The ratio above which the user is warned."""
 
 
 def gradient_norm(loss: Tensor, features: Sequence[Tensor]) -> Tensor:
@@ -38,10 +46,42 @@ def gradient_norm(loss: Tensor, features: Sequence[Tensor]) -> Tensor:
     return mean_over_processes(square).sqrt()
 
 
-class FollowedWeight(nn.Module):
+class RunningRatio(nn.Module):
+    """The ratio of two gradient norms over the batches, averaged in its logarithm, and bounded.
+
+    Its state is two buffers, so that a resumed run goes on with the same ratio.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_ratio: Tensor
+        self.measurements: Tensor
+        self.register_buffer("log_ratio", torch.zeros(()))
+        self.register_buffer("measurements", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def take(self, above: Tensor, below: Tensor) -> None:
+        """Take in the norms of one batch. One without objects, or without a finite gradient, says nothing."""
+        says = (above > 0) & (below > 0) & torch.isfinite(above) & torch.isfinite(below)
+        self.measurements += says
+        rate = torch.clamp(1 / self.measurements.clamp(min=1), min=RATE)
+        quotient = above / below  # of two finite norms it may be 0 or infinite all the same
+        holds = torch.isfinite(quotient) & (quotient > 0)
+        measured = torch.where(holds, torch.log(quotient), torch.log(above) - torch.log(below))
+        leap = measured - self.log_ratio
+        leap = torch.where(self.measurements > 1, leap.clamp(-LEAP, LEAP), leap)
+        moved = (self.log_ratio + rate * leap).clamp(-LIMIT, LIMIT)
+        self.log_ratio.copy_(torch.where(says, moved, self.log_ratio))
+
+    def ratio(self) -> Tensor:
+        """A scalar; 0 until something has been measured."""
+        return torch.where(self.measurements > 0, self.log_ratio.exp(), 0.0)
+
+
+class FollowedWeight(RunningRatio):
     """A weight that keeps the gradient of one method at a fraction of the detection gradient.
 
-    Its state is two buffers, so that a resumed run goes on with the same weight.
+    It is above 0 and at most 1e12 times the fraction, whatever is measured.
 
     Args:
         rule: the fraction, and when to measure.
@@ -51,10 +91,6 @@ class FollowedWeight(nn.Module):
     def __init__(self, rule: Auto, start_step: int) -> None:
         super().__init__()
         self.rule, self.start_step = rule, start_step
-        self.log_ratio: Tensor
-        self.measurements: Tensor
-        self.register_buffer("log_ratio", torch.zeros(()))
-        self.register_buffer("measurements", torch.zeros((), dtype=torch.int64))
 
     def warming_up(self, step: int) -> bool:
         """Whether, in this batch, only the method's adapters learn."""
@@ -62,21 +98,46 @@ class FollowedWeight(nn.Module):
 
     def due(self, step: int) -> bool:
         """Whether this batch is to be measured."""
-        age = step - self.start_step - self.rule.warmup
-        return age >= 0 and (age < FIRST or age % self.rule.every == 0)
+        return _due(step - self.start_step - self.rule.warmup, self.rule.every)
 
-    @torch.no_grad()
     def measure(self, detection: Tensor, imitation: Tensor) -> None:
-        """Take in the gradient norms of one batch. One without objects, or without a gradient, says nothing."""
-        says = (detection > 0) & (imitation > 0) & torch.isfinite(detection) & torch.isfinite(imitation)
-        self.measurements += says
-        rate = torch.clamp(1 / self.measurements.clamp(min=1), min=RATE)
-        step = rate * (torch.log(detection / imitation) - self.log_ratio)
-        self.log_ratio.copy_(torch.where(says, self.log_ratio + step, self.log_ratio))
+        """Take in the gradient norms of one batch."""
+        self.take(detection, imitation)
 
     def value(self) -> Tensor:
         """The weight, a scalar; 0 until something has been measured."""
         return torch.where(self.measurements > 0, self.rule.fraction * self.log_ratio.exp(), 0.0)
+
+
+class WatchedRatio(RunningRatio):
+    """The weighted gradient of one method over the detection gradient, for the log and for `dominating`.
+
+    Args:
+        start_step: of the method.
+    """
+
+    def __init__(self, start_step: int) -> None:
+        super().__init__()
+        self.start_step = start_step
+
+    def due(self, step: int) -> bool:
+        """Whether a batch is to be measured for this alone, where the weight is a number."""
+        return _due(step - self.start_step - FIRST, WATCH_EVERY)
+
+
+def dominating(ratios: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, str]:
+    """What to tell the user of each method whose gradient is far above the detection loss's, by its name."""
+    return {
+        name: f"{name} dominates: at the imitated features its gradient is {ratio:.3g} times that of the detection "
+        f"loss, so that the student learns to imitate and not to detect; its weight is {weights[name]:.3g}: take a "
+        "smaller one, or auto"
+        for name, ratio in ratios.items()
+        if ratio > DOMINANT
+    }
+
+
+def _due(age: int, every: int) -> bool:
+    return age >= 0 and (age < FIRST or age % every == 0)
 
 
 def relative(loss: Tensor) -> Tensor:

@@ -216,6 +216,16 @@ def test_weights_load_in_plain_torchvision(
     assert torch.equal(found["labels"] + (classes - 2), expected["labels"])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_detector_can_be_built_without_memory(family: str) -> None:
+    """As it is to see how large a description's network is, before anything is loaded into it."""
+    with torch.device("meta"):
+        built = build(family, CLASSES, backbone="mobilenet_v3_small", options=LIGHT[family])
+    assert all(value.is_meta for value in built.network.parameters())
+    for own, level in zip(built.levels.values(), light(family).levels.values(), strict=True):
+        assert (own.channels, own.stride, own.box_range) == (level.channels, level.stride, level.box_range)
+
+
 def test_levels_of_equal_stride_share_what_the_first_pools() -> None:
     from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from eyas.data.images import decode
 from eyas.data.record import DataSource
 from eyas.data.transforms import FILL, Transform
+from eyas.data.workers import Held
+from eyas.stopping import leave_signals_to_parent
 from eyas.types import EyasError, Prediction, Record, Size, Target
 
 Sample = tuple[Tensor, Target]
@@ -33,11 +36,17 @@ class DetectionDataset(Dataset[Sample]):
 
     ``dataset[i]`` augments with torch's default generator, as torchvision's own data sets do. ``dataset[Draw(i, epoch,
     seed)]`` always gives the same sample and leaves the generator as it was.
+
+    Attributes:
+        source: the records.
+        transform: what is done to them.
+        held: where workers say what they have in hand, see `eyas.data.workers`.
     """
 
-    def __init__(self, source: DataSource, transform: Transform) -> None:
+    def __init__(self, source: DataSource, transform: Transform, held: Held | None = None) -> None:
         self.source = source
         self.transform = transform
+        self.held = held
 
     def __len__(self) -> int:
         return len(self.source.records)
@@ -57,17 +66,29 @@ class DetectionDataset(Dataset[Sample]):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Where workers are spawned, not forked, torch would hand over every tensor as an open file, some thousands.
-        return _rebuild, (pickle.dumps(self.source), self.transform)
+        return _rebuild, (_changed(self.source, Tensor.numpy), self.transform, self.held)
 
     def _sample(self, index: int) -> Sample:
         record = self.source.records[index]
         target: Target = {"boxes": record.boxes, "labels": record.labels, "ignore": record.ignore}
-        image, target = self.transform(decode(record), target)
+        with nullcontext() if self.held is None else self.held.at(index):
+            image, target = self.transform(decode(record), target)
         return image, {**target, "index": index, "size": (image.shape[-2], image.shape[-1])}
 
 
-def _rebuild(source: bytes, transform: Transform) -> DetectionDataset:
-    return DetectionDataset(pickle.loads(source), transform)
+def _rebuild(source: DataSource, transform: Transform, held: Held | None) -> DetectionDataset:
+    return DetectionDataset(_changed(source, torch.from_numpy), transform, held)
+
+
+def _changed(source: DataSource, change: Callable[[Any], Any]) -> DataSource:
+    """The source with all its tensors as arrays, or the reverse."""
+    return replace(source, records=tuple(_record(record, change) for record in source.records))
+
+
+def _record(record: Record, change: Callable[[Any], Any]) -> Record:
+    names = ("boxes", "labels", "ignore", "ignore_labels")
+    attributes = {name: change(values) for name, values in record.attributes.items()}
+    return replace(record, **{name: change(getattr(record, name)) for name in names}, attributes=attributes)
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, list[Target]]:
@@ -140,6 +161,7 @@ def loader(
     workers: int,
     seed: int,
     drop_last: bool = False,
+    worker_timeout: float = 0.0,
 ) -> Loader:
     """Batches of a source: `(images, targets)` as `collate` makes them.
 
@@ -155,19 +177,22 @@ def loader(
         workers: processes that decode and transform; 0 does it in this one.
         seed: any integer from 0.
         drop_last: leave out a last batch that is not full.
+        worker_timeout: seconds without a batch after which workers are taken to hang; 0 waits for ever.
     """
     if batch_size < 1 or workers < 0 or seed < 0:
         raise EyasError(f"need batch_size >= 1, workers >= 0, seed >= 0; got {batch_size}, {workers}, {seed}")
     if drop_last and len(source.records) < batch_size:
         raise EyasError(f"{source.root}: {len(source.records)} images do not fill one batch of {batch_size}")
     return Loader(
-        DetectionDataset(source, transform),
+        DetectionDataset(source, transform, Held(workers)),
         batch_size=batch_size,
         sampler=EpochSampler(len(source.records), shuffle=shuffle, seed=seed),
         num_workers=workers,
         collate_fn=collate,
         drop_last=drop_last,
         persistent_workers=workers > 0,
+        timeout=worker_timeout if workers else 0,
+        worker_init_fn=leave_signals_to_parent,
         pin_memory=torch.cuda.is_available(),
         # Without its own generator the loader would draw the workers' base seed from, and so disturb, the default one.
         generator=torch.Generator().manual_seed(seed),

@@ -1,18 +1,44 @@
-"""Image files: their size from the header alone, and their pixels when a record is read."""
+"""Image files: their size from the header alone, and their pixels when a record is read.
+
+An image is what its viewer shows: where EXIF says that the camera was turned, the pixels are turned, and the size is
+that of the turned image. An annotation that states the size of the pixels as they are stored was drawn on those, and
+gets those. TIFF files are turned by Pillow itself, always.
+"""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from eyas.types import EyasError, Record
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".JPG", ".JPEG", ".PNG", ".BMP")
 """What counts as an image file, in the order in which a name without suffix is looked up."""
+
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000")
+"""Pillow's readers that may look at a file. Its others start programs (PostScript) or are for no photographs."""
+
+MAX_PIXELS = 89_478_485
+"""Pixels of one image, a quarter of a gigabyte as RGB. A file of some kilobytes can claim far more: a bomb."""
+
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What shows an image of this EXIF orientation upright. Numbers from 5 on swap width and height."""
 
 
 class ImageError(EyasError):
@@ -24,46 +50,111 @@ class ImageError(EyasError):
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) in pixels, from the header. Raises `EyasError` naming the file."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such image; restore it, or remove its annotations") from None
-    except (OSError, UnidentifiedImageError, ValueError) as error:
-        raise ImageError(f"{path}: cannot be read as an image ({error}); replace or remove it") from error
+    """(width, height) in pixels of the image that a viewer shows, from the header.
+
+    Raises `EyasError` naming the file when it is missing, no image, or larger than `MAX_PIXELS`.
+    """
+    with _opened(path, "cannot be read as an image") as image:
+        return _seen_size(image.size, _orientation(image))
 
 
 def decode(record: Record) -> Tensor:
-    """The pixels of a record, (3, height, width) uint8, RGB.
+    """The pixels of a record, (3, height, width) uint8, RGB, in the frame that its annotation was drawn in.
 
-    Pixels are taken as stored: an EXIF rotation is not applied, as in the COCO and VOC tools, whose boxes lie in the
-    frame of the stored pixels. Raises `EyasError` naming the file when it cannot be decoded, has more than 8 bits per
-    channel, or has another size than its annotation says.
+    That frame is the image that a viewer shows; for a record of another size it is the pixels as they are stored. Of
+    several frames or pages the first counts, and transparency is left out.
+
+    Raises `EyasError` naming the file when it cannot be decoded, has more than 8 bits per channel, is larger than
+    `MAX_PIXELS`, or has another size than its annotation says.
     """
-    path = record.path
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise ImageError(f"{path}: has more than 8 bits per channel ({image.mode}); convert it to 8 bits")
-            pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
-        raise ImageError(f"{path}: cannot be decoded ({error}); replace or remove it") from error
-    height, width = pixels.shape[:2]
-    if (width, height) != (record.width, record.height):
-        raise ImageError(
-            f"{path}: is {width}x{height} pixels, but its annotation says {record.width}x{record.height}; correct the "
-            "annotation, or store the image without its EXIF rotation"
-        )
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    path, wanted = record.path, (record.width, record.height)
+    with _opened(path, "cannot be decoded") as image:
+        if image.mode.startswith(("I", "F")):
+            raise ImageError(f"{path}: has more than 8 bits per channel ({image.mode}); convert it to 8 bits")
+        turn = TURNS.get(_orientation(image))
+        seen, stored = _seen_size(image.size, _orientation(image)), image.size
+        if wanted not in (seen, stored):
+            raise ImageError(
+                f"{path}: is {seen[0]}x{seen[1]} pixels, but its annotation says {wanted[0]}x{wanted[1]}; correct the "
+                "annotation, or put back the image that it belongs to"
+            )
+        pixels = _rgb(image)
+        if turn is not None and wanted == seen:
+            pixels = pixels.transpose(turn)
+        # Not asarray: PyTorch warns of arrays that cannot be written to.
+        return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
 
 
 def find_image(folder: Path, name: str) -> Path:
     """The image ``name`` with any known suffix. Raises `EyasError` when there is none."""
     for suffix in SUFFIXES:
         path = folder / f"{name}{suffix}"
-        if path.is_file():
+        if is_file(path):
             return path
     raise EyasError(
         f"{folder / name}: no image of this name (tried {', '.join(SUFFIXES[:7])}); restore it, or take it off the list"
     )
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file can be opened there. False as well for a loop of links, a pipe, and a name that no file can have.
+
+    `Path.is_file` raises for names that are too long.
+    """
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+@contextmanager
+def _opened(path: Path, trouble: str) -> Iterator[Image.Image]:
+    """An image file of one of `FORMATS` and a sane size; whatever goes wrong while it is used is an `ImageError`."""
+    if not is_file(path):
+        raise ImageError(f"{path}: no such image; restore it, or remove its annotations")
+    try:
+        with warnings.catch_warnings():
+            # Of odd metadata, and of sizes below the limit here. What concerns the pixels is raised.
+            warnings.filterwarnings("ignore", module="PIL")
+            with Image.open(path, formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise ImageError(_too_large(path, f"{image.width}x{image.height}"))
+                yield image
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, MemoryError) as error:
+        raise ImageError(_too_large(path, str(error) or "more than memory holds")) from error
+    except Exception as error:  # a decoder meets broken files with many kinds, from struct.error to ZeroDivisionError
+        raise ImageError(f"{path}: {trouble} ({error}); replace or remove it") from error
+
+
+def _too_large(path: Path, size: str) -> str:
+    return f"{path}: is too large ({size}; at most {MAX_PIXELS:,} pixels); cut it into tiles, or remove it"
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's number from 1 to 8, 1 where there is none or it is broken, as viewers take it."""
+    # Not getexif(), which decodes the whole of a PNG and believes other metadata that viewers do not look at.
+    block = image.info.get("exif")
+    if not isinstance(block, bytes):
+        return 1
+    exif = Image.Exif()
+    try:
+        exif.load(block)
+        found = exif.get(ORIENTATION, 1)
+    except Exception:  # as many kinds as a decoder's; the pixels do not depend on it
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def _seen_size(stored: tuple[int, int], orientation: int) -> tuple[int, int]:
+    return stored if orientation < 5 else (stored[1], stored[0])
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        image.load()
+        return image
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # or Pillow paints one colour of the palette anew
+    return image.convert("RGB")

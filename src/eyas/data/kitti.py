@@ -11,7 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eyas.data.images import find_image, image_size
-from eyas.data.record import Annotation, DataSource, build_record, place, read_ids, read_text, split_names
+from eyas.data.record import (
+    SHOWN,
+    Annotation,
+    DataSource,
+    build_record,
+    inside,
+    number,
+    place,
+    read_ids,
+    read_text,
+    split_names,
+)
 from eyas.types import EyasError
 
 LAYOUT = "label_2/ (or training/label_2/) with ImageSets/{split}.txt (KITTI)"
@@ -34,25 +45,25 @@ def parse(text: str, path: Path, classes: Sequence[str]) -> list[Annotation]:
     """
     labels = {name.lower(): label for label, name in enumerate(classes)}
     annotations = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        words = line.split()
+    for line, content in enumerate(text.splitlines(), start=1):
+        words = content.split()
         if not words:
             continue
-        kind, values = words[0], _numbers(words, path, number)
+        kind, values = words[0], _numbers(words, path, line)
         truncated, occluded, _, x1, y1, x2, y2 = values[:7]
-        attributes = {"truncated": truncated, "occluded": occluded}
         key = kind.lower()
         if key in labels:
-            annotation = Annotation((x1, y1, x2, y2), labels[key], number, False, attributes, kind)
+            attributes = _attributes(truncated, occluded, path, line)
+            annotation = Annotation((x1, y1, x2, y2), labels[key], line, False, attributes, kind)
         elif key == "dontcare":
-            annotation = Annotation((x1, y1, x2, y2), -1, number, True, name=kind)
+            annotation = Annotation((x1, y1, x2, y2), -1, line, True, name=kind)
         elif NEIGHBOURS.get(key) in labels:
-            annotation = Annotation((x1, y1, x2, y2), labels[NEIGHBOURS[key]], number, True, name=kind)
+            annotation = Annotation((x1, y1, x2, y2), labels[NEIGHBOURS[key]], line, True, name=kind)
         elif kind in TYPES:
             continue
         else:
             known = ", ".join(dict.fromkeys((*classes, *TYPES)))
-            raise EyasError(f"{place(path, number)}: unknown class {kind!r}; the known ones are {known}")
+            raise EyasError(f"{place(path, line)}: unknown class {kind[:SHOWN]!r}; the known ones are {known}")
         annotations.append(annotation)
     return annotations
 
@@ -61,8 +72,9 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
     """Read one split; `eyas.data.read` documents the arguments and errors."""
     base, names = _base(root), tuple(classes) if classes is not None else KITTI_CLASSES
     records, problems = [], []
-    for name in read_ids(_list_file(root, split)):
-        written_in = base / "label_2" / f"{name}.txt"
+    listed = _list_file(root, split)
+    for name, line in read_ids(listed).items():
+        written_in = inside(base / "label_2", base / "label_2" / f"{name}.txt", place(listed, line))
         annotations = parse(read_text(written_in), written_in, names)
         image = find_image(base / "image_2", name)
         record, wrong = build_record(name, image, image_size(image), annotations, written_in)
@@ -88,10 +100,19 @@ def _list_file(root: Path, split: str) -> Path:
     )
 
 
+def _attributes(truncated: float, occluded: float, path: Path, line: int) -> dict[str, float]:
+    """Both, or -1 for one that is not known, as in result files."""
+    if not (0 <= truncated <= 1 or truncated == -1):
+        raise EyasError(f"{place(path, line)}: truncated is {truncated:g}; write a number from 0 to 1")
+    if occluded not in (-1, 0, 1, 2, 3):
+        raise EyasError(f"{place(path, line)}: occluded is {occluded:g}; write 0, 1, 2 or 3")
+    return {"truncated": truncated, "occluded": occluded}
+
+
 def _numbers(words: list[str], path: Path, line: int) -> list[float]:
     if len(words) not in (15, 16):
         raise EyasError(f"{place(path, line)}: {len(words)} columns, but a KITTI label has 15 (16 with a score)")
     try:
-        return [float(word) for word in words[1:]]
+        return [number(word) for word in words[1:]]
     except ValueError as error:
-        raise EyasError(f"{place(path, line)}: {error}") from None
+        raise EyasError(f"{place(path, line)}: {error}; write a number") from None

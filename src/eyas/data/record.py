@@ -7,19 +7,28 @@ listed as a `Problem`, so that one bad box does not cost the data set and nothin
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from eyas.data.images import MAX_PIXELS, is_file
 from eyas.types import EyasError, Record
 
 Box = tuple[float, float, float, float]
 """xyxy, pixels, 0-based, in the frame of the image file: a box over the whole image is (0, 0, width, height)."""
 
+SHOWN, PATH_SHOWN = 60, 300
+"""Characters of a bad value, and of a bad path, that a message shows."""
+
 CLIP_TOLERANCE = 1.0
 """Pixels. A box that leaves the frame by no more is clipped without a word: that is rounding, or the other origin."""
+
+MIN_SIDE = 1e-3
+"""Pixels. A box thinner than this has no area: it is the rounding of one, and its area might vanish in float32."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,8 @@ def fit_box(box: Box, width: int, height: int) -> tuple[Box | None, str | None]:
 
     Returns:
         (box, None) for a good box, (clipped box, message) for one that is partly outside, (None, message) for one that
-        is dropped: not finite, corners swapped, without area, or wholly outside.
+        is dropped: not finite, corners swapped, without area, or (all but `MIN_SIDE`) outside. The corners are rounded
+        to float32, as a record has them.
     """
     x1, y1, x2, y2 = box
     shown = "({:g}, {:g}, {:g}, {:g})".format(*box)
@@ -113,14 +123,20 @@ def fit_box(box: Box, width: int, height: int) -> tuple[Box | None, str | None]:
         return None, f"{shown} is not finite; dropped"
     if x2 < x1 or y2 < y1:
         return None, f"{shown} has swapped corners; dropped"
-    if x2 == x1 or y2 == y1:
+    if not _has_area(box):
         return None, f"{shown} has no area; dropped"
-    clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
-    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
+    inside = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
+    if not _has_area(inside):
         return None, f"{shown} is outside the {width}x{height} image; dropped"
+    left, top, right, bottom = np.array(inside, dtype=np.float32).tolist()
+    clipped = (left, top, right, bottom)
     if max(abs(a - b) for a, b in zip(box, clipped, strict=True)) > CLIP_TOLERANCE:
         return clipped, f"{shown} leaves the {width}x{height} image; clipped"
     return clipped, None
+
+
+def _has_area(box: Box) -> bool:
+    return box[2] - box[0] >= MIN_SIDE and box[3] - box[1] >= MIN_SIDE
 
 
 def build_record(
@@ -165,35 +181,91 @@ def label_of(name: str, classes: Sequence[str], path: Path, line: int | None) ->
     """The label of a class name. Raises `EyasError` naming file, line, class and the known classes."""
     if name not in classes:
         raise EyasError(
-            f"{place(path, line)}: unknown class {name!r}; the classes are {', '.join(classes)}. "
+            f"{place(path, line)}: unknown class {name[:SHOWN]!r}; the classes are {', '.join(classes)}. "
             "Correct the annotation, or name every class with the classes option."
         )
     return list(classes).index(name)
 
 
-def read_text(path: Path) -> str:
-    """The text of an annotation file. Raises `EyasError` naming it when it is missing, unreadable or not UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
+def number(word: str) -> float:
+    """A number in decimal digits, ``nan`` and ``inf`` included. Raises ValueError.
+
+    `float` alone would also take ``1_0`` for ten and the digits of every script.
+    """
+    if "_" in word or not word.isascii():
+        raise ValueError(f"could not convert string to float: {word[:SHOWN]!r}")
+    return float(word)
+
+
+def stated_size(width: float, height: float, where: str) -> tuple[int, int] | None:
+    """The (width, height) that an annotation states, or None where either is zero, which stands for not known.
+
+    Raises `EyasError` that begins with ``where``: not whole pixels, negative, or larger than any image that is read.
+    """
+    if width == 0 or height == 0:
+        return None
+    # In this order NaN is refused, and the infinities never become integers.
+    if not (0 < width <= MAX_PIXELS and 0 < height <= MAX_PIXELS and width * height <= MAX_PIXELS):
+        raise EyasError(f"{where} says the image is {width:g}x{height:g} pixels; correct it, or write 0 for both")
+    if width != int(width) or height != int(height):
+        raise EyasError(f"{where} says the image is {width}x{height} pixels; write whole numbers")
+    return int(width), int(height)
+
+
+def class_name(name: object, where: str) -> str:
+    """A class name as text: a string, or an integer, which is written out.
+
+    Raises `EyasError` that begins with ``where``: something else, as YAML makes of ``no`` and ``1.0``, or not printable.
+    """
+    text = str(name) if isinstance(name, str | int) and not isinstance(name, bool) else ""
+    if not text.strip() or not text.isprintable():
+        raise EyasError(f"{where} has the class name {str(name)[:SHOWN]!r}; write a name in quotes")
+    return text
+
+
+def inside(root: Path, path: Path, where: str) -> Path:
+    """The path itself. Raises `EyasError` that begins with ``where`` when it leads out of the data set's folder.
+
+    Only the written path counts: a link that lies in the folder may lead anywhere, for whoever made it chose so.
+    """
+    if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root)):
         raise EyasError(
-            f"{path}: no such file; the data set refers to it. Restore it, or take it off the list."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise EyasError(f"{path}: cannot be read as text ({error})") from error
+            f"{where} names {str(path)[:PATH_SHOWN]}, which is outside {root}; move it there, or give the folder above"
+        )
+    return path
 
 
-def read_ids(path: Path) -> list[str]:
-    """The image names in an ImageSets list: the first word of each line. Raises `EyasError` on a repeated name."""
+def read_text(path: Path) -> str:
+    """The text of an annotation file.
+
+    Raises `EyasError` naming it when it is missing, no file (a pipe or a loop of links), unreadable or not UTF-8.
+    """
+    if not is_file(path):
+        raise EyasError(f"{path}: no such file; the data set refers to it. Restore it, or take it off the list.")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise EyasError(f"{path}: cannot be read ({error}); restore it") from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise EyasError(f"{path}:{line}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+
+
+def read_ids(path: Path) -> dict[str, int]:
+    """The image names in an ImageSets list, the first word of each line, and their lines. Raises `EyasError` on a
+    repeated name."""
     ids: dict[str, int] = {}
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        words = line.split()
+    for line, content in enumerate(read_text(path).splitlines(), start=1):
+        words = content.split()
         if not words:
             continue
         if words[0] in ids:
-            raise EyasError(f"{path}:{number}: {words[0]} is listed before, on line {ids[words[0]]}; keep one of them")
-        ids[words[0]] = number
-    return list(ids)
+            name = words[0][:SHOWN]
+            raise EyasError(f"{path}:{line}: {name} is listed before, on line {ids[words[0]]}; keep one of them")
+        ids[words[0]] = line
+    return ids
 
 
 def split_names(split: str) -> tuple[str, ...]:

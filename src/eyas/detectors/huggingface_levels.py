@@ -19,7 +19,7 @@ from eyas.anchors import AnchorGrid, ratio_cell_anchors
 from eyas.modes import evaluating
 from eyas.types import EyasError, Level, Size
 
-TOKEN_MAPS = "token_maps"
+TOKEN_MAPS = "token_maps"  # nosec B105
 """Name of the `TokenMaps` in a network that has one."""
 PARTS = (TOKEN_MAPS, "model.encoder", "model.backbone")
 """The modules that hand maps on, the later in the network first: of two maps of one stride, the first is paired."""

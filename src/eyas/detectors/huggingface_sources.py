@@ -16,6 +16,13 @@ from eyas.types import EyasError
 PRETRAINED = "pretrained"
 """The weights of the very source that the configuration is of."""
 PROCESSOR = "preprocessor_config.json"
+LOADER_OPTIONS = frozenset(
+    {
+        *("cache_dir", "code_revision", "force_download", "gguf_file", "local_files_only", "proxies"),
+        *("return_unused_kwargs", "revision", "subfolder", "token", "trust_remote_code", "use_auth_token"),
+    }
+)
+"""What ``from_pretrained`` takes besides values of the configuration, and a checkpoint's description may not set."""
 
 
 def library() -> Any:
@@ -46,6 +53,9 @@ def load_model(
     Raises:
         EyasError: transformers is not installed, nothing is found there, or weights that do not fit.
     """
+    refused = sorted(LOADER_OPTIONS & set(overrides))
+    if refused:
+        raise EyasError(f"{source}: {refused[0]} is no value of a configuration; leave it out of config")
     given = str(weights) if weights is not None else None
     origin = source if given == PRETRAINED else given
     config = _read(source, library().AutoConfig, **overrides)
@@ -65,7 +75,7 @@ def load_model(
 
 def _make(source: str, config: Any) -> nn.Module:
     try:
-        model: nn.Module = library().AutoModelForObjectDetection.from_config(config)
+        model: nn.Module = library().AutoModelForObjectDetection.from_config(config, trust_remote_code=False)
     except ValueError as error:
         raise EyasError(f"{source}: not the configuration of a detector ({error})") from error
     return model
@@ -117,6 +127,7 @@ def _read(source: str, reader: Any, **options: Any) -> Any:
     ):
         raise EyasError(f"{source}: no such file or folder; give one with a config.json, or a hub id such as org/name")
     try:
-        return reader.from_pretrained(source, **options)
+        # A source may bring Python code of its own; left out, the library would ask on the terminal whether to run it.
+        return reader.from_pretrained(source, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:  # all that the library raises for what it cannot find or read
         raise EyasError(f"{source}: transformers cannot read it ({error})") from error

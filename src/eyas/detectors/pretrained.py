@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_weights
 from torchvision.models.detection import (
@@ -30,6 +28,7 @@ from torchvision.models.detection import (
     SSD300_VGG16_Weights,
 )
 
+from eyas.tensor_files import check_weights, read_pt, read_safetensors
 from eyas.types import EyasError
 
 Family = Literal["faster_rcnn", "retinanet", "fcos", "ssd"]
@@ -100,7 +99,7 @@ def read_weights(weights: str | Path, family: Family, trunk: str, *, fpn: bool) 
         raise EyasError(f"there are no weights {str(weights)!r}: no such file, and torchvision's names: {known_names}")
     entry = names[str(weights)]
     try:
-        found = Weights(str(weights), entry.get_state_dict(progress=False, check_hash=True))
+        found = Weights(str(weights), entry.get_state_dict(progress=False, check_hash=True, weights_only=True))
     except (OSError, RuntimeError) as error:  # RuntimeError: the hash of what arrived is wrong
         raise EyasError(
             f"weights {weights} could not be downloaded ({error}); fetch {entry.url} on another machine and give the "
@@ -110,15 +109,14 @@ def read_weights(weights: str | Path, family: Family, trunk: str, *, fpn: bool) 
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name; a list's by position. Raises EyasError when it is missing or is something else."""
+    """The tensors of a file by name; a list's by position.
+
+    Raises:
+        EyasError: it is missing, damaged or something else, holds code, or NaN or infinite weights.
+    """
     if not path.is_file():
         raise EyasError(f"{path}: no such weights file")
-    try:
-        loaded: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except SafetensorError as error:
-        raise EyasError(f"{path}: not a readable safetensors file ({error})") from error
-    except Exception as error:  # torch.load documents no exception types
-        raise EyasError(f"{path}: not readable without running code from the file ({error})") from error
+    loaded: Any = read_safetensors(path) if path.suffix == ".safetensors" else read_pt(path)
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
@@ -126,6 +124,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         loaded = {str(index): tensor for index, tensor in enumerate(loaded)}
     if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise EyasError(f"{path}: holds no state dict and no list of tensors")
+    check_weights(str(path), loaded)
     return dict(loaded)
 
 

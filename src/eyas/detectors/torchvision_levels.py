@@ -144,9 +144,11 @@ def box_ranges(
 def _pooling_ranges(pool: MultiScaleRoIAlign, features: Mapping[str, Tensor], size: Size) -> Sequence[BoxRange]:
     by_key = {tap.partition(":")[2] or "0": feature for tap, feature in features.items()}
     # torchvision guesses the scales of the levels from the first image it ever pools, and keeps them. Pooling here
-    # once, from an image whose size every stride divides, makes them right whatever size comes first.
-    box = next(iter(by_key.values())).new_tensor([[0.0, 0.0, 16.0, 16.0]])
-    pool(by_key, [box], [size])
+    # once, from an image whose size every stride divides, makes them right whatever size comes first. Only the sizes of
+    # the maps count, and those of a network on the meta device have no values.
+    with torch.device("cpu"):
+        blank = {key: torch.zeros(1, 1, *feature.shape[-2:]) for key, feature in by_key.items()}
+        pool(blank, [torch.tensor([[0.0, 0.0, 16.0, 16.0]])], [size])
     pooled = [key for key in by_key if key in pool.featmap_names]
     if len(pooled) < 2:
         return [None] * len(by_key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -49,8 +50,8 @@ class Auto:
     every: int = 20
 
     def __post_init__(self) -> None:
-        if not self.fraction > 0:
-            raise EyasError(f"the fraction of an automatic weight must be above 0, got {self.fraction}")
+        if not 0 < self.fraction <= 1000:
+            raise EyasError(f"the fraction of an automatic weight must be above 0, at most 1000, got {self.fraction}")
         if self.warmup < 0 or self.every < 1:
             raise EyasError(f"an automatic weight needs warmup >= 0 and every >= 1, got {self.warmup} and {self.every}")
 
@@ -83,7 +84,7 @@ class Method(nn.Module):
         self.weight: float | Auto = Auto() if weight == "auto" else weight
         self.start_step = start_step
         if not isinstance(self.weight, Auto):
-            self.require(self.weight >= 0, f"weight cannot be negative, got {weight}")
+            self.require(0 <= self.weight < math.inf, f"weight cannot be negative or infinite, got {weight}")
         self.require(start_step >= 0, f"start_step cannot be negative, got {start_step}")
 
     def require(self, holds: bool, rule: str) -> None:

@@ -1,0 +1,102 @@
+"""SIGINT (Ctrl-C) and SIGTERM (`kill`, or a scheduler whose time is up): a training saves after its step, and ends.
+
+Outside the steps of a training both end a command at once, by an exception that cleans up on its way.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+
+AT_ONCE = 2.0
+"""Seconds after a first signal in which another is the same one: a terminal sends it to all processes of a command, and
+the one that started the others passes it on."""
+STOPS = (signal.SIGINT, signal.SIGTERM)
+Handler = Callable[[int, FrameType | None], None]
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has ended the command.
+
+    Args:
+        number: of the signal.
+        said: what to tell the user, where there is more to say than that it has stopped.
+
+    Attributes:
+        status: exit status by the shells' convention, 130 for Ctrl-C.
+    """
+
+    def __init__(self, number: int, said: str = "") -> None:
+        super().__init__(said)
+        self.status = 128 + number
+
+
+class StopRequest:
+    """Whether a signal has asked to stop.
+
+    Attributes:
+        number: of the signal that has; 0 while none has.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._since = 0.0
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        """Handle a signal. Raises Stopped when one has asked before and nothing has stopped yet."""
+        if self.number and time.monotonic() - self._since > AT_ONCE:
+            raise Stopped(number)
+        if not self.number:
+            self.number, self._since = number, time.monotonic()
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Inside, a signal only asks to stop; whoever reads the request decides when. One that nobody has heeded raises
+    `Stopped` at the end. Python has signals in the main thread alone: elsewhere nothing changes."""
+    request = StopRequest()
+    with _handling(request):
+        yield request
+    if request.number:
+        raise Stopped(request.number)
+
+
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM raises `Stopped`, as SIGINT raises KeyboardInterrupt; otherwise Python ends where it stands."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Stopped(number)
+
+    with _handling(stop, signal.SIGTERM):
+        yield
+
+
+@contextmanager
+def _handling(handler: Handler, *numbers: int) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with ExitStack() as stack:
+        for number in numbers or STOPS:
+            before = signal.getsignal(number)
+            if before is signal.SIG_IGN:
+                continue  # as nohup and a shell's background jobs want it
+            stack.callback(signal.signal, number, before)
+            signal.signal(number, handler)
+        yield
+
+
+def leave_signals_to_parent(_: int) -> None:
+    """In a data worker: live through the signal that all processes of a command get, so that the step in hand has its
+    batch. The second SIGTERM ends it: that is its parent's. (A ``worker_init_fn`` of a DataLoader.)"""
+
+    def once(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, once)

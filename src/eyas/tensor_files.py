@@ -1,0 +1,184 @@
+"""Files of tensors from strangers: nothing in them is run, and what they claim is checked before memory is spent on it.
+
+A ``.pt`` file is a pickle with storages beside it, in a zip archive or, before PyTorch 1.6, in one stream. PyTorch
+reads the pickle with ``weights_only=True``, which makes tensors and plain values and refuses the rest. What is left to
+check are claims: an archive that unpacks to a thousand times its size, a pickle of a million empty lists, a tensor that
+says that it is larger than the storage it lies in. A safetensors file claims less, and its own library checks most of
+that.
+"""
+
+from __future__ import annotations
+
+import pickletools  # nosec B403
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from eyas.types import EyasError
+
+STRUCTURE_LIMIT = 16 * 1024**2
+"""Bytes of names, shapes and nesting: a hundred thousand tensors. Each byte of it may become some sixty in memory."""
+SHARED_LIMIT = 8
+"""Tensors may share a storage; all together they may measure this many times the file."""
+WEIGHT_DTYPES = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
+ZIP_START = b"PK\x03\x04"
+LEGACY_PICKLES = 5  # magic number, protocol, system, object, storage keys; then the storages' bytes
+UNSAFE = "it holds Python objects, and to read those is to run code from the file, so nothing of it was read or run"
+TENSORS_ONLY = "ask its author for a safetensors file, or for a state dict saved alone"
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, by name.
+
+    Raises:
+        EyasError: it is damaged, lies about itself, or has more names than `STRUCTURE_LIMIT`.
+    """
+    try:
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        size = path.stat().st_size
+        if STRUCTURE_LIMIT < header <= size - 8:
+            raise EyasError(_refusal(path, f"its header is {header:,} bytes, of at most {STRUCTURE_LIMIT:,}"))
+        return dict(load_file(path))
+    except EyasError:
+        raise
+    except Exception as error:  # SafetensorError, OSError, and TypeError for a shape that torch cannot hold
+        raise EyasError(_refusal(path, f"not a readable safetensors file ({_first_line(error)})")) from error
+
+
+def read_pt(path: Path) -> Any:
+    """The tensors and plain values of a ``.pt`` file, on the CPU.
+
+    Raises:
+        EyasError: it is no such file, is damaged, holds other objects, or claims more than it has.
+    """
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(4) == ZIP_START
+            file.seek(0)
+            room = _check_archive(path, file) if zipped else _check_stream(path, file)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except EyasError:
+        raise
+    except Exception as error:  # torch.load documents no exception types
+        raise EyasError(_refusal(path, _reason(error))) from error
+    _check_tensors(path, loaded, room)
+    return loaded
+
+
+def check_weights(source: str, tensors: Mapping[str, Any]) -> None:
+    """Whether tensors can be a network's.
+
+    Args:
+        source: the file, for the message.
+        tensors: by name; what else there is under other names is passed over.
+
+    Raises:
+        EyasError: some are NaN, infinite or too large for float32, or of a type that no network here has.
+    """
+    found = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
+    strange = [f"{name} {value.dtype}" for name, value in found.items() if value.dtype not in WEIGHT_DTYPES]
+    if strange:
+        raise EyasError(f"{source}: {len(strange)} tensors are of a type that is not read here: {_some(strange)}")
+    bad = [name for name, value in found.items() if not bool(torch.isfinite(value.float()).all())]
+    if bad:
+        raise EyasError(
+            f"{source}: {len(bad)} of {len(found)} tensors have NaN or infinite values: {_some(bad)}; its training has "
+            "diverged, or the file is damaged: take an earlier checkpoint, or another file"
+        )
+
+
+def _check_archive(path: Path, file: BinaryIO) -> int:
+    """Check what the archive's directory says of its entries. Returns the bytes that the storages have."""
+    size = path.stat().st_size
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
+        raise EyasError(_refusal(path, "its entries are compressed or encrypted, which those of PyTorch never are"))
+    room = sum(entry.file_size for entry in entries)
+    if room > size:
+        raise EyasError(_refusal(path, f"its entries claim {room:,} bytes, and the file has {size:,}"))
+    structure = sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl"))
+    _check_structure(path, structure)
+    return room
+
+
+def _check_stream(path: Path, file: BinaryIO) -> int:
+    """Check the pickles at the start of a file from before PyTorch 1.6. Returns the bytes of the file."""
+    try:
+        for _ in range(LEGACY_PICKLES):
+            for _ in pickletools.genops(file):
+                _check_structure(path, file.tell())
+    except ValueError as error:
+        what = "it is empty" if not path.stat().st_size else f"it is no checkpoint of PyTorch ({_first_line(error)})"
+        raise EyasError(_refusal(path, what)) from error
+    return path.stat().st_size
+
+
+def _check_structure(path: Path, size: int) -> None:
+    if size > STRUCTURE_LIMIT:
+        raise EyasError(_refusal(path, f"its pickle has more than {STRUCTURE_LIMIT:,} bytes"))
+
+
+def _check_tensors(path: Path, loaded: Any, room: int) -> None:
+    """Whether every tensor is a plain one and lies inside its storage, and the storages inside the file."""
+    total = 0
+    storages: dict[int, int] = {}
+    for value in _tensors(loaded):
+        if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+            raise EyasError(_refusal(path, f"it has a tensor that is not dense ({value.layout}, {value.device})"))
+        length, storage = value.numel() * value.element_size(), value.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        total += length
+        if length > storage.nbytes():
+            raise EyasError(_refusal(path, f"a tensor of shape {tuple(value.shape)} is larger than what is stored"))
+    if sum(storages.values()) > room or total > SHARED_LIMIT * room:
+        raise EyasError(_refusal(path, f"its tensors claim {total:,} bytes, and the file has {room:,}"))
+
+
+def _tensors(loaded: Any) -> Iterator[Tensor]:
+    """Every tensor in nested containers, once: these may hold each other, many times over."""
+    waiting: list[Any] = [loaded]
+    seen: set[int] = set()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, Mapping):
+            waiting.extend(value.values())
+        elif isinstance(value, list | tuple | set):
+            waiting.extend(value)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(name[:200] for name in names[:4])
+
+
+def _reason(error: Exception) -> str:
+    """Why PyTorch does not read a file, without the advice that goes with it: to switch the safety off."""
+    text = str(error)
+    if found := re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", text):
+        return f"{UNSAFE} ({found[1]})"
+    if "weights_only" in text:
+        return UNSAFE
+    return f"it is damaged, or no checkpoint of PyTorch ({_first_line(error)})"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _refusal(path: Path, why: str) -> str:
+    return f"{path}: {why}; {TENSORS_ONLY if UNSAFE in why else 'get the file again from a source that you trust'}"

@@ -14,7 +14,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from benchmarks.timing import Row, medians, options, report, row
+from benchmarks.timing import Row, medians, options, peak_mib, report, row
 from eyas.methods.adapter import Adapter
 from eyas.methods.imitation import imitation_loss, sparse_imitation_loss
 
@@ -65,7 +65,7 @@ def compare(batch: int, layout: str, shape: Callable[..., Tensor], share: float,
     sides = {loss.__name__: partial(step, loss, *arguments) for loss in (dense, sparse)}
     for one, other in zip(*(run() for run in sides.values()), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5 * float(one.abs().max()))
-    settings: Row = {"batch": batch, "layout": layout, "mask": shape.__name__, "share": share}
+    settings: Row = {"batch": batch, "layout": layout, "mask": shape.__name__, "share": share, **peak_mib(sides)}
     return row("imitation_loss", settings, medians(sides, repeats), baseline="dense", candidate="sparse")
 
 

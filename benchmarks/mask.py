@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from benchmarks.timing import Row, medians, options, report, row
+from benchmarks.timing import Row, medians, options, peak_mib, report, row
 from eyas.anchors import AnchorGrid, ratio_cell_anchors
 from eyas.masks import near_object_masks, near_object_masks_reference
 
@@ -70,6 +70,7 @@ def compare(name: str, grids: list[AnchorGrid], number: int, repeats: int) -> Ro
         "anchors": len(anchors),
         "boxes": number,
         "near_cells": sum(int(mask.sum()) for mask in masks),
+        **peak_mib(sides),
     }
     return row(name, settings, medians(sides, repeats), baseline="brute_force", candidate="interval")
 

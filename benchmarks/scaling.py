@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.loss import dense, sparse, step
 from benchmarks.mask import brute_force
-from benchmarks.timing import Row, medians, parser, report, row, start
+from benchmarks.timing import Row, medians, parser, peak_mib, report, row, start
 from eyas.anchors import AnchorGrid, ratio_cell_anchors
 from eyas.masks import near_object_masks
 from eyas.methods.adapter import Adapter
@@ -80,7 +80,7 @@ def measure(grows: str, value: int, repeats: int) -> Row:
     objects = boxes(number, side)
     masks = near_object_masks(levels, [objects])
     fullest = max(masks, key=lambda mask: int(mask.sum()))
-    seconds = medians({**mask_sides(levels, objects), **loss_sides(fullest)}, repeats)
+    sides = {**mask_sides(levels, objects), **loss_sides(fullest)}
     settings: Row = {
         "side": side,
         "levels": len(levels),
@@ -88,8 +88,9 @@ def measure(grows: str, value: int, repeats: int) -> Row:
         "boxes": number,
         "near_cells": sum(int(mask.sum()) for mask in masks),
         "loss_cells": int(fullest.sum()),
+        **peak_mib(sides),
     }
-    return row(grows, settings, seconds, baseline="brute_force", candidate="interval")
+    return row(grows, settings, medians(sides, repeats), baseline="brute_force", candidate="interval")
 
 
 def draw(path: Path, rows: Sequence[Row]) -> None:

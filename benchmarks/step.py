@@ -6,29 +6,37 @@ near cells, forward and backward. Each part is timed apart, and their sum is ``f
 on the same batch of the demo's scenes: the floor's parts, the step with a running teacher, with a full cache, and the
 step the plain way (the teacher's whole detector under no_grad, the adapter on the whole map, the IoU of all anchors
 with all boxes). Decoding and augmentation are not in it: `eyas benchmark` has them.
+
+With ``--device cuda`` the pairs are those of a GPU, at 800 x 1333 in bfloat16. Rows are then added for the times that
+the host waits for the device in one plain and one distilled step, and for the share of a distilled step's device time
+that is no convolution.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 
 from benchmarks.mask import brute_force
-from benchmarks.timing import Row, options, report, turns, write
+from benchmarks.timing import Row, parser, report, start, turns, write
 from eyas import FGFI
 from eyas.anchors import AnchorGrid
-from eyas.args import DataArgs, OptimArgs, RunArgs
+from eyas.args import DataArgs, OptimArgs, Precision, RunArgs
 from eyas.cache_setup import Caching
 from eyas.data import DataSource, Resize, read
 from eyas.demo_data import DigitsSpec, write_digits
@@ -60,9 +68,9 @@ class Pair:
     model: str
     teacher: dict[str, Any]
     student: dict[str, Any]
-    size: int
+    size: tuple[int, int]
     batch: int
-    precision: str = "no"
+    precision: Precision = "no"
     kernels: Sequence[int] = field(default=(3,))
 
 
@@ -70,7 +78,7 @@ DIGITS = {"stem_channels": 16, "anchor_shapes": [[17, 24], [28, 35], [43, 50]]}
 RESNETS: dict[str, Any] = {
     "teacher": {"backbone": "resnet50"},
     "student": {"backbone": "resnet18"},
-    "size": 320,
+    "size": (320, 320),
     "batch": 8,
 }
 PAIRS = (
@@ -79,13 +87,25 @@ PAIRS = (
         "shuffledet",
         {"options": {**DIGITS, "width": 1.0}},
         {"options": {**DIGITS, "width": 0.25, "zero_init_residual": True, "dropout": 0.0}},
-        size=160,
+        size=(160, 160),
         batch=16,
-        precision="bf16",
+        precision="auto",
         kernels=(3, 1),
     ),
     Pair("Faster R-CNN R50-FPN -> R18-FPN", "faster_rcnn", **RESNETS),
     Pair("RetinaNet R50-FPN -> R18-FPN", "retinanet", **RESNETS),
+)
+GPU_PAIRS = tuple(
+    Pair(
+        f"Faster R-CNN R101-FPN -> R50-FPN, batch {batch}",
+        "faster_rcnn",
+        {"backbone": "resnet101"},
+        {"backbone": "resnet50"},
+        size=(800, 1333),
+        batch=batch,
+        precision="bf16",
+    )
+    for batch in (8, 16)
 )
 
 
@@ -97,15 +117,19 @@ class Sides:
         kernel: of the adapter.
         source: the images.
         folder: for the cache.
+        device: that all of it runs on.
     """
 
-    def __init__(self, pair: Pair, kernel: int, source: DataSource, folder: Path) -> None:
-        self.pair, self.kernel, self.source, self.folder = pair, kernel, source, folder
-        self.run = RunArgs(precision=pair.precision, channels_last=True, device="cpu", threads=torch.get_num_threads())
-        self.data = DataArgs(resize=Resize(height=pair.size, width=pair.size), batch_size=pair.batch, workers=0)
+    def __init__(self, pair: Pair, kernel: int, source: DataSource, folder: Path, device: torch.device) -> None:
+        self.pair, self.kernel, self.source, self.folder, self.device = pair, kernel, source, folder, device
+        self.run = RunArgs(
+            precision=pair.precision, channels_last=True, device=device.type, threads=torch.get_num_threads()
+        )
+        self.data = DataArgs(resize=Resize(height=pair.size[0], width=pair.size[1]), batch_size=pair.batch, workers=0)
         self.accelerator: Accelerator = make_accelerator(self.run, OptimArgs())
         images, targets = next(iter(train_loader(source, self.data, 0)))
-        self.batch: Batch = (images.contiguous(memory_format=torch.channels_last), targets)
+        on_device = send_to_device((images.contiguous(memory_format=torch.channels_last), targets), device)
+        self.batch: Batch = cast(Batch, on_device)
         self.live = self._distiller()
         self.cells = [len(wanted.cells[0]) for wanted in self._wanted()]
 
@@ -124,7 +148,7 @@ class Sides:
     def _student(self) -> Detector:
         torch.manual_seed(0)
         student = build(self.pair.model, self.source.classes, **self.pair.student)
-        student.network.to(memory_format=torch.channels_last)
+        student.network.to(self.device, memory_format=torch.channels_last)
         return student
 
     def _teacher(self) -> Detector:
@@ -133,7 +157,7 @@ class Sides:
         for module in teacher.network.modules():
             if isinstance(module, FastRCNNPredictor):
                 nn.init.constant_(module.cls_score.bias[:1], BACKGROUND_BIAS)
-        teacher.network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        teacher.network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         return teacher
 
     def _method(self, weight: float | Auto) -> FGFI:
@@ -145,7 +169,7 @@ class Sides:
         return Distiller(self._student(), teacher, self._method(weight))
 
     def _cached(self) -> Distiller:
-        teacher = TeacherOnDemand("teacher", lambda _: self._teacher(), torch.device("cpu"), torch.channels_last)
+        teacher = TeacherOnDemand("teacher", lambda _: self._teacher(), self.device, torch.channels_last)
         method = self._method(0.01)
         with Progress(quiet=True) as progress:
             caching = Caching(
@@ -174,12 +198,12 @@ class Sides:
 
     def _products(self) -> Step:
         """The adapter's matrix products at the near cells of every level: one forward, two backward."""
-        dtype = torch.bfloat16 if self.pair.precision == "bf16" else torch.float32
+        dtype = torch.bfloat16 if self.accelerator.mixed_precision == "bf16" else torch.float32
         operands = []
         for cells, pair in zip(self.cells, self.live.pairs, strict=True):
             inputs, outputs = self.kernel**2 * pair.student.channels, pair.teacher.channels
             shapes = (cells, inputs), (outputs, inputs), (cells, outputs)
-            operands.append([torch.randn(shape, dtype=dtype) for shape in shapes])
+            operands.append([torch.randn(shape, dtype=dtype, device=self.device) for shape in shapes])
 
         def products() -> None:
             for patches, weight, gradient in operands:
@@ -190,7 +214,7 @@ class Sides:
         return products
 
     def _step(self, module: nn.Module) -> Step:
-        module.train().to(memory_format=torch.channels_last)
+        module.train().to(self.device, memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5)
         return partial(one_step, module, optimizer, self.batch, self.accelerator.autocast)
 
@@ -198,7 +222,7 @@ class Sides:
 class PlainWay(nn.Module):
     """FGFI without any of the savings, as it is usually written."""
 
-    def __init__(self, student: Detector, teacher: Detector, kernel: int, size: int) -> None:
+    def __init__(self, student: Detector, teacher: Detector, kernel: int, size: tuple[int, int]) -> None:
         super().__init__()
         self.student = student
         self._teacher = (teacher,)
@@ -206,8 +230,9 @@ class PlainWay(nn.Module):
             Adapter(one.channels, other.channels, kernel_size=kernel, init_std=0.01)
             for one, other in zip(student.levels.values(), teacher.levels.values(), strict=True)
         )
-        self.grids: list[AnchorGrid] = anchor_grids(teacher, (size, size))
-        self.anchors = torch.cat([grid.anchors().double().view(-1, 4) for grid in self.grids])
+        self.grids: list[AnchorGrid] = anchor_grids(teacher, size)
+        self.anchors: Tensor
+        self.register_buffer("anchors", torch.cat([grid.anchors().double().view(-1, 4) for grid in self.grids]))
 
     def forward(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
         (teacher,) = self._teacher
@@ -253,37 +278,68 @@ RATIOS = (
 """The side that is above the line, those whose sum is below it, and what the row is called."""
 
 
-def compare(pair: Pair, kernel: int, source: DataSource, folder: Path, repeats: int) -> list[Row]:
+def compare(sides: Sides, repeats: int) -> list[Row]:
     """One row for each ratio. It is the median over the turns of the ratio within a turn."""
-    sides = Sides(pair, kernel, source, folder)
-    found = turns(sides.steps(), repeats)
+    steps, name = sides.steps(), f"{sides.pair.name}, {sides.kernel}x{sides.kernel}"
+    found = turns(steps, repeats)
     rows: list[Row] = []
     for above, below, what in RATIOS:
         tops = [turn[above] for turn in found]
         bottoms = [sum(turn[side] for side in below) for turn in found]
         rows.append(
             {
-                "name": f"{pair.name}, {kernel}x{kernel}: {what}",
+                "name": f"{name}: {what}",
                 "near cells": sum(sides.cells),
                 "above_seconds": statistics.median(tops),
                 "below_seconds": statistics.median(bottoms),
                 "ratio": statistics.median(top / bottom for top, bottom in zip(tops, bottoms, strict=True)),
             }
         )
-    report(rows, None)
+    if sides.device.type == "cuda":
+        for side in ("plain", "distilled"):
+            rows.append({"name": f"{name}: host waits, {side}", "count": host_waits(steps[side])})
+        share = 1 - convolution_share(steps["distilled"])
+        rows.append({"name": f"{name}: distilled, device time that is no convolution", "share": share})
     return rows
 
 
+def host_waits(run: Step) -> int:
+    """How many times the host waits for the device."""
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing" in str(warning.message) for warning in caught)
+
+
+def convolution_share(run: Step) -> float:
+    """The share of the device's time that convolutions take, forward and backward."""
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+        run()
+        torch.cuda.synchronize()
+    operations = [event for event in found.key_averages() if event.key.startswith("aten::")]
+    times = {event.key: event.self_device_time_total for event in operations}
+    return sum(time for name, time in times.items() if "conv" in name) / sum(times.values())
+
+
 def main() -> None:
-    chosen = options("a distilled step against its floor", repeats=15)
+    found = parser("a distilled step against its floor", repeats=15)
+    found.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu, or cuda")
+    chosen = start(found)
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         source = read(write_digits(root / "digits", DigitsSpec(train_images=16, val_images=1)), "train")
-        rows = [
-            row
-            for index, (pair, kernel) in enumerate((pair, kernel) for pair in PAIRS for kernel in pair.kernels)
-            for row in compare(pair, kernel, source, root / f"cache{index}", chosen.repeats)
-        ]
+        for pair in GPU_PAIRS if chosen.device.type == "cuda" else PAIRS:
+            for kernel in pair.kernels:
+                sides = Sides(pair, kernel, source, root / f"{len(rows)}", chosen.device)
+                own = compare(sides, chosen.repeats)
+                for columns in itertools.groupby(own, key=tuple):
+                    report(list(columns[1]), None)
+                rows += own
     if chosen.json is not None:
         write(rows, chosen.json)
 

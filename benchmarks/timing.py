@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 Row = dict[str, str | int | float]
-"""One comparison: ``name``, its settings, ``<side>_seconds`` of each side, and ``ratio``, baseline over candidate."""
+"""One comparison: ``name``, its settings, ``<side>_seconds`` and perhaps ``<side>_mib`` of each side, and
+``ratio``, baseline over candidate."""
 
 
 def parser(description: str, *, repeats: int) -> argparse.ArgumentParser:
@@ -56,7 +58,25 @@ def _seconds(run: Callable[[], object], number: int) -> float:
     start = time.perf_counter()
     for _ in range(number):
         run()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return (time.perf_counter() - start) / number
+
+
+def peak_mib(sides: Mapping[str, Callable[[], object]]) -> Row:
+    """``<side>_mib``: the most memory that tensors of each side's own hold at any time, in MiB."""
+    return {f"{name}_mib": round(_peak_bytes(run) / 2**20, 3) for name, run in sides.items()}
+
+
+def _peak_bytes(run: Callable[[], object]) -> int:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        run()
+    held = peak = 0
+    events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
 
 
 def row(name: str, settings: Row, seconds: Mapping[str, float], *, baseline: str, candidate: str) -> Row:

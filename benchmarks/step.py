@@ -1,8 +1,8 @@
 """A distilled step against the least that it can cost, and against plain training.
 
-``python -m benchmarks.step [--json FILE]``. The floor of a distilled step is the plain student's step, plus the
-teacher's forward pass up to the last tap (nothing with a full cache), plus the adapter's bare matrix products at the
-near cells, forward and backward. Each part is timed apart, and their sum is ``floor``. All sides of a pair run in turns
+``python -m benchmarks.step [--pair TEXT] [--json FILE]``. The floor of a distilled step is the plain student's step,
+plus the teacher's forward pass up to the last tap (nothing with a full cache), plus the adapter's bare matrix products
+at the near cells, forward and backward. Each is timed apart; their sum is ``floor``. All sides of a pair run in turns
 on the same batch of the demo's scenes: the floor's parts, the step with a running teacher, with a full cache, and the
 step the plain way (the teacher's whole detector under no_grad, the adapter on the whole map, the IoU of all anchors
 with all boxes). Decoding and augmentation are not in it: `eyas benchmark` has them.
@@ -52,10 +52,14 @@ from eyas.progress import Progress
 from eyas.taps import Taps, teacher_features
 from eyas.teacher_on_demand import TeacherOnDemand
 from eyas.types import Detector, Target
+from eyas.weights import FIRST
 
 Batch = tuple[Tensor, list[Target]]
 Step = Callable[[], object]
 
+REPEATS = FIRST - 1
+"""Turns of a side, so many that no step of "distilled" is one of those, one in fifty, that watch the gradients' ratio.
+They cost what "weight measured" costs."""
 BACKGROUND_BIAS = 5.0
 """Of the box head of an untrained teacher, so that it finds as few objects as a trained one, and its NMS as little."""
 
@@ -193,7 +197,7 @@ class Sides:
 
     def _wanted(self) -> Sequence[Any]:
         (method,) = self.live.methods
-        teacher = self.live._teacher_view(*self.batch, self.live._student_view(*self.batch, []), [method])
+        teacher = self.live._teacher_view(*self.batch, {}, [method])
         return method.wanted(teacher, self.batch[1])
 
     def _products(self) -> Step:
@@ -326,14 +330,16 @@ def convolution_share(run: Step) -> float:
 
 
 def main() -> None:
-    found = parser("a distilled step against its floor", repeats=15)
+    found = parser("a distilled step against its floor", repeats=REPEATS)
     found.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu, or cuda")
+    found.add_argument("--pair", default="", metavar="TEXT", help="only the pairs with this in their name")
     chosen = start(found)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         source = read(write_digits(root / "digits", DigitsSpec(train_images=16, val_images=1)), "train")
-        for pair in GPU_PAIRS if chosen.device.type == "cuda" else PAIRS:
+        pairs = GPU_PAIRS if chosen.device.type == "cuda" else PAIRS
+        for pair in (pair for pair in pairs if chosen.pair in pair.name):
             for kernel in pair.kernels:
                 sides = Sides(pair, kernel, source, root / f"{len(rows)}", chosen.device)
                 own = compare(sides, chosen.repeats)

@@ -78,6 +78,15 @@ def test_without_methods_it_is_the_plain_student() -> None:
 # --- the teacher stays outside ---
 
 
+def test_the_teacher_has_gone_before_the_student_comes() -> None:
+    """What it takes in memory is free again before the maps that stay for the backward pass are made."""
+    distiller, order = distilled(), []
+    for name, detector in (("student", distiller.student), ("teacher", distiller.teacher)):
+        next(detector.network.children()).register_forward_hook(lambda *_, name=name: order.append(name))
+    distiller(*toy_batch())
+    assert order == ["teacher", "student"]
+
+
 def test_teacher_is_in_neither_parameters_nor_state() -> None:
     distiller = distilled()
     parts = {name.split(".")[0] for name in distiller.state_dict()}

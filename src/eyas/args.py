@@ -92,8 +92,8 @@ class RunArgs:
     Attributes:
         epochs: passes over the training images.
         seed: of the initial weights, the order of the data and its augmentation.
-        precision: no (float32), bf16 or fp16 mixed precision. auto takes bf16 where the device computes in it, and float32
-            elsewhere: a CPU without such instructions is many times slower in bf16.
+        precision: no (float32), bf16 or fp16 mixed precision. auto takes bf16 where the device computes in it, and
+            float32 elsewhere: a CPU without such instructions is many times slower in bf16.
         channels_last: keep images and feature maps with the channels innermost, the faster layout for most
             convolutions.
         compile: torch.compile of teacher and student up to their levels. It takes a minute or more before the first

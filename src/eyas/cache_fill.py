@@ -112,7 +112,7 @@ class Filling:
         step = self.data.batch_size
         return [group[at : at + step] for group in by_size.values() for at in range(0, len(group), step)]
 
-    def _loader(self, batches: Sequence[Sequence[Place]]) -> DataLoader[Sample]:
+    def _loader(self, batches: Sequence[list[Place]]) -> DataLoader[Sample]:
         return DataLoader(
             _Variants(self.source, self._transforms(), Held(self.data.workers)),
             batch_sampler=list(batches),

@@ -22,7 +22,7 @@ from eyas.pairing import describe_levels, pair_levels, some_parameter
 from eyas.resolution import check_scale, shrink
 from eyas.spans import span
 from eyas.taps import Taps, teacher_features
-from eyas.types import Detector, EyasError, RespondingDetector, Response, Size, Target, View
+from eyas.types import Detector, EyasError, HeadOutput, RespondingDetector, Response, Size, Target, View
 from eyas.weights import FollowedWeight, WatchedRatio, gradient_norm, ratio_of, relative
 
 __all__ = ["Balance", "Distiller", "describe_levels", "pad_to_batch", "pair_levels"]
@@ -99,10 +99,8 @@ class Distiller(nn.Module):
         images, targets = _batch(images, targets)
         methods = self._all_methods()
         active = [method for method in methods if self._active(method)]
-        student = self._student_view(*shrink(images, targets, self.teacher_scale), active)
+        student, teacher = self._views(images, targets, active)
         self._check_names(student)
-        with span("teacher"):
-            teacher = self._teacher_view(images, targets, student, active) if active else None
         detection = cache(partial(_detection_gradient, student))  # one for all methods, and none where none measures
         terms = {
             method.name: _zero_of(method, images)
@@ -188,6 +186,23 @@ class Distiller(nn.Module):
                 self._watched(method).take(followed.value() * imitation, detection)
         return followed.value()
 
+    def _views(self, images: Tensor, targets: Sequence[Target], methods: Sequence[Method]) -> tuple[View, View | None]:
+        """The student's and the teacher's of a batch; of the teacher there is none where no method is active.
+
+        The teacher goes first, unless it is to score the boxes of the student: what it takes in memory is then free
+        again before the student's maps come, all of which stay for the backward pass.
+        """
+        shrunk = shrink(images, targets, self.teacher_scale)
+        if not methods:
+            return self._student_view(*shrunk, methods), None
+        if "heads" in _reads(methods):
+            student = self._student_view(*shrunk, methods)
+            with span("teacher"):
+                return student, self._teacher_view(images, targets, student.heads, methods)
+        with span("teacher"):
+            teacher = self._teacher_view(images, targets, {}, methods)
+        return self._student_view(*shrunk, methods), teacher
+
     def _student_view(self, images: Tensor, targets: Sequence[Target], methods: Iterable[Method]) -> View:
         reads = _reads(methods)
         with span("student"), Taps(self.student.network, [pair.student_tap for pair in self.pairs]) as taps:
@@ -200,7 +215,7 @@ class Distiller(nn.Module):
         return View(features, levels, _size(images), response.heads, response.proposals, dict(losses))
 
     def _teacher_view(
-        self, images: Tensor, targets: Sequence[Target], student: View, methods: Iterable[Method]
+        self, images: Tensor, targets: Sequence[Target], heads: Mapping[str, HeadOutput], methods: Iterable[Method]
     ) -> View:
         if isinstance(self.teacher, CachedTeacher):
             return self.teacher.view(images, targets, methods, [pair.teacher_tap for pair in self.pairs])
@@ -209,7 +224,7 @@ class Distiller(nn.Module):
         reads, names = _reads(methods), [pair.teacher_tap for pair in self.pairs]
         response = Response()
         if reads & {"heads", "teacher_proposals"}:
-            boxes = {name: head.boxes for name, head in student.heads.items()} if "heads" in reads else {}
+            boxes = {name: head.boxes for name, head in heads.items()}
             with torch.no_grad(), Taps(self.teacher.network, names) as taps:
                 teacher = _responding(self.teacher, "teacher")
                 response = teacher.respond(images, boxes, proposals="teacher_proposals" in reads)
@@ -229,8 +244,7 @@ class Distiller(nn.Module):
         images, targets = _batch(images, targets)
         methods = self._all_methods()
         with torch.enable_grad(), _put_back(self, images.device):
-            student = self._student_view(*shrink(images, targets, self.teacher_scale), methods)
-            teacher = self._teacher_view(images, targets, student, methods)
+            student, teacher = self._views(images, targets, methods)
             # An automatic weight is not known before the first step; its loss is reported as it is.
             automatic = {method.name: method.weight for method in methods if isinstance(method.weight, Auto)}
             losses = {
@@ -244,7 +258,7 @@ class Distiller(nn.Module):
                 imitation={name: float(loss.detach()) for name, loss in losses.items()},
                 imitation_gradient={name: float(norm) for name, norm in gradients.items()},
                 fractions={name: rule.fraction for name, rule in automatic.items()},
-                notes={method.name: method.describe(teacher, targets) for method in methods},
+                notes={method.name: method.describe(teacher, targets) for method in methods if teacher is not None},
             )
 
     def get_extra_state(self) -> dict[str, int]:

@@ -51,7 +51,7 @@ def test_a_neighbour_that_is_a_class_is_an_object():
     [
         (line("Car") + "\n" + line("Bus"), r"000001\.txt:2: unknown class 'Bus'; the known ones are car, .*Tram"),
         ("Car 0 0 1 2 3 4 5", r"000001\.txt:1: 8 columns"),
-        (line("Car", box=("x", 1, 2, 3)), r"000001\.txt:1: could not convert"),
+        (line("Car", box=("x", 1, 2, 3)), r"000001\.txt:1: .* is not a number"),
     ],
 )
 def test_parse_names_file_and_line(text, message):

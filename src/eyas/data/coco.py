@@ -7,6 +7,7 @@ class. Boxes are ``x, y, width, height`` in 0-based pixels.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +17,21 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from eyas.data.images import image_size
-from eyas.data.record import Annotation, DataSource, Problem, build_record, label_of, read_text, split_names
+from eyas.data.images import image_size, is_file
+from eyas.data.record import (
+    PATH_SHOWN,
+    Annotation,
+    DataSource,
+    Problem,
+    build_record,
+    class_name,
+    inside,
+    label_of,
+    read_text,
+    shown,
+    split_names,
+    stated_size,
+)
 from eyas.files import write_atomic
 from eyas.types import EyasError, Record
 
@@ -42,17 +56,24 @@ def parse(
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in LISTS):
         raise EyasError(f"{path}: is not a COCO file: it needs the lists {', '.join(LISTS)}")
     categories = _by_id(content["categories"], path, "category")
-    names = {key: str(_field(value, "name", path, f"category {key}")) for key, value in sorted(categories.items())}
+    names = {
+        key: class_name(_field(value, "name", path, f"category {key}"), f"{path}: category {key}")
+        for key, value in sorted(categories.items())
+    }
     known = tuple(classes) if classes is not None else tuple(names.values())
     if len(set(known)) != len(known):
         raise EyasError(f"{path}: two categories have one name; classes must be distinct: {', '.join(known)}")
     found: dict[int, list[Annotation]] = {key: [] for key in _by_id(content["images"], path, "image")}
     problems = []
+    before: dict[int, Any] = {}
     for entry in content["annotations"]:
-        name = f"annotation {_field(entry, 'id', path, 'an annotation')}"
-        image_id = _field(entry, "image_id", path, name)
+        number = _id(entry, "id", path, "an annotation")
+        name = f"annotation {number}"
+        image_id = _id(entry, "image_id", path, name)
         if image_id not in found:
             problems.append(Problem(path, None, f"{name} is of image {image_id}, which is not in images; dropped"))
+        elif before.setdefault(number, entry) is not entry and before[number] == entry:
+            problems.append(Problem(path, None, f"{name} is written twice; the second is dropped"))
         else:
             found[image_id].append(_annotation(entry, name, names, known, path))
     return known, found, problems
@@ -65,15 +86,20 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
         content = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise EyasError(f"{path}:{error.lineno}: broken JSON ({error.msg}); write the file again") from error
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, or so many brackets
+        raise EyasError(f"{path}: JSON that is not read here ({error}); write the file again") from error
     known, found, problems = parse(content, path, classes)
-    files = [str(_field(image, "file_name", path, f"image {image['id']}")) for image in content["images"]]
-    folder = _image_folder(root, split, path, files)
-    records, wrong = records_of(content["images"], found, folder, path)
+    folder = _image_folder(root, split, path, [_file_name(image, path) for image in content["images"]])
+    records, wrong = records_of(content["images"], found, folder, path, root)
     return DataSource("coco", root, split, known, tuple(records), (*problems, *wrong))
 
 
 def records_of(
-    images: Sequence[Mapping[str, Any]], found: Mapping[int, Sequence[Annotation]], folder: Path, path: Path
+    images: Sequence[Mapping[str, Any]],
+    found: Mapping[int, Sequence[Annotation]],
+    folder: Path,
+    path: Path,
+    root: Path,
 ) -> tuple[list[Record], list[Problem]]:
     """The records of images, in their order, and the boxes that are dropped or clipped.
 
@@ -82,18 +108,23 @@ def records_of(
         found: the annotations by image id, from `parse`.
         folder: where the image files are.
         path: the COCO file, for messages.
+        root: the folder that no image may lie outside of.
 
     Raises:
-        EyasError: an image file is missing, or has no size in the entry and none in its header.
+        EyasError: an image file is missing or outside, or has no size in the entry and none in its header.
     """
     records, problems = [], []
     for image in images:
-        name = str(_field(image, "file_name", path, f"image {image['id']}"))
-        if not (folder / name).is_file():
-            raise EyasError(f"{path}: {name} is not in {folder}; restore it, or remove it from the list of images")
-        stated = (int(image.get("width") or 0), int(image.get("height") or 0))
-        size = stated if min(stated) > 0 else image_size(folder / name)
-        record, wrong = build_record(str(image["id"]), folder / name, size, found[image["id"]], path)
+        name = _file_name(image, path)
+        file = inside(root, folder / name, f"{path}: image {image['id']}")
+        if not is_file(file):
+            raise EyasError(
+                f"{path}: {name[:PATH_SHOWN]} is not in {folder}; restore it, or remove it from the list of images"
+            )
+        where = f"{path}: image {image['id']}"
+        sides = [_real(image.get(side) or 0, f"{where} has the {side}") for side in ("width", "height")]
+        size = stated_size(sides[0], sides[1], where) or image_size(file)
+        record, wrong = build_record(str(image["id"]), file, size, found[image["id"]], path)
         records.append(record)
         problems += [Problem(p.path, p.line, f"{name}: {p.message}") for p in wrong]
     return records, problems
@@ -142,18 +173,23 @@ def write_coco(
 def _annotation(
     entry: Mapping[str, Any], name: str, names: Mapping[int, str], known: Sequence[str], path: Path
 ) -> Annotation:
-    category = _field(entry, "category_id", path, name)
+    category = _id(entry, "category_id", path, name)
     if category not in names:
         listed = ", ".join(f"{key} {value}" for key, value in names.items())
         raise EyasError(f"{path}: {name} has the unknown category {category}; the categories are {listed}")
     box = _field(entry, "bbox", path, name)
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(value, int | float) for value in box):
-        raise EyasError(f"{path}: {name} has bbox {box!r}; write [x, y, width, height] in pixels")
-    x, y, width, height = map(float, box)
+    if not isinstance(box, list) or len(box) != 4:
+        raise EyasError(f"{path}: {name} has bbox {shown(box)}; write [x, y, width, height] in pixels")
+    x, y, width, height = (_real(value, f"{path}: {name} has a bbox with") for value in box)
     label = label_of(names[category], known, path, None)
-    area = float(entry.get("area", width * height))
-    crowd = bool(entry.get("iscrowd", 0))
-    return Annotation((x, y, x + width, y + height), label, None, crowd, {} if crowd else {"area": area}, name)
+    stated = entry.get("area")
+    area = width * height if stated is None else _real(stated, f"{path}: {name} has the area")
+    if stated is not None and not 0 <= area < math.inf:
+        raise EyasError(f"{path}: {name} has the area {area:g}; write its pixels, or leave it out")
+    crowd = entry.get("iscrowd", 0)
+    if crowd not in (0, 1):
+        raise EyasError(f"{path}: {name} has iscrowd {shown(crowd)}; write 0 or 1")
+    return Annotation((x, y, x + width, y + height), label, None, bool(crowd), {} if crowd else {"area": area}, name)
 
 
 def _annotation_file(root: Path, split: str) -> Path:
@@ -180,22 +216,51 @@ def _image_folder(root: Path, split: str, path: Path, files: Sequence[str]) -> P
     folders = [root / "images" / name for name in names] + [root / name for name in names]
     folders = list(dict.fromkeys([*folders, root / "images", path.parent, root]))
     for folder in folders:
-        if files and (folder / files[0]).is_file():
+        if files and is_file(folder / files[0]):
             return folder
     if not files:
         raise EyasError(f"{path}: lists no images; the data set is empty")
     looked = ", ".join(str(folder) for folder in folders)
-    raise EyasError(f"{path}: the image {files[0]} is in none of {looked}; put the images into one of them")
+    raise EyasError(
+        f"{path}: the image {files[0][:PATH_SHOWN]} is in none of {looked}; put the images into one of them"
+    )
 
 
 def _by_id(entries: Sequence[Mapping[str, Any]], path: Path, kind: str) -> dict[int, Mapping[str, Any]]:
     found: dict[int, Mapping[str, Any]] = {}
     for entry in entries:
-        key = _field(entry, "id", path, f"one {kind}")
+        key = _id(entry, "id", path, f"one {kind}")
         if key in found:
             raise EyasError(f"{path}: two entries have the {kind} id {key}; ids must be unique")
         found[key] = entry
     return found
+
+
+def _id(entry: Any, key: str, path: Path, name: str) -> int:
+    """An integer; COCO has no others, and 1.0 is one."""
+    value = _field(entry, key, path, name)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise EyasError(f"{path}: {name} has the {key} {shown(value)}; ids are integers")
+    return value
+
+
+def _real(value: Any, where: str) -> float:
+    """A number, NaN and the infinities too. Raises `EyasError` that begins with ``where``."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise EyasError(f"{where} {shown(value)}; write a number")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+def _file_name(image: Mapping[str, Any], path: Path) -> str:
+    name = _field(image, "file_name", path, f"image {image['id']}")
+    if not isinstance(name, str) or not name:
+        raise EyasError(f"{path}: image {image['id']} has the file_name {shown(name)}; write the name of a file")
+    return name
 
 
 def _field(entry: Any, key: str, path: Path, name: str) -> Any:

@@ -71,7 +71,7 @@ def from_coco_detection(dataset: CocoDetection, split: str = "train") -> DataSou
     root = Path(dataset.root)
     known, found, problems = parse(dataset.coco.dataset, root, None)
     images = [dataset.coco.imgs[key] for key in dataset.ids]
-    records, wrong = records_of(images, found, root, root)
+    records, wrong = records_of(images, found, root, root, root)
     return checked(DataSource("coco", root, split, known, tuple(records), (*problems, *wrong)))
 
 

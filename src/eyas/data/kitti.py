@@ -115,4 +115,4 @@ def _numbers(words: list[str], path: Path, line: int) -> list[float]:
     try:
         return [number(word) for word in words[1:]]
     except ValueError as error:
-        raise EyasError(f"{place(path, line)}: {error}; write a number") from None
+        raise EyasError(f"{place(path, line)}: {error}") from None

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import os
+import reprlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -118,20 +120,20 @@ def fit_box(box: Box, width: int, height: int) -> tuple[Box | None, str | None]:
         to float32, as a record has them.
     """
     x1, y1, x2, y2 = box
-    shown = "({:g}, {:g}, {:g}, {:g})".format(*box)
+    written = "({:g}, {:g}, {:g}, {:g})".format(*box)
     if not all(map(math.isfinite, box)):
-        return None, f"{shown} is not finite; dropped"
+        return None, f"{written} is not finite; dropped"
     if x2 < x1 or y2 < y1:
-        return None, f"{shown} has swapped corners; dropped"
+        return None, f"{written} has swapped corners; dropped"
     if not _has_area(box):
-        return None, f"{shown} has no area; dropped"
+        return None, f"{written} has no area; dropped"
     inside = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
     if not _has_area(inside):
-        return None, f"{shown} is outside the {width}x{height} image; dropped"
+        return None, f"{written} is outside the {width}x{height} image; dropped"
     left, top, right, bottom = np.array(inside, dtype=np.float32).tolist()
     clipped = (left, top, right, bottom)
     if max(abs(a - b) for a, b in zip(box, clipped, strict=True)) > CLIP_TOLERANCE:
-        return clipped, f"{shown} leaves the {width}x{height} image; clipped"
+        return clipped, f"{written} leaves the {width}x{height} image; clipped"
     return clipped, None
 
 
@@ -192,9 +194,10 @@ def number(word: str) -> float:
 
     `float` alone would also take ``1_0`` for ten and the digits of every script.
     """
-    if "_" in word or not word.isascii():
-        raise ValueError(f"could not convert string to float: {word[:SHOWN]!r}")
-    return float(word)
+    with suppress(ValueError):  # whose own message has the whole word
+        if "_" not in word and word.isascii():
+            return float(word)
+    raise ValueError(f"{word[:SHOWN]!r} is not a number")
 
 
 def stated_size(width: float, height: float, where: str) -> tuple[int, int] | None:
@@ -215,12 +218,18 @@ def stated_size(width: float, height: float, where: str) -> tuple[int, int] | No
 def class_name(name: object, where: str) -> str:
     """A class name as text: a string, or an integer, which is written out.
 
-    Raises `EyasError` that begins with ``where``: something else, as YAML makes of ``no`` and ``1.0``, or not printable.
+    Raises `EyasError` that begins with ``where``: something else, as YAML makes of ``no`` and ``1.0``, or not
+    printable.
     """
     text = str(name) if isinstance(name, str | int) and not isinstance(name, bool) else ""
     if not text.strip() or not text.isprintable():
-        raise EyasError(f"{where} has the class name {str(name)[:SHOWN]!r}; write a name in quotes")
+        raise EyasError(f"{where} has the class name {shown(name)}; write a name in quotes")
     return text
+
+
+def shown(value: object) -> str:
+    """A bad value, as a message has it: the beginning of it at most."""
+    return reprlib.repr(value)[:SHOWN]
 
 
 def inside(root: Path, path: Path, where: str) -> Path:

@@ -15,7 +15,22 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from eyas.data.images import find_image, image_size
-from eyas.data.record import Annotation, Box, DataSource, build_record, label_of, read_ids, read_text, split_names
+from eyas.data.record import (
+    Annotation,
+    Box,
+    DataSource,
+    build_record,
+    class_name,
+    inside,
+    label_of,
+    number,
+    place,
+    read_ids,
+    read_text,
+    shown,
+    split_names,
+    stated_size,
+)
 from eyas.types import EyasError
 
 LAYOUT = "Annotations/ with ImageSets/Main/{split}.txt (VOC)"
@@ -24,6 +39,9 @@ VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
+
+DEPTH = 64
+"""Elements inside each other, of which annotations have five. Python frees deeper trees by recursion."""
 
 
 @dataclass(frozen=True)
@@ -50,25 +68,34 @@ def recognised(root: Path) -> bool:
 
 
 def parse(text: str, path: Path) -> VocFile:
-    """Read one annotation file's text. Raises `EyasError` with file and line on broken XML or a missing field."""
+    """Read one annotation file's text. Raises `EyasError` with file and line on broken XML, a bad or missing field."""
     root = _parse_xml(text, path)
-    size = tuple(_number(root, f"size/{side}", path, 0.0) for side in ("width", "height"))
+    width, height = (_number(root, f"size/{side}", path, 0.0) for side in ("width", "height"))
+    element = root.find("size")
+    line = (root if element is None else element).get("line")
+    size = stated_size(width, height, f"{path}:{line}: <size>")
     objects = []
     for element in root.findall("object"):
         xmin, ymin, xmax, ymax = (_number(element, f"bndbox/{key}", path) for key in ("xmin", "ymin", "xmax", "ymax"))
+        where = f"{path}:{element.get('line')}: this object"
         name = (element.findtext("name") or "").strip()
         if not name:
-            raise EyasError(f"{path}:{element.get('line')}: this object has no <name>; add it")
-        difficult = _number(element, "difficult", path, 0.0) != 0
+            raise EyasError(f"{where} has no <name>; add it")
+        name = class_name(name, where)
+        difficult = _number(element, "difficult", path, 0.0)
+        if difficult not in (0, 1):
+            raise EyasError(f"{where} has difficult {difficult:g}; write 0 or 1")
         box = (xmin - (xmin < xmax), ymin - (ymin < ymax), xmax, ymax)
-        objects.append(VocObject(name, box, difficult, int(element.get("line", 0))))
-    return VocFile((int(size[0]), int(size[1])) if min(size) > 0 else None, tuple(objects))
+        objects.append(VocObject(name, box, bool(difficult), int(element.get("line", 0))))
+    return VocFile(size, tuple(objects))
 
 
 def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSource:
     """Read one split; `eyas.data.read` documents the arguments and errors."""
-    ids = read_ids(_list_file(root, split))
-    files = {name: _parse_file(root, name) for name in ids}
+    listed = _list_file(root, split)
+    for name, line in read_ids(listed).items():
+        inside(root / "Annotations", _annotation_path(root, name), place(listed, line))
+    files = {name: _parse_file(root, name) for name in read_ids(listed)}
     names = tuple(classes) if classes is not None else _class_names(root, files)
     records, problems = [], []
     for name, file in files.items():
@@ -113,18 +140,31 @@ def _list_file(root: Path, split: str) -> Path:
 def _parse_xml(text: str, path: Path) -> ElementTree.Element:
     """An element tree whose elements carry the attribute ``line``, which the standard parser does not keep."""
     builder = ElementTree.TreeBuilder()
-    parser = expat.ParserCreate()
+    parser = expat.ParserCreate("utf-8")  # whatever the file declares: the text has been decoded
+    depth = 0
 
     def start(tag: str, attributes: dict[str, str]) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > DEPTH:
+            raise EyasError(
+                f"{path}:{parser.CurrentLineNumber}: more than {DEPTH} elements inside each other; repair it"
+            )
         builder.start(tag, {**attributes, "line": str(parser.CurrentLineNumber)})
 
-    def entity(*_: object) -> None:
-        raise EyasError(f"{path}:{parser.CurrentLineNumber}: entity declarations are not allowed in annotations")
+    def end(tag: str) -> None:
+        nonlocal depth
+        depth -= 1
+        builder.end(tag)
+
+    def declaration(*_: object) -> None:
+        # Entities expand without bound, and name other files; without declarations there are none.
+        raise EyasError(f"{path}:{parser.CurrentLineNumber}: DOCTYPE is not allowed in annotations; remove it")
 
     parser.StartElementHandler = start
-    parser.EndElementHandler = builder.end
+    parser.EndElementHandler = end
     parser.CharacterDataHandler = builder.data
-    parser.EntityDeclHandler = entity
+    parser.StartDoctypeDeclHandler = declaration
     try:
         parser.Parse(text.encode(), True)
     except expat.ExpatError as error:
@@ -139,6 +179,6 @@ def _number(element: ElementTree.Element, key: str, path: Path, default: float |
             return default
         raise EyasError(f"{path}:{element.get('line')}: <{element.tag}> has no {key}; add it")
     try:
-        return float(found.text or "")
+        return number((found.text or "").strip())
     except ValueError:
-        raise EyasError(f"{path}:{found.get('line')}: {key} is {found.text!r}, not a number") from None
+        raise EyasError(f"{path}:{found.get('line')}: {key} is {shown(found.text)}, not a number") from None

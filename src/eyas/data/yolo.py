@@ -6,14 +6,32 @@ line with a class and at least three points (``class x1 y1 x2 y2 x3 y3 ...``) is
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from eyas.data.images import SUFFIXES, image_size
-from eyas.data.record import Annotation, Box, DataSource, Problem, build_record, label_of, place, read_text, split_names
+from eyas.data.images import SUFFIXES, image_size, is_file
+from eyas.data.record import (
+    PATH_SHOWN,
+    Annotation,
+    Box,
+    DataSource,
+    Problem,
+    build_record,
+    class_name,
+    inside,
+    label_of,
+    number,
+    place,
+    read_text,
+    shown,
+    split_names,
+)
 from eyas.types import EyasError
 
 LAYOUT = "data.yaml with names: and {split}: (YOLO)"
@@ -44,26 +62,49 @@ def recognised(root: Path) -> bool:
 
 def parse_config(text: str, path: Path) -> YoloConfig:
     """Read the text of ``data.yaml``. Raises `EyasError` naming the file when it is not a YOLO description."""
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise EyasError(f"{path}: broken YAML ({' '.join(str(error).split())})") from error
+    content = _load_yaml(text, path)
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise EyasError(f"{path}: names: must number the classes 0, 1, 2, ... without a gap, got {list(names)}")
+        if names.keys() != set(range(len(names))):
+            raise EyasError(
+                f"{path}: names: must number the classes 0, 1, 2, ... without a gap, got {shown(list(names))}"
+            )
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not names:
         raise EyasError(f"{path}: has no names: list; write the class names there, in the order of the labels")
     if content.get("nc", len(names)) != len(names):
-        raise EyasError(f"{path}: nc: is {content['nc']}, but names: has {len(names)} classes; correct one of them")
+        raise EyasError(
+            f"{path}: nc: is {shown(content['nc'])}, but names: has {len(names)} classes; correct one of them"
+        )
+    classes = tuple(class_name(name, f"{path}: names:") for name in names)
+    if len(set(classes)) != len(classes):
+        raise EyasError(f"{path}: names: has a class twice; write each name once")
     splits = {}
     for key, value in content.items():
-        if key not in ("path", "names", "nc") and isinstance(value, str | list):
-            splits[str(key)] = tuple(map(str, value)) if isinstance(value, list) else (value,)
+        entries = [value] if isinstance(value, str) else value
+        if key not in ("path", "names", "nc") and isinstance(entries, list):
+            if not all(isinstance(entry, str) for entry in entries):
+                raise EyasError(f"{path}: {shown(key)}: is {shown(value)}; write folders or list files")
+            splits[str(key)] = tuple(entries)
     folder = path.parent
     stated = folder / str(content.get("path") or ".")
-    return YoloConfig(path, stated if stated.is_dir() else folder, tuple(map(str, names)), splits)
+    return YoloConfig(path, stated if stated.is_dir() else folder, classes, splits)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, which a few lines of may stand for more than memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not read here")
+        return super().compose_node(parent, index)
+
+
+def _load_yaml(text: str, path: Path) -> Any:
+    try:
+        return _PlainLoader(text).get_single_data()
+    except Exception as error:  # the library's constructors raise many kinds, from ValueError to RecursionError
+        raise EyasError(f"{path}: broken YAML ({' '.join(str(error).split())[:PATH_SHOWN]})") from error
 
 
 def parse(text: str, path: Path, size: tuple[int, int], names: Sequence[str]) -> list[tuple[Box, str, int]]:
@@ -72,21 +113,21 @@ def parse(text: str, path: Path, size: tuple[int, int], names: Sequence[str]) ->
     Raises `EyasError` with file and line on a malformed line or a class that ``names`` does not have.
     """
     found = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
+    for line, content in enumerate(text.splitlines(), start=1):
+        if not content.strip():
             continue
         try:
-            index, *values = [float(word) for word in line.split()]
+            index, *values = [number(word) for word in content.split()]
         except ValueError as error:
-            raise EyasError(f"{place(path, number)}: {error}") from None
+            raise EyasError(f"{place(path, line)}: {error}") from None
         if len(values) != 4 and (len(values) < 6 or len(values) % 2):
-            raise EyasError(f"{place(path, number)}: {len(values) + 1} columns; write `class cx cy w h` or a polygon")
+            raise EyasError(f"{place(path, line)}: {len(values) + 1} columns; write `class cx cy w h` or a polygon")
         if index not in range(len(names)):
             raise EyasError(
-                f"{place(path, number)}: unknown class {index:g}; data.yaml names {len(names)}, "
+                f"{place(path, line)}: unknown class {index:g}; data.yaml names {len(names)}, "
                 f"0 to {len(names) - 1}: {', '.join(names)}"
             )
-        found.append((_pixels(values, size), names[int(index)], number))
+        found.append((_pixels(values, size), names[int(index)], line))
     return found
 
 
@@ -109,7 +150,8 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
     records = []
     for image in images:
         written_in, size = label_path(image), image_size(image)
-        text = read_text(written_in) if written_in.is_file() else ""
+        # An image without a label file has no objects; a pipe or a loop of links in its place is an error.
+        text = read_text(written_in) if os.path.lexists(written_in) else ""
         annotations = [
             Annotation(box, label_of(name, names, written_in, line), line, name=name)
             for box, name, line in parse(text, written_in, size, config.names)
@@ -122,6 +164,8 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
 
 def _pixels(values: Sequence[float], size: tuple[int, int]) -> Box:
     width, height = size
+    if not all(map(math.isfinite, values)):
+        return (math.nan,) * 4  # dropped as such; the extent of a polygon would pass by a point that is NaN
     if len(values) == 4:
         x, y, w, h = values
         return ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
@@ -144,7 +188,7 @@ def _images(config: YoloConfig, split: str) -> tuple[list[Path], list[Problem]]:
     for entry in entries:
         location = _resolve(config, entry)
         if location.is_file():
-            images += _listed(location)
+            images += _listed(location, config.base)
         else:
             found = sorted(path for path in location.rglob("*") if path.suffix in SUFFIXES)
             images += found
@@ -159,18 +203,23 @@ def _images(config: YoloConfig, split: str) -> tuple[list[Path], list[Problem]]:
 def _resolve(config: YoloConfig, entry: str) -> Path:
     # Roboflow writes ../train/images beside a train/ folder that is not one level up; Ultralytics reads it so too.
     for candidate in (config.base / entry, config.base / entry.removeprefix("../")):
-        if candidate.exists():
-            return candidate
-    raise EyasError(f"{config.path}: {entry} is not in {config.base}; correct the path")
+        if _exists(candidate):
+            return inside(config.base, candidate, str(config.path))
+    raise EyasError(f"{config.path}: {entry[:PATH_SHOWN]} is not in {config.base}; correct the path")
 
 
-def _listed(list_file: Path) -> list[Path]:
+def _exists(path: Path) -> bool:
+    return is_file(path) or path.is_dir()
+
+
+def _listed(list_file: Path, base: Path) -> list[Path]:
     images = []
-    for number, line in enumerate(read_text(list_file).splitlines(), start=1):
-        if line.strip():
-            image = list_file.parent / line.strip()
-            if not image.is_file():
-                raise EyasError(f"{list_file}:{number}: {image} does not exist; restore it, or take it off the list")
+    for line, content in enumerate(read_text(list_file).splitlines(), start=1):
+        if content.strip():
+            image = inside(base, list_file.parent / content.strip(), place(list_file, line))
+            if not is_file(image):
+                shown_path = str(image)[:PATH_SHOWN]
+                raise EyasError(f"{list_file}:{line}: {shown_path} does not exist; restore it, or take it off the list")
             images.append(image)
     return images
 

@@ -7,7 +7,7 @@ import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -125,8 +125,8 @@ def half_written(path: Path) -> None:
 def half_saved(error: Exception) -> Callable[..., None]:
     """A save function that writes something and then fails, as on a disk that is full."""
 
-    def save(state: object, path: Path) -> None:
-        path.write_bytes(b"half")
+    def save(state: object, file: BinaryIO) -> None:
+        file.write(b"half")
         raise error
 
     return save
@@ -158,7 +158,7 @@ def test_an_interrupt_leaves_the_old_file(tmp_path: Path) -> None:
     only_old(path)
 
 
-# torch.save reports a full disk as a RuntimeError of its zip writer.
+# The zip writer of torch.save has errors of its own.
 @pytest.mark.parametrize("error", [FULL, RuntimeError("[enforce fail at inline_container.cc] . unexpected pos")])
 def test_a_full_disk_while_saving_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     path = tmp_path / "last.pt"
@@ -172,7 +172,12 @@ def test_a_full_disk_while_saving_the_state(tmp_path: Path, monkeypatch: pytest.
 def test_a_full_disk_while_saving_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "w.safetensors"
     path.write_bytes(b"old")
-    monkeypatch.setattr(eyas.checkpoint, "save_file", half_saved(FULL))
+
+    def half(self: Path, content: bytes) -> None:
+        with self.open("wb") as file:
+            half_saved(FULL)(content, file)
+
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(EyasError, match=r"w\.safetensors: could not be written"):
         save_weights(nn.Linear(1, 1), path)
     only_old(path)

@@ -19,7 +19,7 @@ from eyas.data import Augmentation, read
 from eyas.engine import PlainStudent, Trainer, computes_in_bf16, make_accelerator
 from eyas.optim import average_of, make_optimizer, schedule
 from eyas.progress import Progress
-from eyas.runlog import read_log
+from eyas.runlog import RunLog, read_log
 from eyas.types import EyasError
 from tiny import MODEL, options, train_lines, write_squares
 from toys import ToyDetector, seeded
@@ -276,6 +276,17 @@ def test_a_finished_run_that_is_resumed_is_only_evaluated(
     said = capsys.readouterr().out.rpartition("resume")[2]
     assert "after epoch 1" in said and "epoch   1/1" not in said
     assert len(read_log(out, "val")) == len(read_log(out, "cost")) == 1
+
+
+def test_the_disk_has_the_log_before_the_checkpoint(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where power fails, what a run goes on from is never ahead of what it has logged."""
+    done: list[Any] = []
+    monkeypatch.setattr(RunLog, "sync", lambda log: done.append(len(train_lines(log.path.parent))))
+    monkeypatch.setattr(eyas.engine, "save_state", lambda _, path: done.append(path.name))
+    fitted(tmp_path / "run", data, batch_size=4, optim=OptimArgs(**SGD), epochs=1)
+    assert done == [2, "last.pt", 2, "last.pt"]  # before the evaluation, and after it
 
 
 def test_resume_from_python_with_other_epochs_is_refused(tmp_path: Path, data: Path) -> None:

@@ -60,6 +60,19 @@ def test_a_full_disk_is_said_with_the_file(tmp_path: Path, monkeypatch: pytest.M
         RunLog(tmp_path)("train", step=1)
 
 
+def test_the_disk_is_asked_to_take_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("eyas.runlog.os.fsync", full)
+    log = RunLog(tmp_path)
+    log.sync()  # nothing was written
+    log("train", step=1)
+    with pytest.raises(EyasError, match=r"log\.jsonl: could not be written .*No space left"):
+        log.sync()
+    RunLog(tmp_path, writes=False).sync()
+
+
 def test_no_log(tmp_path: Path) -> None:
     with pytest.raises(EyasError, match=r"no log\.jsonl here"):
         read_log(tmp_path)

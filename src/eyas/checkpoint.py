@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from eyas.data.transforms import Resize
@@ -146,7 +146,8 @@ def load_weights(network: nn.Module, path: Path) -> None:
 def save_weights(network: nn.Module, path: Path) -> None:
     """The network's state dict as safetensors, written whole or not at all."""
     state = {key: value.detach().contiguous().cpu().clone() for key, value in network.state_dict().items()}
-    write_atomic(path, lambda part: save_file(state, part))
+    # Not save_file, which writes under a name of its own: killed then, it leaves that file.
+    write_atomic(path, lambda part: part.write_bytes(save(state)))
 
 
 def save_native(detector: Detector, folder: Path) -> None:
@@ -165,7 +166,12 @@ def save_native(detector: Detector, folder: Path) -> None:
 
 def save_state(state: Mapping[str, Any], path: Path) -> None:
     """A nested mapping of tensors and plain values, readable with ``weights_only=True``."""
-    write_atomic(path, lambda part: torch.save(dict(state), part))
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:  # of what is wrong with a disk, the writer behind a path says nothing
+            torch.save(dict(state), file)
+
+    write_atomic(path, write)
 
 
 def load_state(path: Path) -> dict[str, Any]:

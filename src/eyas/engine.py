@@ -250,6 +250,7 @@ class Trainer:
             return
         self.finite.check()
         self._save()
+        self.accelerator.wait_for_everyone()  # whoever ends first makes the launcher end the others
         raise Stopped(number, f"stopped after step {self.step}, which is saved; go on with --run.resume true")
 
     def _after_step(
@@ -330,6 +331,7 @@ class Trainer:
             },
             "random": random,
         }
+        self.log.sync()
         save_state(state, self.folder / RESUME)
 
     def _resume(self) -> None:

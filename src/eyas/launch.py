@@ -14,13 +14,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 
 from eyas.cluster import Nodes
 
 PATIENCE = 10.0
 """Seconds that the other processes have to end by themselves when one has failed."""
+SAVING = 120.0
+"""Seconds that all have to end the step in hand and save, when this process is interrupted or terminated."""
 POLL = 0.1
 INTERRUPTED = 130
 """The status of a command that Ctrl-C has stopped."""
@@ -53,6 +55,9 @@ def launch(command: Sequence[str], processes: int, nodes: Nodes = Nodes()) -> in
             if running[0].poll() == INTERRUPTED:
                 return INTERRUPTED  # it has said so itself
             raise
+        except SystemExit:
+            _end(running, SAVING)
+            raise
         _end(running)
         if failed is None:
             return 0
@@ -62,10 +67,9 @@ def launch(command: Sequence[str], processes: int, nodes: Nodes = Nodes()) -> in
         return running[failed].returncode
 
 
-def _wait(running: Sequence[subprocess.Popen[bytes]], patience: float = float("inf")) -> int | None:
+def _wait(running: Sequence[subprocess.Popen[bytes]]) -> int | None:
     """Wait until all have ended, or one has failed: its rank. Where all fail alike, the first is the one to report."""
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
+    while True:
         failed = [rank for rank, process in enumerate(running) if process.poll() not in (None, 0)]
         if failed and failed[0] > 0:
             time.sleep(10 * POLL)
@@ -75,16 +79,22 @@ def _wait(running: Sequence[subprocess.Popen[bytes]], patience: float = float("i
         if all(process.poll() == 0 for process in running):
             return None
         time.sleep(POLL)
-    return None
 
 
 def _interrupt(running: Sequence[subprocess.Popen[bytes]]) -> None:
     """Let all stop as on Ctrl-C, which a terminal sends to each of them, and `kill` to this process alone."""
-    _wait(running, 10 * POLL)
+    _await_all(running, 10 * POLL)
     for process in running:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-    _wait(running, PATIENCE)
+    _await_all(running, SAVING)
+
+
+def _await_all(running: Sequence[subprocess.Popen[bytes]], patience: float) -> None:
+    deadline = time.monotonic() + patience
+    for process in running:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(deadline - time.monotonic(), 0))
 
 
 @contextmanager
@@ -101,13 +111,12 @@ def terminated_as_exit() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _end(running: Sequence[subprocess.Popen[bytes]]) -> None:
+def _end(running: Sequence[subprocess.Popen[bytes]], patience: float = PATIENCE) -> None:
     for process in running:
         process.terminate()
+    _await_all(running, patience)
     for process in running:
-        try:
-            process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
+        if process.poll() is None:
             process.kill()
             process.wait()
 

@@ -86,6 +86,16 @@ class RunLog:
         if self.also is not None:
             self.also({"kind": kind, **values})
 
+    def sync(self) -> None:
+        """Have the disk take all lines: where power fails after it, no checkpoint is ahead of the log."""
+        if not self.writes or not self.path.exists():
+            return
+        try:
+            with self.path.open("rb+") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise could_not_write(self.path, error) from error
+
 
 def read_log(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
     """The lines of a run's log, those of one kind or all.

@@ -113,6 +113,10 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
                 label=side.replace("_", " "),
             )
         axes.set(xscale="log", yscale="log", xlabel=grows)
+        if own is not rows:
+            values = sorted({int(str(line[column])) for line in own})
+            axes.set_xticks(values, [f"{value:,}" for value in values], rotation=30 if values[-1] > 1000 else 0)
+            axes.minorticks_off()
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("ms")
     panels[0].legend(fontsize=8)

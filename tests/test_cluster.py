@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -105,3 +107,31 @@ def test_two_nodes_of_one_process(tmp_path: Path) -> None:
         [line["losses"] for line in read_log(tmp_path / name, "train")] for name in ("devices", "nodes", "slurm")
     )
     assert len(first) == 2 and all(other == first for other in others)
+
+
+def test_resumed_by_another_number_of_processes(tmp_path: Path) -> None:
+    """Two processes of two images, killed; then one of four: the steps of a run that had four from the start."""
+    data = write_squares(tmp_path / "squares")
+
+    def command(name: str, batch: int) -> list[str]:
+        # Frozen BatchNorms and no sampling: what a process sees alone makes no difference.
+        model = {"model": "retinanet", "backbone": "resnet18", "options": '{"norm": "frozen"}'}
+        own = options(**model, run_epochs=4, dataset_batch_size=batch)
+        return ["train", f"--data={data}", f"--out={tmp_path / name}", *own]
+
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "eyas", *command("parts", 2), "--devices=2"], start_new_session=True
+    )
+    while not ((tmp_path / "parts" / "log.jsonl").exists() and read_log(tmp_path / "parts", "val")):
+        assert killed.poll() is None
+        time.sleep(0.01)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    before = len(read_log(tmp_path / "parts", "train"))
+    assert main([*command("parts", 4), "--run.resume=true"]) == 0
+    assert main(command("whole", 4)) == 0
+    parts, whole = ([line["losses"] for line in read_log(tmp_path / name, "train")] for name in ("parts", "whole"))
+    assert len(parts) == len(whole) > before
+    for one, other in zip(parts, whole, strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
+    assert main([*command("parts", 8), "--run.resume=true"]) == 2

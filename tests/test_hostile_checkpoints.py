@@ -134,7 +134,7 @@ def test_a_record_of_the_cache_that_lies_about_itself() -> None:
     assert well_formed(record(places=np.zeros(0, dtype=np.int32)), [8], 2)
     assert not well_formed(record()[:40], [8], 2)
     assert not well_formed(record(), [8], 4), "it would be longer"
-    assert not well_formed(record(), [9], 2)
+    assert not well_formed(record(), [40], 2)
     assert not well_formed(record(size=(4, 5)), [8], 2), "place 23 of 20 cells"
     assert not well_formed(record(size=(2**20, 2**20)), [8], 2), "a map of 2^40 cells"
     assert not well_formed(record(places=np.array([5, 5, 6], dtype=np.int32)), [8], 2)

@@ -6,6 +6,7 @@ And the weight: it stays finite and bounded whatever is measured, and one that d
 from __future__ import annotations
 
 import math
+import re
 from functools import cache
 from pathlib import Path
 
@@ -148,12 +149,12 @@ def test_huge_features_give_finite_numbers_or_a_stop_that_names_the_images(
 
 
 @pytest.mark.parametrize("shape", [(1.0, 1.0), (0.01, 0.01), (1e-4, 100.0)])
-def test_every_box_that_is_small_has_a_cell_or_none_and_never_all(shape: tuple[float, float]) -> None:
+def test_a_box_that_is_small_has_some_cells_and_few(shape: tuple[float, float]) -> None:
     width, height = shape
     for at in (0.0, 3.7, 60.0):
         grids = [level.grid((12, 16), SIZE) for level in (Level(8, 8), Level(8, 8))]
         masks = near_object_masks(grids, [torch.tensor([[at, at / 2, at + width, at / 2 + height]])])
-        assert all(0 <= int(mask.sum()) <= 24 for mask in masks)
+        assert all(0 < int(mask.sum()) < mask.numel() / 4 for mask in masks)
 
 
 class NoGradient(Method):
@@ -170,7 +171,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_spoilt(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     said, out = distilled(tmp_path, capfd, 2, "--method=test_numerics.NoGradient")
-    assert "eyas: the gradient is not finite in step 1: " in said and "rooted 0; images train" in said
+    assert "eyas: the gradient is not finite in step 1: " in said and re.search(r"rooted 0; images \d+, \d+", said)
     assert "Traceback" not in said and not (out / "last.pt").exists()
 
 
@@ -197,7 +198,7 @@ def distilled(folder: Path, capfd: pytest.CaptureFixture[str], status: int, *mor
 
 def test_an_infinite_loss_stops_with_its_images(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     said, out = distilled(tmp_path, capfd, 2, "--method=FGFI", "--method.weight=1e38", "--run.precision=bf16")
-    assert "is not finite in step 1: " in said and "fgfi" in said and "images train" in said
+    assert re.search(r"is not finite in step 1: .*fgfi.*; images \d+, \d+", said)
     assert not (out / "last.pt").exists()
 
 
@@ -240,7 +241,7 @@ def test_the_ratio_is_of_the_weighted_gradient_and_goes_on_after_a_resume() -> N
 
 
 NORMS = st.one_of(
-    st.sampled_from([0.0, math.inf, math.nan, 1e-45, 1e-38, 1e-20, 1.0, 1e20, 3e38]), st.floats(0, 3e38, width=32)
+    st.sampled_from([0.0, math.inf, math.nan, 1e-45, 1e-38, 1e-20, 1.0, 1e20, 3e38]), st.floats(0, 2.0**127, width=32)
 )
 
 

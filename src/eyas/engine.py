@@ -298,8 +298,14 @@ class Trainer:
         return norm
 
     def _log_step(self, losses: Mapping[str, Tensor], norm: Tensor | None) -> dict[str, float]:
-        """Numbers, for which a GPU has to be waited for; between two lines of the log nothing waits for it."""
-        values = {name: float(loss.detach()) for name, loss in losses.items()}
+        """Numbers, for which a GPU has to be waited for; between two lines of the log nothing waits for it.
+
+        The losses are means over the processes, so those of the whole batch.
+        """
+        means = torch.stack([loss.detach().float() for loss in losses.values()])
+        if self.accelerator.num_processes > 1:
+            means = cast(Tensor, self.accelerator.reduce(means, "mean"))
+        values = dict(zip(losses, means.tolist(), strict=True))
         self.log(
             "train",
             epoch=self.epoch,
@@ -313,7 +319,9 @@ class Trainer:
         return values
 
     def _save(self) -> None:
-        model, random = self.accelerator.get_state_dict(self.model), random_states(self.accelerator)
+        model = self.accelerator.get_state_dict(self.model)
+        # Every epoch is seeded by itself: only in the middle of one is there anything to go on with.
+        random = random_states(self.accelerator) if 0 < self.batch < len(self.train) else []
         if not self.accelerator.is_main_process:
             return
         state = {

@@ -24,6 +24,8 @@ from eyas.types import EyasError
 
 STRUCTURE_LIMIT = 16 * 1024**2
 """Bytes of names, shapes and nesting: a hundred thousand tensors. Each byte of it may become some sixty in memory."""
+STREAM_LIMIT = 2 * 1024**2
+"""The same in files from before PyTorch 1.6, whose pickles must be walked through to find their end: some seconds."""
 SHARED_LIMIT = 8
 """Tensors may share a storage; all together they may measure this many times the file."""
 WEIGHT_DTYPES = (
@@ -117,16 +119,16 @@ def _check_stream(path: Path, file: BinaryIO) -> int:
     try:
         for _ in range(LEGACY_PICKLES):
             for _ in pickletools.genops(file):
-                _check_structure(path, file.tell())
+                _check_structure(path, file.tell(), STREAM_LIMIT)
     except ValueError as error:
         what = "it is empty" if not path.stat().st_size else f"it is no checkpoint of PyTorch ({_first_line(error)})"
         raise EyasError(_refusal(path, what)) from error
     return path.stat().st_size
 
 
-def _check_structure(path: Path, size: int) -> None:
-    if size > STRUCTURE_LIMIT:
-        raise EyasError(_refusal(path, f"its pickle has more than {STRUCTURE_LIMIT:,} bytes"))
+def _check_structure(path: Path, size: int, limit: int = STRUCTURE_LIMIT) -> None:
+    if size > limit:
+        raise EyasError(_refusal(path, f"its pickle has more than {limit:,} bytes"))
 
 
 def _check_tensors(path: Path, loaded: Any, room: int) -> None:

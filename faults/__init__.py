@@ -1,0 +1,1 @@
+"""Fault harnesses: what breaks in the field, done on purpose, and what a run then promises."""

@@ -1,0 +1,69 @@
+"""Whether two runs came to the same: weights, checkpoint, log and teacher cache, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eyas.cache_files import Shards
+from eyas.checkpoint import RESUME
+from eyas.runlog import read_log
+
+TIMED = ("cost",)
+"""Kinds of rows that are of measured times alone."""
+
+
+def differences(first: Path, second: Path) -> list[str]:
+    """What differs between two run folders, in words; nothing where they are the same.
+
+    Left out: the config and the versions, which have the folder's name, the times of the log's rows, and the rows that
+    tell of a resumption.
+    """
+    found = []
+    names = [sorted(path.name for path in folder.iterdir()) for folder in (first, second)]
+    if names[0] != names[1]:
+        found.append(f"files: {sorted(set(names[0]) ^ set(names[1]))}")
+    for path in sorted(first.glob("*.safetensors")):
+        if (second / path.name).is_file() and path.read_bytes() != (second / path.name).read_bytes():
+            found.append(path.name)
+    states = [torch.load(folder / RESUME, weights_only=True) for folder in (first, second)]
+    found += [f"{RESUME}: {name}" for name in states[0] if not same(states[0][name], states[1].get(name))]
+    found += [f"log: {text}" for text in _rows_that_differ(rows(first), rows(second))]
+    return found
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """The log of a run, without what differs from run to run."""
+    lines = [line for line in read_log(folder) if line["kind"] != "resume"]
+    return [{"kind": line["kind"]} if line["kind"] in TIMED else {**line, "time": None} for line in lines]
+
+
+def _rows_that_differ(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> list[str]:
+    steps = [[row["step"] for row in found if row["kind"] == "train"] for found in (first, second)]
+    texts = [f"steps {found}" for found in steps if found != list(range(1, len(found) + 1))]
+    if len(first) != len(second):
+        texts.append(f"{len(first)} rows and {len(second)}")
+    pairs = zip(first, second, strict=False)
+    return texts + [f"{row['kind']} of step {row.get('step')}" for row, other in pairs if row != other][:3]
+
+
+def same(first: Any, second: Any) -> bool:
+    """Whether two nested values of tensors and plain ones are the same, bit for bit."""
+    if isinstance(first, torch.Tensor):
+        return isinstance(second, torch.Tensor) and first.dtype == second.dtype and torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(value, second[key]) for key, value in first.items())
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(same(*pair) for pair in zip(first, second, strict=True))
+    return bool(first == second)
+
+
+def cached(root: Path) -> dict[str, dict[bytes, bytes]]:
+    """The records of each teacher cache below a folder, by its name and their keys, in however many shards they are."""
+    found = {}
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        shards = Shards(folder)
+        found[folder.name] = {key: bytes(shards[key]) for key in shards}
+    return found

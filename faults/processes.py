@@ -1,0 +1,115 @@
+"""A command that is watched from outside: the memory and the open files of it and its children, from /proc. Linux."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+MIB = 1024**2
+ROOT = Path(__file__).parents[1]
+GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
+"""What reading of a process raises that has just ended."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process at one time.
+
+    Attributes:
+        pid: its number.
+        resident: bytes in memory, those of mapped files and of memory shared with others included.
+        own: bytes of those that are no file's.
+        files: open file descriptors.
+    """
+
+    pid: int
+    resident: int
+    own: int
+    files: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A command at one time.
+
+    Attributes:
+        step: of its training, as logged.
+        main: the command itself.
+        children: its descendants.
+    """
+
+    step: int
+    main: Process
+    children: tuple[Process, ...]
+
+
+def look_at(pid: int) -> Process:
+    """The process of a number. Raises one of `GONE` where there is none."""
+    folder = Path(f"/proc/{pid}")
+    lines = [line.split() for line in (folder / "status").read_text().splitlines()]
+    kib = {line[0]: int(line[1]) for line in lines if line[0] in ("VmRSS:", "RssAnon:")}
+    if not kib:
+        raise ProcessLookupError(pid)  # it has ended and nobody has asked how
+    return Process(pid, kib["VmRSS:"] * 1024, kib["RssAnon:"] * 1024, len(list((folder / "fd").iterdir())))
+
+
+def descendants(pid: int) -> list[int]:
+    """The numbers of the children of a process, and theirs."""
+    found: list[int] = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(*GONE):
+            found += [int(child) for child in (thread / "children").read_text().split()]
+    return found + [further for child in found for further in _safe_descendants(child)]
+
+
+def _safe_descendants(pid: int) -> list[int]:
+    with suppress(*GONE):
+        return descendants(pid)
+    return []
+
+
+def sample(pid: int, step: int) -> Sample | None:
+    """A command and its descendants now; None where it has ended."""
+    try:
+        main, numbers = look_at(pid), descendants(pid)
+    except GONE:
+        return None
+    children = []
+    for number in numbers:
+        with suppress(*GONE):
+            children.append(look_at(number))
+    return Sample(step, main, tuple(children))
+
+
+@contextmanager
+def command(
+    arguments: Sequence[str], said: Path, program: Sequence[str] = ("eyas",)
+) -> Iterator[subprocess.Popen[bytes]]:
+    """`eyas` with these arguments, in a process of its own, ended with the context. What it says goes to a file.
+
+    Another program is a module and its first arguments; a module of this package is found wherever one stands.
+    """
+    with said.open("wb") as file:
+        whole = [sys.executable, "-m", *program, *arguments]
+        running = subprocess.Popen(whole, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT)
+        try:
+            yield running
+        finally:
+            running.kill()
+            running.wait()
+
+
+def wait_for(condition: Callable[[], bool], running: subprocess.Popen[bytes], limit: float = 300) -> None:
+    """Wait until something is so. Raises TimeoutError, or ChildProcessError where the command ends before."""
+    end = time.monotonic() + limit
+    while not condition():
+        if running.poll() is not None:
+            raise ChildProcessError(f"the command ended with {running.returncode}")
+        if time.monotonic() > end:
+            raise TimeoutError("it did not come to that")
+        time.sleep(0.05)

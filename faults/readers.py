@@ -1,0 +1,223 @@
+"""Data sets with faults in their files, read by the reader of their format.
+
+    python -m faults.readers [--folders N] [--seed S] [--json FILE]
+
+Each folder is a data set of 40 images in order, of which one to three files were spoilt in one way. It must be read,
+or refused by a message that names a file of it, in bounded time and memory. What is read must hold: finite boxes inside
+their image, known labels, and, in images none of whose files was touched, the boxes that were written. Then the images
+of the spoilt files are decoded: to pixels of the size that the record says, or refused likewise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import resource
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from eyas.data import DataSource, read
+from eyas.data.images import decode
+from eyas.types import EyasError
+from faults import dirty_data
+from faults.dirty_data import FORMATS, SPLIT, files_of, restore
+
+SECONDS = 20
+"""In which a folder is read."""
+GROWTH_MIB = 256
+"""By which the process may grow over all folders: the reader's own libraries, and the largest of the files."""
+PLACE = re.compile(r":\d+")
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a reader did with a folder.
+
+    Attributes:
+        fault: what was wrong.
+        outcome: "read", "dropped" (read, with reasons for what is missing), "refused", or "failed".
+        records: that were read; all of the folder, where it was refused.
+        places: the refusal names a line.
+        said: how it failed.
+    """
+
+    fault: str
+    outcome: str
+    records: int
+    places: bool = False
+    said: str = ""
+
+
+def attempt(root: Path, format: str, chance: random.Random) -> Tried:
+    """Spoil some files, read the folder, and put the files back."""
+    images, own, lists = files_of(root)
+    kind = chance.choice(("text", "text", "text", "file", "picture"))
+    if kind == "picture":
+        chosen, act = chance.sample(images, chance.randint(1, 3)), chance.choice(dirty_data.PICTURES)
+    else:
+        annotated = lists if not own or chance.random() < 0.3 else chance.sample(own, chance.randint(1, 3))
+        chosen = annotated if kind == "text" or annotated is not lists else [chance.choice(lists)]
+        act = _on_text(chance.choice(dirty_data.TEXTS), chance) if kind == "text" else chance.choice(dirty_data.FILES)
+    before = {path: path.read_bytes() for path in chosen}
+    try:
+        for path in chosen:
+            act(path)
+        return _read(root, format, act.__name__, {path.stem for path in chosen if path not in lists}, chosen)
+    finally:
+        for path, content in before.items():
+            restore(path, content)
+
+
+def _on_text(change: Callable[[bytes, random.Random], bytes], chance: random.Random) -> Callable[[Path], object]:
+    def act(path: Path) -> None:
+        path.write_bytes(change(path.read_bytes(), chance))
+
+    act.__name__ = change.__name__
+    return act
+
+
+def _read(root: Path, format: str, fault: str, touched: set[str], spoilt: Sequence[Path]) -> Tried:
+    try:
+        with limited(SECONDS):
+            source = read(root, SPLIT, format=format, classes=dirty_data.CLASSES)
+            wrong = judge(source, touched, fault, any(path.stem not in touched for path in spoilt))
+            if wrong:
+                return Tried(fault, "failed", len(source.records), said=wrong)
+            for record in source.records:
+                if record.path.stem in touched:
+                    pixels = decode(record)
+                    if pixels.shape != (3, record.height, record.width):
+                        return Tried(fault, "failed", len(source.records), said=f"decoded to {tuple(pixels.shape)}")
+    except EyasError as error:
+        text = str(error)
+        if str(root) not in text:
+            return Tried(fault, "failed", dirty_data.IMAGES, said=f"names no file: {text}")
+        return Tried(fault, "refused", dirty_data.IMAGES, PLACE.search(text.replace(str(root), "")) is not None)
+    except Exception as error:
+        return Tried(fault, "failed", dirty_data.IMAGES, said=repr(error)[:500])
+    return Tried(fault, "dropped" if source.problems else "read", len(source.records))
+
+
+def judge(source: DataSource, touched: set[str], fault: str, lists: bool) -> str:
+    """What does not hold of a data set that was read; nothing where all does.
+
+    Args:
+        source: the data set.
+        touched: the names of the images that the spoilt files belong to.
+        fault: what was done.
+        lists: a file was spoilt that concerns all images.
+    """
+    harmless = fault in {change.__name__ for change in dirty_data.HARMLESS}
+    for record in source.records:
+        sides = torch.tensor([record.width, record.height]).repeat(2)
+        for boxes in (record.boxes, record.ignore):
+            if not bool(torch.isfinite(boxes).all() & (boxes >= 0).all() & (boxes <= sides).all()):
+                return f"{record.image_id}: boxes outside the image: {boxes.tolist()}"
+            if not bool((boxes[:, 2:] > boxes[:, :2]).all()):
+                return f"{record.image_id}: boxes without area: {boxes.tolist()}"
+        if len(record.labels) != len(record.boxes) or not bool((record.labels < len(source.classes)).all()):
+            return f"{record.image_id}: labels {record.labels.tolist()}"
+        if harmless or (record.path.stem not in touched and not lists):
+            written = dirty_data.boxes_of(int(record.path.stem))
+            boxes = torch.tensor([box for _, box in written], dtype=torch.float32)
+            labels = [source.classes.index(name) for name, _ in written]
+            same = boxes.shape == record.boxes.shape and torch.allclose(boxes, record.boxes, atol=1e-4)
+            if not same or labels != record.labels.tolist():
+                return f"{record.image_id}: its boxes are others: {record.boxes.tolist()}"
+    if harmless and len(source.records) != dirty_data.IMAGES:
+        return f"{len(source.records)} records"
+    return ""
+
+
+class limited:
+    """Inside, a time limit; TimeoutError. (Main thread only.)"""
+
+    def __init__(self, seconds: int) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        def late(_: int, __: FrameType | None) -> None:
+            raise TimeoutError(f"more than {self._seconds} s")
+
+        self._before = signal.signal(signal.SIGALRM, late)
+        signal.alarm(self._seconds)
+
+    def __exit__(self, *_: object) -> None:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, self._before)
+
+
+def fuzz(format: str, folder: Path, count: int, seed: int) -> tuple[list[Tried], list[int]]:
+    """Try a reader on so many folders; what came of each, and the numbers of those that failed."""
+    root = folder / format
+    root.mkdir()
+    FORMATS[format](root)
+    good = judge(read(root, SPLIT, format=format, classes=dirty_data.CLASSES), set(), "", False)
+    if good:
+        raise AssertionError(f"the data set in order: {good}")
+    tried, failed = [], []
+    for number in range(count):
+        tried.append(attempt(root, format, random.Random(f"{seed} {format} {number}")))
+        if tried[-1].outcome == "failed":
+            failed.append(number)
+            print(f"{format} {number}: {tried[-1].fault}: {tried[-1].said}", flush=True)
+    return tried, failed
+
+
+def peak_mib() -> float:
+    """The most that this process has had in memory."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run everything; 1 when something was not as it must be."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folders", type=int, default=700, help="of each format, 40 images each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args(arguments)
+    result: dict[str, object] = {"seed": chosen.seed, "folders of each format": chosen.folders}
+    before, bad, records = peak_mib(), 0, 0
+    with tempfile.TemporaryDirectory() as name:
+        for format in FORMATS:
+            started = time.monotonic()
+            tried, failed = fuzz(format, Path(name), chosen.folders, chosen.seed)
+            by_fault = {fault: Counter(one.outcome for one in tried if one.fault == fault) for fault in _faults(tried)}
+            refused = [one for one in tried if one.outcome == "refused"]
+            row = {
+                "records": sum(one.records for one in tried),
+                "outcomes": dict(Counter(one.outcome for one in tried)),
+                "refusals that name a line": sum(one.places for one in refused),
+                "by fault": by_fault,
+                "failed": failed,
+                "seconds": round(time.monotonic() - started, 1),
+            }
+            result[format] = row
+            bad, records = bad + len(failed), records + int(str(row["records"]))
+            print(f"{format}: {row['records']:,} records, {row['outcomes']}, {row['seconds']} s", flush=True)
+    growth = peak_mib() - before
+    result |= {"records": records, "failed": bad, "grown by MiB": round(growth, 1), "limit MiB": GROWTH_MIB}
+    print(f"{records:,} records, seed {chosen.seed}: {bad} folders bad, memory grew by {growth:.0f} MiB")
+    if chosen.json:
+        chosen.json.parent.mkdir(parents=True, exist_ok=True)
+        chosen.json.write_text(json.dumps(result, indent=2) + "\n")
+    return int(bad > 0 or growth > GROWTH_MIB)
+
+
+def _faults(tried: Sequence[Tried]) -> list[str]:
+    return sorted({one.fault for one in tried})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,8 +5,9 @@
 The demo's pair is trained by `eyas distill` with two data workers on small images, once with the teacher running and
 once from a cache, and watched from outside. Over the second half of the steps, memory may grow by less than 1 MiB in
 1,000 steps (the slope of a least-squares line, less twice its standard error), in the training process and in all its
-workers together, and of the open files the fewest in the last quarter may be no more than in the second. Then workers of short runs are killed and
-stopped, at random moments: each run must end with a message that names the image that its worker had in hand.
+workers together, and of the open files the fewest in the last quarter may be no more than in the second. Then workers
+of short runs are killed and stopped, at random moments: each run must end with a message that names the image that its
+worker had in hand.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from faults.long_run import fitted, judged, watch
-from faults.processes import MIB, Process, Sample
+from faults.processes import MIB, Process, Sample, command
 
 import eyas.data.dataset
 from eyas.__main__ import main
@@ -54,6 +54,17 @@ def test_a_worker_that_is_killed(
     said = capfd.readouterr().err
     assert re.search("a data worker (is killed by signal: Killed|exited unexpectedly); its last image was ", said)
     assert "train3.png (image " in said and "Traceback" not in said and "--dataset.workers" in said
+
+
+def test_a_command_that_fails_leaves_its_workers_no_time(tmp_path: Path) -> None:
+    """The loaders of training and evaluation have workers that wait for more; the command ends all the same."""
+    data, said = write_squares(tmp_path / "squares", train=8, val=2), tmp_path / "said"
+    image = data / "images" / "train" / "train5.png"
+    image.write_bytes(image.read_bytes()[:-200])  # its header is in order
+    more = options(run_epochs=1, dataset_workers=1)
+    with command(["train", f"--data={data}", f"--out={tmp_path / 'out'}", *more], said) as running:
+        assert running.wait(timeout=120) == 2
+    assert "train5.png: cannot be decoded" in said.read_text() and "Traceback" not in said.read_text()
 
 
 def test_a_worker_that_hangs(

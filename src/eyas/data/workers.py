@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import signal
@@ -128,6 +129,15 @@ def _end(processes: list[int]) -> None:
     finally:
         if in_main_thread:
             signal.signal(signal.SIGCHLD, before)
+
+
+@atexit.register
+def _end_all() -> None:
+    """Kill what workers there are when Python ends, as after an error whose traceback keeps their loader alive.
+
+    Python itself would send them one SIGTERM and wait, and that is the one they live through.
+    """
+    _end([child.pid for child in active_children() if child.daemon and child.pid is not None])
 
 
 def _named(indices: list[int], records: tuple[Record, ...]) -> str:

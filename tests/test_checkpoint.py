@@ -17,7 +17,7 @@ import eyas.checkpoint
 import eyas.files
 from eyas.checkpoint import ModelSpec, load, load_state, load_weights, save_state, save_weights
 from eyas.data import Resize
-from eyas.files import json_text, write_atomic
+from eyas.files import could_not_write, json_text, write_atomic
 from eyas.types import EyasError
 
 TINY = {"width": 0.25, "stem_channels": 8}
@@ -204,3 +204,15 @@ def test_a_place_that_is_no_folder(tmp_path: Path) -> None:
 
 def test_json_has_no_nan() -> None:
     assert json.loads(json_text({"a": [float("nan"), (1.5, float("inf"))]})) == {"a": [None, [1.5, None]]}
+
+
+def test_the_reason_of_the_system_is_told() -> None:
+    """PyTorch raises an error of its own while it closes what it could not write."""
+    try:
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError:
+            raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904 (as it comes)
+    except RuntimeError as error:
+        assert "No space left" in str(could_not_write(Path("last.pt"), error))
+    assert "(odd)" in str(could_not_write(Path("last.pt"), RuntimeError("odd")))

@@ -50,8 +50,11 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def could_not_write(path: Path, error: Exception) -> EyasError:
-    """What is raised when a file of a run cannot be written."""
-    return EyasError(f"{path}: could not be written ({error}); free some space, or choose another place")
+    """What is raised when a file of a run cannot be written. It gives the system's reason, where there is one."""
+    reason: BaseException | None = error
+    while reason is not None and not isinstance(reason, OSError):
+        reason = reason.__cause__ or reason.__context__  # torch raises an error of its own on top
+    return EyasError(f"{path}: could not be written ({reason or error}); free some space, or choose another place")
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:

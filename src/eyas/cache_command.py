@@ -26,6 +26,7 @@ def cache(
     model: str,
     cache: Path,
     backbone: str | None = None,
+    weights: str | None = None,
     options: dict[str, Any] | None = None,
     method: Method | list[Method] | None = None,
     pairs: dict[str, str] | None = None,
@@ -45,6 +46,7 @@ def cache(
         model: detector family of the student, whose levels decide which of the teacher's are imitated.
         cache: folder for the vectors; what is there already is not computed again.
         backbone: backbone of the student's family, such as resnet18, vgg11 or timm:NAME.
+        weights: of the student, which do not matter here; a recipe may be given as it is.
         options: further keyword arguments of the family's builder.
         method: distillation losses, by class; fine-grained feature imitation when left out.
         pairs: student level: teacher level, where pairing by stride is not what you want.
@@ -52,7 +54,7 @@ def cache(
         teacher_scale: how many times larger the teacher sees the images than the student.
         cache_dtype: of the vectors: bfloat16, float16 or float32.
         dataset: how the data is read and fed.
-        optim: the optimiser of the distillation, which does not matter here; a recipe may be given as it is.
+        optim: the optimiser of the distillation, which does not matter here either.
         run: the run of the distillation; its precision and device are the teacher's here.
     """
     methods = chosen_methods(method)

@@ -141,7 +141,12 @@ class ShardWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         for file in self._files or ():
-            file.close()
+            try:
+                file.close()
+            except OSError as failed:  # what the disk has not taken before it does not take now
+                error = error or could_not_write(self.folder, failed)
+        if kind is None and error is not None:
+            raise error
 
     def add(self, key: bytes, levels: Sequence[LevelRecord]) -> None:
         """Append a record. Raises EyasError when the disk is full or the folder not writable."""

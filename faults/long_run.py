@@ -5,7 +5,7 @@
 The demo's pair is trained by `eyas distill` with two data workers on small images, once with the teacher running and
 once from a cache, and watched from outside. Over the second half of the steps, memory may grow by less than 1 MiB in
 1,000 steps (the slope of a least-squares line, less twice its standard error), in the training process and in all its
-workers together, and of the open files the fewest in the last quarter may be no more than in the second. Then workers
+workers together, and of the open files the fewest in the last quarter may be one more than in the second. Then workers
 of short runs are killed and stopped, at random moments: each run must end with a message that names the image that its
 worker had in hand.
 """
@@ -128,14 +128,15 @@ def judged(samples: Sequence[Sample]) -> dict[str, Any]:
     for found in samples:
         open_now = found.main.files + sum(child.files for child in found.children)
         quarters[min(4 * found.step // samples[-1].step, 3)].append(open_now)
-    # The fewest: a tensor on its way from a worker has a file for a moment, a file that is never closed stays.
+    # The fewest, and one more or less: a tensor on its way from a worker has a file for a moment, and one of them may
+    # be on its way whenever somebody looks. Files that are never closed add up.
     fewest = [min(quarters[1]), min(quarters[3])]
     return {
         "steps": samples[-1].step,
         "samples": len(samples),
         "files, fewest in the second and in the last quarter": fewest,
         "memory": {name: asdict(line) for name, line in lines.items()},
-        "as it must be": fewest[1] <= fewest[0] and not any(line.grows() for line in lines.values()),
+        "as it must be": fewest[1] <= fewest[0] + 1 and not any(line.grows() for line in lines.values()),
     }
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from eyas.anchors import default_grid
 from eyas.cache import CacheDtype, TeacherCache, cache_folder, fingerprint, image_digest, in_bytes, record_key
-from eyas.cache_files import Shards
+from eyas.cache_files import KEY_BYTES, LevelRecord, Shards, ShardWriter
 from eyas.cache_setup import describe_teacher
 from eyas.cached_teacher import CachedTeacher, KnownTeacher
 from eyas.data import Augmentation, Resize, train_transform
@@ -340,3 +340,12 @@ def test_a_distiller_takes_a_cached_teacher() -> None:
         cached(*toy_batch())
     with pytest.raises(EyasError, match="cannot be run"):
         cached.teacher.predict(torch.zeros(1, 3, 8, 8))
+
+
+def test_a_full_disk_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files are closed on the way out, which fails once more."""
+    files = [path.open("wb") for path in (Path("/dev/full"), tmp_path / "index")]
+    monkeypatch.setattr(ShardWriter, "_create", lambda _: files)
+    record = LevelRecord((2, 2), np.zeros(1, dtype=np.int32), np.zeros((1, 8), dtype=np.int16))
+    with pytest.raises(EyasError, match=r"could not be written .*No space left"), ShardWriter(tmp_path, 0) as writer:
+        writer.add(bytes(KEY_BYTES), [record])

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 METHOD = ["--method=eyas.FGFI", "--method.weight=auto"]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _own_process() -> Iterator[None]:
     """--run.threads stays as long as the process lives; a shell's background jobs are started with SIGINT ignored."""
     threads, handler = torch.get_num_threads(), signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -52,26 +53,34 @@ def teacher(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def distillation(folder: Path, data: Path, teacher: Path, name: str, **more: Any) -> Trial:
+    """With a cache, dropout, a running average, accumulation and AdamW: eight steps in four epochs."""
+    out, cache = folder / name, folder / f"{name}-cache"
+    own = {"dataset_batch_size": 2, "optim_accumulate": 2, "optim_ema": 0.9, "run_epochs": 4, "run_threads": 1}
+    arguments = ["distill", f"--data={data}", f"--teacher={teacher}", "--any_teacher=true", *METHOD]
+    arguments += [f"--out={out}", f"--cache={cache}", "--run.resume=auto", "--run.evaluate_every=2"]
+    events, said = folder / f"{name}.events", folder / f"{name}.txt"
+    return Trial((*arguments, *options(**{**own, **more})), out, cache, events, said)
+
+
 @pytest.fixture
-def trial(data: Path, teacher: Path, tmp_path: Path) -> Callable[[str], Trial]:
-    """A distillation with a cache, dropout, a running average, accumulation and AdamW: eight steps in four epochs."""
+def trial(data: Path, teacher: Path, tmp_path: Path) -> Callable[..., Trial]:
+    """A distillation in folders of its own, by their name and further options."""
+    return partial(distillation, tmp_path, data, teacher)
 
-    def made(name: str, **more: Any) -> Trial:
-        out, cache = tmp_path / name, tmp_path / f"{name}-cache"
-        own = {"dataset_batch_size": 2, "optim_accumulate": 2, "optim_ema": 0.9, "run_epochs": 4, "run_threads": 1}
-        arguments = ["distill", f"--data={data}", f"--teacher={teacher}", "--any_teacher=true", *METHOD]
-        arguments += [f"--out={out}", f"--cache={cache}", "--run.resume=auto", "--run.evaluate_every=2"]
-        events, said = tmp_path / f"{name}.events", tmp_path / f"{name}.txt"
-        return Trial((*arguments, *options(**{**own, **more})), out, cache, events, said)
 
+@pytest.fixture(scope="module")
+def whole(data: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    """One that nothing has disturbed."""
+    made = distillation(tmp_path_factory.mktemp("whole"), data, teacher, "whole")
+    assert main(list(made.arguments)) == 0
     return made
 
 
 @linux
-def test_killed_while_filling_and_while_saving(trial: Callable[[str], Trial]) -> None:
+def test_killed_while_filling_and_while_saving(trial: Callable[..., Trial], whole: Trial) -> None:
     """By SIGKILL, and started again by the same command; it comes to what a run without a kill comes to."""
-    whole, parts = trial("whole"), trial("parts")
-    assert main(list(whole.arguments)) == 0
+    parts = trial("parts")
     usual = [(0.0, "filling"), (0.3, "loading"), (0.4, "saving"), (0.6, "loading")]
     chance = random.Random(0)
     first = killed(parts, "filling", usual, chance)
@@ -98,10 +107,12 @@ def at_batch(patch: pytest.MonkeyPatch, number: int, act: Callable[[], object]) 
     patch.setattr(Trainer, "train_batch", disturbed)
 
 
-@pytest.mark.parametrize("number", STATUS)
-@pytest.mark.parametrize(("batch", "step"), [(5, 3), (7, 4), (8, 4)])
+@pytest.mark.parametrize(
+    ("number", "batch", "step"), [(signal.SIGTERM, 5, 3), (signal.SIGINT, 7, 4), (signal.SIGTERM, 8, 4)]
+)
 def test_a_signal_in_a_step(
     trial: Callable[..., Trial],
+    whole: Trial,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     number: signal.Signals,
@@ -109,7 +120,7 @@ def test_a_signal_in_a_step(
     step: int,
 ) -> None:
     """In the middle of an epoch, of a group of accumulated batches, and in its last batch: saved and gone."""
-    whole, parts = trial("whole"), trial("parts")
+    parts = trial("parts")
     handlers = [signal.getsignal(stop) for stop in STATUS]
     with monkeypatch.context() as patch:
         at_batch(patch, batch, lambda: signal.raise_signal(number))
@@ -122,13 +133,16 @@ def test_a_signal_in_a_step(
     assert [row["step"] for row in rows(parts.out) if row["kind"] == "train"] == list(range(1, step + 1))
     assert main(list(parts.arguments)) == 0
     assert f"resume    after step {step}" in capsys.readouterr().out
-    assert main(list(whole.arguments)) == 0
     assert differences(whole.out, parts.out) == []
 
 
 @pytest.mark.parametrize("number", STATUS)
 def test_a_signal_that_workers_get_too(
-    trial: Callable[..., Trial], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: int
+    trial: Callable[..., Trial],
+    whole: Trial,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
 ) -> None:
     """As from a terminal, or from a scheduler whose time is up."""
 
@@ -144,24 +158,25 @@ def test_a_signal_that_workers_get_too(
     said = capfd.readouterr().err
     assert said.strip() == "eyas: stopped after step 3, which is saved; go on with --run.resume true"
     assert main([*parts.arguments, "--dataset.workers=0"]) == 0
-    whole = trial("whole")
-    assert main(list(whole.arguments)) == 0
     assert differences(whole.out, parts.out) == []
 
 
 @pytest.mark.parametrize("number", STATUS)
 def test_a_signal_in_an_evaluation(
-    trial: Callable[..., Trial], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: int
+    trial: Callable[..., Trial],
+    whole: Trial,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
 ) -> None:
     """At once: everything was saved before it."""
-    whole, parts = trial("whole"), trial("parts")
+    parts = trial("parts")
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "evaluate", lambda *_: signal.raise_signal(number))
         assert main(list(parts.arguments)) == 128 + number
     assert "eyas: stopped; a training goes on from its checkpoint" in capsys.readouterr().err
     assert main(list(parts.arguments)) == 0
     assert "resume    after step 4" in capsys.readouterr().out
-    assert main(list(whole.arguments)) == 0
     assert differences(whole.out, parts.out) == []
 
 

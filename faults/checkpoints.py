@@ -9,7 +9,6 @@ changed bytes is read or refused likewise, and a file in order is read.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -33,6 +32,7 @@ from eyas.detectors.native import open_native
 from eyas.detectors.pretrained import read_tensors
 from eyas.onnx_runtime import OnnxDetector
 from eyas.types import EyasError
+from faults import command_line
 from faults import hostile as h
 from faults.hostile import LEGACY, MIB, SAFE, WEIGHTS, Case
 from faults.hostile_cases import cases
@@ -194,19 +194,16 @@ def _mutations_apart(name: str, count: int, seed: int) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run everything; 1 when something was not as it must be."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--mutations", type=int, default=5000, help="of each format")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
     chosen = parser.parse_args(arguments)
     rows = [_read_apart(case) for case in cases()]
     mutated = [_mutations_apart(name, chosen.mutations, chosen.seed) for name in ORIGINALS]
     failed = sum(not row["as it must be"] for row in (*rows, *mutated))
     print(f"{len(rows)} files, {chosen.mutations} mutations of {len(mutated)}, seed {chosen.seed}: {failed} bad")
-    if chosen.json:
-        result = {"seed": chosen.seed, "limit_mib": PEAK_MIB, "files": rows, "mutations": mutated}
-        chosen.json.parent.mkdir(parents=True, exist_ok=True)
-        chosen.json.write_text(json.dumps(result, indent=2) + "\n")
+    result = {"seed": chosen.seed, "limit_mib": PEAK_MIB, "files": rows, "mutations": mutated}
+    command_line.keep(result, chosen.json)
     return int(failed > 0)
 
 

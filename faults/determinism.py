@@ -9,7 +9,6 @@ weights, checkpoint and rows in the log, bit for bit. With a cache of float32 ve
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from eyas.demo_data import write_digits
-from faults import long_run
+from faults import command_line, long_run
 from faults.equality import differences
 from faults.kill import DATA, LIMIT
 from faults.processes import command
@@ -124,8 +123,7 @@ def compared(group: Group, folder: Path, data: Path, number: int) -> dict[str, A
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run everything; 1 when something was not as it must be."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
+    parser = command_line.parser(__doc__)
     chosen = parser.parse_args(arguments)
     found = []
     with tempfile.TemporaryDirectory() as name:
@@ -136,9 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps(found[-1], indent=2), flush=True)
     failed = sum(not group["as it must be"] for group in found)
     print(f"{sum(len(group['runs']) for group in found)} runs in {len(found)} groups: {failed} bad")
-    if chosen.json:
-        chosen.json.parent.mkdir(parents=True, exist_ok=True)
-        chosen.json.write_text(json.dumps({"threads": THREADS, "groups": found}, indent=2) + "\n")
+    command_line.keep({"threads": THREADS, "groups": found}, chosen.json)
     return int(failed > 0)
 
 

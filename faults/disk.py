@@ -12,7 +12,6 @@ cache that vanishes once it has been read, have to leave the run as it is.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -30,6 +29,7 @@ from eyas.checkpoint import RESUME, ModelSpec, load, load_state
 from eyas.demo_data import write_digits
 from eyas.runlog import LOG, read_log
 from eyas.types import EyasError
+from faults import command_line
 from faults.kill import DATA, LIMIT, Trial, begun, finished, judged, trial
 from faults.processes import MIB, command, wait_for
 
@@ -261,8 +261,7 @@ def on_mounts(folder: Path, data: Path, reference: Trial) -> Iterator[Outcome]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run everything; 1 when something was not as it must be."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
+    parser = command_line.parser(__doc__)
     chosen = parser.parse_args(arguments)
     outcomes, how = [], "tmpfs, filled up or mounted read-only"
     with tempfile.TemporaryDirectory() as name:
@@ -286,9 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             how = f"none: this process may not mount ({str(error).strip()})"
     failed = sum(not outcome["good"] for outcome in outcomes)
     print(f"{len(outcomes)} faults, disks: {how}: {failed} bad")
-    if chosen.json:
-        chosen.json.parent.mkdir(parents=True, exist_ok=True)
-        chosen.json.write_text(json.dumps({"disks": how, "faults": outcomes}, indent=2) + "\n")
+    command_line.keep({"disks": how, "faults": outcomes}, chosen.json)
     return int(failed > 0)
 
 

@@ -13,7 +13,6 @@ resumed likewise.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import re
@@ -32,7 +31,7 @@ from typing import Any
 
 from eyas.demo_data import write_digits
 from eyas.runlog import LOG
-from faults import long_run
+from faults import command_line, long_run
 from faults.equality import cached, differences
 from faults.processes import command, descendants, look_at, wait_for
 
@@ -276,11 +275,10 @@ def stops(make: Callable[[str], Trial], reference: Trial, count: int, chance: ra
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run everything; 1 when something was not as it must be."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--signals", type=int, default=4, help="runs that are stopped by signals, three times each")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
     chosen = parser.parse_args(arguments)
     chance = random.Random(chosen.seed)
     with tempfile.TemporaryDirectory() as name:
@@ -299,20 +297,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     files = Counter(kill["met"].split()[1] for kill in done if kill["met"].startswith("saving"))
     failed = sum(not round["as it must be"] for round in (*rounds, *signals)) + bool(wrong)
     print(f"{len(done)} kills, {dict(met)}, seed {chosen.seed}: {failed} of {len(rounds) + len(signals)} rounds bad")
-    if chosen.json:
-        result = {
-            "seed": chosen.seed,
-            "seconds of an undisturbed run": seconds,
-            "kills": len(done),
-            "met": dict(met),
-            "saving": dict(files),
-            "torn lines": sum(kill["torn"] for kill in done),
-            "bad": failed,
-            "rounds": rounds,
-            "signals": signals,
-        }
-        chosen.json.parent.mkdir(parents=True, exist_ok=True)
-        chosen.json.write_text(json.dumps(result, indent=2) + "\n")
+    result = {
+        "seed": chosen.seed,
+        "seconds of an undisturbed run": seconds,
+        "kills": len(done),
+        "met": dict(met),
+        "saving": dict(files),
+        "torn lines": sum(kill["torn"] for kill in done),
+        "bad": failed,
+        "rounds": rounds,
+        "signals": signals,
+    }
+    command_line.keep(result, chosen.json)
     return int(failed > 0)
 
 

@@ -12,7 +12,6 @@ worker had in hand.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -32,6 +31,7 @@ from eyas.commands import shipped_recipes
 from eyas.demo import TEACHER
 from eyas.demo_data import DigitsSpec, write_digits
 from eyas.runlog import LogTail
+from faults import command_line
 from faults.processes import MIB, Process, Sample, command, descendants, sample, wait_for
 
 DATA = DigitsSpec(size=96, train_images=200, val_images=20, objects=(1, 4), digit_size=(16, 40))
@@ -167,10 +167,9 @@ def disturb(data: Path, folder: Path, number: signal.Signals, seed: int) -> dict
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run everything; 1 when something was not as it must be."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--trials", type=int, default=5, help="workers killed, and as many stopped")
-    parser.add_argument("--json", type=Path)
     chosen = parser.parse_args(arguments)
     result: dict[str, Any] = {"runs": {}, "workers": []}
     with tempfile.TemporaryDirectory() as name:
@@ -186,9 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(json.dumps(result["workers"][-1]), flush=True)
     failed = [entry for entry in (*result["runs"].values(), *result["workers"]) if not entry["as it must be"]]
     print(f"{chosen.steps} steps, {2 * chosen.trials} workers disturbed, seeds from 0: {len(failed)} bad")
-    if chosen.json:
-        chosen.json.parent.mkdir(parents=True, exist_ok=True)
-        chosen.json.write_text(json.dumps(result, indent=2) + "\n")
+    command_line.keep(result, chosen.json)
     return int(bool(failed))
 
 

@@ -10,8 +10,6 @@ of the spoilt files are decoded: to pixels of the size that the record says, or 
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import re
 import resource
@@ -20,7 +18,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -30,7 +29,7 @@ import torch
 from eyas.data import DataSource, read
 from eyas.data.images import decode
 from eyas.types import EyasError
-from faults import dirty_data
+from faults import command_line, dirty_data
 from faults.dirty_data import FORMATS, SPLIT, files_of, restore
 
 SECONDS = 20
@@ -140,22 +139,20 @@ def judge(source: DataSource, touched: set[str], fault: str, lists: bool) -> str
     return ""
 
 
-class limited:
+@contextmanager
+def limited(seconds: int) -> Iterator[None]:
     """Inside, a time limit; TimeoutError. (Main thread only.)"""
 
-    def __init__(self, seconds: int) -> None:
-        self._seconds = seconds
+    def late(_: int, __: FrameType | None) -> None:
+        raise TimeoutError(f"more than {seconds} s")
 
-    def __enter__(self) -> None:
-        def late(_: int, __: FrameType | None) -> None:
-            raise TimeoutError(f"more than {self._seconds} s")
-
-        self._before = signal.signal(signal.SIGALRM, late)
-        signal.alarm(self._seconds)
-
-    def __exit__(self, *_: object) -> None:
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
         signal.alarm(0)
-        signal.signal(signal.SIGALRM, self._before)
+        signal.signal(signal.SIGALRM, before)
 
 
 def fuzz(format: str, folder: Path, count: int, seed: int) -> tuple[list[Tried], list[int]]:
@@ -182,10 +179,9 @@ def peak_mib() -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run everything; 1 when something was not as it must be."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--folders", type=int, default=700, help="of each format, 40 images each")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
     chosen = parser.parse_args(arguments)
     result: dict[str, object] = {"seed": chosen.seed, "folders of each format": chosen.folders}
     before, bad, records = peak_mib(), 0, 0
@@ -193,7 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for format in FORMATS:
             started = time.monotonic()
             tried, failed = fuzz(format, Path(name), chosen.folders, chosen.seed)
-            by_fault = {fault: Counter(one.outcome for one in tried if one.fault == fault) for fault in _faults(tried)}
+            by_fault: dict[str, Counter[str]] = {}
+            for one in sorted(tried, key=lambda one: one.fault):
+                by_fault.setdefault(one.fault, Counter())[one.outcome] += 1
             refused = [one for one in tried if one.outcome == "refused"]
             row = {
                 "records": sum(one.records for one in tried),
@@ -209,14 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     growth = peak_mib() - before
     result |= {"records": records, "failed": bad, "grown by MiB": round(growth, 1), "limit MiB": GROWTH_MIB}
     print(f"{records:,} records, seed {chosen.seed}: {bad} folders bad, memory grew by {growth:.0f} MiB")
-    if chosen.json:
-        chosen.json.parent.mkdir(parents=True, exist_ok=True)
-        chosen.json.write_text(json.dumps(result, indent=2) + "\n")
+    command_line.keep(result, chosen.json)
     return int(bad > 0 or growth > GROWTH_MIB)
-
-
-def _faults(tried: Sequence[Tried]) -> list[str]:
-    return sorted({one.fault for one in tried})
 
 
 if __name__ == "__main__":

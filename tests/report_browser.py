@@ -19,7 +19,7 @@ MEASURE = """
   parent.document.title = JSON.stringify({
     width: innerWidth, content: root.scrollWidth, paper: paper.backgroundColor, ink: paper.color,
     pictures: all("img").map(image => image.complete ? image.naturalWidth : 0),
-    drawings: all("section > figure > svg, .grid > figure > svg").filter(e => !e.closest("details")).map(size),
+    drawings: all("figure > svg").filter(e => !e.closest("details")).map(size),
     outside: all("h1, h2, h3, p, figure, svg, img, ul").filter(e => e.getBoundingClientRect().right > innerWidth + 1)
       .filter(e => !e.closest(".scroll")).map(e => e.outerHTML.slice(0, 80)),
   });

@@ -13,7 +13,7 @@ import torch
 
 from eyas.__main__ import main
 from eyas.detectors import ShuffleDet
-from tiny import CLASSES, MODEL, options, write_squares
+from tiny import CLASSES, MODEL, one_epoch, options, write_squares
 
 Refused = Callable[..., str]
 
@@ -25,9 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("run") / "run"
-    assert main(["train", f"--data={data}", f"--out={out}", *options(run_epochs=1)]) == 0
-    return out
+    return one_epoch(tmp_path_factory.mktemp("run") / "run", data)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from eyas.runlog import read_log
 from eyas.taps import teacher_features
 from eyas.training import load_teacher
 from eyas.types import Detector
-from tiny import options, train_lines, write_squares
+from tiny import one_epoch, options, train_lines, write_squares
 
 METHODS = [
     {"class_path": "eyas.FGFI", "init_args": {"weight": 0.01, "init_std": 0.01}},
@@ -72,7 +72,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     empty = content["images"][EMPTY]["id"]
     content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] != empty]
     annotations.write_text(json.dumps(content))
-    assert main(["train", f"--data={data}", f"--out={root / 'teacher'}", *options(run_epochs=1)]) == 0
+    one_epoch(root / "teacher", data)
     assert Place(root).fill() == 0
     return root
 

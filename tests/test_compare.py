@@ -19,7 +19,7 @@ from eyas.arms import Layers, resolve_arms
 from eyas.jobs import Job
 from eyas.runlog import read_log
 from eyas.types import EyasError
-from tiny import MODEL, options, write_squares
+from tiny import MODEL, one_epoch, write_squares
 
 STUDENT = {
     "model": "shuffledet",
@@ -53,7 +53,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Two arms, one seed and then another; one epoch of teacher and two of each student."""
     root = tmp_path_factory.mktemp("compare")
     data = write_squares(root / "data")
-    assert main(["train", f"--data={data}", f"--out={root / 'teacher'}", *options(run_epochs=1)]) == 0
+    one_epoch(root / "teacher", data)
     (root / "student.yaml").write_text(yaml.safe_dump(STUDENT))
     config = {
         "data": str(data),

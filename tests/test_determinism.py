@@ -16,7 +16,7 @@ from eyas.__main__ import main
 from eyas.determinism import deterministic
 from eyas.engine import Trainer
 from eyas.types import EyasError
-from tiny import options, write_squares
+from tiny import one_epoch, options, write_squares
 
 COLOURS = ("--dataset.augment.brightness=0.3", "--dataset.augment.shift=0.1", "--dataset.augment.scale=[0.8,1.2]")
 
@@ -38,9 +38,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def teacher(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("teacher") / "run"
-    assert main(["train", f"--data={data}", f"--out={out}", *options(run_epochs=1)]) == 0
-    return out
+    return one_epoch(tmp_path_factory.mktemp("teacher") / "run", data)
 
 
 def distilled(out: Path, data: Path, teacher: Path, *more: str, workers: int = 0) -> Path:

@@ -15,7 +15,7 @@ import eyas.runlog
 from eyas.__main__ import main
 from eyas.cache_files import ShardWriter
 from eyas.engine import Trainer
-from tiny import options, write_squares
+from tiny import one_epoch, options, write_squares
 
 FULL = Path("/dev/full")
 
@@ -28,9 +28,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("teacher")
-    data = write_squares(folder / "squares")
-    assert main(["train", f"--data={data}", f"--out={folder / 'run'}", *options(run_epochs=1)]) == 0
-    return folder / "run"
+    return one_epoch(folder / "run", write_squares(folder / "squares"))
 
 
 def training(data: Path, out: Path, **more: Any) -> list[str]:

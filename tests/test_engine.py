@@ -21,7 +21,7 @@ from eyas.optim import average_of, make_optimizer, schedule
 from eyas.progress import Progress
 from eyas.runlog import RunLog, read_log
 from eyas.types import EyasError
-from tiny import MODEL, options, train_lines, write_squares
+from tiny import MODEL, one_epoch, options, train_lines, write_squares
 from toys import ToyDetector, seeded
 
 
@@ -32,9 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def teacher(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("teacher") / "run"
-    assert main(["train", f"--data={data}", f"--out={out}", *options(run_epochs=1)]) == 0
-    return out
+    return one_epoch(tmp_path_factory.mktemp("teacher") / "run", data)
 
 
 # Schedule, optimiser, average ----------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from eyas.export_check import difference, failures, latencies, raw_differences
 from eyas.onnx_graph import add_metadata, to_onnx, without_heads
 from eyas.onnx_runtime import OnnxDetector, fit, open_detector, open_session
 from eyas.types import Detector, EyasError, Prediction, Size
-from tiny import CLASSES, MODEL, options, write_squares
+from tiny import CLASSES, MODEL, one_epoch, write_squares
 
 SIZE = (64, 96)
 BACKBONE: dict[str, Any] = {"backbone": "resnet18"}
@@ -191,9 +191,7 @@ def test_other_detectors_are_refused() -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of tests/tiny.py."""
     root = tmp_path_factory.mktemp("export")
-    data = write_squares(root / "data", train=8, val=3)
-    assert main(["train", f"--data={data}", f"--out={root / 'run'}", *options(run_epochs=1)]) == 0
-    return root / "run"
+    return one_epoch(root / "run", write_squares(root / "data", train=8, val=3))
 
 
 def test_export_evaluate_and_predict(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from eyas.data import write_coco
 from eyas.inspection import LevelInspection, Moments, inside, inspect_features, table, verdict, view_and_masks
 from eyas.plots import channel_variances, near_masks
 from eyas.types import Level, Target
-from tiny import CLASSES, SIZE, options, square_image, write_squares
+from tiny import CLASSES, SIZE, one_epoch, square_image, write_squares
 from toys import seeded, toy_batch, toy_target
 
 
@@ -187,8 +187,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     empty = (torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
     blank = [(f"blank{i}", np.full((SIZE, SIZE, 3), 90 + i, dtype=np.uint8), *empty) for i in range(2)]
     write_coco(data, "val", CLASSES, [*((f"val{i}", *square_image(1000 + i)) for i in range(5)), *blank])
-    assert main(["train", f"--data={data}", f"--out={root / 'teacher'}", *options(run_epochs=1)]) == 0
-    return root / "teacher"
+    return one_epoch(root / "teacher", data)
 
 
 def inspected(run: Path, *arguments: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import eyas.stopping
 from eyas.__main__ import main
 from eyas.engine import Trainer
 from eyas.stopping import Stopped, StopRequest, stop_requests, stopped_by_sigterm
-from tiny import options, write_squares
+from tiny import one_epoch, options, write_squares
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
@@ -48,9 +48,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def teacher(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("teacher") / "run"
-    assert main(["train", f"--data={data}", f"--out={out}", *options(run_epochs=1)]) == 0
-    return out
+    return one_epoch(tmp_path_factory.mktemp("teacher") / "run", data)
 
 
 def distillation(folder: Path, data: Path, teacher: Path, name: str, **more: Any) -> Trial:

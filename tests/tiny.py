@@ -12,6 +12,7 @@ import torch
 from numpy.random import default_rng
 from torch import Tensor
 
+from eyas.__main__ import main
 from eyas.data import write_coco
 
 CLASSES = ("red", "blue")
@@ -58,6 +59,12 @@ def options(**more: Any) -> list[str]:
         **{name.replace("_", ".", 1) if name.split("_")[0] in PREFIXES else name: more[name] for name in more},
     }
     return [f"--{name}={value}" for name, value in arguments.items() if value is not None]
+
+
+def one_epoch(out: Path, data: Path) -> Path:
+    """A run of one epoch, as a teacher or to look at."""
+    assert main(["train", f"--data={data}", f"--out={out}", *options(run_epochs=1)]) == 0
+    return out
 
 
 PREFIXES = ("dataset", "optim", "run")

@@ -18,10 +18,9 @@ from eyas.cached_teacher import Place
 from eyas.data import Augmentation, DataSource, DetectionDataset, collate, train_transform
 from eyas.data.dataset import Draw, Sample
 from eyas.data.transforms import Transform
-from eyas.data.workers import Held, workers_told
+from eyas.data.workers import Held, worker_options, workers_told
 from eyas.methods.imitation import FeatureImitation
 from eyas.modes import evaluating
-from eyas.stopping import leave_signals_to_parent
 from eyas.taps import teacher_features
 from eyas.types import Detector, Size, Target, View
 
@@ -116,10 +115,8 @@ class Filling:
         return DataLoader(
             _Variants(self.source, self._transforms(), Held(self.data.workers)),
             batch_sampler=list(batches),
-            num_workers=self.data.workers,
-            timeout=self.data.worker_timeout if self.data.workers else 0,
+            **worker_options(self.data.workers, self.data.worker_timeout),
             collate_fn=collate,
-            worker_init_fn=leave_signals_to_parent,
             generator=torch.Generator(),  # its own, so that nothing is drawn from the default one
         )
 

@@ -179,13 +179,13 @@ class Trainer:
         self.log.once("cost", step=self.step, **self.cost.figures())
         return result or self.score(self.evaluated, progress, "evaluate")  # of a finished run, which has logged it
 
-    def _tell(self, progress: Progress, task: TaskID, losses: Mapping[str, float] | None) -> None:
+    def _tell(self, progress: Progress, task: TaskID, logged: Mapping[str, Any] | None) -> None:
         """Move the bar on, and warn once of each method that drowns the detection loss."""
-        progress.advance(task, note=losses)
-        if losses is None:
+        if logged is None:
+            progress.advance(task)
             return
-        model = cast(LossModule, self.accelerator.unwrap_model(self.model))
-        for name, text in dominating(model.gradient_ratios(), model.weights()).items():
+        progress.advance(task, note=logged["losses"])
+        for name, text in dominating(logged["gradient_ratios"], logged["weights"]).items():
             if name not in self._warned:
                 progress.say(f"warning   {text} (step {self.step})")
             self._warned.add(name)
@@ -210,7 +210,7 @@ class Trainer:
         fed = self.val if data is None else self.accelerator.prepare(val_loader(self.sources["val"], data))
         return score_detector(detector, fed, self.sources["val"], self.metric, progress, name)
 
-    def _train_epoch(self, request: StopRequest, advance: Callable[[Mapping[str, float] | None], None]) -> None:
+    def _train_epoch(self, request: StopRequest, tell: Callable[[Mapping[str, Any] | None], None]) -> None:
         """The rest of the epoch, all of it but for one that is resumed. Raises Stopped when asked to."""
         self.model.train()
         try:
@@ -220,7 +220,7 @@ class Trainer:
                         losses, norm = self.train_batch(images, targets)
                     self.batch += 1
                     if self.accelerator.sync_gradients:
-                        self._after_step(losses, norm, advance)
+                        self._after_step(losses, norm, tell)
                         self._stop_where_asked(request)
         except Exception:
             self.finite.check()  # what failed may have had a loss before it that was not finite: then say that
@@ -257,18 +257,18 @@ class Trainer:
         self,
         losses: Mapping[str, Tensor],
         norm: Tensor | None,
-        advance: Callable[[Mapping[str, float] | None], None],
+        tell: Callable[[Mapping[str, Any] | None], None],
     ) -> None:
         self.scheduler.step()
         self.step += 1
         if self.ema is not None:
             self.ema.update_parameters(cast(nn.Module, self.student))
-        shown = None
+        logged = None
         if self.step == 1 or self.step % self.run.log_every == 0:
             with self.cost.working():
-                shown = self._log_step(losses, norm)
-        self.cost.step(waited=shown is not None)
-        advance(shown)
+                logged = self._log_step(losses, norm)
+        self.cost.step(waited=logged is not None)
+        tell(logged)
 
     def train_batch(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], Tensor | None]:
         """Forward, backward and, where accumulation is complete, the update. The losses and the gradient norm."""
@@ -297,25 +297,25 @@ class Trainer:
             self.finite.add_gradient(self.step + 1, norm)
         return norm
 
-    def _log_step(self, losses: Mapping[str, Tensor], norm: Tensor | None) -> dict[str, float]:
-        """Numbers, for which a GPU has to be waited for; between two lines of the log nothing waits for it.
+    def _log_step(self, losses: Mapping[str, Tensor], norm: Tensor | None) -> dict[str, Any]:
+        """Log numbers, for which a GPU has to be waited for; between two lines of the log nothing waits for it.
 
-        The losses are means over the processes, so those of the whole batch.
+        The losses are means over the processes, so those of the whole batch. Returns the values of the line.
         """
         means = torch.stack([loss.detach().float() for loss in losses.values()])
         if self.accelerator.num_processes > 1:
             means = cast(Tensor, self.accelerator.reduce(means, "mean"))
-        values = dict(zip(losses, means.tolist(), strict=True))
-        self.log(
-            "train",
-            epoch=self.epoch,
-            step=self.step,
-            lr=self.scheduler.get_last_lr()[0],
-            gradient_norm=None if norm is None else float(norm),
-            losses=values,
-            weights=self.accelerator.unwrap_model(self.model).weights(),
-            gradient_ratios=self.accelerator.unwrap_model(self.model).gradient_ratios(),
-        )
+        model = cast(LossModule, self.accelerator.unwrap_model(self.model))
+        values = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "lr": self.scheduler.get_last_lr()[0],
+            "gradient_norm": None if norm is None else float(norm),
+            "losses": dict(zip(losses, means.tolist(), strict=True)),
+            "weights": model.weights(),
+            "gradient_ratios": model.gradient_ratios(),
+        }
+        self.log("train", **values)
         return values
 
     def _save(self) -> None:

@@ -116,12 +116,12 @@ def records_of(
     records, problems = [], []
     for image in images:
         name = _file_name(image, path)
-        file = inside(root, folder / name, f"{path}: image {image['id']}")
+        where = f"{path}: image {image['id']}"
+        file = inside(root, folder / name, where)
         if not is_file(file):
             raise EyasError(
                 f"{path}: {name[:PATH_SHOWN]} is not in {folder}; restore it, or remove it from the list of images"
             )
-        where = f"{path}: image {image['id']}"
         sides = [_real(image.get(side) or 0, f"{where} has the {side}") for side in ("width", "height")]
         size = stated_size(sides[0], sides[1], where) or image_size(file)
         record, wrong = build_record(str(image["id"]), file, size, found[image["id"]], path)

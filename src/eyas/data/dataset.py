@@ -15,8 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from eyas.data.images import decode
 from eyas.data.record import DataSource
 from eyas.data.transforms import FILL, Transform
-from eyas.data.workers import Held
-from eyas.stopping import leave_signals_to_parent
+from eyas.data.workers import Held, worker_options
 from eyas.types import EyasError, Prediction, Record, Size, Target
 
 Sample = tuple[Tensor, Target]
@@ -187,12 +186,10 @@ def loader(
         DetectionDataset(source, transform, Held(workers)),
         batch_size=batch_size,
         sampler=EpochSampler(len(source.records), shuffle=shuffle, seed=seed),
-        num_workers=workers,
+        **worker_options(workers, worker_timeout),
         collate_fn=collate,
         drop_last=drop_last,
         persistent_workers=workers > 0,
-        timeout=worker_timeout if workers else 0,
-        worker_init_fn=leave_signals_to_parent,
         pin_memory=torch.cuda.is_available(),
         # Without its own generator the loader would draw the workers' base seed from, and so disturb, the default one.
         generator=torch.Generator().manual_seed(seed),

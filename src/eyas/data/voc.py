@@ -93,9 +93,10 @@ def parse(text: str, path: Path) -> VocFile:
 def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSource:
     """Read one split; `eyas.data.read` documents the arguments and errors."""
     listed = _list_file(root, split)
-    for name, line in read_ids(listed).items():
+    ids = read_ids(listed)
+    for name, line in ids.items():
         inside(root / "Annotations", _annotation_path(root, name), place(listed, line))
-    files = {name: _parse_file(root, name) for name in read_ids(listed)}
+    files = {name: _parse_file(root, name) for name in ids}
     names = tuple(classes) if classes is not None else _class_names(root, files)
     records, problems = [], []
     for name, file in files.items():

@@ -8,15 +8,16 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypedDict, runtime_checkable
 
 import torch
 from torch.utils.data import get_worker_info
 
 from eyas.data.record import DataSource
+from eyas.stopping import leave_signals_to_parent
 from eyas.types import EyasError, Record
 
 DEAD = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)")
@@ -61,6 +62,24 @@ class Held:
     def now(self) -> list[int]:
         """The records that workers have in hand."""
         return [index for _, index, busy in self._table.tolist() if busy == 1]
+
+
+class WorkerOptions(TypedDict):
+    """What a DataLoader is told of its workers."""
+
+    num_workers: int
+    timeout: float
+    worker_init_fn: Callable[[int], None]
+
+
+def worker_options(workers: int, timeout: float) -> WorkerOptions:
+    """Of so many workers, which are taken to hang after so many seconds without a batch; 0 waits for ever."""
+    # Without workers there is nothing to wait for, and PyTorch refuses a timeout.
+    return {
+        "num_workers": workers,
+        "timeout": timeout if workers else 0,
+        "worker_init_fn": leave_signals_to_parent,
+    }
 
 
 @runtime_checkable

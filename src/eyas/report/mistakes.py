@@ -62,20 +62,18 @@ def errors_part(seen: Mapping[str, Seen], source: DataSource, threshold: float) 
         _legend(OUTCOMES, OUTCOME_NAMES),
         beside(
             _bars(shares, OUTCOMES, OUTCOME_NAMES, "% of the objects"),
-            table(
+            _table(
                 "Objects by what becomes of them",
-                ["detector", *(OUTCOME_NAMES[kind] for kind in OUTCOMES)],
-                [[name, *(f"{outcomes[kind]:,}" for kind in OUTCOMES)] for name, (outcomes, _) in counts.items()],
+                {name: outcomes for name, (outcomes, _) in counts.items()},
+                {kind: OUTCOME_NAMES[kind] for kind in OUTCOMES},
             ),
         ),
         heading("Detections: what is wrong with them"),
         _legend(WRONG, VERDICT_NAMES),
         beside(
             _bars(wrong, WRONG, VERDICT_NAMES, "wrong detections for 100 objects"),
-            table(
-                "Detections by verdict",
-                ["detector", *(VERDICT_NAMES[kind] for kind in VERDICT_NAMES)],
-                [[name, *(f"{verdicts[kind]:,}" for kind in VERDICT_NAMES)] for name, (_, verdicts) in counts.items()],
+            _table(
+                "Detections by verdict", {name: verdicts for name, (_, verdicts) in counts.items()}, VERDICT_NAMES
             ),
         ),
     ]
@@ -140,6 +138,12 @@ def _bars(rows: Mapping[str, Sequence[float]], kinds: Sequence[str], names: Mapp
     colours = [KIND_COLOURS[kind] for kind in kinds]
     label = f"{axis}, by detector: " + ", ".join(names[kind] for kind in kinds) + "; the table has the numbers"
     return figure(drawing(lambda path: charts.bars(path, rows, colours, x=axis), label), "")
+
+
+def _table(caption: str, counts: Mapping[str, Mapping[str, int]], kinds: Mapping[str, str]) -> Html:
+    """Counts of every detector, a column for each kind under its name."""
+    rows = [[name, *(f"{found[kind]:,}" for kind in kinds)] for name, found in counts.items()]
+    return table(caption, ["detector", *kinds.values()], rows)
 
 
 def _legend(kinds: Sequence[str], names: Mapping[str, str]) -> Html:

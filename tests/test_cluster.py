@@ -78,6 +78,7 @@ def training(data: Path, out: Path) -> list[str]:
     return ["train", f"--data={data}", f"--out={out}", *options(run_epochs=1, dataset_batch_size=2)]
 
 
+@pytest.mark.slow
 def test_two_nodes_of_one_process(tmp_path: Path) -> None:
     """By the options, and by SLURM's variables: the losses of `--devices 2`."""
     data = write_squares(tmp_path / "squares")

@@ -157,3 +157,29 @@ def test_a_writer_that_is_cut_off_leaves_no_data_set(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_coco(tmp_path, "train", ("cat", "dog"), broken())
     assert not list(tmp_path.glob("annotations/*"))
+
+
+def test_an_id_of_two_annotations_is_reported_and_an_entry_repeated_is_dropped(tmp_path):
+    other = {**EMU, "bbox": [4, 4, 3, 3]}
+    written = content(EMU, other, EMU)
+    written["annotations"] = [{**entry, "id": 1} for entry in written["annotations"]]
+    source = read(save(tmp_path, "train.json", written, "."), "train")
+    assert source.records[0].boxes.tolist() == [[1, 2, 4, 6], [4, 4, 7, 7]]
+    assert [p.message for p in source.problems] == [
+        "annotation 1 has the id of another; both are kept",
+        "annotation 1 is written twice; the second is dropped",
+    ]
+
+
+def test_two_entries_of_one_file_are_refused(tmp_path):
+    images = [{"id": number, "file_name": name} for number, name in ((1, "a.png"), (2, "./a.png"))]
+    root = save(tmp_path, "train.json", content(images=images), ".")
+    with pytest.raises(EyasError, match=r"train\.json: image 2 is of the same file as .*train\.json: image 1"):
+        read(root, "train")
+
+
+@pytest.mark.parametrize("side", [[], "", False, {}])
+def test_a_side_that_is_no_number_is_refused(tmp_path, side):
+    images = [{"id": 1, "file_name": "a.png", "width": side, "height": 10}]
+    with pytest.raises(EyasError, match=r"image 1 has a width or height of .*; write a number"):
+        read(save(tmp_path, "train.json", content(images=images), "."), "train")

@@ -42,6 +42,12 @@ def test_fit_box(box, kept, word):
     assert (message is None) if word is None else (word in message)
 
 
+def test_a_box_that_float32_cannot_tell_from_none_is_dropped():
+    # Numbers of float32 are 1/512 apart here: both sides are 20000.
+    found, message = fit_box((19999.9993, 0, 20000.0007, 5), width=30_000, height=10)
+    assert found is None and "no area" in message
+
+
 def test_build_record_parts_objects_from_ignore_regions_and_lists_problems_with_their_line():
     annotations = [
         Annotation((1, 2, 3, 4), 1, 7, attributes={"area": 3.5}),

@@ -97,3 +97,9 @@ def test_check_images_lists_what_a_training_would_stop_at(tmp_path):
     assert [problem.path.stem for problem in found] == ["turned", "text"]
     assert found[0].message.startswith("is 6x8 pixels, but its annotation says 8x6")
     assert str(found[1]).startswith(f"{paths[2]}: cannot be decoded")
+
+
+def test_a_file_name_that_is_not_utf_8_can_be_printed():
+    text = report(source(Problem(Path("caf\udce9.txt"), 2, "cat is not finite; dropped")))
+    assert r"caf\udce9.txt:2: cat is not finite; dropped" in text
+    text.encode("utf-8")

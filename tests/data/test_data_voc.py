@@ -122,3 +122,16 @@ def test_blood_cells():
     assert (len(train.records), len(val.records)) == (205, 87)
     found = [(p.path.stem, p.line) for source in (train, val) for p in source.problems]
     assert found == [("BloodImage_00343", 50), ("BloodImage_00338", 158)]
+
+
+@pytest.mark.parametrize("text", ["<html><body>404</body></html>", f"<annotations>{xml()}</annotations>"])
+def test_another_document_is_no_image_without_objects(text):
+    with pytest.raises(EyasError, match=r"a\.xml:1: begins with <\w+>, not <annotation>"):
+        parse(text, FILE)
+
+
+@pytest.mark.parametrize("tag", ["Object", "objects", "OBJECT"])
+def test_objects_under_another_name_are_not_passed_over(tag):
+    text = f"<annotation>\n<{tag}><name>cat</name></{tag}></annotation>"
+    with pytest.raises(EyasError, match=rf"a\.xml:2: <{tag}> is not read; write <object>"):
+        parse(text, FILE)

@@ -123,3 +123,26 @@ def test_missing_parts_are_named(tmp_path):
         read(root, "val")
     with pytest.raises(EyasError, match="has no test: entry; the splits there are: train, val"):
         read(root, "test")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("train: " + "x" * 5000, r"data\.yaml: x+ is not in"),
+        ("nc: 0x" + "f" * 5000, r"data\.yaml: broken YAML \(an integer of more than 100 digits\)"),
+        ("nc: 1" + ":59" * 20_000, r"data\.yaml: broken YAML \(an integer of more than 100 digits\)"),
+        ("path: ../other", r"data\.yaml: path: names .*other, which is outside"),
+        ("path: /", r"data\.yaml: path: names /, which is outside"),
+    ],
+)
+def test_a_description_that_is_not_believed(tmp_path, line, message):
+    (tmp_path / "other").mkdir()
+    train = "" if line.startswith("train:") else "train: images/train\n"
+    root = make(tmp_path / "d", f"names: [cat]\n{train}{line}\n", {"a": ""})
+    with pytest.raises(EyasError, match=message):
+        read(root, "train")
+
+
+def test_a_path_that_no_folder_can_have_is_not_there(tmp_path):
+    root = make(tmp_path / "d", f"names: [cat]\npath: {'x' * 5000}\ntrain: images/train\n", {"a": ""})
+    assert [r.image_id for r in read(root, "train").records] == ["images/train/a.png"]

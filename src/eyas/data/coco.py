@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ def recognised(root: Path) -> bool:
 def parse(
     content: Any, path: Path, classes: Sequence[str] | None
 ) -> tuple[tuple[str, ...], dict[int, list[Annotation]], list[Problem]]:
-    """Classes, the annotations by image id, and the annotations that are dropped, from a decoded JSON file.
+    """Classes, the annotations by image id, and what was odd or dropped, from a decoded JSON file.
 
     Raises `EyasError` naming the file, the annotation and the field when the content is not COCO's.
     """
@@ -75,6 +76,8 @@ def parse(
         elif before.setdefault(number, entry) is not entry and before[number] == entry:
             problems.append(Problem(path, None, f"{name} is written twice; the second is dropped"))
         else:
+            if before[number] is not entry:
+                problems.append(Problem(path, None, f"{name} has the id of another; both are kept"))
             found[image_id].append(_annotation(entry, name, names, known, path))
     return known, found, problems
 
@@ -111,9 +114,11 @@ def records_of(
         root: the folder that no image may lie outside of.
 
     Raises:
-        EyasError: an image file is missing or outside, or has no size in the entry and none in its header.
+        EyasError: an image file is missing, outside or in two entries, or has no size in the entry and none in its
+            header.
     """
     records, problems = [], []
+    entries: dict[Path, str] = {}
     for image in images:
         name = _file_name(image, path)
         where = f"{path}: image {image['id']}"
@@ -122,7 +127,11 @@ def records_of(
             raise EyasError(
                 f"{path}: {name[:PATH_SHOWN]} is not in {folder}; restore it, or remove it from the list of images"
             )
-        sides = [_real(image.get(side) or 0, f"{where} has the {side}") for side in ("width", "height")]
+        first = entries.setdefault(Path(os.path.abspath(file)), where)
+        if first is not where:  # what one entry lists would be background in the other
+            raise EyasError(f"{where} is of the same file as {first}, {name[:PATH_SHOWN]}; make them one entry")
+        known = [0 if image.get(side) is None else image[side] for side in ("width", "height")]
+        sides = [_real(value, f"{where} has a width or height of") for value in known]
         size = stated_size(sides[0], sides[1], where) or image_size(file)
         record, wrong = build_record(str(image["id"]), file, size, found[image["id"]], path)
         records.append(record)

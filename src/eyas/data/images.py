@@ -107,6 +107,14 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder. False as well for a name that no folder can have, for which `Path.is_dir` raises."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 @contextmanager
 def _opened(path: Path, trouble: str) -> Iterator[Image.Image]:
     """An image file of one of `FORMATS` and a sane size; whatever goes wrong while it is used is an `ImageError`."""

@@ -131,6 +131,8 @@ def fit_box(box: Box, width: int, height: int) -> tuple[Box | None, str | None]:
     if not _has_area(inside):
         return None, f"{written} is outside the {width}x{height} image; dropped"
     left, top, right, bottom = np.array(inside, dtype=np.float32).tolist()
+    if right <= left or bottom <= top:  # thinner than float32 tells apart, so far from the origin
+        return None, f"{written} has no area; dropped"
     clipped = (left, top, right, bottom)
     if max(abs(a - b) for a, b in zip(box, clipped, strict=True)) > CLIP_TOLERANCE:
         return clipped, f"{written} leaves the {width}x{height} image; clipped"

@@ -38,7 +38,8 @@ def report(source: DataSource, *, resize: Resize | None = None, grids: Grids | N
     if grids is not None:
         sections.append(_coverage(boxes, frames, grids))
     sections.append(_problems(source))
-    return "\n\n".join(sections)
+    # Names of files need not be UTF-8, and a terminal that is takes no others.
+    return "\n\n".join(sections).encode("utf-8", "backslashreplace").decode()
 
 
 def check_images(source: DataSource) -> tuple[Problem, ...]:

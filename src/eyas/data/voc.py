@@ -16,6 +16,7 @@ from xml.parsers import expat
 
 from eyas.data.images import find_image, image_size
 from eyas.data.record import (
+    SHOWN,
     Annotation,
     Box,
     DataSource,
@@ -70,6 +71,12 @@ def recognised(root: Path) -> bool:
 def parse(text: str, path: Path) -> VocFile:
     """Read one annotation file's text. Raises `EyasError` with file and line on broken XML, a bad or missing field."""
     root = _parse_xml(text, path)
+    if root.tag != "annotation":
+        # Its objects would not be found, and the image taken for one without any.
+        raise EyasError(f"{path}:{root.get('line')}: begins with <{root.tag[:SHOWN]}>, not <annotation>; repair it")
+    for child in root:
+        if child.tag != "object" and child.tag.strip("sS").lower() == "object":
+            raise EyasError(f"{path}:{child.get('line')}: <{child.tag}> is not read; write <object>")
     width, height = (_number(root, f"size/{side}", path, 0.0) for side in ("width", "height"))
     element = root.find("size")
     line = (root if element is None else element).get("line")

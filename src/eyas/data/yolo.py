@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from eyas.data.images import SUFFIXES, image_size, is_file
+from eyas.data.images import SUFFIXES, image_size, is_file, is_folder
 from eyas.data.record import (
     PATH_SHOWN,
     Annotation,
@@ -36,6 +36,9 @@ from eyas.types import EyasError
 
 LAYOUT = "data.yaml with names: and {split}: (YOLO)"
 CONFIG_NAMES = ("data.yaml", "data.yml", "dataset.yaml")
+
+DIGITS = 100
+"""Of an integer in ``data.yaml``, where classes are counted."""
 
 
 @dataclass(frozen=True)
@@ -88,16 +91,26 @@ def parse_config(text: str, path: Path) -> YoloConfig:
             splits[str(key)] = tuple(entries)
     folder = path.parent
     stated = folder / str(content.get("path") or ".")
-    return YoloConfig(path, stated if stated.is_dir() else folder, classes, splits)
+    base = inside(folder, stated, f"{path}: path:") if is_folder(stated) else folder
+    return YoloConfig(path, base, classes, splits)
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases, which a few lines of may stand for more than memory holds."""
+    """YAML without aliases, which a few lines of may stand for more than memory holds, and without long integers."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not read here")
         return super().compose_node(parent, index)
+
+    def construct_yaml_int(self, node: Any) -> int:
+        # Python refuses to print some, and those in base 60, as 1:59:59, take time that grows with the square.
+        if len(node.value) > DIGITS:
+            raise yaml.YAMLError(f"an integer of more than {DIGITS} digits")
+        return int(super().construct_yaml_int(node))
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)
 
 
 def _load_yaml(text: str, path: Path) -> Any:
@@ -209,7 +222,7 @@ def _resolve(config: YoloConfig, entry: str) -> Path:
 
 
 def _exists(path: Path) -> bool:
-    return is_file(path) or path.is_dir()
+    return is_file(path) or is_folder(path)
 
 
 def _listed(list_file: Path, base: Path) -> list[Path]:

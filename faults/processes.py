@@ -1,7 +1,9 @@
-"""A command that is watched from outside: the memory and the open files of it and its children, from /proc. Linux."""
+"""Processes: memory and open files of a command and its children, from /proc (Linux), and limits on this one."""
 
 from __future__ import annotations
 
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -9,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 MIB = 1024**2
 ROOT = Path(__file__).parents[1]
@@ -113,3 +116,24 @@ def wait_for(condition: Callable[[], bool], running: subprocess.Popen[bytes], li
         if time.monotonic() > end:
             raise TimeoutError("it did not come to that")
         time.sleep(0.05)
+
+
+@contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """Inside, a time limit; TimeoutError. (Main thread only.)"""
+
+    def late(_: int, __: FrameType | None) -> None:
+        raise TimeoutError(f"more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def peak_mib() -> float:
+    """The most that this process has had in memory."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -12,17 +12,13 @@ from __future__ import annotations
 
 import random
 import re
-import resource
-import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import torch
 
@@ -31,6 +27,7 @@ from eyas.data.images import decode
 from eyas.types import EyasError
 from faults import command_line, dirty_data
 from faults.dirty_data import FORMATS, SPLIT, files_of, restore
+from faults.processes import limited, peak_mib
 
 SECONDS = 20
 """In which a folder is read."""
@@ -139,22 +136,6 @@ def judge(source: DataSource, touched: set[str], fault: str, lists: bool) -> str
     return ""
 
 
-@contextmanager
-def limited(seconds: int) -> Iterator[None]:
-    """Inside, a time limit; TimeoutError. (Main thread only.)"""
-
-    def late(_: int, __: FrameType | None) -> None:
-        raise TimeoutError(f"more than {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def fuzz(format: str, folder: Path, count: int, seed: int) -> tuple[list[Tried], list[int]]:
     """Try a reader on so many folders; what came of each, and the numbers of those that failed."""
     root = folder / format
@@ -170,11 +151,6 @@ def fuzz(format: str, folder: Path, count: int, seed: int) -> tuple[list[Tried],
             failed.append(number)
             print(f"{format} {number}: {tried[-1].fault}: {tried[-1].said}", flush=True)
     return tried, failed
-
-
-def peak_mib() -> float:
-    """The most that this process has had in memory."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ import eyas.data.dataset
 from eyas.__main__ import main
 from eyas.data import DetectionDataset, eval_transform, loader, read
 from eyas.data.transforms import Resize
-from eyas.data.workers import HUNG, Held, workers_told
+from eyas.data.workers import HUNG, Held, told, workers_told
 from eyas.types import EyasError, Record
 from tiny import options, write_squares
 
@@ -86,6 +87,66 @@ def test_a_worker_that_dies_while_the_student_is_scored(data: Path, monkeypatch:
     with pytest.raises(EyasError, match=r"exited unexpectedly.*val1\.png"), workers_told(batches):
         for _ in batches:
             pass
+
+
+class Fetched:
+    """A loader of one worker, which gives one batch and then waits for what another process sends it."""
+
+    num_workers, timeout = 1, 0.2
+
+    def __init__(self, dataset: DetectionDataset, sender: Callable[[], None]) -> None:
+        self.dataset = dataset
+        self.receiver, end = multiprocessing.Pipe(duplex=False)
+        self.worker = multiprocessing.get_context("fork").Process(target=sender, daemon=True)
+        self.worker.start()
+        end.close()  # the worker alone has it now
+        assert self.worker.pid is not None
+        dataset.held._table[0] = torch.tensor([self.worker.pid, 3, 0])
+
+    def __iter__(self) -> Iterator[str]:
+        yield "first"
+        self.receiver.recv()
+
+
+@pytest.mark.parametrize(
+    ("sender", "message"),
+    [
+        (lambda: time.sleep(1000), r"gave no batch for 0\.2 s; the last they had were .*train3\.png"),
+        (lambda: time.sleep(0.5), r"a data worker exited unexpectedly; its last image was .*train3\.png"),
+    ],
+    ids=["stopped", "ended"],
+)
+def test_a_worker_that_does_not_hand_over_what_it_announced(
+    data: Path, sender: Callable[[], None], message: str
+) -> None:
+    batches = Fetched(DetectionDataset(read(data, "train"), eval_transform(Resize()), Held(1)), sender)
+    with pytest.raises(EyasError, match=message):
+        assert list(told(batches)) == []
+    assert not batches.worker.is_alive()
+
+
+def test_the_time_that_the_training_takes_is_not_the_workers(data: Path) -> None:
+    source = read(data, "val")
+    batches = loader(
+        source, eval_transform(Resize()), batch_size=1, shuffle=False, workers=1, seed=0, worker_timeout=0.5
+    )
+    seen = 0
+    for _ in told(batches):
+        time.sleep(2)
+        seen += 1
+    assert seen == len(source.records) > 1
+
+
+def test_workers_of_a_loader_in_order_end_with_it(data: Path) -> None:
+    batches = loader(read(data, "val"), eval_transform(Resize()), batch_size=1, shuffle=False, workers=1, seed=0)
+    assert len(list(batches)) > 0
+    assert not {child.pid for child in multiprocessing.active_children()} & set(batches.dataset.held.processes())
+
+
+def test_the_error_of_another_loaders_worker_passes(data: Path) -> None:
+    batches = loader(read(data, "val"), eval_transform(Resize()), batch_size=1, shuffle=False, workers=1, seed=0)
+    with pytest.raises(RuntimeError, match="pid 1"), workers_told(batches):
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed. ")
 
 
 def test_other_errors_pass_as_they_are(data: Path) -> None:

@@ -18,7 +18,7 @@ from eyas.cached_teacher import Place
 from eyas.data import Augmentation, DataSource, DetectionDataset, collate, train_transform
 from eyas.data.dataset import Draw, Sample
 from eyas.data.transforms import Transform
-from eyas.data.workers import Held, worker_options, workers_told
+from eyas.data.workers import Held, in_time, worker_options, workers_told
 from eyas.methods.imitation import FeatureImitation
 from eyas.modes import evaluating
 from eyas.taps import teacher_features
@@ -89,7 +89,7 @@ class Filling:
             stack.enter_context(evaluating(self.teacher.network))
             loader = self._loader(batches)
             stack.enter_context(workers_told(loader))
-            for batch in loader:
+            for batch in in_time(loader, loader):
                 images, targets = self._on_device(batch)
                 found = [keys[target["index"], target["variant"]] for target in targets]
                 with self.autocast():

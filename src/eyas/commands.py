@@ -18,6 +18,7 @@ from eyas.checkpoint import SPEC, ModelSpec, load
 from eyas.data import DataSource, eval_transform, read, to_record_frame
 from eyas.data.images import SUFFIXES, decode, image_size
 from eyas.data.report import check_images, report
+from eyas.data.workers import told
 from eyas.engine import val_loader
 from eyas.evaluation import EvaluationResult, default_metric
 from eyas.files import make_folder, write_atomic, write_json
@@ -145,7 +146,7 @@ def find_everywhere(
     """
     detector.network.to(device)
     task = progress.task(name, len(source.records))
-    batches = ((images.to(device), targets) for images, targets in val_loader(source, feed))
+    batches = ((images.to(device), targets) for images, targets in told(val_loader(source, feed)))
     found = predict_records(detector, batches, source, advance=lambda images: progress.advance(task, images))
     progress.finish(task)
     detector.network.cpu()

@@ -27,7 +27,7 @@ from eyas.compiling import compile_levels
 from eyas.cost import CostMeter
 from eyas.data import DataSource, collate, eval_transform, loader, train_transform
 from eyas.data.dataset import Loader
-from eyas.data.workers import workers_told
+from eyas.data.workers import in_time, workers_told
 from eyas.evaluation import EvaluationResult
 from eyas.finite import FiniteLosses
 from eyas.inference import score_detector
@@ -162,8 +162,18 @@ class Trainer:
         self.trackers.start(progress.say, resumed_at=self.step if self.run.resume else None)
         if self.accelerator.is_main_process:
             self.spec.save(self.folder)
-        result: EvaluationResult | None = None
         task = progress.task("train", self.total_steps, done=self.step)
+        with workers_told(self._batches):
+            result = self._epochs(progress, task)
+        progress.finish(task)
+        if self.accelerator.is_main_process:
+            save_native(self.evaluated, self.folder)
+        self.log.once("cost", step=self.step, **self.cost.figures())
+        return result or self.score(self.evaluated, progress, "evaluate")  # of a finished run, which has logged it
+
+    def _epochs(self, progress: Progress, task: TaskID) -> EvaluationResult | None:
+        """The epochs that are left; the last evaluation there was."""
+        result: EvaluationResult | None = None
         while self.epoch < self.run.epochs:
             with stop_requests() as request:
                 self._train_epoch(request, partial(self._tell, progress, task))
@@ -173,11 +183,7 @@ class Trainer:
             if self.epoch % every == 0 or self.epoch == self.run.epochs:
                 result = self.evaluate(progress)
                 self._save()
-        progress.finish(task)
-        if self.accelerator.is_main_process:
-            save_native(self.evaluated, self.folder)
-        self.log.once("cost", step=self.step, **self.cost.figures())
-        return result or self.score(self.evaluated, progress, "evaluate")  # of a finished run, which has logged it
+        return result
 
     def _tell(self, progress: Progress, task: TaskID, logged: Mapping[str, Any] | None) -> None:
         """Move the bar on, and warn once of each method that drowns the detection loss."""
@@ -214,14 +220,13 @@ class Trainer:
         """The rest of the epoch, all of it but for one that is resumed. Raises Stopped when asked to."""
         self.model.train()
         try:
-            with workers_told(self._batches):
-                for images, targets in self._rest_of_epoch():
-                    with self.cost.working():
-                        losses, norm = self.train_batch(images, targets)
-                    self.batch += 1
-                    if self.accelerator.sync_gradients:
-                        self._after_step(losses, norm, tell)
-                        self._stop_where_asked(request)
+            for images, targets in in_time(self._rest_of_epoch(), self._batches):
+                with self.cost.working():
+                    losses, norm = self.train_batch(images, targets)
+                self.batch += 1
+                if self.accelerator.sync_gradients:
+                    self._after_step(losses, norm, tell)
+                    self._stop_where_asked(request)
         except Exception:
             self.finite.check()  # what failed may have had a loss before it that was not finite: then say that
             raise

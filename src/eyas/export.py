@@ -20,6 +20,7 @@ from eyas.checkpoint import ModelSpec, load
 from eyas.commands import recorded_config, run_source
 from eyas.data import DataSource
 from eyas.data.transforms import Resize
+from eyas.data.workers import told
 from eyas.detectors.deploy import deploy
 from eyas.detectors.deployed import Deployed
 from eyas.engine import val_loader
@@ -179,7 +180,7 @@ class Feed:
 
     def batches(self) -> Iterator[tuple[Tensor, list[Target]]]:
         """Every image with its target."""
-        for images, targets in val_loader(self.source, self.feed):
+        for images, targets in told(val_loader(self.source, self.feed)):
             yield (images if self.size is None else fit(images, self.size)), targets
 
     def images(self, count: int) -> Iterator[Tensor]:

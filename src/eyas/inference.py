@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eyas.anchors import AnchorGrid
 from eyas.data import DataSource, to_record_frame
-from eyas.data.workers import workers_told
+from eyas.data.workers import in_time, workers_told
 from eyas.evaluation import EvaluationResult, evaluate
 from eyas.modes import evaluating
 from eyas.progress import Progress
@@ -33,7 +33,7 @@ def predict_records(
     """
     predictions: dict[int, Prediction] = {}
     with evaluating(detector.network), torch.no_grad(), workers_told(batches):
-        for images, targets in batches:
+        for images, targets in in_time(batches, batches):
             for prediction, target in zip(detector.predict(images), targets, strict=True):
                 index = target["index"]
                 predictions[index] = to_record_frame(on_cpu(prediction), source.records[index], target["size"])

@@ -15,6 +15,7 @@ from eyas.checkpoint import SPEC, ModelSpec
 from eyas.commands import pick_device, run_source
 from eyas.data import DataSource, DetectionDataset, collate, eval_transform
 from eyas.data.transforms import Resize
+from eyas.data.workers import told
 from eyas.engine import val_loader
 from eyas.files import make_folder, write_json
 from eyas.inspection import inside, inspect_features, report, table, verdict, view_and_masks
@@ -72,7 +73,7 @@ def inspect(
     feed = DataArgs(resize=resize, batch_size=batch_size, workers=workers)
     with Progress() as progress:
         task = progress.task("inspect", len(source.records))
-        batches = ((pixels.to(where), targets) for pixels, targets in val_loader(source, feed))
+        batches = ((pixels.to(where), targets) for pixels, targets in told(val_loader(source, feed)))
         levels = inspect_features(
             detector, batches, psi=psi, assignment=assignment, advance=lambda count: progress.advance(task, count)
         )

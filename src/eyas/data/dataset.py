@@ -173,7 +173,8 @@ def loader(
         transform: `train_transform` or `eval_transform`, or your own.
         batch_size: images per batch and process.
         shuffle: a new order every epoch, or the order of the records.
-        workers: processes that decode and transform; 0 does it in this one.
+        workers: processes that decode and transform; 0 does it in this one. Where there is a new order every epoch,
+            they wait for the next one; else they end with the last record.
         seed: any integer from 0.
         drop_last: leave out a last batch that is not full.
         worker_timeout: seconds without a batch after which workers are taken to hang; 0 waits for ever.
@@ -189,7 +190,7 @@ def loader(
         **worker_options(workers, worker_timeout),
         collate_fn=collate,
         drop_last=drop_last,
-        persistent_workers=workers > 0,
+        persistent_workers=shuffle and workers > 0,
         pin_memory=torch.cuda.is_available(),
         # Without its own generator the loader would draw the workers' base seed from, and so disturb, the default one.
         generator=torch.Generator().manual_seed(seed),

@@ -8,10 +8,10 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children
-from typing import Protocol, TypedDict, runtime_checkable
+from typing import Protocol, TypedDict, TypeVar, runtime_checkable
 
 import torch
 from torch.utils.data import get_worker_info
@@ -26,6 +26,9 @@ PATIENCE = 5.0
 HUNG = re.compile(r"DataLoader timed out after ([\d.]+) seconds")
 
 
+Batch = TypeVar("Batch")
+
+
 class Held:
     """What each worker of a loader has in hand, in memory that it shares with the process that waits for it.
 
@@ -37,6 +40,10 @@ class Held:
         # Of each worker: its process id, the index of its last record, and whether it is still at it.
         self._table = torch.full((workers, 3), -1, dtype=torch.int64).share_memory_()
 
+    def enter(self, worker: int) -> None:
+        """This process is the worker of that number, and has had nothing yet."""
+        self._table[worker] = torch.tensor([os.getpid(), -1, 0])
+
     @contextmanager
     def at(self, index: int) -> Iterator[None]:
         """Inside, this worker has the record of an index in hand. Does nothing in a process that is no worker."""
@@ -45,19 +52,19 @@ class Held:
             yield
             return
         row = self._table[info.id]
-        row[0], row[1], row[2] = os.getpid(), index, 1
+        row[1], row[2] = index, 1
         try:
             yield
         finally:
             row[2] = 0
 
     def processes(self) -> list[int]:
-        """The process ids of the workers that have had a record."""
+        """The process ids of the workers that have started."""
         return [process for process, _, _ in self._table.tolist() if process >= 0]
 
     def last(self, processes: list[int]) -> list[int]:
         """The records that workers had last, by their process ids."""
-        return [index for process, index, _ in self._table.tolist() if process in processes]
+        return [index for process, index, _ in self._table.tolist() if process in processes and index >= 0]
 
     def now(self) -> list[int]:
         """The records that workers have in hand."""
@@ -78,8 +85,91 @@ def worker_options(workers: int, timeout: float) -> WorkerOptions:
     return {
         "num_workers": workers,
         "timeout": timeout if workers else 0,
-        "worker_init_fn": leave_signals_to_parent,
+        "worker_init_fn": _begin,
     }
+
+
+def _begin(worker: int) -> None:
+    leave_signals_to_parent(worker)
+    info = get_worker_info()
+    if info is not None and isinstance(info.dataset, Watched):
+        info.dataset.held.enter(worker)
+
+
+class _Watch(threading.Thread):
+    """Ends the workers of a loader when the main thread has waited for them for too long.
+
+    PyTorch's own timeout ends while it waits in the queue for a batch; the pixels then come over a connection to the
+    worker, and a process that has stopped altogether never answers there.
+    """
+
+    def __init__(self, held: Held, seconds: float) -> None:
+        super().__init__(name="data workers", daemon=True)
+        self._held, self._limit = held, 1.25 * seconds + 1  # PyTorch's timeout first
+        self._over = threading.Event()
+        self.since: float | None = None
+        """When the main thread began to wait; None where it does not."""
+        self.fired = False
+
+    def run(self) -> None:
+        """Look at the time, until `stop`."""
+        while not self._over.wait(min(1.0, self._limit / 4)):
+            since = self.since
+            if since is not None and time.monotonic() - since > self._limit:
+                self.fired = True
+                _end(self._held.processes())  # which wakes the main thread
+                return
+
+    def stop(self) -> None:
+        """The loader is at its end."""
+        self._over.set()
+
+
+def in_time(batches: Iterable[Batch], loader: object) -> Iterator[Batch]:
+    """The batches. Whatever comes of a worker that dies or hangs meanwhile is PyTorch's own RuntimeError.
+
+    Args:
+        batches: of the loader, or what it was prepared to, or the rest of them.
+        loader: a DataLoader, whose data set `workers_told` can tell of. Of any other the batches pass as they are.
+    """
+    dataset, seconds = getattr(loader, "dataset", None), float(getattr(loader, "timeout", 0))
+    if not isinstance(dataset, Watched) or not getattr(loader, "num_workers", 0):
+        yield from batches
+        return
+    watch = _Watch(dataset.held, seconds)
+    if seconds:
+        watch.start()
+    iterator = iter(batches)
+    try:
+        while True:
+            watch.since = time.monotonic()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except Exception as error:
+                if watch.fired:
+                    raise RuntimeError(f"DataLoader timed out after {seconds:g} seconds") from error
+                if isinstance(error, OSError | EOFError) and (dead := _ended(dataset.held)):
+                    # It ended while its batch was fetched.
+                    numbers = ", ".join(map(str, dead))
+                    raise RuntimeError(f"DataLoader worker (pid(s) {numbers}) exited unexpectedly") from error
+                raise
+            watch.since = None
+            yield batch
+    finally:
+        watch.stop()
+
+
+def _ended(held: Held) -> list[int]:
+    """The workers that are no more, for which it waits a moment: connections are closed before a process ends."""
+    end = time.monotonic() + 1
+    while True:
+        alive = {child.pid for child in active_children()}
+        dead = [process for process in held.processes() if process not in alive]
+        if dead or time.monotonic() > end:
+            return dead
+        time.sleep(0.02)
 
 
 @runtime_checkable
@@ -94,7 +184,8 @@ class Watched(Protocol):
 def workers_told(loader: object) -> Iterator[None]:
     """Inside, a data worker of a loader that dies or hangs is an `EyasError` that names the images it had in hand.
 
-    PyTorch tells of a dead one wherever the main thread is just then, not in the loader alone.
+    PyTorch tells of a dead one wherever the main thread is just then, not in the loader alone: the error of another
+    loader's passes, for whoever has that loader around this one.
     """
     try:
         yield
@@ -108,11 +199,19 @@ def workers_told(loader: object) -> Iterator[None]:
         raise EyasError(said) from error
 
 
+def told(loader: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches of a loader, for a loop that only reads: `workers_told` and `in_time` in one."""
+    with workers_told(loader):
+        yield from in_time(loader, loader)
+
+
 def _of_dead(error: str, dataset: Watched) -> str | None:
-    """What to tell the user of an error of PyTorch's loader; None where it tells of no worker that has ended."""
-    if (found := DEAD.search(error)) is None:
+    """What to tell the user of an error of PyTorch's loader; None where no worker of this data set has ended."""
+    found = DEAD.search(error)
+    dead = [int(number) for number in found[1].split(",")] if found else []
+    if found is None or not set(dead) & set(dataset.held.processes()):
         return None
-    images = dataset.held.last([int(number) for number in found[1].split(",")])
+    images = dataset.held.last(dead)
     return (
         f"a data worker {found[2].strip(' .')}; its last image was {_named(images, dataset.source.records)}. If that "
         "one can be decoded, memory may have run out: lower --dataset.workers or --dataset.batch_size. The last "

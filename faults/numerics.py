@@ -85,7 +85,13 @@ def pair() -> tuple[Detector, Detector]:
     """A student and a teacher, small and without training."""
     torch.manual_seed(0)
     student, teacher = (
-        build("faster_rcnn", ("a", "b"), backbone="mobilenet_v3_small", options={"fpn_channels": 16}) for _ in "st"
+        build(
+            "faster_rcnn",
+            ("a", "b"),
+            backbone="mobilenet_v3_small",
+            options={"fpn_channels": 16, "proposals_train": 100, "proposals_test": 100},
+        )
+        for _ in "st"
     )
     return student, teacher
 

@@ -160,9 +160,7 @@ def test_an_image_that_cannot_be_read(refused: Refused, data: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_an_image_that_cannot_be_read_by_two_processes(
-    refused: Refused, data: Path, tmp_path: Path, out: Path
-) -> None:
+def test_an_image_that_cannot_be_read_by_two_processes(refused: Refused, data: Path, tmp_path: Path, out: Path) -> None:
     """The message is that of the process that failed, and the other one does not wait for it."""
     broken = tmp_path / "data"
     shutil.copytree(data, broken)

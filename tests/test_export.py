@@ -30,6 +30,8 @@ from eyas.onnx_runtime import OnnxDetector, fit, open_detector, open_session
 from eyas.types import Detector, EyasError, Prediction, Size
 from tiny import CLASSES, MODEL, one_epoch, write_squares
 
+pytestmark = pytest.mark.xdist_group("export")
+
 SIZE = (64, 96)
 BACKBONE: dict[str, Any] = {"backbone": "resnet18"}
 LEVELS = {"strides": (16,)}

@@ -60,9 +60,7 @@ def interruptible() -> Iterator[None]:
 
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("said", "raises"), [(True, False), (False, True)])
-def test_an_interrupt_reaches_all(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], said: bool, raises: bool
-) -> None:
+def test_an_interrupt_reaches_all(tmp_path: Path, capfd: pytest.CaptureFixture[str], said: bool, raises: bool) -> None:
     """Sent to this process alone, as by `kill -INT`. Who has not said so itself leaves that to this process."""
     status = 130 if said else 1
     text = f"pathlib.Path(r'{tmp_path}', f'up{{rank}}').touch()\ntry:\n    time.sleep(60)\n"

@@ -27,7 +27,6 @@ from eyas.data import read
 from eyas.detectors.native import native_files
 from eyas.files import make_folder, write_atomic, write_json
 from eyas.jobs import Job, Share, resume_options, run_jobs
-from eyas.launch import terminated_as_exit
 from eyas.plots import curves, intervals
 from eyas.progress import Progress
 from eyas.runlog import CONFIG, FREE
@@ -203,7 +202,7 @@ def _train(
     share = Share.of_machine(len(todo), at_once=at_once, threads=threads, devices=_devices(plan))
     images = _images(plan[0], data)
     jobs = [_job(arm, seed, share, images, data, teacher, out) for arm, seed in todo]
-    with Progress() as progress, terminated_as_exit():
+    with Progress() as progress:
         failed = run_jobs(jobs, progress, share=share, keep_going=True)
     return {job.folder.name: text for job, text in failed.items()}
 

@@ -13,11 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from types import FrameType
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 
 from eyas.cluster import Nodes
+from eyas.stopping import Stopped, stopped_by_sigterm
 
 PATIENCE = 10.0
 """Seconds that the other processes have to end by themselves when one has failed."""
@@ -47,16 +47,16 @@ def launch(command: Sequence[str], processes: int, nodes: Nodes = Nodes()) -> in
             for rank in range(processes)
         ]
         stack.callback(_end, running)
-        stack.enter_context(terminated_as_exit())
+        stack.enter_context(stopped_by_sigterm())
         try:
             failed = _wait(running)
+        except Stopped as stop:
+            _end(running, SAVING)
+            return stop.status
         except KeyboardInterrupt:
             _interrupt(running)
             if running[0].poll() == INTERRUPTED:
                 return INTERRUPTED  # it has said so itself
-            raise
-        except SystemExit:
-            _end(running, SAVING)
             raise
         _end(running)
         if failed is None:
@@ -95,20 +95,6 @@ def _await_all(running: Sequence[subprocess.Popen[bytes]], patience: float) -> N
     for process in running:
         with suppress(subprocess.TimeoutExpired):
             process.wait(max(deadline - time.monotonic(), 0))
-
-
-@contextmanager
-def terminated_as_exit() -> Iterator[None]:
-    """A SIGTERM raises SystemExit inside, so that no process is left behind."""
-
-    def stop(number: int, _: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _end(running: Sequence[subprocess.Popen[bytes]], patience: float = PATIENCE) -> None:

@@ -203,7 +203,18 @@ def compare_overlay(configs: Sequence[str]) -> Path:
     layers = config["student"] if isinstance(config["student"], list) else [config["student"]]
     student = yaml.safe_load(shipped_recipes()[layers[0]].read_text())
     supply([config["data"], config["teacher"]])
-    return _written("one_seed.yaml", {"student": [*layers, small(student)], "seeds": [0]})
+    arms = {name: _of_any_teacher(arm) for name, arm in config["arms"].items()}
+    return _written("one_seed.yaml", {"student": [*layers, small(student)], "seeds": [0], "arms": arms})
+
+
+def _of_any_teacher(arm: Any) -> list[Any]:
+    """The layers of an arm; where it distils, the teacher of two steps will do."""
+    layers = arm if isinstance(arm, list) else [arm]
+    known = [
+        yaml.safe_load(shipped_recipes()[layer].read_text()) if isinstance(layer, str) else layer for layer in layers
+    ]
+    distils = any(layer.keys() & {"class_path", "method"} for layer in known)
+    return [*layers, {"any_teacher": True}] if distils else layers
 
 
 def _written(name: str, content: dict[str, Any]) -> Path:

@@ -4,8 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # One thread per test process, asleep while it waits: two processes then share two cores without treading on each other.
-# A group is run by one of them, since it prepares something once for all its tests.
-PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2
 
 .PHONY: demo test test-slow lint audit site clean
 .DELETE_ON_ERROR:

@@ -21,8 +21,6 @@ from eyas.runlog import read_log
 from eyas.types import EyasError
 from tiny import MODEL, one_epoch, write_squares
 
-pytestmark = pytest.mark.xdist_group("compare")
-
 STUDENT = {
     "model": "shuffledet",
     "options": MODEL,

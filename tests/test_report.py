@@ -25,8 +25,6 @@ from eyas.runlog import CONFIG, LOG
 from eyas.types import EyasError
 from tiny import options, write_squares
 
-pytestmark = pytest.mark.xdist_group("report")
-
 CLASSES = ('<script>alert("x")</script>', "$\\frac{&'")
 """A class that would be markup, and one that would be mathematics."""
 ARM = '<img src=x onerror="alert(1)"> http:&'

@@ -18,8 +18,6 @@ from eyas.types import Target
 from gloo import two_processes
 from toys import relative, seeded, toy_target
 
-pytestmark = pytest.mark.xdist_group("two_processes")
-
 SIZE = (64, 96)
 # Objects per image, two images on each process. In "one empty" the second process has no box at all.
 CASES = {"uneven": (3, 1, 1, 0), "one empty": (2, 1, 0, 0), "all empty": (0, 0, 0, 0)}

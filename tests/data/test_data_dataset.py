@@ -188,7 +188,7 @@ def test_a_bad_image_gives_one_line_that_names_it(source, tmp_path, workers):
     bad.write_bytes(b"\x89PNG")
     record = build_record("bad", bad, (16, 12), [], bad)[0]
     broken = DataSource("coco", tmp_path, "train", ("cat",), (source.records[0], record))
-    made = loader(broken, JITTER, batch_size=2, shuffle=False, workers=workers, seed=0)
+    made = loader(broken, JITTER, batch_size=2, shuffle=True, workers=workers, seed=0)
     with pytest.raises(EyasError) as caught:
         list(made)
     if workers:

@@ -17,8 +17,6 @@ from eyas.types import Assigned
 from gloo import two_processes
 from toys import relative
 
-pytestmark = pytest.mark.xdist_group("outputs_two_processes")
-
 # For each case and process: the counted rows of its six, and which of them are positive.
 CASES = {
     "uneven": (([0, 1, 2, 5], [1, 5]), ([3], [3])),

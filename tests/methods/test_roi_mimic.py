@@ -20,8 +20,6 @@ from eyas.types import EyasError, Level, View
 from gloo import two_processes
 from toys import relative, toy_target
 
-pytestmark = pytest.mark.xdist_group("roi_mimic")
-
 IMAGE = (256, 384)
 NOTHING = [torch.zeros(0, 4), torch.zeros(0, 4)]
 # One box on the fine level of strides 8 and 16, three on the coarse one; 223 and 224 pixels are next to the border.

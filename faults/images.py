@@ -120,8 +120,10 @@ def fuzz(name: str, content: bytes, folder: Path, count: int, seed: int) -> tupl
     for number in range(count):
         path.write_bytes(changed(content, random.Random(f"{seed} {name} {number}")))
         said = attempt(path)
-        outcomes[said if said in ("read", "refused") else "failed"] += 1
-        if said not in ("read", "refused"):
+        if said in ("read", "refused"):
+            outcomes[said] += 1
+        else:
+            outcomes["failed"] += 1
             failed.append(f"{number}: {said}")
             print(f"{name} {failed[-1]}", flush=True)
     return outcomes, failed

@@ -169,9 +169,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for one in sorted(tried, key=lambda one: one.fault):
                 by_fault.setdefault(one.fault, Counter())[one.outcome] += 1
             refused = [one for one in tried if one.outcome == "refused"]
+            compared = sum(one.records for one in tried)
             row = {
                 "records": len(tried) * dirty_data.IMAGES,
-                "read and compared": sum(one.records for one in tried),
+                "read and compared": compared,
                 "outcomes": dict(Counter(one.outcome for one in tried)),
                 "refusals that name a line": sum(one.places for one in refused),
                 "by fault": by_fault,
@@ -179,8 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "seconds": round(time.monotonic() - started, 1),
             }
             result[format] = row
-            bad, records = bad + len(failed), records + sum(one.records for one in tried)
-            print(f"{format}: {row['read and compared']:,} read, {row['outcomes']}, {row['seconds']} s", flush=True)
+            bad, records = bad + len(failed), records + compared
+            print(f"{format}: {compared:,} read, {row['outcomes']}, {row['seconds']} s", flush=True)
     growth = peak_mib() - before
     result |= {"read and compared": records, "failed": bad}
     result |= {"grown by MiB": round(growth, 1), "limit MiB": GROWTH_MIB}

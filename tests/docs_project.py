@@ -19,6 +19,7 @@ from torchvision.models import resnet50
 from transformers import AutoModelForObjectDetection
 
 from eyas.__main__ import main
+from eyas.arms import Layers, resolve_arms
 from eyas.commands import shipped_recipes
 from eyas.demo import TEACHER
 from eyas.demo_data import DigitsSpec, write_digits
@@ -203,18 +204,13 @@ def compare_overlay(configs: Sequence[str]) -> Path:
     layers = config["student"] if isinstance(config["student"], list) else [config["student"]]
     student = yaml.safe_load(shipped_recipes()[layers[0]].read_text())
     supply([config["data"], config["teacher"]])
-    arms = {name: _of_any_teacher(arm) for name, arm in config["arms"].items()}
+    # The teacher of two steps will do for the arms that distil.
+    plan = resolve_arms(Layers(config["student"]), {name: Layers(arm) for name, arm in config["arms"].items()})
+    arms = {
+        name: [*(arm if isinstance(arm, list) else [arm]), *([{"any_teacher": True}] if "method" in plan[name] else [])]
+        for name, arm in config["arms"].items()
+    }
     return _written("one_seed.yaml", {"student": [*layers, small(student)], "seeds": [0], "arms": arms})
-
-
-def _of_any_teacher(arm: Any) -> list[Any]:
-    """The layers of an arm; where it distils, the teacher of two steps will do."""
-    layers = arm if isinstance(arm, list) else [arm]
-    known = [
-        yaml.safe_load(shipped_recipes()[layer].read_text()) if isinstance(layer, str) else layer for layer in layers
-    ]
-    distils = any(layer.keys() & {"class_path", "method"} for layer in known)
-    return [*layers, {"any_teacher": True}] if distils else layers
 
 
 def _written(name: str, content: dict[str, Any]) -> Path:

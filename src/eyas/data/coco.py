@@ -73,12 +73,14 @@ def parse(
         image_id = _id(entry, "image_id", path, name)
         if image_id not in found:
             problems.append(Problem(path, None, f"{name} is of image {image_id}, which is not in images; dropped"))
-        elif before.setdefault(number, entry) is not entry and before[number] == entry:
-            problems.append(Problem(path, None, f"{name} is written twice; the second is dropped"))
-        else:
-            if before[number] is not entry:
-                problems.append(Problem(path, None, f"{name} has the id of another; both are kept"))
-            found[image_id].append(_annotation(entry, name, names, known, path))
+            continue
+        first = before.setdefault(number, entry)
+        if first is not entry:
+            if first == entry:
+                problems.append(Problem(path, None, f"{name} is written twice; the second is dropped"))
+                continue
+            problems.append(Problem(path, None, f"{name} has the id of another; both are kept"))
+        found[image_id].append(_annotation(entry, name, names, known, path))
     return known, found, problems
 
 
@@ -118,7 +120,7 @@ def records_of(
             header.
     """
     records, problems = [], []
-    entries: dict[Path, str] = {}
+    entries: dict[str, str] = {}
     for image in images:
         name = _file_name(image, path)
         where = f"{path}: image {image['id']}"
@@ -127,7 +129,7 @@ def records_of(
             raise EyasError(
                 f"{path}: {name[:PATH_SHOWN]} is not in {folder}; restore it, or remove it from the list of images"
             )
-        first = entries.setdefault(Path(os.path.abspath(file)), where)
+        first = entries.setdefault(os.path.abspath(file), where)
         if first is not where:  # what one entry lists would be background in the other
             raise EyasError(f"{where} is of the same file as {first}, {name[:PATH_SHOWN]}; make them one entry")
         known = [0 if image.get(side) is None else image[side] for side in ("width", "height")]

@@ -48,6 +48,7 @@ from eyas.inference import anchor_grids
 from eyas.methods import Auto
 from eyas.methods.adapter import Adapter
 from eyas.methods.imitation import imitation_loss
+from eyas.pixels import as_float
 from eyas.progress import Progress
 from eyas.taps import Taps, teacher_features
 from eyas.teacher_on_demand import TeacherOnDemand
@@ -132,7 +133,7 @@ class Sides:
         self.data = DataArgs(resize=Resize(height=pair.size[0], width=pair.size[1]), batch_size=pair.batch, workers=0)
         self.accelerator: Accelerator = make_accelerator(self.run, OptimArgs())
         images, targets = next(iter(train_loader(source, self.data, 0)))
-        on_device = send_to_device((images.contiguous(memory_format=torch.channels_last), targets), device)
+        on_device = send_to_device((as_float(images).contiguous(memory_format=torch.channels_last), targets), device)
         self.batch: Batch = cast(Batch, on_device)
         self.live = self._distiller()
         self.cells = [len(wanted.cells[0]) for wanted in self._wanted()]

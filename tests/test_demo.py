@@ -17,6 +17,7 @@ from eyas.data.coco import write_coco
 from eyas.demo import DIGITS, TEACHER, demo, train_digits_teacher
 from eyas.demo_data import CLASSES, DigitsSpec, compose
 from eyas.evaluation import evaluate
+from eyas.pixels import as_float
 
 TINY = {
     "model": "shuffledet",
@@ -80,7 +81,7 @@ def test_the_bundled_teacher_scores_what_its_provenance_says(tmp_path: Path) -> 
     source = read(tmp_path, "val")
     dataset = DetectionDataset(source, eval_transform(eyas.demo.ModelSpec.load(TEACHER).resize))
     images = torch.stack([dataset[index][0] for index in range(len(dataset))])
-    result = evaluate("coco", source.records, source.classes, load(TEACHER).predict(images))
+    result = evaluate("coco", source.records, source.classes, load(TEACHER).predict(as_float(images)))
     assert result.summary["map"] == pytest.approx(provenance["map"], abs=0.08)  # 48 images of 400
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from eyas.distiller import Distiller, pad_to_batch, pair_levels
 from eyas.methods import FGFI, LevelPair, Method
+from eyas.pixels import as_float
 from eyas.types import EyasError, Level, View
 from toys import ToyDetector, relative, seeded, toy_batch, toy_target
 
@@ -237,6 +238,16 @@ def test_a_list_of_images_is_its_padded_batch() -> None:
     distiller.student.head_losses = lambda features, given: seen.extend(t["size"] for t in given) or {}
     distiller(images, targets)
     assert seen == [(40, 90), (64, 50)] and "size" not in targets[0]
+
+
+def test_images_of_8_bits_are_what_they_are_as_floats() -> None:
+    distiller = distilled()
+    images, targets = toy_batch()
+    pixels = (255 * images).to(torch.uint8)
+    from_bytes, from_floats = distiller(pixels, targets), distiller(as_float(pixels), targets)
+    assert all(torch.equal(from_bytes[name], from_floats[name]) for name in from_floats)
+    from_list = distiller(list(pixels), targets)
+    assert all(torch.equal(from_list[name], from_floats[name]) for name in from_floats)
 
 
 def test_a_batch_without_boxes_trains_the_student_alone() -> None:

@@ -20,13 +20,13 @@ from torch import nn
 import eyas.export
 from eyas.__main__ import main
 from eyas.checkpoint import ModelSpec, load, save_weights
-from eyas.data.transforms import FILL
 from eyas.detectors import build
 from eyas.detectors.deploy import deploy
 from eyas.detectors.deployed import Candidates, Deployed, as_predictions, best, nms_kept
 from eyas.export_check import difference, failures, latencies, raw_differences
 from eyas.onnx_graph import add_metadata, to_onnx, without_heads
 from eyas.onnx_runtime import OnnxDetector, fit, open_detector, open_session
+from eyas.pixels import FILL, as_float
 from eyas.types import Detector, EyasError, Prediction, Size
 from tiny import CLASSES, MODEL, one_epoch, write_squares
 
@@ -157,7 +157,7 @@ def test_images_are_padded_as_in_a_batch() -> None:
     images = torch.rand(2, 3, 4, 5)
     padded = fit(images, (6, 8))
     assert torch.equal(padded[:, :, :4, :5], images)
-    assert torch.equal(padded[1, :, 5, 7], torch.tensor(FILL))
+    assert torch.equal(padded[1, :, 5, 7], as_float(torch.tensor(FILL, dtype=torch.uint8)))
     with pytest.raises(EyasError, match=r"up to 3 x 8 .* 4 x 5; export with --dynamic_size"):
         fit(images, (3, 8))
 

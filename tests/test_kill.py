@@ -178,12 +178,33 @@ def test_a_signal_in_an_evaluation(
     assert differences(whole.out, parts.out) == []
 
 
+def test_a_signal_between_two_epochs(
+    trial: Callable[..., Trial], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a checkpoint is written, of two steps: saved after the third and gone."""
+    parts = trial("parts")
+    save, seen = Trainer._save, []
+
+    def disturbed(self: Trainer) -> None:
+        save(self)
+        seen.append(self.step)
+        if len(seen) == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save", disturbed)
+        assert main(list(parts.arguments)) == 143
+    assert seen == [2, 3]
+    said = capsys.readouterr().err
+    assert said.strip() == "eyas: stopped after step 3, which is saved; go on with --run.resume true"
+
+
 @linux
 @pytest.mark.slow
 @pytest.mark.parametrize("number", STATUS)
 def test_a_signal_to_a_command_of_two_processes(trial: Callable[..., Trial], tmp_path: Path, number: int) -> None:
     """To the one that has started them; both stop after the same step."""
-    # Without evaluations: outside of the steps a signal ends a command at once.
+    # Without evaluations, in which a signal ends a command at once.
     more = {"devices": 2, "dataset_batch_size": 2, "optim_accumulate": 1, "run_epochs": 40, "run_evaluate_every": 0}
     whole, parts = trial("whole", **more), trial("parts", **more)
     log = parts.out / "log.jsonl"
@@ -211,6 +232,18 @@ def test_a_signal_is_asked_for_and_raised_at_the_end() -> None:
         signal.raise_signal(signal.SIGINT)  # at once after it: the same one, passed on
         assert request.number == signal.SIGTERM
     assert stop.value.status == 143
+
+
+def test_a_signal_is_heeded_at_once_where_nothing_is_lost() -> None:
+    with pytest.raises(Stopped), stop_requests() as request:
+        with request.heeded_at_once():
+            pass
+        signal.raise_signal(signal.SIGTERM)  # only asked for again
+        with request.heeded_at_once():
+            pytest.fail("what was asked for before is heeded first")
+    with pytest.raises(Stopped), stop_requests() as request, request.heeded_at_once():
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("went on")
 
 
 def test_who_cannot_wait_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:

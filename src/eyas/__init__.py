@@ -12,6 +12,7 @@ from eyas.data import from_coco_detection, from_supervision, to_supervision
 from eyas.detectors import build
 from eyas.distiller import Distiller
 from eyas.methods import FGFI, Auto, BoxMask, Chen2017, FitNets, Method, RoIMimic, Vanilla
+from eyas.pixels import as_float
 from eyas.types import Detector, EyasError, Level, Prediction, Target
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "RoIMimic",
     "Target",
     "Vanilla",
+    "as_float",
     "build",
     "from_coco_detection",
     "from_supervision",

@@ -18,6 +18,7 @@ from eyas.engine import LossModule, PlainStudent, Trainer, train_loader
 from eyas.evaluation.result import align
 from eyas.files import write_json
 from eyas.methods import Method
+from eyas.pixels import as_float
 from eyas.spans import Spans, listening, span
 from eyas.training import Setup, chosen_methods
 from eyas.types import Detector, EyasError
@@ -89,7 +90,7 @@ def benchmark(
 def say_breaks(student: Detector, setup: Setup) -> None:
     """Where compiling breaks the student's graph up."""
     images, _ = next(iter(train_loader(setup.train, setup.dataset, setup.run.seed)))
-    for module in explain_levels(student, images):
+    for module in explain_levels(student, as_float(images)):
         setup.say(f"compile   {module.name}: {module.graphs} graphs, {len(module.breaks)} breaks")
         for reason in module.breaks:
             setup.say(f"{'':<9} {reason}")

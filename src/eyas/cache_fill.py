@@ -21,6 +21,7 @@ from eyas.data.transforms import Transform
 from eyas.data.workers import Held, in_time, worker_options, workers_told
 from eyas.methods.imitation import FeatureImitation
 from eyas.modes import evaluating
+from eyas.pixels import as_float
 from eyas.taps import teacher_features
 from eyas.types import Detector, Size, Target, View
 
@@ -122,7 +123,7 @@ class Filling:
 
     def _on_device(self, batch: tuple[Tensor, list[Target]]) -> tuple[Tensor, list[Target]]:
         images, targets = send_to_device(batch, self.device)
-        return images.contiguous(memory_format=self.layout), targets
+        return as_float(images).contiguous(memory_format=self.layout), targets
 
     def _transforms(self) -> dict[int, Transform]:
         return {variant: train_transform(self.data.resize, Augmentation(flip=float(variant))) for variant in (0, 1)}

@@ -24,6 +24,7 @@ from eyas.evaluation import EvaluationResult, default_metric
 from eyas.files import make_folder, write_atomic, write_json
 from eyas.inference import anchor_grids, on_cpu, predict_records, score
 from eyas.onnx_runtime import cost_of, open_detector
+from eyas.pixels import as_float
 from eyas.plots import draw_detections
 from eyas.progress import Progress
 from eyas.runlog import CONFIG
@@ -181,11 +182,11 @@ def predict(
         for path, drawn in drawings.items():
             record = unlabelled(path)
             pixels, _ = transform(decode(record), {"boxes": record.boxes, "labels": record.labels})
-            found = on_cpu(detector.predict(pixels[None].to(where))[0])
+            found = on_cpu(detector.predict(as_float(pixels[None].to(where)))[0])
             found = to_record_frame(found, record, (pixels.shape[-2], pixels.shape[-1]))
             entries += as_json(record, found, detector.classes)
             make_folder(drawn.parent)
-            draw_detections(drawn, decode(record) / 255, found, detector.classes, threshold=threshold)
+            draw_detections(drawn, decode(record), found, detector.classes, threshold=threshold)
             progress.advance(task)
     write_json(out / "predictions.json", entries)
     print(f"{len(entries)} detections in {len(drawings)} images: {out / 'predictions.json'} and drawn beside it")

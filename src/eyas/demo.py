@@ -30,6 +30,7 @@ from eyas.files import write_atomic
 from eyas.inference import anchor_grids
 from eyas.jobs import Job, resume_options, run_jobs
 from eyas.masks import near_object_masks
+from eyas.pixels import as_float
 from eyas.plots import curves, near_masks, side_by_side
 from eyas.progress import Progress
 from eyas.runlog import read_log
@@ -168,7 +169,7 @@ def draw(out: Path, data: Path, teacher: Path, runs: Mapping[str, Sequence[Path]
     titles = [f"stride {level.stride}" for level in guide.levels.values()]
     near_masks(out / "near_masks.png", images, targets, masks, titles)
     models = {"teacher": guide, **{arm: load(folders[0]) for arm, folders in runs.items()}}
-    found = {name: detector.predict(torch.stack(images)) for name, detector in models.items()}
+    found = {name: detector.predict(as_float(torch.stack(images))) for name, detector in models.items()}
     side_by_side(out / "detections.png", images, targets, found, guide.classes)
 
 

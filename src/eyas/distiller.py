@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from eyas.cached_teacher import CachedTeacher
 from eyas.methods.method import Auto, Method, Reads
 from eyas.pairing import describe_levels, pair_levels, some_parameter
+from eyas.pixels import as_float
 from eyas.resolution import check_scale, shrink
 from eyas.spans import span
 from eyas.taps import Taps, teacher_features
@@ -92,8 +93,8 @@ class Distiller(nn.Module):
         """Every loss of a batch, scalars by name: the student's own, then one for each method, times its weight.
 
         Args:
-            images: (batch, 3, height, width) in [0, 1], or a sequence of (3, height, width), padded here. As the
-                teacher sees them.
+            images: (batch, 3, height, width), float32 in [0, 1] or uint8, or a sequence of (3, height, width), padded
+                here. As the teacher sees them.
             targets: one for each image, boxes in the frame of its tensor.
         """
         images, targets = _batch(images, targets)
@@ -371,8 +372,8 @@ def _put_back(module: nn.Module, device: torch.device) -> Iterator[None]:
 def _batch(images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> tuple[Tensor, Sequence[Target]]:
     """One padded tensor, and targets that know the size of their image inside it."""
     if isinstance(images, Tensor):
-        return images, targets
-    return pad_to_batch(images), [
+        return as_float(images), targets
+    return pad_to_batch([as_float(image) for image in images]), [
         {**target, "size": _size(image)} for image, target in zip(images, targets, strict=True)
     ]
 

@@ -32,6 +32,7 @@ from eyas.evaluation import EvaluationResult
 from eyas.finite import FiniteLosses
 from eyas.inference import score_detector
 from eyas.optim import average_of, make_optimizer, schedule
+from eyas.pixels import as_float
 from eyas.progress import Progress
 from eyas.randomness import random_states, restore_random_state, seed_epoch
 from eyas.runlog import RunLog
@@ -152,7 +153,8 @@ class Trainer:
         """Train to the last epoch, evaluating on the way; returns the last evaluation.
 
         Raises:
-            Stopped: SIGINT or SIGTERM; in an epoch, the state after the step that was running is saved first.
+            Stopped: SIGINT or SIGTERM; the state after the step that was running is saved first, or, between two
+                epochs, that after the next one. An evaluation ends at once: all was saved before it.
         """
         if self.run.resume:
             self._resume()
@@ -174,15 +176,16 @@ class Trainer:
     def _epochs(self, progress: Progress, task: TaskID) -> EvaluationResult | None:
         """The epochs that are left; the last evaluation there was."""
         result: EvaluationResult | None = None
-        while self.epoch < self.run.epochs:
-            with stop_requests() as request:
+        every = self.run.evaluate_every or self.run.epochs
+        with stop_requests() as request:
+            while self.epoch < self.run.epochs:
                 self._train_epoch(request, partial(self._tell, progress, task))
                 self._save()  # before the evaluation too: it may take long, and be what is killed
-            self.epoch, self.batch = self.epoch + 1, 0
-            every = self.run.evaluate_every or self.run.epochs
-            if self.epoch % every == 0 or self.epoch == self.run.epochs:
-                result = self.evaluate(progress)
-                self._save()
+                self.epoch, self.batch = self.epoch + 1, 0
+                if self.epoch % every == 0 or self.epoch == self.run.epochs:
+                    with request.heeded_at_once():
+                        result = self.evaluate(progress)
+                        self._save()
         return result
 
     def _tell(self, progress: Progress, task: TaskID, logged: Mapping[str, Any] | None) -> None:
@@ -279,7 +282,7 @@ class Trainer:
         """Forward, backward and, where accumulation is complete, the update. The losses and the gradient norm."""
         with self.accelerator.accumulate(self.model):
             layout = torch.channels_last if self.run.channels_last else torch.contiguous_format
-            losses = self.model(images.contiguous(memory_format=layout), targets)
+            losses = self.model(as_float(images).contiguous(memory_format=layout), targets)
             total = torch.stack(list(losses.values())).sum()
             self.finite.add(self.step + 1, total, losses, targets)
             with span("backward"):

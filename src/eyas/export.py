@@ -31,6 +31,7 @@ from eyas.files import could_not_write, write_atomic, write_json
 from eyas.inference import predict_records, score
 from eyas.onnx_graph import add_metadata, require_onnx, to_onnx, without_heads
 from eyas.onnx_runtime import fit, open_session
+from eyas.pixels import as_float
 from eyas.progress import Progress
 from eyas.types import Detector, EyasError, Size, Target
 
@@ -181,7 +182,8 @@ class Feed:
     def batches(self) -> Iterator[tuple[Tensor, list[Target]]]:
         """Every image with its target."""
         for images, targets in told(val_loader(self.source, self.feed)):
-            yield (images if self.size is None else fit(images, self.size)), targets
+            pixels = as_float(images)
+            yield (pixels if self.size is None else fit(pixels, self.size)), targets
 
     def images(self, count: int) -> Iterator[Tensor]:
         """The first images, (1, 3, height, width)."""

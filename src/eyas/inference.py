@@ -13,6 +13,7 @@ from eyas.data import DataSource, to_record_frame
 from eyas.data.workers import in_time, workers_told
 from eyas.evaluation import EvaluationResult, evaluate
 from eyas.modes import evaluating
+from eyas.pixels import as_float
 from eyas.progress import Progress
 from eyas.taps import teacher_features
 from eyas.types import Detector, Prediction, Size, Target
@@ -34,7 +35,7 @@ def predict_records(
     predictions: dict[int, Prediction] = {}
     with evaluating(detector.network), torch.no_grad(), workers_told(batches):
         for images, targets in in_time(batches, batches):
-            for prediction, target in zip(detector.predict(images), targets, strict=True):
+            for prediction, target in zip(detector.predict(as_float(images)), targets, strict=True):
                 index = target["index"]
                 predictions[index] = to_record_frame(on_cpu(prediction), source.records[index], target["size"])
             if advance:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from eyas.masks import Assignment, near_object_masks
 from eyas.modes import evaluating
+from eyas.pixels import as_float
 from eyas.taps import teacher_features
 from eyas.types import Detector, Level, Size, Target, View
 
@@ -163,7 +164,7 @@ def inspect_features(
 
     Args:
         teacher: left in the mode it was in.
-        batches: images (B, 3, height, width) on the teacher's device, and their targets.
+        batches: images (B, 3, height, width), uint8 or float32 in [0, 1], on the teacher's device, and their targets.
         psi: of the near-object mask.
         assignment: of the near-object mask.
         advance: told the number of images after each batch.
@@ -188,7 +189,7 @@ def view_and_masks(
     teacher: Detector, images: Tensor, targets: Sequence[Target], *, psi: float, assignment: Assignment
 ) -> tuple[View, list[Tensor]]:
     """The teacher's features of a batch, and the near-object mask of each level, (B, H, W). In evaluation mode."""
-    features = teacher_features(teacher, teacher.levels, images)
+    features = teacher_features(teacher, teacher.levels, as_float(images))
     view = View([features[name] for name in teacher.levels], list(teacher.levels.values()), _size(images))
     ranges = [level.box_range for level in view.levels]
     boxes = [target["boxes"].to(images.device) for target in targets]

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from eyas.benchmark import ModelCost, measure
 from eyas.checkpoint import ModelSpec, load
-from eyas.data.transforms import FILL, Resize
+from eyas.data.transforms import Resize
 from eyas.detectors.deployed import Candidates, as_predictions
 from eyas.onnx_graph import DETECTIONS, as_inputs, as_tensors, read_metadata, require_onnx
+from eyas.pixels import filled
 from eyas.types import Detector, EyasError, Level, Prediction, Size, Target
 
 if TYPE_CHECKING:
@@ -136,6 +137,6 @@ def fit(images: Tensor, size: Size, name: str = "the model") -> Tensor:
             f"{name}: takes images up to {size[0]} x {size[1]} (height x width), and this one is {height} x {width}; "
             "export with --dynamic_size true"
         )
-    padded = images.new_tensor(FILL).view(1, 3, 1, 1).repeat(len(images), 1, *size)
+    padded = filled(len(images), *size, like=images)
     padded[:, :, :height, :width] = images
     return padded

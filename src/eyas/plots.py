@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from eyas.pixels import as_float
 from eyas.types import Prediction, Target
 
 COLOURS = tuple(matplotlib.color_sequences["tab10"])
@@ -41,9 +42,9 @@ def draw_boxes(axes: matplotlib.axes.Axes, boxes: Tensor, texts: Sequence[str], 
 
 
 def show_image(axes: matplotlib.axes.Axes, image: Tensor, title: str = "") -> None:
-    """An image (3, H, W) in [0, 1], in pixel coordinates: pixel (0, 0) covers [0, 1] x [0, 1], as boxes count."""
+    """An image (3, H, W), uint8 or in [0, 1]. Pixel (0, 0) covers [0, 1] x [0, 1], as boxes count."""
     height, width = image.shape[-2:]
-    axes.imshow(image.permute(1, 2, 0).clamp(0, 1).cpu().numpy(), extent=(0, width, height, 0))
+    axes.imshow(as_float(image).permute(1, 2, 0).clamp(0, 1).cpu().numpy(), extent=(0, width, height, 0))
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     axes.set_title(title, fontsize=8)
 

@@ -1,6 +1,7 @@
 """SIGINT (Ctrl-C) and SIGTERM (`kill`, or a scheduler whose time is up): a training saves after its step, and ends.
 
-Outside the steps of a training both end a command at once, by an exception that cleans up on its way.
+Outside the epochs of a training, and in its evaluations, both end a command at once, by an exception that cleans up
+on its way.
 """
 
 from __future__ import annotations
@@ -45,13 +46,25 @@ class StopRequest:
     def __init__(self) -> None:
         self.number = 0
         self._since = 0.0
+        self._at_once = False
 
     def __call__(self, number: int, _: FrameType | None) -> None:
-        """Handle a signal. Raises Stopped when one has asked before and nothing has stopped yet."""
-        if self.number and time.monotonic() - self._since > AT_ONCE:
+        """Handle a signal. Raises Stopped inside `heeded_at_once`, and where one that asked before was not heeded."""
+        if self._at_once or (self.number and time.monotonic() - self._since > AT_ONCE):
             raise Stopped(number)
         if not self.number:
             self.number, self._since = number, time.monotonic()
+
+    @contextmanager
+    def heeded_at_once(self) -> Iterator[None]:
+        """Inside, a signal raises Stopped where it comes; at the start, if one has asked before."""
+        self._at_once = True
+        try:
+            if self.number:
+                raise Stopped(self.number)
+            yield
+        finally:
+            self._at_once = False
 
 
 @contextmanager

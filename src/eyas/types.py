@@ -1,7 +1,8 @@
 """The vocabulary that every part shares: targets, predictions, feature levels and the two protocols.
 
 Boxes are ``xyxy``, pixels, float32, in the frame of the tensor the network sees. Labels are 0-based class indices.
-Images are float32 in [0, 1], RGB, (batch, 3, height, width); each detector normalises with its own mean and std.
+Images are float32 in [0, 1], RGB, (batch, 3, height, width); each detector normalises with its own mean and std. From
+the file to the device they are uint8, see `eyas.pixels`.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from eyas.data import (
 )
 from eyas.data.dataset import Draw
 from eyas.data.record import Annotation, build_record
+from eyas.pixels import as_float
 from eyas.types import EyasError, Prediction
 
 JITTER = train_transform(Resize(), Augmentation(flip=0.5, brightness=0.5, scale=(0.5, 1.0), shift=0.2))
@@ -94,14 +95,21 @@ def test_the_dataset_travels_to_a_spawned_worker_without_shared_tensors(source):
     assert same([collate([dataset[3]])], [collate([copy[3]])])
 
 
+def _noise(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8)
+
+
 def test_collate_pads_right_and_bottom():
-    small, large = torch.rand(3, 4, 9), torch.rand(3, 7, 5)
+    small, large = _noise(3, 4, 9), _noise(3, 7, 5)
     target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     images, targets = collate([(small, target), (large, target)])
+    assert images.dtype == torch.uint8
     assert images.shape == (2, 3, 7, 9) and len(targets) == 2
     assert torch.equal(images[0, :, :4], small) and torch.equal(images[1, :, :, :5], large)
     for padding in (images[0, :, 4:], images[1, :, :, 5:]):
-        assert torch.equal(padding, torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1).expand_as(padding))
+        assert torch.equal(padding, torch.tensor([124, 116, 104]).reshape(3, 1, 1).expand_as(padding))
+    floats, _ = collate([(as_float(small), target), (as_float(large), target)])
+    assert torch.equal(floats, as_float(images))
 
 
 @given(

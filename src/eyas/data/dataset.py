@@ -14,12 +14,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from eyas.data.images import decode
 from eyas.data.record import DataSource
-from eyas.data.transforms import FILL, Transform
+from eyas.data.transforms import Transform
 from eyas.data.workers import Held, worker_options
+from eyas.pixels import filled
 from eyas.types import EyasError, Prediction, Record, Size, Target
 
 Sample = tuple[Tensor, Target]
-"""((3, H, W) float32 image in [0, 1], its target)."""
+"""((3, H, W) image, uint8 as the transforms here give it; its target)."""
 
 
 class Draw(NamedTuple):
@@ -97,7 +98,7 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, list[Target]]:
     width = max(image.shape[-1] for image in images)
     if all(image.shape[-2:] == (height, width) for image in images):
         return torch.stack(images), [target for _, target in samples]
-    batch = torch.tensor(FILL).reshape(1, 3, 1, 1).repeat(len(images), 1, height, width)
+    batch = filled(len(images), height, width, like=images[0])
     for slot, image in zip(batch, images, strict=True):
         slot[:, : image.shape[-2], : image.shape[-1]] = image
     return batch, [target for _, target in samples]
@@ -162,7 +163,7 @@ def loader(
     drop_last: bool = False,
     worker_timeout: float = 0.0,
 ) -> Loader:
-    """Batches of a source: `(images, targets)` as `collate` makes them.
+    """Batches of a source: `(images, targets)` as `collate` makes them, 8 bits a channel, see `eyas.as_float`.
 
     The order is a function of (seed, epoch) and each sample of (seed, epoch, index), whatever the number of workers
     and processes. Call ``set_epoch(epoch)`` on the loader, or on what ``Accelerator.prepare`` makes of it, before each

@@ -15,13 +15,12 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from eyas.pixels import FILL
 from eyas.types import EyasError, Size, Target
 
-FILL = (0.485, 0.456, 0.406)
-"""The colour of padding: the ImageNet mean, which the detectors' usual normalisation maps to zero."""
-
 Transform = Callable[[Tensor, Target], tuple[Tensor, Target]]
-"""((3, h, w) uint8 image of a file, its target) -> ((3, H, W) float32 image in [0, 1], the target in its frame)."""
+"""((3, h, w) uint8 image of a file, its target) -> ((3, H, W) uint8 image, the target in its frame). One of
+your own may give float32 in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ class _Pipeline:
     def __init__(self, resize: Resize, augmentation: Augmentation | None) -> None:
         a = augmentation or Augmentation(flip=0.0)
         self.resize, self.scale = resize, a.scale
-        fill = {tv_tensors.Image: [round(255 * value) for value in FILL]}
+        fill = {tv_tensors.Image: list(FILL)}
         self.crop = v2.RandomIoUCrop() if a.crop else None
         self.zoom_out = v2.RandomZoomOut(fill, (1.0, a.zoom_out)) if a.zoom_out > 1 else None
         self.shift = v2.RandomAffine(0, (a.shift, a.shift), fill=fill) if a.shift > 0 else None
@@ -177,7 +176,7 @@ class _Pipeline:
         boxes, valid = _inside(boxes)
         labels, ignore = target["labels"][valid], _inside(ignore)[0]
         result: Target = {**target, "boxes": boxes, "labels": labels, "ignore": ignore, "variant": variant}
-        return F.to_dtype(pixels.as_subclass(Tensor), torch.float32, scale=True).contiguous(), result
+        return pixels.as_subclass(Tensor).contiguous(), result
 
     def _move(self, sample: _Sample) -> _Sample:
         if self.zoom_out is not None:

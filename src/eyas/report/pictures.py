@@ -74,7 +74,7 @@ def _photograph(record: Record, layers: Sequence[tuple[Tensor, list[str], list[s
     scale = LONGER / max(record.width, record.height)
     figure = Figure(figsize=(record.width * scale / DPI, record.height * scale / DPI), dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1))
-    show_image(axes, decode(record) / 255)
+    show_image(axes, decode(record))
     for boxes, texts, colours in layers:
         draw_boxes(axes, boxes, texts, colours)
     return _jpeg(lambda path: figure.savefig(path, pil_kwargs={"quality": QUALITY}), {})

@@ -117,7 +117,7 @@ def test_resumed_by_another_number_of_processes(tmp_path: Path) -> None:
     def command(name: str, batch: int) -> list[str]:
         # Frozen BatchNorms and no sampling: what a process sees alone makes no difference.
         model = {"model": "retinanet", "backbone": "resnet18", "options": '{"norm": "frozen"}'}
-        own = options(**model, run_epochs=4, dataset_batch_size=batch)
+        own = options(**model, run_epochs=3, dataset_batch_size=batch)
         return ["train", f"--data={data}", f"--out={tmp_path / name}", *own]
 
     killed = subprocess.Popen(

@@ -51,15 +51,14 @@ def test_the_demo_leaves_figures_pictures_and_runs(
     assert provenance["seed"] == 0
     monkeypatch.setattr(eyas.demo, "TEACHER", teacher)
 
-    demo(out=out, seeds=[3, 4])
+    demo(out=out, seeds=[3])
 
     results = json.loads((out / "results.json").read_text())
     assert results["data_hash"] == provenance["data_hash"]
     for name in ("teacher", "plain", "distilled"):
         for figure in ("map", "map_50"):
             values = results[name][figure]["values"]
-            assert len(values) == 2
-            assert results[name][figure]["mean"] == pytest.approx(sum(values) / 2)
+            assert [results[name][figure]["mean"]] == pytest.approx(values)
     assert results["gap_closed"].keys() >= {"mean", "values"}
     assert results["seconds"] > 0
     for picture in ("curves", "near_masks", "detections"):
@@ -67,10 +66,10 @@ def test_the_demo_leaves_figures_pictures_and_runs(
             assert len(image.convert("RGB").getcolors(1 << 24) or ()) > 10, f"{picture}.png is blank"
     assert "distilled" in capsys.readouterr().out
     runs = sorted(path.name for path in out.glob("*-*") if path.is_dir())
-    assert runs == ["distilled-3", "distilled-4", "plain-3", "plain-4"]
+    assert runs == ["distilled-3", "plain-3"]
 
     before = (out / "plain-3" / "model.safetensors").read_bytes()
-    demo(out=out, seeds=[3, 4])
+    demo(out=out, seeds=[3])
     assert (out / "plain-3" / "model.safetensors").read_bytes() == before, "a finished run is not trained again"
 
 

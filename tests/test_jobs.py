@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,31 +14,43 @@ from eyas.progress import Progress
 from eyas.runlog import RunLog
 from eyas.types import EyasError
 
+PROGRAM = """
+import sys
+print("given", *sys.argv[1:])
+sys.exit(2 if sys.argv[1] == "bad" else 0)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _other_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of `eyas`, which takes seconds to start; `eyas compare` and `eyas demo` are tested with it."""
+    monkeypatch.setattr(eyas.jobs, "PROGRAM", (sys.executable, "-c", PROGRAM))
+
 
 def test_jobs_run_and_keep_what_they_print(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    jobs = [Job(("recipes",), tmp_path / "runs" / name, steps=1) for name in ("a", "b")]
+    jobs = [Job(("good", name), tmp_path / "runs" / name, steps=1) for name in ("a", "b")]
     with Progress() as progress:
         run_jobs(jobs, progress, share=Share(at_once=2, threads=1))
     for job in jobs:
-        assert "digits/student" in job.printed.read_text()
+        assert job.printed.read_text() == f"given good {job.folder.name}\n"
     assert "a finished" in capsys.readouterr().out
 
 
 def test_a_failed_job_is_reported_with_its_own_words(tmp_path: Path) -> None:
-    job = Job(("evaluate", str(tmp_path / "nowhere")), tmp_path / "run", steps=1)
+    job = Job(("bad", "nowhere"), tmp_path / "run", steps=1)
     with Progress(quiet=True) as progress, pytest.raises(EyasError, match="status 2") as caught:
         run_jobs([job], progress)
-    assert "nowhere" in str(caught.value)
+    assert str(caught.value).endswith("given bad nowhere")
 
 
 def test_the_others_go_on_when_a_job_has_failed(tmp_path: Path) -> None:
-    bad = Job(("evaluate", str(tmp_path / "nowhere")), tmp_path / "bad", steps=1)
-    good = Job(("recipes",), tmp_path / "good", steps=1)
+    bad = Job(("bad", "nowhere"), tmp_path / "bad", steps=1)
+    good = Job(("good",), tmp_path / "good", steps=1)
     with Progress(quiet=True) as progress:
         failed = run_jobs([bad, good], progress, share=Share(at_once=1, threads=1), keep_going=True)
     assert list(failed) == [bad]
     assert "status 2" in failed[bad] and "nowhere" in failed[bad]
-    assert "digits/student" in good.printed.read_text()
+    assert good.printed.read_text() == "given good\n"
 
 
 def test_steps_are_counted_by_what_was_appended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from eyas.progress import Progress
 from eyas.runlog import CONFIG, LOG, LogTail
 from eyas.types import EyasError
 
+PROGRAM = (sys.executable, "-m", "eyas")
 POLL = 0.5
 LINES_SHOWN = 15
 
@@ -159,8 +160,7 @@ def run_jobs(
 def _start(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     with job.printed.open("ab") as file:
-        command = [sys.executable, "-m", "eyas", *job.command]
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        return subprocess.Popen([*PROGRAM, *job.command], stdout=file, stderr=subprocess.STDOUT, env=environment)
 
 
 def _what_happened(job: Job, status: int) -> str:

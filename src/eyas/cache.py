@@ -32,7 +32,7 @@ from eyas.cache_files import (
 )
 from eyas.files import could_not_write, write_json
 from eyas.methods import Method
-from eyas.methods.imitation import Wanted
+from eyas.methods.imitation import Wanted, sent
 from eyas.types import EyasError, Record, Size
 
 FORMAT = 1
@@ -124,8 +124,8 @@ class TeacherCache:
         places = np.concatenate([image.places for image in images]).astype(np.int64)
         row, column = np.divmod(places, np.repeat(widths, counts))
         bits = np.concatenate([image.vectors for image in images])
-        where = [_to(torch.from_numpy(axis), device) for axis in (image, row, column)]
-        return Wanted((where[0], where[1], where[2]), _to(torch.from_numpy(bits).view(self.dtype), device), size)
+        where = [sent(torch.from_numpy(axis), device) for axis in (image, row, column)]
+        return Wanted((where[0], where[1], where[2]), sent(torch.from_numpy(bits).view(self.dtype), device), size)
 
     def split(self, wanted: Sequence[Wanted]) -> list[list[LevelRecord]]:
         """The record of each image of a batch, all of whose images have one size.
@@ -272,8 +272,3 @@ def _check_own(method: Method) -> None:
                 f"{type(method).__name__} has {name}() of its own, but not fingerprint(), by which a cache tells it "
                 f"from {classes[told].__name__}: add one that returns the options of its masks, or leave --cache out"
             )
-
-
-def _to(values: Tensor, device: torch.device) -> Tensor:
-    """To the device without waiting for it."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)

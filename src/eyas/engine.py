@@ -27,6 +27,7 @@ from eyas.compiling import compile_levels
 from eyas.cost import CostMeter
 from eyas.data import DataSource, collate, eval_transform, loader, train_transform
 from eyas.data.dataset import Loader
+from eyas.data.transforms import WithHostBoxes
 from eyas.data.workers import in_time, workers_told
 from eyas.evaluation import EvaluationResult
 from eyas.finite import FiniteLosses
@@ -436,7 +437,7 @@ def train_loader(source: DataSource, data: DataArgs, seed: int) -> Loader:
     """The batches of a data set, augmented, in an order that depends on the seed and the epoch alone."""
     return loader(
         source,
-        train_transform(data.resize, data.augment),
+        WithHostBoxes(train_transform(data.resize, data.augment)),
         batch_size=data.batch_size,
         shuffle=True,
         workers=data.workers,

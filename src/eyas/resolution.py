@@ -48,6 +48,7 @@ def _resized(target: Target, before: Size, after: Size) -> Target:
     down, across = after[0] / before[0], after[1] / before[1]
     factors = target["boxes"].new_tensor([across, down, across, down])
     result: Target = {**target, "boxes": target["boxes"] * factors}
+    result.pop("host_boxes", None)
     if "ignore" in target:
         result["ignore"] = target["ignore"] * factors
     if "size" in target:

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from eyas.anchors import AnchorGrid, default_grid
@@ -66,9 +69,17 @@ class Target(TypedDict):
     """Which record of the data set this is."""
     size: NotRequired[Size]
     """(height, width) of the image inside the batch, before padding to the batch's common size."""
+    host_boxes: NotRequired[npt.NDArray[np.float32]]
+    """``boxes`` once more, as an array, which stays with the host when a batch goes to a device; see `host_boxes`."""
     variant: NotRequired[int]
     """Which of the finitely many geometric variants of the record this is: 0 as it is, 1 flipped. What else a training
     does to the geometry, this does not tell."""
+
+
+def host_boxes(targets: Sequence[Target]) -> list[Tensor]:
+    """The boxes of each image, in the host's memory where they are to be had there: what is made of them there makes
+    nobody wait for the device."""
+    return [torch.from_numpy(t["host_boxes"]) if "host_boxes" in t else t["boxes"] for t in targets]
 
 
 class Prediction(TypedDict):

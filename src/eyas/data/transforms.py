@@ -151,6 +151,21 @@ def train_transform(resize: Resize, augmentation: Augmentation) -> Transform:
     return _Pipeline(resize, augmentation)
 
 
+@dataclass(frozen=True)
+class WithHostBoxes:
+    """A transform whose targets have their boxes once more, for the host.
+
+    Not every transform's: who changes the boxes of a batch afterwards would have to change both.
+    """
+
+    transform: Transform
+
+    def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+        image, target = self.transform(image, target)
+        # A copy: a worker moves its tensors to memory that processes share, away from under an array that is theirs.
+        return image, {**target, "host_boxes": target["boxes"].numpy().copy()}
+
+
 class _Pipeline:
     def __init__(self, resize: Resize, augmentation: Augmentation | None) -> None:
         a = augmentation or Augmentation(flip=0.0)

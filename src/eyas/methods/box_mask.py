@@ -10,7 +10,7 @@ from torch import Tensor
 from eyas.anchors import AnchorGrid
 from eyas.methods.imitation import FeatureImitation, Rectify, describe_cells
 from eyas.methods.method import Weight
-from eyas.types import Target, View
+from eyas.types import Target, View, host_boxes
 
 
 def box_masks(grid: AnchorGrid, boxes: Sequence[Tensor], scale: float = 1.0) -> Tensor:
@@ -87,7 +87,7 @@ class BoxMask(FeatureImitation):
 
     def masks(self, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
         """The cells inside boxes, (batch, H, W) for each level, on the teacher's grids."""
-        return [box_masks(grid, [target["boxes"] for target in targets], self.scale) for grid in teacher.grids]
+        return [box_masks(grid, host_boxes(targets), self.scale) for grid in teacher.grids]
 
     def fingerprint(self) -> dict[str, object]:
         return {"scale": self.scale}

@@ -14,7 +14,7 @@ from torch import Tensor
 from eyas.masks import Assignment, near_object_masks
 from eyas.methods.imitation import FeatureImitation, Rectify, describe_cells
 from eyas.methods.method import Weight
-from eyas.types import Target, View
+from eyas.types import Target, View, host_boxes
 
 
 class FGFI(FeatureImitation):
@@ -69,7 +69,7 @@ class FGFI(FeatureImitation):
         """The near-object mask of each level, (batch, H, W), on the teacher's grids."""
         return near_object_masks(
             teacher.grids,
-            [target["boxes"] for target in targets],
+            host_boxes(targets),
             psi=self.psi,
             assignment=self.assignment,
             box_ranges=[level.box_range for level in teacher.levels],

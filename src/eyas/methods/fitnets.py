@@ -49,10 +49,8 @@ class FitNets(FeatureImitation):
 
     def masks(self, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
         """Every cell."""
-        return [
-            torch.ones((len(feature), *feature.shape[-2:]), dtype=torch.bool, device=feature.device)
-            for feature in teacher.features
-        ]
+        sizes = [(len(feature), *feature.shape[-2:]) for feature in teacher.features]
+        return [torch.ones(size, dtype=torch.bool, device="cpu") for size in sizes]
 
     def fingerprint(self) -> dict[str, object]:
         return {}

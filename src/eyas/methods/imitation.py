@@ -75,13 +75,23 @@ def sparse_imitation_loss(adapted: Tensor, teacher: Tensor, chosen: Tensor | flo
 
 
 def wanted_at(features: Tensor, mask: Tensor) -> Wanted:
-    """A teacher's map (batch, C, H, W) at the cells of a mask (batch, H, W)."""
-    image, row, column = mask.nonzero(as_tuple=True)
+    """A teacher's map (batch, C, H, W) at the cells of a mask (batch, H, W).
+
+    How many they are has to be known here: of a mask on a GPU, the host has to wait for it.
+    """
+    image, row, column = (sent(axis, features.device) for axis in mask.nonzero(as_tuple=True))
     cells = (image, row, column)
     vectors, size = features.permute(0, 2, 3, 1), (mask.shape[0], mask.shape[1], mask.shape[2])
     if len(cells[0]) < mask.numel():
         vectors = vectors[cells]
     return Wanted(cells, vectors, size)
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """The values on a device; the host does not wait for a GPU to take them."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
 def chosen_cells(wanted: Sequence[Wanted]) -> Tensor:
@@ -141,7 +151,10 @@ class FeatureImitation(Method):
         )
 
     def masks(self, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
-        """The cells of each level that are imitated, (batch, H, W) bool, on the teacher's grids."""
+        """The cells of each level that are imitated, (batch, H, W) bool, on the teacher's grids.
+
+        On the host if it can be, see `eyas.types.host_boxes`.
+        """
         raise NotImplementedError
 
     def fingerprint(self) -> dict[str, object]:

@@ -1,0 +1,114 @@
+"""The host does not wait for the device in a distilled step: it never asks for a value that the device computes.
+
+A tensor on the meta device has no values: whatever asks for one, or for a size that depends on them, raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from eyas.data import Resize, eval_transform, loader, read
+from eyas.data.transforms import WithHostBoxes
+from eyas.distiller import Distiller
+from eyas.methods import FGFI, Auto, BoxMask, FitNets, Method
+from eyas.types import Target
+from tiny import write_squares
+from toys import ToyDetector, toy_batch
+
+METHODS = {
+    "fgfi": lambda: FGFI(weight=Auto(warmup=1, every=1)),
+    "fgfi by size": lambda: FGFI(weight=0.1, assignment="by_size"),
+    "fgfi dense": lambda: FGFI(weight=0.1, sparse_below=0.0),
+    "box mask": lambda: BoxMask(weight=Auto(warmup=0, every=1)),
+    "fitnets": lambda: FitNets(weight=1.0),
+}
+
+
+class Student(ToyDetector):
+    """Its own loss waits for nothing."""
+
+    def head_losses(self, features: dict[str, Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
+        return {f"loss_{name}": self.heads[name](feature).square().mean() for name, feature in features.items()}
+
+
+def batch(device: str) -> tuple[Tensor, list[Target]]:
+    """Images and boxes on a device, and the boxes on the host."""
+    images, targets = toy_batch()
+    keep = WithHostBoxes(lambda image, target: (image, target))
+    kept = [keep(image, target)[1] for image, target in zip(images, targets, strict=True)]
+    return images.to(device), [
+        {**target, "boxes": target["boxes"].to(device), "labels": target["labels"].to(device)} for target in kept
+    ]
+
+
+def step(distiller: Distiller, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+    losses = distiller(images, targets)
+    torch.stack(list(losses.values())).sum().backward()
+    return losses
+
+
+def distiller_of(method: Method) -> Distiller:
+    torch.manual_seed(0)
+    return Distiller(Student(), ToyDetector(6), method)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_value_of_the_device_is_asked_for(name: str) -> None:
+    method = METHODS[name]()
+    distiller = distiller_of(method).to("meta")
+    images, targets = batch("meta")
+    for _ in range(3):
+        assert step(distiller, images, targets)[method.name].is_meta
+    if method.name != "fitnets":
+        for target in targets:
+            del target["host_boxes"]
+        with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+            step(distiller, images, targets)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_boxes_of_the_host_are_those_of_the_device(name: str) -> None:
+    method = METHODS[name]()
+    images, targets = batch("cpu")
+    without: list[Target] = [{"boxes": target["boxes"], "labels": target["labels"]} for target in targets]
+    one, other = (distiller_of(method)(images, given)[method.name] for given in (targets, without))
+    assert torch.equal(one, other)
+
+
+def test_boxes_of_the_host_are_of_the_image_that_the_network_sees() -> None:
+    target: Target = {"boxes": torch.tensor([[2.0, 4, 10, 12]]), "labels": torch.tensor([0])}
+    keep = WithHostBoxes(eval_transform(Resize(height=10, width=40)))
+    _, kept = keep(torch.zeros(3, 20, 20, dtype=torch.uint8), target)
+    assert kept["host_boxes"].tolist() == kept["boxes"].tolist() == [[4, 2, 20, 6]]
+
+
+def test_boxes_of_the_host_come_out_of_a_worker(tmp_path: Path) -> None:
+    source = read(write_squares(tmp_path), "train")
+    batches = loader(source, WithHostBoxes(eval_transform(Resize())), batch_size=2, shuffle=True, workers=2, seed=0)
+    for _, targets in batches:
+        for target in targets:
+            assert target["host_boxes"].tolist() == target["boxes"].tolist()
+
+
+@pytest.fixture
+def waiting_is_an_error() -> Iterator[None]:
+    torch.cuda.set_sync_debug_mode("error")
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", METHODS)
+def test_a_gpu_is_not_waited_for(name: str, request: pytest.FixtureRequest) -> None:
+    distiller = distiller_of(METHODS[name]()).cuda()
+    images, targets = batch("cuda")
+    step(distiller, images, targets)  # the first makes handles and picks algorithms
+    torch.cuda.synchronize()
+    request.getfixturevalue("waiting_is_an_error")
+    for _ in range(3):
+        step(distiller, images, targets)

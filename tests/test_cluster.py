@@ -110,13 +110,14 @@ def test_two_nodes_of_one_process(tmp_path: Path) -> None:
     assert len(first) == 2 and all(other == first for other in others)
 
 
+@pytest.mark.slow
 def test_resumed_by_another_number_of_processes(tmp_path: Path) -> None:
     """Two processes of two images, killed; then one of four: the steps of a run that had four from the start."""
     data = write_squares(tmp_path / "squares")
 
     def command(name: str, batch: int) -> list[str]:
         # Frozen BatchNorms and no sampling: what a process sees alone makes no difference.
-        model = {"model": "retinanet", "backbone": "resnet18", "options": '{"norm": "frozen"}'}
+        model = {"model": "retinanet", "backbone": "resnet18", "options": '{"norm": "frozen", "fpn_channels": 16}'}
         own = options(**model, run_epochs=3, dataset_batch_size=batch)
         return ["train", f"--data={data}", f"--out={tmp_path / name}", *own]
 

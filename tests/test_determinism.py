@@ -57,6 +57,7 @@ def test_twice_and_with_workers(data: Path, teacher: Path, tmp_path: Path) -> No
     assert "student.safetensors" in differences(first, other), "the seed decides"
 
 
+@pytest.mark.slow
 def test_with_a_cache_and_without(data: Path, teacher: Path, tmp_path: Path) -> None:
     """Filled by no worker, then full; filled by two; and not there."""
     plain = distilled(tmp_path / "plain", data, teacher)

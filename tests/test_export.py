@@ -112,7 +112,9 @@ def test_the_graph_of_fixed_shapes_detects_the_same(name: str) -> None:
         assert_same(detector.predict(images), as_predictions(Candidates(*found)))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("ssd", "fcos"))) for name in FAMILIES]
+)
 def test_a_file_equals_pytorch_at_any_batch_size(name: str) -> None:
     case = exported(name)
     session, found = open_session(case.model.SerializeToString()), OnnxDetector(described(case.model, SIZE))

@@ -199,8 +199,8 @@ def test_the_criterion_sees_growth() -> None:
 
 
 def test_a_short_run_is_watched(data: Path, tmp_path: Path) -> None:
-    """Some hundred steps with two workers: the figures are there, and the files are steady."""
-    more = {"run_epochs": 80, "dataset_workers": 2, "run_evaluate_every": 0, "run_threads": 1}
+    """A hundred steps with two workers: the figures are there, and the files are steady."""
+    more = {"run_epochs": 50, "dataset_workers": 2, "run_evaluate_every": 0, "run_threads": 1}
     arguments = ["train", f"--data={data}", f"--out={tmp_path / 'out'}", *options(**more)]
     samples = watch(arguments, tmp_path / "out", tmp_path / "said", interval=0.02)
     assert len(samples) > 20 and all(len(sample.children) >= 2 for sample in samples[5:])

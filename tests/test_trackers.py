@@ -160,6 +160,7 @@ def wandb_records(file: Path) -> Iterator[Any]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of SQLAlchemy, to MLflow
+@pytest.mark.slow
 def test_mlflow_in_a_local_store(
     data: Path, teacher: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

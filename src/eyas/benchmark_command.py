@@ -20,7 +20,7 @@ from eyas.files import write_json
 from eyas.methods import Method
 from eyas.pixels import as_float
 from eyas.spans import Spans, listening, span
-from eyas.training import Setup, chosen_methods
+from eyas.training import RunSetup, Setup, chosen_methods
 from eyas.types import Detector, EyasError
 
 PARTS = ("data", "student", "teacher", "mask", "adapter", "loss", "weight", "backward", "optimizer")
@@ -70,7 +70,7 @@ def benchmark(
     if steps < 1 or warmup < 0:
         raise EyasError(f"--steps must be at least 1 and --warmup at least 0, got {steps} and {warmup}")
     run, scale = replace(run, trackers=None), 1.0 if teacher is None else teacher_scale
-    with TemporaryDirectory() as folder, Setup(data, Path(folder) / "run", dataset, optim, run, scale) as setup:
+    with TemporaryDirectory() as folder, RunSetup(data, Path(folder) / "run", dataset, optim, run, scale) as setup:
         spec = ModelSpec(model, setup.train.classes, backbone, options or {}, dataset.resize)
         student = spec.build()
         module: LossModule = PlainStudent(student)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from eyas.args import DataArgs, OptimArgs, RunArgs
 from eyas.cache import CacheDtype
 from eyas.checkpoint import ModelSpec
-from eyas.data import read
-from eyas.determinism import deterministic
 from eyas.distiller import Distiller
-from eyas.engine import make_accelerator, val_loader
-from eyas.evaluation import default_metric
+from eyas.engine import val_loader
+from eyas.evaluation import EvaluationResult
 from eyas.inference import score_detector
 from eyas.methods import Method
-from eyas.progress import Progress
-from eyas.training import caching, chosen_methods, good_enough, same_classes
+from eyas.training import Setup, chosen_methods, good_enough, same_classes
+from eyas.types import Detector
 
 
 def cache(
@@ -58,24 +56,20 @@ def cache(
         run: the run of the distillation; its precision and device are the teacher's here.
     """
     methods = chosen_methods(method)
-    larger = replace(dataset, resize=dataset.resize.times(teacher_scale))
-    source = read(data, dataset.train_split, format=dataset.format, classes=dataset.classes)
-    val = read(data, dataset.val_split, format=dataset.format, classes=source.classes)
-    accelerator = make_accelerator(run, optim)
-    with deterministic(run.deterministic), Progress(quiet=not accelerator.is_main_process) as progress:
-        student = ModelSpec(model, source.classes, backbone, options or {}, dataset.resize).build()
-        store = caching(cache, cache_dtype, teacher, methods, source, larger, run, accelerator, progress)
+    with Setup(data, dataset, optim, run, teacher_scale) as setup:
+        student = ModelSpec(model, setup.train.classes, backbone, options or {}, dataset.resize).build()
+        store = setup.caching(teacher, methods, cache, cache_dtype)
         if not any_teacher:
-            same_classes(store.guide, source, teacher)
-        if store.guide.classes == val.classes:
-            batches = accelerator.prepare(val_loader(val, larger))
-            metric = run.metric or default_metric(source.format)
-            result = store.score(
-                val, metric, lambda detector: score_detector(detector, batches, val, metric, progress, "teacher")
-            )
-            progress.say(f"teacher   {result.headline()} on {len(val.records)} images")
+            same_classes(store.guide, setup.train, teacher)
+        if store.guide.classes == setup.val.classes:
+            result = store.score(setup.val, setup.metric, partial(_score, setup))
+            setup.say(f"teacher   {result.headline()} on {len(setup.val.records)} images")
             if not any_teacher:
                 good_enough(result, teacher)
         distiller = Distiller(student, store.guide, *methods, pairs=pairs, teacher_scale=teacher_scale, seed=run.seed)
         store.fill(distiller.pairs)
-    accelerator.end_training()
+
+
+def _score(setup: Setup, teacher: Detector) -> EvaluationResult:
+    batches = setup.accelerator.prepare(val_loader(setup.val, setup.larger))
+    return score_detector(teacher, batches, setup.val, setup.metric, setup.progress, "teacher")

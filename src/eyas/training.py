@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
@@ -60,7 +60,7 @@ def train(
         optim: the optimiser.
         run: the run.
     """
-    with Setup(data, out, dataset, optim, run) as setup:
+    with RunSetup(data, out, dataset, optim, run) as setup:
         spec = ModelSpec(model, setup.train.classes, backbone, options or {}, dataset.resize, "model.safetensors")
         student = spec.build(weights)
         setup.say(f"model     {_describe(spec, student)}")
@@ -111,7 +111,7 @@ def distill(
         run: the run.
     """
     methods = chosen_methods(method)
-    with Setup(data, out, dataset, optim, run, teacher_scale) as setup:
+    with RunSetup(data, out, dataset, optim, run, teacher_scale) as setup:
         spec = ModelSpec(model, setup.train.classes, backbone, options or {}, dataset.resize)
         student = spec.build(weights)
         guide, store = setup.guide(teacher, methods, cache, cache_dtype)
@@ -149,34 +149,43 @@ def distill(
 
 
 class Setup:
-    """What every training needs before a model exists: data, run folder, accelerator, progress bar.
+    """What is needed before a model exists: data, accelerator, progress bar. A context.
+
+    Args:
+        data: folder of a data set.
+        dataset: how it is read and fed.
+        optim: the optimiser, by which gradients are accumulated.
+        run: device, precision, metric.
+        teacher_scale: how many times larger the teacher sees the images.
+        out: run folder, for an accelerator that writes there.
 
     Attributes:
+        train: the training images.
+        val: the validation images.
         larger: how the data is fed to the teacher, and to the student of a distillation that makes it smaller again.
+        metric: by which detectors are scored.
     """
 
     def __init__(
         self,
         data: Path,
-        out: Path,
         dataset: DataArgs,
         optim: OptimArgs,
         run: RunArgs,
         teacher_scale: float = 1.0,
+        out: Path | None = None,
     ) -> None:
-        resume = holds_run(out) if run.resume == "auto" else run.resume
-        self.out, self.dataset, self.optim, self.run = out, dataset, optim, replace(run, resume=resume)
+        self.dataset, self.optim, self.run = dataset, optim, run
         self.larger = replace(dataset, resize=dataset.resize.times(teacher_scale))
         self.train = read(data, dataset.train_split, format=dataset.format, classes=dataset.classes)
         self.val = read(data, dataset.val_split, format=dataset.format, classes=self.train.classes)
+        self.metric = run.metric or default_metric(self.train.format)
         self.accelerator: Accelerator = make_accelerator(run, optim, out)
-        if self.accelerator.is_main_process:
-            check_folder(out, resume=resume, config=resolved_config())
         self.progress = Progress(quiet=not self.accelerator.is_main_process)
         self.say = self.progress.say
         self._stack = ExitStack()
 
-    def __enter__(self) -> Setup:
+    def __enter__(self) -> Self:
         self._stack.callback(self.accelerator.end_training)
         self._stack.enter_context(self.progress)
         self._stack.enter_context(deterministic(self.run.deterministic))
@@ -191,6 +200,44 @@ class Setup:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
+    def caching(self, teacher: str, methods: Sequence[Method], folder: Path, dtype: CacheDtype) -> Caching:
+        """The teacher as a cache has it; see `Caching`."""
+        layout = torch.channels_last if self.run.channels_last else torch.contiguous_format
+        return Caching(
+            folder,
+            dtype,
+            TeacherOnDemand(teacher, load_teacher, self.accelerator.device, layout),
+            methods,
+            train=self.train,
+            data=self.larger,
+            run=self.run,
+            accelerator=self.accelerator,
+            progress=self.progress,
+        )
+
+
+class RunSetup(Setup):
+    """What every training needs before a model exists: a `Setup`, and the run folder.
+
+    Raises:
+        EyasError: the run folder is of another run.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        out: Path,
+        dataset: DataArgs,
+        optim: OptimArgs,
+        run: RunArgs,
+        teacher_scale: float = 1.0,
+    ) -> None:
+        resume = holds_run(out) if run.resume == "auto" else run.resume
+        super().__init__(data, dataset, optim, replace(run, resume=resume), teacher_scale, out)
+        self.out = out
+        if self.accelerator.is_main_process:
+            check_folder(out, resume=resume, config=resolved_config())
+
     def start(self) -> None:
         """Make the run folder."""
         if self.accelerator.is_main_process:
@@ -202,9 +249,7 @@ class Setup:
         """The teacher of the run, loaded, or as a cache has it and that cache."""
         if cache is None:
             return load_teacher(teacher), None
-        store = caching(
-            cache, dtype, teacher, methods, self.train, self.larger, self.run, self.accelerator, self.progress
-        )
+        store = self.caching(teacher, methods, cache, dtype)
         return store.guide, store
 
     def make_ready(self, distiller: Distiller, store: Caching | None) -> None:
@@ -222,7 +267,7 @@ class Setup:
             spec,
             train=self.train,
             val=self.val,
-            metric=self.run.metric or default_metric(self.train.format),
+            metric=self.metric,
             data=self.larger,
             val_data=self.dataset,
             optim=self.optim,
@@ -237,25 +282,6 @@ def chosen_methods(method: Method | list[Method] | None) -> list[Method]:
     if method is None:
         return [FGFI()]
     return method if isinstance(method, list) else [method]
-
-
-def caching(
-    folder: Path,
-    dtype: CacheDtype,
-    teacher: str,
-    methods: Sequence[Method],
-    train: DataSource,
-    data: DataArgs,
-    run: RunArgs,
-    accelerator: Accelerator,
-    progress: Progress,
-) -> Caching:
-    """The teacher of a run as a cache has it; see `Caching`."""
-    layout = torch.channels_last if run.channels_last else torch.contiguous_format
-    on_demand = TeacherOnDemand(teacher, load_teacher, accelerator.device, layout)
-    return Caching(
-        folder, dtype, on_demand, methods, train=train, data=data, run=run, accelerator=accelerator, progress=progress
-    )
 
 
 def load_teacher(name: str) -> Detector:

@@ -18,8 +18,11 @@ from test_readme import PAGES, ROOT, blocks, commands
 NOT_RUN: dict[str, str] = {}
 """Command, as the page has it -> why it cannot run here. The test of parsing has it nevertheless."""
 SLOW = {"README.md"} | {
-    f"docs/{name}.md" for name in ("compare", "export", "first_student", "report", "results", "trackers")
-}
+    f"docs/{name}.md"
+    for name in (
+        "cache", "compare", "export", "first_student", "inspect", "report", "results", "trackers", "transformers",
+    )
+}  # fmt: skip
 """Pages whose trainings, exports and comparisons take more than some seconds."""
 STATUS = {"doctor": {0, 1}}
 """Exit statuses other than 0 alone: 1 of `doctor` says that something is missing on this machine."""

@@ -73,6 +73,12 @@ def test_the_demo_leaves_figures_pictures_and_runs(
     assert (out / "plain-3" / "model.safetensors").read_bytes() == before, "a finished run is not trained again"
 
 
+def test_figures_are_means_over_the_seeds() -> None:
+    found = eyas.demo._scores([{"map": 0.2, "map_50": 0.5}, {"map": 0.4, "map_50": 0.6}])
+    assert found["map"]["values"] == [0.2, 0.4] and found["map_50"]["values"] == [0.5, 0.6]
+    assert [found[figure]["mean"] for figure in ("map", "map_50")] == pytest.approx([0.3, 0.55])
+
+
 def test_the_bundled_teacher_scores_what_its_provenance_says(tmp_path: Path) -> None:
     provenance = json.loads((TEACHER / "provenance.json").read_text())
     items = ((f"{index:06d}", *compose("val", index, DIGITS)) for index in range(48))

@@ -16,8 +16,8 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from benchmarks.timing import Row, medians, options, peak_mib, report, row
-from eyas.anchors import AnchorGrid, ratio_cell_anchors
-from eyas.masks import near_object_masks, near_object_masks_reference
+from eyas.ops.anchors import AnchorGrid, ratio_cell_anchors
+from eyas.ops.near_objects import near_object_masks, near_object_masks_reference
 
 HEIGHT, WIDTH = 800, 1333
 PSI = 0.5

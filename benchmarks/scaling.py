@@ -19,10 +19,10 @@ from torch import Tensor
 from benchmarks.loss import dense, sparse, step
 from benchmarks.mask import brute_force
 from benchmarks.timing import Row, medians, parser, peak_mib, report, row, start
-from eyas.anchors import AnchorGrid, ratio_cell_anchors
-from eyas.masks import near_object_masks
 from eyas.methods.adapter import Adapter
-from eyas.plots import COLOURS
+from eyas.ops.anchors import AnchorGrid, ratio_cell_anchors
+from eyas.ops.near_objects import near_object_masks
+from eyas.report.plots import COLOURS
 
 BOXES, SIDE, LEVELS, SHAPES, CHANNELS = 30, 800, 5, 3, 256
 FIRST_STRIDE = 4

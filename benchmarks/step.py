@@ -35,25 +35,26 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from benchmarks.mask import brute_force
 from benchmarks.timing import Row, parser, report, start, turns, write
 from eyas import FGFI
-from eyas.anchors import AnchorGrid
 from eyas.args import DataArgs, OptimArgs, Precision, RunArgs
-from eyas.cache_setup import Caching
+from eyas.cache.identity import TeacherOnDemand
+from eyas.cache.session import Caching
 from eyas.data import DataSource, Resize, read
-from eyas.demo_data import DigitsSpec, write_digits
+from eyas.data.digits import DigitsSpec, write_digits
 from eyas.detectors import build
-from eyas.distiller import Distiller
-from eyas.engine import PlainStudent, make_accelerator, train_loader
-from eyas.folding import fold_batch_norms
-from eyas.inference import anchor_grids
+from eyas.distillation.distiller import Distiller
+from eyas.distillation.weights import FIRST
+from eyas.evaluation.predict import anchor_grids
 from eyas.methods import Auto
 from eyas.methods.adapter import Adapter
 from eyas.methods.imitation import imitation_loss
-from eyas.pixels import as_float
-from eyas.progress import Progress
-from eyas.taps import Taps, teacher_features
-from eyas.teacher_on_demand import TeacherOnDemand
+from eyas.nn.fold_batchnorm import fold_batch_norms
+from eyas.nn.taps import Taps, teacher_features
+from eyas.ops.anchors import AnchorGrid
+from eyas.ops.pixels import as_float
+from eyas.tools.progress import Progress
+from eyas.training.accelerator import make_accelerator
+from eyas.training.trainer import PlainStudent, train_loader
 from eyas.types import Detector, Target
-from eyas.weights import FIRST
 
 Batch = tuple[Tensor, list[Target]]
 Step = Callable[[], object]

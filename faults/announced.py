@@ -20,12 +20,12 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import eyas.files
+import eyas.tools.files
 from eyas.__main__ import main
-from eyas.cache_files import ShardWriter
-from eyas.cache_fill import Filling
-from eyas.engine import Trainer
-from eyas.stopping import StopRequest
+from eyas.cache.fill import Filling
+from eyas.cache.shards import ShardWriter
+from eyas.tools.signals import StopRequest
+from eyas.training.trainer import Trainer
 
 PIECES = 8
 
@@ -102,7 +102,7 @@ def after(owner: type, method: str, act: Callable[[Any], None]) -> None:
 
 def slow_files(announcer: Announcer, delay: float) -> None:
     """Announce and slow down each file that is written whole or not at all, in all modules that write one."""
-    write_atomic, fsync = eyas.files.write_atomic, os.fsync
+    write_atomic, fsync = eyas.tools.files.write_atomic, os.fsync
 
     def in_pieces(part: Path) -> None:
         content = part.read_bytes()

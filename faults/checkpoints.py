@@ -27,10 +27,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from eyas.checkpoint import load, load_state
-from eyas.detectors.native import open_native
 from eyas.detectors.pretrained import read_tensors
-from eyas.onnx_runtime import OnnxDetector
+from eyas.detectors.transformers.identity import open_native
+from eyas.export.runtime import OnnxDetector
+from eyas.runs.checkpoint import load, load_state
 from eyas.types import EyasError
 from faults import command_line
 from faults import hostile as h

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from eyas.files import make_folder, write_json
+from eyas.tools.files import make_folder, write_json
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

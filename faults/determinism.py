@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eyas.demo_data import write_digits
+from eyas.data.digits import write_digits
 from faults import command_line, long_run
 from faults.equality import differences
 from faults.kill import DATA, LIMIT

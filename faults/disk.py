@@ -25,9 +25,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from eyas.checkpoint import RESUME, ModelSpec, load, load_state
-from eyas.demo_data import write_digits
-from eyas.runlog import LOG, read_log
+from eyas.data.digits import write_digits
+from eyas.runs.checkpoint import RESUME, ModelSpec, load, load_state
+from eyas.runs.log import LOG, read_log
 from eyas.types import EyasError
 from faults import command_line
 from faults.kill import DATA, LIMIT, Trial, begun, finished, judged, trial

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from eyas.cache_files import Shards
-from eyas.checkpoint import RESUME
-from eyas.runlog import read_log
+from eyas.cache.shards import Shards
+from eyas.runs.checkpoint import RESUME
+from eyas.runs.log import read_log
 
 TIMED = ("cost",)
 """Kinds of rows that are of measured times alone."""

@@ -21,8 +21,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from eyas.checkpoint import ModelSpec, save_state, save_weights
 from eyas.data import Resize
+from eyas.runs.checkpoint import ModelSpec, save_state, save_weights
 
 Reader = Literal["weights", "resume", "run", "transformers", "onnx"]
 MARKER = "marker"

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from eyas.data.formats.records import build_record
 from eyas.data.images import MAX_PIXELS, decode, image_size
-from eyas.data.record import build_record
 from eyas.types import EyasError
 from faults import command_line
 from faults.processes import MIB, limited, peak_mib

@@ -29,8 +29,8 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
-from eyas.demo_data import write_digits
-from eyas.runlog import LOG
+from eyas.data.digits import write_digits
+from eyas.runs.log import LOG
 from faults import command_line, long_run
 from faults.equality import cached, differences
 from faults.processes import command, descendants, look_at, wait_for

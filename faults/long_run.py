@@ -27,10 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from eyas.commands import shipped_recipes
-from eyas.demo import TEACHER
-from eyas.demo_data import DigitsSpec, write_digits
-from eyas.runlog import LogTail
+from eyas.commands.demo import TEACHER
+from eyas.data.digits import DigitsSpec, write_digits
+from eyas.runs.log import LogTail
+from eyas.runs.recipes import shipped_recipes
 from faults import command_line
 from faults.processes import MIB, Process, Sample, command, descendants, sample, wait_for
 

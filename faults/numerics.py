@@ -4,8 +4,8 @@
 
 All methods at once take a batch of a Faster R-CNN pair in float32, bfloat16 and float16: every loss and every gradient
 must be finite. Then each method of features meets features of a teacher that are scaled up until the type overflows:
-the loss and its gradient are finite, or `eyas.finite.FiniteLosses` stops, as it does in a training, with the ids of the
-images and before the weights are changed.
+the loss and its gradient are finite, or `eyas.training.finite.FiniteLosses` stops, as it does in a training, with the
+ids of the images and before the weights are changed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from eyas.detectors import build
-from eyas.distiller import Distiller
-from eyas.finite import FiniteLosses
+from eyas.distillation.distiller import Distiller
 from eyas.methods import FGFI, BoxMask, Chen2017, FitNets, LevelPair, Method, RoIMimic, Vanilla
+from eyas.training.finite import FiniteLosses
 from eyas.types import Detector, EyasError, Level, Record, Target, View
 from faults import command_line
 

@@ -1,4 +1,4 @@
-"""Makes the helpers beside this file, such as `toys`, importable; every test starts from the same random state."""
+"""Every test starts from the same random state."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from eyas.anchors import AnchorGrid, ratio_cell_anchors
-from eyas.masks import Assignment, near_object_masks
+from eyas.ops.anchors import AnchorGrid, ratio_cell_anchors
+from eyas.ops.near_objects import Assignment, near_object_masks
 
 HEIGHT, WIDTH = 384, 640
 STRIDES = (8, 16, 32, 64, 128)

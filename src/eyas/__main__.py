@@ -11,20 +11,24 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 from jsonargparse.typing import PositiveInt
 
-from eyas.benchmark_command import benchmark
-from eyas.cache_command import cache
-from eyas.cli import command_parser, run_config, summary
-from eyas.cluster import Nodes, slurm_environment
-from eyas.commands import data, evaluate, predict, recipes
-from eyas.compare import compare
-from eyas.demo import demo
-from eyas.doctor import doctor
-from eyas.export import export
-from eyas.inspect_command import inspect
-from eyas.launch import launch
-from eyas.report.command import report
-from eyas.stopping import Stopped, stopped_by_sigterm
-from eyas.training import distill, train
+from eyas.commands.benchmark import benchmark
+from eyas.commands.cache import cache
+from eyas.commands.cluster import Nodes, slurm_environment
+from eyas.commands.compare import compare
+from eyas.commands.data import data
+from eyas.commands.demo import demo
+from eyas.commands.distill import distill
+from eyas.commands.doctor import doctor
+from eyas.commands.evaluate import evaluate
+from eyas.commands.export import export
+from eyas.commands.inspect import inspect
+from eyas.commands.launch import launch
+from eyas.commands.parsing import command_parser, run_config, summary
+from eyas.commands.predict import predict
+from eyas.commands.recipes import recipes
+from eyas.commands.report import report
+from eyas.commands.train import train
+from eyas.tools.signals import Stopped, stopped_by_sigterm
 from eyas.types import EyasError
 
 COMMANDS: dict[str, Callable[..., Any]] = {

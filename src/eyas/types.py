@@ -2,7 +2,7 @@
 
 Boxes are ``xyxy``, pixels, float32, in the frame of the tensor the network sees. Labels are 0-based class indices.
 Images are float32 in [0, 1], RGB, (batch, 3, height, width); each detector normalises with its own mean and std. From
-the file to the device they are uint8, see `eyas.pixels`.
+the file to the device they are uint8, see `eyas.ops.pixels`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from eyas.anchors import AnchorGrid, default_grid
+from eyas.ops.anchors import AnchorGrid, default_grid
 
 Size = tuple[int, int]
 """(height, width)."""

@@ -10,8 +10,14 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.ops import FrozenBatchNorm2d
 
 from eyas.detectors import build
-from eyas.detectors.backbones import PyramidBackbone, freeze_batch_norm, make_trunk, single_level, split_name
-from eyas.detectors.roi_heads import DropoutHead, StageHead
+from eyas.detectors.torchvision.backbones import (
+    PyramidBackbone,
+    freeze_batch_norm,
+    make_trunk,
+    single_level,
+    split_name,
+)
+from eyas.detectors.torchvision.roi_heads import DropoutHead, StageHead
 from eyas.types import EyasError
 
 

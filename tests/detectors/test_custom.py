@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eyas.anchors import default_grid
 from eyas.detectors import CustomDetector
-from eyas.taps import teacher_features
+from eyas.nn.taps import teacher_features
+from eyas.ops.anchors import default_grid
 from eyas.types import Detector, EyasError, Level, Prediction, Target
 
 

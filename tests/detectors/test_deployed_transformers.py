@@ -12,18 +12,18 @@ import transformers
 from torch import Tensor, nn
 
 from eyas.__main__ import main
-from eyas.checkpoint import load
 from eyas.detectors import TransformersDetector
 from eyas.detectors.deploy import deploy
 from eyas.detectors.deployed import Candidates, Deployed, as_predictions
-from eyas.detectors.deployed_transformers import OpenSizes, Rule, in_pixels, read_rule
-from eyas.export_check import raw_differences
-from eyas.onnx_graph import to_onnx
-from eyas.onnx_runtime import open_session
+from eyas.detectors.transformers.deployed import OpenSizes, Rule, in_pixels, read_rule
+from eyas.export.check import raw_differences
+from eyas.export.graph import to_onnx
+from eyas.export.runtime import open_session
+from eyas.runs.checkpoint import load
 from eyas.types import EyasError, Prediction, Size
-from families import TRANSFORMERS, of_transformers, trained
-from tiny import CLASSES, options, write_squares
-from tiny_transformers import CONFIGS
+from helpers.families import TRANSFORMERS, of_transformers, trained
+from helpers.tiny import CLASSES, options, write_squares
+from helpers.tiny_transformers import CONFIGS
 
 every_family = pytest.mark.parametrize("name", TRANSFORMERS)
 SIZES: tuple[Size, ...] = ((64, 96), (50, 70))

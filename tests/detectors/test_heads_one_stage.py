@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from eyas.detectors import TorchvisionDetector, build
-from eyas.detectors.recording import recording
-from eyas.taps import Taps
+from eyas.detectors.torchvision.recording import recording
+from eyas.nn.taps import Taps
 from eyas.types import EyasError, HeadOutput, RespondingDetector, Target
 
 CLASSES = ("cat", "dog")

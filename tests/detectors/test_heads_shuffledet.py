@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from eyas.detectors import ShuffleDet
-from eyas.detectors.shuffledet_loss import class_loss, clip, decode, iou
-from eyas.taps import Taps
+from eyas.detectors.shuffledet.loss import class_loss, clip, decode, iou
+from eyas.nn.taps import Taps
 from eyas.types import EyasError, RespondingDetector, Target
 
 ANCHORS = ((10.0, 12.0), (24.0, 20.0), (40.0, 44.0))

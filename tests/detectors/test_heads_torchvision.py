@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eyas.detectors import TorchvisionDetector, build
-from eyas.detectors.recording import recording
-from eyas.taps import Taps
+from eyas.detectors.torchvision.recording import recording
+from eyas.nn.taps import Taps
 from eyas.types import EyasError, HeadOutput, RespondingDetector, Target
 
 CLASSES = ("cat", "dog")

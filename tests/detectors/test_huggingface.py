@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torchvision.models.detection import retinanet_resnet50_fpn
 
 import eyas
-from eyas.anchors import default_grid
-from eyas.checkpoint import NATIVE, ModelSpec, save_native, save_weights
 from eyas.detectors import TransformersDetector, retinanet, transformers_detector
-from eyas.detectors.huggingface import loss_terms
-from eyas.detectors.huggingface_levels import FAMILIES, StrideGrid
-from eyas.taps import Taps, teacher_features
+from eyas.detectors.transformers.adapter import loss_terms
+from eyas.detectors.transformers.levels import FAMILIES, StrideGrid
+from eyas.nn.taps import Taps, teacher_features
+from eyas.ops.anchors import default_grid
+from eyas.runs.checkpoint import NATIVE, ModelSpec, save_native, save_weights
 from eyas.types import Detector, EyasError, Target
-from tiny_transformers import CLASSES, CONFIGS, DETR, WIDTHS
+from helpers.tiny_transformers import CLASSES, CONFIGS, DETR, WIDTHS
 
 SIZE = (64, 96)
 every_family = pytest.mark.parametrize("family", CONFIGS)

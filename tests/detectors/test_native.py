@@ -12,16 +12,17 @@ import transformers
 from torch import nn
 
 from eyas.__main__ import main
-from eyas.checkpoint import SPEC
-from eyas.compare import same_teacher
-from eyas.detectors import TransformersDetector, huggingface_sources
-from eyas.detectors.native import is_hub_id, is_native, native_files
-from eyas.runlog import read_log
-from eyas.teacher_on_demand import TeacherOnDemand
-from eyas.training import load_teacher
+from eyas.cache.identity import TeacherOnDemand
+from eyas.commands.compare import same_teacher
+from eyas.detectors import TransformersDetector
+from eyas.detectors.transformers import loading as huggingface_sources
+from eyas.detectors.transformers.identity import is_hub_id, is_native, native_files
+from eyas.runs.checkpoint import SPEC
+from eyas.runs.log import read_log
+from eyas.runs.opening import load_teacher
 from eyas.types import Detector, EyasError
-from tiny import CLASSES, options, train_lines, write_squares
-from tiny_transformers import CONFIGS
+from helpers.tiny import CLASSES, options, train_lines, write_squares
+from helpers.tiny_transformers import CONFIGS
 
 HUB = "owls/yolos-nano"
 

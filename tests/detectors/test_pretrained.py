@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from torchvision.models import ResNet18_Weights, mobilenet_v3_small
 from torchvision.ops import FrozenBatchNorm2d
 
-from eyas.checkpoint import ModelSpec, save_weights
 from eyas.detectors import build
-from eyas.detectors.backbones import make_trunk
-from eyas.detectors.faster_rcnn import _load_vgg_head
 from eyas.detectors.pretrained import EPSILON, Weights, load_trunk, read_tensors, without_epsilon
-from eyas.detectors.roi_heads import DropoutHead
+from eyas.detectors.torchvision.backbones import make_trunk
+from eyas.detectors.torchvision.faster_rcnn import _load_vgg_head
+from eyas.detectors.torchvision.roi_heads import DropoutHead
+from eyas.runs.checkpoint import ModelSpec, save_weights
 from eyas.types import Detector, EyasError
 
 SMALL = {"fpn_channels": 16, "head_convs": 0}

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from eyas.detectors.shuffledet import KITTI_ANCHORS, ShuffleDet, anchors_for
-from eyas.detectors.shuffledet_loss import assign, centre_size, class_loss, decode, encode, ignored_anchors, iou
-from eyas.detectors.shufflenet import ShuffleUnit, channel_shuffle, scaled
+from eyas.detectors.shuffledet.adapter import KITTI_ANCHORS, ShuffleDet, anchors_for
+from eyas.detectors.shuffledet.loss import assign, centre_size, class_loss, decode, encode, ignored_anchors, iou
+from eyas.detectors.shuffledet.shufflenet import ShuffleUnit, channel_shuffle, scaled
 from eyas.types import Detector, EyasError, Target
 
 KITTI_CLASSES = ("car", "pedestrian", "cyclist")
@@ -315,7 +315,7 @@ def test_overfits_eight_images() -> None:
 
 
 def test_zero_init_residual_starts_units_with_a_shortcut_as_identities() -> None:
-    from eyas.detectors.shufflenet import ShuffleNet
+    from eyas.detectors.shuffledet.shufflenet import ShuffleNet
 
     network = ShuffleNet(0.25, 8, zero_init_residual=True).eval()
     x = torch.rand(2, 240, 5, 6)

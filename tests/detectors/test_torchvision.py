@@ -17,7 +17,7 @@ from torchvision.models.detection import (
 )
 
 from eyas.detectors import TorchvisionDetector, build
-from eyas.detectors.torchvision import first_label
+from eyas.detectors.torchvision.adapter import first_label
 from eyas.types import Detector, EyasError, Target
 
 CLASSES = ("cat", "dog")

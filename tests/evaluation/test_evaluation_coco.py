@@ -9,13 +9,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from evaluation_cases import make_prediction, make_record, random_case
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from eyas.evaluation import EvaluationResult, evaluate
 from eyas.evaluation.coco import FIGURES, detections, ground_truth
 from eyas.types import EyasError, Prediction, Record
+from helpers.evaluation_cases import make_prediction, make_record, random_case
 
 
 def reference(records: list[Record], classes: list[str], predictions: list[Prediction]) -> COCOeval:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
-from evaluation_cases import make_prediction, make_record, random_case
 
 from eyas.evaluation import METRICS, EvaluationResult, default_metric, evaluate
 from eyas.evaluation.result import mean
 from eyas.types import EyasError
+from helpers.evaluation_cases import make_prediction, make_record, random_case
 
 
 def test_default_metric_of_each_format() -> None:

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from evaluation_cases import make_prediction, make_record, random_case
 
 from eyas.evaluation import evaluate
 from eyas.evaluation.kitti import FIGURES, minimum_overlap, thresholds
 from eyas.types import Prediction, Record
+from helpers.evaluation_cases import make_prediction, make_record, random_case
 
 CLASSES = ["Car", "Pedestrian", "Cyclist"]
 HEIGHT, OCCLUSION, TRUNCATION = (40, 25, 25), (0, 1, 2), (0.15, 0.3, 0.5)

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from evaluation_cases import make_prediction, make_record, random_case
 
 from eyas.evaluation import evaluate
 from eyas.evaluation.voc import FIGURES, area, eleven_point
 from eyas.types import Prediction, Record
+from helpers.evaluation_cases import make_prediction, make_record, random_case
 
 BOX, OTHER, AWAY = (0, 0, 100, 100), (200, 0, 300, 100), (0, 200, 50, 250)
 

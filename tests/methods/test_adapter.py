@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from eyas.methods.adapter import Adapter, Cells, convolve_at, patches_at
-from toys import relative
+from helpers.toys import relative
 
 H, W = 6, 9
 BORDER = [(0, 0, 0), (0, 0, W - 1), (1, H - 1, 0), (1, H - 1, W - 1), (0, 0, 4), (1, 3, 0)]

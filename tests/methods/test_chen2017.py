@@ -7,11 +7,11 @@ from math import log
 
 import pytest
 import torch
-from output_cases import TwoHeads, assigned, head, odds, probabilities, view
 from torch import Tensor
 
 from eyas.methods.chen2017 import Chen2017, bounded_regression_loss, soft_label_loss
 from eyas.types import EyasError, HeadOutput, View
+from helpers.output_cases import TwoHeads, assigned, head, odds, probabilities, view
 
 
 def test_soft_labels_of_a_softmax_by_hand() -> None:

@@ -13,7 +13,7 @@ from eyas.methods.fgfi import FGFI
 from eyas.methods.imitation import chosen_cells, imitation_loss, sparse_imitation_loss, wanted_at
 from eyas.methods.method import LevelPair
 from eyas.types import EyasError, Level, Target, View
-from toys import relative, toy_grid, toy_target
+from helpers.toys import relative, toy_grid, toy_target
 
 IMAGE = (64, 96)
 SIZES = ((8, 12), (4, 6))

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from output_cases import TwoHeads, assigned, view
 from torch import Tensor
 
 from eyas.methods.chen2017 import Chen2017
 from eyas.methods.method import Method, global_count, ratio
 from eyas.methods.vanilla import Vanilla
 from eyas.types import Assigned
-from gloo import two_processes
-from toys import relative
+from helpers.gloo import two_processes
+from helpers.output_cases import TwoHeads, assigned, view
+from helpers.toys import relative
 
 # For each case and process: the counted rows of its six, and which of them are positive.
 CASES = {

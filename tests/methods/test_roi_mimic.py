@@ -13,12 +13,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torchvision.ops import MultiScaleRoIAlign
 
 from eyas.detectors import build
-from eyas.distiller import Distiller
+from eyas.distillation.distiller import Distiller
 from eyas.methods.method import LevelPair
 from eyas.methods.roi_mimic import RoIMimic, assign_levels, mimic_loss, pool_regions
 from eyas.types import EyasError, Level, View
-from gloo import two_processes
-from toys import relative, toy_target
+from helpers.gloo import two_processes
+from helpers.toys import relative, toy_target
 
 IMAGE = (256, 384)
 NOTHING = [torch.zeros(0, 4), torch.zeros(0, 4)]

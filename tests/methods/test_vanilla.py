@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from output_cases import TwoHeads, assigned, head, odds, probabilities, view
 from torch import Tensor
 
 from eyas.methods.vanilla import Vanilla, kl_sigmoid, kl_softmax, squared_difference
 from eyas.types import EyasError
+from helpers.output_cases import TwoHeads, assigned, head, odds, probabilities, view
 
 
 def test_softmax_by_hand() -> None:

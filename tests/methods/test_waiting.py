@@ -14,11 +14,11 @@ from torch import Tensor
 
 from eyas.data import Resize, eval_transform, loader, read
 from eyas.data.transforms import WithHostBoxes
-from eyas.distiller import Distiller
+from eyas.distillation.distiller import Distiller
 from eyas.methods import FGFI, Auto, BoxMask, FitNets, Method
 from eyas.types import Target
-from tiny import write_squares
-from toys import ToyDetector, toy_batch
+from helpers.tiny import write_squares
+from helpers.toys import ToyDetector, toy_batch
 
 METHODS = {
     "fgfi": lambda: FGFI(weight=Auto(warmup=1, every=1)),

@@ -7,12 +7,12 @@ import torch
 from test_fgfi import EMPTY, TARGETS, loss_and_gradients, prepared, views
 from torch import Tensor
 
-from eyas.anchors import AnchorGrid, shapes_to_cell_anchors
 from eyas.methods import FGFI, BoxMask, FitNets
 from eyas.methods.box_mask import box_masks
 from eyas.methods.imitation import FeatureImitation
+from eyas.ops.anchors import AnchorGrid, shapes_to_cell_anchors
 from eyas.types import EyasError, Target, View
-from toys import toy_target
+from helpers.toys import toy_target
 
 GRID = AnchorGrid(shapes_to_cell_anchors([(16, 16), (8, 24)]), (4, 6), (8.0, 8.0), (4.0, 4.0))
 """Cell (i, j) covers rows 8i to 8i + 8 and columns 8j to 8j + 8."""

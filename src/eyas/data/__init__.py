@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from eyas.data.coco import write_coco
 from eyas.data.dataset import DetectionDataset, collate, loader, to_record_frame
-from eyas.data.foreign import from_coco_detection, from_supervision, to_supervision
-from eyas.data.record import DataSource, Problem
-from eyas.data.report import check_images, report
-from eyas.data.source import read
+from eyas.data.formats.coco import write_coco
+from eyas.data.formats.records import DataSource, Problem
+from eyas.data.interop import from_coco_detection, from_supervision, to_supervision
+from eyas.data.reading import read
+from eyas.data.summary import check_images, report
 from eyas.data.transforms import Augmentation, Resize, eval_transform, train_transform
 
 __all__ = [

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from eyas.data.formats.records import DataSource
 from eyas.data.images import decode
-from eyas.data.record import DataSource
 from eyas.data.transforms import Transform
 from eyas.data.workers import Held, worker_options
-from eyas.pixels import filled
+from eyas.ops.pixels import filled
 from eyas.types import EyasError, Prediction, Record, Size, Target
 
 Sample = tuple[Tensor, Target]

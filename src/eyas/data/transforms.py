@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from eyas.pixels import FILL
+from eyas.ops.pixels import FILL
 from eyas.types import EyasError, Size, Target
 
 Transform = Callable[[Tensor, Target], tuple[Tensor, Target]]

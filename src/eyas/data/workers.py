@@ -16,8 +16,8 @@ from typing import Protocol, TypedDict, TypeVar, runtime_checkable
 import torch
 from torch.utils.data import get_worker_info
 
-from eyas.data.record import DataSource
-from eyas.stopping import leave_signals_to_parent
+from eyas.data.formats.records import DataSource
+from eyas.tools.signals import leave_signals_to_parent
 from eyas.types import EyasError, Record
 
 DEAD = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)")

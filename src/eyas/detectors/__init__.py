@@ -6,15 +6,15 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from eyas.detectors.backbones import TRUNKS
 from eyas.detectors.custom import CustomDetector
-from eyas.detectors.faster_rcnn import faster_rcnn
-from eyas.detectors.huggingface import TransformersDetector, transformers_detector
-from eyas.detectors.one_stage import fcos, retinanet
 from eyas.detectors.pretrained import Weights, load_detector, read_tensors
-from eyas.detectors.shuffledet import ShuffleDet
-from eyas.detectors.ssd import ssd
-from eyas.detectors.torchvision import TorchvisionDetector
+from eyas.detectors.shuffledet.adapter import ShuffleDet
+from eyas.detectors.torchvision.adapter import TorchvisionDetector
+from eyas.detectors.torchvision.backbones import TRUNKS
+from eyas.detectors.torchvision.faster_rcnn import faster_rcnn
+from eyas.detectors.torchvision.one_stage import fcos, retinanet
+from eyas.detectors.torchvision.ssd import ssd
+from eyas.detectors.transformers.adapter import TransformersDetector, transformers_detector
 from eyas.types import Detector, EyasError
 
 __all__ = [
@@ -55,8 +55,8 @@ def build(
     Args:
         model: a key of `BUILDERS`.
         classes: class names in label order.
-        backbone: its name, for the families that have a choice; see `eyas.detectors.backbones`. For transformers what
-            has the configuration: a hub id, a folder, a config.json.
+        backbone: its name, for the families that have a choice; see `eyas.detectors.torchvision.backbones`. For
+            transformers what has the configuration: a hub id, a folder, a config.json.
         weights: a name of torchvision's, or a file; see `eyas.detectors.pretrained`. For transformers also
             "pretrained", a hub id or a folder. None starts at random.
         options: further keyword arguments of the builder.

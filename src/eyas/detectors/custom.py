@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from eyas.detectors.deployed import Deployed
-from eyas.modes import evaluating
-from eyas.taps import Taps
+from eyas.nn.eval_mode import evaluating
+from eyas.nn.taps import Taps
 from eyas.types import EyasError, Level, Prediction, Size, Target
 
 Losses = Callable[[nn.Module, Tensor, Sequence[Target]], dict[str, Tensor]]

@@ -6,12 +6,13 @@ from torchvision.models.detection import FasterRCNN
 
 from eyas.detectors.custom import CustomDetector
 from eyas.detectors.deployed import Deployed
-from eyas.detectors.deployed_one_stage import DeployedOneStage, DeployedShuffleDet
-from eyas.detectors.deployed_transformers import DeployedTransformers
-from eyas.detectors.deployed_two_stage import DeployedFasterRCNN
-from eyas.detectors.huggingface import TransformersDetector
-from eyas.detectors.shuffledet import ShuffleDet
-from eyas.detectors.torchvision import TorchvisionDetector, first_label
+from eyas.detectors.shuffledet.adapter import ShuffleDet
+from eyas.detectors.shuffledet.deployed import DeployedShuffleDet
+from eyas.detectors.torchvision.adapter import TorchvisionDetector, first_label
+from eyas.detectors.torchvision.deployed_one_stage import DeployedOneStage
+from eyas.detectors.torchvision.deployed_two_stage import DeployedFasterRCNN
+from eyas.detectors.transformers.adapter import TransformersDetector
+from eyas.detectors.transformers.deployed import DeployedTransformers
 from eyas.types import Detector, EyasError
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms
 
-from eyas.detectors.torchvision_levels import Padding
+from eyas.detectors.padding import Padding
 from eyas.types import Prediction, Size
 
 DROPPED = -1.0

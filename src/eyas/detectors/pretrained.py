@@ -28,7 +28,7 @@ from torchvision.models.detection import (
     SSD300_VGG16_Weights,
 )
 
-from eyas.tensor_files import check_weights, read_pt, read_safetensors
+from eyas.tools.tensor_files import check_weights, read_pt, read_safetensors
 from eyas.types import EyasError
 
 Family = Literal["faster_rcnn", "retinanet", "fcos", "ssd"]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eyas.anchors import AnchorGrid
 from eyas.methods.imitation import FeatureImitation, Rectify, describe_cells
 from eyas.methods.method import Weight
+from eyas.ops.anchors import AnchorGrid
 from eyas.types import Target, View, host_boxes
 
 

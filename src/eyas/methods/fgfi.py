@@ -1,7 +1,7 @@
 """Fine-grained feature imitation: the student imitates the teacher's features near objects, and only there.
 
 Wang, Yuan, Zhang, Feng, "Distilling Object Detectors with Fine-grained Feature Imitation", CVPR 2019. The loss is
-equation 2, in `eyas.methods.imitation`; the mask is section 3.1, in `eyas.masks`.
+equation 2, in `eyas.methods.imitation`; the mask is section 3.1, in `eyas.ops.near_objects`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import get_args
 
 from torch import Tensor
 
-from eyas.masks import Assignment, near_object_masks
 from eyas.methods.imitation import FeatureImitation, Rectify, describe_cells
 from eyas.methods.method import Weight
+from eyas.ops.near_objects import Assignment, near_object_masks
 from eyas.types import Target, View, host_boxes
 
 
@@ -25,7 +25,8 @@ class FGFI(FeatureImitation):
             is the ratio of the imitation gradient to the detection gradient, which auto holds.
         psi: share of an object's best IoU that an anchor must exceed for its cell to be near, in [0, 1]. 0 takes every
             cell one of whose anchors touches a box; 1 takes none, the comparison being strict.
-        assignment: what that best IoU is the maximum of when there are several levels, see `eyas.masks.Assignment`.
+        assignment: what that best IoU is the maximum of when there are several levels, see
+            `eyas.ops.near_objects.Assignment`.
         kernel_size: of the adaptation layer.
         rectify: end the adaptation layer in a ReLU: always, never, or where the teacher's features have none below 0.
         init_std: of the adaptation layer's weights.

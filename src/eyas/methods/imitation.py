@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from eyas.methods.adapter import Adapter, Cells
 from eyas.methods.method import LevelPair, Method, Weight, global_count, ratio
-from eyas.spans import span
+from eyas.tools.timing import span
 from eyas.types import EyasError, Target, View
 
 Rectify = Literal["auto", "always", "never"]

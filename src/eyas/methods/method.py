@@ -36,7 +36,7 @@ class LevelPair:
 
 @dataclass(frozen=True)
 class Auto:
-    """A weight that follows the gradients: see `eyas.weights`.
+    """A weight that follows the gradients: see `eyas.distillation.weights`.
 
     Attributes:
         fraction: the norm of the method's gradient at the student's imitated features over that of the detection loss.

@@ -1,4 +1,4 @@
-"""The charts that only the report has; `eyas.plots` has the curves and the intervals."""
+"""The charts that only the report has; `eyas.report.plots` has the curves and the intervals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.typing import ColorType
 
-from eyas.plots import COLOURS
+from eyas.report.plots import COLOURS
 
 Line = tuple[Sequence[float], Sequence[float]]
 """x and y."""
@@ -124,7 +124,7 @@ def bars(path: Path, rows: Mapping[str, Sequence[float]], colours: Sequence[int]
     Args:
         path: the SVG.
         rows: name -> length of each part.
-        colours: place in `eyas.plots.COLOURS` of each part.
+        colours: place in `eyas.report.plots.COLOURS` of each part.
         x: what the lengths are.
     """
     figure = Figure(figsize=(LARGE[0], 1.0 + 0.3 * len(rows)), layout="constrained")

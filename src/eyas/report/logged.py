@@ -8,12 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from eyas.arms import PLAIN
-from eyas.comparison import rows, title
-from eyas.plots import curves, intervals
+from eyas.comparison.arms import PLAIN
+from eyas.comparison.statistics import gap_interval, rows, title
 from eyas.report import charts
-from eyas.report.gap import gap_interval
 from eyas.report.markup import Html, beside, details, figure, grid, heading, join, legend, paragraph, table, together
+from eyas.report.plots import curves, intervals
 from eyas.report.runs import Arms, Found, Run
 from eyas.report.svg import drawing, variable
 

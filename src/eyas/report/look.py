@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 
 from eyas.args import DataArgs
-from eyas.benchmark import ModelCost, measure
-from eyas.checkpoint import SPEC, ModelSpec
-from eyas.commands import find_everywhere
 from eyas.data import DataSource
 from eyas.data.transforms import Resize
-from eyas.progress import Progress
-from eyas.report.errors import Judged, judge
+from eyas.evaluation.cost import ModelCost, measure
+from eyas.evaluation.errors import Judged, judge
+from eyas.evaluation.predict import find_everywhere
 from eyas.report.runs import TEACHER, Arms, Run
-from eyas.training import load_teacher
+from eyas.runs.checkpoint import SPEC, ModelSpec
+from eyas.runs.opening import load_teacher
+from eyas.tools.progress import Progress
 from eyas.types import Detector, EyasError, Prediction, Size
 
 ANY: Size = (1, 1)

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from eyas.data import DataSource
 from eyas.data.transforms import Resize
-from eyas.inspect_command import some_images
-from eyas.masks import Assignment
+from eyas.evaluation.errors import MATCH, OUTCOMES, TOUCH, WRONG, Judged, confusions, ranked, totals
+from eyas.ops.near_objects import Assignment
 from eyas.report import charts
-from eyas.report.errors import MATCH, OUTCOMES, TOUCH, WRONG, Judged, confusions, ranked, totals
 from eyas.report.look import Seen
 from eyas.report.markup import Html, beside, figure, grid, heading, join, legend, paragraph, picture, table
+from eyas.report.masks import some_images
 from eyas.report.pictures import MISSED, TRUTH, VERDICT_COLOURS, detections_picture, mask_pictures, truth_picture
 from eyas.report.svg import drawing, variable
 from eyas.types import Detector, Record
@@ -33,7 +33,7 @@ VERDICT_NAMES = {
     "ignored": "on an ignore region",
 }
 KIND_COLOURS = {"found": 2, "localisation": 1, "class": 4, "missed": 3, "duplicate": 0, "false": 3}
-"""Places in `eyas.plots.COLOURS`."""
+"""Places in `eyas.report.plots.COLOURS`."""
 
 
 def definitions(threshold: float) -> str:
@@ -72,9 +72,7 @@ def errors_part(seen: Mapping[str, Seen], source: DataSource, threshold: float) 
         _legend(WRONG, VERDICT_NAMES),
         beside(
             _bars(wrong, WRONG, VERDICT_NAMES, "wrong detections for 100 objects"),
-            _table(
-                "Detections by verdict", {name: verdicts for name, (_, verdicts) in counts.items()}, VERDICT_NAMES
-            ),
+            _table("Detections by verdict", {name: verdicts for name, (_, verdicts) in counts.items()}, VERDICT_NAMES),
         ),
     ]
     if len(source.classes) > 1:

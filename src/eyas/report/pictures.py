@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from eyas.data.images import decode
-from eyas.inspect_command import draw_masks
-from eyas.masks import Assignment
-from eyas.plots import OBJECT, draw_boxes, show_image
-from eyas.report.errors import Judged
+from eyas.evaluation.errors import Judged
+from eyas.ops.near_objects import Assignment
+from eyas.report.masks import draw_masks
+from eyas.report.plots import OBJECT, draw_boxes, show_image
 from eyas.types import Detector, Prediction, Record, Target
 
 LONGER = 520

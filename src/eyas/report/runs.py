@@ -11,10 +11,10 @@ from typing import Any
 
 from yaml import YAMLError
 
-from eyas.arms import PLAIN
-from eyas.commands import recorded_config
-from eyas.comparison import RunResult, last_epoch, read_run
-from eyas.runlog import LOG, read_log
+from eyas.comparison.arms import PLAIN
+from eyas.runs.config import recorded_config
+from eyas.runs.log import LOG, read_log
+from eyas.runs.results import RunResult, last_epoch, read_run
 from eyas.types import EyasError
 
 TEACHER = "teacher"

@@ -11,11 +11,9 @@ from typing import Any, get_args
 import torch
 
 from eyas.args import DataArgs
-from eyas.arms import PLAIN
-from eyas.commands import run_source
+from eyas.comparison.arms import PLAIN
 from eyas.data import DataSource
-from eyas.masks import Assignment
-from eyas.progress import Progress
+from eyas.ops.near_objects import Assignment
 from eyas.report.look import (
     Model,
     Seen,
@@ -26,6 +24,8 @@ from eyas.report.look import (
     measured,
 )
 from eyas.report.runs import TEACHER, Found, Run
+from eyas.runs.results import run_source
+from eyas.tools.progress import Progress
 from eyas.types import EyasError
 
 

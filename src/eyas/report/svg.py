@@ -1,7 +1,8 @@
 """Matplotlib figures as SVG inside the page: their text is text, and the style sheet decides their colours.
 
 Matplotlib has no dark mode, but its SVG names every colour, so that each is replaced by a variable of the style sheet
-once the figure is drawn: black by the colour of the text, the colours of `eyas.plots.COLOURS` by ``--c0`` to ``--c9``.
+once the figure is drawn: black by the colour of the text, the colours of `eyas.report.plots.COLOURS` by
+``--c0`` to ``--c9``.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import Any
 
 import matplotlib
 
-from eyas.plots import COLOURS
 from eyas.report.charts import TEACHER_PLACE
 from eyas.report.markup import Html
+from eyas.report.plots import COLOURS
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",

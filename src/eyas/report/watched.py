@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from eyas.benchmark import ModelCost
-from eyas.comparison import title
+from eyas.comparison.statistics import title
 from eyas.data import DataSource
+from eyas.evaluation.cost import ModelCost
+from eyas.evaluation.errors import MATCH
 from eyas.evaluation.inputs import Array
+from eyas.evaluation.precision_recall import POINTS, curves, mean_curve
 from eyas.report import charts
-from eyas.report.errors import MATCH
 from eyas.report.look import Model, Seen
 from eyas.report.markup import Html, beside, details, figure, grid, join, legend, paragraph, table
-from eyas.report.precision_recall import POINTS, curves, mean_curve
 from eyas.report.runs import TEACHER
 from eyas.report.svg import drawing, variable
 

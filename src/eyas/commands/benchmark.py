@@ -1,0 +1,147 @@
+"""`eyas benchmark`: what the time of a training step is spent on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from eyas.args import DataArgs, OptimArgs, RunArgs
+from eyas.cache.store import CacheDtype
+from eyas.distillation.distiller import Distiller
+from eyas.evaluation.result import align
+from eyas.methods import Method
+from eyas.nn.compile import explain_levels
+from eyas.ops.pixels import as_float
+from eyas.runs.checkpoint import ModelSpec
+from eyas.tools.files import write_json
+from eyas.tools.timing import Spans, listening, span
+from eyas.training.setup import RunSetup, Setup, chosen_methods
+from eyas.training.trainer import LossModule, PlainStudent, Trainer, train_loader
+from eyas.types import Detector, EyasError
+
+PARTS = ("data", "student", "teacher", "mask", "adapter", "loss", "weight", "backward", "optimizer")
+"""In the order of a step. ``teacher`` is reading the cache where there is one; ``loss`` is all of a method but its mask
+and adapter; ``weight`` is measuring an automatic one; ``backward`` is that of student and adapters."""
+
+
+def benchmark(
+    data: Path,
+    model: str,
+    teacher: str | None = None,
+    backbone: str | None = None,
+    options: dict[str, Any] | None = None,
+    method: Method | list[Method] | None = None,
+    pairs: dict[str, str] | None = None,
+    teacher_scale: float = 1.0,
+    cache: Path | None = None,
+    cache_dtype: CacheDtype = "bfloat16",
+    steps: int = 20,
+    warmup: int = 25,
+    json_file: Path | None = None,
+    dataset: DataArgs = DataArgs(),  # noqa: B008 (frozen: the signature is the schema)
+    optim: OptimArgs = OptimArgs(),  # noqa: B008
+    run: RunArgs = RunArgs(),  # noqa: B008
+) -> None:
+    """Say what a step of a training spends its time on, and the peak memory of each part. Nothing is kept.
+
+    Args:
+        data: folder of a data set: COCO, VOC, KITTI or YOLO, recognised from what is in it.
+        model: detector family of the student: faster_rcnn, retinanet, fcos, ssd, shuffledet or transformers.
+        teacher: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; or
+            package.module:function. Plain training when left out.
+        backbone: backbone of the student's family, such as resnet18, vgg11 or timm:NAME.
+        options: further keyword arguments of the family's builder.
+        method: distillation losses, by class; fine-grained feature imitation when left out.
+        pairs: student level: teacher level, where pairing by stride is not what you want.
+        teacher_scale: how many times larger the teacher sees the images.
+        cache: folder of the teacher's vectors, as in distill; what is missing there is computed first.
+        cache_dtype: of the vectors in the cache: bfloat16, float16 or float32.
+        steps: timed steps.
+        warmup: steps before them; an automatic weight is measured in each of its first twenty.
+        json_file: also write the figures there.
+        dataset: how the data is read and fed.
+        optim: the optimiser.
+        run: the run.
+    """
+    if steps < 1 or warmup < 0:
+        raise EyasError(f"--steps must be at least 1 and --warmup at least 0, got {steps} and {warmup}")
+    run, scale = replace(run, trackers=None), 1.0 if teacher is None else teacher_scale
+    with TemporaryDirectory() as folder, RunSetup(data, Path(folder) / "run", dataset, optim, run, scale) as setup:
+        spec = ModelSpec(model, setup.train.classes, backbone, options or {}, dataset.resize)
+        student = spec.build()
+        module: LossModule = PlainStudent(student)
+        if teacher is not None:
+            methods = chosen_methods(method)
+            guide, store = setup.guide(teacher, methods, cache, cache_dtype)
+            module = Distiller(student, guide, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed)
+            setup.make_ready(module, store)
+        if run.compile:
+            say_breaks(student, setup)
+        spans, whole = time_steps(setup.trainer(module, spec), steps, warmup)
+        print(table(spans, whole, steps))
+        if json_file is not None:
+            write_json(json_file, figures(spans, whole, steps))
+
+
+def say_breaks(student: Detector, setup: Setup) -> None:
+    """Where compiling breaks the student's graph up."""
+    images, _ = next(iter(train_loader(setup.train, setup.dataset, setup.run.seed)))
+    for module in explain_levels(student, as_float(images)):
+        setup.say(f"compile   {module.name}: {module.graphs} graphs, {len(module.breaks)} breaks")
+        for reason in module.breaks:
+            setup.say(f"{'':<9} {reason}")
+
+
+def time_steps(trainer: Trainer, steps: int, warmup: int) -> tuple[Spans, float]:
+    """The parts of so many steps, and the seconds of as many again that nobody listened to."""
+    trainer.model.train()
+    batches = _endless(trainer)
+    for _ in range(warmup):
+        trainer.train_batch(*next(batches))
+    begin = time.perf_counter()
+    for _ in range(steps):
+        trainer.train_batch(*next(batches))
+    whole = time.perf_counter() - begin
+    with listening(Spans(trainer.accelerator.device)) as spans:
+        for _ in range(steps):
+            with span("data"):
+                batch = next(batches)
+            trainer.train_batch(*batch)
+    return spans, whole
+
+
+def _endless(trainer: Trainer) -> Iterator[Any]:
+    epoch = 0
+    while True:
+        trainer.train.set_epoch(epoch)
+        yield from trainer.train
+        epoch += 1
+
+
+def figures(spans: Spans, whole: float, steps: int) -> dict[str, Any]:
+    """Milliseconds in a step and peak bytes, by part, and milliseconds of a whole step."""
+    return {
+        "steps": steps,
+        "step_ms": 1e3 * whole / steps,
+        "parts": {
+            name: {"ms": 1e3 * spans.seconds[name] / steps, "peak_bytes": spans.peaks.get(name)}
+            for name in PARTS
+            if name in spans.seconds
+        },
+    }
+
+
+def table(spans: Spans, whole: float, steps: int) -> str:
+    """The parts of a step, in its order, with their share."""
+    total = sum(spans.seconds.values())
+    rows = [["part", "ms", "share", "peak MiB"]]
+    for name, part in figures(spans, whole, steps)["parts"].items():
+        peak = "-" if part["peak_bytes"] is None else f"{part['peak_bytes'] / 2**20:.0f}"
+        rows.append([name, f"{part['ms']:.2f}", f"{spans.seconds[name] / total:.1%}", peak])
+    rows.append(["all parts", f"{1e3 * total / steps:.2f}", "", ""])
+    rows.append(["a step, not taken apart", f"{1e3 * whole / steps:.2f}", "", ""])
+    return align(rows)

@@ -1,0 +1,40 @@
+"""`eyas data`: what is in a data set, and what is wrong with it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from eyas.data import read
+from eyas.data.summary import check_images, report
+from eyas.evaluation.predict import anchor_grids
+from eyas.runs.checkpoint import ModelSpec, load
+
+
+def data(
+    path: Path,
+    split: list[str] | None = None,
+    format: str | None = None,
+    classes: list[str] | None = None,
+    images: bool = False,
+    model: Path | None = None,
+) -> None:
+    """Say what is in a data set, and every box or record that would be dropped, with file and line.
+
+    Args:
+        path: folder of a data set.
+        split: the splits to look at; train and val when left out.
+        format: coco, voc, kitti or yolo; recognised from the folder when left out.
+        classes: class names in label order; taken from the data set when left out.
+        images: also decode every image, and list those that a training would stop at.
+        model: run folder of a detector, whose anchors are then compared with the boxes in its input.
+    """
+    resize = grids = None
+    if model is not None:
+        resize, grids = ModelSpec.load(model).resize, partial(anchor_grids, load(model))
+    for name in split or ["train", "val"]:
+        source = read(path, name, format=format, classes=classes)
+        if images:
+            source = replace(source, problems=(*source.problems, *check_images(source)))
+        print(report(source, resize=resize, grids=grids), end="\n\n")

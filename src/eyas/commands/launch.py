@@ -1,0 +1,129 @@
+"""Start one process per device of this machine, perhaps one of several, with the environment that `torchrun` gives.
+
+Not by `torchrun` itself: it ends with its own traceback and status 1 whatever its processes said, and every process
+would repeat the message of a bad option.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+
+from eyas.commands.cluster import Nodes
+from eyas.tools.signals import Stopped, stopped_by_sigterm
+
+PATIENCE = 10.0
+"""Seconds that the other processes have to end by themselves when one has failed."""
+SAVING = 120.0
+"""Seconds that all have to end the step in hand and save, when this process is interrupted or terminated."""
+POLL = 0.1
+INTERRUPTED = 130
+"""The status of a command that Ctrl-C has stopped."""
+
+
+def launch(command: Sequence[str], processes: int, nodes: Nodes = Nodes()) -> int:  # noqa: B008 (frozen)
+    """Run a command in several processes of this machine; returns 0, or the status of the first that failed.
+
+    The first process has this one's output. What the others write to standard error is shown when one of them failed
+    and the first did not. When one fails, or this one is interrupted, all are ended.
+    """
+    host, port = ("127.0.0.1", str(_free_port())) if nodes.address is None else nodes.host_and_port()
+    with ExitStack() as stack:
+        errors = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(processes)]
+        running = [
+            subprocess.Popen(
+                command,
+                env=_environment(rank, processes, nodes, host, port),
+                stdout=subprocess.DEVNULL if rank else None,
+                stderr=errors[rank] if rank else None,
+            )
+            for rank in range(processes)
+        ]
+        stack.callback(_end, running)
+        stack.enter_context(stopped_by_sigterm())
+        try:
+            failed = _wait(running)
+        except Stopped as stop:
+            _end(running, SAVING)
+            return stop.status
+        except KeyboardInterrupt:
+            _interrupt(running)
+            if running[0].poll() == INTERRUPTED:
+                return INTERRUPTED  # it has said so itself
+            raise
+        _end(running)
+        if failed is None:
+            return 0
+        if failed > 0:
+            errors[failed].seek(0)
+            sys.stderr.write(errors[failed].read().decode(errors="replace"))
+        return running[failed].returncode
+
+
+def _wait(running: Sequence[subprocess.Popen[bytes]]) -> int | None:
+    """Wait until all have ended, or one has failed: its rank. Where all fail alike, the first is the one to report."""
+    while True:
+        failed = [rank for rank, process in enumerate(running) if process.poll() not in (None, 0)]
+        if failed and failed[0] > 0:
+            time.sleep(10 * POLL)
+            return 0 if running[0].poll() == running[failed[0]].returncode else failed[0]
+        if failed:
+            return failed[0]
+        if all(process.poll() == 0 for process in running):
+            return None
+        time.sleep(POLL)
+
+
+def _interrupt(running: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Let all stop as on Ctrl-C, which a terminal sends to each of them, and `kill` to this process alone."""
+    _await_all(running, 10 * POLL)
+    for process in running:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+    _await_all(running, SAVING)
+
+
+def _await_all(running: Sequence[subprocess.Popen[bytes]], patience: float) -> None:
+    deadline = time.monotonic() + patience
+    for process in running:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(deadline - time.monotonic(), 0))
+
+
+def _end(running: Sequence[subprocess.Popen[bytes]], patience: float = PATIENCE) -> None:
+    for process in running:
+        process.terminate()
+    _await_all(running, patience)
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _environment(rank: int, processes: int, nodes: Nodes, host: str, port: str) -> dict[str, str]:
+    own = {
+        "RANK": nodes.rank * processes + rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": nodes.number * processes,
+        "LOCAL_WORLD_SIZE": processes,
+        "MASTER_ADDR": host,
+        "MASTER_PORT": port,
+    }
+    shared = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
+    if sys.platform == "linux" and nodes.number == 1:
+        shared["GLOO_SOCKET_IFNAME"] = "lo"  # all on this machine; its name need not resolve to an address
+    return {**shared, **os.environ, **{name: str(value) for name, value in own.items()}}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

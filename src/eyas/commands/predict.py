@@ -1,0 +1,111 @@
+"""`eyas predict`: detections in images."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from eyas.data import eval_transform, to_record_frame
+from eyas.data.images import SUFFIXES, decode, image_size
+from eyas.evaluation.predict import on_cpu
+from eyas.export.runtime import open_detector
+from eyas.ops.pixels import as_float
+from eyas.report.plots import draw_detections
+from eyas.tools.devices import pick_device
+from eyas.tools.files import make_folder, write_json
+from eyas.tools.progress import Progress
+from eyas.types import EyasError, Prediction, Record
+
+
+def predict(
+    run: Path,
+    images: Path,
+    out: Path = Path("predictions"),
+    threshold: float = 0.3,
+    best: bool = False,
+    device: Literal["auto", "cpu"] = "auto",
+) -> None:
+    """Detect objects in an image or a folder of images: boxes as JSON, and drawn as PNG.
+
+    Args:
+        run: run folder of a training, or an ONNX file that export made.
+        images: an image, or a folder that is searched for images.
+        out: folder for predictions.json and the drawn images.
+        threshold: lowest score that is drawn; the JSON has all.
+        best: take the best checkpoint in place of the last.
+        device: auto takes the accelerator where there is one; cpu does not.
+    """
+    drawings = drawings_of(find_images(images), images, out)
+    (resize, detector), where = open_detector(run, best=best), pick_device(device)
+    detector.network.to(where)
+    transform = eval_transform(resize)
+    entries: list[dict[str, Any]] = []
+    with Progress() as progress, torch.no_grad():
+        task = progress.task("predict", len(drawings))
+        for path, drawn in drawings.items():
+            record = unlabelled(path)
+            image = decode(record)
+            pixels, _ = transform(image, {"boxes": record.boxes, "labels": record.labels})
+            found = on_cpu(detector.predict(as_float(pixels[None].to(where)))[0])
+            found = to_record_frame(found, record, (pixels.shape[-2], pixels.shape[-1]))
+            entries += as_json(record, found, detector.classes)
+            make_folder(drawn.parent)
+            draw_detections(drawn, image, found, detector.classes, threshold=threshold)
+            progress.advance(task)
+    write_json(out / "predictions.json", entries)
+    print(f"{len(entries)} detections in {len(drawings)} images: {out / 'predictions.json'} and drawn beside it")
+
+
+def find_images(path: Path) -> list[Path]:
+    """The image itself, or every image below a folder, sorted. Raises EyasError when there is none."""
+    if path.is_file():
+        return [path]
+    found = sorted(entry for entry in path.rglob("*") if entry.suffix in SUFFIXES)
+    if not found:
+        raise EyasError(f"{path}: no image there; give an image or a folder with {', '.join(SUFFIXES)} files")
+    return found
+
+
+def drawings_of(paths: Sequence[Path], root: Path, out: Path) -> dict[Path, Path]:
+    """Image -> the PNG of its detections, in the same folders below ``out`` as the images below ``root``.
+
+    Images that differ in their suffix alone keep it: a.jpg.png, a.bmp.png. Raises EyasError when a drawing would
+    overwrite an image.
+    """
+    base = root if root.is_dir() else root.parent
+    count = Counter(path.with_suffix("") for path in paths)
+    drawings = {}
+    for path in paths:
+        name = path.name if count[path.with_suffix("")] > 1 else path.stem
+        drawings[path] = out / path.relative_to(base).with_name(f"{name}.png")
+    inputs = {path.resolve() for path in paths}
+    for drawn in drawings.values():
+        if drawn.resolve() in inputs:
+            raise EyasError(f"{drawn} is one of the images and would be overwritten; choose another --out")
+    return drawings
+
+
+def unlabelled(path: Path) -> Record:
+    """A record for an image that has no annotations."""
+    width, height = image_size(path)
+    boxes, labels = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    return Record(path.stem, path, width, height, boxes, labels, boxes, labels)
+
+
+def as_json(record: Record, found: Prediction, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """COCO's results format (bbox is x, y, width, height), with the file and the class by name."""
+    return [
+        {
+            "image": str(record.path),
+            "category": classes[label],
+            "bbox": [round(side, 2) for side in (left, top, right - left, bottom - top)],
+            "score": round(confidence, 5),
+        }
+        for (left, top, right, bottom), label, confidence in zip(
+            found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True
+        )
+    ]

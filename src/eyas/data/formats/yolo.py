@@ -1,0 +1,244 @@
+"""YOLO text labels: ``data.yaml`` and, for every image, a text file with one ``class cx cy w h`` a line.
+
+The five numbers are the 0-based class and the centre and size of the box in units of the image's width and height. A
+line with a class and at least three points (``class x1 y1 x2 y2 x3 y3 ...``) is a polygon; its extent is the box.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eyas.data.formats.records import (
+    PATH_SHOWN,
+    Annotation,
+    Box,
+    DataSource,
+    Problem,
+    build_record,
+    class_name,
+    inside,
+    label_of,
+    number,
+    place,
+    read_text,
+    shown,
+    split_names,
+)
+from eyas.data.images import SUFFIXES, image_size, is_file, is_folder
+from eyas.types import EyasError
+
+LAYOUT = "data.yaml with names: and {split}: (YOLO)"
+CONFIG_NAMES = ("data.yaml", "data.yml", "dataset.yaml")
+
+DIGITS = 100
+"""Of an integer in ``data.yaml``, where classes are counted."""
+
+
+@dataclass(frozen=True)
+class YoloConfig:
+    """What ``data.yaml`` says.
+
+    Attributes:
+        path: the file.
+        base: the folder that its paths are relative to.
+        names: class names, in label order.
+        splits: split name -> its folders or list files, as written.
+    """
+
+    path: Path
+    base: Path
+    names: tuple[str, ...]
+    splits: dict[str, tuple[str, ...]]
+
+
+def recognised(root: Path) -> bool:
+    """Whether the folder has this layout."""
+    return any((root / name).is_file() for name in CONFIG_NAMES)
+
+
+def parse_config(text: str, path: Path) -> YoloConfig:
+    """Read the text of ``data.yaml``. Raises `EyasError` naming the file when it is not a YOLO description."""
+    content = _load_yaml(text, path)
+    names = content.get("names") if isinstance(content, dict) else None
+    if isinstance(names, dict):
+        if names.keys() != set(range(len(names))):
+            raise EyasError(
+                f"{path}: names: must number the classes 0, 1, 2, ... without a gap, got {shown(list(names))}"
+            )
+        names = [names[index] for index in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise EyasError(f"{path}: has no names: list; write the class names there, in the order of the labels")
+    if content.get("nc", len(names)) != len(names):
+        raise EyasError(
+            f"{path}: nc: is {shown(content['nc'])}, but names: has {len(names)} classes; correct one of them"
+        )
+    classes = tuple(class_name(name, f"{path}: names:") for name in names)
+    if len(set(classes)) != len(classes):
+        raise EyasError(f"{path}: names: has a class twice; write each name once")
+    splits = {}
+    for key, value in content.items():
+        entries = [value] if isinstance(value, str) else value
+        if key not in ("path", "names", "nc") and isinstance(entries, list):
+            if not all(isinstance(entry, str) for entry in entries):
+                raise EyasError(f"{path}: {shown(key)}: is {shown(value)}; write folders or list files")
+            splits[str(key)] = tuple(entries)
+    folder = path.parent
+    stated = folder / str(content.get("path") or ".")
+    base = inside(folder, stated, f"{path}: path:") if is_folder(stated) else folder
+    return YoloConfig(path, base, classes, splits)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, which a few lines of may stand for more than memory holds, and without long integers."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not read here")
+        return super().compose_node(parent, index)
+
+    def construct_yaml_int(self, node: Any) -> int:
+        # Python refuses to print some, and those in base 60, as 1:59:59, take time that grows with the square.
+        if len(node.value) > DIGITS:
+            raise yaml.YAMLError(f"an integer of more than {DIGITS} digits")
+        return int(super().construct_yaml_int(node))
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)
+
+
+def _load_yaml(text: str, path: Path) -> Any:
+    try:
+        return _PlainLoader(text).get_single_data()
+    except Exception as error:  # the library's constructors raise many kinds, from ValueError to RecursionError
+        raise EyasError(f"{path}: broken YAML ({' '.join(str(error).split())[:PATH_SHOWN]})") from error
+
+
+def parse(text: str, path: Path, size: tuple[int, int], names: Sequence[str]) -> list[tuple[Box, str, int]]:
+    """(box in pixels, class name, line) of each line of a label file, for an image of ``size`` (width, height).
+
+    Raises `EyasError` with file and line on a malformed line or a class that ``names`` does not have.
+    """
+    found = []
+    for line, content in enumerate(text.splitlines(), start=1):
+        if not content.strip():
+            continue
+        try:
+            index, *values = [number(word) for word in content.split()]
+        except ValueError as error:
+            raise EyasError(f"{place(path, line)}: {error}") from None
+        if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+            raise EyasError(f"{place(path, line)}: {len(values) + 1} columns; write `class cx cy w h` or a polygon")
+        if index not in range(len(names)):
+            raise EyasError(
+                f"{place(path, line)}: unknown class {index:g}; data.yaml names {len(names)}, "
+                f"0 to {len(names) - 1}: {', '.join(names)}"
+            )
+        found.append((_pixels(values, size), names[int(index)], line))
+    return found
+
+
+def label_path(image: Path) -> Path:
+    """Where an image's labels are: its last folder called ``images`` becomes ``labels``; else beside the image."""
+    parts = list(image.with_suffix(".txt").parts)
+    for position in range(len(parts) - 2, -1, -1):
+        if parts[position] == "images":
+            parts[position] = "labels"
+            break
+    return Path(*parts)
+
+
+def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSource:
+    """Read one split; `eyas.data.read` documents the arguments and errors."""
+    path = next(root / name for name in CONFIG_NAMES if (root / name).is_file())
+    config = parse_config(read_text(path), path)
+    names = tuple(classes) if classes is not None else config.names
+    images, problems = _images(config, split)
+    records = []
+    for image in images:
+        written_in, size = label_path(image), image_size(image)
+        # An image without a label file has no objects; a pipe or a loop of links in its place is an error.
+        text = read_text(written_in) if os.path.lexists(written_in) else ""
+        annotations = [
+            Annotation(box, label_of(name, names, written_in, line), line, name=name)
+            for box, name, line in parse(text, written_in, size, config.names)
+        ]
+        record, wrong = build_record(_identity(image, config.base), image, size, annotations, written_in)
+        records.append(record)
+        problems += wrong
+    return DataSource("yolo", root, split, names, tuple(records), tuple(problems))
+
+
+def _pixels(values: Sequence[float], size: tuple[int, int]) -> Box:
+    width, height = size
+    if not all(map(math.isfinite, values)):
+        return (math.nan,) * 4  # dropped as such; the extent of a polygon would pass by a point that is NaN
+    if len(values) == 4:
+        x, y, w, h = values
+        return ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
+    xs, ys = values[0::2], values[1::2]
+    return (min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height)
+
+
+def _identity(image: Path, base: Path) -> str:
+    return image.relative_to(base).as_posix() if image.is_relative_to(base) else image.as_posix()
+
+
+def _images(config: YoloConfig, split: str) -> tuple[list[Path], list[Problem]]:
+    """The images of a split, sorted within each folder, and the label files that have no image."""
+    entries = next((config.splits[name] for name in split_names(split) if name in config.splits), None)
+    if entries is None:
+        there = ", ".join(config.splits) or "none"
+        raise EyasError(f"{config.path}: has no {split}: entry; the splits there are: {there}")
+    images: list[Path] = []
+    problems: list[Problem] = []
+    for entry in entries:
+        location = _resolve(config, entry)
+        if location.is_file():
+            images += _listed(location, config.base)
+        else:
+            found = sorted(path for path in location.rglob("*") if path.suffix in SUFFIXES)
+            images += found
+            problems += _strays(location, found)
+    if len(set(images)) != len(images):
+        raise EyasError(
+            f"{config.path}: {split}: names an image twice; folders and lists of one split must be disjoint"
+        )
+    return images, problems
+
+
+def _resolve(config: YoloConfig, entry: str) -> Path:
+    # Roboflow writes ../train/images beside a train/ folder that is not one level up; Ultralytics reads it so too.
+    for candidate in (config.base / entry, config.base / entry.removeprefix("../")):
+        if _exists(candidate):
+            return inside(config.base, candidate, str(config.path))
+    raise EyasError(f"{config.path}: {entry[:PATH_SHOWN]} is not in {config.base}; correct the path")
+
+
+def _exists(path: Path) -> bool:
+    return is_file(path) or is_folder(path)
+
+
+def _listed(list_file: Path, base: Path) -> list[Path]:
+    images = []
+    for line, content in enumerate(read_text(list_file).splitlines(), start=1):
+        if content.strip():
+            image = inside(base, list_file.parent / content.strip(), place(list_file, line))
+            if not is_file(image):
+                shown_path = str(image)[:PATH_SHOWN]
+                raise EyasError(f"{list_file}:{line}: {shown_path} does not exist; restore it, or take it off the list")
+            images.append(image)
+    return images
+
+
+def _strays(folder: Path, images: Sequence[Path]) -> list[Problem]:
+    labels = {label_path(image) for image in images}
+    label_folder = label_path(folder / "name.jpg").parent
+    stray = sorted(set(label_folder.rglob("*.txt")) - labels) if label_folder != folder else []
+    return [Problem(path, None, "labels without an image; dropped") for path in stray if path.name != "classes.txt"]

@@ -1,0 +1,130 @@
+"""Data sets of other libraries as sources, and predictions as another library has them: supervision, torchvision.
+
+supervision is an extra, ``pip install eyas[supervision]``, and is imported only here, when one of these is called.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchvision.datasets import CocoDetection
+
+from eyas.data.formats.coco import parse, records_of
+from eyas.data.formats.records import Annotation, DataSource, build_record, checked
+from eyas.data.images import image_size
+from eyas.types import EyasError, Prediction
+
+if TYPE_CHECKING:
+    from supervision import DetectionDataset, Detections
+
+
+def from_supervision(dataset: DetectionDataset, split: str = "train") -> DataSource:
+    """A supervision ``DetectionDataset`` as a source, scored by the COCO metric unless you choose another.
+
+    Its classes keep their order. Where ``Detections.data`` has ``iscrowd``, as for COCO files, such boxes are ignore
+    regions; where it has no ``area``, an object's is that of its mask or, without one, of its box.
+
+    Args:
+        dataset: of image files; only their headers are read here.
+        split: what messages call it.
+
+    Raises:
+        EyasError: supervision is missing, this is something else or has its images in memory, boxes without a class,
+            an image that cannot be read, or no image at all.
+    """
+    if not isinstance(dataset, _supervision().DetectionDataset):
+        raise EyasError(f"from_supervision takes a supervision.DetectionDataset, not a {type(dataset).__name__}")
+    paths = [Path(path) for path in dataset.image_paths]
+    root = Path(os.path.commonpath([path.absolute().parent for path in paths])) if paths else Path()
+    records, problems = [], []
+    for name, path in zip(dataset.image_paths, paths, strict=True):
+        if not path.is_file():
+            raise EyasError(f"{path}: no such image file; save the images of a data set that has them in memory")
+        image_id = path.absolute().relative_to(root).as_posix()
+        annotations = _annotations(dataset.annotations[name], path)
+        record, wrong = build_record(image_id, path, image_size(path), annotations, path)
+        records.append(record)
+        problems += wrong
+    return checked(DataSource("coco", root, split, tuple(dataset.classes), tuple(records), tuple(problems)))
+
+
+def from_coco_detection(dataset: CocoDetection, split: str = "train") -> DataSource:
+    """A torchvision ``CocoDetection`` as a source: its images in its order, labels by rising category id.
+
+    The data set's own transforms are not applied: images are resized and augmented as everywhere in Eyas.
+
+    Args:
+        dataset: as torchvision makes it, not wrapped and no subset.
+        split: what messages call it.
+
+    Raises:
+        EyasError: this is something else, its annotations are not COCO's, an image is missing, or there is none.
+    """
+    if not isinstance(dataset, CocoDetection):
+        raise EyasError(
+            f"from_coco_detection takes a torchvision.datasets.CocoDetection, not a {type(dataset).__name__}; give the "
+            "data set itself, not a Subset or a wrapper of it"
+        )
+    root = Path(dataset.root)
+    known, found, problems = parse(dataset.coco.dataset, root, None)
+    images = [dataset.coco.imgs[key] for key in dataset.ids]
+    records, wrong = records_of(images, found, root, root, root)
+    return checked(DataSource("coco", root, split, known, tuple(records), (*problems, *wrong)))
+
+
+def to_supervision(prediction: Prediction, classes: Sequence[str] | None = None) -> Detections:
+    """A prediction as ``supervision.Detections``: (n, 4) xyxy pixels, confidence, class_id.
+
+    Args:
+        prediction: of one image, in whichever frame you want to draw or count it.
+        classes: the class names in label order; with them ``data["class_name"]`` is set, which annotators show.
+
+    Raises:
+        EyasError: supervision is missing, or a label has no name.
+    """
+    supervision = _supervision()
+    boxes, scores, labels = (prediction[key].detach().cpu() for key in ("boxes", "scores", "labels"))
+    data: dict[str, Any] = {}
+    if classes is not None:
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
+            raise EyasError(f"a label is outside the {len(classes)} classes; give the classes of the detector")
+        data = {"class_name": [classes[label] for label in labels.tolist()]}
+    detections: Detections = supervision.Detections(
+        xyxy=boxes.float().numpy(), confidence=scores.float().numpy(), class_id=labels.numpy(), data=data
+    )
+    return detections
+
+
+def _annotations(detections: Detections, path: Path) -> list[Annotation]:
+    """What supervision says of one image, not checked yet."""
+    count = len(detections)
+    if not count:
+        return []
+    if detections.class_id is None:
+        raise EyasError(f"{path}: its {count} boxes have no class_id; give every box a class")
+    crowd, area = detections.data.get("iscrowd"), detections.data.get("area")
+    crowd = [False] * count if crowd is None else crowd
+    area = detections.area if area is None else area
+    return [
+        Annotation(
+            (float(box[0]), float(box[1]), float(box[2]), float(box[3])),
+            int(detections.class_id[number]),
+            None,
+            bool(crowd[number]),
+            {} if crowd[number] else {"area": float(area[number])},
+            f"box {number}",
+        )
+        for number, box in enumerate(detections.xyxy)
+    ]
+
+
+def _supervision() -> Any:
+    """supervision. Raises EyasError when it is not installed."""
+    try:
+        import supervision
+    except ImportError as error:
+        raise EyasError("this needs supervision: pip install 'eyas[supervision]'") from error
+    return supervision

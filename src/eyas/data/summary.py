@@ -1,0 +1,165 @@
+"""What ``eyas data PATH`` prints: the contents of a data set, how anchors fit it, and everything that was dropped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from eyas.data.formats.records import DataSource, Problem
+from eyas.data.images import decode
+from eyas.data.transforms import Resize
+from eyas.ops.anchors import AnchorGrid
+from eyas.types import EyasError, Record, Size
+
+Grids = Callable[[Size], Sequence[AnchorGrid]]
+"""(height, width) of the network's input -> the anchor grids of all levels."""
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+SIZES_SHOWN = 5
+CHUNK = 4096
+"""Boxes compared with a grid at a time, which bounds the memory."""
+
+
+def report(source: DataSource, *, resize: Resize | None = None, grids: Grids | None = None) -> str:
+    """A plain text report of a split.
+
+    Args:
+        source: what `eyas.data.read` gave.
+        resize: the network's input size; box sizes and anchors are told in its frame. None: the frame of the files.
+        grids: the detector's anchors for an input size; without it the report says nothing of anchors.
+    """
+    resize = resize or Resize()
+    frames = [resize.output_size((record.height, record.width)) for record in source.records]
+    boxes = [_resized(record, frame) for record, frame in zip(source.records, frames, strict=True)]
+    sections = [_head(source), _classes(source), _image_sizes(source.records), _box_sizes(torch.cat(boxes))]
+    if grids is not None:
+        sections.append(_coverage(boxes, frames, grids))
+    sections.append(_problems(source))
+    # Names of files need not be UTF-8, and a terminal that is takes no others.
+    return "\n\n".join(sections).encode("utf-8", "backslashreplace").decode()
+
+
+def check_images(source: DataSource) -> tuple[Problem, ...]:
+    """Decode every image and list those that a training would stop at: unreadable, or of another size than annotated.
+
+    Takes as long as one pass over the data. Add the result to ``source.problems`` to see it in the report.
+    """
+    problems = []
+    for record in source.records:
+        try:
+            decode(record)
+        except EyasError as error:
+            problems.append(Problem(record.path, None, str(error).removeprefix(f"{record.path}: ")))
+    return tuple(problems)
+
+
+def best_iou(boxes: Tensor, grids: Sequence[AnchorGrid]) -> Tensor:
+    """The largest IoU of each box with any anchor of any grid: (n, 4) xyxy to (n,).
+
+    For one anchor shape the IoU rises with the overlap, and the overlap is separable, so the best is at the best
+    column and the best row: nothing of size boxes x anchors is made.
+    """
+    if not len(boxes):
+        return boxes.new_zeros(0)
+    chunks = [torch.stack([_best_on_grid(part, grid) for grid in grids]).amax(0) for part in boxes.split(CHUNK)]
+    return torch.cat(chunks)
+
+
+def _best_on_grid(boxes: Tensor, grid: AnchorGrid) -> Tensor:
+    cells = grid.cell_anchors.to(boxes)
+    overlap = []
+    for axis, low, high in ((1, 0, 2), (0, 1, 3)):
+        origins = grid.origins(axis, dtype=boxes.dtype, device=boxes.device)
+        start, end = cells[:, low, None] + origins, cells[:, high, None] + origins
+        shared = torch.minimum(boxes[:, high, None, None], end) - torch.maximum(boxes[:, low, None, None], start)
+        overlap.append(shared.clamp(min=0).amax(-1))
+    common = overlap[0] * overlap[1]
+    return (common / (_area(boxes)[:, None] + _area(cells) - common)).amax(-1)
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def _resized(record: Record, frame: Size) -> Tensor:
+    x, y = frame[1] / record.width, frame[0] / record.height
+    return record.boxes * record.boxes.new_tensor([x, y, x, y])
+
+
+def _head(source: DataSource) -> str:
+    objects = sum(len(record.boxes) for record in source.records)
+    empty = sum(not len(record.boxes) for record in source.records)
+    regions = sum(len(record.ignore) for record in source.records)
+    return (
+        f"{source.root}: {source.format} format, split {source.split}\n"
+        f"{len(source.records)} images ({empty} without objects), {objects} objects of {len(source.classes)} classes, "
+        f"{regions} ignore regions"
+    )
+
+
+def _classes(source: DataSource) -> str:
+    objects: Counter[int] = Counter()
+    images: Counter[int] = Counter()
+    ignored: Counter[int] = Counter()
+    for record in source.records:
+        objects.update(record.labels.tolist())
+        images.update(set(record.labels.tolist()))
+        ignored.update(record.ignore_labels.tolist())
+    width = max(len(name) for name in (*source.classes, "every class"))
+    lines = [f"{'class':{width}}  objects   images  ignored"]
+    for label, name in enumerate(source.classes):
+        lines.append(f"{name:{width}} {objects[label]:8} {images[label]:8} {ignored[label]:8}")
+    if ignored[-1]:
+        lines.append(f"{'every class':{width}} {'':8} {'':8} {ignored[-1]:8}")
+    return "\n".join(lines)
+
+
+def _image_sizes(records: Sequence[Record]) -> str:
+    sizes = Counter((record.width, record.height) for record in records)
+    shown = [f"{width}x{height} ({count})" for (width, height), count in sizes.most_common(SIZES_SHOWN)]
+    more = f" and {len(sizes) - SIZES_SHOWN} more sizes" if len(sizes) > SIZES_SHOWN else ""
+    return f"image sizes  {', '.join(shown)}{more}"
+
+
+def _box_sizes(boxes: Tensor) -> str:
+    if not len(boxes):
+        return "box sizes    no objects"
+    side = _area(boxes).sqrt()
+    ratio = (boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1])
+    small, large = int((side < 32).sum()), int((side >= 96).sum())
+    return (
+        f"box sizes    sqrt(area), pixels of the input: {_quantiles(side, '.1f')}\n"
+        f"             from {side.min():.1f} to {side.max():.1f}\n"
+        f"             small (< 32) {small}, medium {len(side) - small - large}, large (>= 96) {large}\n"
+        f"             width / height: {_quantiles(ratio, '.2f')}"
+    )
+
+
+def _coverage(boxes: Sequence[Tensor], frames: Sequence[Size], grids: Grids) -> str:
+    by_frame: dict[Size, list[Tensor]] = {}
+    for part, frame in zip(boxes, frames, strict=True):
+        by_frame.setdefault(frame, []).append(part)
+    best = torch.cat([best_iou(torch.cat(parts), grids(frame)) for frame, parts in by_frame.items()])
+    if not len(best):
+        return "anchors      no objects"
+    shares = ", ".join(f">= {limit} {(best >= limit).float().mean():.1%}" for limit in (0.4, 0.5, 0.7))
+    return (
+        f"anchors      best IoU of a box with an anchor: {_quantiles(best, '.2f')}\n             {shares} of the boxes"
+    )
+
+
+def _quantiles(values: Tensor, form: str) -> str:
+    # Not torch.quantile, which refuses more than 2**24 values.
+    ordered = values.sort().values
+    picked = [float(ordered[round(q * (len(ordered) - 1))]) for q in QUANTILES]
+    return ", ".join(f"{q:.0%} {value:{form}}" for q, value in zip(QUANTILES, picked, strict=True))
+
+
+def _problems(source: DataSource) -> str:
+    if not source.problems:
+        return "problems     none: every record and box is used"
+    lines = [f"problems     dropped or clipped: {len(source.problems)}"]
+    return "\n".join([*lines, *(f"  {problem}" for problem in source.problems)])

@@ -1,0 +1,1 @@
+"""ShuffleDet, the small one-stage detector of the paper."""

@@ -1,0 +1,243 @@
+"""ShuffleDet, the one-stage detector of the FGFI paper: ShuffleNet, one level of stride 16, SqueezeDet's head and loss.
+
+Sources: Wang et al., CVPR 2019, section 4.1, and the constants of the authors' repository
+(twangnh/Distilling-Object-Detectors-Shuffledet).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
+
+from eyas.detectors.head_checks import check_heads
+from eyas.detectors.shuffledet.heads import HEADS, Raw, outputs_on, with_assigned
+from eyas.detectors.shuffledet.loss import (
+    Assignment,
+    assign,
+    class_loss,
+    clip,
+    confidence_loss,
+    decode,
+    encode,
+    ignored_anchors,
+    iou,
+)
+from eyas.detectors.shuffledet.shufflenet import ShuffleNet
+from eyas.ops.anchors import AnchorGrid, shapes_to_cell_anchors
+from eyas.types import EyasError, Level, Prediction, Response, Size, Target
+
+KITTI_ANCHORS = (
+    (36.0, 37.0),
+    (366.0, 174.0),
+    (115.0, 59.0),
+    (162.0, 87.0),
+    (38.0, 90.0),
+    (258.0, 173.0),
+    (224.0, 108.0),
+    (78.0, 170.0),
+    (72.0, 43.0),
+)
+"""(width, height) in pixels of the authors' anchors for KITTI at 384 x 1248."""
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CONFIDENCE_PRIOR = 0.1
+"""The confidence of every anchor before training. Lower ones start where sigmoid and square are flat."""
+
+
+class ShuffleDet(nn.Module):
+    """The detector; satisfies `eyas.types.RespondingDetector`.
+
+    Its heads are ``classes``, a softmax without background, and ``confidence``, a sigmoid without boxes.
+
+    Args:
+        classes: class names, in label order.
+        width: multiplies the backbone's channels; the paper's are 1, 0.5 and 0.25.
+        stem_channels: outputs of the first convolution (24; the authors' 1x teacher has 16).
+        anchor_shapes: (width, height) in pixels; `anchors_for` finds those of a data set.
+        zero_init_residual: start the units that have a shortcut as identities, see `ShuffleNet`.
+        dropout: of the last feature, before the head.
+        score_threshold: detections must score above this.
+        detections: the best this many anchors of an image enter NMS.
+        nms_threshold: IoU above which NMS drops the lower of two detections of one class.
+        mean: of the images' channels.
+        std: of the images' channels.
+        class_weight: of the class loss.
+        box_weight: of the box loss.
+        object_weight: of the confidence loss on assigned anchors.
+        rest_weight: of the confidence loss on the others.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        *,
+        width: float = 1.0,
+        stem_channels: int = 24,
+        anchor_shapes: Sequence[tuple[float, float]] = KITTI_ANCHORS,
+        zero_init_residual: bool = False,
+        dropout: float = 0.5,
+        score_threshold: float = 0.005,
+        detections: int = 64,
+        nms_threshold: float = 0.4,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        class_weight: float = 1.0,
+        box_weight: float = 5.0,
+        object_weight: float = 75.0,
+        rest_weight: float = 100.0,
+    ) -> None:
+        super().__init__()
+        if not classes:
+            raise EyasError("ShuffleDet needs at least one class: give `classes` the names")
+        if not anchor_shapes or min(min(shape) for shape in anchor_shapes) <= 0:
+            raise EyasError("anchor_shapes: give at least one (width, height), each above 0 pixels")
+        if width <= 0 or not 0 < stem_channels < 240 * width:
+            raise EyasError(f"stem_channels {stem_channels}, width {width}: the stem must stay below 240 * width")
+        self.classes = tuple(classes)
+        self.anchor_shapes = tuple(anchor_shapes)
+        self.score_threshold, self.detections, self.nms_threshold = score_threshold, detections, nms_threshold
+        self.class_weight, self.box_weight = class_weight, box_weight
+        self.object_weight, self.rest_weight = object_weight, rest_weight
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.backbone = ShuffleNet(width, stem_channels, zero_init_residual=zero_init_residual)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Conv2d(self.backbone.out_channels, len(anchor_shapes) * (len(classes) + 5), 3, padding=1)
+        self.levels = {"backbone": Level(self.backbone.out_channels, stride=16, grid=self.grid)}
+        self._initialise_head()
+
+    @property
+    def network(self) -> nn.Module:
+        """The module itself: tap names and the state dict are relative to it."""
+        return self
+
+    def grid(self, size: Size, image_size: Size) -> AnchorGrid:
+        """The anchors of a feature map. The authors spread H cells over H + 1 steps, so the step is not 16."""
+        step = (image_size[0] / (size[0] + 1), image_size[1] / (size[1] + 1))
+        return AnchorGrid(shapes_to_cell_anchors(self.anchor_shapes), size, step, offset=step)
+
+    def forward(self, images: Tensor) -> tuple[Raw, Tensor]:
+        """Images (batch, 3, height, width) in [0, 1] to the raw output and its anchors, (A, 4) xyxy."""
+        raw, size = self.outputs(images)
+        anchors = self.grid(size, (images.shape[-2], images.shape[-1])).anchors().reshape(-1, 4)
+        return raw, anchors.to(images.device)
+
+    def outputs(self, images: Tensor) -> tuple[Raw, Size]:
+        """Images to the raw output, and the (H, W) of its map."""
+        normal = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        features = self.backbone(normal)
+        output: Tensor = self.head(self.dropout(features)).float().permute(0, 2, 3, 1)
+        batch, height, width, _ = output.shape
+        classes, shapes = len(self.classes), len(self.anchor_shapes)
+        logits, confidence, deltas = output.split((shapes * classes, shapes, shapes * 4), dim=3)
+        raw = Raw(
+            logits.reshape(batch, -1, classes),
+            confidence.reshape(batch, -1),
+            deltas.reshape(batch, -1, 4),
+        )
+        return raw, (height, width)
+
+    def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """The three terms of SqueezeDet's loss, scalars; images without boxes are background."""
+        return self.losses_and_response(images, targets)[0]
+
+    def losses_and_response(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], Response]:
+        """`losses`, and the outputs of the heads that they were computed from."""
+        raw, anchors = self(images)
+        with torch.autocast(images.device.type, enabled=False):
+            assigned, ignored = assign(anchors, targets), ignored_anchors(anchors, targets)
+            losses = self._loss_terms(raw, anchors, assigned, ignored, (images.shape[-2], images.shape[-1]))
+            return losses, Response(with_assigned(raw, anchors, assigned, ignored))
+
+    def respond(self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False) -> Response:
+        """The outputs of the heads on given anchors, which must be its own. It has no proposals, and answers None.
+
+        Args:
+            images: (batch, 3, height, width) in [0, 1].
+            boxes: head name -> for each image (A, 4) xyxy.
+            proposals: makes no difference.
+
+        Raises:
+            EyasError: the training mode, an unknown head, or other anchors.
+        """
+        if self.training:
+            raise EyasError("responding needs the evaluation mode: call detector.eval() first")
+        check_heads(boxes, HEADS, type(self).__name__)
+        return Response(outputs_on(boxes, *self(images)))
+
+    def _loss_terms(
+        self, raw: Raw, anchors: Tensor, assigned: Assignment, ignored: Tensor | None, image_size: Size
+    ) -> dict[str, Tensor]:
+        where = (assigned.image, assigned.anchor)
+        own, deltas = anchors[assigned.anchor], raw.deltas[where]
+        quality = iou(clip(decode(deltas.detach(), own), image_size), assigned.boxes)
+        count = max(len(quality), 1)
+        confidence = confidence_loss(raw.confidence, quality, assigned, ignored, self.object_weight, self.rest_weight)
+        return {
+            "loss_class": self.class_weight / count * class_loss(raw.classes[where], assigned.labels),
+            "loss_box": self.box_weight / count * (deltas - encode(assigned.boxes, own)).square().sum(),
+            "loss_confidence": confidence,
+        }
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> list[Prediction]:
+        """Detections in each image: one class per anchor, the best `detections` above the threshold, NMS per class."""
+        raw, anchors = self(images)
+        scores, labels = raw.classes.softmax(dim=2).mul(raw.confidence[..., None]).max(dim=2)
+        best, order = scores.topk(min(self.detections, scores.shape[1]), dim=1)
+        image_size = (images.shape[-2], images.shape[-1])
+        predictions: list[Prediction] = []
+        for score, label, delta, index in zip(best, labels, raw.deltas, order, strict=True):
+            index = index[score > self.score_threshold]
+            score = score[: len(index)]
+            boxes, label = clip(decode(delta[index], anchors[index]), image_size), label[index]
+            kept = batched_nms(boxes, score, label, self.nms_threshold)
+            predictions.append({"boxes": boxes[kept], "scores": score[kept], "labels": label[kept]})
+        return predictions
+
+    def _initialise_head(self) -> None:
+        nn.init.normal_(self.head.weight, std=0.001)
+        assert self.head.bias is not None
+        nn.init.zeros_(self.head.bias)
+        shapes, classes = len(self.anchor_shapes), len(self.classes)
+        with torch.no_grad():
+            confidence = self.head.bias[shapes * classes : shapes * (classes + 1)]
+            confidence.fill_(math.log(CONFIDENCE_PRIOR / (1 - CONFIDENCE_PRIOR)))
+
+
+def anchors_for(boxes_wh: Tensor, k: int = 9, *, steps: int = 300) -> list[tuple[float, float]]:
+    """Anchor shapes for a data set: k-means on IoU of centred boxes (Redmon & Farhadi, 2017, section 2). Deterministic.
+
+    Args:
+        boxes_wh: (n, 2) widths and heights, pixels of the network's input; n >= 1.
+        k: how many shapes.
+        steps: an upper bound; it stops when no box changes its cluster.
+
+    Returns:
+        At most k distinct (width, height), by rising area; fewer where there are fewer distinct boxes.
+    """
+    sizes = boxes_wh.to(torch.float64)
+    sizes = sizes[(sizes > 0).all(dim=1)]
+    if len(sizes) == 0:
+        raise EyasError("anchors_for: no box with a width and a height above 0; are there annotations?")
+    # Start at quantiles of the area: no random numbers, and every scale has its centre.
+    ordered = sizes[sizes.prod(dim=1).argsort(stable=True)]
+    centres = ordered[((torch.arange(k) + 0.5) / k * len(ordered)).long()]
+    owner = torch.full((len(sizes),), -1)
+    for _ in range(steps):
+        shared = torch.minimum(sizes[:, None], centres).prod(dim=2)
+        new_owner = (shared / (sizes.prod(dim=1)[:, None] + centres.prod(dim=1) - shared)).argmax(dim=1)
+        if torch.equal(new_owner, owner):
+            break
+        owner = new_owner
+        for index in owner.unique().tolist():
+            centres[index] = sizes[owner == index].mean(dim=0)
+    centres = centres[owner.unique()]
+    centres = centres[centres.prod(dim=1).argsort(stable=True)]
+    return list(dict.fromkeys((width, height) for width, height in centres.tolist()))

@@ -1,0 +1,230 @@
+"""Any torchvision Faster R-CNN, RetinaNet, FCOS or SSD as an Eyas detector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.ssd import SSD
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from eyas.detectors.head_checks import check_heads
+from eyas.detectors.padding import Padding
+from eyas.detectors.torchvision import heads as torchvision_heads
+from eyas.detectors.torchvision import stages as torchvision_stages
+from eyas.detectors.torchvision.levels import PROBE_SIZE, derive_levels
+from eyas.types import EyasError, Prediction, Response, Size, Target
+
+
+class TorchvisionDetector(nn.Module):
+    """A torchvision detector, built by you or by `eyas.detectors.build`; satisfies
+    `eyas.types.RespondingDetector`. Its heads are ``rpn`` and ``roi`` for Faster R-CNN, ``anchors`` for the others, and
+    ``centerness`` for FCOS.
+
+    `network` stays the torchvision module with its own names, so its state dict loads in plain torchvision. Three
+    things about it are changed. Its inner transform no longer resizes: images come resized. Its heads and anchors
+    compute in float32 under autocast too, since coordinates do not fit into 16 bits. And Faster R-CNN fixes the scales
+    of its levels at once, not at the first image it sees.
+
+    The inner transform still normalises, and pads on the right and at the bottom to the multiple of 32 that torchvision
+    pads to. Feature maps and grids then belong to the padded image, boxes to the image: the frames share their origin.
+
+    Ignore regions are background to these losses, as torchvision has no notion of them.
+
+    Args:
+        model: the detector.
+        classes: class names in label order, without the background.
+        min_size: (height, width) that smaller images are padded to. Left out, it is an SSD's own input size, because
+            the last layers of SSD300 need it, and nothing for the others.
+
+    Raises:
+        EyasError: another kind of model, or a head for another number of classes.
+    """
+
+    def __init__(self, model: nn.Module, classes: Sequence[str], *, min_size: Size | None = None) -> None:
+        super().__init__()
+        if not isinstance(model, (FasterRCNN, RetinaNet, FCOS, SSD)):
+            raise EyasError(
+                f"{type(model).__name__} is not a torchvision FasterRCNN, RetinaNet, FCOS or SSD; "
+                "bring other modules in through eyas.detectors.custom.CustomDetector"
+            )
+        self.network = model
+        self.classes = tuple(classes)
+        self._first_label = first_label(model, len(self.classes))
+        own_size = model.transform.fixed_size[::-1] if model.transform.fixed_size else (1, 1)
+        padding = Padding(model.transform.size_divisible, min_size or own_size)
+        model.transform = FixedSizeTransform(model.transform, padding)
+        generator = model.rpn.anchor_generator if isinstance(model, FasterRCNN) else model.anchor_generator
+        _keep_float32(model, generator)
+        probe_size = own_size if isinstance(model, SSD) else PROBE_SIZE
+        self.levels = derive_levels(model, generator, padding, probe_size)
+
+    def forward(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """The same as `losses`."""
+        return self.losses(images, targets)
+
+    def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """torchvision's loss terms by torchvision's names; an image may have no boxes.
+
+        Args:
+            images: (batch, 3, height, width) in [0, 1].
+            targets: one per image, with boxes of positive width and height.
+
+        Raises:
+            EyasError: the network is in evaluation mode, in which torchvision computes no losses. To keep BatchNorm
+                still while training, build with ``norm="frozen"``.
+        """
+        if not self.network.training:
+            raise EyasError("losses need the training mode: call detector.train() first")
+        shifted = [{"boxes": t["boxes"], "labels": t["labels"] + self._first_label} for t in targets]
+        losses: dict[str, Tensor] = self.network(images, shifted)
+        return losses
+
+    def losses_and_response(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], Response]:
+        """`losses`, number for number, and the outputs of the heads that they were computed from.
+
+        For Faster R-CNN the proposals are those that its second stage was trained on. Arguments and errors are those of
+        `losses`.
+        """
+        network = self.network
+        if isinstance(network, FasterRCNN):
+            with torchvision_stages.stage_calls(network) as calls:
+                losses = self.losses(images, targets)
+            return losses, torchvision_stages.training_response(network, calls)
+        with torchvision_heads.loss_call(network) as call:
+            losses = self.losses(images, targets)
+        return losses, torchvision_heads.training_response(network, call)
+
+    def respond(self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False) -> Response:
+        """The outputs of the heads on given boxes, after one pass of the backbone and without any detection.
+
+        Args:
+            images: (batch, 3, height, width) in [0, 1].
+            boxes: head name -> for each image (n, 4) xyxy. Anchors must be the network's own; ``roi`` takes any boxes.
+            proposals: also what the RPN proposes after its NMS. One-stage detectors have none, and answer None.
+
+        Raises:
+            EyasError: the network is in training mode, has no such head, or has other anchors.
+        """
+        network = self.network
+        if network.training:
+            raise EyasError("responding needs the evaluation mode: call detector.eval() first")
+        two_stages = isinstance(network, FasterRCNN)
+        known = torchvision_stages.HEADS if two_stages else torchvision_heads.head_names(network)
+        check_heads(boxes, known, type(network).__name__)
+        batch, _ = network.transform(images)
+        maps = network.backbone(batch.tensors)
+        maps = {"0": maps} if isinstance(maps, Tensor) else maps
+        if two_stages:
+            return torchvision_stages.respond(network, batch, maps, boxes, proposals)
+        return torchvision_heads.respond(network, batch, maps, boxes)
+
+    def predict(self, images: Tensor) -> list[Prediction]:
+        """Detections after NMS, by falling score, clipped to the images.
+
+        Args:
+            images: (batch, 3, height, width) in [0, 1].
+
+        Raises:
+            EyasError: the network is in training mode, in which torchvision does not detect.
+        """
+        if self.network.training:
+            raise EyasError("detecting needs the evaluation mode: call detector.eval() first")
+        predictions: list[Prediction] = []
+        for found in self.network(images):
+            order = found["scores"].argsort(descending=True, stable=True)
+            # A head that counts the background among its sigmoid classes can answer with it.
+            order = order[found["labels"][order] >= self._first_label]
+            boxes, labels = found["boxes"][order], found["labels"][order] - self._first_label
+            predictions.append({"boxes": boxes, "scores": found["scores"][order], "labels": labels})
+        return predictions
+
+
+class FixedSizeTransform(GeneralizedRCNNTransform):
+    """torchvision's transform without its resizing: it normalises and pads, a whole batch at a time.
+
+    Args:
+        inner: the transform it takes the place of.
+        padding: of the batch.
+    """
+
+    def __init__(self, inner: GeneralizedRCNNTransform, padding: Padding) -> None:
+        super().__init__(
+            inner.min_size, inner.max_size, inner.image_mean, inner.image_std, inner.size_divisible, inner.fixed_size
+        )
+        self.padding = padding
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Both as they are."""
+        return image, target
+
+    def forward(
+        self, images: Tensor | Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None
+    ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:
+        """Images, one batch or several of one size, to the normalised and padded batch with the sizes before it."""
+        batch = images if isinstance(images, Tensor) else torch.stack(list(images))
+        mean, std = (batch.new_tensor(values).view(-1, 1, 1) for values in (self.image_mean, self.image_std))
+        height, width = batch.shape[-2:]
+        padded = self.padding.padded((height, width))
+        batch = F.pad((batch - mean) / std, (0, padded[1] - width, 0, padded[0] - height))
+        return ImageList(batch, [(height, width)] * len(batch)), None if targets is None else list(targets)
+
+
+def first_label(model: nn.Module, num_classes: int) -> int:
+    """The label that torchvision gives to the first class: 1 where label 0 is the background.
+
+    Faster R-CNN and SSD always count the background. RetinaNet and FCOS need none, but torchvision's own COCO weights
+    leave their label 0 unused.
+
+    Raises:
+        EyasError: the head is for another number of classes.
+    """
+    outputs = _head_classes(model)
+    allowed = (1,) if isinstance(model, (FasterRCNN, SSD)) else (0, 1)
+    if outputs - num_classes not in allowed:
+        raise EyasError(
+            f"the {type(model).__name__} distinguishes {outputs} classes, background included; for {num_classes} class "
+            f"names it must be {' or '.join(str(num_classes + background) for background in allowed)}"
+        )
+    return outputs - num_classes
+
+
+def _head_classes(model: Any) -> int:
+    if isinstance(model, FasterRCNN):
+        return int(model.roi_heads.box_predictor.cls_score.out_features)
+    head = model.head.classification_head
+    return int(head.num_columns if isinstance(model, SSD) else head.num_classes)
+
+
+def _keep_float32(model: Any, generator: nn.Module) -> None:
+    """torchvision computes anchors and boxes in the type of the features; bfloat16 has whole pixels up to 256 only.
+
+    Worse, it converts the generator's cell anchors for good. Hooks make what goes in or comes out float32.
+    """
+    generator.register_forward_pre_hook(_maps_as_float32)
+    heads = [model.rpn.head, model.roi_heads.box_predictor] if isinstance(model, FasterRCNN) else [model.head]
+    for head in heads:
+        head.register_forward_hook(_outputs_as_float32)
+
+
+def _maps_as_float32(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    images, maps = args
+    # Only shape, type and device of the maps are read: no memory is needed for them.
+    return images, [feature.new_empty((), dtype=torch.float32).expand(feature.shape) for feature in maps]
+
+
+def _outputs_as_float32(_: nn.Module, args: tuple[Any, ...], outputs: Any) -> Any:
+    return _as_float32(outputs)
+
+
+def _as_float32(values: Any) -> Any:
+    if isinstance(values, Tensor):
+        return values.float()
+    if isinstance(values, dict):
+        return {name: _as_float32(value) for name, value in values.items()}
+    return type(values)(_as_float32(value) for value in values)

@@ -1,0 +1,125 @@
+"""Faster R-CNN as a graph of fixed shapes, see `eyas.detectors.deployed`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import concat_box_prediction_layers
+from torchvision.ops import roi_align
+
+from eyas.detectors.deployed import DROPPED, Candidates, Deployed, after_nms, best, clipped, detections, take
+from eyas.detectors.torchvision.deployed_one_stage import prepared
+from eyas.types import Size
+
+SMALLEST_DETECTION = 1e-2
+"""Pixels; torchvision's own limit for the sides of a detection."""
+
+
+class DeployedFasterRCNN(Deployed):
+    """Faster R-CNN with or without FPN. Places that hold no proposal have boxes of zeros and logits of zeros.
+
+    Args:
+        network: in evaluation mode, its transform already Eyas's.
+    """
+
+    raw_names = ("rpn_logits", "rpn_deltas", "anchors", "proposals", "roi_logits", "roi_deltas")
+    matched = ("proposals", "roi_logits", "roi_deltas")
+
+    def __init__(self, network: FasterRCNN) -> None:
+        super().__init__()
+        self.network = network
+
+    def raw(self, images: Tensor) -> tuple[tuple[Tensor, ...], Sequence[int]]:
+        network, rpn = self.network, self.network.rpn
+        size: Size = (images.shape[-2], images.shape[-1])
+        batch = prepared(network.transform, images)
+        maps = network.backbone(batch)
+        maps = {"0": maps} if isinstance(maps, Tensor) else maps
+        levels = list(maps.values())
+        logits, deltas = rpn.head(levels)
+        rows = [level.shape[1] * level.shape[2] * level.shape[3] for level in logits]
+        (anchors,) = rpn.anchor_generator(ImageList(batch, [size]), levels)
+        flat_logits, flat_deltas = concat_box_prediction_layers(logits, deltas)
+        count = anchors.shape[0]
+        rpn_logits, rpn_deltas = flat_logits.view(-1, count), flat_deltas.view(-1, count, 4)
+        proposals = self._propose(rpn_logits, rpn_deltas, anchors, rows, size)
+        return (rpn_logits, rpn_deltas, anchors, *self._second_stage(maps, proposals)), rows
+
+    def detect(self, raw: Sequence[Tensor], rows: Sequence[int], size: Size) -> Candidates:
+        roi = self.network.roi_heads
+        proposals, logits, deltas = raw[3:]
+        batch, places, labels = logits.shape
+        boxes = roi.box_coder.decode_single(deltas.flatten(0, 1), proposals.flatten(0, 1))
+        boxes = clipped(boxes.reshape(batch, places, labels, 4), size)[:, :, 1:]
+        real = _sides(proposals)[..., None] > 0
+        large = _sides(boxes) >= SMALLEST_DETECTION
+        scores = torch.where(real & large, logits.softmax(dim=2)[..., 1:], DROPPED)
+        label = torch.arange(1, labels, device=logits.device).expand(batch, places, -1)
+        found = Candidates(boxes.flatten(1, 2), scores.flatten(1), label.flatten(1))
+        limits = {"threshold": roi.score_thresh, "nms": roi.nms_thresh, "count": roi.detections_per_img}
+        return detections(found, labels, **limits, first_label=1)
+
+    def _propose(self, logits: Tensor, deltas: Tensor, anchors: Tensor, rows: Sequence[int], size: Size) -> Tensor:
+        """(batch, P, 4) proposals by falling score, zeros where there are fewer."""
+        rpn = self.network.rpn
+        parts = zip(logits.split(rows, 1), deltas.split(rows, 1), anchors.split(rows), strict=True)
+        found = []
+        for level, (score, delta, anchor) in enumerate(parts):
+            # By logits, as torchvision does: the sigmoid of two large ones may be the same number.
+            score, places = _best_logits(score, rpn.pre_nms_top_n())
+            delta = take(delta, places)
+            boxes = rpn.box_coder.decode_single(delta.flatten(0, 1), anchor[places].flatten(0, 1))
+            boxes = clipped(boxes.reshape(delta.shape), size)
+            probability = score.sigmoid()
+            real = (_sides(boxes) >= rpn.min_size) & (probability >= rpn.score_thresh) & score.isfinite()
+            found.append(Candidates(boxes, torch.where(real, probability, DROPPED), torch.full_like(places, level)))
+        all_levels = Candidates(*(torch.cat(field, dim=1) for field in zip(*found, strict=True)))
+        left = after_nms(all_levels, all_levels.labels, len(rows), rpn.nms_thresh, rpn.post_nms_top_n())
+        return torch.where((left.scores >= 0)[..., None], left.boxes, 0.0)
+
+    def _second_stage(self, maps: Mapping[str, Tensor], proposals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Proposals (batch, P, 4), their logits (batch, P, labels) and deltas (batch, P, 4 labels)."""
+        roi = self.network.roi_heads
+        image, place = torch.where(_sides(proposals) > 0)
+        pooled = self._pool(maps, image, proposals[image, place])
+        logits, deltas = roi.box_predictor(roi.box_head(pooled))
+        batch, places, _ = proposals.shape
+        where = (image, place)
+        all_logits = logits.new_zeros(batch, places, logits.shape[1]).index_put(where, logits)
+        all_deltas = deltas.new_zeros(batch, places, deltas.shape[1]).index_put(where, deltas)
+        return proposals, all_logits, all_deltas
+
+    def _pool(self, maps: Mapping[str, Tensor], image: Tensor, boxes: Tensor) -> Tensor:
+        """`MultiScaleRoIAlign` of boxes (n, 4) in the images of those indices."""
+        pool = self.network.roi_heads.box_roi_pool
+        levels = [level for name, level in maps.items() if name in pool.featmap_names]
+        rois = torch.cat((image[:, None].to(boxes.dtype), boxes), dim=1)
+        if len(levels) == 1:
+            only: Tensor = roi_align(levels[0], rois, pool.output_size, pool.scales[0], pool.sampling_ratio)
+            return only
+        owner = pool.map_levels([boxes])
+        pooled = levels[0].new_zeros(boxes.shape[0], levels[0].shape[1], *pool.output_size)
+        for index, (level, scale) in enumerate(zip(levels, pool.scales, strict=True)):
+            (chosen,) = torch.where(owner == index)
+            part = roi_align(level, rois[chosen], pool.output_size, scale, pool.sampling_ratio)
+            pooled = pooled.index_put((chosen,), part)
+        return pooled
+
+
+def _best_logits(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`best` for values of any sign: what fills up is minus infinity."""
+    length = logits.shape[1]
+    if isinstance(length, int):
+        return best(logits, count)
+    filled = torch.nn.functional.pad(logits, (0, count), value=-torch.inf)
+    values, places = filled.topk(count, dim=1)
+    return values, places.clamp(max=length - 1)
+
+
+def _sides(boxes: Tensor) -> Tensor:
+    """The shorter side of each box, (..., 4) to (...)."""
+    return torch.minimum(boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1])

@@ -1,0 +1,234 @@
+"""Detectors of Hugging Face transformers: DETR and its kin, as teachers and as students.
+
+transformers is an extra, ``pip install eyas[transformers]``, and is imported only when such a detector is made.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import box_convert
+
+from eyas.detectors.padding import Padding
+from eyas.detectors.transformers.levels import FAMILIES, add_token_maps, derive_levels
+from eyas.detectors.transformers.loading import default_processor, load_model
+from eyas.types import EyasError, Prediction, Size, Target
+
+SCALE = 4.0
+RATIOS = (0.5, 1.0, 2.0)
+
+
+class TransformersDetector(nn.Module):
+    """A detector of transformers, built by you or by `transformers_detector`; satisfies `eyas.types.Detector`.
+
+    `network` stays the library's module with its own names: its state dict, and the folder that `export_native` writes,
+    load in plain transformers. Images come resized, in [0, 1]; they are normalised as the model's image processor says,
+    which for RT-DETR and D-FINE is not at all, and padded on the right and at the bottom to what the model's strides
+    and windows divide. There is no padding mask: all images of a batch have one size, and what a loader pads is seen.
+
+    None of these detectors has anchors. The grid of every level has ``anchor_ratios`` of side ``anchor_scale`` times
+    the stride in each cell. Of levels of one stride the encoder's come before the backbone's, and are paired first.
+    A transformer's tokens are levels where they are an image's: see `eyas.detectors.transformers.levels.TokenMaps`.
+
+    Ignore regions are background to these losses, as the library has no notion of them.
+
+    Args:
+        model: one of the classes in `eyas.detectors.transformers.levels.FAMILIES`.
+        classes: class names in label order; left out, those of the model's config.
+        processor: the model's image processor; left out, the library's default for this kind of model.
+        score_threshold: detections must score more.
+        anchor_scale: side of the square anchor of every level, in strides.
+        anchor_ratios: height over width.
+
+    Raises:
+        EyasError: another kind of model, a head for another number of classes, or a model without maps to tap.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        classes: Sequence[str] | None = None,
+        *,
+        processor: Any = None,
+        score_threshold: float = 0.0,
+        anchor_scale: float = SCALE,
+        anchor_ratios: Sequence[float] = RATIOS,
+    ) -> None:
+        super().__init__()
+        family = FAMILIES.get(type(model).__name__)
+        if family is None:
+            raise EyasError(f"{type(model).__name__} is not one of transformers' {', '.join(FAMILIES)}")
+        config: Any = model.config
+        if not getattr(config, "use_focal_loss", True):
+            raise EyasError("use_focal_loss is false in this config; transformers cannot read such a model's outputs")
+        self.network = model
+        self.classes = _class_names(config, classes)
+        config.id2label = dict(enumerate(self.classes))
+        config.label2id = {name: label for label, name in config.id2label.items()}
+        self.processor = processor or default_processor(family.processor)
+        self.padding = Padding(family.divisor(config))
+        self.score_threshold = score_threshold
+        if family.tokens is not None:
+            add_token_maps(model, family.tokens(config))
+        self.levels = derive_levels(model, self.padding.divisible, anchor_scale, anchor_ratios, family.least(config))
+
+    def forward(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """The same as `losses`."""
+        return self.losses(images, targets)
+
+    def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """The library's own loss, whose terms add up to its total; an image may have no boxes.
+
+        A term is the sum of its kind (``loss_bbox`` and so on) over decoder layers, encoder and denoising queries, each
+        times the library's weight. Without gradients, under ``no_grad`` or of a frozen network, the weights cannot be
+        told and there is one term, ``loss``.
+
+        Args:
+            images: (batch, 3, height, width) in [0, 1].
+            targets: one per image, with boxes of positive width and height.
+
+        Raises:
+            EyasError: the network is in evaluation mode, in which some of these models have other queries than their
+                losses expect.
+        """
+        if not self.network.training:
+            raise EyasError("losses need the training mode: call detector.train() first")
+        batch, size = self._prepare(images)
+        output = self.network(pixel_values=batch, labels=[as_labels(target, size) for target in targets])
+        terms = loss_terms(output.loss, output.loss_dict)
+        # DDP waits for the gradient of every parameter, in every batch.
+        first = next(iter(terms))
+        idle = sum((parameter.sum() for parameter in self._idle()), output.loss.new_zeros(()))
+        return {**terms, first: terms[first] + 0 * idle}
+
+    def predict(self, images: Tensor) -> list[Prediction]:
+        """Detections by the library's own post-processing, by falling score. These detectors need no NMS, and their
+        boxes may reach over the image's edge.
+
+        Args:
+            images: (batch, 3, height, width) in [0, 1].
+
+        Raises:
+            EyasError: the network is in training mode, in which some of these models answer with more queries.
+        """
+        if self.network.training:
+            raise EyasError("detecting needs the evaluation mode: call detector.eval() first")
+        batch, size = self._prepare(images)
+        output = self.network(pixel_values=batch)
+        # In bfloat16, coordinates would be off by pixels.
+        raw = SimpleNamespace(logits=output.logits.float(), pred_boxes=output.pred_boxes.float())
+        found = self.processor.post_process_object_detection(
+            raw, threshold=self.score_threshold, target_sizes=[size] * len(images)
+        )
+        return [_sorted(entry) for entry in found]
+
+    def export_native(self, folder: Path) -> None:
+        """Write config, weights and image processor so that ``from_pretrained(folder)`` of transformers reads them."""
+        network: Any = self.network
+        network.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    def _idle(self) -> list[nn.Parameter]:
+        names = FAMILIES[type(self.network).__name__].idle
+        return [parameter for name, parameter in self.network.named_parameters() if name in names]
+
+    def _prepare(self, images: Tensor) -> tuple[Tensor, Size]:
+        """The normalised and padded batch, and its (height, width)."""
+        if self.processor.do_normalize:
+            values = (self.processor.image_mean, self.processor.image_std)
+            mean, std = (images.new_tensor(value).view(-1, 1, 1) for value in values)
+            images = (images - mean) / std
+        height, width = images.shape[-2:]
+        padded = self.padding.padded((height, width))
+        return F.pad(images, (0, padded[1] - width, 0, padded[0] - height)), padded
+
+
+def transformers_detector(
+    classes: Sequence[str] | None,
+    backbone: str,
+    *,
+    weights: str | Path | None = None,
+    config: Mapping[str, Any] | None = None,
+    score_threshold: float = 0.0,
+    anchor_scale: float = SCALE,
+    anchor_ratios: Sequence[float] = RATIOS,
+) -> TransformersDetector:
+    """A detector of transformers, in training mode on the CPU.
+
+    Args:
+        classes: class names in label order. None takes those of the configuration.
+        backbone: what has the configuration: a hub id, a folder that ``save_pretrained`` wrote, or a config.json.
+        weights: None starts at random, "pretrained" takes those of ``backbone``, another hub id or folder takes its; or
+            a file of this very architecture (.safetensors, or .pt read without pickle). Where they are for another
+            number of classes, what depends on it starts anew and a warning says so.
+        config: values that replace those of the configuration, such as num_queries.
+        score_threshold: detections must score more.
+        anchor_scale: side of the square anchor of every level, in strides.
+        anchor_ratios: height over width.
+
+    Raises:
+        EyasError: transformers is not installed, nothing is found there, or weights that do not fit.
+    """
+    model, processor = load_model(backbone, weights, classes, config or {})
+    detector = TransformersDetector(
+        model,
+        classes,
+        processor=processor,
+        score_threshold=score_threshold,
+        anchor_scale=anchor_scale,
+        anchor_ratios=anchor_ratios,
+    )
+    detector.train()
+    return detector
+
+
+def loss_terms(total: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The terms of a loss by kind, weighted so that they add up to the total.
+
+    Args:
+        total: scalar, a weighted sum of some of the terms.
+        terms: by name, such as ``loss_bbox``, ``loss_bbox_0`` or ``loss_bbox_dn_1``, which are of one kind. Some are
+            for the log only.
+    """
+    if not total.requires_grad:
+        return {"loss": total}
+    trained = {name: term for name, term in terms.items() if term.requires_grad}
+    # A weighted sum's gradient with respect to its terms is their weights.
+    weights = torch.autograd.grad(total, list(trained.values()), retain_graph=True, allow_unused=True)
+    kinds: dict[str, Tensor] = {}
+    for (name, term), weight in zip(trained.items(), weights, strict=True):
+        if weight is not None:
+            found = re.match(r"loss_[a-z]+", name)
+            kind = found.group() if found else name
+            part = (weight * term).float().sum()
+            kinds[kind] = kinds[kind] + part if kind in kinds else part
+    return kinds
+
+
+def as_labels(target: Target, size: Size) -> dict[str, Tensor]:
+    """A target as transformers wants it: boxes as centre, width and height, in [0, 1] of an image of ``size``."""
+    boxes = target["boxes"]
+    scale = boxes.new_tensor((size[1], size[0], size[1], size[0]))
+    return {"class_labels": target["labels"], "boxes": box_convert(boxes, "xyxy", "cxcywh") / scale}
+
+
+def _sorted(found: Mapping[str, Tensor]) -> Prediction:
+    order = found["scores"].argsort(descending=True, stable=True)
+    return {"boxes": found["boxes"][order], "scores": found["scores"][order], "labels": found["labels"][order]}
+
+
+def _class_names(config: Any, classes: Sequence[str] | None) -> tuple[str, ...]:
+    own = tuple(str(config.id2label[label]) for label in range(config.num_labels))
+    if classes is not None and len(classes) != len(own):
+        raise EyasError(
+            f"the head distinguishes {len(own)} classes and there are {len(classes)} names; build it through "
+            "eyas.build('transformers', classes, ...), which makes a head for them"
+        )
+    return own if classes is None else tuple(classes)

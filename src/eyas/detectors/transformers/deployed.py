@@ -1,0 +1,134 @@
+"""DETR and its kin of transformers as graphs of fixed shapes, see `eyas.detectors.deployed`. They need no NMS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from eyas.detectors.deployed import Candidates, Deployed, normalised, open_size, take
+from eyas.detectors.transformers.adapter import TransformersDetector
+from eyas.detectors.transformers.levels import FAMILIES
+from eyas.types import Size
+
+PROBED = 1000
+"""Queries that an image processor's rule is read from; more than any rule keeps."""
+
+
+class Rule(NamedTuple):
+    """How an image processor makes detections of queries."""
+
+    softmax: bool
+    """Each query has its best class, and the last column is no object. Else the best pairs of query and class."""
+    most: int | None
+    """How many pairs, at most; None for as many as there are queries."""
+
+
+class DeployedTransformers(Deployed):
+    """A detector of transformers with what its image processor does before it and after it.
+
+    The heads' outputs are the library's ``logits`` and ``pred_boxes``: centre, width and height in [0, 1] of the padded
+    image. Where the encoder's scores choose the queries, the chosen boxes come first, as ``proposals``, xyxy in pixels.
+
+    Args:
+        detector: in evaluation mode.
+    """
+
+    def __init__(self, detector: TransformersDetector) -> None:
+        super().__init__()
+        self.network, self.padding = detector.network, detector.padding
+        self.score_threshold = detector.score_threshold
+        processor, config = detector.processor, detector.network.config
+        normalises = processor.do_normalize
+        self.mean: Sequence[float] = processor.image_mean if normalises else (0.0, 0.0, 0.0)
+        self.std: Sequence[float] = processor.image_std if normalises else (1.0, 1.0, 1.0)
+        family = FAMILIES[type(detector.network).__name__]
+        self.strict, self.ordered, self.proposals = family.strict, family.ordered, family.proposals(config)
+        self.coupled = True  # by the attention between queries
+        self.raw_names = (*(("proposals",) if self.proposals else ()), "class_logits", "pred_boxes")
+        self.matched = self.raw_names if self.proposals else ()
+        self.rule = read_rule(processor)
+
+    def raw(self, images: Tensor) -> tuple[tuple[Tensor, ...], Sequence[int]]:
+        batch = normalised(images, self.mean, self.std, self.padding)
+        if self.strict:
+            output: Any = self.network(pixel_values=batch)
+        else:
+            with OpenSizes():
+                output = self.network(pixel_values=batch)
+        rows = [output.logits.shape[1]]
+        if self.proposals is None:
+            return (output.logits, output.pred_boxes), rows
+        proposals = in_pixels(output[self.proposals], (batch.shape[-2], batch.shape[-1]))
+        return (proposals, output.logits, output.pred_boxes), rows
+
+    def detect(self, raw: Sequence[Tensor], rows: Sequence[int], size: Size) -> Candidates:
+        logits, boxes = raw[-2:]
+        if self.rule.softmax:
+            scores, labels = logits.softmax(dim=2)[..., :-1].max(dim=2)
+            scores, places = scores.topk(scores.shape[1], dim=1)
+            labels = labels.gather(1, places)
+        else:
+            pairs, columns = logits.sigmoid().flatten(1), logits.shape[2]
+            scores, places = pairs.topk(min(pairs.shape[1], self.rule.most or logits.shape[1]), dim=1)
+            places, labels = places // columns, places % columns
+        found = in_pixels(take(boxes, places), open_size(size, self.padding))
+        real = scores > self.score_threshold
+        return Candidates(
+            torch.where(real[..., None], found, 0.0), torch.where(real, scores, 0.0), torch.where(real, labels, -1)
+        )
+
+
+class OpenSizes(TorchFunctionMode):
+    """Inside, ``torch.linspace`` and ``torch.as_tensor`` of sizes that are open in a trace leave them open.
+
+    `torch.export` takes the steps of the one and the numbers of the other for constants, without a word, and Deformable
+    DETR and its kin use them for grids of cells and the sizes of maps: their graphs would fit the size that they were
+    traced with and no other.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        options = dict(kwargs or {})
+        if func is torch.linspace and len(args) == 3 and isinstance(args[2], torch.SymInt):
+            start, end, steps = args
+            return start + torch.arange(steps, **options) * ((end - start) / torch.sym_max(steps - 1, 1))
+        if func is torch.as_tensor and len(args) == 1 and _is_open(args[0]):
+            return _as_tensor(args[0], options)
+        return func(*args, **options)
+
+
+def _is_open(value: Any) -> bool:
+    return any(map(_is_open, value)) if isinstance(value, (list, tuple)) else isinstance(value, torch.SymInt)
+
+
+def _as_tensor(value: Any, options: Mapping[str, Any]) -> Tensor:
+    if isinstance(value, (list, tuple)):
+        return torch.stack([_as_tensor(entry, options) for entry in value])
+    return torch.full((), value, **options)
+
+
+def read_rule(processor: Any) -> Rule:
+    """The rule of an image processor's post-processing, from what it makes of queries that all say the same."""
+    logits, boxes = torch.full((1, PROBED, 2), 5.0), torch.full((1, PROBED, 4), 0.5)
+    raw = SimpleNamespace(logits=logits, pred_boxes=boxes)
+    (found,) = processor.post_process_object_detection(raw, threshold=0.0, target_sizes=[(1, 1)])
+    # Of two columns that are equal the softmax makes 0.5, the sigmoid 0.99.
+    count = len(found["scores"])
+    return Rule(bool(found["scores"].max() < 0.6), None if count == PROBED else count)
+
+
+def in_pixels(boxes: Tensor, size: Size) -> Tensor:
+    """Boxes (..., 4), centre, width and height in [0, 1], to xyxy in pixels of images of (height, width)."""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    corners = torch.cat((centre - half, centre + half), dim=-1)
+    return torch.stack((corners[..., 0::2] * size[1], corners[..., 1::2] * size[0]), dim=-1).flatten(-2)

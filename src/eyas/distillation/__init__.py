@@ -1,0 +1,1 @@
+"""From a student and a teacher to losses."""

@@ -1,0 +1,171 @@
+"""What a detector costs: parameters, floating-point operations, latency and memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from eyas.evaluation.result import align
+from eyas.nn.eval_mode import evaluating
+from eyas.types import Detector, Size
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """The cost of ``detector.predict`` on one batch: preprocessing inside the detector, network, decoding and NMS.
+
+    Attributes:
+        parameters: trainable or not, of ``detector.network``; a shared parameter counts once.
+        gflops: 1e9 floating-point operations **per image**, a multiply-add counted as two. It covers convolutions
+            (plain, grouped, transposed), matrix products and attention, and leaves out what
+            `torch.utils.flop_counter` has no formula for: biases of convolutions, normalisation, activations,
+            pooling, resizing, element-wise arithmetic, deformable convolution, recurrent layers, RoIAlign, decoding
+            and NMS. Two-stage detectors run a head on every proposal,
+            so that their figure depends on the image; it is counted on one image of noise.
+        latency_ms: milliseconds per batch, the median of the runs, wall clock, with the device synchronised.
+        latency_p10_ms: 10th percentile.
+        latency_p90_ms: 90th percentile.
+        peak_memory_mb: MiB allocated on the GPU at the peak of a prediction, weights included; None on a CPU,
+            where PyTorch keeps no such count.
+        batch_size: images per batch.
+        image_size: (height, width) of each, pixels.
+        device: "cpu" or "cuda".
+        threads: CPU threads inside an operation.
+    """
+
+    parameters: int
+    gflops: float
+    latency_ms: float
+    latency_p10_ms: float
+    latency_p90_ms: float
+    peak_memory_mb: float | None
+    batch_size: int
+    image_size: Size
+    device: str
+    threads: int
+
+    def headline(self) -> str:
+        """One line, as ``14.1 M params  23.40 GFLOPs  31.2 ms on cpu``."""
+        size = f"{self.parameters / 1e6:.2f} M params  {self.gflops:.2f} GFLOPs"
+        return f"{size}  {self.latency_ms:.1f} ms on {self.device}"
+
+
+def measure(
+    detector: Detector,
+    image_size: Size,
+    *,
+    device: str | torch.device = "cpu",
+    runs: int = 20,
+    warmup: int = 3,
+    batch_size: int = 1,
+    threads: int | None = None,
+) -> ModelCost:
+    """Measure a detector on images of uniform noise, the same ones on every call.
+
+    The detector is left on its device, in its mode, and the number of threads and the random state as they were.
+
+    Args:
+        detector: any detector.
+        image_size: (height, width) of the network's input, pixels.
+        device: where to run.
+        runs: timed predictions, at least 1.
+        warmup: predictions before them, not timed: allocation, kernel choice, lazy buffers.
+        batch_size: images per prediction.
+        threads: CPU threads inside an operation; None leaves PyTorch's number. Figures of two models compare only at
+            the same number.
+
+    Raises:
+        ValueError: runs or batch_size below 1, warmup below 0, or threads below 1.
+    """
+    if min(runs, batch_size) < 1 or warmup < 0 or (threads is not None and threads < 1):
+        raise ValueError(
+            f"runs, batch_size and threads must be at least 1 and warmup at least 0, got runs={runs}, "
+            f"batch_size={batch_size}, threads={threads}, warmup={warmup}"
+        )
+    device = torch.device(device)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(batch_size, 3, *image_size, generator=generator).to(device)
+    with _prepared(detector, device, threads), torch.no_grad():
+        flops = count_flops(detector, images[:1])
+        for _ in range(warmup):
+            detector.predict(images)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        times = [_time_once(detector, images, device) for _ in range(runs)]
+        peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
+        p10, median, p90 = (float(value) for value in np.percentile(times, (10, 50, 90)))
+        return ModelCost(
+            parameters=sum(parameter.numel() for parameter in detector.network.parameters()),
+            gflops=flops / 1e9,
+            latency_ms=median,
+            latency_p10_ms=p10,
+            latency_p90_ms=p90,
+            peak_memory_mb=peak,
+            batch_size=batch_size,
+            image_size=(image_size[0], image_size[1]),
+            device=device.type,
+            threads=torch.get_num_threads(),
+        )
+
+
+def count_flops(detector: Detector, images: Tensor) -> int:
+    """Floating-point operations of one prediction, a multiply-add as two; `ModelCost` says which are counted."""
+    # Fused attention has no formula in the counter (on a CPU none at all): take its plain, decomposed form here.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            detector.predict(images)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return int(counter.get_total_flops())
+
+
+def table(costs: Mapping[str, ModelCost]) -> str:
+    """Plain text, one row per model by name: parameters, GFLOPs per image, latency with its spread, memory."""
+    rows = [["model", "params M", "GFLOPs", "ms", "p10-p90", "MiB"]]
+    for name, cost in costs.items():
+        spread = f"{cost.latency_p10_ms:.1f}-{cost.latency_p90_ms:.1f}"
+        memory = "-" if cost.peak_memory_mb is None else f"{cost.peak_memory_mb:.0f}"
+        rows.append(
+            [name, f"{cost.parameters / 1e6:.2f}", f"{cost.gflops:.2f}", f"{cost.latency_ms:.1f}", spread, memory]
+        )
+    return align(rows)
+
+
+@contextmanager
+def _prepared(detector: Detector, device: torch.device, threads: int | None) -> Iterator[None]:
+    """The detector on the device and in evaluation mode, with a number of threads; everything as before afterwards."""
+    network = detector.network
+    first = next(network.parameters(), None)
+    home = first.device if first is not None else device
+    before = torch.get_num_threads()
+    try:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        with evaluating(network.to(device)):
+            yield
+    finally:
+        torch.set_num_threads(before)
+        network.to(home)
+
+
+def _time_once(detector: Detector, images: Tensor, device: torch.device) -> float:
+    _synchronise(device)
+    start = time.perf_counter()
+    detector.predict(images)
+    _synchronise(device)
+    return (time.perf_counter() - start) * 1e3
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,289 @@
+"""How a teacher's features vary near objects and far from them: what the case for a near-object mask rests on.
+
+Wang et al. (CVPR 2019) imitate near objects alone for two reasons: there the teacher's responses differ from cell to
+cell, and how they differ tells how it generalises; elsewhere they follow a diverse background, which is noise to
+imitate. Both are statements about variance over cells, channel by channel, so they can be measured.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eyas.nn.eval_mode import evaluating
+from eyas.nn.taps import teacher_features
+from eyas.ops.near_objects import Assignment, near_object_masks
+from eyas.ops.pixels import as_float
+from eyas.types import Detector, Level, Size, Target, View
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean and squared deviations of C channels over some cells; float64, on the CPU.
+
+    Attributes:
+        count: cells.
+        mean: (C,), 0 where there is no cell.
+        deviation: (C,), the sum over the cells of ``(value - mean)**2``.
+    """
+
+    count: int
+    mean: Tensor
+    deviation: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor, cells: Tensor) -> Moments:
+        """Of the chosen cells of one batch.
+
+        Args:
+            features: (B, C, H, W), any floating type.
+            cells: (B, H, W) bool.
+        """
+        values = features.permute(0, 2, 3, 1)[cells].cpu().double()
+        if not len(values):
+            nothing = torch.zeros(features.shape[1], dtype=torch.float64)
+            return cls(0, nothing, nothing)
+        mean = values.mean(dim=0)
+        return cls(len(values), mean, (values - mean).square().sum(dim=0))
+
+    def merge(self, other: Moments) -> Moments:
+        """Of the cells of both, without looking at them again (Chan, Golub, LeVeque 1979, equation 1.5)."""
+        count = self.count + other.count
+        if not count:
+            return self
+        apart = other.mean - self.mean
+        mean = self.mean + apart * (other.count / count)
+        between = apart.square() * (self.count * other.count / count)
+        return Moments(count, mean, self.deviation + other.deviation + between)
+
+    def deviation_from(self, centre: Tensor) -> Tensor:
+        """(C,): the sum over the cells of ``(value - centre)**2``."""
+        return self.deviation + self.count * (self.mean - centre).square()
+
+    @property
+    def variance(self) -> Tensor | None:
+        """(C,): population variance, as `numpy.var`; None where there is no cell."""
+        return self.deviation / self.count if self.count else None
+
+
+@dataclass(frozen=True, eq=False)
+class LevelInspection:
+    """One feature level over a data set.
+
+    Attributes:
+        name: of its tap.
+        level: its description.
+        near: moments of the cells near an object.
+        far: of all others.
+        ratios: variance near over variance far of each image that has both, each the mean over channels.
+    """
+
+    name: str
+    level: Level
+    near: Moments
+    far: Moments
+    ratios: tuple[float, ...] = ()
+
+    @property
+    def whole(self) -> Moments:
+        """Moments of every cell."""
+        return self.near.merge(self.far)
+
+    @property
+    def near_share(self) -> float | None:
+        """Near cells among all, in [0, 1]; None where there is no cell at all."""
+        return _quotient(self.near.count, self.whole.count)
+
+    @property
+    def near_to_far(self) -> float | None:
+        """Variance near over variance far, each the mean over channels. None where either has none, or far has 0."""
+        return _near_to_far(self.near, self.far)
+
+    @property
+    def near_to_far_of_images(self) -> float | None:
+        """The median over images of `near_to_far` within one image, which a few strange images do not move."""
+        return statistics.median(self.ratios) if self.ratios else None
+
+    @property
+    def far_above_near(self) -> float | None:
+        """The share of channels that vary more far from objects than near them, in [0, 1]."""
+        near, far = self.near.variance, self.far.variance
+        return None if near is None or far is None else float((far > near).double().mean())
+
+    @property
+    def far_part(self) -> float | None:
+        """Far cells' part of the whole map's squared deviations from its mean, in [0, 1], summed over channels.
+
+        What a loss on the whole map spends far from objects, as long as the student gives the mean everywhere.
+        """
+        whole = self.whole
+        return _quotient(float(self.far.deviation_from(whole.mean).sum()), float(whole.deviation.sum()))
+
+    def variances(self) -> dict[str, Tensor | None]:
+        """(C,) per-channel variance by where: whole, near, far."""
+        return {"whole": self.whole.variance, "near": self.near.variance, "far": self.far.variance}
+
+    def figures(self) -> dict[str, Any]:
+        """What a JSON file holds of it; None where there is nothing to say."""
+        variances = self.variances()
+        return {
+            "name": self.name,
+            "stride": self.level.stride,
+            "channels": len(self.near.mean),
+            "cells": self.whole.count,
+            "near_cells": self.near.count,
+            "near_share": self.near_share,
+            "variance": {where: _mean(values) for where, values in variances.items()},
+            "near_to_far": self.near_to_far,
+            "near_to_far_of_images": self.near_to_far_of_images,
+            "far_above_near": self.far_above_near,
+            "far_part": self.far_part,
+            "per_channel": {
+                where: None if values is None else [float(f"{value:.6g}") for value in values.tolist()]
+                for where, values in variances.items()
+            },
+        }
+
+
+def inspect_features(
+    teacher: Detector,
+    batches: Iterable[tuple[Tensor, Sequence[Target]]],
+    *,
+    psi: float = 0.5,
+    assignment: Assignment = "global",
+    advance: Callable[[int], None] | None = None,
+) -> list[LevelInspection]:
+    """The variance of a teacher's features near objects and far from them, on every level.
+
+    Cells of padding count neither as near nor as far, see `inside`. Ignore regions are no objects: their cells are far.
+
+    Args:
+        teacher: left in the mode it was in.
+        batches: images (B, 3, height, width), uint8 or float32 in [0, 1], on the teacher's device, and their targets.
+        psi: of the near-object mask.
+        assignment: of the near-object mask.
+        advance: told the number of images after each batch.
+
+    Returns:
+        One entry per level, from fine to coarse; none where there was no batch.
+    """
+    found: list[LevelInspection] = []
+    with evaluating(teacher.network):
+        for images, targets in batches:
+            view, masks = view_and_masks(teacher, images, targets, psi=psi, assignment=assignment)
+            sizes = [target.get("size", view.image_size) for target in targets]
+            names = zip(teacher.levels.items(), view.features, masks, strict=True)
+            batch = [_level(name, level, feature, mask, sizes) for (name, level), feature, mask in names]
+            found = batch if not found else [_merge(*pair) for pair in zip(found, batch, strict=True)]
+            if advance:
+                advance(len(targets))
+    return found
+
+
+def view_and_masks(
+    teacher: Detector, images: Tensor, targets: Sequence[Target], *, psi: float, assignment: Assignment
+) -> tuple[View, list[Tensor]]:
+    """The teacher's features of a batch, and the near-object mask of each level, (B, H, W). In evaluation mode."""
+    features = teacher_features(teacher, teacher.levels, as_float(images))
+    view = View([features[name] for name in teacher.levels], list(teacher.levels.values()), _size(images))
+    ranges = [level.box_range for level in view.levels]
+    boxes = [target["boxes"].to(images.device) for target in targets]
+    return view, near_object_masks(view.grids, boxes, psi=psi, assignment=assignment, box_ranges=ranges)
+
+
+def inside(size: Size, stride: int, sizes: Sequence[Size]) -> Tensor:
+    """Which cells have a pixel of their image, the rest being padding: (B, H, W) bool.
+
+    Images are padded to the largest of a batch, and by some detectors to a multiple of their coarsest stride.
+
+    Args:
+        size: (H, W) of the map.
+        stride: pixels per cell.
+        sizes: of each image, (height, width) before padding.
+    """
+    limits = torch.tensor(sizes).view(-1, 2)
+    rows, columns = (torch.arange(cells) * stride < limits[:, axis, None] for axis, cells in enumerate(size))
+    return rows[:, :, None] & columns[:, None, :]
+
+
+def table(levels: Sequence[LevelInspection]) -> str:
+    """What a person reads: one line per level. Variances are means over channels; "in images" is the median image."""
+    name = max([5, *(len(level.name) for level in levels)])
+    head = f"{'level':<{name}}  stride  channels     cells    near"
+    lines = [f"{head}   var whole    var near     var far  near/far  in images  far > near  far part"]
+    for level in levels:
+        figures = level.figures()
+        variance = "".join(f"  {_text(figures['variance'][where], '.4g'):>10}" for where in ("whole", "near", "far"))
+        lines.append(
+            f"{level.name:<{name}}  {figures['stride']:>6}  {figures['channels']:>8}  {figures['cells']:>8}"
+            f"  {_text(level.near_share, '.1%'):>6}{variance}  {_text(level.near_to_far, '.2f'):>8}"
+            f"  {_text(level.near_to_far_of_images, '.2f'):>9}"
+            f"  {_text(level.far_above_near, '.0%'):>10}  {_text(level.far_part, '.0%'):>8}"
+        )
+    return "\n".join(lines)
+
+
+def verdict(levels: Sequence[LevelInspection]) -> str:
+    """How the two halves of the paper's argument come out, one line for each level.
+
+    Near objects, cells differ from each other: more than elsewhere? And imitating the whole map is mostly imitating the
+    background: do far cells hold more than half of its squared deviations?
+    """
+    return "\n".join(f"stride {level.level.stride}: {_verdict(level)}" for level in levels)
+
+
+def report(levels: Sequence[LevelInspection], **about: Any) -> Mapping[str, Any]:
+    """The figures of every level and the verdict, below ``about``, as a JSON file holds them."""
+    return {**about, "verdict": verdict(levels).splitlines(), "levels": [level.figures() for level in levels]}
+
+
+def _verdict(level: LevelInspection) -> str:
+    ratio, part = level.near_to_far, level.far_part
+    if ratio is None or part is None:
+        return "no comparison; it needs cells near and far, and features that are not constant"
+    differ = f"{'yes' if ratio > 1 else 'no'}, their variance is {ratio:.2g} times that of far cells"
+    differ += f" (median within an image {_text(level.near_to_far_of_images, '.2g')})"
+    noise = f"{'yes' if part > 0.5 else 'no'}, {part:.0%} of the map's squared deviations are there"
+    return f"near cells differ more: {differ}; a loss on the whole map is mostly spent far away: {noise}"
+
+
+def _level(name: str, level: Level, features: Tensor, near: Tensor, sizes: Sequence[Size]) -> LevelInspection:
+    image = inside(_size(features), level.stride, sizes).to(near.device)
+    none = Moments.of(features[:0], near[:0])
+    found = LevelInspection(name, level, none, none)
+    for index in range(len(features)):
+        one = slice(index, index + 1)
+        inner, outer = (Moments.of(features[one], cells[one] & image[one]) for cells in (near, ~near))
+        ratio = _near_to_far(inner, outer)
+        found = _merge(found, LevelInspection(name, level, inner, outer, () if ratio is None else (ratio,)))
+    return found
+
+
+def _merge(one: LevelInspection, other: LevelInspection) -> LevelInspection:
+    near, far = one.near.merge(other.near), one.far.merge(other.far)
+    return LevelInspection(one.name, one.level, near, far, one.ratios + other.ratios)
+
+
+def _near_to_far(near: Moments, far: Moments) -> float | None:
+    return _quotient(_mean(near.variance), _mean(far.variance))
+
+
+def _size(images: Tensor) -> Size:
+    return images.shape[-2], images.shape[-1]
+
+
+def _mean(values: Tensor | None) -> float | None:
+    return None if values is None else float(values.mean())
+
+
+def _quotient(part: float | None, of: float | None) -> float | None:
+    return None if part is None or not of else part / of
+
+
+def _text(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

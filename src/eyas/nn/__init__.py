@@ -1,0 +1,1 @@
+"""Tools on `nn.Module`: taps, evaluation mode, folded BatchNorm, compiling."""

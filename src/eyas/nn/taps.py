@@ -1,0 +1,165 @@
+"""Taps: keep the output of named submodules during a forward pass, and stop the pass once the last one has fired."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eyas.nn.eval_mode import evaluating
+from eyas.types import Detector, EyasError, Size
+
+
+class _LastTapFired(BaseException):
+    """Ends a forward pass from inside a hook; never leaves the `Taps` that raised it.
+
+    Not an `Exception`, so that no ``except Exception`` of the network takes it for a failure.
+    """
+
+    def __init__(self, taps: Taps) -> None:
+        super().__init__()
+        self.taps = taps
+
+
+class Taps:
+    """A context in which the outputs of named submodules are kept.
+
+    Inside it, run the network; afterwards `features` has one map per tap name. A tap name is a submodule's dotted name,
+    with ``:key`` behind it where the submodule returns a mapping or a sequence: ``backbone.body``, ``backbone:0``.
+
+    Args:
+        network: the module that the names are relative to.
+        names: tap names. A submodule that runs several times in one pass is read the first time.
+        stop: end the forward pass as soon as the last tap has fired, silently: nothing after it is computed.
+
+    Raises:
+        EyasError: a name is no submodule of the network, its output has no such key or is no tensor, it never ran, or
+            a later module overwrote what was kept.
+    """
+
+    def __init__(self, network: nn.Module, names: Iterable[str], *, stop: bool = False) -> None:
+        self.network = network
+        self.names = tuple(dict.fromkeys(names))
+        self.stop = stop
+        self.features: dict[str, Tensor] = {}
+        self._versions: dict[str, int] = {}
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._modules = {module: _submodule(network, module) for module in map(_module_name, self.names)}
+
+    def __enter__(self) -> Taps:
+        self.features, self._versions = {}, {}
+        for module_name, module in self._modules.items():
+            self._handles.append(module.register_forward_hook(self._hook(module_name)))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if error is not None and not (isinstance(error, _LastTapFired) and error.taps is self):
+            return False
+        missing = [name for name in self.names if name not in self.features]
+        if missing:
+            raise EyasError(f"these taps never fired in the forward pass: {', '.join(missing)}")
+        # A ReLU in place behind the tap would make the map of a whole pass another one than that of a stopped pass.
+        changed = [name for name, version in self._versions.items() if self.features[name]._version != version]
+        if changed:
+            raise EyasError(
+                f"a later module changed the output tapped as {', '.join(changed)} in place; tap that module instead"
+            )
+        return error is not None
+
+    def _hook(self, module_name: str) -> Callable[[nn.Module, Any, Any], None]:
+        mine = [name for name in self.names if _module_name(name) == module_name]
+
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            for name in mine:
+                if name not in self.features:
+                    self._keep(name, _pick(output, name))
+            if self.stop and len(self.features) == len(self.names):
+                raise _LastTapFired(self)
+
+        return keep
+
+    def _keep(self, name: str, feature: Tensor) -> None:
+        self.features[name] = feature
+        if not feature.is_inference():  # those have no version counter
+            self._versions[name] = feature._version
+
+
+def teacher_features(teacher: Detector, names: Iterable[str], images: Tensor) -> dict[str, Tensor]:
+    """The teacher's feature maps, without gradient and without running anything behind the last of them.
+
+    Args:
+        teacher: in evaluation mode.
+        names: tap names.
+        images: (batch, 3, height, width) in [0, 1].
+    """
+    with torch.no_grad(), Taps(teacher.network, names, stop=True) as taps:
+        teacher.predict(images)
+    return taps.features
+
+
+def _module_name(tap: str) -> str:
+    return tap.partition(":")[0]
+
+
+def _submodule(network: nn.Module, name: str) -> nn.Module:
+    try:
+        return network.get_submodule(name)
+    except AttributeError as error:
+        children = ", ".join(child for child, _ in network.named_children())
+        raise EyasError(f"there is no submodule {name!r} to tap; the network's children are: {children}") from error
+
+
+def _pick(output: Any, tap: str) -> Tensor:
+    _, colon, key = tap.partition(":")
+    if colon:
+        entries = _entries(output)
+        if key not in entries:
+            has = f"it has: {', '.join(entries)}" if entries else f"it is a {type(output).__name__}"
+            raise EyasError(f"the output tapped as {tap!r} has no entry {key!r}; {has}")
+        output = entries[key]
+    if not isinstance(output, Tensor):
+        names = ", ".join(f"{tap}:{key}" for key in _entries(output))
+        advice = f"; tap one of {names}" if names else ""
+        raise EyasError(f"the tap {tap!r} gives a {type(output).__name__}, not a tensor{advice}")
+    return output
+
+
+def _entries(output: Any) -> dict[str, Any]:
+    """What a key can name. A tensor has no entries: ``:0`` would silently be the first image of the batch."""
+    if isinstance(output, Mapping):
+        return {str(key): value for key, value in output.items()}
+    if isinstance(output, Sequence) and not isinstance(output, str):
+        return {str(index): value for index, value in enumerate(output)}
+    return {}
+
+
+PROBE_SIZE: Size = (128, 160)
+"""(height, width) of the random image that is sent through both detectors."""
+
+
+def some_parameter(detector: Detector) -> Tensor:
+    """One that tells device and type; a network without parameters is taken to be on the CPU."""
+    return next(detector.network.parameters(), torch.zeros((), device="cpu"))
+
+
+def probe(detector: Detector, names: Sequence[str], role: str) -> dict[str, Tensor]:
+    """The feature maps of one random image, by tap name.
+
+    Raises:
+        EyasError: one has not the channels that the detector's levels promise.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(1, 3, *PROBE_SIZE, generator=generator, device="cpu").to(some_parameter(detector))
+    with evaluating(detector.network):
+        features = teacher_features(detector, names, images)
+    for name in names:
+        shape, promised = tuple(features[name].shape), detector.levels[name].channels
+        if len(shape) != 4 or shape[1] != promised:
+            raise EyasError(f"level {name!r} of the {role} is {shape}, not (1, {promised}, height, width) as declared")
+    return features

@@ -1,0 +1,225 @@
+"""Near-object masks: which cells of a feature map the student imitates (Wang et al., CVPR 2019, section 3.1).
+
+For a ground-truth box g, ``M_g`` is the best IoU of any anchor with it, and a cell is *near* g when one of its K
+anchors has IoU > psi * M_g. The mask of an image is the union over its boxes.
+
+IoU on an anchor grid is separable, so the G x H x W x K table of the textbook never exists here. The overlap of anchor
+shape k at column j with box g is ``w[g, k, j]``, a trapezoid in j, and its overlap at row i is ``h[g, k, i]``. IoU
+grows with ``w * h``, hence
+
+- the best IoU of (g, k) on the grid is the one at ``max_j w`` and ``max_i h``, next to the centre of the box;
+- the near rows are those where h exceeds some bound given ``max_j w``; in one row, the near columns are those where w
+  exceeds some bound given h; and a trapezoid exceeds a bound on ONE interval.
+
+So the mask is a union of at most G*K*H intervals, whose ends have a closed form: +1 and -1 at the ends, then one
+cumulative sum. The cost is O(G*K*H + H*W) in place of O(G*K*H*W). The anchor shapes of all levels are one flat axis of
+length S, so a detector with five levels costs no more calls than one with a single level.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from eyas.ops.anchors import AnchorGrid
+from eyas.ops.overlaps import GridTable, Overlaps, box_area, grid_table, iou_limits, iou_of
+
+Assignment = Literal["global", "per_level", "by_size"]
+"""Which anchors ``M_g`` is the maximum over when a detector has several feature levels.
+
+- ``global``: all anchors of all levels: an object is near only where its anchors fit, mostly on one or two levels.
+- ``per_level``: the anchors of each level: every object is near some cells of every level.
+- ``by_size``: an object belongs to one level, by the detector's own rule, and is near cells of that level only.
+"""
+
+
+def near_object_masks(
+    grids: Sequence[AnchorGrid],
+    boxes: Sequence[Tensor],
+    *,
+    psi: float = 0.5,
+    assignment: Assignment = "global",
+    box_ranges: Sequence[tuple[float, float] | None] | None = None,
+) -> list[Tensor]:
+    """The near-object mask of every image on every level, exactly.
+
+    Args:
+        grids: the anchors of each level, L of them.
+        boxes: for each of the B images its (n, 4) ground-truth boxes, xyxy in pixels; n may be 0.
+        psi: share of the best IoU that an anchor must exceed, in [0, 1]. 0 takes every cell one of whose anchors
+            touches a box; 1 takes none, the comparison being strict.
+        assignment: see `Assignment`.
+        box_ranges: for ``by_size``: per level the (low, high) pixels with low <= sqrt(area) < high that belong to it.
+            Entries that are None are derived from the grids, see `size_ranges`.
+
+    Returns:
+        L boolean tensors (B, H, W), on the device of the boxes.
+
+    Raises:
+        ValueError: psi outside [0, 1], an unknown assignment, no level, or not one box range per level.
+    """
+    _check(grids, psi, assignment)
+    flat, image = _flatten(boxes)
+    table = grid_table(grids, flat)
+    anchors = torch.cat([grid.cell_anchors for grid in grids]).to(flat, non_blocking=True)
+    axes, area_sum = Overlaps.of(anchors, table, flat), box_area(flat)[:, None] + box_area(anchors)
+
+    best_width, best_height = axes.best_overlap()
+    iou = iou_of(best_width * best_height, area_sum)
+    bound = _bounds(psi, iou, table.level, flat, assignment, grids, box_ranges)
+    limits = iou_limits(bound, area_sum)
+    rows = torch.where(iou > bound, axes.along(1).near(best_width, limits), 0)
+
+    pair, row, exists = _list_rows(rows.long(), table)
+    axes, limits = axes.pick(pair), limits.flatten(1).index_select(1, pair)
+    columns = axes.along(0).near(axes.along(1).overlap(row), limits)
+    first, width = table.rows_start(image, len(boxes)).flatten(1).index_select(1, pair)
+    return _fill(grids, first + row * width + torch.where(exists, columns, 0).long(), len(boxes))
+
+
+def near_object_masks_reference(
+    grids: Sequence[AnchorGrid],
+    boxes: Sequence[Tensor],
+    *,
+    psi: float = 0.5,
+    assignment: Assignment = "global",
+    box_ranges: Sequence[tuple[float, float] | None] | None = None,
+) -> list[Tensor]:
+    """What `near_object_masks` computes, straight from the definition: the IoU of every anchor with every box.
+
+    For tests and benchmarks. Same arguments, same result; time and memory O(G*K*H*W).
+    """
+    _check(grids, psi, assignment)
+    flat, image = _flatten(boxes)
+    ious = [_iou_table(grid, flat) for grid in grids]
+    level = torch.tensor([i for i, grid in enumerate(grids) for _ in range(grid.num_shapes)], device=flat.device)
+    best = torch.cat([table.amax(dim=(1, 2)) for table in ious], dim=1)
+    bounds = _bounds(psi, best, level, flat, assignment, grids, box_ranges).expand_as(best)
+    masks = []
+    for grid, table, bound in zip(grids, ious, bounds.split([grid.num_shapes for grid in grids], dim=1), strict=True):
+        near = (table > bound[:, None, None, :]).any(dim=3)
+        mask = torch.zeros(len(boxes), *grid.size, dtype=torch.int32, device=flat.device)
+        masks.append(mask.index_add_(0, image, near.int()) > 0)
+    return masks
+
+
+def size_ranges(
+    grids: Sequence[AnchorGrid], declared: Sequence[tuple[float, float] | None] | None = None
+) -> list[tuple[float, float]]:
+    """Which boxes belong to each level, as (low, high) pixels of sqrt(area), for ``by_size``.
+
+    A declared range (the detector's own rule) is kept. The others follow from the anchors: the border between two
+    neighbouring levels is the geometric mean of their typical anchor sides, so that a box goes to the level whose
+    anchors are nearest to it in scale.
+
+    Returns:
+        One half-open range per level; the derived ones cover (0, inf) without gaps.
+    """
+    sides = [_typical_side(grid) for grid in grids]
+    borders = [0.0, *(math.sqrt(fine * coarse) for fine, coarse in pairwise(sides)), math.inf]
+    derived = list(pairwise(borders))
+    if declared is None:
+        return derived
+    if len(declared) != len(grids):
+        raise ValueError(f"box_ranges needs one entry per level, {len(grids)} in all, got {len(declared)}")
+    return [own if own is not None else fallback for own, fallback in zip(declared, derived, strict=True)]
+
+
+def _typical_side(grid: AnchorGrid) -> float:
+    return math.exp(float(box_area(grid.cell_anchors).log().mean()) / 2)
+
+
+def _check(grids: Sequence[AnchorGrid], psi: float, assignment: str) -> None:
+    if not grids:
+        raise ValueError("a near-object mask needs at least one anchor grid")
+    if not 0 <= psi <= 1:
+        raise ValueError(f"psi must lie in [0, 1], got {psi}")
+    if assignment not in get_args(Assignment):
+        raise ValueError(f"assignment must be one of {', '.join(get_args(Assignment))}, got {assignment!r}")
+
+
+def _flatten(boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """All boxes, (G, 4), and the image each is of, (G,). Coordinates in float64 where the device has it."""
+    device = boxes[0].device if boxes else torch.device("cpu")
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    flat = torch.cat([box.reshape(-1, 4) for box in boxes]).to(dtype) if boxes else torch.zeros(0, 4, dtype=dtype)
+    image = torch.tensor([i for i, box in enumerate(boxes) for _ in range(len(box))], dtype=torch.int64)
+    return flat, image.to(device, non_blocking=True)
+
+
+def _bounds(
+    psi: float,
+    best: Tensor,
+    level: Tensor,
+    boxes: Tensor,
+    assignment: Assignment,
+    grids: Sequence[AnchorGrid],
+    box_ranges: Sequence[tuple[float, float] | None] | None,
+) -> Tensor:
+    """F_g of each shape's level, from the best IoU (G, S) of each shape: (G, S), or (G, 1) where all levels share it.
+
+    It is out of reach on a level that the box does not belong to.
+    """
+    if assignment == "global":
+        return psi * best.amax(dim=1, keepdim=True)
+    of_level = best.new_zeros(len(grids), len(boxes))
+    of_level.scatter_reduce_(0, level[:, None].expand(-1, len(boxes)), best.t(), "amax").mul_(psi)
+    if assignment == "by_size":
+        side = box_area(boxes).sqrt()
+        ranges = torch.tensor(size_ranges(grids, box_ranges), dtype=boxes.dtype)
+        low, high = ranges.to(boxes.device, non_blocking=True).unbind(1)
+        of_level.masked_fill_((side < low[:, None]) | (side >= high[:, None]), math.inf)
+    return of_level[level].t()
+
+
+def _list_rows(rows: Tensor, table: GridTable) -> tuple[Tensor, Tensor, Tensor]:
+    """The near rows of all boxes and shapes as one list, from the first and the one past the last, (2, G, S).
+
+    Returns:
+        Of each entry, N of them: the pair of box and shape, numbered over (G, S); the row; and whether it is near.
+    """
+    _, boxes, shapes = rows.shape
+    first, stop = rows.flatten(1)
+    pair = torch.arange(len(first), device=rows.device)
+    if _may_wait(rows.device):
+        count = stop - first
+        pair = pair.repeat_interleave(count)
+        row = torch.arange(len(pair), device=rows.device) + (stop - count.cumsum(0)).index_select(0, pair)
+        return pair, row, torch.ones((), dtype=torch.bool, device=rows.device)
+    pair = pair.view(boxes, shapes).index_select(1, table.row_shape).flatten()
+    row = table.row.repeat(boxes)
+    return pair, row, (row >= first.index_select(0, pair)) & (row < stop.index_select(0, pair))
+
+
+def _may_wait(device: torch.device) -> bool:
+    """Whether N may depend on the values. The host would have to wait for an accelerator's queue to read it."""
+    return device.type == "cpu"
+
+
+def _fill(grids: Sequence[AnchorGrid], ends: Tensor, images: int) -> list[Tensor]:
+    """(images, H, W) masks of each level from the first cell of each near interval and the one past it, (2, N).
+
+    +1 at each start, -1 at each stop, then one cumulative sum. Cells are numbered as in `GridTable.rows_start`.
+    """
+    counts = [images * grid.size[0] * grid.size[1] for grid in grids]
+    steps = torch.zeros(sum(counts) + 1, dtype=torch.int32, device=ends.device)
+    one = steps.new_ones(()).expand(ends.shape[1])
+    steps.index_add_(0, ends[0], one).index_add_(0, ends[1], one, alpha=-1)
+    near = steps[:-1].cumsum(0, dtype=torch.int32) > 0
+    return [level.view(images, *grid.size) for level, grid in zip(near.split(counts), grids, strict=True)]
+
+
+def _iou_table(grid: AnchorGrid, boxes: Tensor) -> Tensor:
+    """(G, H, W, K) IoU of every anchor of the grid with every box."""
+    table = grid_table([grid], boxes)
+    anchors = grid.cell_anchors.to(boxes)
+    axes = Overlaps.of(anchors, table, boxes)
+    rows, columns = (torch.arange(cells, device=boxes.device, dtype=boxes.dtype)[:, None, None] for cells in grid.size)
+    width, height = axes.along(0).overlap(columns), axes.along(1).overlap(rows)  # (W or H, G, K)
+    intersection = width.transpose(0, 1)[:, None] * height.transpose(0, 1)[:, :, None]
+    return iou_of(intersection, box_area(boxes)[:, None, None, None] + box_area(anchors))

@@ -1,0 +1,225 @@
+"""Figures: detections and near-object masks drawn on images, curves over a run. Matplotlib without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from eyas.ops.pixels import as_float
+from eyas.types import Prediction, Target
+
+COLOURS = tuple(matplotlib.color_sequences["tab10"])
+OBJECT = "#12b5a6"
+NEAR = "#ff7f0e"
+LABEL_ROOM = 0.07
+"""The share of an image's height that the text above a box takes."""
+VARIANCE_STYLES: Mapping[str, Mapping[str, Any]] = {
+    "whole": {"color": "#333333", "linewidth": 1.4, "zorder": 3},
+    "near": {"color": "#d55e00", "linestyle": "none", "marker": "^", "markersize": 3.5},
+    "far": {"color": "#0072b2", "linestyle": "none", "marker": "o", "markersize": 3},
+}
+"""Vermilion and blue of Okabe and Ito, which colour-blind readers tell apart, and another marker each."""
+
+
+def draw_boxes(axes: matplotlib.axes.Axes, boxes: Tensor, texts: Sequence[str], colours: Sequence[str]) -> None:
+    """Boxes (n, 4) with a text above each."""
+    for (left, top, right, bottom), text, colour in zip(boxes.tolist(), texts, colours, strict=True):
+        frame = matplotlib.patches.Rectangle(
+            (left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=1.4
+        )
+        axes.add_patch(frame)
+        if text:
+            style = {"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
+            # Above the box, or inside it where there is no room above.
+            first, last = sorted(axes.get_ylim())
+            place, side = (top - 1, "bottom") if top - first > LABEL_ROOM * (last - first) else (top + 1, "top")
+            axes.text(left, place, text, fontsize=6, color="white", va=side, bbox=style, clip_on=True)
+
+
+def show_image(axes: matplotlib.axes.Axes, image: Tensor, title: str = "") -> None:
+    """An image (3, H, W), uint8 or in [0, 1]. Pixel (0, 0) covers [0, 1] x [0, 1], as boxes count."""
+    height, width = image.shape[-2:]
+    axes.imshow(as_float(image).permute(1, 2, 0).clamp(0, 1).cpu().numpy(), extent=(0, width, height, 0))
+    axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+    axes.set_title(title, fontsize=8)
+
+
+def draw_detections(
+    path: Path, image: Tensor, prediction: Prediction, classes: Sequence[str], *, threshold: float = 0.3
+) -> None:
+    """One image with its detections of at least ``threshold``, as a PNG of the image's size or a little more."""
+    height, width = image.shape[-2:]
+    scale = max(1.0, 480 / max(height, width))
+    figure = Figure(figsize=(width * scale / 100, height * scale / 100), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1))
+    show_image(axes, image)
+    _draw_prediction(axes, prediction, classes, threshold)
+    figure.savefig(path)
+
+
+def _draw_prediction(
+    axes: matplotlib.axes.Axes, prediction: Prediction, classes: Sequence[str], threshold: float
+) -> None:
+    sure = prediction["scores"] >= threshold
+    labels = prediction["labels"][sure].tolist()
+    texts = [f"{classes[i]} {s:.2f}" for i, s in zip(labels, prediction["scores"][sure].tolist(), strict=True)]
+    colours = [matplotlib.colors.to_hex(COLOURS[label % len(COLOURS)]) for label in labels]
+    draw_boxes(axes, prediction["boxes"][sure], texts, colours)
+
+
+def side_by_side(
+    path: Path,
+    images: Sequence[Tensor],
+    targets: Sequence[Target],
+    columns: Mapping[str, Sequence[Prediction]],
+    classes: Sequence[str],
+    *,
+    threshold: float = 0.3,
+) -> None:
+    """One row per image: the ground truth, then the detections of each model, titled by its name."""
+    figure = Figure(figsize=(2.4 * (len(columns) + 1), 2.5 * len(images)), dpi=110, layout="constrained")
+    grid = figure.subplots(len(images), len(columns) + 1, squeeze=False)
+    for row, (axes, image, target) in enumerate(zip(grid, images, targets, strict=True)):
+        show_image(axes[0], image, "ground truth" if row == 0 else "")
+        names = [classes[label] for label in target["labels"].tolist()]
+        draw_boxes(axes[0], target["boxes"], names, [OBJECT] * len(names))
+        for place, (name, predictions) in zip(axes[1:], columns.items(), strict=True):
+            show_image(place, image, name if row == 0 else "")
+            _draw_prediction(place, predictions[row], classes, threshold)
+    figure.savefig(path)
+
+
+def near_masks(
+    path: Path,
+    images: Sequence[Tensor],
+    targets: Sequence[Target],
+    masks: Sequence[Tensor],
+    titles: Sequence[str],
+    *,
+    strides: Sequence[int] | None = None,
+) -> None:
+    """One row per level, one column per image: the near cells of that level over the image and its boxes.
+
+    Args:
+        masks: per level (batch, H, W) bool.
+        titles: per level.
+        strides: per level, pixels per cell, where the detector pads the image and its maps reach beyond it. Left out,
+            each map covers the image.
+    """
+    tint = matplotlib.colors.ListedColormap(["#00000000", NEAR])
+    figure = Figure(figsize=(2.6 * len(images), 2.7 * len(masks)), dpi=100, layout="constrained")
+    grid = figure.subplots(len(masks), len(images), squeeze=False)
+    for column, (image, target) in enumerate(zip(images, targets, strict=True)):
+        height, width = image.shape[-2:]
+        for row, (mask, title) in enumerate(zip(masks, titles, strict=True)):
+            axes, near = grid[row, column], mask[column].cpu()
+            right, bottom = (width, height) if strides is None else (n * strides[row] for n in near.shape[::-1])
+            share = float(near.float().mean())
+            show_image(axes, image, f"{title}   {share:.0%} near")
+            axes.imshow(near.int().numpy(), cmap=tint, alpha=0.45, extent=(0, right, bottom, 0), vmin=0, vmax=1)
+            draw_boxes(axes, target["boxes"], [""] * len(target["boxes"]), [OBJECT] * len(target["boxes"]))
+            axes.set(xlim=(0, width), ylim=(height, 0))
+    figure.savefig(path)
+
+
+def channel_variances(
+    path: Path, levels: Mapping[str, Mapping[str, Tensor | None]], *, title: str = "Variance of the teacher's features"
+) -> None:
+    """One panel per level: the variance of each channel over the whole map, near objects and far from them.
+
+    Args:
+        levels: panel title -> ``whole``, ``near`` and ``far``, (C,) each, or None where there is no such cell.
+            Channels are sorted by the first that is there, so that one channel is at one place in all three.
+    """
+    figure = Figure(figsize=(1.2 + 3.6 * len(levels), 3.6), dpi=110, layout="constrained")
+    panels = figure.subplots(1, len(levels), squeeze=False)[0]
+    for axes, (name, variances) in zip(panels, levels.items(), strict=True):
+        known = {where: values.cpu() for where, values in variances.items() if values is not None}
+        order = next(iter(known.values())).argsort(descending=True) if known else None
+        for where, values in known.items():
+            # A channel that never changes has no place on a log axis.
+            shown = values[order].where(values[order] > 0, float("nan")).numpy()
+            axes.plot(range(1, len(shown) + 1), shown, label=where, **VARIANCE_STYLES[where])
+        if any(bool((values > 0).any()) for values in known.values()):
+            axes.set_yscale("log")
+        axes.set(xlabel="channel, by falling variance of the whole map", ylabel="variance over cells")
+        axes.set_title(name, fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        if known:
+            axes.legend(frameon=False)
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path)
+
+
+def curves(
+    path: Path,
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    x: str,
+    y: str,
+    groups: Mapping[str, str],
+    size: tuple[float, float] = (5.4, 3.4),
+) -> None:
+    """Lines of (x, y) points by name; ``groups`` gives the legend entry, and so the colour, of each line.
+
+    ``size`` is in inches.
+    """
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    axes = figure.subplots()
+    seen: list[str] = []
+    for name, points in lines.items():
+        group = groups[name]
+        label = None if group in seen else group
+        if label:
+            seen.append(group)
+        axes.plot(
+            *zip(*points, strict=True),
+            color=COLOURS[seen.index(group) % len(COLOURS)],
+            label=label,
+            linewidth=1.6,
+            alpha=0.85,
+        )
+    axes.set(xlabel=x, ylabel=y)
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    figure.savefig(path)
+
+
+def intervals(
+    path: Path,
+    groups: Mapping[str, tuple[float, float | None, Sequence[float]]],
+    *,
+    x: str,
+    line: tuple[str, float] | None = None,
+    width: float = 5.6,
+) -> None:
+    """A row per group, from the top: mean with its interval (mean, half width or None, values) and a dot per value.
+
+    Args:
+        path: the PNG.
+        groups: by name.
+        x: what the values are.
+        line: name and place of a dashed line to compare with.
+        width: inches.
+    """
+    figure = Figure(figsize=(width, 0.9 + 0.36 * len(groups)), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for row, (mean, half_width, values) in enumerate(groups.values()):
+        colour = COLOURS[row % len(COLOURS)]
+        axes.scatter(values, [row - 0.22] * len(values), s=12, color=colour, alpha=0.5, linewidths=0)
+        axes.errorbar(mean, row, xerr=half_width, fmt="D", markersize=4, color=colour, capsize=3, linewidth=1.6)
+    if line is not None:
+        axes.axvline(line[1], color="0.4", linestyle="--", linewidth=1)
+        axes.text(line[1], -0.7, line[0], fontsize=8, color="0.4", ha="center", va="bottom")
+    axes.set(xlabel=x, yticks=range(len(groups)), yticklabels=list(groups), ylim=(len(groups) - 0.4, -0.7))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", alpha=0.25)
+    figure.savefig(path)

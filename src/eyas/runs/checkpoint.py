@@ -1,0 +1,189 @@
+"""Checkpoints: written whole or not at all, read without pickles.
+
+A run folder holds ``model.json`` (how to build the detector), the weights of the detector alone as safetensors in its
+own library's names, and ``last.pt``, the state a run resumes from. Where the detector's library has a format of its
+own, the folder ``native`` of a finished run is in it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from eyas.data.transforms import Resize
+from eyas.detectors import build
+from eyas.tools.files import WRITE_ERRORS, could_not_write, write_atomic, write_json
+from eyas.tools.tensor_files import check_weights, read_pt, read_safetensors
+from eyas.types import Detector, EyasError
+
+SPEC = "model.json"
+RESUME = "last.pt"
+BEST = "best.safetensors"
+OVERSIZE = 4
+"""A description may ask for this many times the bytes of the weights, which may be of a shorter type; not for more."""
+NATIVE = "native"
+"""The folder of a run that the detector's own library reads."""
+
+
+@runtime_checkable
+class NativeExport(Protocol):
+    """A detector whose library has a format of its own."""
+
+    def export_native(self, folder: Path) -> None:
+        """Write everything that the library needs to have the detector without Eyas."""
+        ...
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """How a detector is built, and the input it was trained for.
+
+    Attributes:
+        model: name of the detector family.
+        classes: class names in label order.
+        backbone: name, where the family has a choice.
+        options: keyword arguments of the family's builder.
+        resize: size of its input.
+        weights: file name of the weights beside this spec.
+    """
+
+    model: str
+    classes: tuple[str, ...]
+    backbone: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    resize: Resize = field(default_factory=Resize)
+    weights: str = "student.safetensors"
+
+    def build(self, weights: str | Path | None = None) -> Detector:
+        return build(self.model, self.classes, backbone=self.backbone, weights=weights, options=self.options)
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / SPEC, {**asdict(self), "options": dict(self.options)})
+
+    @classmethod
+    def load(cls, folder: Path) -> ModelSpec:
+        """Raises EyasError when the folder has no spec, or one of another version."""
+        path = folder / SPEC
+        if not path.is_file():
+            raise EyasError(f"{folder}: no {SPEC} here; give the folder of a run, such as --teacher runs/teacher")
+        try:
+            values = json.loads(path.read_text())
+            spec = cls(**{**values, "classes": tuple(values["classes"]), "resize": Resize(**values["resize"])})
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise EyasError(f"{path}: not a model description that this version reads ({error})") from error
+        if not all(isinstance(text, str) for text in (spec.model, spec.weights, spec.backbone or "", *spec.classes)):
+            raise EyasError(f"{path}: not a model description that this version reads: names must be texts")
+        if not isinstance(spec.options, Mapping) or Path(spec.weights).name != spec.weights:
+            raise EyasError(f"{path}: weights must be the name of a file beside it, and options a mapping")
+        return spec
+
+
+def load(folder: str | Path, *, best: bool = False) -> Detector:
+    """The trained detector of a run folder, in evaluation mode on the CPU.
+
+    Args:
+        folder: of a run.
+        best: the weights of its best evaluation in place of the last.
+
+    Raises:
+        EyasError: no run there, or weights of another architecture.
+    """
+    folder = Path(folder)
+    spec = ModelSpec.load(folder)
+    if (folder / NATIVE).is_dir():  # it describes the detector, wherever what it was first made from may be now
+        spec = replace(spec, backbone=str(folder / NATIVE))
+    path = folder / (BEST if best else spec.weights)
+    detector = _built(spec, folder, path)
+    load_weights(detector.network, path)
+    detector.network.eval()
+    return detector
+
+
+def _built(spec: ModelSpec, folder: Path, weights: Path) -> Detector:
+    """The detector of a description that somebody else may have written, and that asks for no more than the weights."""
+    try:
+        if weights.is_file() and spec.model != "transformers":
+            with torch.device("meta"):  # takes no memory
+                state = spec.build().network.state_dict()
+            wanted = sum(value.numel() * value.element_size() for value in state.values())
+            if wanted > OVERSIZE * weights.stat().st_size:
+                raise EyasError(f"describes a detector of {wanted:,} bytes, and {weights.name} is not that large")
+        return spec.build()
+    except EyasError as error:
+        raise EyasError(f"{folder / SPEC}: {error}") from error
+    except Exception as error:  # options of any kind reach the builders of several libraries
+        raise EyasError(f"{folder / SPEC}: no detector can be built by it ({error!r}); get the run again") from error
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Load a safetensors file into a network of the same architecture.
+
+    Raises:
+        EyasError: the file is missing or damaged, or its tensors are not the network's, NaN or infinite; the message
+            lists some.
+    """
+    if not path.is_file():
+        raise EyasError(f"{path}: no such weights file; the run may not have finished its first evaluation")
+    state = read_safetensors(path)
+    own = network.state_dict()
+    wrong = [key for key in own.keys() | state.keys() if key not in own or key not in state]
+    wrong += [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
+    if wrong:
+        some = ", ".join(sorted(wrong)[:5])
+        raise EyasError(f"{path}: a checkpoint of another architecture; {len(wrong)} tensors do not fit: {some} ...")
+    check_weights(str(path), state)
+    network.load_state_dict(state)
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """The network's state dict as safetensors, written whole or not at all."""
+    state = {key: value.detach().contiguous().cpu().clone() for key, value in network.state_dict().items()}
+    # Not save_file, which writes under a name of its own: killed then, it leaves that file.
+    write_atomic(path, lambda part: part.write_bytes(save(state)))
+
+
+def save_native(detector: Detector, folder: Path) -> None:
+    """Leave a detector in a run folder in its library's own format, where it has one; whole or not at all."""
+    if not isinstance(detector, NativeExport):
+        return
+    part, place = folder / f"{NATIVE}.part", folder / NATIVE
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        detector.export_native(part)
+        shutil.rmtree(place, ignore_errors=True)
+        part.rename(place)
+    except WRITE_ERRORS as error:
+        raise could_not_write(place, error) from error
+
+
+def save_state(state: Mapping[str, Any], path: Path) -> None:
+    """A nested mapping of tensors and plain values, readable with ``weights_only=True``."""
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:  # of what is wrong with a disk, the writer behind a path says nothing
+            torch.save(dict(state), file)
+
+    write_atomic(path, write)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """What `save_state` wrote of a run.
+
+    Raises:
+        EyasError: it is missing, damaged or something else, or has NaN or infinite weights.
+    """
+    if not path.is_file():
+        raise EyasError(f"{path}: no checkpoint to resume from; start the run anew in another --out")
+    state = read_pt(path)
+    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
+        raise EyasError(f"{path}: not the checkpoint of a run; start the run anew in another --out")
+    check_weights(str(path), state["model"])
+    return state

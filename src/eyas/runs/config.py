@@ -1,0 +1,128 @@
+"""What a run folder records besides weights and log: the resolved config and the versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eyas.runs.log import LOG
+from eyas.tools.files import could_not_write, write_atomic, write_json
+from eyas.types import EyasError
+
+CONFIG = "config.yaml"
+VERSIONS = "versions.json"
+FREE = (
+    *("data", "out", "teacher", "dataset.workers", "dataset.worker_timeout"),
+    *("run.device", "run.threads", "run.log_every", "run.resume", "run.trackers", "run.project"),
+)
+"""Options that may change when a run is resumed: they say where things are and how fast, not what is trained."""
+
+_config: ContextVar[str] = ContextVar("config", default="")
+
+
+@contextmanager
+def command_config(text: str) -> Iterator[None]:
+    """Inside it, runs record ``text`` (YAML) as the resolved config that they were started with."""
+    token = _config.set(text)
+    try:
+        yield
+    finally:
+        _config.reset(token)
+
+
+def resolved_config() -> str:
+    """The config of the command that is running; empty when called from Python."""
+    return _config.get()
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run has begun in a folder."""
+    return (folder / LOG).exists() or (folder / CONFIG).exists()
+
+
+def check_folder(folder: Path, *, resume: bool, config: str) -> None:
+    """Whether a run may start, or go on, in a folder.
+
+    Args:
+        folder: the run folder; it need not exist.
+        resume: go on with the run that is there.
+        config: YAML of the options; a resumed run must have those that it began with, but for `FREE`.
+
+    Raises:
+        EyasError: the folder holds a run and ``resume`` is off, or the reverse, or the options are others.
+    """
+    holds = holds_run(folder)
+    if holds and not resume:
+        raise EyasError(f"{folder} already holds a run; choose another --out, or go on with it by --run.resume true")
+    if not resume:
+        return
+    if not holds:
+        raise EyasError(f"{folder} holds no run to resume; check --out, or leave --run.resume out")
+    before, now = (_trained(_options(text)) for text in ((folder / CONFIG).read_text(), config))
+    if not before or not now:
+        return  # started from Python, where there is no config to compare
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name) and name not in FREE:
+            raise EyasError(
+                f"{folder} holds a run with {name} {before.get(name)}, not {now.get(name)}; resume it as it began "
+                f"(--config {folder / CONFIG} --run.resume true), or start another one in another --out"
+            )
+
+
+def start_folder(folder: Path, *, config: str) -> None:
+    """Make a run folder with the resolved config and the versions in it; a resumed run keeps the config it has."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise could_not_write(folder, error) from error
+    if not (folder / CONFIG).exists():
+        write_atomic(folder / CONFIG, lambda part: part.write_text(config))
+    write_json(folder / VERSIONS, versions())
+
+
+def recorded_options(folder: Path) -> dict[str, Any]:
+    """Option name, dotted, to value, as a run folder records them; empty where it was made from Python."""
+    path = folder / CONFIG
+    return _options(path.read_text()) if path.is_file() else {}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers of a run."""
+    packages = ("eyas", "torch", "torchvision", "accelerate", "numpy", "faster-coco-eval")
+    found = {name: metadata.version(name) for name in packages}
+    return {"python": platform.python_version(), **found, "machine": platform.machine(), "cpus": str(os.cpu_count())}
+
+
+def _options(text: str) -> dict[str, Any]:
+    """Option name, dotted, to value."""
+    return dict(_flat("", yaml.safe_load(text) or {}))
+
+
+def _trained(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with the images of a step in place of those of a process: other processes may share out the same."""
+    if not {"devices", "dataset.batch_size"} <= options.keys():
+        return options
+    own = {name: value for name, value in options.items() if name not in ("devices", "dataset.batch_size")}
+    return {**own, "devices x dataset.batch_size": options["devices"] * options["dataset.batch_size"]}
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(f"{prefix}{key}.", value)
+        else:
+            yield prefix + key, value
+
+
+def recorded_config(run: Path) -> dict[str, Any]:
+    """The resolved config of a run; empty where it was made from Python."""
+    path = run / CONFIG
+    return (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}

@@ -1,0 +1,1 @@
+"""Files, progress, timing, signals: nothing here knows of detection."""

@@ -1,0 +1,68 @@
+"""The accelerator of a run: device, precision, processes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, ProjectConfiguration, broadcast, set_seed
+from torch import nn
+
+from eyas.args import OptimArgs, RunArgs
+from eyas.training.trackers import EVENTS, chosen_trackers
+from eyas.types import EyasError
+
+
+def make_accelerator(run: RunArgs, optim: OptimArgs, folder: Path | None = None) -> Accelerator:
+    """The accelerator of a run, with its seed and threads set, and its trackers where it has a run folder.
+
+    Raises:
+        EyasError: it has not the precision, or a tracker is not installed.
+    """
+    trackers = [] if folder is None else chosen_trackers(run)
+    events = ProjectConfiguration(logging_dir=None if folder is None else str(folder / EVENTS))
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    # accelerate keeps its settings as long as the process lives; a second run in it may have others.
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    # Two strides of an axis of length 1 (depthwise weights) are the same layout, which DDP does not see.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    precision = run.precision
+    if precision == "auto":
+        precision = "bf16" if computes_in_bf16(PartialState(cpu=run.device == "cpu").device) else "no"
+    try:
+        accelerator = Accelerator(
+            cpu=run.device == "cpu",
+            mixed_precision=precision,
+            gradient_accumulation_steps=optim.accumulate,
+            log_with=list(trackers) or None,
+            project_config=events,
+        )
+    except ValueError as error:
+        raise EyasError(f"--run.precision {run.precision} does not work here: {error}") from error
+    if run.precision == "fp16" and accelerator.device.type == "cpu":  # accelerate would go on in float32
+        raise EyasError("--run.precision fp16 needs an accelerator; on the CPU use bf16 or no")
+    if accelerator.distributed_type == DistributedType.FSDP:
+        # Evaluating and saving read the student's own weights, which FSDP keeps in pieces.
+        raise EyasError("FSDP is not supported yet; configure accelerate for DDP (MULTI_GPU), or leave it to --devices")
+    set_seed(run.seed)
+    return accelerator
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16, by what it says of itself."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older PyTorch does not tell
+    return device.type == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def same_buffers(network: nn.Module) -> None:
+    """Give every process the buffers of the first, the one that saves: BatchNorm's follow what each has seen."""
+    for buffer in network.buffers():
+        broadcast(buffer)

@@ -1,0 +1,82 @@
+"""The same numbers twice: what torch leaves to chance for speed, made certain."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from eyas.types import EyasError
+
+
+@contextmanager
+def deterministic(on: bool) -> Iterator[None]:
+    """Inside, where ``on``, torch, cuDNN and cuBLAS take algorithms that give the same numbers every time.
+
+    The random numbers of a run come from its seed in any case, and do not depend on the number of data workers; this is
+    about the order in which a device adds. Enter it before the first work on a GPU: cuBLAS reads its setting then.
+
+    Raises:
+        EyasError: an operation has no such algorithm on the device.
+    """
+    if not on:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+    # https://docs.nvidia.com/cuda/cublas/#results-reproducibility: one of two workspaces that make it so
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+    try:
+        yield
+    except RuntimeError as error:
+        if "use_deterministic_algorithms" not in str(error):
+            raise
+        raise EyasError(
+            f"--run.deterministic true: {str(error).partition('. ')[0]}; leave the option out, or take --run.device cpu"
+        ) from error
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = cudnn
+
+
+def seed_epoch(seed: int, epoch: int, process: int) -> None:
+    """Seed torch's generators, on every device, for one epoch of one process.
+
+    What dropout draws then depends on nothing that came before: a resumed run, and a plain and a distilled run of one
+    seed, draw the same.
+    """
+    torch.manual_seed(int(np.random.SeedSequence((seed, epoch, process)).generate_state(1, np.uint32)[0]))
+
+
+def random_states(accelerator: Accelerator) -> list[dict[str, Tensor]]:
+    """The state of each process, by kind of device; all processes must call it."""
+    own = {"cpu": torch.get_rng_state()}
+    if accelerator.device.type == "cuda":
+        own["cuda"] = torch.cuda.get_rng_state(accelerator.device)
+    states: list[dict[str, Tensor]] = gather_object([own])
+    return states
+
+
+def restore_random_state(states: Sequence[dict[str, Tensor]], accelerator: Accelerator) -> None:
+    """Go on with what `random_states` gave; a device that it knows nothing of is left as it is.
+
+    Raises:
+        EyasError: the run had another number of processes.
+    """
+    if len(states) != accelerator.num_processes:
+        raise EyasError(
+            f"the run stopped in the middle of an epoch of {len(states)} processes; resume it with as many, not "
+            f"{accelerator.num_processes}"
+        )
+    own = states[accelerator.process_index]
+    torch.set_rng_state(own["cpu"])
+    if accelerator.device.type == "cuda" and "cuda" in own:
+        torch.cuda.set_rng_state(own["cuda"], accelerator.device)

@@ -1,0 +1,351 @@
+"""The teacher cache's records and files: what was written is what is read, and what is damaged is never read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from eyas.cache.identity import detector_digest
+from eyas.cache.session import describe_teacher
+from eyas.cache.shards import KEY_BYTES, LevelRecord, Shards, ShardWriter
+from eyas.cache.store import CacheDtype, TeacherCache, cache_folder, fingerprint, image_digest, in_bytes, record_key
+from eyas.cache.teacher import CachedTeacher, KnownTeacher
+from eyas.data import Augmentation, Resize, train_transform
+from eyas.distillation.distiller import Distiller
+from eyas.methods import FGFI, BoxMask, Chen2017, FitNets, RoIMimic, Vanilla
+from eyas.methods.imitation import Wanted, wanted_at
+from eyas.ops.anchors import default_grid
+from eyas.types import EyasError, Record, Target, View
+from helpers.toys import seeded, toy_batch
+
+SIZES, CHANNELS = ((6, 9), (3, 5)), (4, 7)
+SHARED = {"format": 1}
+CPU = torch.device("cpu")
+
+
+def key(number: int) -> bytes:
+    return record_key(bytes(32), number)
+
+
+def maps(images: int, seed: int = 0, sizes: Sequence[tuple[int, int]] = SIZES) -> tuple[list[Tensor], list[Tensor]]:
+    """Features and masks of two levels; the mask of the last image is empty."""
+    generator = torch.Generator().manual_seed(seed)
+    features = [torch.randn(images, c, *size, generator=generator) for c, size in zip(CHANNELS, sizes, strict=True)]
+    masks = [torch.rand(images, *size, generator=generator) < 0.3 for size in sizes]
+    for mask in masks:
+        mask[-1] = False
+    return features, masks
+
+
+def wanted_of(features: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Wanted]:
+    return [wanted_at(*level) for level in zip(features, masks, strict=True)]
+
+
+def opened(folder: Path, dtype: CacheDtype = "float32") -> TeacherCache:
+    return TeacherCache(folder, SHARED, CHANNELS, dtype)
+
+
+def write(store: TeacherCache, wanted: Sequence[Wanted], first: int = 0, rank: int = 0) -> None:
+    with store.writer(rank) as writer:
+        for number, levels in enumerate(store.split(wanted), start=first):
+            writer.add(key(number), levels)
+    store.refresh()
+
+
+def assert_same(found: Sequence[Wanted], expected: Sequence[Wanted], dtype: torch.dtype = torch.float32) -> None:
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.size == theirs.size
+        assert all(torch.equal(a, b) for a, b in zip(mine.cells, theirs.cells, strict=True))
+        assert mine.vectors.dtype == dtype and torch.equal(mine.vectors, theirs.vectors.flatten(0, -2).to(dtype))
+
+
+# --- records ---
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_what_was_written_is_read_in_any_order(tmp_path: Path, dtype: CacheDtype) -> None:
+    """Bit for bit but for the rounding to the cache's type; the last image has no cell at all."""
+    features, masks = maps(3)
+    store = opened(tmp_path, dtype)
+    write(store, wanted_of(features, masks))
+    order = [2, 0, 1, 0]
+    expected = wanted_of([f[order] for f in features], [m[order] for m in masks])
+    assert_same(store.read([key(number) for number in order], CPU), expected, getattr(torch, dtype))
+
+
+def test_every_cell(tmp_path: Path) -> None:
+    features, masks = maps(2)
+    store = opened(tmp_path)
+    every = wanted_of(features, [torch.ones_like(mask) for mask in masks])
+    assert all(level.whole and level.vectors.ndim == 4 for level in every)
+    write(store, every)
+    found = store.read([key(0), key(1)], CPU)
+    assert_same(found, every)
+    assert all(level.whole for level in found)
+
+
+def test_images_of_several_sizes_share_a_padded_map(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    (wide, wide_masks), (high, high_masks) = maps(2, 1, ((4, 9), (2, 5))), maps(2, 2, ((7, 3), (4, 2)))
+    write(store, wanted_of(wide, wide_masks))
+    write(store, wanted_of(high, high_masks), first=2)
+    padded, masks = [], []
+    for level in range(2):
+        size = (1, max(wide[level].shape[2], high[level].shape[2]), max(wide[level].shape[3], high[level].shape[3]))
+        padded.append(torch.zeros(2, CHANNELS[level], *size[1:]))
+        masks.append(torch.zeros(2, *size[1:], dtype=torch.bool))
+        for slot, (f, m) in enumerate(((high, high_masks), (wide, wide_masks))):
+            height, width = m[level].shape[1:]
+            padded[level][slot, :, :height, :width] = f[level][0]
+            masks[level][slot, :height, :width] = m[level][0]
+    assert_same(store.read([key(2), key(0)], CPU), wanted_of(padded, masks))
+
+
+def test_float16_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
+    features, masks = maps(2)
+    with pytest.raises(EyasError, match="bfloat16"):
+        opened(tmp_path, "float16").split(wanted_of([features[0] * 1e6, features[1]], masks))
+
+
+def test_the_size_is_predicted_to_the_byte(tmp_path: Path) -> None:
+    features, masks = maps(5)
+    store = opened(tmp_path, "bfloat16")
+    write(store, wanted_of(features, masks))
+    predicted, measured = store.predict(masks), store.measure(key(number) for number in range(5))
+    assert predicted == measured
+    assert measured.size == (tmp_path / "shard-00001-0.bin").stat().st_size
+    assert measured.dense == 5 * 2 * (6 * 9 * 4 + 3 * 5 * 7) and measured.records == 5
+    assert in_bytes(812) == "812 B" and in_bytes(2612) == "2.61 kB" and in_bytes(3.14e7) == "31.4 MB"
+
+
+# --- damage ---
+
+
+def damaged(tmp_path: Path, harm: str) -> tuple[TeacherCache, list[Wanted]]:
+    features, masks = maps(4)
+    masks[0][-1, 2, 3] = True
+    wanted = wanted_of(features, masks)
+    write(opened(tmp_path), wanted)
+    data, index = tmp_path / "shard-00001-0.bin", tmp_path / "shard-00001-0.index"
+    if harm == "truncated by a byte":
+        data.write_bytes(data.read_bytes()[:-1])
+    elif harm == "a flipped bit":
+        content = bytearray(data.read_bytes())
+        content[-100] ^= 1
+        data.write_bytes(content)
+    elif harm == "index cut in a line":
+        index.write_bytes(index.read_bytes()[:-10])
+    elif harm == "a spoilt line":
+        lines = index.read_bytes().splitlines(keepends=True)
+        index.write_bytes(b"".join([*lines[:3], b"\0" * len(lines[3][:-1]) + b"\n"]))
+    elif harm == "another record's place":
+        lines = [json.loads(line) for line in index.read_text().splitlines()]
+        lines[3][1:] = lines[0][1:]
+        index.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return opened(tmp_path), wanted
+
+
+@pytest.mark.parametrize(
+    "harm",
+    ["truncated by a byte", "a flipped bit", "index cut in a line", "a spoilt line", "another record's place"],
+)
+def test_a_torn_record_is_missing_and_replaced(tmp_path: Path, harm: str) -> None:
+    store, wanted = damaged(tmp_path, harm)
+    keys = [key(number) for number in range(4)]
+    assert store.missing(keys) == {key(3)}
+    with store.writer(0) as writer:
+        writer.add(key(3), store.split(wanted)[3])
+    assert not opened(tmp_path).missing(keys)
+    store.refresh()
+    assert_same(store.read(keys, CPU), wanted)  # the new record, not the torn one that the index still names
+
+
+def test_the_whole_file_gone_is_missing(tmp_path: Path) -> None:
+    store, _ = damaged(tmp_path, "none")
+    assert not store.missing([key(0), key(3)])
+    (tmp_path / "shard-00001-0.bin").write_bytes(b"")
+    assert opened(tmp_path).missing([key(0), key(3)]) == {key(0), key(3)}
+
+
+def test_writers_never_share_a_file_and_readers_see_all(tmp_path: Path) -> None:
+    features, masks = maps(2)
+    wanted = wanted_of(features, masks)
+    first, second = opened(tmp_path), opened(tmp_path)
+    levels = first.split(wanted)
+    with first.writer(0) as one, second.writer(0) as other, second.writer(1) as third:
+        one.add(key(0), levels[0])
+        other.add(key(1), levels[1])
+        third.add(key(2), levels[0])
+        one.add(key(3), levels[1])
+    assert len(list(tmp_path.glob("shard-*.bin"))) == 3
+    readers = [opened(tmp_path), opened(tmp_path)]
+    for reader in readers:
+        assert reader.holds(map(key, range(4))) and not reader.missing(map(key, range(4)))
+        assert_same(reader.read([key(0), key(1)], CPU), wanted)
+    assert memoryview(Shards(tmp_path)[key(0)]).readonly
+
+
+# --- keys ---
+
+
+def record(path: Path) -> Record:
+    boxes = torch.tensor([[1.0, 2, 30, 40]])
+    labels, none = torch.tensor([0]), torch.zeros(0, dtype=torch.int64)
+    return Record("a", path, 64, 48, boxes, labels, torch.zeros(0, 4), none)
+
+
+def test_a_key_depends_on_bytes_boxes_and_variant(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"pixels")
+    before = record(path)
+    keys = {record_key(image_digest(before), variant) for variant in (0, 1)}
+    moved = before.boxes + torch.tensor([0.0, 0, 0, 1e-4])
+    others = [
+        replace(before, boxes=moved),
+        replace(before, boxes=before.boxes.repeat(2, 1), labels=torch.tensor([0, 0])),
+        replace(before, labels=torch.tensor([1])),
+        replace(before, ignore=before.boxes, ignore_labels=torch.tensor([0])),
+        replace(before, width=63),
+    ]
+    keys |= {record_key(image_digest(other), 0) for other in others}
+    assert record_key(image_digest(before), 0) in keys
+    assert record_key(image_digest(replace(before, image_id="b")), 0) in keys  # its name does not matter
+    path.write_bytes(b"pixelt")
+    keys.add(record_key(image_digest(before), 0))
+    assert len(keys) == 2 + len(others) + 1
+
+
+class Wider(FGFI):
+    def masks(self, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
+        return [torch.ones_like(mask) for mask in super().masks(teacher, targets)]
+
+
+class Told(Wider):
+    def fingerprint(self) -> dict[str, object]:
+        return {**super().fingerprint(), "wider": True}
+
+
+class Renamed(FGFI):
+    pass
+
+
+def shared(method: FGFI, **more: str) -> str:
+    settings = {"teacher": "t", "taps": ["p3"], "resize": {"height": 3}, "dtype": "bfloat16", "precision": "no"}
+    return cache_folder(Path(), fingerprint(method, **{**settings, **more})).name
+
+
+def test_a_fingerprint_depends_on_all_that_records_share() -> None:
+    methods = [FGFI(), FGFI(psi=0.4), FGFI(assignment="per_level"), FitNets(), BoxMask(), BoxMask(scale=2.0), Told()]
+    names = [shared(method) for method in methods]
+    names += [shared(FGFI(), teacher="u"), shared(FGFI(), taps=["p4"]), shared(FGFI(), resize={"height": 4})]
+    names += [shared(FGFI(), dtype="float32"), shared(FGFI(), precision="bf16"), shared(Renamed())]
+    assert len(set(names)) == len(names)
+    # What does not change the teacher's vectors shares them.
+    assert shared(FGFI(0.3, kernel_size=1, start_step=3, init_std=0.1, name="other", sparse_below=0.1)) == names[0]
+    assert names[0].startswith("fgfi-") and len(names[0]) == len("fgfi-") + 12
+
+
+@pytest.mark.parametrize("method", [Vanilla(), RoIMimic(), Chen2017()], ids=lambda method: type(method).__name__)
+def test_methods_that_look_at_more_are_refused(method: Vanilla) -> None:
+    with pytest.raises(EyasError, match=f"{type(method).__name__} looks at more"):
+        shared(method)
+
+
+def test_masks_of_ones_own_need_a_fingerprint_of_ones_own() -> None:
+    with pytest.raises(EyasError, match=r"Wider has masks\(\) of its own"):
+        shared(Wider())
+
+
+def test_another_caches_folder_is_not_taken(tmp_path: Path) -> None:
+    opened(tmp_path)
+    with pytest.raises(EyasError, match="remove this folder"):
+        TeacherCache(tmp_path, {"format": 2}, CHANNELS, "float32")
+
+
+# --- variants ---
+
+
+def test_variants_of_an_augmentation() -> None:
+    assert Augmentation(flip=0.0, brightness=0.3, hue=0.1).variants() == (0,)
+    assert Augmentation().variants() == (0, 1)
+    assert Augmentation(flip=1.0).variants() == (1,)
+
+
+@pytest.mark.parametrize(
+    ("options", "drop"),
+    [
+        ({"shift": 0.1}, "--dataset.augment.shift 0 "),
+        ({"scale": (0.8, 1.0)}, "--dataset.augment.scale '[1, 1]' "),
+        ({"zoom_out": 4.0}, "--dataset.augment.zoom_out 1 "),
+        ({"crop": True, "shift": 0.1}, "--dataset.augment.crop false --dataset.augment.shift 0 "),
+    ],
+)
+def test_an_augmentation_without_end_is_refused_by_name(options: dict[str, object], drop: str) -> None:
+    with pytest.raises(EyasError) as refusal:
+        Augmentation(**options).variants()
+    assert drop in str(refusal.value) and "colours may vary" in str(refusal.value)
+
+
+def test_a_target_says_its_variant_truly() -> None:
+    transform = train_transform(Resize(), Augmentation(flip=0.5))
+    image = torch.arange(3 * 4 * 6, dtype=torch.uint8).view(3, 4, 6)
+    target: Target = {"boxes": torch.tensor([[0.0, 0, 2, 3]]), "labels": torch.tensor([0])}
+    seen = set()
+    for _ in range(12):
+        pixels, out = transform(image, target)
+        flipped = torch.equal(pixels, image.flip(2))
+        assert out["variant"] == int(flipped)
+        assert out["boxes"].tolist() == ([[4.0, 0, 6, 3]] if flipped else [[0.0, 0, 2, 3]])
+        seen.add(out["variant"])
+    assert seen == {0, 1}
+
+
+# --- teachers ---
+
+
+def test_a_teacher_made_by_code_is_told_by_its_tensors_and_anchors() -> None:
+    digests = {detector_digest(seeded(0)), detector_digest(seeded(1)), detector_digest(seeded(0, norm=True))}
+    other = seeded(0)
+    level = other.levels["neck:fine"]
+    other.levels["neck:fine"] = replace(level, grid=default_grid)
+    digests.add(detector_digest(other))
+    other.levels["neck:fine"] = replace(level, box_range=(0.0, 32.0))
+    digests.add(detector_digest(other))
+    assert len(digests) == 5 and detector_digest(seeded(0)) in digests
+
+
+def test_a_distiller_takes_a_cached_teacher() -> None:
+    """Levels and their kind as the teacher itself has them; what is to be run, or is not said, is refused."""
+    known = describe_teacher(seeded(1, 6), "digest")
+    assert KnownTeacher.from_json(json.loads(json.dumps(known.to_json()))) == known
+    cached, live = (Distiller(seeded(0), teacher, FGFI()) for teacher in (CachedTeacher(known), seeded(1, 6)))
+    for mine, theirs in zip(cached.pairs, live.pairs, strict=True):
+        assert (mine.student_tap, mine.teacher_tap, mine.rectified) == (
+            theirs.student_tap,
+            theirs.teacher_tap,
+            theirs.rectified,
+        )
+        assert (mine.teacher.channels, mine.teacher.stride) == (theirs.teacher.channels, theirs.teacher.stride)
+    mine, theirs = cached.state_dict(), live.state_dict()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine if name != "_extra_state")
+    with pytest.raises(EyasError, match="index and variant"):
+        cached(*toy_batch())
+    with pytest.raises(EyasError, match="cannot be run"):
+        cached.teacher.predict(torch.zeros(1, 3, 8, 8))
+
+
+def test_a_full_disk_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files are closed on the way out, which fails once more."""
+    files = [path.open("wb") for path in (Path("/dev/full"), tmp_path / "index")]
+    monkeypatch.setattr(ShardWriter, "_create", lambda _: files)
+    record = LevelRecord((2, 2), np.zeros(1, dtype=np.int32), np.zeros((1, 8), dtype=np.int16))
+    with pytest.raises(EyasError, match=r"could not be written .*No space left"), ShardWriter(tmp_path, 0) as writer:
+        writer.add(bytes(KEY_BYTES), [record])

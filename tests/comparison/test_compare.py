@@ -1,0 +1,334 @@
+"""`eyas compare` end to end on tiny data: the table, a second call, an interruption, a changed arm, a failing one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+import eyas.commands.compare
+from eyas.__main__ import main
+from eyas.comparison.arms import Layers, resolve_arms
+from eyas.comparison.jobs import Job
+from eyas.runs.log import read_log
+from eyas.types import EyasError
+from helpers.tiny import MODEL, one_epoch, write_squares
+
+STUDENT = {
+    "model": "shuffledet",
+    "options": MODEL,
+    "dataset": {"batch_size": 4, "workers": 0},
+    "optim": {"optimizer": "adamw", "lr": 0.002},
+    "run": {"epochs": 2, "log_every": 1, "device": "cpu"},
+}
+FGFI = {"class_path": "eyas.FGFI", "init_args": {"weight": 0.5}}
+
+
+@dataclass
+class Made:
+    root: Path
+    config: Path
+    out: Path
+
+    def compare(self, *more: str) -> int:
+        return main(["compare", f"--config={self.config}", f"--out={self.out}", *more])
+
+    def figures(self) -> dict[str, Any]:
+        figures: dict[str, Any] = json.loads((self.out / "comparison.json").read_text())
+        return figures
+
+    def change(self, **values: Any) -> None:
+        self.config.write_text(yaml.safe_dump({**yaml.safe_load(self.config.read_text()), **values}))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Two arms, one seed and then another; one epoch of teacher and two of each student."""
+    root = tmp_path_factory.mktemp("compare")
+    data = write_squares(root / "data")
+    one_epoch(root / "teacher", data)
+    (root / "student.yaml").write_text(yaml.safe_dump(STUDENT))
+    config = {
+        "data": str(data),
+        "teacher": str(root / "teacher"),
+        "student": str(root / "student.yaml"),
+        "arms": {"fgfi": [FGFI, {"any_teacher": True}]},
+        "seeds": [0, 1],
+        "threads": 1,
+    }
+    made = Made(root, root / "compare.yaml", root / "out")
+    made.config.write_text(yaml.safe_dump(config))
+    assert made.compare("--seeds=[0]") == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(eyas.commands.compare, "run_jobs", run_here)
+        assert made.compare() == 0
+    return made
+
+
+def run_here(jobs: list[Job], *_: Any, **__: Any) -> dict[Job, str]:
+    """In place of `run_jobs`: the same command lines without a new process for each, which takes seconds to start."""
+    return {job: "failed" for job in jobs if main(list(job.command)) != 0}
+
+
+@pytest.fixture
+def made(finished: Made, tmp_path: Path) -> Made:
+    """A copy to change."""
+    shutil.copytree(finished.out, tmp_path / "out")
+    config = shutil.copy(finished.config, tmp_path / "compare.yaml")
+    return Made(finished.root, config, tmp_path / "out")
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """The jobs of the comparisons that follow, which are run in this process."""
+    jobs: list[Job] = []
+
+    def collect(given: list[Job], *_: Any, **__: Any) -> dict[Job, str]:
+        jobs.extend(given)
+        return run_here(given)
+
+    monkeypatch.setattr(eyas.commands.compare, "run_jobs", collect)
+    return jobs
+
+
+def test_everything_is_left(finished: Made) -> None:
+    runs = sorted(path.name for path in finished.out.glob("*-*") if path.is_dir())
+    assert runs == ["fgfi-0", "fgfi-1", "plain-0", "plain-1"]
+    figures = finished.figures()
+    assert figures["missing"] == []
+    assert figures["figure"] == "map"
+    assert list(figures["arms"]) == ["plain", "fgfi"]
+    for name, arm in figures["arms"].items():
+        values = [read_log(finished.out / f"{name}-{seed}", "val")[-1]["summary"]["map"] for seed in (0, 1)]
+        assert arm["figures"]["map"]["values"] == values
+        assert arm["figures"]["map"]["mean"] == pytest.approx(sum(values) / 2)
+        assert arm["seconds_per_step"] > 0
+        assert arm["peak_memory"] > 50e6  # torch alone is more
+    gain = figures["arms"]["fgfi"]["figures"]["map"]["minus_plain"]["values"]
+    pairs = (figures["arms"][name]["figures"]["map"]["values"] for name in ("fgfi", "plain"))
+    assert gain == [method - plain for method, plain in zip(*pairs, strict=True)]
+    assert figures["teacher"] == read_log(finished.out / "fgfi-0", "teacher")[0]["summary"]
+    table = (finished.out / "comparison.md").read_text().splitlines()
+    assert [line.split("|")[1].strip() for line in table[:5]] == ["", "---", "teacher", "plain", "fgfi"]
+    for picture in ("comparison", "curves"):
+        with Image.open(finished.out / f"{picture}.png") as image:
+            assert len(image.convert("RGB").getcolors(1 << 24) or ()) > 10, f"{picture}.png is blank"
+
+
+def test_the_arms_of_a_seed_see_the_same_data_from_the_same_weights(finished: Made) -> None:
+    first = {name: read_log(finished.out / name, "train")[0]["losses"] for name in ("plain-0", "fgfi-0", "plain-1")}
+    fgfi = first["fgfi-0"].pop("fgfi")
+    assert fgfi > 0
+    assert first["fgfi-0"] == pytest.approx(first["plain-0"])
+    assert first["plain-1"]["loss_class"] != pytest.approx(first["plain-0"]["loss_class"])
+
+
+def test_a_run_is_what_its_config_gives_by_hand(finished: Made, tmp_path: Path) -> None:
+    config, data = finished.out / "arms" / "plain.yaml", finished.root / "data"
+    places = [f"--config={config}", f"--data={data}", f"--out={tmp_path / 'run'}"]
+    assert main(["train", *places, "--run.seed=1", "--run.threads=1"]) == 0
+    mine, its = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run", finished.out / "plain-1"))
+    assert all(bool((mine[name] == its[name]).all()) for name in its)
+
+
+def test_finished_runs_are_not_repeated_and_stopped_ones_go_on(made: Made, trained: list[Job]) -> None:
+    before = made.figures()
+    shutil.rmtree(made.out / "plain-1")
+    log = made.out / "fgfi-1" / "log.jsonl"  # as a run left it that was stopped before its first checkpoint
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:3]))
+    (made.out / "fgfi-1" / "last.pt").unlink()
+    assert made.compare() == 0
+    assert [job.folder.name for job in trained] == ["plain-1", "fgfi-1"]
+    assert not any("resume" in word for job in trained for word in job.command)
+    after = made.figures()
+    for arm in ("plain", "fgfi"):
+        assert after["arms"][arm]["figures"] == before["arms"][arm]["figures"], "what is trained again is the same"
+    trained.clear()
+    assert made.compare() == 0
+    assert trained == []
+
+
+def test_a_run_with_a_checkpoint_is_resumed(made: Made, trained: list[Job]) -> None:
+    before = made.figures()
+    folder = made.out / "plain-1"
+    shutil.rmtree(folder)
+    made.change(seeds=[1])
+    state = _stop_after_an_epoch(made, folder)
+    assert state["epoch"] == 1
+    assert made.compare() == 0
+    assert [job.folder.name for job in trained] == ["plain-1"]
+    assert "--run.resume=true" in trained[0].command
+    (resumed,) = read_log(folder, "resume")
+    assert resumed["epoch"] == 1
+    plain = made.figures()["arms"]["plain"]["figures"]["map"]["values"]
+    assert plain == before["arms"]["plain"]["figures"]["map"]["values"][1:]
+
+
+def _stop_after_an_epoch(made: Made, folder: Path) -> dict[str, Any]:
+    """Leave a run as an interruption in its second epoch does."""
+    from eyas.training.trainer import Trainer
+
+    class Stopped(Exception):
+        pass
+
+    save = Trainer._save
+
+    def stop(self: Trainer) -> None:
+        save(self)
+        if not self.batch:  # it saves before the evaluation too
+            raise Stopped
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Trainer, "_save", stop)
+        config = made.out / "arms" / "plain.yaml"
+        main(["train", f"--config={config}", f"--data={made.root / 'data'}", f"--out={folder}", "--run.seed=1"])
+    state: dict[str, Any] = read_log(folder, "val")[-1]
+    return state
+
+
+def test_report_only_trains_nothing_and_says_what_is_missing(
+    made: Made, trained: list[Job], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(made.out / "plain-1")
+    assert made.compare("--report_only=true") == 0
+    assert trained == []
+    figures = made.figures()
+    assert figures["missing"] == ["plain-1"]
+    assert figures["arms"]["plain"]["seeds"] == [0]
+    assert figures["arms"]["plain"]["figures"]["map"]["half_width"] is None
+    assert len(figures["arms"]["fgfi"]["figures"]["map"]["values"]) == 2
+    assert len(figures["arms"]["fgfi"]["figures"]["map"]["minus_plain"]["values"]) == 1, "paired by seed"
+    assert "Not finished: plain-1" in (made.out / "comparison.md").read_text()
+    assert made.compare("--report_only=true", "--figure=map_99") == 2
+    assert "the runs have map, map_50" in capsys.readouterr().err
+    made.out = made.out.with_name("empty")
+    capsys.readouterr()
+    assert made.compare("--report_only=true") == 0
+    assert "no run" in capsys.readouterr().out
+
+
+def test_a_changed_arm_is_refused(made: Made, trained: list[Job], capsys: pytest.CaptureFixture[str]) -> None:
+    changed = {**FGFI, "init_args": {"weight": 0.25}}
+    made.change(arms={"fgfi": [changed, {"any_teacher": True}]})
+    assert made.compare() == 2
+    error = capsys.readouterr().err
+    assert "fgfi-0 was trained with method" in error
+    assert "0.5" in error and "0.25" in error and "another name" in error
+    made.change(arms={"fgfi": [FGFI, {"any_teacher": True, "optim.lr": 0.1}]})
+    assert made.compare() == 2
+    assert "optim.lr 0.002" in capsys.readouterr().err
+    assert trained == []
+    made.change(arms={"fgfi": [FGFI, {"any_teacher": True, "run.threads": 1}]})
+    assert made.compare() == 0, "how fast it is may change"
+
+
+def test_another_teacher_is_refused(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    moved = shutil.copytree(made.root / "teacher", tmp_path / "moved")
+    made.change(teacher=str(moved))
+    assert made.compare() == 0, "the same weights elsewhere"
+    weights = moved / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert made.compare() == 2
+    assert "is another; choose another --out" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_failing_run_leaves_the_others_be(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    """The weak teacher is refused where any_teacher is not given, which only the run itself finds out."""
+    shutil.rmtree(made.out / "fgfi-0")
+    made.change(arms={"weak": FGFI, "fgfi": [FGFI, {"any_teacher": True}]}, seeds=[0])
+    assert made.compare() == 2
+    error = capsys.readouterr().err
+    assert "1 of the trainings failed" in error and "nothing to imitate" in error
+    figures = made.figures()
+    assert figures["missing"] == ["weak-0"]
+    assert list(figures["arms"]) == ["plain", "fgfi"]
+
+
+# What the options mean -----------------------------------------------------------------------------------------------
+
+
+def arms_of(student: Any, **arms: Any) -> dict[str, dict[str, Any]]:
+    return resolve_arms(Layers(student), {name: Layers(value) for name, value in arms.items()})
+
+
+def test_layers_override_in_their_order() -> None:
+    student = ["digits/student", {"run": {"epochs": 3}, "optim.lr": 0.5}]
+    plain = arms_of(student)["plain"]
+    assert (plain["run"]["epochs"], plain["run"]["precision"], plain["optim"]["lr"]) == (3, "auto", 0.5)
+    assert "method" not in plain
+    arms = arms_of(student, longer={"run.epochs": 9}, none=None)
+    assert arms["longer"]["run"] == {**plain["run"], "epochs": 9}
+    assert arms["none"] == plain == arms["plain"]
+    wide = arms_of(student, wide={"options": {"width": 1}})["wide"]
+    assert wide["options"] == {"width": 1}, "replaced whole, as on the command line"
+
+
+def test_every_way_to_give_a_method() -> None:
+    shipped = yaml.safe_load(
+        (Path(eyas.commands.compare.__file__).parent / "recipes" / "digits" / "fgfi.yaml").read_text()
+    )
+    arms = arms_of(
+        STUDENT,
+        recipe="digits/fgfi",
+        single=FGFI,
+        inline={"method": FGFI},
+        several=[FGFI, FGFI],
+        both=["digits/fgfi", FGFI],
+        heavier={"config": "digits/fgfi", "method.init_args.weight": 7},
+        second=["digits/fgfi", FGFI, {"method.1.init_args.weight": 7}],
+    )
+    methods = {name: options.get("method") for name, options in arms.items()}
+    assert methods["recipe"] == shipped["method"]
+    assert methods["single"] == methods["inline"] == FGFI
+    assert methods["several"] == [FGFI, FGFI]
+    assert methods["both"] == [shipped["method"], FGFI]
+    assert methods["heavier"]["init_args"] == {**shipped["method"]["init_args"], "weight": 7}
+    assert methods["second"] == [shipped["method"], {**FGFI, "init_args": {"weight": 7}}]
+    assert FGFI["init_args"] == {"weight": 0.5}, "what was given is not changed"
+
+
+def test_the_arms_of_the_docs_are_trainings() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text()
+    config = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    arms = arms_of(config["student"], **config["arms"])
+    assert len(arms) == 4
+    for name, given in arms.items():
+        arm = eyas.commands.compare.make_arm(name, given, Path("data"), "teacher", Path("out"))
+        assert arm.epochs == 4
+        assert ("method.class_path" in arm.resolved) == (name != "plain")
+
+
+@pytest.mark.parametrize(
+    ("arms", "message"),
+    [
+        ({"plain": FGFI}, "without a method"),
+        ({"a/b": None}, "folders"),
+        ({"x": "digits/nothing"}, "arm x: digits/nothing: no such recipe"),
+        ({"x": 3}, "neither a recipe nor a mapping"),
+        ({"x": [FGFI, FGFI, {"method.init_args.weight": 1}]}, "say which by 0 to 1"),
+    ],
+)
+def test_arms_that_mean_nothing_are_refused(arms: dict[str, Any], message: str) -> None:
+    with pytest.raises(EyasError, match=message):
+        arms_of(STUDENT, **arms)
+
+
+def test_an_option_that_does_not_exist_is_refused_before_any_training(
+    made: Made, trained: list[Job], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.change(arms={"fgfi": [FGFI, {"optim.speed": 1}]})
+    assert made.compare() == 2
+    error = capsys.readouterr().err
+    assert "arm fgfi" in error and "speed" in error
+    made.change(arms={"fgfi": {**FGFI, "init_args": {"psi": 7}}})
+    assert made.compare() == 2
+    assert "psi" in capsys.readouterr().err
+    assert trained == []

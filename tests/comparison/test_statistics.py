@@ -1,0 +1,170 @@
+"""The statistics of a comparison by hand and by t tables, and what is read from the logs of runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eyas.comparison.statistics import estimate, gap_closed, markdown, paired_difference, report, rows, title
+from eyas.runs.log import LOG
+from eyas.runs.results import RunResult, last_epoch, read_run, seconds_between_lines
+
+
+@pytest.mark.parametrize(
+    ("values", "mean", "half_width"),
+    [
+        ([1, 2], 1.5, 12.706 * math.sqrt(0.5) / math.sqrt(2)),  # s² = 0.5, t(0.975, 1) of the tables
+        ([1, 2, 6], 3, 4.303 * math.sqrt(7) / math.sqrt(3)),  # s² = (4 + 1 + 9) / 2
+        ([1, 2, 3, 4, 5], 3, 2.776 * math.sqrt(2.5) / math.sqrt(5)),
+        ([0.25, 0.25, 0.25], 0.25, 0),
+    ],
+)
+def test_mean_and_interval(values: list[float], mean: float, half_width: float) -> None:
+    found = estimate(values)
+    assert found.mean == pytest.approx(mean)
+    assert found.half_width == pytest.approx(half_width, rel=2e-4)
+    assert found.values == tuple(values)
+
+
+def test_one_seed_has_no_interval() -> None:
+    found = estimate([0.3])
+    assert (found.mean, found.half_width, found.shown()) == (0.3, None, "0.300")
+
+
+def test_an_undefined_figure_is_a_dash() -> None:
+    assert estimate([math.nan, math.nan]).shown() == "-"
+    assert estimate([0.4, 0.6]).shown(1, "+") == "+0.5 ± 1.3"
+
+
+def test_pairing_takes_out_what_the_seeds_have_in_common() -> None:
+    plain = {0: 0.1, 1: 0.5, 2: 0.9}
+    method = {2: 0.95, 0: 0.15, 1: 0.55}
+    gain = paired_difference(method, plain)
+    assert gain is not None
+    assert gain.mean == pytest.approx(0.05)
+    assert gain.half_width == pytest.approx(0, abs=1e-9)
+    wide = estimate(list(method.values())).half_width
+    assert wide is not None and wide > 0.9
+
+
+def test_only_seeds_of_both_are_paired() -> None:
+    gain = paired_difference({1: 0.4, 2: 0.6, 3: 9.0}, {0: 5.0, 1: 0.3, 2: 0.3})
+    assert gain is not None
+    assert gain.values == pytest.approx((0.1, 0.3))
+    assert paired_difference({1: 0.4}, {0: 0.3}) is None
+
+
+def test_gap_closed() -> None:
+    assert gap_closed(0.4, 0.3, 0.5) == pytest.approx(0.5)
+    assert gap_closed(0.2, 0.3, 0.5) == pytest.approx(-0.5)
+    assert gap_closed(0.6, 0.3, 0.5) == pytest.approx(1.5)
+    assert gap_closed(0.4, 0.5, 0.5) is None
+
+
+# Reading -------------------------------------------------------------------------------------------------------------
+
+
+def write_log(folder: Path, *lines: dict[str, Any]) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / LOG).write_text("".join(json.dumps({"time": 0.0, **line}) + "\n" for line in lines))
+    return folder
+
+
+def val(epoch: int, score: float | None) -> dict[str, Any]:
+    return {"kind": "val", "epoch": epoch, "step": 10 * epoch, "summary": {"map": score}, "per_class": {}}
+
+
+def cost(steps: int, seconds: float | None, memory: int, device: int | None = None) -> dict[str, Any]:
+    figures = {"seconds_per_step": seconds, "peak_memory": memory, "peak_device_memory": device}
+    return {"kind": "cost", "step": 20, "steps": steps, **figures}
+
+
+def test_a_run_of_several_sittings(tmp_path: Path) -> None:
+    teacher = {"kind": "teacher", "name": "t", "summary": {"map": 0.5}}
+    costs = [cost(14, 0.2, 100, 7), cost(6, 0.9, 300), cost(0, None, 50)]
+    folder = write_log(tmp_path / "run", teacher, val(1, 0.1), val(2, None), *costs)
+    run = read_run(folder)
+    assert last_epoch(folder) == 2
+    assert math.isnan(run.summary["map"])
+    assert run.teacher == {"map": 0.5}
+    assert [epoch for epoch, _ in run.curve] == [1, 2]
+    assert (run.seconds_per_step, run.peak_memory, run.peak_device_memory) == (0.2, 300, 7)
+    assert last_epoch(tmp_path / "nothing") == 0
+
+
+def test_a_run_that_logged_no_cost(tmp_path: Path) -> None:
+    """Steps of 0.5 s, an evaluation of 100 s between the epochs, one slow step."""
+    times = [(0, 1, 10.0), (0, 3, 11.0), (0, 5, 12.0), (1, 7, 113.0), (1, 8, 113.5), (1, 9, 120.0)]
+    lines = [{"kind": "train", "epoch": epoch, "step": step, "time": time} for epoch, step, time in times]
+    assert seconds_between_lines(lines) == pytest.approx(0.5)
+    run = read_run(write_log(tmp_path / "run", *lines, val(2, 0.2)))
+    assert run.seconds_per_step == pytest.approx(0.5)
+    assert (run.teacher, run.peak_memory, run.peak_device_memory) == (None, None, None)
+    assert seconds_between_lines(lines[:1]) is None
+
+
+# The report ----------------------------------------------------------------------------------------------------------
+
+
+def run(score: float, teacher: float | None = None, seconds: float = 0.1, memory: int = 2**20) -> RunResult:
+    summary = {"map": score, "map_50": 2 * score}
+    taught = None if teacher is None else {"map": teacher, "map_50": 2 * teacher}
+    return RunResult(summary, taught, ((1, summary),), seconds, memory, None)
+
+
+RUNS = {
+    "plain": {0: run(0.2), 1: run(0.3), 2: run(0.4)},
+    "better": {0: run(0.25, 0.5, 0.2, 3 * 2**20), 1: run(0.35, 0.5, 0.3)},
+    "nothing": {},
+}
+
+
+def test_the_report_pairs_by_seed_and_leaves_out_what_is_not_there() -> None:
+    figures = report(RUNS)
+    assert figures["figure"] == "map"
+    assert figures["teacher"]["map"] == 0.5
+    assert list(figures["arms"]) == ["plain", "better"]
+    better = figures["arms"]["better"]
+    assert better["figures"]["map"]["minus_plain"]["mean"] == pytest.approx(0.05)
+    # Over seeds 0 and 1: plain 0.25, better 0.3, teacher 0.5.
+    assert better["figures"]["map"]["gap_closed"] == pytest.approx(0.2)
+    assert better["figures"]["map_50"]["minus_plain"]["mean"] == pytest.approx(0.1)
+    assert better["seconds_per_step"] == pytest.approx(0.25)
+    assert better["peak_memory"] == 3 * 2**20
+    plain = figures["arms"]["plain"]["figures"]["map"]
+    assert plain["minus_plain"] is None and plain["gap_closed"] is None
+    assert plain["half_width"] == pytest.approx(4.303 * 0.1 / math.sqrt(3), rel=2e-4)
+    assert report(RUNS, "map_50")["figure"] == "map_50"
+    assert report({"plain": {}})["arms"] == {}
+    with pytest.raises(KeyError):
+        report(RUNS, "map_99")
+
+
+def test_the_table() -> None:
+    table = rows(report(RUNS))
+    head = ["", "mAP", "mAP50", "minus plain", "gap closed", "s/step", "memory", "seeds"]
+    assert table[0] == head
+    assert table[1][:3] == ["teacher", "0.500", "1.000"]
+    assert table[2] == ["plain", "0.300 ± 0.248", "0.600 ± 0.497", "", "", "0.100", "1 MiB", "3"]
+    assert table[3] == ["better", "0.300 ± 0.635", "0.600 ± 1.271", "+0.050 ± 0.000", "20%", "0.250", "3 MiB", "2"]
+    lines = markdown(table, "note").splitlines()
+    assert lines[1].startswith("| --- | ---: |")
+    assert len({line.count("|") for line in lines[:5]}) == 1
+    assert lines[-1] == "note"
+
+
+def test_a_metric_of_one_threshold() -> None:
+    only = RunResult({"map_50": 0.4, "map_50_11": 0.5}, None, (), None, None, None)
+    table = rows(report({"plain": {0: only}}))
+    assert table == [
+        ["", "mAP50", "minus plain", "gap closed", "s/step", "memory", "seeds"],
+        ["plain", "0.400", "", "", "", "", "1"],
+    ]
+
+
+def test_titles() -> None:
+    assert [title(name) for name in ("map", "map_50", "map_75", "map_easy")] == ["mAP", "mAP50", "mAP75", "mAP easy"]

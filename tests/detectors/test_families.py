@@ -1,0 +1,181 @@
+"""The table of docs/families.md: a test behind every cell, and a cell for every family."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+import eyas
+from eyas.detectors import BUILDERS, TransformersDetector
+from eyas.detectors.deploy import deploy
+from eyas.detectors.transformers.levels import FAMILIES
+from eyas.export.check import raw_differences
+from eyas.export.graph import add_metadata, to_onnx, without_heads
+from eyas.export.runtime import OnnxDetector, open_session
+from eyas.runs.checkpoint import ModelSpec, save_weights
+from eyas.types import Detector, Prediction
+from helpers import families
+from helpers.families import CLASSES, FIRST_LABEL, SHUFFLEDET, SIZE, TORCHVISION, TRANSFORMERS, batch, make, trained
+from helpers.tiny import MODEL
+from helpers.toys import ToyDetector
+
+ROOT = Path(__file__).parents[2]
+YES = "yes"
+TOLERANCE = 1e-3
+"""That of `eyas export`. With BatchNorm statistics of so few images D-FINE's backbone makes 2e-4 of the last digits."""
+
+
+def cells() -> dict[tuple[str, str], str]:
+    """(family, column) -> what the page's table says."""
+    lines = re.findall(r"^\| (.+) \|$", (ROOT / "docs" / "families.md").read_text(), re.MULTILINE)
+    header, _, *rows = [[cell.strip() for cell in line.split(" | ")] for line in lines]
+    names = [re.sub(r"\[(.+?)\]\(.+?\)", r"\1", row[0]) for row in rows]
+    return {
+        (name, column): cell
+        for name, row in zip(names, rows, strict=True)
+        for column, cell in zip(header[1:], row[1:], strict=True)
+    }
+
+
+class Toy(ToyDetector):
+    """A toy for these classes; its loss counts boxes, whatever they are of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes = CLASSES  # type: ignore[assignment]
+
+
+def two_steps(student: Detector, teacher: Detector) -> None:
+    """Of distillation: every loss is finite, the student learns and the teacher does not."""
+    assert isinstance(student, nn.Module)
+    distiller = eyas.Distiller(student, teacher, eyas.FGFI(weight=1.0)).train()
+    before = copy.deepcopy(student.network.state_dict())
+    frozen = copy.deepcopy(teacher.network.state_dict())
+    optimizer = torch.optim.SGD(distiller.parameters(), lr=1e-3)
+    images, targets = batch()
+    for _ in range(2):
+        losses = distiller(images, targets)
+        assert all(loss.isfinite() for loss in losses.values()) and losses["fgfi"] > 0 and len(losses) > 1
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        nn.utils.clip_grad_norm_(distiller.parameters(), 1.0)
+        optimizer.step()
+    after = student.network.state_dict()
+    assert any(not after[name].equal(before[name]) for name in after)
+    assert all(value.equal(frozen[name]) for name, value in teacher.network.state_dict().items())
+
+
+def as_teacher(name: str, folder: Path) -> None:
+    two_steps(Toy(), make(name))
+
+
+def as_student(name: str, folder: Path) -> None:
+    two_steps(make(name), Toy())
+
+
+def same(ours: list[Prediction], theirs: list[Prediction]) -> None:
+    """Scores that agree to the last digits may change places."""
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert len(a["scores"]) > 3 and a["scores"].std() > 1e-5
+        torch.testing.assert_close(b["scores"], a["scores"], atol=5e-4, rtol=0)
+        for label in range(len(CLASSES)):
+            left, right = (found["boxes"][found["labels"] == label] for found in (a, b))
+            left, right = (boxes[boxes.sum(dim=1).argsort()] for boxes in (left, right))
+            torch.testing.assert_close(right, left, atol=1e-2, rtol=0)
+
+
+def by_score(found: Prediction) -> Prediction:
+    order = found["scores"].argsort(descending=True)
+    return {"boxes": found["boxes"][order], "scores": found["scores"][order], "labels": found["labels"][order]}
+
+
+def exported(name: str, folder: Path) -> None:
+    """Another number of images than the graph was traced with."""
+    detector = trained(name)
+    deployed = deploy(detector)
+    model = to_onnx(deployed, SIZE, raw=False, dynamic_size=False)
+    images = torch.rand(3, 3, *SIZE, generator=torch.Generator().manual_seed(4))
+    assert max(raw_differences(deployed, open_session(model.SerializeToString()), [images]).values()) < TOLERANCE
+    shipped = without_heads(model)
+    values = {"classes": detector.classes, "resize": {}, "size": SIZE, "raw": False, "parameters": 1, "gflops": 1.0}
+    add_metadata(shipped, {f"eyas.{key}": value for key, value in values.items()})
+    with torch.no_grad():
+        same(detector.predict(images), OnnxDetector(shipped.SerializeToString()).predict(images))
+
+
+def reloaded(name: str, folder: Path) -> None:
+    """By the family's own library; it has never seen the adapter."""
+    detector = trained(name)
+    images = batch()[0]
+    with torch.no_grad():
+        ours = detector.predict(images)
+    if isinstance(detector, TransformersDetector):
+        detector.export_native(folder)
+        model = transformers.AutoModelForObjectDetection.from_pretrained(folder).eval()
+        processor = transformers.AutoImageProcessor.from_pretrained(folder)
+        pixels = processor(images=list(images), do_resize=False, do_rescale=False, return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            theirs = processor.post_process_object_detection(model(pixels), threshold=0.0, target_sizes=[SIZE] * 2)
+        same(ours, [by_score(found) for found in theirs])
+        return
+    torch.save(detector.network.state_dict(), folder / "weights.pt")
+    state = torch.load(folder / "weights.pt", weights_only=True)
+    if name in TORCHVISION:
+        plain = TORCHVISION[name]().eval()
+        plain.load_state_dict(state)
+        with torch.no_grad():
+            theirs = plain(list(images))
+        first = FIRST_LABEL.get(name, 0)
+        same(ours, [{**found, "labels": found["labels"] - first} for found in theirs])
+    elif name == SHUFFLEDET:
+        spec = ModelSpec("shuffledet", CLASSES, options=MODEL)
+        spec.save(folder)
+        save_weights(detector.network, folder / spec.weights)
+        with torch.no_grad():
+            same(ours, eyas.load(folder).predict(images))
+    else:
+        page = families.page_of_own()
+        network = page["CellNet"](4).eval()
+        network.load_state_dict(state)
+        with torch.no_grad():
+            same(ours, page["predict"](network, images))
+
+
+CHECKS: dict[str, Callable[[str, Path], None]] = {
+    "teacher": as_teacher,
+    "student": as_student,
+    "exported": exported,
+    "saved, and reloaded by its library": reloaded,
+}
+SLOW = {(name, "exported") for name in families.FAMILIES if name != families.OWN}
+"""The exporter takes 5 to 30 seconds for each."""
+
+
+@pytest.mark.parametrize(
+    ("family", "column"), [pytest.param(*cell, marks=pytest.mark.slow if cell in SLOW else ()) for cell in cells()]
+)
+def test_cell(family: str, column: str, tmp_path: Path) -> None:
+    assert cells()[family, column] == YES
+    CHECKS[column](family, tmp_path)
+
+
+def test_every_family_has_every_cell() -> None:
+    assert set(cells()) == {(family, column) for family in families.FAMILIES for column in CHECKS}
+    assert set(TRANSFORMERS.values()) == set(FAMILIES)
+    assert len(families.FAMILIES) == len(BUILDERS) - 1 + len(FAMILIES) + 1
+
+
+def test_a_wrong_export_would_be_seen() -> None:
+    found: Prediction = {"boxes": torch.rand(4, 4), "scores": torch.rand(4), "labels": torch.tensor([0, 1, 2, 0])}
+    same([found], [found])
+    for key, other in (("scores", found["scores"] + 1e-3), ("boxes", found["boxes"] + 1), ("labels", torch.zeros(4))):
+        with pytest.raises(AssertionError):
+            same([found], [{**found, key: other}])  # type: ignore[misc]

@@ -1,0 +1,195 @@
+"""Verdicts on boxes that were worked out by hand, and the intervals and curves of the report."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import stdtrit
+
+from eyas.comparison.statistics import gap_interval
+from eyas.evaluation import voc
+from eyas.evaluation.errors import Judged, confusions, judge, ranked, totals
+from eyas.evaluation.precision_recall import curve, curves, mean_curve
+from eyas.types import Prediction, Record
+
+Box = tuple[float, float, float, float]
+A: Box = (0, 0, 10, 10)
+FAR: Box = (200, 200, 210, 210)
+
+
+def record(*objects: tuple[Box, int], ignore: tuple[tuple[Box, int], ...] = ()) -> Record:
+    boxes, labels = torch.tensor([box for box, _ in objects]), torch.tensor([label for _, label in objects])
+    regions, concerned = torch.tensor([box for box, _ in ignore]), torch.tensor([label for _, label in ignore])
+    return Record(
+        "1", Path("1.png"), 300, 300, boxes.view(-1, 4).float(), labels.long(), regions.view(-1, 4).float(),
+        concerned.long(),
+    )  # fmt: skip
+
+
+def found(*rows: tuple[Box, int, float]) -> Prediction:
+    return {
+        "boxes": torch.tensor([box for box, _, _ in rows]).view(-1, 4).float(),
+        "labels": torch.tensor([label for _, label, _ in rows]).long(),
+        "scores": torch.tensor([score for _, _, score in rows]).float(),
+    }
+
+
+def shifted(pixels: float) -> Box:
+    """A, moved to the right: its IoU with A is (10 - p) / (10 + p)."""
+    return (pixels, 0, 10 + pixels, 10)
+
+
+@pytest.mark.parametrize(
+    ("box", "label", "verdict", "outcome"),
+    [
+        (A, 0, "correct", "found"),
+        ((0, 0, 10, 5), 0, "correct", "found"),  # IoU 50 / 100 is 0.5, which is enough
+        ((0, 0, 10, 4.9), 0, "localisation", "localisation"),
+        (shifted(5), 0, "localisation", "localisation"),  # 5 / 15
+        ((0, 0, 10, 1), 0, "localisation", "localisation"),  # 0.1 is enough
+        ((0, 0, 10, 0.9), 0, "false", "missed"),
+        (FAR, 0, "false", "missed"),
+        (A, 1, "class", "class"),
+        ((0, 0, 10, 5), 1, "class", "class"),
+        (shifted(5), 1, "false", "missed"),  # neither the class nor the place
+    ],
+)
+def test_one_detection_of_one_object(box: Box, label: int, verdict: str, outcome: str) -> None:
+    judged = judge(record((A, 0)), found((box, label, 0.9)), threshold=0.3)
+    assert (judged.verdicts, judged.outcomes) == ((verdict,), (outcome,))
+    assert judged.confusions == (((0, 1),) if verdict == "class" else ())
+
+
+def test_the_better_detection_takes_the_object_whatever_the_order() -> None:
+    judged = judge(record((A, 0)), found((shifted(1), 0, 0.5), (shifted(2), 0, 0.8)), threshold=0.3)
+    assert judged.kept == (1, 0)
+    assert judged.verdicts == ("correct", "duplicate")
+    assert (judged.found, judged.wrong, judged.score) == (1, 1, 0.5)
+
+
+def test_a_second_detection_goes_to_a_free_object_before_it_is_a_duplicate() -> None:
+    near = shifted(2)
+    judged = judge(record((A, 0), (near, 0)), found((A, 0, 0.9), (A, 0, 0.8)), threshold=0.3)
+    assert judged.verdicts == ("correct", "correct"), "IoU of 8 / 12 with the other one"
+    judged = judge(record((A, 0), (FAR, 0)), found((A, 0, 0.9), (A, 0, 0.8)), threshold=0.3)
+    assert (judged.verdicts, judged.outcomes) == (("correct", "duplicate"), ("found", "missed"))
+
+
+def test_low_scores_are_not_judged() -> None:
+    judged = judge(record((A, 0)), found((A, 0, 0.29), (FAR, 0, 0.31)), threshold=0.3)
+    assert (judged.kept, judged.verdicts, judged.outcomes) == ((1,), ("false",), ("missed",))
+    assert judge(record((A, 0)), found((A, 0, 0.25)), threshold=0.25).outcomes == ("found",), "at least the threshold"
+
+
+def test_a_found_object_stays_found_when_it_is_confused_as_well() -> None:
+    judged = judge(record((A, 0)), found((A, 1, 0.9), (A, 0, 0.5)), threshold=0.3)
+    assert (judged.verdicts, judged.outcomes) == (("class", "correct"), ("found",))
+
+
+@pytest.mark.parametrize(("concerns", "verdict"), [(-1, "ignored"), (0, "ignored"), (1, "false")])
+def test_ignore_regions(concerns: int, verdict: str) -> None:
+    scene = record((A, 0), ignore=(((195, 195, 206, 220), concerns),))
+    judged = judge(scene, found((FAR, 0, 0.9)), threshold=0.3)
+    assert judged.verdicts == (verdict,), "6 of its 10 columns lie on the region"
+    half = judge(record((A, 0), ignore=(((195, 195, 205, 220), -1),)), found((FAR, 0, 0.9)), threshold=0.3)
+    assert half.verdicts == ("false",), "half is not more than half"
+    on_object = judge(record((A, 0), ignore=(((0, 0, 20, 20), -1),)), found((A, 0, 0.9)), threshold=0.3)
+    assert on_object.verdicts == ("correct",)
+
+
+def test_nothing_there_and_nothing_found() -> None:
+    empty = judge(record(), found(), threshold=0.3)
+    assert (empty.verdicts, empty.outcomes, empty.score) == ((), (), None)
+    assert judge(record(), found((A, 0, 0.9)), threshold=0.3).verdicts == ("false",)
+    assert judge(record((A, 0)), found(), threshold=0.3).outcomes == ("missed",)
+
+
+def test_totals_add_up_to_the_objects_and_the_detections() -> None:
+    random = np.random.default_rng(0)
+    images, objects, detections = [], 0, 0
+    for _ in range(30):
+        corners = random.uniform(0, 20, (6, 2))
+        boxes = [(x, y, x + 8, y + 8) for x, y in corners.tolist()]
+        labels = random.integers(0, 2, 6).tolist()
+        truth = record(*zip(boxes[:3], labels[:3], strict=True))
+        said = found(*zip(boxes[3:], labels[3:], random.uniform(0.3, 1, 3).tolist(), strict=True))
+        images.append(judge(truth, said, threshold=0.3))
+        objects, detections = objects + 3, detections + 3
+    outcomes, verdicts = totals(images)
+    assert (outcomes.total(), verdicts.total()) == (objects, detections)
+    assert outcomes["found"] == verdicts["correct"]
+    assert outcomes["localisation"] <= verdicts["localisation"] and outcomes["class"] <= verdicts["class"]
+    assert confusions(images).total() == verdicts["class"] > 0
+
+
+def test_images_from_best_to_worst() -> None:
+    def image(found: int, missed: int, false: int) -> Judged:
+        return Judged((), ("correct",) * found + ("false",) * false, ("found",) * found + ("missed",) * missed, ())
+
+    images = [image(0, 1, 0), image(2, 0, 0), image(1, 1, 0), image(0, 0, 0), image(3, 0, 0), image(0, 2, 3)]
+    assert ranked(images) == [4, 1, 2, 0, 5], "the empty image is left out"
+
+
+# Precision and recall ----------------------------------------------------------------------------------------------
+
+
+def test_a_curve_by_hand() -> None:
+    """Two of four objects found: true, false, true. Precision 1 up to recall 1/4, 2/3 up to 1/2, then 0."""
+    values = curve(np.array([True, False, True]), 4)
+    assert values is not None
+    assert values[:26] == pytest.approx(1)
+    assert values[26:51] == pytest.approx(2 / 3)
+    assert values[51:] == pytest.approx(0)
+    assert curve(np.array([False]), 0) is None
+    nothing = curve(np.zeros(0, bool), 3)
+    assert nothing is not None and not nothing.any()
+
+
+def test_the_mean_of_a_curve_is_near_the_average_precision() -> None:
+    random = np.random.default_rng(1)
+    records, said = [], []
+    for _ in range(40):
+        boxes = [(x, 0, x + 10, 10) for x in (0, 30, 60)]
+        records.append(record(*((box, 0) for box in boxes)))
+        moved = [((x + random.uniform(0, 6), 0, x + 10, 10), 0, random.uniform(0, 1)) for x, *_ in boxes]
+        said.append(found(*moved))
+    by_class = curves(records, ["a", "b"], said)
+    assert by_class["b"] is None
+    mean = mean_curve(by_class)
+    assert mean is not None
+    assert mean.mean() == pytest.approx(voc.evaluate(records, ["a", "b"], said).summary["map_50"], abs=0.01)
+    assert mean_curve({"b": None}) is None
+
+
+# The gap closed ----------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_of_a_known_gap_is_that_of_the_gain() -> None:
+    """With plain the same for every seed, the gap has no spread, and Fieller's interval is Student's, divided by it."""
+    method, plain = {0: 0.30, 1: 0.32, 2: 0.37}, dict.fromkeys(range(3), 0.2)
+    ends = gap_interval(method, plain, 0.6)
+    half = float(stdtrit(2, 0.975)) * float(np.std([0.30, 0.32, 0.37], ddof=1)) / math.sqrt(3)
+    assert ends == pytest.approx(((0.13 - half) / 0.4, (0.13 + half) / 0.4))
+
+
+def test_the_interval_holds_the_true_share_at_its_rate() -> None:
+    random = np.random.default_rng(2)
+    inside = 0
+    for _ in range(1000):
+        plain = 0.2 + random.normal(0, 0.02, 4)
+        method = 0.6 * plain + 0.4 * 0.5 + random.normal(0, 0.02, 4)  # closes 40 % of the gap
+        ends = gap_interval(dict(enumerate(method)), dict(enumerate(plain)), 0.5)
+        assert ends is not None
+        inside += ends[0] <= 0.4 <= ends[1]
+    assert 0.93 < inside / 1000 < 0.97
+
+
+def test_no_interval_without_two_seeds_or_without_a_gap() -> None:
+    assert gap_interval({0: 0.3}, {0: 0.2}, 0.5) is None
+    assert gap_interval({0: 0.3, 1: 0.3}, {2: 0.2, 3: 0.2}, 0.5) is None
+    assert gap_interval({0: 0.3, 1: 0.4}, {0: 0.2, 1: 0.6}, 0.5) is None, "the gap may be zero"
+    assert gap_interval({0: 0.3, 1: 0.4}, {0: 0.6, 1: 0.7}, 0.5) is None, "plain is above the teacher"

@@ -1,0 +1,219 @@
+"""The tiny project in which the commands of the documentation run: the one place that says what stands for what.
+
+A command is run as the page has it, but for three things, all below: names that need a network (`SUBSTITUTES`), options
+that end a training after two steps (`BUDGETS`, `overlay`), and inputs that the page takes for granted (`PROVIDED`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from PIL import Image
+from torchvision.models import resnet50
+from transformers import AutoModelForObjectDetection
+
+from eyas.__main__ import main
+from eyas.commands.demo import TEACHER
+from eyas.comparison.arms import Layers, resolve_arms
+from eyas.data.digits import DigitsSpec, write_digits
+from eyas.runs.recipes import shipped_recipes
+from helpers.recipe_data import small, write_data
+from helpers.tiny import CLASSES, options, square_image, write_squares
+from helpers.tiny_transformers import CONFIGS
+
+ROOT = Path(__file__).parents[2]
+
+SUBSTITUTES = {
+    "ResNet50_Weights.DEFAULT": "resnet50.pt",
+    "PekingU/rtdetr_r50vd": "models/rtdetr",
+    "PekingU/rtdetr_r18vd": "models/rtdetr",
+    "480": "64",
+    "800": "96",
+}
+"""Words of a command -> what stands for them: files in place of what is downloaded, and small sizes of images."""
+
+TRAINING = {"dataset.batch_size": 2, "dataset.workers": 0, "run.epochs": 1, "run.device": "cpu", "run.threads": 1}
+BUDGETS: dict[str, dict[str, Any]] = {
+    "train": TRAINING,
+    "distill": TRAINING | {"any_teacher": True},
+    "cache": TRAINING | {"any_teacher": True},
+    "evaluate": {"workers": 0, "device": "cpu"},
+    "predict": {"device": "cpu"},
+    "export": {"runs": 1},
+    "inspect": {"workers": 0, "device": "cpu"},
+    "report": {"workers": 0, "device": "cpu"},
+    "doctor": {"device": "cpu"},
+}
+"""Options by command, which the page's own come after and override. The teacher of two steps scores near zero."""
+
+
+def cells(path: Path) -> None:
+    write_squares(path, train=4, val=2)
+
+
+def digits(path: Path) -> None:
+    write_digits(path, DigitsSpec(train_images=4, val_images=2))
+
+
+def data_set(folder: str) -> Callable[[Path], None]:
+    """Data of the layout that the recipes of a folder take."""
+
+    def make(path: Path) -> None:
+        write_data(path, folder, "train", "val")
+
+    return make
+
+
+def digits_teacher(path: Path) -> None:
+    shutil.copytree(TEACHER, path)
+
+
+def photos(path: Path) -> None:
+    path.mkdir()
+    for seed in range(2):
+        Image.fromarray(square_image(seed)[0]).save(path / f"{seed}.png")
+
+
+def rtdetr(path: Path) -> None:
+    config = CONFIGS["RTDetrForObjectDetection"]()
+    config.id2label = dict(enumerate(CLASSES))
+    config.label2id = {name: label for label, name in enumerate(CLASSES)}
+    AutoModelForObjectDetection.from_config(config).save_pretrained(path)
+
+
+def backbone(path: Path) -> None:
+    torch.save(resnet50().state_dict(), path)
+
+
+def run_of(recipe: str, data: str) -> Callable[[Path], None]:
+    """A run of a recipe, two steps."""
+
+    def make(path: Path) -> None:
+        config = shipped_recipes()[recipe]
+        more = write_overlay([str(config)])
+        done = main(["train", f"--config={config}", f"--config={more}", f"--data={provide(data)}", f"--out={path}"])
+        assert done == 0
+
+    return make
+
+
+def retinanet(path: Path) -> None:
+    """What a page calls a teacher of the cells."""
+    train("train", path, "--model=retinanet", "--backbone=resnet18")
+
+
+def small_student(path: Path) -> None:
+    train("distill", path, f"--teacher={provide('runs/small_teacher')}", "--any_teacher=true", *options(run_epochs=1))
+
+
+def small_plain(path: Path) -> None:
+    train("train", path, *options(run_epochs=1))
+
+
+def compared(path: Path) -> None:
+    """What `eyas compare` leaves, less its tables."""
+    small_plain(path / "plain-0")
+    small_student(path / "fgfi-0")
+
+
+def train(command: str, out: Path, *arguments: str) -> None:
+    assert main([command, *as_options(TRAINING), f"--data={provide('cells')}", f"--out={out}", *arguments]) == 0
+
+
+PROVIDED: dict[str, Callable[[Path], None]] = {
+    "bccd": data_set("bccd"),
+    "cells": cells,
+    "docs": lambda path: path.symlink_to(ROOT / "docs"),
+    "src": lambda path: path.symlink_to(ROOT / "src"),
+    "KITTI": data_set("kitti"),
+    "models/rtdetr": rtdetr,
+    "photos": photos,
+    "resnet50.pt": backbone,
+    "runs/bccd_two_stage/teacher": run_of("bccd_two_stage/teacher", "bccd"),
+    "runs/compare": compared,
+    "runs/demo/data": digits,
+    "runs/demo/teacher": digits_teacher,
+    "runs/kitti/teacher": run_of("kitti/teacher", "KITTI"),
+    "runs/plain": small_plain,
+    "runs/small_teacher": small_plain,
+    "runs/student": small_student,
+    "runs/teacher": retinanet,
+}
+"""What pages take for granted, made in the folder of the page when a command first names it."""
+OF_THE_DIGITS = {"runs/teacher": "runs/demo/teacher"}
+"""Names that stand for something else where a command is about the digits."""
+
+
+def provide(name: str) -> Path:
+    """What stands for a name in the current folder, made if it is missing."""
+    path = Path(name)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PROVIDED[name](path)
+    return path
+
+
+def supply(arguments: Sequence[str]) -> None:
+    """Make what the words of a command name, but for what it writes itself."""
+    about_digits = "runs/demo/data" in arguments
+    for before, word in pairwise(["", *arguments]):
+        whole = word.rstrip("/")
+        known = next((name for name in PROVIDED if whole == name or whole.startswith(f"{name}/")), None)
+        if known is None or before == "--out" or Path(known).exists():
+            continue
+        if about_digits and known in OF_THE_DIGITS:
+            Path(known).parent.mkdir(parents=True, exist_ok=True)
+            digits_teacher(Path(known))
+        else:
+            provide(known)
+
+
+def ready(arguments: Sequence[str]) -> list[str]:
+    """The command as it is run: its own words in their order, after the budget, before the overlay of its recipes."""
+    command, *words = (SUBSTITUTES.get(word, word) for word in arguments)
+    configs = [after for word, after in pairwise(words) if word == "--config"]
+    if not configs:
+        return [command, *as_options(BUDGETS.get(command, {})), *words]
+    if command == "compare":
+        return [command, *words, f"--config={compare_overlay(configs)}"]
+    weak = ["--any_teacher=true"] if BUDGETS[command].get("any_teacher") else []
+    return [command, *words, *weak, f"--config={write_overlay(configs)}"]
+
+
+def as_options(values: dict[str, Any]) -> list[str]:
+    return [f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in values.items()]
+
+
+def write_overlay(configs: Sequence[str]) -> Path:
+    """A config that comes last and makes the training of recipes two steps."""
+    merged: dict[str, Any] = {}
+    for config in configs:
+        merged |= yaml.safe_load(Path(config).read_text())
+    return _written("two_steps.yaml", small(merged))
+
+
+def compare_overlay(configs: Sequence[str]) -> Path:
+    """One seed, and students of two steps."""
+    config = yaml.safe_load(Path(configs[-1]).read_text())
+    layers = config["student"] if isinstance(config["student"], list) else [config["student"]]
+    student = yaml.safe_load(shipped_recipes()[layers[0]].read_text())
+    supply([config["data"], config["teacher"]])
+    # The teacher of two steps will do for the arms that distil.
+    plan = resolve_arms(Layers(config["student"]), {name: Layers(arm) for name, arm in config["arms"].items()})
+    arms = {
+        name: [*(arm if isinstance(arm, list) else [arm]), *([{"any_teacher": True}] if "method" in plan[name] else [])]
+        for name, arm in config["arms"].items()
+    }
+    return _written("one_seed.yaml", {"student": [*layers, small(student)], "seeds": [0], "arms": arms})
+
+
+def _written(name: str, content: dict[str, Any]) -> Path:
+    path = Path(name)
+    path.write_text(yaml.safe_dump(content))
+    return path

@@ -1,0 +1,325 @@
+"""`eyas report` on tiny runs: what is on the page, what it says where something is gone, and how a browser shows it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from eyas.__main__ import main
+from eyas.report.markup import ASSETS, legend, paragraph, table
+from eyas.report.runs import arm_name, find_runs
+from eyas.report.svg import drawing
+from eyas.runs.config import CONFIG
+from eyas.runs.log import LOG
+from eyas.runs.results import last_summary
+from eyas.types import EyasError
+from helpers import report_browser
+from helpers.tiny import options, write_squares
+
+CLASSES = ('<script>alert("x")</script>', "$\\frac{&'")
+"""A class that would be markup, and one that would be mathematics."""
+ARM = '<img src=x onerror="alert(1)"> http:&'
+PARTS = ("summary", "curves", "classes", "cost", "precision-recall", "errors", "masks", "images")
+VOID = {"meta", "link", "img", "br"}
+
+
+@dataclass
+class Page(HTMLParser):
+    """What a test asks of a page. Raises where its tags do not nest."""
+
+    source: str
+    open: list[str] = field(default_factory=list)
+    tags: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.feed(self.source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@dataclass
+class Made:
+    root: Path
+    runs: Path
+    page: Path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A teacher, and two seeds of a plain and of a distilled student whose name is an attack; the page of all."""
+    root = tmp_path_factory.mktemp("report")
+    data, runs, teacher = write_squares(root / "data", classes=CLASSES), root / "runs", root / "runs" / "teacher"
+    assert main(["train", f"--data={data}", f"--out={teacher}", *options(run_epochs=2)]) == 0
+    for seed in (0, 1):
+        more = options(run_epochs=2, run_seed=seed)
+        assert main(["train", f"--data={data}", f"--out={runs / f'plain-{seed}'}", *more]) == 0
+        more += [f"--teacher={teacher}", "--method=eyas.FGFI", "--method.psi=0.25", "--any_teacher=true"]
+        out = runs / f"{ARM}-{seed}"
+        assert main(["distill", f"--data={data}", f"--out={out}", *more]) == 0
+    page = root / "page" / "report.html"
+    # A student of two epochs is sure of nothing.
+    assert main(["report", str(runs), f"--out={page}", "--threshold=0.05", "--workers=0", "--images=2"]) == 0
+    return Made(root, runs, page)
+
+
+@pytest.fixture
+def page(made: Made) -> Page:
+    return Page(made.page.read_text(encoding="utf-8"))
+
+
+def test_every_part_is_there(made: Made, page: Page) -> None:
+    assert [section["id"] for section in page.all("section")] == list(PARTS)
+    assert [link["href"] for link in page.all("a")] == [f"#{part}" for part in PARTS]
+    assert "Left out" not in page.text and "missing" not in [tag.get("class") for _, tag in page.tags]
+    for name in ("plain", ARM):
+        for seed in (0, 1):
+            assert f"{last_summary(made.runs / f'{name}-{seed}')['map']:.3f}" in page.text
+    assert "Not an arm, since other runs have it as their teacher: teacher." in page.text
+    assert "psi 0.25, global" in page.text, "the masks are those of the distilled run"
+    assert "on the 5 images of val" in page.text
+    # Of each picture row: the truth, the teacher, the plain and the distilled student.
+    assert len(page.all("img")) == 4 * (2 + 2) + len([1 for image in page.all("img") if "near them" in image["alt"]])
+
+
+def test_names_from_files_are_text_and_nothing_else(page: Page) -> None:
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "iframe", "object", "form"})
+    for tag, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on")], tag
+    for name in (*CLASSES, ARM):
+        assert " ".join(name.split()) in page.text
+
+
+def test_nothing_comes_from_the_network(page: Page) -> None:
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "xlink:href", "srcset", "poster"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:", "#")), f"{tag} {name}={value}"
+        assert not re.search(r"url\((?!#)", attributes.get("style") or ""), tag
+        assert not any(name.startswith("xmlns") for name in attributes), tag
+    assert not re.search(r"@import|url\(|http", (ASSETS / "style.css").read_text())
+
+
+def test_it_can_be_read_without_seeing_it(page: Page) -> None:
+    for tag, attributes in page.tags:
+        if tag == "img":
+            assert attributes["alt"]
+        if tag == "svg":
+            assert attributes["role"] == "img" and attributes["aria-label"]
+        if tag == "th":
+            assert attributes["scope"] in ("row", "col")
+    assert len(page.all("table")) == len(page.all("caption"))
+    assert len(page.all("h1")) == 1
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(names) == len(set(names))
+    used = {
+        match for _, tag in page.tags for value in tag.values() for match in re.findall(r"url\(#(.*?)\)", value or "")
+    }
+    assert used and used <= set(names)
+
+
+def changed(made: Made, folder: Path, **config: str) -> Path:
+    """Copies of the runs whose configs say something else."""
+    shutil.copytree(made.runs, folder)
+    for file in folder.glob(f"*/{CONFIG}"):
+        file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), **config}))
+    return folder
+
+
+def test_without_the_data_the_page_says_so(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = changed(made, tmp_path / "runs", data=str(tmp_path / "gone"))
+    assert main(["report", str(runs / "plain-0"), str(runs / f"{ARM}-0")]) == 0
+    assert "gone: no such folder" in capsys.readouterr().out
+    page = Page((runs / "plain-0" / "report.html").read_text(encoding="utf-8"))
+    assert [section["id"] for section in page.all("section")] == list(PARTS)
+    assert page.text.count("Left out: the data cannot be read; see the top of the page.") == 4
+    assert "gone: no such folder" in page.text
+    assert page.all("img") == []
+    assert "was measured" in page.text, "the size of an image is not known either: the input has no fixed size"
+    assert main(["report", str(runs), f"--data={tmp_path / 'nowhere'}"]) == 2, "data that was asked for must be there"
+
+
+def test_from_logs_alone(made: Made, tmp_path: Path) -> None:
+    runs = changed(made, tmp_path / "runs")
+    for file in (*runs.glob("*/*.safetensors"), *runs.glob("*/model.json")):
+        file.unlink()
+    assert main(["report", str(runs), f"--out={tmp_path / 'a.html'}"]) == 0
+    page = Page((tmp_path / "a.html").read_text(encoding="utf-8"))
+    assert page.text.count("none of the runs has its weights") == 5
+    assert "no model.json here" in page.text
+    assert page.all("img") == [] and len(page.all("svg")) > 5
+
+
+def test_one_run_alone(made: Made, tmp_path: Path) -> None:
+    assert (
+        main(["report", str(made.runs / "teacher"), f"--out={tmp_path / 'a.html'}", "--workers=0", "--images=1"]) == 0
+    )
+    text = Page((tmp_path / "a.html").read_text(encoding="utf-8")).text
+    assert "One seed tells nothing of the spread" in text
+    assert "there is no teacher here to load" in text
+    assert "Worst images of teacher (run)" in text
+
+
+def test_bad_input_is_refused(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(made.runs / "plain-0")
+    for arguments, words in (
+        (["nowhere"], "nowhere: no run here"),
+        ([run, "--figure=map_90"], "--figure map_90: the runs have map, map_50"),
+        ([run, "--threshold=1.5"], "threshold must lie in [0, 1]"),
+        ([run, "--images=0"], "images must be at least 1"),
+        ([run, "--teacher=nowhere"], "nowhere: no model.json"),
+    ):
+        assert main(["report", *arguments, f"--out={tmp_path / 'a.html'}"]) == 2
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "a.html").exists()
+
+
+def write_run(folder: Path, *, epochs: int = 1, done: int = 1, classes: str = "a", **config: str) -> Path:
+    """A run folder as far as the log goes."""
+    folder.mkdir(parents=True)
+    (folder / CONFIG).write_text(yaml.safe_dump({"run": {"epochs": epochs, "seed": 0}, **config}))
+    val = {"kind": "val", "time": 0, "epoch": done, "step": 1, "summary": {"map": 0.5}}
+    (folder / LOG).write_text(json.dumps({**val, "per_class": {name: {"map": 0.5} for name in classes}}) + "\n")
+    return folder
+
+
+def test_which_runs_are_found(tmp_path: Path) -> None:
+    teacher = write_run(tmp_path / "all" / "big")
+    for name in ("base", "fgfi-0"):
+        write_run(tmp_path / "all" / name, **({"teacher": str(teacher)} if name == "fgfi-0" else {}))
+    write_run(tmp_path / "all" / "late", epochs=2)
+    found = find_runs([tmp_path / "all", tmp_path / "all" / "base"])
+    assert {arm: list(seeds) for arm, seeds in found.arms.items()} == {"plain": [0], "fgfi": [0]}
+    assert found.arms["plain"][0].folder.name == "base", "the only student without a teacher"
+    assert found.teachers == ("big",)
+    assert found.notes == ("Left out, since they are not finished: late.",)
+    assert [arm_name(*case) for case in (("fgfi-3", 3), ("w-seed-3", 3), ("r18", 8), ("3", 3))] == [
+        "fgfi", "w", "r18", "3"
+    ]  # fmt: skip
+
+
+def test_runs_that_do_not_belong_together(tmp_path: Path) -> None:
+    one, other = write_run(tmp_path / "a" / "x-0"), write_run(tmp_path / "b" / "x-0")
+    with pytest.raises(EyasError, match="are both arm x, seed 0"):
+        find_runs([one, other])
+    with pytest.raises(EyasError, match="have other classes"):
+        find_runs([one, write_run(tmp_path / "y", classes="ab")])
+    with pytest.raises(EyasError, match="is finished"):
+        find_runs([write_run(tmp_path / "late", epochs=2)])
+    (one / LOG).write_text('{"kind": "val", "epoch": 1}\n')
+    with pytest.raises(EyasError, match="not one that this version reads"):
+        find_runs([one])
+    (other / CONFIG).write_text("run: [")
+    with pytest.raises(EyasError, match="not one that this version reads"):
+        find_runs([other])
+
+
+def test_markup_escapes() -> None:
+    bad = '<a href="x">&'
+    for html in (paragraph(bad), table(bad, [bad], [[bad, bad]]), legend({bad: bad}, label=bad)):
+        assert "<a" not in html and "&lt;a href=&quot;x&quot;&gt;&amp;" in html
+
+
+def test_a_drawing_follows_the_style_sheet() -> None:
+    def draw(path: Path) -> None:
+        from matplotlib.figure import Figure
+
+        figure = Figure()
+        figure.subplots().plot([0, 1], color="#1f77b4", label="#1f77b4 <b>")
+        figure.axes[0].legend()
+        figure.savefig(path)
+
+    svg = drawing(draw, "a & b")
+    assert "var(--c0)" in svg and "currentColor" in svg
+    assert "#1f77b4 &lt;b&gt;" in svg, "words are left alone"
+    assert 'aria-label="a &amp; b"' in svg and "http" not in svg
+
+
+# Colours and the browser ---------------------------------------------------------------------------------------------
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of #rrggbb (WCAG 2.2)."""
+    channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])
+def test_contrast(mode: int) -> None:
+    block = re.findall(r":root \{(.*?)\}", (ASSETS / "style.css").read_text(), re.DOTALL)[mode]
+    colours = dict(re.findall(r"--([\w-]+): (#\w{6})", block))
+    for words in ("ink", "muted", "link"):
+        assert contrast(colours[words], colours["paper"]) >= 4.5
+        assert contrast(colours[words], colours["card"]) >= 4.5
+    assert contrast(colours["warn"], colours["warn-paper"]) >= 4.5
+    for place in range(10):
+        assert contrast(colours[f"c{place}"], colours["paper"]) >= 3
+
+
+browser = pytest.mark.skipif(report_browser.CHROMIUM is None, reason="no Chromium here")
+
+
+@browser
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (400, True)])
+def test_in_a_browser(made: Made, tmp_path: Path, width: int, dark: bool) -> None:
+    seen, said = report_browser.look(made.page, tmp_path, width=width, dark=dark)
+    assert "CONSOLE" not in said
+    assert seen["width"] == width
+    assert seen["content"] <= width, "the page itself does not scroll sideways"
+    assert seen["outside"] == []
+    assert seen["pictures"] and all(size > 100 for size in seen["pictures"])
+    assert len(seen["drawings"]) > 8 and all(across > 200 and up > 60 for across, up in seen["drawings"])
+    channels = [int(value) for value in re.findall(r"\d+", seen["paper"])[:3]]
+    assert max(channels) < 60 if dark else min(channels) > 200
+
+
+@browser
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_photograph_of_it(made: Made, tmp_path: Path, dark: bool) -> None:
+    path = report_browser.photograph(made.page, tmp_path, width=400, height=1600, dark=dark)
+    with Image.open(path) as image:
+        grey = np.asarray(image.convert("L")).astype(float)
+    assert grey.shape == (1600, 400)
+    assert (grey.mean() < 70) if dark else (grey.mean() > 200)
+    assert (np.abs(grey - np.median(grey)) > 90).mean() > 0.01, "there are words on it"

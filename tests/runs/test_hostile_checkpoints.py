@@ -1,0 +1,141 @@
+"""Files from strangers are refused by name, without running what is in them and within bounds of memory."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from faults.checkpoints import ORIGINALS, PEAK_MIB, holds, in_a_process, read, read_mutations
+from faults.hostile import SAFE, WEIGHTS, Case, resumable, run, save
+from faults.hostile_cases import cases
+from torch import nn
+
+from eyas.cache.shards import KEY_BYTES, LevelRecord, encode, well_formed
+from eyas.detectors import build
+from eyas.detectors.transformers.loading import LOADER_OPTIONS
+from eyas.runs.checkpoint import load, load_weights, save_weights
+from eyas.tools.tensor_files import check_weights, read_pt
+from eyas.training.trainer import Trainer
+from eyas.types import EyasError
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is measured by /proc")
+NEEDS = {"onnx": "onnxruntime", "transformers": "transformers"}
+BOMB_MIB = 256
+
+
+@pytest.mark.parametrize("case", cases(BOMB_MIB), ids=lambda case: f"{case.reader}-{case.name}")
+def test_a_hostile_file(case: Case, tmp_path: Path) -> None:
+    if case.reader in NEEDS:
+        pytest.importorskip(NEEDS[case.reader])
+    outcome = read(case, tmp_path)
+    assert holds(case, outcome), outcome
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_a_good_file_with_bytes_changed(name: str, tmp_path: Path) -> None:
+    outcome = read_mutations(name, 100, 1, tmp_path)
+    assert outcome.what == "refused" and outcome.peak_mib < PEAK_MIB, outcome
+
+
+def test_the_measure_sees_a_bomb_and_code_that_runs(tmp_path: Path) -> None:
+    """Without the checks of the product, the same files do harm: so the tests above can fail."""
+    bomb = next(case for case in cases(BOMB_MIB) if case.name == "zip bomb")
+    bomb.write(tmp_path)
+    unchecked = in_a_process(lambda: torch.load(tmp_path / WEIGHTS, weights_only=True)["w"].sum())
+    assert unchecked.what == "read" and unchecked.peak_mib > BOMB_MIB > PEAK_MIB
+    code = next(case for case in cases() if case.name == "runs a command")
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    code.write(tmp_path)
+    in_a_process(lambda: torch.load(tmp_path / WEIGHTS, weights_only=False))
+    assert (tmp_path / "marker").exists()
+
+
+def test_a_refusal_does_not_pass_on_the_advice_to_switch_the_safety_off(tmp_path: Path) -> None:
+    save(tmp_path, nn.Linear(2, 2))
+    with pytest.raises(EyasError, match="nothing of it was read or run") as refusal:
+        read_pt(tmp_path / WEIGHTS)
+    assert "weights_only" not in str(refusal.value) and "torch.nn.modules.linear.Linear" in str(refusal.value)
+
+
+def test_shared_tensors_and_old_files_are_read(tmp_path: Path) -> None:
+    weight = torch.rand(100, 100)
+    save(tmp_path, {"a": weight, "b": weight, "c": weight[:50]})
+    found = read_pt(tmp_path / WEIGHTS)
+    assert torch.equal(found["a"], weight) and torch.equal(found["c"], weight[:50])
+
+
+def test_weights_are_left_as_they_are_when_others_are_refused(tmp_path: Path) -> None:
+    network = nn.Linear(2, 2)
+    before = network.weight.detach().clone()
+    broken = nn.Linear(2, 2)
+    nn.init.constant_(broken.bias, float("nan"))
+    save_weights(broken, tmp_path / SAFE)
+    with pytest.raises(EyasError, match=r"1 of 2 tensors have NaN or infinite values: bias"):
+        load_weights(network, tmp_path / SAFE)
+    assert torch.equal(network.weight, before)
+
+
+def test_integers_and_masks_are_weights_too() -> None:
+    check_weights("w", {"n": torch.tensor(3), "mask": torch.tensor([True]), "half": torch.ones(2).half()})
+    with pytest.raises(EyasError, match=r"w: 1 tensors are of a type"):
+        check_weights("w", {"w": torch.ones(1, dtype=torch.complex64)})
+
+
+@pytest.mark.parametrize("option", ["trust_remote_code", "token", "revision"])
+def test_the_configuration_of_a_detector_is_no_way_to_the_library(option: str) -> None:
+    pytest.importorskip("transformers")
+    assert option in LOADER_OPTIONS
+    with pytest.raises(EyasError, match=f"{option} is no value of a configuration"):
+        build("transformers", ("a",), backbone="org/name", options={"config": {option: True}})
+
+
+@pytest.mark.parametrize(
+    "changes", [{"progress": {}}, {"progress": None}, {"optimizer": {"state": 3}}, {"model": {"a": torch.ones(1)}}]
+)
+def test_a_checkpoint_that_fits_no_run(tmp_path: Path, changes: dict[str, object]) -> None:
+    """Trainer._resume, of a trainer that has a folder and a model, and nothing else yet."""
+    trainer = Trainer.__new__(Trainer)
+    trainer.folder, trainer.spec = tmp_path, SimpleNamespace(weights="student.safetensors")
+    trainer.run = SimpleNamespace(epochs=3)
+    trainer.model, trainer.ema = nn.Linear(1, 1), None
+    trainer.optimizer = torch.optim.SGD(trainer.model.parameters())
+    trainer.accelerator = SimpleNamespace(unwrap_model=lambda model: model, scaler=None)
+    good = {"weight": torch.ones(1, 1), "bias": torch.ones(1)}
+    resumable(tmp_path, **{"model": good, **changes})
+    with pytest.raises(EyasError, match=r"last\.pt: not a checkpoint of this run"):
+        trainer._resume()
+
+
+def test_a_run_in_order_is_loaded_on_the_cpu_and_twice_the_same(tmp_path: Path) -> None:
+    run(tmp_path)
+    first, second = load(tmp_path), load(tmp_path)
+    weights = zip(first.network.state_dict().values(), second.network.state_dict().values(), strict=True)
+    assert all(torch.equal(*pair) for pair in weights)
+    assert all(value.device.type == "cpu" for value in first.network.state_dict().values())
+
+
+def record(**changes: object) -> memoryview:
+    values = {"size": (4, 6), "places": np.array([0, 5, 23], dtype=np.int32), **changes}
+    places = values["places"]
+    assert isinstance(places, np.ndarray)
+    vectors = np.zeros((len(places), 8), dtype=np.int16)
+    level = LevelRecord(values["size"], places, vectors)  # type: ignore[arg-type]
+    return memoryview(encode(bytes(KEY_BYTES), [level]))
+
+
+def test_a_record_of_the_cache_that_lies_about_itself() -> None:
+    assert well_formed(record(), [8], 2)
+    assert well_formed(record(places=np.zeros(0, dtype=np.int32)), [8], 2)
+    assert not well_formed(record()[:40], [8], 2)
+    assert not well_formed(record(), [8], 4), "it would be longer"
+    assert not well_formed(record(), [40], 2)
+    assert not well_formed(record(size=(4, 5)), [8], 2), "place 23 of 20 cells"
+    assert not well_formed(record(size=(2**20, 2**20)), [8], 2), "a map of 2^40 cells"
+    assert not well_formed(record(places=np.array([5, 5, 6], dtype=np.int32)), [8], 2)
+    assert not well_formed(record(places=np.array([-1, 5, 6], dtype=np.int32)), [8], 2)

@@ -1,0 +1,126 @@
+"""The run folder: what may start in it, what it records, and a log that survives being cut off."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from eyas.runs.config import check_folder, command_config, resolved_config, start_folder
+from eyas.runs.log import RunLog, read_log
+from eyas.types import EyasError
+
+CONFIG = {"data": "d", "out": "o", "optim": {"lr": 0.1, "milestones": [0.5]}, "run": {"epochs": 4, "resume": False}}
+TEXT = yaml.safe_dump(CONFIG)
+
+
+def test_lines_come_back_by_kind(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    log("train", step=1, losses={"a": float("nan")})
+    log("val", step=1, summary={"map": 0.5})
+    (line,) = read_log(tmp_path, "train")
+    assert line["losses"] == {"a": None} and line["time"] > 0
+    assert [line["kind"] for line in read_log(tmp_path)] == ["train", "val"]
+
+
+def test_a_process_that_does_not_write(tmp_path: Path) -> None:
+    RunLog(tmp_path / "none", writes=False)("train", step=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_torn_last_line_is_passed_over_and_not_continued(tmp_path: Path) -> None:
+    RunLog(tmp_path)("train", step=1)
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"kind": "tra')
+    assert [line["step"] for line in read_log(tmp_path)] == [1]
+    RunLog(tmp_path)("train", step=2)
+    assert [line["step"] for line in read_log(tmp_path)] == [1, 2]
+    assert all(json.loads(text) for text in (tmp_path / "log.jsonl").read_text().splitlines())
+
+
+def test_steps_done_again_after_a_resume_count_once(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    log("teacher", name="t")
+    for step in (1, 2, 3):
+        log("train", step=step, attempt=1)
+    log("resume", step=2)
+    log("train", step=3, attempt=2)
+    assert [(line["step"], line["attempt"]) for line in read_log(tmp_path, "train")] == [(1, 1), (2, 1), (3, 2)]
+    assert len(read_log(tmp_path, "teacher")) == 1
+
+
+def test_a_full_disk_is_said_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(EyasError, match=r"log\.jsonl: could not be written .*No space left"):
+        RunLog(tmp_path)("train", step=1)
+
+
+def test_the_disk_is_asked_to_take_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("eyas.runs.config.os.fsync", full)
+    log = RunLog(tmp_path)
+    log.sync()  # nothing was written
+    log("train", step=1)
+    with pytest.raises(EyasError, match=r"log\.jsonl: could not be written .*No space left"):
+        log.sync()
+    RunLog(tmp_path, writes=False).sync()
+
+
+def test_no_log(tmp_path: Path) -> None:
+    with pytest.raises(EyasError, match=r"no log\.jsonl here"):
+        read_log(tmp_path)
+
+
+def test_a_folder_with_a_run_is_refused_and_one_without_cannot_resume(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    check_folder(folder, resume=False, config=TEXT)
+    with pytest.raises(EyasError, match="holds no run to resume"):
+        check_folder(folder, resume=True, config=TEXT)
+    assert not folder.exists()
+    start_folder(folder, config=TEXT)
+    with pytest.raises(EyasError, match="already holds a run; choose another --out"):
+        check_folder(folder, resume=False, config=TEXT)
+    assert (folder / "config.yaml").read_text() == TEXT
+    assert json.loads((folder / "versions.json").read_text())["torch"]
+
+
+def test_a_folder_of_something_else_is_used(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    check_folder(tmp_path, resume=False, config=TEXT)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"run": {"epochs": 8, "resume": True}}, "run.epochs 4, not 8"),
+        ({"optim": {"lr": 0.2, "milestones": [0.5]}}, "optim.lr 0.1, not 0.2"),
+        ({"method": "m"}, "method None, not m"),
+    ],
+)
+def test_resume_with_other_options_is_refused(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    start_folder(tmp_path, config=TEXT)
+    with pytest.raises(EyasError, match=said):
+        check_folder(tmp_path, resume=True, config=yaml.safe_dump({**CONFIG, **change}))
+
+
+def test_resume_may_change_where_and_how_fast(tmp_path: Path) -> None:
+    start_folder(tmp_path, config=TEXT)
+    changed = {**CONFIG, "data": "elsewhere", "run": {"epochs": 4, "resume": True, "threads": 3, "log_every": 5}}
+    check_folder(tmp_path, resume=True, config=yaml.safe_dump(changed))
+    check_folder(tmp_path, resume=True, config="")
+    start_folder(tmp_path, config=yaml.safe_dump(changed))
+    assert (tmp_path / "config.yaml").read_text() == TEXT, "the config is that of the run's beginning"
+
+
+def test_the_config_of_a_command_is_known_inside_it_only() -> None:
+    with command_config("a: 1"):
+        assert resolved_config() == "a: 1"
+    assert resolved_config() == ""

@@ -37,7 +37,7 @@ from benchmarks.timing import Row, parser, report, start, turns, write
 from eyas import FGFI
 from eyas.args import DataArgs, OptimArgs, Precision, RunArgs
 from eyas.cache.identity import TeacherOnDemand
-from eyas.cache.session import Caching
+from eyas.cache.session import CacheSession
 from eyas.data import DataSource, Resize, read
 from eyas.data.digits import DigitsSpec, write_digits
 from eyas.detectors import build
@@ -178,7 +178,7 @@ class Sides:
         teacher = TeacherOnDemand("teacher", lambda _: self._teacher(), self.device, torch.channels_last)
         method = self._method(0.01)
         with Progress(quiet=True) as progress:
-            caching = Caching(
+            caching = CacheSession(
                 self.folder,
                 "bfloat16",
                 teacher,
@@ -200,7 +200,7 @@ class Sides:
     def _wanted(self) -> Sequence[Any]:
         (method,) = self.live.methods
         teacher = self.live._teacher_view(*self.batch, {}, [method])
-        return method.wanted(teacher, self.batch[1])
+        return method.select(teacher, self.batch[1])
 
     def _products(self) -> Step:
         """The adapter's matrix products at the near cells of every level: one forward, two backward."""

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, cast
 
 import eyas.tools.files
 from eyas.__main__ import main
-from eyas.cache.fill import Filling
+from eyas.cache.fill import CacheFiller
 from eyas.cache.shards import ShardWriter
 from eyas.tools.signals import StopRequest
 from eyas.training.trainer import Trainer
@@ -75,7 +75,7 @@ class InHalves:
         return getattr(self._file, name)
 
 
-def told(announcer: Announcer, owner: type, method: str, phase: str) -> None:
+def safe_batches(announcer: Announcer, owner: type, method: str, phase: str) -> None:
     """Announce a phase around a method."""
     function = getattr(owner, method)
 
@@ -142,9 +142,9 @@ def slow_shards(delay: float) -> None:
 def run(path: Path, delay: float, arguments: list[str]) -> int:
     """`eyas` with these arguments; its exit status."""
     announcer = Announcer(path)
-    told(announcer, Filling, "run", "filling")
-    told(announcer, Trainer, "_train_epoch", "training")
-    told(announcer, Trainer, "evaluate", "evaluation")
+    safe_batches(announcer, CacheFiller, "run", "filling")
+    safe_batches(announcer, Trainer, "_train_epoch", "training")
+    safe_batches(announcer, Trainer, "evaluate", "evaluation")
     after(Trainer, "_after_step", lambda trainer: announcer.say(f"step {trainer.step}"))
     after(StopRequest, "__call__", lambda _: announcer.say("signal"))
     slow_files(announcer, delay)

@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from eyas.ops.anchors import AnchorGrid, ratio_cell_anchors
-from eyas.ops.near_objects import Assignment, near_object_masks
+from eyas.ops.near_objects import AssignmentRule, near_object_masks
 
 HEIGHT, WIDTH = 384, 640
 STRIDES = (8, 16, 32, 64, 128)
@@ -54,7 +54,7 @@ def draw(axes: Axes, masks: Tensor, stride: int) -> None:
 
 
 def figure(path: Path) -> None:
-    assignments: tuple[Assignment, ...] = get_args(Assignment)
+    assignments: tuple[AssignmentRule, ...] = get_args(AssignmentRule)
     canvas, rows = pyplot.subplots(len(assignments), len(STRIDES), figsize=(11, 4.6), layout="constrained")
     canvas.set_facecolor("white")  # opaque, so that it reads the same on a dark page
     for assignment, row in zip(assignments, rows, strict=True):

@@ -146,7 +146,7 @@ class Detector(Protocol):
 
 
 @dataclass(frozen=True)
-class Assigned:
+class MatchedAnchors:
     """Which rows of a `HeadOutput` the detector's own losses count, and what they are drawn to.
 
     Attributes:
@@ -182,7 +182,7 @@ class HeadOutput:
         background: the column of the background; None where there is none.
         deltas: (N, D, 4) float32, box deltas in the detector's coding, D one or one per column; or None.
         coding: what tells the meaning of the deltas, such as the weights of the box coder.
-        assigned: the rows that training counts; only from a training pass.
+        matched: the rows that training counts; only from a training pass.
     """
 
     boxes: Sequence[Tensor]
@@ -191,11 +191,11 @@ class HeadOutput:
     background: int | None = None
     deltas: Tensor | None = None
     coding: tuple[object, ...] = ()
-    assigned: Assigned | None = None
+    matched: MatchedAnchors | None = None
 
 
 @dataclass(frozen=True)
-class Response:
+class HeadOutputs:
     """What a detector gives beyond its feature maps, for methods that compare outputs or regions.
 
     Attributes:
@@ -210,14 +210,16 @@ class Response:
 
 
 @runtime_checkable
-class RespondingDetector(Detector, Protocol):
+class DetectorWithHeads(Detector, Protocol):
     """A detector whose outputs can be distilled too, not its feature maps alone."""
 
-    def losses_and_response(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], Response]:
+    def losses_and_heads(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], HeadOutputs]:
         """`losses`, and what they were computed from, in the same pass and with its gradients. Training mode."""
         ...
 
-    def respond(self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False) -> Response:
+    def score_boxes(
+        self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False
+    ) -> HeadOutputs:
         """What this detector says of boxes that another one scored. Evaluation mode; nothing after the heads runs.
 
         Args:

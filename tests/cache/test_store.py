@@ -16,11 +16,11 @@ from eyas.cache.identity import detector_digest
 from eyas.cache.session import describe_teacher
 from eyas.cache.shards import KEY_BYTES, LevelRecord, Shards, ShardWriter
 from eyas.cache.store import CacheDtype, TeacherCache, cache_folder, fingerprint, image_digest, in_bytes, record_key
-from eyas.cache.teacher import CachedTeacher, KnownTeacher
+from eyas.cache.teacher import CachedTeacher, TeacherSummary
 from eyas.data import Augmentation, Resize, train_transform
 from eyas.distillation.distiller import Distiller
 from eyas.methods import FGFI, BoxMask, Chen2017, FitNets, RoIMimic, Vanilla
-from eyas.methods.imitation import Wanted, wanted_at
+from eyas.methods.imitation import TeacherTargets, gather
 from eyas.ops.anchors import default_grid
 from eyas.types import EyasError, Record, Target, View
 from helpers.toys import seeded, toy_batch
@@ -44,22 +44,24 @@ def maps(images: int, seed: int = 0, sizes: Sequence[tuple[int, int]] = SIZES) -
     return features, masks
 
 
-def wanted_of(features: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Wanted]:
-    return [wanted_at(*level) for level in zip(features, masks, strict=True)]
+def wanted_of(features: Sequence[Tensor], masks: Sequence[Tensor]) -> list[TeacherTargets]:
+    return [gather(*level) for level in zip(features, masks, strict=True)]
 
 
 def opened(folder: Path, dtype: CacheDtype = "float32") -> TeacherCache:
     return TeacherCache(folder, SHARED, CHANNELS, dtype)
 
 
-def write(store: TeacherCache, wanted: Sequence[Wanted], first: int = 0, rank: int = 0) -> None:
+def write(store: TeacherCache, wanted: Sequence[TeacherTargets], first: int = 0, rank: int = 0) -> None:
     with store.writer(rank) as writer:
         for number, levels in enumerate(store.split(wanted), start=first):
             writer.add(key(number), levels)
     store.refresh()
 
 
-def assert_same(found: Sequence[Wanted], expected: Sequence[Wanted], dtype: torch.dtype = torch.float32) -> None:
+def assert_same(
+    found: Sequence[TeacherTargets], expected: Sequence[TeacherTargets], dtype: torch.dtype = torch.float32
+) -> None:
     for mine, theirs in zip(found, expected, strict=True):
         assert mine.size == theirs.size
         assert all(torch.equal(a, b) for a, b in zip(mine.cells, theirs.cells, strict=True))
@@ -128,7 +130,7 @@ def test_the_size_is_predicted_to_the_byte(tmp_path: Path) -> None:
 # --- damage ---
 
 
-def damaged(tmp_path: Path, harm: str) -> tuple[TeacherCache, list[Wanted]]:
+def damaged(tmp_path: Path, harm: str) -> tuple[TeacherCache, list[TeacherTargets]]:
     features, masks = maps(4)
     masks[0][-1, 2, 3] = True
     wanted = wanted_of(features, masks)
@@ -324,7 +326,7 @@ def test_a_teacher_made_by_code_is_told_by_its_tensors_and_anchors() -> None:
 def test_a_distiller_takes_a_cached_teacher() -> None:
     """Levels and their kind as the teacher itself has them; what is to be run, or is not said, is refused."""
     known = describe_teacher(seeded(1, 6), "digest")
-    assert KnownTeacher.from_json(json.loads(json.dumps(known.to_json()))) == known
+    assert TeacherSummary.from_json(json.loads(json.dumps(known.to_json()))) == known
     cached, live = (Distiller(seeded(0), teacher, FGFI()) for teacher in (CachedTeacher(known), seeded(1, 6)))
     for mine, theirs in zip(cached.pairs, live.pairs, strict=True):
         assert (mine.student_tap, mine.teacher_tap, mine.rectified) == (

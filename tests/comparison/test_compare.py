@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import eyas.commands.compare
 from eyas.__main__ import main
-from eyas.comparison.arms import Layers, resolve_arms
+from eyas.comparison.arms import ArmOptions, resolve_arms
 from eyas.comparison.jobs import Job
 from eyas.runs.log import read_log
 from eyas.types import EyasError
@@ -256,7 +256,7 @@ def test_a_failing_run_leaves_the_others_be(made: Made, capsys: pytest.CaptureFi
 
 
 def arms_of(student: Any, **arms: Any) -> dict[str, dict[str, Any]]:
-    return resolve_arms(Layers(student), {name: Layers(value) for name, value in arms.items()})
+    return resolve_arms(ArmOptions(student), {name: ArmOptions(value) for name, value in arms.items()})
 
 
 def test_layers_override_in_their_order() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import eyas.comparison.jobs
 import eyas.runs.config
-from eyas.comparison.jobs import Job, Share, StepCount, resume_options, run_jobs
+from eyas.comparison.jobs import Job, ResourceShare, StepCount, resume_options, run_jobs
 from eyas.runs.log import RunLog
 from eyas.tools.progress import Progress
 from eyas.types import EyasError
@@ -30,7 +30,7 @@ def _other_program(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_jobs_run_and_keep_what_they_print(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = [Job(("good", name), tmp_path / "runs" / name, steps=1) for name in ("a", "b")]
     with Progress() as progress:
-        run_jobs(jobs, progress, share=Share(at_once=2, threads=1))
+        run_jobs(jobs, progress, share=ResourceShare(at_once=2, threads=1))
     for job in jobs:
         assert job.printed.read_text() == f"given good {job.folder.name}\n"
     assert "a finished" in capsys.readouterr().out
@@ -47,7 +47,7 @@ def test_the_others_go_on_when_a_job_has_failed(tmp_path: Path) -> None:
     bad = Job(("bad", "nowhere"), tmp_path / "bad", steps=1)
     good = Job(("good",), tmp_path / "good", steps=1)
     with Progress(quiet=True) as progress:
-        failed = run_jobs([bad, good], progress, share=Share(at_once=1, threads=1), keep_going=True)
+        failed = run_jobs([bad, good], progress, share=ResourceShare(at_once=1, threads=1), keep_going=True)
     assert list(failed) == [bad]
     assert "status 2" in failed[bad] and "nowhere" in failed[bad]
     assert good.printed.read_text() == "given good\n"
@@ -78,17 +78,17 @@ def test_steps_are_counted_by_what_was_appended(tmp_path: Path, monkeypatch: pyt
 
 def test_the_machine_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eyas.comparison.jobs, "cores", lambda: 8)
-    assert Share.of_machine(20) == Share(8, 1)
-    assert Share.of_machine(2) == Share(2, 4)
-    assert Share.of_machine(20, at_once=3) == Share(3, 2)
-    assert Share.of_machine(20, at_once=16, threads=2) == Share(16, 2)
-    gpus = Share.of_machine(20, devices=["2", "5"])
+    assert ResourceShare.of_machine(20) == ResourceShare(8, 1)
+    assert ResourceShare.of_machine(2) == ResourceShare(2, 4)
+    assert ResourceShare.of_machine(20, at_once=3) == ResourceShare(3, 2)
+    assert ResourceShare.of_machine(20, at_once=16, threads=2) == ResourceShare(16, 2)
+    gpus = ResourceShare.of_machine(20, devices=["2", "5"])
     assert (gpus.at_once, gpus.threads) == (2, 4)
-    crowded = Share.of_machine(20, at_once=3, devices=["2", "5"])
+    crowded = ResourceShare.of_machine(20, at_once=3, devices=["2", "5"])
     assert [crowded.environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["2", "5", "2"]
     assert crowded.environment(0)["OMP_NUM_THREADS"] == "2"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    assert Share(1, 1).environment(0)["CUDA_VISIBLE_DEVICES"] == "7", "left as it is"
+    assert ResourceShare(1, 1).environment(0)["CUDA_VISIBLE_DEVICES"] == "7", "left as it is"
 
 
 def test_only_a_run_without_a_checkpoint_is_removed(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 from eyas.detectors import TorchvisionDetector, build
 from eyas.detectors.torchvision.recording import recording
 from eyas.nn.taps import Taps
-from eyas.types import EyasError, HeadOutput, RespondingDetector, Target
+from eyas.types import DetectorWithHeads, EyasError, HeadOutput, Target
 
 CLASSES = ("cat", "dog")
 FAMILIES = ("retinanet", "fcos", "ssd")
@@ -62,12 +62,12 @@ def gradients(detector: TorchvisionDetector, losses: dict[str, Tensor]) -> list[
 @pytest.mark.parametrize("family", FAMILIES)
 def test_losses_and_gradients_are_those_of_losses_bit_for_bit(family: str, case: str) -> None:
     detector = light(family).train()
-    assert isinstance(detector, RespondingDetector)
+    assert isinstance(detector, DetectorWithHeads)
     torch.manual_seed(3)
     plain = detector.losses(images(), CASES[case])
     state = torch.get_rng_state()
     torch.manual_seed(3)
-    losses, response = detector.losses_and_response(images(), CASES[case])
+    losses, response = detector.losses_and_heads(images(), CASES[case])
     assert torch.equal(torch.get_rng_state(), state)  # nothing more was drawn
     assert list(losses) == list(plain)
     assert all(torch.equal(losses[name], plain[name]) for name in plain)
@@ -79,18 +79,18 @@ def test_losses_and_gradients_are_those_of_losses_bit_for_bit(family: str, case:
 def class_targets(head: HeadOutput, truth: Tensor, shift: int) -> Tensor:
     """(N,) label of every row as the head has it, -1 without: of the object that a row's box target decodes to."""
     labels = torch.full((len(head.logits),), -1)
-    assert head.assigned is not None
-    labels[head.assigned.positives] = truth + shift
+    assert head.matched is not None
+    labels[head.matched.positives] = truth + shift
     return labels
 
 
 def decoded(detector: TorchvisionDetector, head: HeadOutput) -> Tensor:
     """The objects of the positive rows, out of their box targets."""
-    assert head.assigned is not None
-    anchors = torch.cat(list(head.boxes))[head.assigned.positives]
+    assert head.matched is not None
+    anchors = torch.cat(list(head.boxes))[head.matched.positives]
     coder = detector.network.box_coder
     decode = getattr(coder, "decode_single", coder.decode)
-    boxes: Tensor = decode(head.assigned.box_targets, anchors)
+    boxes: Tensor = decode(head.matched.box_targets, anchors)
     return boxes
 
 
@@ -107,8 +107,8 @@ def labels_of(boxes: Tensor, positives: Tensor, targets: list[Target], anchors: 
 
 def class_loss(family: str, head: HeadOutput, labels: Tensor) -> Tensor:
     """Summed over the assigned rows."""
-    assert head.assigned is not None
-    logits, labels = head.logits[head.assigned.rows], labels[head.assigned.rows]
+    assert head.matched is not None
+    logits, labels = head.logits[head.matched.rows], labels[head.matched.rows]
     if family == "ssd":
         return F.cross_entropy(logits, labels.clamp(min=0), reduction="sum")
     hot = torch.zeros_like(logits)
@@ -117,9 +117,9 @@ def class_loss(family: str, head: HeadOutput, labels: Tensor) -> Tensor:
 
 
 def box_loss(detector: TorchvisionDetector, family: str, head: HeadOutput) -> Tensor:
-    assert head.assigned is not None and head.deltas is not None
-    positives, box_targets = head.assigned.positives, head.assigned.box_targets
-    deltas = head.deltas[positives, head.assigned.slots]
+    assert head.matched is not None and head.deltas is not None
+    positives, box_targets = head.matched.positives, head.matched.box_targets
+    deltas = head.deltas[positives, head.matched.slots]
     if family == "fcos":
         boxes = detector.network.box_coder.decode(deltas, torch.cat(list(head.boxes))[positives])
         return generalized_box_iou_loss(boxes, decoded(detector, head), reduction="sum")
@@ -129,9 +129,9 @@ def box_loss(detector: TorchvisionDetector, family: str, head: HeadOutput) -> Te
 
 
 def recomputed(detector: TorchvisionDetector, family: str, images: Tensor, targets: list[Target]) -> None:
-    losses, response = detector.train().losses_and_response(images, targets)
+    losses, response = detector.train().losses_and_heads(images, targets)
     head = response.heads["anchors"]
-    assigned = head.assigned
+    assigned = head.matched
     assert assigned is not None
     assert (assigned.class_loss, assigned.box_loss) == ("classification", "bbox_regression")
     assert bool((assigned.slots == 0).all())
@@ -144,10 +144,10 @@ def recomputed(detector: TorchvisionDetector, family: str, images: Tensor, targe
         low, high = torch.minimum(left_top, right_bottom), torch.maximum(left_top, right_bottom)
         wanted = (low / high).prod(dim=1).sqrt()
         centre = response.heads["centerness"]
-        assert centre.assigned is not None and centre.deltas is None
-        logits = centre.logits[centre.assigned.rows, 0]
+        assert centre.matched is not None and centre.deltas is None
+        logits = centre.logits[centre.matched.rows, 0]
         total = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
-        torch.testing.assert_close(total / centre.assigned.divisor, losses[centre.assigned.class_loss])
+        torch.testing.assert_close(total / centre.matched.divisor, losses[centre.matched.class_loss])
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -163,9 +163,9 @@ def test_retinanets_losses_follow_where_images_have_equally_many_positives(targe
 
 def test_retinanets_losses_image_by_image() -> None:
     detector = light("retinanet").train()
-    losses, response = detector.losses_and_response(images(), OBJECTS)
+    losses, response = detector.losses_and_heads(images(), OBJECTS)
     head = response.heads["anchors"]
-    assigned = head.assigned
+    assigned = head.matched
     assert assigned is not None
     anchors = len(head.boxes[0])
     truth = labels_of(decoded(detector, head), assigned.positives, OBJECTS, anchors)
@@ -182,9 +182,9 @@ def test_retinanets_losses_image_by_image() -> None:
 
 
 def test_ssd_mines_three_negatives_for_each_positive() -> None:
-    response = light("ssd").train().losses_and_response(images(), CASES["mixed"])[1]
+    response = light("ssd").train().losses_and_heads(images(), CASES["mixed"])[1]
     head = response.heads["anchors"]
-    assigned = head.assigned
+    assigned = head.matched
     assert assigned is not None
     positives, anchors = len(assigned.positives), len(head.boxes[0])
     negatives = assigned.rows[positives:]
@@ -202,7 +202,7 @@ def test_shapes_and_coding() -> None:
         "ssd": ("softmax", 0, 3, ("centre_size", 10.0, 10.0, 5.0, 5.0)),
     }
     for family, (activation, background, columns, coding) in shapes.items():
-        heads = light(family).train().losses_and_response(images(), OBJECTS)[1].heads
+        heads = light(family).train().losses_and_heads(images(), OBJECTS)[1].heads
         head = heads["anchors"]
         rows = sum(len(boxes) for boxes in head.boxes)
         assert head.logits.shape == (rows, columns)
@@ -215,7 +215,7 @@ def test_shapes_and_coding() -> None:
 def test_gradient_through_the_response_reaches_the_backbone(family: str) -> None:
     detector = light(family, norm="batch").train()
     first = next(detector.network.backbone.parameters())
-    for head in detector.losses_and_response(images(), OBJECTS)[1].heads.values():
+    for head in detector.losses_and_heads(images(), OBJECTS)[1].heads.values():
         for output in (head.logits, head.deltas):
             if output is not None:
                 (gradient,) = torch.autograd.grad(output.square().sum(), first, retain_graph=True)
@@ -227,7 +227,7 @@ def test_gradient_through_the_response_reaches_the_backbone(family: str) -> None
 def test_answers_on_anchors_in_one_pass_with_taps(family: str) -> None:
     student, teacher = light(family).train(), light(family, seed=5).eval()
     network = teacher.network
-    trained = student.losses_and_response(images(), OBJECTS)[1]
+    trained = student.losses_and_heads(images(), OBJECTS)[1]
     boxes = {name: head.boxes for name, head in trained.heads.items()}
     calls: list[Any] = []
     handle = network.backbone.register_forward_hook(lambda module, inputs, output: calls.append(output))
@@ -235,7 +235,7 @@ def test_answers_on_anchors_in_one_pass_with_taps(family: str) -> None:
         Taps(network, teacher.levels) as taps,
         recording(network, "postprocess_detections") as detections,
     ):
-        answered = teacher.respond(images(), boxes, proposals=True)
+        answered = teacher.score_boxes(images(), boxes, proposals=True)
     handle.remove()
     assert len(calls) == 1 and list(taps.features) == list(teacher.levels)
     assert detections.arguments == () and answered.proposals is None
@@ -243,22 +243,22 @@ def test_answers_on_anchors_in_one_pass_with_taps(family: str) -> None:
     head = answered.heads["anchors"]
     assert torch.equal(head.logits, outputs["cls_logits"].flatten(0, 1))
     assert head.deltas is not None and torch.equal(head.deltas[:, 0], outputs["bbox_regression"].flatten(0, 1))
-    assert head.assigned is None and not torch.allclose(head.logits, trained.heads["anchors"].logits)
+    assert head.matched is None and not torch.allclose(head.logits, trained.heads["anchors"].logits)
     assert list(answered.heads) == list(boxes)
-    own = student.eval().respond(images(), boxes)
+    own = student.eval().score_boxes(images(), boxes)
     for name, expected in trained.heads.items():  # nothing in them differs between training and evaluation
         torch.testing.assert_close(own.heads[name].logits, expected.logits)
-    assert teacher.respond(images(), {}).heads == {}
+    assert teacher.score_boxes(images(), {}).heads == {}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_heads_are_float32_under_autocast(family: str) -> None:
     detector = light(family).train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses, trained = detector.losses_and_response(images(), CASES["mixed"])
+        losses, trained = detector.losses_and_heads(images(), CASES["mixed"])
         boxes = {name: head.boxes for name, head in trained.heads.items()}
         with torch.no_grad():
-            answered = detector.eval().respond(images(), boxes)
+            answered = detector.eval().score_boxes(images(), boxes)
     assert all(loss.isfinite() for loss in losses.values())
     for head in [*trained.heads.values(), *answered.heads.values()]:
         assert head.logits.dtype == torch.float32 and head.boxes[0].dtype == torch.float32
@@ -271,16 +271,16 @@ def test_bad_requests_are_refused() -> None:
     other = light(
         "retinanet", anchor_sizes=((20, 30, 40), (40, 60, 80), (80, 120, 160), (160, 240, 320), (320, 480, 640))
     )
-    boxes = {"anchors": other.train().losses_and_response(images(), OBJECTS)[1].heads["anchors"].boxes}
+    boxes = {"anchors": other.train().losses_and_heads(images(), OBJECTS)[1].heads["anchors"].boxes}
     with pytest.raises(
         EyasError, match=r"not the same ones: they differ by up to .* pixels; give both .* same anchors"
     ):
-        detector.respond(images(), boxes)
+        detector.score_boxes(images(), boxes)
     with pytest.raises(EyasError, match=r"student scores 2 x \d+ boxes, the teacher's own anchors are 2 x \d+ boxes"):
-        detector.respond(torch.rand(2, 3, 128, 192), boxes)
+        detector.score_boxes(torch.rand(2, 3, 128, 192), boxes)
     with pytest.raises(EyasError, match="RetinaNet has no head centerness, it has anchors"):
-        detector.respond(images(), {"centerness": boxes["anchors"]})
+        detector.score_boxes(images(), {"centerness": boxes["anchors"]})
     with pytest.raises(EyasError, match="evaluation mode"):
-        detector.train().respond(images(), boxes)
+        detector.train().score_boxes(images(), boxes)
     with pytest.raises(EyasError, match="training mode"):
-        detector.eval().losses_and_response(images(), OBJECTS)
+        detector.eval().losses_and_heads(images(), OBJECTS)

@@ -11,7 +11,7 @@ from torch import Tensor
 from eyas.detectors import ShuffleDet
 from eyas.detectors.shuffledet.loss import class_loss, clip, decode, iou
 from eyas.nn.taps import Taps
-from eyas.types import EyasError, RespondingDetector, Target
+from eyas.types import DetectorWithHeads, EyasError, Target
 
 ANCHORS = ((10.0, 12.0), (24.0, 20.0), (40.0, 44.0))
 
@@ -49,12 +49,12 @@ def gradients(detector: ShuffleDet, losses: dict[str, Tensor]) -> list[Tensor]:
 @pytest.mark.parametrize("case", CASES)
 def test_losses_and_gradients_are_those_of_losses_bit_for_bit(case: str) -> None:
     detector = small().train()  # with its dropout
-    assert isinstance(detector, RespondingDetector)
+    assert isinstance(detector, DetectorWithHeads)
     torch.manual_seed(3)
     plain = detector.losses(images(), CASES[case])
     state = torch.get_rng_state()
     torch.manual_seed(3)
-    losses, response = detector.losses_and_response(images(), CASES[case])
+    losses, response = detector.losses_and_heads(images(), CASES[case])
     assert torch.equal(torch.get_rng_state(), state)
     assert list(losses) == list(plain) == ["loss_class", "loss_box", "loss_confidence"]
     assert all(torch.equal(losses[name], plain[name]) for name in plain)
@@ -66,9 +66,9 @@ def test_losses_and_gradients_are_those_of_losses_bit_for_bit(case: str) -> None
 @pytest.mark.parametrize("case", CASES)
 def test_losses_follow_from_the_response(case: str) -> None:
     targets = CASES[case]
-    losses, response = small().train().losses_and_response(images(), targets)
+    losses, response = small().train().losses_and_heads(images(), targets)
     classes, confidence = response.heads["classes"], response.heads["confidence"]
-    assigned, counted = classes.assigned, confidence.assigned
+    assigned, counted = classes.matched, confidence.matched
     assert assigned is not None and counted is not None and classes.deltas is not None
     labels = torch.cat([item["labels"] for item in targets])
     total = class_loss(classes.logits[assigned.rows], labels)
@@ -92,8 +92,8 @@ def test_losses_follow_from_the_response(case: str) -> None:
 
 
 def test_ignored_anchors_are_not_counted_but_those_of_objects() -> None:
-    response = small().train().losses_and_response(images(), CROWDED)[1]
-    classes, confidence = response.heads["classes"].assigned, response.heads["confidence"].assigned
+    response = small().train().losses_and_heads(images(), CROWDED)[1]
+    classes, confidence = response.heads["classes"].matched, response.heads["confidence"].matched
     assert classes is not None and confidence is not None
     anchors = response.heads["confidence"].boxes[0]
     inside = anchors.clamp(min=0).minimum(torch.tensor([60.0, 60, 60, 60]))
@@ -107,7 +107,7 @@ def test_ignored_anchors_are_not_counted_but_those_of_objects() -> None:
 @torch.no_grad()
 def test_shapes_and_answers_in_one_pass_with_taps() -> None:
     student, teacher = small().train(), small(seed=5, width=0.5, stem_channels=16).eval()
-    trained = student.losses_and_response(images(), OBJECTS)[1]
+    trained = student.losses_and_heads(images(), OBJECTS)[1]
     boxes = {name: head.boxes for name, head in trained.heads.items()}
     rows = 2 * 4 * 6 * 3
     classes, confidence = trained.heads["classes"], trained.heads["confidence"]
@@ -118,20 +118,20 @@ def test_shapes_and_answers_in_one_pass_with_taps() -> None:
     calls: list[Tensor] = []
     teacher.backbone.register_forward_hook(lambda module, inputs, output: calls.append(output))
     with Taps(teacher.network, teacher.levels) as taps:
-        answered = teacher.respond(images(), boxes, proposals=True)
+        answered = teacher.score_boxes(images(), boxes, proposals=True)
     assert len(calls) == 1 and torch.equal(taps.features["backbone"], calls[0])
     raw, _ = teacher(images())
     assert torch.equal(answered.heads["classes"].logits, raw.classes.flatten(0, 1))
     assert torch.equal(answered.heads["confidence"].logits[:, 0].sigmoid(), raw.confidence.flatten())
-    assert answered.heads["classes"].coding == classes.coding and answered.heads["classes"].assigned is None
+    assert answered.heads["classes"].coding == classes.coding and answered.heads["classes"].matched is None
     assert answered.proposals is None
-    assert list(teacher.respond(images(), {"confidence": boxes["confidence"]}).heads) == ["confidence"]
+    assert list(teacher.score_boxes(images(), {"confidence": boxes["confidence"]}).heads) == ["confidence"]
 
 
 def test_a_detector_in_evaluation_mode_answers_what_it_is_trained_on() -> None:
     detector = small().eval()
-    losses, trained = detector.losses_and_response(images(), OBJECTS)
-    answered = detector.respond(images(), {name: head.boxes for name, head in trained.heads.items()})
+    losses, trained = detector.losses_and_heads(images(), OBJECTS)
+    answered = detector.score_boxes(images(), {name: head.boxes for name, head in trained.heads.items()})
     for name, head in trained.heads.items():
         assert torch.equal(answered.heads[name].logits, head.logits)
     assert losses["loss_class"].isfinite()
@@ -140,7 +140,7 @@ def test_a_detector_in_evaluation_mode_answers_what_it_is_trained_on() -> None:
 @pytest.mark.parametrize("head", ["classes", "confidence"])
 def test_gradient_through_the_response_reaches_the_backbone(head: str) -> None:
     detector = small().train()
-    detector.losses_and_response(images(), OBJECTS)[1].heads[head].logits.square().sum().backward()
+    detector.losses_and_heads(images(), OBJECTS)[1].heads[head].logits.square().sum().backward()
     first = next(detector.backbone.parameters())
     assert first.grad is not None and bool(first.grad.any())
 
@@ -148,10 +148,10 @@ def test_gradient_through_the_response_reaches_the_backbone(head: str) -> None:
 def test_heads_are_float32_under_autocast() -> None:
     detector = small().train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses, trained = detector.losses_and_response(images(), CROWDED)
+        losses, trained = detector.losses_and_heads(images(), CROWDED)
         boxes = {name: head.boxes for name, head in trained.heads.items()}
         with torch.no_grad():
-            answered = detector.eval().respond(images(), boxes)
+            answered = detector.eval().score_boxes(images(), boxes)
     assert all(loss.isfinite() for loss in losses.values())
     for head in [*trained.heads.values(), *answered.heads.values()]:
         assert head.logits.dtype == torch.float32
@@ -161,13 +161,13 @@ def test_heads_are_float32_under_autocast() -> None:
 @torch.no_grad()
 def test_bad_requests_are_refused() -> None:
     detector = small().eval()
-    boxes = small(anchor_shapes=((10.0, 12.0), (24.0, 21.0), (40.0, 44.0))).losses_and_response(images(), OBJECTS)[1]
+    boxes = small(anchor_shapes=((10.0, 12.0), (24.0, 21.0), (40.0, 44.0))).losses_and_heads(images(), OBJECTS)[1]
     given = {"classes": boxes.heads["classes"].boxes}
     with pytest.raises(EyasError, match=r"not the same ones: they differ by up to 0.50 pixels; give both .* same anch"):
-        detector.respond(images(), given)
+        detector.score_boxes(images(), given)
     with pytest.raises(EyasError, match=r"student scores 2 x 72 boxes, the teacher's own anchors are 2 x 288 boxes"):
-        detector.respond(torch.rand(2, 3, 128, 192), given)
+        detector.score_boxes(torch.rand(2, 3, 128, 192), given)
     with pytest.raises(EyasError, match="ShuffleDet has no head roi, it has classes, confidence"):
-        detector.respond(images(), {"roi": given["classes"]})
+        detector.score_boxes(images(), {"roi": given["classes"]})
     with pytest.raises(EyasError, match="evaluation mode"):
-        detector.train().respond(images(), given)
+        detector.train().score_boxes(images(), given)

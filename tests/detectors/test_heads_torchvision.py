@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from eyas.detectors import TorchvisionDetector, build
 from eyas.detectors.torchvision.recording import recording
 from eyas.nn.taps import Taps
-from eyas.types import EyasError, HeadOutput, RespondingDetector, Target
+from eyas.types import DetectorWithHeads, EyasError, HeadOutput, Target
 
 CLASSES = ("cat", "dog")
 BACKBONES = {"fpn": "mobilenet_v3_small_fpn", "plain": "mobilenet_v3_small_c4", "c4": "resnet18_c4"}
@@ -60,12 +60,12 @@ def gradients(detector: TorchvisionDetector, losses: dict[str, Tensor]) -> list[
 @pytest.mark.parametrize(("kind", "case"), PAIRS)
 def test_losses_and_gradients_are_those_of_losses_bit_for_bit(kind: str, case: str) -> None:
     detector = light(kind).train()
-    assert isinstance(detector, RespondingDetector)
+    assert isinstance(detector, DetectorWithHeads)
     torch.manual_seed(3)
     plain = detector.losses(images(), CASES[case])
     state = torch.get_rng_state()
     torch.manual_seed(3)
-    losses, _ = detector.losses_and_response(images(), CASES[case])
+    losses, _ = detector.losses_and_heads(images(), CASES[case])
     assert torch.equal(torch.get_rng_state(), state)  # nothing more was drawn
     assert list(losses) == list(plain)
     assert all(torch.equal(losses[name], plain[name]) for name in plain)
@@ -74,16 +74,16 @@ def test_losses_and_gradients_are_those_of_losses_bit_for_bit(kind: str, case: s
 
 
 def chosen_deltas(head: HeadOutput) -> Tensor:
-    assert head.assigned is not None and head.deltas is not None
-    return head.deltas[head.assigned.positives, head.assigned.slots]
+    assert head.matched is not None and head.deltas is not None
+    return head.deltas[head.matched.positives, head.matched.slots]
 
 
 @pytest.mark.parametrize(("kind", "case"), [*PAIRS, ("c4", "objects")])
 def test_torchvisions_losses_follow_from_the_response(kind: str, case: str) -> None:
-    losses, response = light(kind).train().losses_and_response(images(), CASES[case])
+    losses, response = light(kind).train().losses_and_heads(images(), CASES[case])
     rpn, roi = response.heads["rpn"], response.heads["roi"]
     for head in (rpn, roi):
-        assigned = head.assigned
+        assigned = head.matched
         assert assigned is not None
         assert len(head.logits) == sum(len(boxes) for boxes in head.boxes)
         assert float(assigned.divisor) == len(assigned.rows) > 0
@@ -97,13 +97,13 @@ def test_torchvisions_losses_follow_from_the_response(kind: str, case: str) -> N
         else:
             total = F.binary_cross_entropy_with_logits(logits[:, 0], labels.float(), reduction="sum")
         torch.testing.assert_close(total / assigned.divisor, losses[assigned.class_loss])
-    assert (len(rpn.assigned.positives) > 0) == (case != "empty")  # type: ignore[union-attr]
+    assert (len(rpn.matched.positives) > 0) == (case != "empty")  # type: ignore[union-attr]
     assert response.proposals is not None
     assert all(torch.equal(a, b) for a, b in zip(response.proposals, roi.boxes, strict=True))
 
 
 def test_shapes_and_coding() -> None:
-    response = light("fpn").train().losses_and_response(images(), OBJECTS)[1]
+    response = light("fpn").train().losses_and_heads(images(), OBJECTS)[1]
     rpn, roi = response.heads["rpn"], response.heads["roi"]
     # Strides 4 to 64 on 64 x 96, three anchors on each cell.
     anchors = 3 * (16 * 24 + 8 * 12 + 4 * 6 + 2 * 3 + 1 * 2)
@@ -117,12 +117,12 @@ def test_shapes_and_coding() -> None:
 
 def test_box_targets_decode_to_the_objects() -> None:
     detector = light("fpn").train()
-    response = detector.losses_and_response(images(), OBJECTS)[1]
+    response = detector.losses_and_heads(images(), OBJECTS)[1]
     truth = torch.cat([item["boxes"] for item in OBJECTS])
     for name, coder in (("rpn", detector.network.rpn.box_coder), ("roi", detector.network.roi_heads.box_coder)):
         head = response.heads[name]
-        assert head.assigned is not None
-        boxes = coder.decode_single(head.assigned.box_targets, torch.cat(list(head.boxes))[head.assigned.positives])
+        assert head.matched is not None
+        boxes = coder.decode_single(head.matched.box_targets, torch.cat(list(head.boxes))[head.matched.positives])
         assert len(boxes) > 0
         assert (boxes[:, None] - truth).abs().amax(dim=2).amin(dim=1).max() < 1e-3
 
@@ -131,7 +131,7 @@ def test_box_targets_decode_to_the_objects() -> None:
 def test_gradient_through_the_response_reaches_the_backbone(head: str) -> None:
     detector = light("fpn", norm="batch").train()
     detector.zero_grad()
-    output = detector.losses_and_response(images(), OBJECTS)[1].heads[head]
+    output = detector.losses_and_heads(images(), OBJECTS)[1].heads[head]
     assert output.deltas is not None
     (output.logits.square().sum() + output.deltas.square().sum()).backward()
     first = next(detector.network.backbone.parameters())
@@ -144,25 +144,25 @@ def test_a_frozen_detector_answers_its_own_training_boxes_alike(kind: str) -> No
     with torch.no_grad():
         if kind == "c4":  # the last stage of its RoI head has BatchNorm of its own
             detector.network.roi_heads.box_head.eval()
-        trained = detector.losses_and_response(images(), OBJECTS)[1]
+        trained = detector.losses_and_heads(images(), OBJECTS)[1]
         boxes = {name: head.boxes for name, head in trained.heads.items()}
-        answered = detector.eval().respond(images(), boxes)
+        answered = detector.eval().score_boxes(images(), boxes)
     assert answered.proposals is None
     for name, head in trained.heads.items():
         answer = answered.heads[name]
         torch.testing.assert_close(answer.logits, head.logits)
         torch.testing.assert_close(answer.deltas, head.deltas)
         assert (answer.activation, answer.background, answer.coding) == (head.activation, head.background, head.coding)
-        assert answer.assigned is None
+        assert answer.matched is None
         assert all(torch.equal(a, b) for a, b in zip(answer.boxes, head.boxes, strict=True))
 
 
 @torch.no_grad()
 def test_a_teacher_scores_the_students_proposals() -> None:
     teacher = light("fpn", seed=5).eval()
-    student = light("fpn").train().losses_and_response(images(), OBJECTS)[1]
+    student = light("fpn").train().losses_and_heads(images(), OBJECTS)[1]
     assert student.proposals is not None
-    answer = teacher.respond(images(), {"roi": student.proposals}).heads["roi"]
+    answer = teacher.score_boxes(images(), {"roi": student.proposals}).heads["roi"]
     network = teacher.network
     batch, _ = network.transform(images())
     pooled = network.roi_heads.box_roi_pool(network.backbone(batch.tensors), list(student.proposals), batch.image_sizes)
@@ -178,7 +178,7 @@ def test_proposals_are_what_the_second_stage_would_classify() -> None:
     with recording(detector.network.roi_heads, "box_roi_pool") as pooled:
         detector.predict(images())
     with recording(detector.network.roi_heads, "box_roi_pool") as unused:
-        response = detector.respond(images(), {}, proposals=True)
+        response = detector.score_boxes(images(), {}, proposals=True)
     assert unused.arguments == () and response.heads == {} and response.proposals is not None
     assert [len(boxes) for boxes in response.proposals] == [50, 50]
     assert all(torch.equal(a, b) for a, b in zip(response.proposals, pooled.arguments[1], strict=True))
@@ -190,9 +190,9 @@ def test_rpn_answers_alike_with_and_without_proposals() -> None:
     maps = detector.network.backbone(detector.network.transform(images())[0].tensors)
     anchors = detector.network.rpn.anchor_generator(detector.network.transform(images())[0], list(maps.values()))
     with recording(detector.network.rpn, "filter_proposals") as filtered:
-        plain = detector.respond(images(), {"rpn": anchors})
+        plain = detector.score_boxes(images(), {"rpn": anchors})
     assert filtered.arguments == ()  # no NMS unless asked for
-    both = detector.respond(images(), {"rpn": anchors}, proposals=True)
+    both = detector.score_boxes(images(), {"rpn": anchors}, proposals=True)
     assert plain.proposals is None and both.proposals is not None
     assert torch.equal(plain.heads["rpn"].logits, both.heads["rpn"].logits)
 
@@ -209,17 +209,17 @@ class Counter:
 def test_one_backbone_pass_and_taps_fire() -> None:
     detector = light("fpn", seed=9)
     counter = Counter(detector.network.backbone)
-    trained = detector.train().losses_and_response(images(), OBJECTS)[1]
+    trained = detector.train().losses_and_heads(images(), OBJECTS)[1]
     assert counter.calls == 1
     names = ["backbone.body:0", *detector.levels]
     with torch.no_grad(), Taps(detector.network, names) as taps:
         boxes = {name: head.boxes for name, head in trained.heads.items()}
-        detector.eval().respond(images(), boxes, proposals=True)
+        detector.eval().score_boxes(images(), boxes, proposals=True)
     assert counter.calls == 2
     assert list(taps.features) == names
     plain = light("plain")
     with torch.no_grad(), Taps(plain.network, ["backbone"]) as taps:
-        plain.eval().respond(images(), {}, proposals=True)
+        plain.eval().score_boxes(images(), {}, proposals=True)
     assert taps.features["backbone"].shape[-2:] == (4, 6)
 
 
@@ -228,8 +228,8 @@ def test_one_backbone_pass_and_taps_fire() -> None:
 def test_images_without_boxes_to_score(kind: str) -> None:
     detector = light(kind).eval()
     none, one = torch.zeros(0, 4), torch.tensor([[3.0, 4, 40, 50]])
-    assert detector.respond(images(), {"roi": [none, none]}).heads["roi"].logits.shape == (0, 3)
-    answer = detector.respond(images(), {"roi": [none, one]}).heads["roi"]
+    assert detector.score_boxes(images(), {"roi": [none, none]}).heads["roi"].logits.shape == (0, 3)
+    answer = detector.score_boxes(images(), {"roi": [none, one]}).heads["roi"]
     assert answer.logits.shape == (1, 3) and answer.deltas is not None and answer.deltas.shape == (1, 3, 4)
 
 
@@ -237,10 +237,10 @@ def test_images_without_boxes_to_score(kind: str) -> None:
 def test_heads_are_float32_under_autocast(kind: str) -> None:
     detector = light(kind).train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses, trained = detector.losses_and_response(images(), MIXED)
+        losses, trained = detector.losses_and_heads(images(), MIXED)
         boxes = {name: head.boxes for name, head in trained.heads.items()}
         with torch.no_grad():
-            answered = detector.eval().respond(images(), boxes, proposals=True)
+            answered = detector.eval().score_boxes(images(), boxes, proposals=True)
     assert all(loss.isfinite() for loss in losses.values())
     for response in (trained, answered):
         assert response.proposals is not None and response.proposals[0].dtype == torch.float32
@@ -254,9 +254,9 @@ def test_nothing_is_left_behind() -> None:
     network = detector.network
     before = [(module, set(vars(module)), len(module._forward_hooks)) for module in network.modules()]
     sampler = network.rpn.fg_bg_sampler
-    detector.losses_and_response(images(), OBJECTS)
+    detector.losses_and_heads(images(), OBJECTS)
     with pytest.raises(AssertionError, match="positive height and width"):
-        detector.losses_and_response(images(), [target([[5.0, 5, 5, 5]])] * 2)
+        detector.losses_and_heads(images(), [target([[5.0, 5, 5, 5]])] * 2)
     assert network.rpn.fg_bg_sampler is sampler
     assert all(set(vars(module)) == names and len(module._forward_hooks) == n for module, names, n in before)
 
@@ -265,16 +265,16 @@ def test_nothing_is_left_behind() -> None:
 def test_bad_requests_are_refused() -> None:
     detector = light("fpn").eval()
     other = light("fpn", anchor_sizes=(16, 32, 64, 128, 256)).train()
-    rpn = {"rpn": other.losses_and_response(images(), OBJECTS)[1].heads["rpn"].boxes}
+    rpn = {"rpn": other.losses_and_heads(images(), OBJECTS)[1].heads["rpn"].boxes}
     with pytest.raises(
         EyasError, match=r"not the same ones: they differ by up to .* pixels; give both .* same anchors"
     ):
-        detector.respond(images(), rpn)
+        detector.score_boxes(images(), rpn)
     with pytest.raises(EyasError, match=r"student scores 2 x 1536 boxes, the teacher's own anchors are 2 x 6138 boxes"):
-        detector.respond(torch.rand(2, 3, 128, 192), rpn)
+        detector.score_boxes(torch.rand(2, 3, 128, 192), rpn)
     with pytest.raises(EyasError, match="FasterRCNN has no head anchors, it has rpn, roi"):
-        detector.respond(images(), {"anchors": rpn["rpn"]})
+        detector.score_boxes(images(), {"anchors": rpn["rpn"]})
     with pytest.raises(EyasError, match="evaluation mode"):
-        detector.train().respond(images(), {})
+        detector.train().score_boxes(images(), {})
     with pytest.raises(EyasError, match="training mode"):
-        detector.eval().losses_and_response(images(), OBJECTS)
+        detector.eval().losses_and_heads(images(), OBJECTS)

@@ -16,7 +16,7 @@ from eyas.__main__ import main
 from eyas.data.transforms import Resize
 from eyas.detectors import build
 from eyas.distillation.pairing import pair_levels
-from eyas.distillation.teacher_scale import shrink
+from eyas.distillation.teacher_scale import resize_for_student
 from eyas.methods.imitation import imitation_loss
 from eyas.nn.taps import teacher_features
 from eyas.ops.near_objects import near_object_masks
@@ -49,7 +49,7 @@ def test_shrink_by_hand() -> None:
         "ignore": torch.tensor([[2.0, 2.0, 4.0, 4.0]]),
         "size": (4, 3),
     }
-    small, (resized,) = shrink(images, [target], 2.0)
+    small, (resized,) = resize_for_student(images, [target], 2.0)
     assert small.shape == (1, 3, 2, 2)
     torch.testing.assert_close(small.mean(), images.mean())
     assert small[0, 0, 0, 0] < small[0, 0, 0, 1] < small[0, 0, 1, 0] < small[0, 0, 1, 1]
@@ -61,7 +61,9 @@ def test_shrink_by_hand() -> None:
 
 def test_a_scale_of_one_is_nothing() -> None:
     images, targets = batch(64, 96)
-    assert all(one is other for one, other in zip(shrink(images, targets, 1.0), (images, targets), strict=True))
+    assert all(
+        one is other for one, other in zip(resize_for_student(images, targets, 1.0), (images, targets), strict=True)
+    )
 
 
 LARGER = [(8, 16), (16, 32), (32, 64), (64, 128)]
@@ -92,7 +94,7 @@ def test_the_loss_is_that_of_the_teachers_larger_map(scale: float) -> None:
     (feature,) = teacher_features(teacher, teacher.levels, images).values()
     grid = teacher.levels["backbone"].grid((feature.shape[2], feature.shape[3]), (96, 144))
     (mask,) = near_object_masks([grid], [target["boxes"] for target in targets])
-    small, small_targets = shrink(images, targets, scale)
+    small, small_targets = resize_for_student(images, targets, scale)
     assert small.shape[-2:] == (round(96 / scale), round(144 / scale))
     torch.manual_seed(5)
     plain = student.losses(small, small_targets)

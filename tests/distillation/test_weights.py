@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from eyas.distillation.distiller import Distiller
-from eyas.distillation.weights import FollowedWeight, gradient_norm, relative
+from eyas.distillation.weights import AutoWeight, divide_by_own_value, gradient_norm
 from eyas.methods import FGFI, Auto, Method
 from eyas.types import EyasError, Target, View
 from helpers.toys import seeded, toy_batch, toy_target
@@ -28,16 +28,16 @@ def test_relative_has_value_one_and_a_gradient_without_scale() -> None:
     gradients = []
     for scale in (1.0, 1000.0):
         x = torch.tensor(2.0, requires_grad=True)
-        loss = relative(scale * x.square())
+        loss = divide_by_own_value(scale * x.square())
         assert float(loss.detach()) == 1
         loss.backward()
         gradients.append(float(x.grad))
     assert gradients == [1.0, 1.0]  # d(x^2)/dx / x^2 at 2
-    assert float(relative(torch.zeros(()))) == 0
+    assert float(divide_by_own_value(torch.zeros(()))) == 0
 
 
 def test_measurements_are_averaged_in_their_logarithm() -> None:
-    weight = FollowedWeight(Auto(fraction=0.5), start_step=0)
+    weight = AutoWeight(Auto(fraction=0.5), start_step=0)
     assert float(weight.value()) == 0
     for detection, imitation in ((4.0, 1.0), (1.0, 4.0), (16.0, 1.0)):
         weight.measure(torch.tensor(detection), torch.tensor(imitation))
@@ -45,7 +45,7 @@ def test_measurements_are_averaged_in_their_logarithm() -> None:
 
 
 def test_a_batch_that_says_nothing_changes_nothing() -> None:
-    weight = FollowedWeight(Auto(), start_step=0)
+    weight = AutoWeight(Auto(), start_step=0)
     for detection, imitation in ((1.0, 0.0), (0.0, 1.0), (math.inf, 1.0), (1.0, math.nan)):
         weight.measure(torch.tensor(detection), torch.tensor(imitation))
         assert int(weight.measurements) == 0
@@ -56,7 +56,7 @@ def test_a_batch_that_says_nothing_changes_nothing() -> None:
 
 
 def test_it_is_followed_slowly() -> None:
-    weight = FollowedWeight(Auto(), start_step=0)
+    weight = AutoWeight(Auto(), start_step=0)
     for _ in range(20):
         weight.measure(torch.tensor(1.0), torch.tensor(1.0))
     weight.measure(torch.tensor(1000.0), torch.tensor(1.0))
@@ -64,7 +64,7 @@ def test_it_is_followed_slowly() -> None:
 
 
 def test_when_it_measures() -> None:
-    weight = FollowedWeight(Auto(warmup=3, every=8), start_step=2)
+    weight = AutoWeight(Auto(warmup=3, every=8), start_step=2)
     assert [step for step in range(40) if weight.warming_up(step)] == [0, 1, 2, 3, 4]
     assert [step for step in range(40) if weight.due(step)] == [*range(5, 15), 21, 29, 37]
 

@@ -24,7 +24,7 @@ from eyas.detectors.deploy import deploy
 from eyas.detectors.deployed import Candidates, Deployed, as_predictions, best, nms_kept
 from eyas.export.check import difference, failures, latencies, raw_differences
 from eyas.export.graph import add_metadata, to_onnx, without_heads
-from eyas.export.runtime import OnnxDetector, fit, open_detector, open_session
+from eyas.export.runtime import OnnxDetector, open_detector, open_session, pad_to
 from eyas.ops.pixels import FILL, as_float
 from eyas.runs.checkpoint import ModelSpec, load, save_weights
 from eyas.types import Detector, EyasError, Prediction, Size
@@ -160,11 +160,11 @@ def test_the_best_are_all_where_there_are_fewer() -> None:
 
 def test_images_are_padded_as_in_a_batch() -> None:
     images = torch.rand(2, 3, 4, 5)
-    padded = fit(images, (6, 8))
+    padded = pad_to(images, (6, 8))
     assert torch.equal(padded[:, :, :4, :5], images)
     assert torch.equal(padded[1, :, 5, 7], as_float(torch.tensor(FILL, dtype=torch.uint8)))
     with pytest.raises(EyasError, match=r"up to 3 x 8 .* 4 x 5; export with --dynamic_size"):
-        fit(images, (3, 8))
+        pad_to(images, (3, 8))
 
 
 def test_what_fails() -> None:

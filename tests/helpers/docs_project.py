@@ -20,7 +20,7 @@ from transformers import AutoModelForObjectDetection
 
 from eyas.__main__ import main
 from eyas.commands.demo import TEACHER
-from eyas.comparison.arms import Layers, resolve_arms
+from eyas.comparison.arms import ArmOptions, resolve_arms
 from eyas.data.digits import DigitsSpec, write_digits
 from eyas.runs.recipes import shipped_recipes
 from helpers.recipe_data import small, write_data
@@ -205,7 +205,7 @@ def compare_overlay(configs: Sequence[str]) -> Path:
     student = yaml.safe_load(shipped_recipes()[layers[0]].read_text())
     supply([config["data"], config["teacher"]])
     # The teacher of two steps will do for the arms that distil.
-    plan = resolve_arms(Layers(config["student"]), {name: Layers(arm) for name, arm in config["arms"].items()})
+    plan = resolve_arms(ArmOptions(config["student"]), {name: ArmOptions(arm) for name, arm in config["arms"].items()})
     arms = {
         name: [*(arm if isinstance(arm, list) else [arm]), *([{"any_teacher": True}] if "method" in plan[name] else [])]
         for name, arm in config["arms"].items()

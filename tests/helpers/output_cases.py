@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from eyas.types import Assigned, HeadOutput, Response, View
+from eyas.types import HeadOutput, HeadOutputs, MatchedAnchors, View
 
 
 def probabilities(*rows: tuple[float, ...]) -> Tensor:
@@ -20,11 +20,11 @@ def odds(*rows: tuple[float, ...]) -> Tensor:
     return torch.tensor(rows).logit()
 
 
-def assigned(
+def matched(
     rows: list[int], positives: list[int], *, slots: list[int] | None = None, divisor: float = 1.0, name: str = "roi"
-) -> Assigned:
+) -> MatchedAnchors:
     """Box targets are 0: the squared error of a delta is its squared norm."""
-    return Assigned(
+    return MatchedAnchors(
         torch.tensor(rows, dtype=torch.int64),
         torch.tensor(positives, dtype=torch.int64),
         torch.tensor(slots or [0] * len(positives), dtype=torch.int64),
@@ -38,7 +38,7 @@ def assigned(
 def head(
     logits: Tensor,
     deltas: Tensor | None = None,
-    counted: Assigned | None = None,
+    counted: MatchedAnchors | None = None,
     *,
     activation: Literal["softmax", "sigmoid"] = "softmax",
     background: int | None = None,
@@ -50,7 +50,7 @@ def head(
 
 def view(losses: dict[str, Tensor] | None = None, **heads: HeadOutput) -> View:
     """A view with these heads and no feature map."""
-    return View([], [], (32, 32), heads=Response(heads).heads, losses=losses or {})
+    return View([], [], (32, 32), heads=HeadOutputs(heads).heads, losses=losses or {})
 
 
 class TwoHeads(nn.Module):
@@ -63,7 +63,7 @@ class TwoHeads(nn.Module):
             nn.Parameter(torch.randn(5, columns, generator=generator)) for columns in (1, 3, 8)
         )
 
-    def heads(self, inputs: Tensor, counted: dict[str, Assigned] | None = None) -> dict[str, HeadOutput]:
+    def heads(self, inputs: Tensor, counted: dict[str, MatchedAnchors] | None = None) -> dict[str, HeadOutput]:
         """(N, 5) rows, each its own box, to the output of ``rpn`` and ``roi``."""
         counted = counted or {}
         deltas = (inputs @ self.boxes).view(-1, 2, 4)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eyas.methods.chen2017 import Chen2017, bounded_regression_loss, soft_label_loss
 from eyas.types import EyasError, HeadOutput, View
-from helpers.output_cases import TwoHeads, assigned, head, odds, probabilities, view
+from helpers.output_cases import TwoHeads, head, matched, odds, probabilities, view
 
 
 def test_soft_labels_of_a_softmax_by_hand() -> None:
@@ -96,7 +96,7 @@ def test_the_bound_is_of_each_row() -> None:
 
 def roi_case() -> tuple[HeadOutput, HeadOutput]:
     """Four proposals, three counted, the last two of them positive and trained in slots 1 and 0."""
-    counted = assigned([0, 2, 3], [2, 3], slots=[1, 0], divisor=3.0)
+    counted = matched([0, 2, 3], [2, 3], slots=[1, 0], divisor=3.0)
     student = probabilities((0.5, 0.5), (0.9, 0.1), (0.4, 0.6), (0.2, 0.8)).requires_grad_()
     teacher = probabilities((0.8, 0.2), (0.5, 0.5), (0.1, 0.9), (0.3, 0.7)).requires_grad_()
     deltas = torch.full((4, 2, 4), 50.0)
@@ -131,7 +131,7 @@ def test_the_method_by_hand() -> None:
 def test_the_class_loss_is_mu_hard_and_the_rest_soft(mu: float) -> None:
     """In value and in gradient, when a training loop adds the term to the detector's own losses."""
     student, teacher = roi_case()
-    rows = student.assigned.rows if student.assigned else torch.zeros(0)
+    rows = student.matched.rows if student.matched else torch.zeros(0)
     hard = torch.nn.functional.cross_entropy(student.logits[rows], torch.tensor([0, 1, 1]))
     total = hard + Chen2017(mu=mu, nu=0.0)(view({"loss_roi_class": hard}, roi=student), view(roi=teacher), [])
     soft = soft_label_loss(student.logits[rows], teacher.logits[rows], "softmax", 0) / 3
@@ -156,7 +156,7 @@ def two_heads(counted: dict[str, list[int]], positives: list[int]) -> tuple[TwoH
     inputs = torch.randn(6, 5, generator=torch.Generator().manual_seed(4))
     student, teacher = TwoHeads(1), TwoHeads(2)
     given = {
-        name: assigned(rows, positives, divisor=max(float(len(rows)), 1.0), name=name) for name, rows in counted.items()
+        name: matched(rows, positives, divisor=max(float(len(rows)), 1.0), name=name) for name, rows in counted.items()
     }
     losses: dict[str, Tensor] = {"loss_rpn_class": torch.tensor(0.5), "loss_roi_class": torch.tensor(0.25)}
     return student, view(losses, **student.heads(inputs, given)), view(**teacher.heads(inputs))
@@ -222,7 +222,7 @@ def test_missing_parts_are_named() -> None:
         Chen2017()(view({"loss_box": torch.tensor(0.0)}, roi=student), view(roi=teacher), [])
     with pytest.raises(EyasError, match="head roi: the teacher has none"):
         Chen2017()(view(roi=student), view(rpn=teacher), [])
-    with pytest.raises(EyasError, match=r"head roi: .*Assigned"):
+    with pytest.raises(EyasError, match=r"head roi: .*MatchedAnchors"):
         Chen2017()(view(roi=teacher), view(roi=teacher), [])
     with pytest.raises(EyasError, match="no head rpn; it has roi"):
         Chen2017(heads=["rpn"])(view(roi=student), view(roi=teacher), [])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eyas.methods.adapter import Adapter
 from eyas.methods.fgfi import FGFI
-from eyas.methods.imitation import chosen_cells, imitation_loss, sparse_imitation_loss, wanted_at
+from eyas.methods.imitation import chosen_cells, gather, imitation_loss, sparse_imitation_loss
 from eyas.methods.method import LevelPair
 from eyas.types import EyasError, Level, Target, View
 from helpers.toys import relative, toy_grid, toy_target
@@ -79,7 +79,7 @@ def test_by_hand() -> None:
 def test_near_cells_are_those_of_all_images_and_levels() -> None:
     fine, coarse = torch.zeros(2, 4, 6, dtype=torch.bool), torch.zeros(2, 2, 3, dtype=torch.bool)
     fine[0, :2, :3], fine[1, 3, 5], coarse[1, 0, 1] = True, True, True
-    near = chosen_cells([wanted_at(torch.zeros(2, 3, *mask.shape[1:]), mask) for mask in (fine, coarse)])
+    near = chosen_cells([gather(torch.zeros(2, 3, *mask.shape[1:]), mask) for mask in (fine, coarse)])
     assert near == 8 and near.dtype == torch.float32
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from eyas.methods.chen2017 import Chen2017
 from eyas.methods.method import Method, global_count, ratio
 from eyas.methods.vanilla import Vanilla
-from eyas.types import Assigned
+from eyas.types import MatchedAnchors
 from helpers.gloo import two_processes
-from helpers.output_cases import TwoHeads, assigned, view
+from helpers.output_cases import TwoHeads, matched, view
 from helpers.toys import relative
 
 # For each case and process: the counted rows of its six, and which of them are positive.
@@ -31,14 +31,14 @@ def make(name: str) -> Method:
     return Chen2017(mu=0.3) if name == "chen2017" else Vanilla(temperature=2.0)
 
 
-def counted_rows(case: str, ranks: list[int]) -> dict[str, Assigned]:
+def counted_rows(case: str, ranks: list[int]) -> dict[str, MatchedAnchors]:
     """The rows of these processes, joined as one process would have them: six of each, one after another."""
     shift = [6 * index for index in range(len(ranks))]
     parts = [CASES[case][rank] for rank in ranks]
     rows, positives = (
         [row + offset for part, offset in zip(parts, shift, strict=True) for row in part[which]] for which in (0, 1)
     )
-    return {name: assigned(rows, positives, divisor=float(len(rows)), name=name) for name in ("rpn", "roi")}
+    return {name: matched(rows, positives, divisor=float(len(rows)), name=name) for name in ("rpn", "roi")}
 
 
 def step(name: str, case: str, ranks: list[int]) -> dict[str, Tensor]:
@@ -48,9 +48,9 @@ def step(name: str, case: str, ranks: list[int]) -> dict[str, Tensor]:
     heads = student.heads(inputs, counted_rows(case, ranks))
     losses = {}
     for output in heads.values():
-        assert output.assigned is not None
-        total = output.logits[output.assigned.rows].square().sum()
-        losses[output.assigned.class_loss] = ratio(total, global_count(output.assigned.divisor))
+        assert output.matched is not None
+        total = output.logits[output.matched.rows].square().sum()
+        losses[output.matched.class_loss] = ratio(total, global_count(output.matched.divisor))
     loss = make(name)(view(losses, **heads), view(**teacher.heads(inputs)), [])
     loss.backward()
     gradients = {key: parameter.grad for key, parameter in student.named_parameters() if parameter.grad is not None}

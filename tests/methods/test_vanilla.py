@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eyas.methods.vanilla import Vanilla, kl_sigmoid, kl_softmax, squared_difference
 from eyas.types import EyasError
-from helpers.output_cases import TwoHeads, assigned, head, odds, probabilities, view
+from helpers.output_cases import TwoHeads, head, matched, odds, probabilities, view
 
 
 def test_softmax_by_hand() -> None:
@@ -105,7 +105,7 @@ def test_logits_without_bound_stay_finite(divergence: object) -> None:
 
 def test_the_method_by_hand() -> None:
     """Rows 0 and 2 of three are counted; row 2 is positive, its box in slot 1."""
-    counted = assigned([0, 2], [2], slots=[1], divisor=4.0)
+    counted = matched([0, 2], [2], slots=[1], divisor=4.0)
     student, teacher = torch.zeros(3, 2, 4), torch.zeros(3, 2, 4)
     student[:, 0], student[2, 1], teacher[2, 1] = 50.0, 2.0, 1.0
     one = head(probabilities((0.5, 0.5), (0.9, 0.1), (0.4, 0.6)), student, counted)
@@ -121,7 +121,7 @@ def run(rows: list[int], positives: list[int], *, student: int = 1, **options: f
     """The loss of two heads on six rows, behind `backward`; the teacher's seed is 2."""
     inputs = torch.randn(6, 5, generator=torch.Generator().manual_seed(4))
     model, teacher = TwoHeads(student), TwoHeads(2)
-    counted = {name: assigned(rows, positives, name=name, divisor=float(max(len(rows), 1))) for name in ("rpn", "roi")}
+    counted = {name: matched(rows, positives, name=name, divisor=float(max(len(rows), 1))) for name in ("rpn", "roi")}
     loss = Vanilla(**options)(view(**model.heads(inputs, counted)), view(**teacher.heads(inputs)), [])  # type: ignore[arg-type]
     loss.backward()
     assert all(parameter.grad is None for parameter in teacher.parameters())

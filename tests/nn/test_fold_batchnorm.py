@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from eyas.detectors import CustomDetector, build
-from eyas.nn.fold_batchnorm import fold_batch_norms, make_cheaper
+from eyas.nn.fold_batchnorm import fold_batch_norms, fold_teacher
 from eyas.nn.taps import teacher_features
 from eyas.types import Detector, EyasError
 
@@ -135,8 +135,8 @@ def test_another_reader_is_noticed() -> None:
 
 def test_said_where_it_cannot_be_done() -> None:
     said: list[str] = []
-    make_cheaper(teacher(ReadTwice()), said.append)
-    make_cheaper(teacher(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), said.append)
-    make_cheaper(teacher(nn.Conv2d(3, 4, 3)), said.append)
+    fold_teacher(teacher(ReadTwice()), said.append)
+    fold_teacher(teacher(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), said.append)
+    fold_teacher(teacher(nn.Conv2d(3, 4, 3)), said.append)
     warning, folded = said
     assert "it runs as it is" in warning and folded == "teacher   1 BatchNorms folded into its convolutions"

@@ -14,9 +14,9 @@ from torchvision.ops import box_iou
 
 import eyas.ops.near_objects
 from eyas.ops.anchors import AnchorGrid, shapes_to_cell_anchors
-from eyas.ops.near_objects import Assignment, near_object_masks, near_object_masks_reference, size_ranges
+from eyas.ops.near_objects import AssignmentRule, near_object_masks, near_object_masks_reference, size_ranges
 
-ASSIGNMENTS = get_args(Assignment)
+ASSIGNMENTS = get_args(AssignmentRule)
 Ranges = Sequence[tuple[float, float] | None] | None
 Scene = tuple[list[AnchorGrid], list[Tensor], Ranges]
 checked = settings(derandomize=True, deadline=None, max_examples=100, database=None)
@@ -37,7 +37,7 @@ def brute_force(
     grids: list[AnchorGrid],
     boxes: list[Tensor],
     psi: float,
-    assignment: Assignment,
+    assignment: AssignmentRule,
     ranges: Ranges,
     margin: float = 0.0,
 ) -> list[Tensor]:
@@ -62,7 +62,7 @@ def _anchors_in_float64(grid: AnchorGrid) -> Tensor:
 
 
 def _bounds(
-    ious: list[Tensor], box: Tensor, grids: list[AnchorGrid], psi: float, assignment: Assignment, ranges: Ranges
+    ious: list[Tensor], box: Tensor, grids: list[AnchorGrid], psi: float, assignment: AssignmentRule, ranges: Ranges
 ) -> list[float | None]:
     best = [float(iou.max()) for iou in ious]
     if assignment == "global":
@@ -133,7 +133,7 @@ psis = st.sampled_from([0.0, 0.2, 0.5, 0.8, 1.0]) | st.floats(0, 1, allow_subnor
 @checked
 @given(scene=scenes(on_lattice), psi=psis, assignment=st.sampled_from(ASSIGNMENTS))
 def test_equals_the_brute_force_bit_by_bit_where_arithmetic_is_exact(
-    scene: Scene, psi: float, assignment: Assignment
+    scene: Scene, psi: float, assignment: AssignmentRule
 ) -> None:
     grids, boxes, ranges = scene
     expected = brute_force(grids, boxes, psi, assignment, ranges)
@@ -143,7 +143,7 @@ def test_equals_the_brute_force_bit_by_bit_where_arithmetic_is_exact(
 
 @checked
 @given(scene=scenes(anywhere), psi=psis, assignment=st.sampled_from(ASSIGNMENTS))
-def test_equals_the_brute_force_on_any_coordinates(scene: Scene, psi: float, assignment: Assignment) -> None:
+def test_equals_the_brute_force_on_any_coordinates(scene: Scene, psi: float, assignment: AssignmentRule) -> None:
     grids, boxes, ranges = scene
     options: dict[str, Any] = {"psi": psi, "assignment": assignment, "box_ranges": ranges}
     masks = near_object_masks(grids, boxes, **options)
@@ -162,7 +162,7 @@ def test_equals_the_brute_force_on_any_coordinates(scene: Scene, psi: float, ass
     assignment=st.sampled_from(ASSIGNMENTS),
 )
 def test_ties_at_the_threshold_are_not_near(
-    scene: Scene, psi: float, fraction: tuple[float, float], assignment: Assignment
+    scene: Scene, psi: float, fraction: tuple[float, float], assignment: AssignmentRule
 ) -> None:
     """Every box is an anchor of the grid, and another shape is a part of it, so that its IoU is that part."""
     grids, _, _ = scene
@@ -251,7 +251,7 @@ def test_anchors_that_leave_the_image_count_whole() -> None:
     ],
 )
 def test_assignment_of_a_box_between_two_levels(
-    assignment: Assignment, ranges: Ranges, fine: set[tuple[int, int]], coarse: set[tuple[int, int]]
+    assignment: AssignmentRule, ranges: Ranges, fine: set[tuple[int, int]], coarse: set[tuple[int, int]]
 ) -> None:
     grids = [tiles(8, 4, 4), tiles(16, 2, 2)]
     masks = near_object_masks(grids, one_box(16, 4, 28, 16), assignment=assignment, box_ranges=ranges)
@@ -274,7 +274,7 @@ def test_images_are_kept_apart_and_boxes_united() -> None:
 
 @pytest.mark.parametrize("assignment", ASSIGNMENTS)
 @pytest.mark.parametrize("function", [near_object_masks, near_object_masks_reference])
-def test_nothing_is_near_nothing(function: Callable[..., list[Tensor]], assignment: Assignment) -> None:
+def test_nothing_is_near_nothing(function: Callable[..., list[Tensor]], assignment: AssignmentRule) -> None:
     grids = [tiles(8, 4, 5), tiles(16, 1, 1)]
     for boxes, images in (([torch.zeros(0, 4)] * 2, 2), ([], 0), (one_box(5, 5, 5, 9), 1), (one_box(6, 6, 2, 9), 1)):
         masks = function(grids, boxes, psi=0.0, assignment=assignment)

@@ -236,18 +236,18 @@ def test_a_signal_is_asked_for_and_raised_at_the_end() -> None:
 
 def test_a_signal_is_heeded_at_once_where_nothing_is_lost() -> None:
     with pytest.raises(Stopped), stop_requests() as request:
-        with request.heeded_at_once():
+        with request.stop_immediately():
             pass
         signal.raise_signal(signal.SIGTERM)  # only asked for again
-        with request.heeded_at_once():
+        with request.stop_immediately():
             pytest.fail("what was asked for before is heeded first")
-    with pytest.raises(Stopped), stop_requests() as request, request.heeded_at_once():
+    with pytest.raises(Stopped), stop_requests() as request, request.stop_immediately():
         signal.raise_signal(signal.SIGINT)
         pytest.fail("went on")
 
 
 def test_who_cannot_wait_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eyas.tools.signals, "AT_ONCE", 0.0)
+    monkeypatch.setattr(eyas.tools.signals, "SAME_SIGNAL_SECONDS", 0.0)
     with pytest.raises(Stopped) as stop, stop_requests() as request:
         signal.raise_signal(signal.SIGTERM)
         time.sleep(0.001)

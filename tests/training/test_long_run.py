@@ -20,7 +20,7 @@ import eyas.data.dataset
 from eyas.__main__ import main
 from eyas.data import DetectionDataset, eval_transform, loader, read
 from eyas.data.transforms import Resize
-from eyas.data.workers import HUNG, Held, told, workers_told
+from eyas.data.workers import HUNG, WorkerProgress, name_failed_images, safe_batches
 from eyas.types import EyasError, Record
 from helpers.tiny import options, write_squares
 
@@ -84,7 +84,7 @@ def test_a_worker_that_hangs(
 def test_a_worker_that_dies_while_the_student_is_scored(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eyas.data.dataset, "decode", at_image("val1", lambda: os._exit(9)))
     batches = loader(read(data, "val"), eval_transform(Resize()), batch_size=1, shuffle=False, workers=1, seed=0)
-    with pytest.raises(EyasError, match=r"exited unexpectedly.*val1\.png"), workers_told(batches):
+    with pytest.raises(EyasError, match=r"exited unexpectedly.*val1\.png"), name_failed_images(batches):
         for _ in batches:
             pass
 
@@ -101,7 +101,7 @@ class Fetched:
         self.worker.start()
         end.close()  # the worker alone has it now
         assert self.worker.pid is not None
-        dataset.held._table[0] = torch.tensor([self.worker.pid, 3, 0])
+        dataset.worker_progress._table[0] = torch.tensor([self.worker.pid, 3, 0])
 
     def __iter__(self) -> Iterator[str]:
         yield "first"
@@ -119,9 +119,9 @@ class Fetched:
 def test_a_worker_that_does_not_hand_over_what_it_announced(
     data: Path, sender: Callable[[], None], message: str
 ) -> None:
-    batches = Fetched(DetectionDataset(read(data, "train"), eval_transform(Resize()), Held(1)), sender)
+    batches = Fetched(DetectionDataset(read(data, "train"), eval_transform(Resize()), WorkerProgress(1)), sender)
     with pytest.raises(EyasError, match=message):
-        assert list(told(batches)) == []
+        assert list(safe_batches(batches)) == []
     assert not batches.worker.is_alive()
 
 
@@ -131,7 +131,7 @@ def test_the_time_that_the_training_takes_is_not_the_workers(data: Path) -> None
         source, eval_transform(Resize()), batch_size=1, shuffle=False, workers=1, seed=0, worker_timeout=0.5
     )
     seen = 0
-    for _ in told(batches):
+    for _ in safe_batches(batches):
         time.sleep(2)
         seen += 1
     assert seen == len(source.records) > 1
@@ -140,20 +140,22 @@ def test_the_time_that_the_training_takes_is_not_the_workers(data: Path) -> None
 def test_workers_of_a_loader_in_order_end_with_it(data: Path) -> None:
     batches = loader(read(data, "val"), eval_transform(Resize()), batch_size=1, shuffle=False, workers=1, seed=0)
     assert len(list(batches)) > 0
-    assert not {child.pid for child in multiprocessing.active_children()} & set(batches.dataset.held.processes())
+    assert not {child.pid for child in multiprocessing.active_children()} & set(
+        batches.dataset.worker_progress.processes()
+    )
 
 
 def test_the_error_of_another_loaders_worker_passes(data: Path) -> None:
     batches = loader(read(data, "val"), eval_transform(Resize()), batch_size=1, shuffle=False, workers=1, seed=0)
-    with pytest.raises(RuntimeError, match="pid 1"), workers_told(batches):
+    with pytest.raises(RuntimeError, match="pid 1"), name_failed_images(batches):
         raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed. ")
 
 
 def test_other_errors_pass_as_they_are(data: Path) -> None:
     batches = loader(read(data, "val"), eval_transform(Resize()), batch_size=1, shuffle=False, workers=0, seed=0)
-    with pytest.raises(RuntimeError, match="something else"), workers_told(batches):
+    with pytest.raises(RuntimeError, match="something else"), name_failed_images(batches):
         raise RuntimeError("something else")
-    with pytest.raises(RuntimeError, match="timed out"), workers_told(object()):
+    with pytest.raises(RuntimeError, match="timed out"), name_failed_images(object()):
         raise RuntimeError("DataLoader timed out after 1 seconds")
     assert HUNG.search("DataLoader timed out after 1.5 seconds")
 
@@ -168,7 +170,7 @@ def test_waiting_for_ever_is_a_choice(data: Path) -> None:
 
 
 def test_a_data_set_that_is_sent_to_a_spawned_worker_is_the_same(data: Path) -> None:
-    sent = DetectionDataset(read(data, "train"), eval_transform(Resize()), Held(2))
+    sent = DetectionDataset(read(data, "train"), eval_transform(Resize()), WorkerProgress(2))
     rebuild, parts = sent.__reduce__()
     assert not any(isinstance(value, torch.Tensor) for record in parts[0].records for value in vars(record).values())
     back = rebuild(*parts)

@@ -20,7 +20,7 @@ from torch import Tensor
 from eyas.__main__ import main
 from eyas.args import OptimArgs
 from eyas.distillation.distiller import Distiller
-from eyas.distillation.weights import LIMIT, FollowedWeight, RunningRatio, dominating
+from eyas.distillation.weights import LIMIT, AutoWeight, RunningRatio, dominance_warnings
 from eyas.methods import FGFI, Auto, Method
 from eyas.ops.near_objects import near_object_masks
 from eyas.runs.log import read_log
@@ -128,8 +128,8 @@ def test_a_weight_that_does_not_is_not(tmp_path: Path, capfd: pytest.CaptureFixt
 
 
 def test_what_is_said_of_a_ratio() -> None:
-    assert not dominating({"a": 10.0, "b": 0.01}, {"a": 1.0, "b": 1.0})
-    (said,) = dominating({"a": 37.2, "b": 0.01}, {"a": 2.5, "b": 1.0}).values()
+    assert not dominance_warnings({"a": 10.0, "b": 0.01}, {"a": 1.0, "b": 1.0})
+    (said,) = dominance_warnings({"a": 37.2, "b": 0.01}, {"a": 2.5, "b": 1.0}).values()
     assert said.startswith("a dominates") and "37.2 times" in said and "its weight is 2.5" in said
     assert PlainStudent(seeded(0)).gradient_ratios() == {}
 
@@ -160,7 +160,7 @@ NORMS = st.one_of(
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(NORMS, NORMS), min_size=1, max_size=30))
 def test_an_automatic_weight_is_finite_and_bounded_whatever_is_measured(norms: list[tuple[float, float]]) -> None:
-    weight = FollowedWeight(Auto(fraction=2.0), start_step=0)
+    weight = AutoWeight(Auto(fraction=2.0), start_step=0)
     for detection, imitation in norms:
         before = float(weight.value())
         weight.measure(torch.tensor(detection), torch.tensor(imitation))
@@ -174,10 +174,10 @@ def test_an_automatic_weight_is_finite_and_bounded_whatever_is_measured(norms: l
 
 def test_a_quotient_that_float32_cannot_hold_is_measured_all_the_same() -> None:
     ratio = RunningRatio()
-    ratio.take(torch.tensor(1e30), torch.tensor(1e-30))
+    ratio.update(torch.tensor(1e30), torch.tensor(1e-30))
     assert float(ratio.log_ratio) == pytest.approx(LIMIT)
     for _ in range(200):
-        ratio.take(torch.tensor(1.0), torch.tensor(1.0))
+        ratio.update(torch.tensor(1.0), torch.tensor(1.0))
     assert float(ratio.ratio()) == pytest.approx(1, rel=0.01), "and it finds back"
 
 

@@ -18,9 +18,9 @@ from eyas.cache.teacher import Place
 from eyas.data import Augmentation, DataSource, DetectionDataset, collate, train_transform
 from eyas.data.dataset import Draw, Sample
 from eyas.data.transforms import Transform
-from eyas.data.workers import Held, in_time, worker_options, workers_told
+from eyas.data.workers import WorkerProgress, name_failed_images, with_timeout, worker_options
 from eyas.methods.imitation import FeatureImitation
-from eyas.nn.eval_mode import evaluating
+from eyas.nn.eval_mode import eval_mode
 from eyas.nn.taps import teacher_features
 from eyas.ops.pixels import as_float
 from eyas.types import Detector, Size, Target, View
@@ -30,7 +30,7 @@ SAMPLE = 500
 
 
 @dataclass(frozen=True, eq=False)
-class Filling:
+class CacheFiller:
     """What filling needs to know.
 
     Attributes:
@@ -87,10 +87,10 @@ class Filling:
         batches = [batch for batch in self._batches(list(keys)) if any(keys[place] in gaps for place in batch)]
         with ExitStack() as stack:
             writers = [stack.enter_context(store.writer(rank)) for store in self.caches]
-            stack.enter_context(evaluating(self.teacher.network))
+            stack.enter_context(eval_mode(self.teacher.network))
             loader = self._loader(batches)
-            stack.enter_context(workers_told(loader))
-            for batch in in_time(loader, loader):
+            stack.enter_context(name_failed_images(loader))
+            for batch in with_timeout(loader, loader):
                 images, targets = self._on_device(batch)
                 found = [keys[target["index"], target["variant"]] for target in targets]
                 with self.autocast():
@@ -98,7 +98,7 @@ class Filling:
                 for method, store, wants, writer in zip(self.methods, self.caches, missing, writers, strict=True):
                     if wants.isdisjoint(found):
                         continue
-                    for key, levels in zip(found, store.split(method.wanted(view, targets)), strict=True):
+                    for key, levels in zip(found, store.split(method.select(view, targets)), strict=True):
                         if key in wants:
                             writer.add(key, levels)
                 advance(sum(key in gaps for key in found))
@@ -114,7 +114,7 @@ class Filling:
 
     def _loader(self, batches: Sequence[list[Place]]) -> DataLoader[Sample]:
         return DataLoader(
-            _Variants(self.source, self._transforms(), Held(self.data.workers)),
+            _Variants(self.source, self._transforms(), WorkerProgress(self.data.workers)),
             batch_sampler=list(batches),
             **worker_options(self.data.workers, self.data.worker_timeout),
             collate_fn=collate,
@@ -143,7 +143,7 @@ class Filling:
 
     def _map_sizes(self, size: Size) -> list[torch.Size]:
         """The shapes of the teacher's maps for one image of a size."""
-        with evaluating(self.teacher.network):
+        with eval_mode(self.teacher.network):
             return [feature.shape for feature in self._view(torch.zeros(1, 3, *size, device=self.device)).features]
 
     def _blank_view(self, shapes: Sequence[torch.Size], size: Size) -> View:
@@ -154,9 +154,13 @@ class Filling:
 class _Variants(Dataset[Sample]):
     """The geometric variants of a source's images, by (index, variant)."""
 
-    def __init__(self, source: DataSource, transforms: Mapping[int, Transform], held: Held) -> None:
-        self.source, self.held = source, held
-        self.sets = {variant: DetectionDataset(source, transform, held) for variant, transform in transforms.items()}
+    def __init__(
+        self, source: DataSource, transforms: Mapping[int, Transform], worker_progress: WorkerProgress
+    ) -> None:
+        self.source, self.worker_progress = source, worker_progress
+        self.sets = {
+            variant: DetectionDataset(source, transform, worker_progress) for variant, transform in transforms.items()
+        }
 
     def __getitem__(self, place: Place) -> Sample:
         index, variant = place

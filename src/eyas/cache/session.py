@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from eyas.args import DataArgs, RunArgs
-from eyas.cache.fill import SAMPLE, Filling
+from eyas.cache.fill import SAMPLE, CacheFiller
 from eyas.cache.identity import TeacherOnDemand, read_json
 from eyas.cache.store import (
     CacheDtype,
@@ -27,19 +27,19 @@ from eyas.cache.store import (
     publish,
     record_key,
 )
-from eyas.cache.teacher import CachedTeacher, KnownLevel, KnownTeacher, Place
+from eyas.cache.teacher import CachedTeacher, LevelSummary, Place, TeacherSummary
 from eyas.data import DataSource
 from eyas.distillation.pairing import rectified_levels
 from eyas.evaluation import EvaluationResult
 from eyas.methods import LevelPair, Method
 from eyas.methods.imitation import FeatureImitation
-from eyas.nn.fold_batchnorm import make_cheaper
+from eyas.nn.fold_batchnorm import fold_teacher
 from eyas.tools.files import make_folder
 from eyas.tools.progress import Progress
 from eyas.types import Detector, EyasError
 
 
-class Caching:
+class CacheSession:
     """The teacher of a run, from a cache.
 
     Args:
@@ -107,7 +107,7 @@ class Caching:
             publish(path, asdict(result))
         return result
 
-    def _know(self) -> KnownTeacher:
+    def _know(self) -> TeacherSummary:
         """What the cache has on the teacher, or else the teacher says; it is then noted under its name."""
         identity = self.teacher.identity(self.root)
         path = self.root / f"teacher-{identity[:12]}.json"
@@ -117,7 +117,7 @@ class Caching:
         else:
             values |= describe_teacher(self.teacher.detector, identity).to_json()
         with _readable(path):
-            known = KnownTeacher.from_json({key: value for key, value in values.items() if key != "names"})
+            known = TeacherSummary.from_json({key: value for key, value in values.items() if key != "names"})
             new = self.teacher.name not in values["names"]
             if new:
                 values["names"].append(self.teacher.name)
@@ -170,10 +170,10 @@ class Caching:
 
     def _filling(
         self, methods: Sequence[FeatureImitation], stores: Sequence[TeacherCache], taps: Sequence[str]
-    ) -> Filling:
+    ) -> CacheFiller:
         """Loads the teacher."""
-        make_cheaper(self.teacher.detector, self.progress.say)  # as a run without a cache has it, bit by bit
-        return Filling(
+        fold_teacher(self.teacher.detector, self.progress.say)  # as a run without a cache has it, bit by bit
+        return CacheFiller(
             teacher=self.teacher.detector,
             taps=taps,
             methods=methods,
@@ -216,13 +216,13 @@ class Caching:
         return bool(index % self.accelerator.num_processes == self.accelerator.process_index)
 
 
-def describe_teacher(detector: Detector, identity: str) -> KnownTeacher:
+def describe_teacher(detector: Detector, identity: str) -> TeacherSummary:
     """What a cache remembers of a teacher."""
     rectified = rectified_levels(detector, list(detector.levels))
     levels = {
-        name: KnownLevel(level.channels, level.stride, rectified[name]) for name, level in detector.levels.items()
+        name: LevelSummary(level.channels, level.stride, rectified[name]) for name, level in detector.levels.items()
     }
-    return KnownTeacher(identity, tuple(detector.classes), levels)
+    return TeacherSummary(identity, tuple(detector.classes), levels)
 
 
 @contextmanager

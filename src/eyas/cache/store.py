@@ -31,7 +31,7 @@ from eyas.cache.shards import (
     well_formed,
 )
 from eyas.methods import Method
-from eyas.methods.imitation import Wanted, sent
+from eyas.methods.imitation import TeacherTargets, to_device_async
 from eyas.tools.files import could_not_write, write_json
 from eyas.types import EyasError, Record, Size
 
@@ -108,7 +108,7 @@ class TeacherCache:
         """What new records are written with; a context."""
         return ShardWriter(self.folder, rank)
 
-    def read(self, keys: Sequence[bytes], device: torch.device) -> list[Wanted]:
+    def read(self, keys: Sequence[bytes], device: torch.device) -> list[TeacherTargets]:
         """What a batch of images is to imitate, level by level; on a batch padded to its largest image.
 
         No map is there to look at, and none is needed: that of a batch is as high as the highest and as wide as the
@@ -117,17 +117,19 @@ class TeacherCache:
         records = [decode(self._shards[key], self.channels, self._bits) for key in keys]
         return [self._batch(levels, device) for levels in zip(*records, strict=True)]
 
-    def _batch(self, images: Sequence[LevelRecord], device: torch.device) -> Wanted:
+    def _batch(self, images: Sequence[LevelRecord], device: torch.device) -> TeacherTargets:
         widths, counts = [image.size[1] for image in images], [len(image.places) for image in images]
         size = (len(images), max(image.size[0] for image in images), max(widths))
         image = np.repeat(np.arange(len(images)), counts)
         places = np.concatenate([image.places for image in images]).astype(np.int64)
         row, column = np.divmod(places, np.repeat(widths, counts))
         bits = np.concatenate([image.vectors for image in images])
-        where = [sent(torch.from_numpy(axis), device) for axis in (image, row, column)]
-        return Wanted((where[0], where[1], where[2]), sent(torch.from_numpy(bits).view(self.dtype), device), size)
+        where = [to_device_async(torch.from_numpy(axis), device) for axis in (image, row, column)]
+        return TeacherTargets(
+            (where[0], where[1], where[2]), to_device_async(torch.from_numpy(bits).view(self.dtype), device), size
+        )
 
-    def split(self, wanted: Sequence[Wanted]) -> list[list[LevelRecord]]:
+    def split(self, wanted: Sequence[TeacherTargets]) -> list[list[LevelRecord]]:
         """The record of each image of a batch, all of whose images have one size.
 
         Raises:
@@ -136,7 +138,7 @@ class TeacherCache:
         by_level = [self._split_level(level) for level in wanted]
         return [list(levels) for levels in zip(*by_level, strict=True)]
 
-    def _split_level(self, wanted: Wanted) -> list[LevelRecord]:
+    def _split_level(self, wanted: TeacherTargets) -> list[LevelRecord]:
         image, row, column = (axis.cpu().numpy() for axis in wanted.cells)
         batch, height, width = wanted.size
         vectors = wanted.vectors.flatten(0, -2).to(self.dtype)
@@ -266,7 +268,7 @@ def _check_own(method: Method) -> None:
     """A subclass with masks of its own must not be taken for its base class with the same options."""
     classes = type(method).__mro__
     told = next(place for place, kind in enumerate(classes) if "fingerprint" in vars(kind))
-    for name in ("masks", "wanted", "forward"):
+    for name in ("masks", "select", "forward"):
         if any(name in vars(kind) for kind in classes[:told]):
             raise EyasError(
                 f"{type(method).__name__} has {name}() of its own, but not fingerprint(), by which a cache tells it "

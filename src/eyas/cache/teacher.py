@@ -18,7 +18,7 @@ Place = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class KnownLevel:
+class LevelSummary:
     """What is known of a teacher's feature level without the teacher.
 
     Attributes:
@@ -33,7 +33,7 @@ class KnownLevel:
 
 
 @dataclass(frozen=True)
-class KnownTeacher:
+class TeacherSummary:
     """What is known of a teacher without loading it.
 
     Attributes:
@@ -44,14 +44,14 @@ class KnownTeacher:
 
     identity: str
     classes: tuple[str, ...]
-    levels: Mapping[str, KnownLevel]
+    levels: Mapping[str, LevelSummary]
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "classes": list(self.classes)}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> KnownTeacher:
-        levels = {name: KnownLevel(**level) for name, level in values["levels"].items()}
+    def from_json(cls, values: Mapping[str, Any]) -> TeacherSummary:
+        levels = {name: LevelSummary(**level) for name, level in values["levels"].items()}
         return cls(values["identity"], tuple(values["classes"]), levels)
 
 
@@ -65,7 +65,7 @@ class CachedTeacher(nn.Module):
         rectified: tap name -> whether that level is never negative.
     """
 
-    def __init__(self, known: KnownTeacher) -> None:
+    def __init__(self, known: TeacherSummary) -> None:
         super().__init__()
         self.classes = known.classes
         self.levels = {name: Level(level.channels, level.stride) for name, level in known.levels.items()}

@@ -78,7 +78,7 @@ def benchmark(
             methods = chosen_methods(method)
             guide, store = setup.guide(teacher, methods, cache, cache_dtype)
             module = Distiller(student, guide, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed)
-            setup.make_ready(module, store)
+            setup.prepare_teacher(module, store)
         if run.compile:
             say_breaks(student, setup)
         spans, whole = time_steps(setup.trainer(module, spec), steps, warmup)

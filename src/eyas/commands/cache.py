@@ -13,7 +13,7 @@ from eyas.evaluation import EvaluationResult
 from eyas.evaluation.predict import score_detector, val_loader
 from eyas.methods import Method
 from eyas.runs.checkpoint import ModelSpec
-from eyas.training.setup import Setup, chosen_methods, good_enough, same_classes
+from eyas.training.setup import Setup, check_classes, check_teacher_score, chosen_methods
 from eyas.types import Detector
 
 
@@ -59,12 +59,12 @@ def cache(
         student = ModelSpec(model, setup.train.classes, backbone, options or {}, dataset.resize).build()
         store = setup.caching(teacher, methods, cache, cache_dtype)
         if not any_teacher:
-            same_classes(store.guide, setup.train, teacher)
+            check_classes(store.guide, setup.train, teacher)
         if store.guide.classes == setup.val.classes:
             result = store.score(setup.val, setup.metric, partial(_score, setup))
             setup.say(f"teacher   {result.headline()} on {len(setup.val.records)} images")
             if not any_teacher:
-                good_enough(result, teacher)
+                check_teacher_score(result, teacher)
         distiller = Distiller(student, store.guide, *methods, pairs=pairs, teacher_scale=teacher_scale, seed=run.seed)
         store.fill(distiller.pairs)
 

@@ -23,8 +23,8 @@ from eyas.cache.identity import file_digest, files_digest
 from eyas.commands.distill import distill
 from eyas.commands.parsing import resolve
 from eyas.commands.train import train
-from eyas.comparison.arms import Layers, flat_options, resolve_arms
-from eyas.comparison.jobs import Job, Share, resume_options, run_jobs
+from eyas.comparison.arms import ArmOptions, flat_options, resolve_arms
+from eyas.comparison.jobs import Job, ResourceShare, resume_options, run_jobs
 from eyas.comparison.statistics import markdown, report, rows, title
 from eyas.data import read
 from eyas.detectors.transformers.identity import native_files
@@ -69,9 +69,9 @@ class Arm:
 def compare(
     data: Path,
     teacher: str,
-    student: Layers,
+    student: ArmOptions,
     out: Path,
-    arms: dict[str, Layers] | None = None,
+    arms: dict[str, ArmOptions] | None = None,
     seeds: list[int] = [0, 1, 2],  # noqa: B006 (never changed: the signature is the schema)
     figure: str | None = None,
     at_once: int | None = None,
@@ -201,7 +201,7 @@ def _train(
     print(f"{len(plan)} arms, seeds {', '.join(map(str, seeds))}: {len(todo)} trainings, {done} finished before")
     if not todo:
         return {}
-    share = Share.of_machine(len(todo), at_once=at_once, threads=threads, devices=_devices(plan))
+    share = ResourceShare.of_machine(len(todo), at_once=at_once, threads=threads, devices=_devices(plan))
     images = _images(plan[0], data)
     jobs = [_job(arm, seed, share, images, data, teacher, out) for arm, seed in todo]
     with Progress() as progress:
@@ -209,7 +209,7 @@ def _train(
     return {job.folder.name: text for job, text in failed.items()}
 
 
-def _job(arm: Arm, seed: int, share: Share, images: int, data: Path, teacher: str, out: Path) -> Job:
+def _job(arm: Arm, seed: int, share: ResourceShare, images: int, data: Path, teacher: str, out: Path) -> Job:
     folder = run_folder(out, arm.name, seed)
     more = {"run.seed": seed, "run.threads": share.threads, **resume_options(folder)}
     command = [*_command(arm.options, arm.file, data, teacher, folder), *(f"--{key}={more[key]}" for key in more)]

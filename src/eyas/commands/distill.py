@@ -14,7 +14,15 @@ from eyas.evaluation import EvaluationResult
 from eyas.methods import Method
 from eyas.runs.checkpoint import ModelSpec
 from eyas.training.reproducibility import seed_epoch
-from eyas.training.setup import RunSetup, _describe, _figures, chosen_methods, good_enough, preflight, same_classes
+from eyas.training.setup import (
+    RunSetup,
+    _describe,
+    _figures,
+    check_classes,
+    check_teacher_score,
+    chosen_methods,
+    preflight,
+)
 
 
 def distill(
@@ -64,7 +72,7 @@ def distill(
         student = spec.build(weights)
         guide, store = setup.guide(teacher, methods, cache, cache_dtype)
         if not any_teacher:
-            same_classes(guide, setup.train, teacher)
+            check_classes(guide, setup.train, teacher)
         distiller = Distiller(student, guide, *methods, pairs=pairs, teacher_scale=teacher_scale, seed=run.seed)
         trainer = setup.trainer(distiller, spec)
         teacher_result = None
@@ -78,9 +86,9 @@ def distill(
             teacher_result = score(guide) if store is None else store.score(setup.val, trainer.metric, score)
             setup.say(f"teacher   {teacher_result.headline()} on {len(setup.val.records)} images")
             if not any_teacher:
-                good_enough(teacher_result, teacher)
+                check_teacher_score(teacher_result, teacher)
         setup.say(f"student   {_describe(spec, student)}")
-        setup.make_ready(distiller, store)
+        setup.prepare_teacher(distiller, store)
         # As the first step will draw it, whatever was drawn before: with a full cache, say, no teacher was made.
         seed_epoch(run.seed, 0, setup.accelerator.process_index)
         balance = distiller.balance(*trainer.first_batch())

@@ -9,10 +9,10 @@ from typing import Literal
 from eyas.args import DataArgs
 from eyas.data import DataSource
 from eyas.data.transforms import Resize
-from eyas.data.workers import told
+from eyas.data.workers import safe_batches
 from eyas.evaluation.predict import val_loader
 from eyas.evaluation.variance import inspect_features, report, table, verdict
-from eyas.ops.near_objects import Assignment
+from eyas.ops.near_objects import AssignmentRule
 from eyas.report.masks import draw_masks, some_images
 from eyas.report.plots import channel_variances
 from eyas.runs.checkpoint import SPEC, ModelSpec
@@ -29,7 +29,7 @@ def inspect(
     data: Path | None = None,
     split: str | None = None,
     psi: float = 0.5,
-    assignment: Assignment = "global",
+    assignment: AssignmentRule = "global",
     images: int | None = None,
     out: Path | None = None,
     resize: Resize = Resize(),  # noqa: B008 (frozen: the signature is the schema)
@@ -67,7 +67,7 @@ def inspect(
     feed = DataArgs(resize=resize, batch_size=batch_size, workers=workers)
     with Progress() as progress:
         task = progress.task("inspect", len(source.records))
-        batches = ((pixels.to(where), targets) for pixels, targets in told(val_loader(source, feed)))
+        batches = ((pixels.to(where), targets) for pixels, targets in safe_batches(val_loader(source, feed)))
         levels = inspect_features(
             detector, batches, psi=psi, assignment=assignment, advance=lambda count: progress.advance(task, count)
         )

@@ -25,33 +25,35 @@ GROUPS = ("dataset", "optim", "run", "resize", "augment")
 """Options that are merged name by name; every other one is replaced whole, as on the command line."""
 
 
-class Layers:
+class ArmOptions:
     """One or several layers, as they stand in YAML. A type of its own, so that classes named in it are not made yet."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
     @classmethod
-    def parse(cls, value: Any) -> Layers:
+    def parse(cls, value: Any) -> ArmOptions:
         """From a value of a YAML file, or from YAML given on the command line."""
-        return value if isinstance(value, Layers) else cls(yaml.safe_load(value) if isinstance(value, str) else value)
+        return (
+            value if isinstance(value, ArmOptions) else cls(yaml.safe_load(value) if isinstance(value, str) else value)
+        )
 
 
 def _is_layers(value: Any, _: type) -> bool:
-    return isinstance(value, Layers)
+    return isinstance(value, ArmOptions)
 
 
-register_type(Layers, serializer=lambda layers: layers.value, deserializer=Layers.parse, type_check=_is_layers)
+register_type(ArmOptions, serializer=lambda layers: layers.value, deserializer=ArmOptions.parse, type_check=_is_layers)
 
 
-def resolve_arms(student: Layers, arms: Mapping[str, Layers]) -> dict[str, dict[str, Any]]:
+def resolve_arms(student: ArmOptions, arms: Mapping[str, ArmOptions]) -> dict[str, dict[str, Any]]:
     """The options of every arm, complete, by its name; the plain student first, whether it is named or not.
 
     Raises:
         EyasError: a name that makes no folder name, a recipe that is not there, an option that does not fit.
     """
     resolved = {}
-    for name, layers in {PLAIN: Layers(None), **arms}.items():
+    for name, layers in {PLAIN: ArmOptions(None), **arms}.items():
         if not NAME.fullmatch(name):
             raise EyasError(f"arm {name!r}: name it by letters, digits and . + - _, since its runs are folders")
         try:

@@ -65,7 +65,7 @@ class StepCount:
 
 
 @dataclass(frozen=True)
-class Share:
+class ResourceShare:
     """What each of several processes gets of the machine.
 
     Attributes:
@@ -81,7 +81,7 @@ class Share:
     @classmethod
     def of_machine(
         cls, jobs: int, *, at_once: int | None = None, threads: int | None = None, devices: Sequence[str] = ()
-    ) -> Share:
+    ) -> ResourceShare:
         """One process for each device, or for each core where there is no device; the cores shared out evenly."""
         at_once = max(1, min(at_once or len(devices) or cores(), jobs))
         return cls(at_once, threads or max(1, cores() // at_once), tuple(devices))
@@ -110,7 +110,7 @@ def resume_options(folder: Path) -> dict[str, str]:
 
 
 def run_jobs(
-    jobs: Sequence[Job], progress: Progress, *, share: Share | None = None, keep_going: bool = False
+    jobs: Sequence[Job], progress: Progress, *, share: ResourceShare | None = None, keep_going: bool = False
 ) -> dict[Job, str]:
     """Run every job, some at a time, in the given order.
 
@@ -126,7 +126,7 @@ def run_jobs(
     Raises:
         EyasError: a job failed and ``keep_going`` is off. The others are stopped, and resume later.
     """
-    share = share or Share.of_machine(len(jobs))
+    share = share or ResourceShare.of_machine(len(jobs))
     counts = [StepCount(job.folder) for job in jobs]
     task = progress.task("train", sum(job.steps for job in jobs))
     waiting, running, failed, seen = list(jobs), dict[int, tuple[Job, subprocess.Popen[bytes]]](), dict[Job, str](), 0

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from eyas.data.formats.records import DataSource
 from eyas.data.images import decode
 from eyas.data.transforms import Transform
-from eyas.data.workers import Held, worker_options
+from eyas.data.workers import WorkerProgress, worker_options
 from eyas.ops.pixels import filled
 from eyas.types import EyasError, Prediction, Record, Size, Target
 
@@ -40,13 +40,13 @@ class DetectionDataset(Dataset[Sample]):
     Attributes:
         source: the records.
         transform: what is done to them.
-        held: where workers say what they have in hand, see `eyas.data.workers`.
+        worker_progress: where workers say what they have in hand, see `eyas.data.workers`.
     """
 
-    def __init__(self, source: DataSource, transform: Transform, held: Held | None = None) -> None:
+    def __init__(self, source: DataSource, transform: Transform, worker_progress: WorkerProgress | None = None) -> None:
         self.source = source
         self.transform = transform
-        self.held = held
+        self.worker_progress = worker_progress
 
     def __len__(self) -> int:
         return len(self.source.records)
@@ -66,18 +66,18 @@ class DetectionDataset(Dataset[Sample]):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Where workers are spawned, not forked, torch would hand over every tensor as an open file, some thousands.
-        return _rebuild, (_changed(self.source, Tensor.numpy), self.transform, self.held)
+        return _rebuild, (_changed(self.source, Tensor.numpy), self.transform, self.worker_progress)
 
     def _sample(self, index: int) -> Sample:
         record = self.source.records[index]
         target: Target = {"boxes": record.boxes, "labels": record.labels, "ignore": record.ignore}
-        with nullcontext() if self.held is None else self.held.at(index):
+        with nullcontext() if self.worker_progress is None else self.worker_progress.at(index):
             image, target = self.transform(decode(record), target)
         return image, {**target, "index": index, "size": (image.shape[-2], image.shape[-1])}
 
 
-def _rebuild(source: DataSource, transform: Transform, held: Held | None) -> DetectionDataset:
-    return DetectionDataset(_changed(source, torch.from_numpy), transform, held)
+def _rebuild(source: DataSource, transform: Transform, worker_progress: WorkerProgress | None) -> DetectionDataset:
+    return DetectionDataset(_changed(source, torch.from_numpy), transform, worker_progress)
 
 
 def _changed(source: DataSource, change: Callable[[Any], Any]) -> DataSource:
@@ -185,7 +185,7 @@ def loader(
     if drop_last and len(source.records) < batch_size:
         raise EyasError(f"{source.root}: {len(source.records)} images do not fill one batch of {batch_size}")
     return Loader(
-        DetectionDataset(source, transform, Held(workers)),
+        DetectionDataset(source, transform, WorkerProgress(workers)),
         batch_size=batch_size,
         sampler=EpochSampler(len(source.records), shuffle=shuffle, seed=seed),
         **worker_options(workers, worker_timeout),

@@ -29,7 +29,7 @@ HUNG = re.compile(r"DataLoader timed out after ([\d.]+) seconds")
 Batch = TypeVar("Batch")
 
 
-class Held:
+class WorkerProgress:
     """What each worker of a loader has in hand, in memory that it shares with the process that waits for it.
 
     Args:
@@ -92,8 +92,8 @@ def worker_options(workers: int, timeout: float) -> WorkerOptions:
 def _begin(worker: int) -> None:
     leave_signals_to_parent(worker)
     info = get_worker_info()
-    if info is not None and isinstance(info.dataset, Watched):
-        info.dataset.held.enter(worker)
+    if info is not None and isinstance(info.dataset, TracksWorkers):
+        info.dataset.worker_progress.enter(worker)
 
 
 class _Watch(threading.Thread):
@@ -103,9 +103,9 @@ class _Watch(threading.Thread):
     worker, and a process that has stopped altogether never answers there.
     """
 
-    def __init__(self, held: Held, seconds: float) -> None:
+    def __init__(self, worker_progress: WorkerProgress, seconds: float) -> None:
         super().__init__(name="data workers", daemon=True)
-        self._held, self._limit = held, 1.25 * seconds + 1  # PyTorch's timeout first
+        self._held, self._limit = worker_progress, 1.25 * seconds + 1  # PyTorch's timeout first
         self._over = threading.Event()
         self.since: float | None = None
         """When the main thread began to wait; None where it does not."""
@@ -125,18 +125,18 @@ class _Watch(threading.Thread):
         self._over.set()
 
 
-def in_time(batches: Iterable[Batch], loader: object) -> Iterator[Batch]:
+def with_timeout(batches: Iterable[Batch], loader: object) -> Iterator[Batch]:
     """The batches. Whatever comes of a worker that dies or hangs meanwhile is PyTorch's own RuntimeError.
 
     Args:
         batches: of the loader, or what it was prepared to, or the rest of them.
-        loader: a DataLoader, whose data set `workers_told` can tell of. Of any other the batches pass as they are.
+        loader: a DataLoader whose data set tracks its workers. Batches of any other loader pass unchanged.
     """
     dataset, seconds = getattr(loader, "dataset", None), float(getattr(loader, "timeout", 0))
-    if not isinstance(dataset, Watched) or not getattr(loader, "num_workers", 0):
+    if not isinstance(dataset, TracksWorkers) or not getattr(loader, "num_workers", 0):
         yield from batches
         return
-    watch = _Watch(dataset.held, seconds)
+    watch = _Watch(dataset.worker_progress, seconds)
     if seconds:
         watch.start()
     iterator = iter(batches)
@@ -150,7 +150,7 @@ def in_time(batches: Iterable[Batch], loader: object) -> Iterator[Batch]:
             except Exception as error:
                 if watch.fired:
                     raise RuntimeError(f"DataLoader timed out after {seconds:g} seconds") from error
-                if isinstance(error, OSError | EOFError) and (dead := _ended(dataset.held)):
+                if isinstance(error, OSError | EOFError) and (dead := _ended(dataset.worker_progress)):
                     # It ended while its batch was fetched.
                     numbers = ", ".join(map(str, dead))
                     raise RuntimeError(f"DataLoader worker (pid(s) {numbers}) exited unexpectedly") from error
@@ -161,27 +161,27 @@ def in_time(batches: Iterable[Batch], loader: object) -> Iterator[Batch]:
         watch.stop()
 
 
-def _ended(held: Held) -> list[int]:
+def _ended(worker_progress: WorkerProgress) -> list[int]:
     """The workers that are no more, for which it waits a moment: connections are closed before a process ends."""
     end = time.monotonic() + 1
     while True:
         alive = {child.pid for child in active_children()}
-        dead = [process for process in held.processes() if process not in alive]
+        dead = [process for process in worker_progress.processes() if process not in alive]
         if dead or time.monotonic() > end:
             return dead
         time.sleep(0.02)
 
 
 @runtime_checkable
-class Watched(Protocol):
+class TracksWorkers(Protocol):
     """A data set whose workers can be told of."""
 
     source: DataSource
-    held: Held
+    worker_progress: WorkerProgress
 
 
 @contextmanager
-def workers_told(loader: object) -> Iterator[None]:
+def name_failed_images(loader: object) -> Iterator[None]:
     """Inside, a data worker of a loader that dies or hangs is an `EyasError` that names the images it had in hand.
 
     PyTorch tells of a dead one wherever the main thread is just then, not in the loader alone: the error of another
@@ -192,26 +192,26 @@ def workers_told(loader: object) -> Iterator[None]:
     except RuntimeError as error:
         dataset = getattr(loader, "dataset", None)
         said = None
-        if isinstance(dataset, Watched):
+        if isinstance(dataset, TracksWorkers):
             said = _of_dead(str(error), dataset) or _of_hung(str(error), dataset)
         if said is None:
             raise
         raise EyasError(said) from error
 
 
-def told(loader: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches of a loader, for a loop that only reads: `workers_told` and `in_time` in one."""
-    with workers_told(loader):
-        yield from in_time(loader, loader)
+def safe_batches(loader: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches of a loader, for a loop that only reads: `name_failed_images` and `with_timeout` in one."""
+    with name_failed_images(loader):
+        yield from with_timeout(loader, loader)
 
 
-def _of_dead(error: str, dataset: Watched) -> str | None:
+def _of_dead(error: str, dataset: TracksWorkers) -> str | None:
     """What to tell the user of an error of PyTorch's loader; None where no worker of this data set has ended."""
     found = DEAD.search(error)
     dead = [int(number) for number in found[1].split(",")] if found else []
-    if found is None or not set(dead) & set(dataset.held.processes()):
+    if found is None or not set(dead) & set(dataset.worker_progress.processes()):
         return None
-    images = dataset.held.last(dead)
+    images = dataset.worker_progress.last(dead)
     return (
         f"a data worker {found[2].strip(' .')}; its last image was {_named(images, dataset.source.records)}. If that "
         "one can be decoded, memory may have run out: lower --dataset.workers or --dataset.batch_size. The last "
@@ -219,14 +219,14 @@ def _of_dead(error: str, dataset: Watched) -> str | None:
     )
 
 
-def _of_hung(error: str, dataset: Watched) -> str | None:
+def _of_hung(error: str, dataset: TracksWorkers) -> str | None:
     """The same of workers that hang; they are ended, or the command would wait for them when it ends itself."""
     if (found := HUNG.search(error)) is None:
         return None
-    held, records = dataset.held, dataset.source.records
-    now, last = held.now(), held.last(held.processes())
+    worker_progress, records = dataset.worker_progress, dataset.source.records
+    now, last = worker_progress.now(), worker_progress.last(worker_progress.processes())
     what = f"in hand they have {_named(now, records)}" if now else f"the last they had were {_named(last, records)}"
-    _end(held.processes())
+    _end(worker_progress.processes())
     return (
         f"the data workers gave no batch for {float(found[1]):g} s; {what}. Look at that file and the disk it is on, "
         "or raise --dataset.worker_timeout; the last checkpoint is intact"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from eyas.detectors.deployed import Deployed
-from eyas.nn.eval_mode import evaluating
+from eyas.nn.eval_mode import eval_mode
 from eyas.nn.taps import Taps
 from eyas.types import EyasError, Level, Prediction, Size, Target
 
@@ -93,7 +93,7 @@ def probe_levels(network: nn.Module, names: Sequence[str], image_size: Size) -> 
         EyasError: a tap name that is no submodule, or an output that is no map.
     """
     like = next(network.parameters(), torch.zeros(()))
-    with evaluating(network), torch.no_grad(), Taps(network, names, stop=True) as taps:
+    with eval_mode(network), torch.no_grad(), Taps(network, names, stop=True) as taps:
         network(like.new_zeros(1, 3, *image_size))
     for name, feature in taps.features.items():
         if feature.ndim != 4:

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from eyas.cache.teacher import CachedTeacher
 from eyas.distillation.pairing import describe_levels, pair_levels
-from eyas.distillation.teacher_scale import check_scale, shrink
-from eyas.distillation.weights import FollowedWeight, WatchedRatio, gradient_norm, ratio_of, relative
+from eyas.distillation.teacher_scale import check_scale, resize_for_student
+from eyas.distillation.weights import AutoWeight, RatioMonitor, divide_by_own_value, gradient_norm, ratio_of
 from eyas.methods.method import Auto, Method, Reads
 from eyas.nn.taps import Taps, some_parameter, teacher_features
 from eyas.ops.pixels import as_float
 from eyas.tools.timing import span
-from eyas.types import Detector, EyasError, HeadOutput, RespondingDetector, Response, Size, Target, View
+from eyas.types import Detector, DetectorWithHeads, EyasError, HeadOutput, HeadOutputs, Size, Target, View
 
 __all__ = ["Balance", "Distiller", "describe_levels", "pad_to_batch", "pair_levels"]
 
@@ -69,12 +69,12 @@ class Distiller(nn.Module):
         self.methods = nn.ModuleList(methods)
         self.followed = nn.ModuleDict(
             {
-                method.name: FollowedWeight(method.weight, method.start_step)
+                method.name: AutoWeight(method.weight, method.start_step)
                 for method in methods
                 if isinstance(method.weight, Auto)
             }
         )
-        self.watched = nn.ModuleDict({method.name: WatchedRatio(method.start_step) for method in methods})
+        self.watched = nn.ModuleDict({method.name: RatioMonitor(method.start_step) for method in methods})
         self._outside = (_frozen(teacher),)
         self._batches = 0
         device = some_parameter(student).device
@@ -131,11 +131,11 @@ class Distiller(nn.Module):
     def _all_methods(self) -> list[Method]:
         return cast(list[Method], list(self.methods))
 
-    def _followed(self, method: Method) -> FollowedWeight:
-        return cast(FollowedWeight, self.followed[method.name])
+    def _followed(self, method: Method) -> AutoWeight:
+        return cast(AutoWeight, self.followed[method.name])
 
-    def _watched(self, method: Method) -> WatchedRatio:
-        return cast(WatchedRatio, self.watched[method.name])
+    def _watched(self, method: Method) -> RatioMonitor:
+        return cast(RatioMonitor, self.watched[method.name])
 
     def _active(self, method: Method) -> bool:
         """Whether the method has anything to do in this batch: one without adapters has not while it warms up."""
@@ -165,7 +165,7 @@ class Distiller(nn.Module):
         with span("loss"):
             loss: Tensor = method(student, teacher, targets)
         if self._warming_up(method):
-            return relative(loss)
+            return divide_by_own_value(loss)
         weight = self._weight(method, lambda: gradient_norm(loss, student.features), detection_gradient)
         return weight * loss
 
@@ -177,14 +177,14 @@ class Distiller(nn.Module):
         if not isinstance(method.weight, Auto):
             if measured and method.weight and self._watched(method).due(self._batches):
                 with span("weight"):
-                    self._watched(method).take(method.weight * imitation_gradient(), detection_gradient())
+                    self._watched(method).update(method.weight * imitation_gradient(), detection_gradient())
             return method.weight
         followed = self._followed(method)
         if measured and followed.due(self._batches):
             with span("weight"):
                 detection, imitation = detection_gradient(), imitation_gradient()
                 followed.measure(detection, imitation)
-                self._watched(method).take(followed.value() * imitation, detection)
+                self._watched(method).update(followed.value() * imitation, detection)
         return followed.value()
 
     def _views(self, images: Tensor, targets: Sequence[Target], methods: Sequence[Method]) -> tuple[View, View | None]:
@@ -193,7 +193,7 @@ class Distiller(nn.Module):
         The teacher goes first, unless it is to score the boxes of the student: what it takes in memory is then free
         again before the student's maps come, all of which stay for the backward pass.
         """
-        shrunk = shrink(images, targets, self.teacher_scale)
+        shrunk = resize_for_student(images, targets, self.teacher_scale)
         if not methods:
             return self._student_view(*shrunk, methods), None
         if "heads" in _reads(methods):
@@ -208,9 +208,9 @@ class Distiller(nn.Module):
         reads = _reads(methods)
         with span("student"), Taps(self.student.network, [pair.student_tap for pair in self.pairs]) as taps:
             if reads & {"heads", "student_proposals"}:
-                losses, response = _responding(self.student, "student").losses_and_response(images, targets)
+                losses, response = _responding(self.student, "student").losses_and_heads(images, targets)
             else:
-                losses, response = self.student.losses(images, targets), Response()
+                losses, response = self.student.losses(images, targets), HeadOutputs()
         features = [taps.features[pair.student_tap] for pair in self.pairs]
         levels = [pair.student for pair in self.pairs]
         return View(features, levels, _size(images), response.heads, response.proposals, dict(losses))
@@ -223,12 +223,12 @@ class Distiller(nn.Module):
         # Scoring the teacher elsewhere may have put it in training mode, where BatchNorm would follow the batch.
         self.teacher.network.eval()
         reads, names = _reads(methods), [pair.teacher_tap for pair in self.pairs]
-        response = Response()
+        response = HeadOutputs()
         if reads & {"heads", "teacher_proposals"}:
             boxes = {name: head.boxes for name, head in heads.items()}
             with torch.no_grad(), Taps(self.teacher.network, names) as taps:
                 teacher = _responding(self.teacher, "teacher")
-                response = teacher.respond(images, boxes, proposals="teacher_proposals" in reads)
+                response = teacher.score_boxes(images, boxes, proposals="teacher_proposals" in reads)
             features = taps.features
         else:
             features = teacher_features(self.teacher, names, images)
@@ -335,12 +335,12 @@ def _reads(methods: Iterable[Method]) -> frozenset[Reads]:
     return frozenset(read for method in methods for read in method.reads)
 
 
-def _responding(detector: Detector, role: str) -> RespondingDetector:
-    if not isinstance(detector, RespondingDetector):
+def _responding(detector: Detector, role: str) -> DetectorWithHeads:
+    if not isinstance(detector, DetectorWithHeads):
         raise EyasError(
             f"the {role}, a {type(detector).__name__}, gives no head outputs or proposals, which a method asks for; "
-            "use methods that compare features, or give it losses_and_response() and respond(), see "
-            "eyas.types.RespondingDetector"
+            "use methods that compare features, or give it losses_and_heads() and score_boxes(), see "
+            "eyas.types.DetectorWithHeads"
         )
     return detector
 

@@ -25,7 +25,7 @@ def check_scale(scale: float) -> None:
         )
 
 
-def shrink(images: Tensor, targets: Sequence[Target], scale: float) -> tuple[Tensor, Sequence[Target]]:
+def resize_for_student(images: Tensor, targets: Sequence[Target], scale: float) -> tuple[Tensor, Sequence[Target]]:
     """What the student sees of the teacher's batch.
 
     Args:

@@ -2,7 +2,7 @@
 
 A number does not travel: equation 2 sums over channels, so its size is that of the teacher's squared features, which
 differs by orders of magnitude between detectors. What travels is a ratio: the norm of the method's gradient at the
-student's imitated features over the norm of the detection loss's gradient there. `FollowedWeight` holds that ratio.
+student's imitated features over the norm of the detection loss's gradient there. `AutoWeight` holds that ratio.
 
 Measuring needs no second backward pass through the student. Both gradients are taken at the tapped features: the
 detection loss goes back through the heads alone, the method's through its adapters alone. And it is done only every so
@@ -60,14 +60,14 @@ class RunningRatio(nn.Module):
         self.register_buffer("measurements", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
-    def take(self, above: Tensor, below: Tensor) -> None:
+    def update(self, numerator: Tensor, denominator: Tensor) -> None:
         """Take in the norms of one batch. One without objects, or without a finite gradient, says nothing."""
-        says = (above > 0) & (below > 0) & torch.isfinite(above) & torch.isfinite(below)
+        says = (numerator > 0) & (denominator > 0) & torch.isfinite(numerator) & torch.isfinite(denominator)
         self.measurements += says
         rate = torch.clamp(1 / self.measurements.clamp(min=1), min=RATE)
-        quotient = above / below  # of two finite norms it may be 0 or infinite all the same
+        quotient = numerator / denominator  # of two finite norms it may be 0 or infinite all the same
         holds = torch.isfinite(quotient) & (quotient > 0)
-        measured = torch.where(holds, torch.log(quotient), torch.log(above) - torch.log(below))
+        measured = torch.where(holds, torch.log(quotient), torch.log(numerator) - torch.log(denominator))
         leap = measured - self.log_ratio
         leap = torch.where(self.measurements > 1, leap.clamp(-LEAP, LEAP), leap)
         moved = (self.log_ratio + rate * leap).clamp(-LIMIT, LIMIT)
@@ -78,7 +78,7 @@ class RunningRatio(nn.Module):
         return torch.where(self.measurements > 0, self.log_ratio.exp(), 0.0)
 
 
-class FollowedWeight(RunningRatio):
+class AutoWeight(RunningRatio):
     """A weight that keeps the gradient of one method at a fraction of the detection gradient.
 
     It is above 0 and at most 1e12 times the fraction, whatever is measured.
@@ -102,15 +102,15 @@ class FollowedWeight(RunningRatio):
 
     def measure(self, detection: Tensor, imitation: Tensor) -> None:
         """Take in the gradient norms of one batch."""
-        self.take(detection, imitation)
+        self.update(detection, imitation)
 
     def value(self) -> Tensor:
         """The weight, a scalar; 0 until something has been measured."""
         return torch.where(self.measurements > 0, self.rule.fraction * self.log_ratio.exp(), 0.0)
 
 
-class WatchedRatio(RunningRatio):
-    """The weighted gradient of one method over the detection gradient, for the log and for `dominating`.
+class RatioMonitor(RunningRatio):
+    """The weighted gradient of one method over the detection gradient, for the log and for `dominance_warnings`.
 
     Args:
         start_step: of the method.
@@ -125,7 +125,7 @@ class WatchedRatio(RunningRatio):
         return _due(step - self.start_step - FIRST, WATCH_EVERY)
 
 
-def dominating(ratios: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, str]:
+def dominance_warnings(ratios: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, str]:
     """What to tell the user of each method whose gradient is far above the detection loss's, by its name."""
     return {
         name: f"{name} dominates: at the imitated features its gradient is {ratio:.3g} times that of the detection "
@@ -140,7 +140,7 @@ def _due(age: int, every: int) -> bool:
     return age >= 0 and (age < FIRST or age % every == 0)
 
 
-def relative(loss: Tensor) -> Tensor:
+def divide_by_own_value(loss: Tensor) -> Tensor:
     """The loss over its own value, that of all processes: 1 (or 0), with a gradient free of the features' scale.
 
     It is what adapters learn by while the student does not feel them: whatever the teacher's features measure, their

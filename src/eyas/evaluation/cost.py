@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from eyas.evaluation.result import align
-from eyas.nn.eval_mode import evaluating
+from eyas.nn.eval_mode import eval_mode
 from eyas.types import Detector, Size
 
 
@@ -151,7 +151,7 @@ def _prepared(detector: Detector, device: torch.device, threads: int | None) -> 
     try:
         if threads is not None:
             torch.set_num_threads(threads)
-        with evaluating(network.to(device)):
+        with eval_mode(network.to(device)):
             yield
     finally:
         torch.set_num_threads(before)

@@ -11,9 +11,9 @@ from torch import Tensor
 from eyas.args import DataArgs
 from eyas.data import DataSource, eval_transform, loader, to_record_frame
 from eyas.data.dataset import Loader
-from eyas.data.workers import in_time, told, workers_told
+from eyas.data.workers import name_failed_images, safe_batches, with_timeout
 from eyas.evaluation import EvaluationResult, evaluate
-from eyas.nn.eval_mode import evaluating
+from eyas.nn.eval_mode import eval_mode
 from eyas.nn.taps import teacher_features
 from eyas.ops.anchors import AnchorGrid
 from eyas.ops.pixels import as_float
@@ -35,8 +35,8 @@ def predict_records(
         advance: told the number of images after each batch.
     """
     predictions: dict[int, Prediction] = {}
-    with evaluating(detector.network), torch.no_grad(), workers_told(batches):
-        for images, targets in in_time(batches, batches):
+    with eval_mode(detector.network), torch.no_grad(), name_failed_images(batches):
+        for images, targets in with_timeout(batches, batches):
             for prediction, target in zip(detector.predict(as_float(images)), targets, strict=True):
                 index = target["index"]
                 predictions[index] = to_record_frame(on_cpu(prediction), source.records[index], target["size"])
@@ -58,7 +58,7 @@ def score_detector(
     task = progress.task(name, len(source.records))
     mine = predict_records(detector, batches, source, advance=lambda images: progress.advance(task, images))
     progress.finish(task)
-    return score(metric, source, gather(mine))
+    return score(metric, source, gather_predictions(mine))
 
 
 def anchor_grids(detector: Detector, image_size: Size) -> list[AnchorGrid]:
@@ -77,7 +77,7 @@ def score(metric: str, source: DataSource, predictions: dict[int, Prediction]) -
     return evaluate(metric, source.records, source.classes, ordered)
 
 
-def gather(mine: dict[int, Prediction]) -> dict[int, Prediction]:
+def gather_predictions(mine: dict[int, Prediction]) -> dict[int, Prediction]:
     """The predictions of all processes, by record index; records padded in to even the shards occur once."""
     shards: list[dict[int, Prediction]] = gather_object([mine])
     return {index: found for shard in shards for index, found in shard.items()}
@@ -118,7 +118,7 @@ def find_everywhere(
     """
     detector.network.to(device)
     task = progress.task(name, len(source.records))
-    batches = ((images.to(device), targets) for images, targets in told(val_loader(source, feed)))
+    batches = ((images.to(device), targets) for images, targets in safe_batches(val_loader(source, feed)))
     found = predict_records(detector, batches, source, advance=lambda images: progress.advance(task, images))
     progress.finish(task)
     detector.network.cpu()

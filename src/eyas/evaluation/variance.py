@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eyas.nn.eval_mode import evaluating
+from eyas.nn.eval_mode import eval_mode
 from eyas.nn.taps import teacher_features
-from eyas.ops.near_objects import Assignment, near_object_masks
+from eyas.ops.near_objects import AssignmentRule, near_object_masks
 from eyas.ops.pixels import as_float
 from eyas.types import Detector, Level, Size, Target, View
 
@@ -155,7 +155,7 @@ def inspect_features(
     batches: Iterable[tuple[Tensor, Sequence[Target]]],
     *,
     psi: float = 0.5,
-    assignment: Assignment = "global",
+    assignment: AssignmentRule = "global",
     advance: Callable[[int], None] | None = None,
 ) -> list[LevelInspection]:
     """The variance of a teacher's features near objects and far from them, on every level.
@@ -173,7 +173,7 @@ def inspect_features(
         One entry per level, from fine to coarse; none where there was no batch.
     """
     found: list[LevelInspection] = []
-    with evaluating(teacher.network):
+    with eval_mode(teacher.network):
         for images, targets in batches:
             view, masks = view_and_masks(teacher, images, targets, psi=psi, assignment=assignment)
             sizes = [target.get("size", view.image_size) for target in targets]
@@ -186,7 +186,7 @@ def inspect_features(
 
 
 def view_and_masks(
-    teacher: Detector, images: Tensor, targets: Sequence[Target], *, psi: float, assignment: Assignment
+    teacher: Detector, images: Tensor, targets: Sequence[Target], *, psi: float, assignment: AssignmentRule
 ) -> tuple[View, list[Tensor]]:
     """The teacher's features of a batch, and the near-object mask of each level, (B, H, W). In evaluation mode."""
     features = teacher_features(teacher, teacher.levels, as_float(images))

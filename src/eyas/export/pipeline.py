@@ -17,7 +17,7 @@ from torch import Tensor
 from eyas.args import DataArgs
 from eyas.data import DataSource
 from eyas.data.transforms import Resize
-from eyas.data.workers import told
+from eyas.data.workers import safe_batches
 from eyas.detectors.deploy import deploy
 from eyas.detectors.deployed import Deployed
 from eyas.evaluation import default_metric
@@ -26,7 +26,7 @@ from eyas.evaluation.predict import predict_records, score, val_loader
 from eyas.evaluation.result import align
 from eyas.export.check import MAP_TOLERANCE, failures, latencies, quantised, raw_differences, runner
 from eyas.export.graph import add_metadata, require_onnx, to_onnx, without_heads
-from eyas.export.runtime import fit, open_session
+from eyas.export.runtime import open_session, pad_to
 from eyas.ops.pixels import as_float
 from eyas.tools.files import could_not_write, write_atomic
 from eyas.tools.progress import Progress
@@ -82,7 +82,7 @@ def export_detector(
     fixed = None if dynamic_size else size
     add_metadata(model, describe(name, resize, detector, fixed=fixed, traced=size, raw=raw))
     shipped = (model if raw else without_heads(model)).SerializeToString()
-    feed = Feed(source, DataArgs(resize=resize, batch_size=1, workers=workers), fixed)
+    feed = CalibrationImages(source, DataArgs(resize=resize, batch_size=1, workers=workers), fixed)
     differences = raw_differences(deployed, open_session(model.SerializeToString()), feed.images(COMPARED))
     rows: dict[str, Detector] = {"PyTorch": detector, "onnxruntime": runner(shipped, deployed, raw=raw)}
     scores = {row: feed.score(row, one, rule) for row, one in rows.items()}
@@ -105,7 +105,7 @@ def export_detector(
 
 
 @dataclass(frozen=True)
-class Feed:
+class CalibrationImages:
     """The images that are compared: one at a time, resized and, for a fixed size, padded.
 
     Attributes:
@@ -120,9 +120,9 @@ class Feed:
 
     def batches(self) -> Iterator[tuple[Tensor, list[Target]]]:
         """Every image with its target."""
-        for images, targets in told(val_loader(self.source, self.feed)):
+        for images, targets in safe_batches(val_loader(self.source, self.feed)):
             pixels = as_float(images)
-            yield (pixels if self.size is None else fit(pixels, self.size)), targets
+            yield (pixels if self.size is None else pad_to(pixels, self.size)), targets
 
     def images(self, count: int) -> Iterator[Tensor]:
         """The first images, (1, 3, height, width)."""
@@ -185,7 +185,7 @@ def summary(figures: Mapping[str, Any]) -> str:
     )
 
 
-def _quantise(model: bytes, training: Feed, count: int) -> bytes:
+def _quantise(model: bytes, training: CalibrationImages, count: int) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         return quantised(model, training.images(count), Path(folder))
 

@@ -73,7 +73,7 @@ class OnnxDetector:
         Raises:
             EyasError: images larger than the file's fixed size.
         """
-        fitted = images if self.size is None else fit(images, self.size, self.name)
+        fitted = images if self.size is None else pad_to(images, self.size, self.name)
         return as_predictions(Candidates(*as_tensors(self.session.run(list(DETECTIONS), as_inputs(fitted)))))
 
 
@@ -123,7 +123,7 @@ def open_session(model: Path | bytes, threads: int | None = None) -> onnxruntime
         raise EyasError(f"{model if isinstance(model, Path) else 'the model'}: onnxruntime: {error}") from error
 
 
-def fit(images: Tensor, size: Size, name: str = "the model") -> Tensor:
+def pad_to(images: Tensor, size: Size, name: str = "the model") -> Tensor:
     """Images padded on the right and at the bottom to (height, width), as smaller images of a batch are in training.
 
     Raises:

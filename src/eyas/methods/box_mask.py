@@ -94,4 +94,4 @@ class BoxMask(FeatureImitation):
 
     def describe(self, teacher: View, targets: Sequence[Target]) -> str:
         what = "in boxes" if self.scale == 1 else f"in boxes scaled by {self.scale:g}"
-        return describe_cells(self.seen(teacher, targets), teacher, what)
+        return describe_cells(self.teacher_targets(teacher, targets), teacher, what)

@@ -126,12 +126,12 @@ class Chen2017(OutputDistillation):
         deltas = pair.deltas()
         if deltas is None:
             return term
-        return term + self.nu * pair.average(bounded_regression_loss(*deltas, pair.assigned.box_targets, self.margin))
+        return term + self.nu * pair.average(bounded_regression_loss(*deltas, pair.matched.box_targets, self.margin))
 
 
 def _hard_loss(pair: HeadPair, student: View) -> Tensor:
     """The detector's own class loss of a head."""
-    name = pair.assigned.class_loss
+    name = pair.matched.class_loss
     if name not in student.losses:
         raise EyasError(f"head {pair.name}: the student has no loss {name}, only {', '.join(student.losses) or 'none'}")
     return student.losses[name].float()

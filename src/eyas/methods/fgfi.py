@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eyas.methods.imitation import FeatureImitation, Rectify, describe_cells
 from eyas.methods.method import Weight
-from eyas.ops.near_objects import Assignment, near_object_masks
+from eyas.ops.near_objects import AssignmentRule, near_object_masks
 from eyas.types import Target, View, host_boxes
 
 
@@ -26,7 +26,7 @@ class FGFI(FeatureImitation):
         psi: share of an object's best IoU that an anchor must exceed for its cell to be near, in [0, 1]. 0 takes every
             cell one of whose anchors touches a box; 1 takes none, the comparison being strict.
         assignment: what that best IoU is the maximum of when there are several levels, see
-            `eyas.ops.near_objects.Assignment`.
+            `eyas.ops.near_objects.AssignmentRule`.
         kernel_size: of the adaptation layer.
         rectify: end the adaptation layer in a ReLU: always, never, or where the teacher's features have none below 0.
         init_std: of the adaptation layer's weights.
@@ -44,7 +44,7 @@ class FGFI(FeatureImitation):
         weight: Weight = "auto",
         *,
         psi: float = 0.5,
-        assignment: Assignment = "global",
+        assignment: AssignmentRule = "global",
         kernel_size: int = 3,
         rectify: Rectify = "auto",
         init_std: float = 1e-4,
@@ -62,9 +62,11 @@ class FGFI(FeatureImitation):
             sparse_below=sparse_below,
         )
         self.require(0 <= psi <= 1, f"psi must lie in [0, 1], got {psi}")
-        self.require(assignment in get_args(Assignment), f"assignment: one of {get_args(Assignment)}: {assignment!r}")
+        self.require(
+            assignment in get_args(AssignmentRule), f"assignment: one of {get_args(AssignmentRule)}: {assignment!r}"
+        )
         self.psi = psi
-        self.assignment: Assignment = assignment
+        self.assignment: AssignmentRule = assignment
 
     def masks(self, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
         """The near-object mask of each level, (batch, H, W), on the teacher's grids."""
@@ -81,4 +83,4 @@ class FGFI(FeatureImitation):
 
     def describe(self, teacher: View, targets: Sequence[Target]) -> str:
         what = f"near (psi {self.psi:g}, {self.assignment})"
-        return describe_cells(self.seen(teacher, targets), teacher, what)
+        return describe_cells(self.teacher_targets(teacher, targets), teacher, what)

@@ -24,7 +24,7 @@ from eyas.types import EyasError, Target, View
 Rectify = Literal["auto", "always", "never"]
 
 
-class Wanted(NamedTuple):
+class TeacherTargets(NamedTuple):
     """What the student is to imitate on one level of a batch.
 
     Attributes:
@@ -47,7 +47,7 @@ class Wanted(NamedTuple):
 class CachedView(View):
     """A teacher that was not run: no maps and no grids, but what each method, by name, wants of them."""
 
-    wanted: Mapping[str, Sequence[Wanted]] = field(default_factory=dict)
+    wanted: Mapping[str, Sequence[TeacherTargets]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grids", ())
@@ -74,27 +74,27 @@ def sparse_imitation_loss(adapted: Tensor, teacher: Tensor, chosen: Tensor | flo
     return ratio((adapted.float() - teacher.float()).square().sum(), 2 * chosen)
 
 
-def wanted_at(features: Tensor, mask: Tensor) -> Wanted:
+def gather(features: Tensor, mask: Tensor) -> TeacherTargets:
     """A teacher's map (batch, C, H, W) at the cells of a mask (batch, H, W).
 
     How many they are has to be known here: of a mask on a GPU, the host has to wait for it.
     """
-    image, row, column = (sent(axis, features.device) for axis in mask.nonzero(as_tuple=True))
+    image, row, column = (to_device_async(axis, features.device) for axis in mask.nonzero(as_tuple=True))
     cells = (image, row, column)
     vectors, size = features.permute(0, 2, 3, 1), (mask.shape[0], mask.shape[1], mask.shape[2])
     if len(cells[0]) < mask.numel():
         vectors = vectors[cells]
-    return Wanted(cells, vectors, size)
+    return TeacherTargets(cells, vectors, size)
 
 
-def sent(values: Tensor, device: torch.device) -> Tensor:
+def to_device_async(values: Tensor, device: torch.device) -> Tensor:
     """The values on a device; the host does not wait for a GPU to take them."""
     if device.type == "cuda" and values.device.type == "cpu":
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
 
 
-def chosen_cells(wanted: Sequence[Wanted]) -> Tensor:
+def chosen_cells(wanted: Sequence[TeacherTargets]) -> Tensor:
     """N_p: the chosen cells of all levels and images of the batch, as a float32 scalar; see `global_count`."""
     count = sum(len(level.cells[0]) for level in wanted)
     return global_count(torch.full((), count, dtype=torch.float32, device=wanted[0].vectors.device))
@@ -163,13 +163,13 @@ class FeatureImitation(Method):
             "one that returns the options of masks(), or leave --cache out"
         )
 
-    def wanted(self, teacher: View, targets: Sequence[Target]) -> list[Wanted]:
+    def select(self, teacher: View, targets: Sequence[Target]) -> list[TeacherTargets]:
         """What the student is to imitate, level by level."""
         with span("mask"):
             masks = self.masks(teacher, targets)
-            return [wanted_at(feature, mask) for feature, mask in zip(teacher.features, masks, strict=True)]
+            return [gather(feature, mask) for feature, mask in zip(teacher.features, masks, strict=True)]
 
-    def imitate(self, student: View, wanted: Sequence[Wanted]) -> Tensor:
+    def imitate(self, student: View, wanted: Sequence[TeacherTargets]) -> Tensor:
         """The loss of one batch; one N_p for all levels."""
         chosen = chosen_cells(wanted)
         adapters = cast(list[Adapter], list(self.adapters))
@@ -179,13 +179,13 @@ class FeatureImitation(Method):
         return torch.stack([sparse_imitation_loss(*pair, chosen) for pair in compared]).sum()
 
     def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
-        return self.imitate(student, self.seen(teacher, targets))
+        return self.imitate(student, self.teacher_targets(teacher, targets))
 
-    def seen(self, teacher: View, targets: Sequence[Target]) -> Sequence[Wanted]:
+    def teacher_targets(self, teacher: View, targets: Sequence[Target]) -> Sequence[TeacherTargets]:
         """`wanted`, as the cache has it where the teacher was not run."""
-        return teacher.wanted[self.name] if isinstance(teacher, CachedView) else self.wanted(teacher, targets)
+        return teacher.wanted[self.name] if isinstance(teacher, CachedView) else self.select(teacher, targets)
 
-    def _compared(self, adapter: Adapter, student: Tensor, wanted: Wanted) -> tuple[Tensor, Tensor]:
+    def _compared(self, adapter: Adapter, student: Tensor, wanted: TeacherTargets) -> tuple[Tensor, Tensor]:
         """The adapted student at the wanted cells, and the teacher's vectors there, in one shape."""
         resized = student.shape[-2:] != wanted.size[1:]
         if not resized and len(wanted.cells[0]) < self.sparse_below * prod(wanted.size):
@@ -207,7 +207,7 @@ def vectors_at(features: Tensor, cells: Cells) -> Tensor:
     return features.reshape(-1, channels).index_select(0, (image * height + row) * width + column)
 
 
-def describe_cells(wanted: Sequence[Wanted], teacher: View, what: str) -> str:
+def describe_cells(wanted: Sequence[TeacherTargets], teacher: View, what: str) -> str:
     """The share of wanted cells, in all and on each level."""
     counts, sizes = [len(level.cells[0]) for level in wanted], [prod(level.size) for level in wanted]
     levels = ", ".join(

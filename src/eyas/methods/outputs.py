@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from eyas.methods.method import Method, Reads, Weight, global_count, ratio
-from eyas.types import Assigned, EyasError, HeadOutput, Target, View
+from eyas.types import EyasError, HeadOutput, MatchedAnchors, Target, View
 
 
 @dataclass(frozen=True)
@@ -24,26 +24,26 @@ class HeadPair:
         name: of the head.
         student: what the student says, from a training pass.
         teacher: what the teacher says of the student's boxes.
-        assigned: the rows that the student's own losses count.
+        matched: the rows that the student's own losses count.
         divisor: what the sum over them is divided by, of all processes, see `eyas.methods.method.global_count`.
     """
 
     name: str
     student: HeadOutput
     teacher: HeadOutput
-    assigned: Assigned
+    matched: MatchedAnchors
     divisor: Tensor
 
     def logits(self) -> tuple[Tensor, Tensor]:
         """The student's and the teacher's logits at the rows of the class loss, (M, C) float32 each."""
-        rows = self.assigned.rows
+        rows = self.matched.rows
         return self.student.logits[rows].float(), self.teacher.logits[rows].float()
 
     def deltas(self) -> tuple[Tensor, Tensor] | None:
         """Both box deltas at the rows of the box loss, in the trained slot, (P, 4) float32 each; None without boxes."""
         if self.student.deltas is None or self.teacher.deltas is None:
             return None
-        where = (self.assigned.positives, self.assigned.slots)
+        where = (self.matched.positives, self.matched.slots)
         return self.student.deltas[where].float(), self.teacher.deltas[where].float()
 
     def average(self, total: Tensor) -> Tensor:
@@ -106,10 +106,12 @@ def _pair(name: str, student: View, teacher: View) -> HeadPair:
             f"head {name}: the teacher has none of this name, only {', '.join(teacher.heads) or 'none at all'}; "
             f"choose others by the method's option heads"
         )
-    if own.assigned is None:
-        raise EyasError(f"head {name}: the student does not say which rows its losses count; see eyas.types.Assigned")
+    if own.matched is None:
+        raise EyasError(
+            f"head {name}: the student does not say which rows its losses count; see eyas.types.MatchedAnchors"
+        )
     _check_agreement(name, own, teacher.heads[name])
-    return HeadPair(name, own, teacher.heads[name], own.assigned, global_count(own.assigned.divisor))
+    return HeadPair(name, own, teacher.heads[name], own.matched, global_count(own.matched.divisor))
 
 
 def _check_agreement(name: str, student: HeadOutput, teacher: HeadOutput) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eyas.nn.eval_mode import evaluating
+from eyas.nn.eval_mode import eval_mode
 from eyas.types import Detector
 
 
@@ -64,7 +64,7 @@ def explain_levels(detector: Detector, images: Tensor) -> list[Compiled]:
         arguments: list[tuple[Any, ...]] = []
         handle = module.register_forward_pre_hook(lambda _, inputs, to=arguments: to.append(inputs))
         try:
-            with evaluating(detector.network), torch.no_grad():
+            with eval_mode(detector.network), torch.no_grad():
                 detector.predict(images)
         finally:
             handle.remove()

@@ -9,7 +9,7 @@ from torch import nn
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
+def eval_mode(network: nn.Module) -> Iterator[None]:
     """The network is in evaluation mode inside; afterwards every module has its own mode again.
 
     Not by train(mode): a module frozen in evaluation mode inside a training network must stay so.

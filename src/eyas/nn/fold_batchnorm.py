@@ -57,7 +57,7 @@ def fold_batch_norms(detector: Detector) -> int:
     return len(replacements) // 2
 
 
-def make_cheaper(teacher: Detector, say: Callable[[str], None]) -> None:
+def fold_teacher(teacher: Detector, say: Callable[[str], None]) -> None:
     """Fold the BatchNorms of a teacher that only runs from now on; say what became of it."""
     try:
         folded = fold_batch_norms(teacher)

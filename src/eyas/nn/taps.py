@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eyas.nn.eval_mode import evaluating
+from eyas.nn.eval_mode import eval_mode
 from eyas.types import Detector, EyasError, Size
 
 
@@ -156,7 +156,7 @@ def probe(detector: Detector, names: Sequence[str], role: str) -> dict[str, Tens
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(1, 3, *PROBE_SIZE, generator=generator, device="cpu").to(some_parameter(detector))
-    with evaluating(detector.network):
+    with eval_mode(detector.network):
         features = teacher_features(detector, names, images)
     for name in names:
         shape, promised = tuple(features[name].shape), detector.levels[name].channels

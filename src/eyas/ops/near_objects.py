@@ -29,7 +29,7 @@ from torch import Tensor
 from eyas.ops.anchors import AnchorGrid
 from eyas.ops.overlaps import GridTable, Overlaps, box_area, grid_table, iou_limits, iou_of
 
-Assignment = Literal["global", "per_level", "by_size"]
+AssignmentRule = Literal["global", "per_level", "by_size"]
 """Which anchors ``M_g`` is the maximum over when a detector has several feature levels.
 
 - ``global``: all anchors of all levels: an object is near only where its anchors fit, mostly on one or two levels.
@@ -43,7 +43,7 @@ def near_object_masks(
     boxes: Sequence[Tensor],
     *,
     psi: float = 0.5,
-    assignment: Assignment = "global",
+    assignment: AssignmentRule = "global",
     box_ranges: Sequence[tuple[float, float] | None] | None = None,
 ) -> list[Tensor]:
     """The near-object mask of every image on every level, exactly.
@@ -53,7 +53,7 @@ def near_object_masks(
         boxes: for each of the B images its (n, 4) ground-truth boxes, xyxy in pixels; n may be 0.
         psi: share of the best IoU that an anchor must exceed, in [0, 1]. 0 takes every cell one of whose anchors
             touches a box; 1 takes none, the comparison being strict.
-        assignment: see `Assignment`.
+        assignment: see `AssignmentRule`.
         box_ranges: for ``by_size``: per level the (low, high) pixels with low <= sqrt(area) < high that belong to it.
             Entries that are None are derived from the grids, see `size_ranges`.
 
@@ -87,7 +87,7 @@ def near_object_masks_reference(
     boxes: Sequence[Tensor],
     *,
     psi: float = 0.5,
-    assignment: Assignment = "global",
+    assignment: AssignmentRule = "global",
     box_ranges: Sequence[tuple[float, float] | None] | None = None,
 ) -> list[Tensor]:
     """What `near_object_masks` computes, straight from the definition: the IoU of every anchor with every box.
@@ -139,8 +139,8 @@ def _check(grids: Sequence[AnchorGrid], psi: float, assignment: str) -> None:
         raise ValueError("a near-object mask needs at least one anchor grid")
     if not 0 <= psi <= 1:
         raise ValueError(f"psi must lie in [0, 1], got {psi}")
-    if assignment not in get_args(Assignment):
-        raise ValueError(f"assignment must be one of {', '.join(get_args(Assignment))}, got {assignment!r}")
+    if assignment not in get_args(AssignmentRule):
+        raise ValueError(f"assignment must be one of {', '.join(get_args(AssignmentRule))}, got {assignment!r}")
 
 
 def _flatten(boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -157,7 +157,7 @@ def _bounds(
     best: Tensor,
     level: Tensor,
     boxes: Tensor,
-    assignment: Assignment,
+    assignment: AssignmentRule,
     grids: Sequence[AnchorGrid],
     box_ranges: Sequence[tuple[float, float] | None] | None,
 ) -> Tensor:

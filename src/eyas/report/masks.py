@@ -11,8 +11,8 @@ from torch import Tensor
 from eyas.data import DataSource, DetectionDataset, collate, eval_transform
 from eyas.data.transforms import Resize
 from eyas.evaluation.variance import inside, view_and_masks
-from eyas.nn.eval_mode import evaluating
-from eyas.ops.near_objects import Assignment
+from eyas.nn.eval_mode import eval_mode
+from eyas.ops.near_objects import AssignmentRule
 from eyas.report.plots import near_masks
 from eyas.types import Detector, Target
 
@@ -29,11 +29,11 @@ def some_images(source: DataSource, resize: Resize) -> tuple[Tensor, list[Target
 
 
 def draw_masks(
-    path: Path, detector: Detector, images: Tensor, targets: Sequence[Target], *, psi: float, assignment: Assignment
+    path: Path, detector: Detector, images: Tensor, targets: Sequence[Target], *, psi: float, assignment: AssignmentRule
 ) -> None:
     """The near cells of every level over the images, without those of padding."""
     parameter = next(detector.network.parameters())
-    with evaluating(detector.network), torch.no_grad():
+    with eval_mode(detector.network), torch.no_grad():
         view, masks = view_and_masks(detector, images.to(parameter.device), targets, psi=psi, assignment=assignment)
     sizes = [target.get("size", view.image_size) for target in targets]
     shown, strides = [], [level.stride for level in view.levels]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from eyas.data import DataSource
 from eyas.data.transforms import Resize
 from eyas.evaluation.errors import MATCH, OUTCOMES, TOUCH, WRONG, Judged, confusions, ranked, totals
-from eyas.ops.near_objects import Assignment
+from eyas.ops.near_objects import AssignmentRule
 from eyas.report import charts
 from eyas.report.look import Seen
 from eyas.report.markup import Html, beside, figure, grid, heading, join, legend, paragraph, picture, table
@@ -81,7 +81,7 @@ def errors_part(seen: Mapping[str, Seen], source: DataSource, threshold: float) 
 
 
 def masks_part(
-    detector: Detector, source: DataSource, resize: Resize, *, psi: float, assignment: Assignment, of: str
+    detector: Detector, source: DataSource, resize: Resize, *, psi: float, assignment: AssignmentRule, of: str
 ) -> Html:
     """The near cells of the teacher's levels on the first images with objects."""
     images, targets = some_images(source, resize)

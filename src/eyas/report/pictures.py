@@ -14,7 +14,7 @@ from torch import Tensor
 
 from eyas.data.images import decode
 from eyas.evaluation.errors import Judged
-from eyas.ops.near_objects import Assignment
+from eyas.ops.near_objects import AssignmentRule
 from eyas.report.masks import draw_masks
 from eyas.report.plots import OBJECT, draw_boxes, show_image
 from eyas.types import Detector, Prediction, Record, Target
@@ -57,7 +57,7 @@ def detections_picture(record: Record, prediction: Prediction, judged: Judged, c
 
 
 def mask_pictures(
-    detector: Detector, images: Tensor, targets: Sequence[Target], *, psi: float, assignment: Assignment
+    detector: Detector, images: Tensor, targets: Sequence[Target], *, psi: float, assignment: AssignmentRule
 ) -> list[bytes]:
     """One picture for each image: the near cells of every level, one below the other."""
     colour = "#e8eaed"  # behind the titles, in either mode

@@ -13,7 +13,7 @@ import torch
 from eyas.args import DataArgs
 from eyas.comparison.arms import PLAIN
 from eyas.data import DataSource
-from eyas.ops.near_objects import Assignment
+from eyas.ops.near_objects import AssignmentRule
 from eyas.report.look import (
     Model,
     Seen,
@@ -115,13 +115,13 @@ def shown_arm(scene: Scene, figures: Mapping[str, Any]) -> str:
     return max(arms, key=lambda name: (name != PLAIN, _mean(name, figures)))
 
 
-def mask_options(runs: Iterable[Run]) -> tuple[float, Assignment, str]:
+def mask_options(runs: Iterable[Run]) -> tuple[float, AssignmentRule, str]:
     """psi and assignment of the first of the runs whose method has them, and in words where they come from."""
     for run in runs:
         methods = run.config.get("method")
         for method in methods if isinstance(methods, list) else [methods]:
             options = (method or {}).get("init_args", {})
-            if "psi" in options and options.get("assignment", "global") in get_args(Assignment):
+            if "psi" in options and options.get("assignment", "global") in get_args(AssignmentRule):
                 return float(options["psi"]), options.get("assignment", "global"), f"as in {run.folder.name}"
     return 0.5, "global", "the default, since no method here has a mask of its own"
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 
-AT_ONCE = 2.0
+SAME_SIGNAL_SECONDS = 2.0
 """Seconds after a first signal in which another is the same one: a terminal sends it to all processes of a command, and
 the one that started the others passes it on."""
 STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -49,14 +49,14 @@ class StopRequest:
         self._at_once = False
 
     def __call__(self, number: int, _: FrameType | None) -> None:
-        """Handle a signal. Raises Stopped inside `heeded_at_once`, and where one that asked before was not heeded."""
-        if self._at_once or (self.number and time.monotonic() - self._since > AT_ONCE):
+        """Handle a signal. Raises Stopped inside `stop_immediately`, and where one that asked before was not heeded."""
+        if self._at_once or (self.number and time.monotonic() - self._since > SAME_SIGNAL_SECONDS):
             raise Stopped(number)
         if not self.number:
             self.number, self._since = number, time.monotonic()
 
     @contextmanager
-    def heeded_at_once(self) -> Iterator[None]:
+    def stop_immediately(self) -> Iterator[None]:
         """Inside, a signal raises Stopped where it comes; at the start, if one has asked before."""
         self._at_once = True
         try:

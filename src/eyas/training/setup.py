@@ -14,14 +14,14 @@ from accelerate import Accelerator
 
 from eyas.args import DataArgs, OptimArgs, RunArgs
 from eyas.cache.identity import TeacherOnDemand
-from eyas.cache.session import Caching
+from eyas.cache.session import CacheSession
 from eyas.cache.store import CacheDtype
 from eyas.data import DataSource, read
 from eyas.distillation.distiller import Balance, Distiller, describe_levels
 from eyas.evaluation import EvaluationResult, default_metric
 from eyas.methods import FGFI, Method
 from eyas.nn.compile import compile_levels
-from eyas.nn.fold_batchnorm import make_cheaper
+from eyas.nn.fold_batchnorm import fold_teacher
 from eyas.runs.checkpoint import ModelSpec
 from eyas.runs.config import check_folder, holds_run, resolved_config, start_folder
 from eyas.runs.opening import load_teacher
@@ -86,10 +86,10 @@ class Setup:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def caching(self, teacher: str, methods: Sequence[Method], folder: Path, dtype: CacheDtype) -> Caching:
-        """The teacher as a cache has it; see `Caching`."""
+    def caching(self, teacher: str, methods: Sequence[Method], folder: Path, dtype: CacheDtype) -> CacheSession:
+        """The teacher as a cache has it; see `CacheSession`."""
         layout = torch.channels_last if self.run.channels_last else torch.contiguous_format
-        return Caching(
+        return CacheSession(
             folder,
             dtype,
             TeacherOnDemand(teacher, load_teacher, self.accelerator.device, layout),
@@ -131,19 +131,19 @@ class RunSetup(Setup):
 
     def guide(
         self, teacher: str, methods: Sequence[Method], cache: Path | None, dtype: CacheDtype
-    ) -> tuple[Detector, Caching | None]:
+    ) -> tuple[Detector, CacheSession | None]:
         """The teacher of the run, loaded, or as a cache has it and that cache."""
         if cache is None:
             return load_teacher(teacher), None
         store = self.caching(teacher, methods, cache, dtype)
         return store.guide, store
 
-    def make_ready(self, distiller: Distiller, store: Caching | None) -> None:
+    def prepare_teacher(self, distiller: Distiller, store: CacheSession | None) -> None:
         """Prepare a teacher that has been scored for the steps: what a cache lacks is filled in, or it is made fast."""
         if store is not None:
             store.fill(distiller.pairs)
             return
-        make_cheaper(distiller.teacher, self.say)
+        fold_teacher(distiller.teacher, self.say)
         if self.run.compile:
             compile_levels(distiller.teacher)
 
@@ -170,7 +170,7 @@ def chosen_methods(method: Method | list[Method] | None) -> list[Method]:
     return method if isinstance(method, list) else [method]
 
 
-def same_classes(teacher: Detector, source: DataSource, name: str) -> None:
+def check_classes(teacher: Detector, source: DataSource, name: str) -> None:
     """Raises EyasError, listing both, when the teacher's classes are not those of the data."""
     if tuple(teacher.classes) != tuple(source.classes):
         raise EyasError(
@@ -180,7 +180,7 @@ def same_classes(teacher: Detector, source: DataSource, name: str) -> None:
         )
 
 
-def good_enough(result: EvaluationResult, name: str) -> None:
+def check_teacher_score(result: EvaluationResult, name: str) -> None:
     """Raises EyasError when a teacher scores near zero: wrong weights, classes, normalisation or input size."""
     if not result.primary >= WEAK_TEACHER:
         raise EyasError(

@@ -23,8 +23,8 @@ from eyas.args import DataArgs, OptimArgs, RunArgs
 from eyas.data import DataSource, collate, loader, train_transform
 from eyas.data.dataset import Loader
 from eyas.data.transforms import WithHostBoxes
-from eyas.data.workers import in_time, workers_told
-from eyas.distillation.weights import dominating
+from eyas.data.workers import name_failed_images, with_timeout
+from eyas.distillation.weights import dominance_warnings
 from eyas.evaluation import EvaluationResult
 from eyas.evaluation.predict import score_detector, val_loader
 from eyas.nn.compile import compile_levels
@@ -164,7 +164,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.spec.save(self.folder)
         task = progress.task("train", self.total_steps, done=self.step)
-        with workers_told(self._batches):
+        with name_failed_images(self._batches):
             result = self._epochs(progress, task)
         progress.finish(task)
         if self.accelerator.is_main_process:
@@ -182,7 +182,7 @@ class Trainer:
                 self._save()  # before the evaluation too: it may take long, and be what is killed
                 self.epoch, self.batch = self.epoch + 1, 0
                 if self.epoch % every == 0 or self.epoch == self.run.epochs:
-                    with request.heeded_at_once():
+                    with request.stop_immediately():
                         result = self.evaluate(progress)
                         self._save()
         return result
@@ -193,7 +193,7 @@ class Trainer:
             progress.advance(task)
             return
         progress.advance(task, note=logged["losses"])
-        for name, text in dominating(logged["gradient_ratios"], logged["weights"]).items():
+        for name, text in dominance_warnings(logged["gradient_ratios"], logged["weights"]).items():
             if name not in self._warned:
                 progress.say(f"warning   {text} (step {self.step})")
             self._warned.add(name)
@@ -222,7 +222,7 @@ class Trainer:
         """The rest of the epoch, all of it but for one that is resumed. Raises Stopped when asked to."""
         self.model.train()
         try:
-            for images, targets in in_time(self._rest_of_epoch(), self._batches):
+            for images, targets in with_timeout(self._rest_of_epoch(), self._batches):
                 with self.cost.working():
                     losses, norm = self.train_batch(images, targets)
                 self.batch += 1

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from eyas.detectors.head_checks import check_heads
-from eyas.detectors.shuffledet.heads import HEADS, Raw, outputs_on, with_assigned
+from eyas.detectors.shuffledet.heads import HEADS, Raw, outputs_on, with_matched
 from eyas.detectors.shuffledet.loss import (
-    Assignment,
+    AnchorMatches,
     assign,
     class_loss,
     clip,
@@ -28,7 +28,7 @@ from eyas.detectors.shuffledet.loss import (
 )
 from eyas.detectors.shuffledet.shufflenet import ShuffleNet
 from eyas.ops.anchors import AnchorGrid, shapes_to_cell_anchors
-from eyas.types import EyasError, Level, Prediction, Response, Size, Target
+from eyas.types import EyasError, HeadOutputs, Level, Prediction, Size, Target
 
 KITTI_ANCHORS = (
     (36.0, 37.0),
@@ -49,7 +49,7 @@ CONFIDENCE_PRIOR = 0.1
 
 
 class ShuffleDet(nn.Module):
-    """The detector; satisfies `eyas.types.RespondingDetector`.
+    """The detector; satisfies `eyas.types.DetectorWithHeads`.
 
     Its heads are ``classes``, a softmax without background, and ``confidence``, a sigmoid without boxes.
 
@@ -145,17 +145,19 @@ class ShuffleDet(nn.Module):
 
     def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The three terms of SqueezeDet's loss, scalars; images without boxes are background."""
-        return self.losses_and_response(images, targets)[0]
+        return self.losses_and_heads(images, targets)[0]
 
-    def losses_and_response(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], Response]:
+    def losses_and_heads(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], HeadOutputs]:
         """`losses`, and the outputs of the heads that they were computed from."""
         raw, anchors = self(images)
         with torch.autocast(images.device.type, enabled=False):
             assigned, ignored = assign(anchors, targets), ignored_anchors(anchors, targets)
             losses = self._loss_terms(raw, anchors, assigned, ignored, (images.shape[-2], images.shape[-1]))
-            return losses, Response(with_assigned(raw, anchors, assigned, ignored))
+            return losses, HeadOutputs(with_matched(raw, anchors, assigned, ignored))
 
-    def respond(self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False) -> Response:
+    def score_boxes(
+        self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False
+    ) -> HeadOutputs:
         """The outputs of the heads on given anchors, which must be its own. It has no proposals, and answers None.
 
         Args:
@@ -169,10 +171,10 @@ class ShuffleDet(nn.Module):
         if self.training:
             raise EyasError("responding needs the evaluation mode: call detector.eval() first")
         check_heads(boxes, HEADS, type(self).__name__)
-        return Response(outputs_on(boxes, *self(images)))
+        return HeadOutputs(outputs_on(boxes, *self(images)))
 
     def _loss_terms(
-        self, raw: Raw, anchors: Tensor, assigned: Assignment, ignored: Tensor | None, image_size: Size
+        self, raw: Raw, anchors: Tensor, assigned: AnchorMatches, ignored: Tensor | None, image_size: Size
     ) -> dict[str, Tensor]:
         where = (assigned.image, assigned.anchor)
         own, deltas = anchors[assigned.anchor], raw.deltas[where]

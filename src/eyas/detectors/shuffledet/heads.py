@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from eyas.detectors.head_checks import check_anchors
-from eyas.detectors.shuffledet.loss import EXP_THRESHOLD, Assignment, encode
-from eyas.types import Assigned, HeadOutput
+from eyas.detectors.shuffledet.loss import EXP_THRESHOLD, AnchorMatches, encode
+from eyas.types import HeadOutput, MatchedAnchors
 
 HEADS = ("classes", "confidence")
 CODING = ("squeezedet", EXP_THRESHOLD)
@@ -56,7 +56,7 @@ def outputs_on(boxes: Mapping[str, Sequence[Tensor]], raw: Raw, anchors: Tensor)
     return {name: heads[name] for name in boxes}
 
 
-def with_assigned(raw: Raw, anchors: Tensor, assigned: Assignment, ignored: Tensor | None) -> dict[str, HeadOutput]:
+def with_matched(raw: Raw, anchors: Tensor, assigned: AnchorMatches, ignored: Tensor | None) -> dict[str, HeadOutput]:
     """Both heads with the rows that the losses count.
 
     Classes and boxes are trained on the anchors that answer for an object, and divided by their number; the confidence
@@ -76,13 +76,13 @@ def with_assigned(raw: Raw, anchors: Tensor, assigned: Assignment, ignored: Tens
     everywhere = torch.where(counted.flatten())[0]
     targets = encode(assigned.boxes, anchors[assigned.anchor])
     return {
-        "classes": replace(heads["classes"], assigned=_assigned(objects, objects, targets, "loss_class", "loss_box")),
+        "classes": replace(heads["classes"], matched=_assigned(objects, objects, targets, "loss_class", "loss_box")),
         "confidence": replace(
-            heads["confidence"], assigned=_assigned(everywhere, objects[:0], targets[:0], "loss_confidence", "")
+            heads["confidence"], matched=_assigned(everywhere, objects[:0], targets[:0], "loss_confidence", "")
         ),
     }
 
 
-def _assigned(rows: Tensor, positives: Tensor, box_targets: Tensor, class_loss: str, box_loss: str) -> Assigned:
+def _assigned(rows: Tensor, positives: Tensor, box_targets: Tensor, class_loss: str, box_loss: str) -> MatchedAnchors:
     slots, divisor = torch.zeros_like(positives), torch.tensor(float(max(len(rows), 1)), device=rows.device)
-    return Assigned(rows, positives, slots, box_targets, divisor, class_loss, box_loss)
+    return MatchedAnchors(rows, positives, slots, box_targets, divisor, class_loss, box_loss)

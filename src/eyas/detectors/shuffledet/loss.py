@@ -25,7 +25,7 @@ IGNORED_SHARE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
-class Assignment:
+class AnchorMatches:
     """Which anchor answers for which object, over a batch.
 
     Attributes:
@@ -94,7 +94,7 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     return shared / (area(a) + area(b) - shared).clamp_(min=1e-9)
 
 
-def assign(anchors: Tensor, targets: Sequence[Target]) -> Assignment:
+def assign(anchors: Tensor, targets: Sequence[Target]) -> AnchorMatches:
     """Give every object of a batch an anchor of its own.
 
     Each object, in order, takes the free anchor of best IoU; with none overlapping, the nearest free one by the squared
@@ -109,7 +109,7 @@ def assign(anchors: Tensor, targets: Sequence[Target]) -> Assignment:
     counts = [len(target["boxes"]) for target in targets]
     image = torch.repeat_interleave(torch.arange(len(targets)), torch.tensor(counts)).to(anchors.device)
     if len(boxes) == 0:
-        return Assignment(image, image, boxes.reshape(0, 4), labels)
+        return AnchorMatches(image, image, boxes.reshape(0, 4), labels)
     overlaps = iou(boxes[:, None], anchors)
     best, chosen = overlaps.max(dim=1)
     wishes = (image * len(anchors) + chosen).tolist()
@@ -122,8 +122,8 @@ def assign(anchors: Tensor, targets: Sequence[Target]) -> Assignment:
         ]
         chosen = torch.cat(pieces)
         kept = chosen >= 0
-        return Assignment(image[kept], chosen[kept], boxes[kept], labels[kept])
-    return Assignment(image, chosen, boxes, labels)
+        return AnchorMatches(image[kept], chosen[kept], boxes[kept], labels[kept])
+    return AnchorMatches(image, chosen, boxes, labels)
 
 
 def _assign_greedily(overlaps: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def confidence_loss(
     confidence: Tensor,
     quality: Tensor,
-    assigned: Assignment,
+    assigned: AnchorMatches,
     ignored: Tensor | None,
     object_weight: float = 75.0,
     rest_weight: float = 100.0,

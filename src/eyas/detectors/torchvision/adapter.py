@@ -18,12 +18,12 @@ from eyas.detectors.padding import Padding
 from eyas.detectors.torchvision import heads as torchvision_heads
 from eyas.detectors.torchvision import stages as torchvision_stages
 from eyas.detectors.torchvision.levels import PROBE_SIZE, derive_levels
-from eyas.types import EyasError, Prediction, Response, Size, Target
+from eyas.types import EyasError, HeadOutputs, Prediction, Size, Target
 
 
 class TorchvisionDetector(nn.Module):
     """A torchvision detector, built by you or by `eyas.detectors.build`; satisfies
-    `eyas.types.RespondingDetector`. Its heads are ``rpn`` and ``roi`` for Faster R-CNN, ``anchors`` for the others, and
+    `eyas.types.DetectorWithHeads`. Its heads are ``rpn`` and ``roi`` for Faster R-CNN, ``anchors`` for the others, and
     ``centerness`` for FCOS.
 
     `network` stays the torchvision module with its own names, so its state dict loads in plain torchvision. Three
@@ -85,7 +85,7 @@ class TorchvisionDetector(nn.Module):
         losses: dict[str, Tensor] = self.network(images, shifted)
         return losses
 
-    def losses_and_response(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], Response]:
+    def losses_and_heads(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], HeadOutputs]:
         """`losses`, number for number, and the outputs of the heads that they were computed from.
 
         For Faster R-CNN the proposals are those that its second stage was trained on. Arguments and errors are those of
@@ -100,7 +100,9 @@ class TorchvisionDetector(nn.Module):
             losses = self.losses(images, targets)
         return losses, torchvision_heads.training_response(network, call)
 
-    def respond(self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False) -> Response:
+    def score_boxes(
+        self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False
+    ) -> HeadOutputs:
         """The outputs of the heads on given boxes, after one pass of the backbone and without any detection.
 
         Args:
@@ -121,8 +123,8 @@ class TorchvisionDetector(nn.Module):
         maps = network.backbone(batch.tensors)
         maps = {"0": maps} if isinstance(maps, Tensor) else maps
         if two_stages:
-            return torchvision_stages.respond(network, batch, maps, boxes, proposals)
-        return torchvision_heads.respond(network, batch, maps, boxes)
+            return torchvision_stages.score_boxes(network, batch, maps, boxes, proposals)
+        return torchvision_heads.score_boxes(network, batch, maps, boxes)
 
     def predict(self, images: Tensor) -> list[Prediction]:
         """Detections after NMS, by falling score, clipped to the images.

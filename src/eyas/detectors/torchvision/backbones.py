@@ -22,7 +22,7 @@ from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
 from eyas.detectors.torchvision.resnet import LAYOUTS, NormLayer, resnet
-from eyas.nn.eval_mode import evaluating
+from eyas.nn.eval_mode import eval_mode
 from eyas.types import EyasError
 
 Norm = Literal["batch", "frozen"]
@@ -110,7 +110,7 @@ def last_layers(module: nn.Sequential, size: int = 64) -> dict[int, tuple[str, i
     """Stride -> name and channels of the last part with that stride, from running the parts on a blank image."""
     layers: dict[int, tuple[str, int]] = {}
     feature = torch.zeros(1, 3, size, size)
-    with evaluating(module), torch.no_grad():
+    with eval_mode(module), torch.no_grad():
         for name, part in module.named_children():
             feature = part(feature)
             layers[size // feature.shape[-1]] = (name, feature.shape[1])

@@ -17,7 +17,7 @@ from torchvision.models.detection.ssd import SSD
 
 from eyas.detectors.head_checks import check_anchors
 from eyas.detectors.torchvision.recording import Call, recording
-from eyas.types import Assigned, HeadOutput, Response
+from eyas.types import HeadOutput, HeadOutputs, MatchedAnchors
 
 OneStage: TypeAlias = RetinaNet | FCOS | SSD
 
@@ -39,20 +39,20 @@ def loss_call(network: OneStage) -> Iterator[Call]:
         yield call
 
 
-def training_response(network: OneStage, call: Call) -> Response:
+def training_response(network: OneStage, call: Call) -> HeadOutputs:
     """Every head with what it was trained on in a recorded pass."""
     targets, outputs, anchors, matched = call.arguments
-    assigned = _assigned(network, targets, outputs["cls_logits"].detach(), anchors, torch.stack(list(matched)))
+    counted = _assigned(network, targets, outputs["cls_logits"].detach(), anchors, torch.stack(list(matched)))
     heads = _outputs(network, outputs, anchors)
-    heads["anchors"] = replace(heads["anchors"], assigned=assigned)
+    heads["anchors"] = replace(heads["anchors"], matched=counted)
     if "centerness" in heads:
-        heads["centerness"] = replace(heads["centerness"], assigned=_centerness_assigned(assigned))
-    return Response(heads)
+        heads["centerness"] = replace(heads["centerness"], matched=_centerness_assigned(counted))
+    return HeadOutputs(heads)
 
 
-def respond(
+def score_boxes(
     network: OneStage, batch: ImageList, maps: Mapping[str, Tensor], boxes: Mapping[str, Sequence[Tensor]]
-) -> Response:
+) -> HeadOutputs:
     """The heads that ``boxes`` names.
 
     Args:
@@ -65,13 +65,13 @@ def respond(
         EyasError: other anchors.
     """
     if not boxes:
-        return Response()
+        return HeadOutputs()
     levels = list(maps.values())
     own = network.anchor_generator(batch, levels)
     for name, given in boxes.items():
         check_anchors(name, given, own)
     heads = _outputs(network, network.head(levels), own)
-    return Response({name: heads[name] for name in boxes})
+    return HeadOutputs({name: heads[name] for name in boxes})
 
 
 def _outputs(network: OneStage, outputs: Mapping[str, Tensor], anchors: Sequence[Tensor]) -> dict[str, HeadOutput]:
@@ -99,11 +99,11 @@ def _assigned(
     logits: Tensor,
     anchors: Sequence[Tensor],
     matched: Tensor,
-) -> Assigned:
+) -> MatchedAnchors:
     """What the losses count: logits (batch, A, C), matched (batch, A) with an object's index or a negative number."""
     positives = torch.where(matched.flatten() >= 0)[0]
     objects = [target["boxes"][match[match >= 0]] for target, match in zip(targets, matched, strict=True)]
-    return Assigned(
+    return MatchedAnchors(
         rows=_class_rows(network, targets, logits, matched),
         positives=positives,
         slots=torch.zeros_like(positives),
@@ -114,15 +114,15 @@ def _assigned(
     )
 
 
-def _centerness_assigned(assigned: Assigned) -> Assigned:
+def _centerness_assigned(matched: MatchedAnchors) -> MatchedAnchors:
     """FCOS trains the centerness where it trains boxes, and divides all its losses by the same number."""
-    none = assigned.positives[:0]
+    none = matched.positives[:0]
     return replace(
-        assigned,
-        rows=assigned.positives,
+        matched,
+        rows=matched.positives,
         positives=none,
         slots=none,
-        box_targets=assigned.box_targets[:0],
+        box_targets=matched.box_targets[:0],
         class_loss="bbox_ctrness",
         box_loss="",
     )

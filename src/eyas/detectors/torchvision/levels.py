@@ -15,7 +15,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
 from eyas.detectors.padding import Padding
-from eyas.nn.eval_mode import evaluating
+from eyas.nn.eval_mode import eval_mode
 from eyas.ops.anchors import AnchorGrid
 from eyas.types import EyasError, Level, Size
 
@@ -96,7 +96,7 @@ def derive_levels(network: Any, generator: Any, padding: Padding, size: Size) ->
 def probe(network: Any, size: Size) -> dict[str, Tensor]:
     """Tap name -> feature map of a blank image. The modes of the modules stay as they are; nothing is drawn."""
     parameter = next(network.parameters())
-    with evaluating(network), torch.no_grad():
+    with eval_mode(network), torch.no_grad():
         output = network.backbone(parameter.new_zeros(1, 3, *size))
     return {"backbone": output} if isinstance(output, Tensor) else {f"backbone:{key}": m for key, m in output.items()}
 

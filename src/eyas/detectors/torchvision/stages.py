@@ -14,7 +14,7 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from eyas.detectors.head_checks import check_anchors
 from eyas.detectors.torchvision.recording import Call, recording
-from eyas.types import Assigned, HeadOutput, Response
+from eyas.types import HeadOutput, HeadOutputs, MatchedAnchors
 
 HEADS = ("rpn", "roi")
 
@@ -52,25 +52,25 @@ def stage_calls(network: FasterRCNN) -> Iterator[StageCalls]:
         yield StageCalls(anchors, rpn_loss, sampler, samples, predictor)
 
 
-def training_response(network: FasterRCNN, calls: StageCalls) -> Response:
+def training_response(network: FasterRCNN, calls: StageCalls) -> HeadOutputs:
     """Both heads with what they were trained on in a recorded pass; the proposals are those the second stage scored."""
     objectness, deltas, _, box_targets = calls.rpn_loss.arguments
-    assigned = _rpn_assigned(calls.sampler.result, box_targets)
-    rpn = _rpn_output(network, calls.anchors.result, objectness, deltas, assigned)
+    matched = _rpn_assigned(calls.sampler.result, box_targets)
+    rpn = _rpn_output(network, calls.anchors.result, objectness, deltas, matched)
     proposals, _, labels, box_targets = calls.samples.result
-    assigned = _roi_assigned(torch.cat(labels), torch.cat(box_targets))
+    matched = _roi_assigned(torch.cat(labels), torch.cat(box_targets))
     logits, deltas = calls.predictor.result
-    roi = _roi_output(network, proposals, logits, deltas, assigned)
-    return Response({"rpn": rpn, "roi": roi}, proposals)
+    roi = _roi_output(network, proposals, logits, deltas, matched)
+    return HeadOutputs({"rpn": rpn, "roi": roi}, proposals)
 
 
-def respond(
+def score_boxes(
     network: FasterRCNN,
     batch: ImageList,
     maps: Mapping[str, Tensor],
     boxes: Mapping[str, Sequence[Tensor]],
     proposals: bool,
-) -> Response:
+) -> HeadOutputs:
     """The heads that ``boxes`` names on those boxes, and the network's own proposals where they are asked for.
 
     Args:
@@ -94,7 +94,7 @@ def respond(
         roi = network.roi_heads
         pooled = roi.box_roi_pool(dict(maps), list(boxes["roi"]), batch.image_sizes)
         heads["roi"] = _roi_output(network, boxes["roi"], *roi.box_predictor(roi.box_head(pooled)))
-    return Response(heads, found)
+    return HeadOutputs(heads, found)
 
 
 def _propose(
@@ -112,25 +112,29 @@ def _propose(
 
 
 def _rpn_output(
-    network: FasterRCNN, anchors: Sequence[Tensor], logits: Tensor, deltas: Tensor, assigned: Assigned | None = None
+    network: FasterRCNN,
+    anchors: Sequence[Tensor],
+    logits: Tensor,
+    deltas: Tensor,
+    matched: MatchedAnchors | None = None,
 ) -> HeadOutput:
     coding = ("centre_size", *network.rpn.box_coder.weights)
-    return HeadOutput(anchors, logits.reshape(-1, 1), "sigmoid", None, deltas.reshape(-1, 1, 4), coding, assigned)
+    return HeadOutput(anchors, logits.reshape(-1, 1), "sigmoid", None, deltas.reshape(-1, 1, 4), coding, matched)
 
 
 def _roi_output(
-    network: FasterRCNN, boxes: Sequence[Tensor], logits: Tensor, deltas: Tensor, assigned: Assigned | None = None
+    network: FasterRCNN, boxes: Sequence[Tensor], logits: Tensor, deltas: Tensor, matched: MatchedAnchors | None = None
 ) -> HeadOutput:
     coding = ("centre_size", *network.roi_heads.box_coder.weights)
     deltas = deltas.reshape(len(logits), deltas.shape[1] // 4, 4)
-    return HeadOutput(boxes, logits, "softmax", 0, deltas, coding, assigned)
+    return HeadOutput(boxes, logits, "softmax", 0, deltas, coding, matched)
 
 
-def _rpn_assigned(sampled: tuple[list[Tensor], list[Tensor]], box_targets: Sequence[Tensor]) -> Assigned:
+def _rpn_assigned(sampled: tuple[list[Tensor], list[Tensor]], box_targets: Sequence[Tensor]) -> MatchedAnchors:
     """The anchors that the sampler drew, positive ones first as in torchvision's loss; it divides by their number."""
     positives, negatives = (torch.where(torch.cat(masks))[0] for masks in sampled)
     rows = torch.cat((positives, negatives))
-    return Assigned(
+    return MatchedAnchors(
         rows=rows,
         positives=positives,
         slots=torch.zeros_like(positives),
@@ -141,10 +145,10 @@ def _rpn_assigned(sampled: tuple[list[Tensor], list[Tensor]], box_targets: Seque
     )
 
 
-def _roi_assigned(labels: Tensor, box_targets: Tensor) -> Assigned:
+def _roi_assigned(labels: Tensor, box_targets: Tensor) -> MatchedAnchors:
     """Every proposal that was kept for training: its label, 0 for the background, and the deltas of its object."""
     positives = torch.where(labels > 0)[0]
-    return Assigned(
+    return MatchedAnchors(
         rows=torch.arange(len(labels), device=labels.device),
         positives=positives,
         slots=labels[positives],

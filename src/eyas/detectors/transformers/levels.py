@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eyas.nn.eval_mode import evaluating
+from eyas.nn.eval_mode import eval_mode
 from eyas.ops.anchors import AnchorGrid, ratio_cell_anchors
 from eyas.types import EyasError, Level, Size
 
@@ -265,7 +265,7 @@ def probe_maps(network: nn.Module, side: int) -> dict[str, Tensor]:
     handles = [module.register_forward_hook(partial(keep, name)) for name, module in network.named_modules() if name]
     like = next(network.parameters())
     try:
-        with evaluating(network), torch.enable_grad():
+        with eval_mode(network), torch.enable_grad():
             network(pixel_values=like.new_zeros(1, 3, side, side))
     finally:
         for handle in handles:

@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)")
-OUTSIDE = re.compile(r"^(\.\./)+(src|tests|benchmarks|README\.md|CHANGELOG\.md|LICENSE|Makefile|pyproject\.toml)")
-RECORD = re.compile(r"\.(json|jsonl|ya?ml|txt)$|/$|^results/[\w/]*$")
+OUTSIDE = re.compile(r"^(\.\./)+(src|tests|benchmarks|results|README\.md|CHANGELOG\.md|LICENSE|Makefile|pyproject\.toml)")
+RECORD = re.compile(r"\.(json|jsonl|ya?ml|txt)$|/$")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

@@ -272,7 +272,7 @@ def test_methods_from_yaml_one_or_a_list(tmp_path: Path) -> None:
             {
                 "method": [
                     {"class_path": "eyas.FGFI", "init_args": {"weight": 0.3, "assignment": "per_level"}},
-                    {"class_path": "test_cli.Third", "init_args": {"weight": 0.7}},
+                    {"class_path": "test_command_line.Third", "init_args": {"weight": 0.7}},
                 ],
                 "dataset": {"resize": {"height": 32, "width": 48}, "augment": {"flip": 0.25}},
                 "optim": {"lr": 0.5, "milestones": [0.25, 0.5]},
@@ -311,7 +311,7 @@ def test_a_method_from_the_command_line_trains(runs: Runs, tmp_path: Path) -> No
     """Two methods in a list, each with its loss and its adapters."""
     methods = [
         {"class_path": "eyas.FGFI", "init_args": {"weight": 0.01}},
-        {"class_path": "test_cli.Third", "init_args": {"weight": 1.0}},
+        {"class_path": "test_command_line.Third", "init_args": {"weight": 1.0}},
     ]
     out = tmp_path / "two"
     arguments = [f"--data={runs.data}", f"--teacher={runs.teacher}", f"--out={out}", "--any_teacher=true"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import eyas.comparison.jobs
-import eyas.runs.config
+import eyas.runs.log
 from eyas.comparison.jobs import Job, ResourceShare, StepCount, resume_options, run_jobs
 from eyas.runs.log import RunLog
 from eyas.tools.progress import Progress
@@ -68,8 +68,8 @@ def test_steps_are_counted_by_what_was_appended(tmp_path: Path, monkeypatch: pyt
     with file.open("a") as appended:
         appended.write('ep": 8}\n')
     parsed: list[bytes] = []
-    loads = eyas.runs.config.json.loads
-    monkeypatch.setattr(eyas.runs.config.json, "loads", lambda text: parsed.append(text) or loads(text))
+    loads = eyas.runs.log.json.loads
+    monkeypatch.setattr(eyas.runs.log.json, "loads", lambda text: parsed.append(text) or loads(text))
     assert count() == 8
     assert len(parsed) == 1, "what was read before is not read again"
     log("resume", epoch=1, step=5)

@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 from torchvision.ops import box_iou
 
-from eyas.data import DataSource, Problem, Resize, check_images
-from eyas.data import summary as report
+from eyas.data import DataSource, Problem, Resize, check_images, report
 from eyas.data.formats.records import Annotation, build_record
 from eyas.data.summary import best_iou
 from eyas.ops.anchors import AnchorGrid, default_grid, shapes_to_cell_anchors

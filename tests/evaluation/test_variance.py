@@ -251,7 +251,7 @@ def made_teacher() -> Any:
 def test_a_detector_of_your_own(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     data = f"--data={run.parent / 'data'}"
-    assert main(["inspect", "test_inspection:made_teacher", data, "--workers=0", "--device=cpu"]) == 0
+    assert main(["inspect", "test_variance:made_teacher", data, "--workers=0", "--device=cpu"]) == 0
     figures = json.loads((tmp_path / "inspection" / "inspection.json").read_text())
     assert [level["stride"] for level in figures["levels"]] == [8, 16]
 
@@ -273,5 +273,5 @@ def test_bad_options_end_with_a_message(
 
 
 def test_a_detector_of_your_own_needs_data(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", "test_inspection:made_teacher"]) == 2
+    assert main(["inspect", "test_variance:made_teacher"]) == 2
     assert "give --data" in capsys.readouterr().err

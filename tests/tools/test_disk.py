@@ -11,7 +11,7 @@ import pytest
 from faults.disk import ROOM, checkpoint_of, disk, empty, fill_up, last_step, remount
 from faults.equality import differences
 
-import eyas.runs.config
+import eyas.runs.log
 from eyas.__main__ import main
 from eyas.cache.shards import ShardWriter
 from eyas.training.trainer import Trainer

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-import eyas.training.trainer
+import eyas.training.accelerator
 from eyas.__main__ import main
 from eyas.args import DataArgs, OptimArgs, RunArgs
 from eyas.data import Augmentation, read
@@ -334,6 +334,6 @@ def test_two_processes_make_one_run(tmp_path: Path, capfd: pytest.CaptureFixture
 def test_processes_evaluate_with_the_buffers_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     network = nn.BatchNorm2d(2)
     seen: list[torch.Tensor] = []
-    monkeypatch.setattr(eyas.training.trainer, "broadcast", seen.append)
+    monkeypatch.setattr(eyas.training.accelerator, "broadcast", seen.append)
     eyas.training.accelerator.same_buffers(network)
     assert [id(buffer) for buffer in seen] == [id(buffer) for buffer in network.buffers()] and len(seen) == 3

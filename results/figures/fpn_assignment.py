@@ -1,6 +1,6 @@
 """Draws docs/images/fpn_assignment.png: the cells that each assignment selects on five levels, for three boxes.
 
-``python docs/figures/fpn_assignment.py``
+``python results/figures/fpn_assignment.py``
 """
 
 from __future__ import annotations
@@ -71,4 +71,4 @@ def figure(path: Path) -> None:
 
 if __name__ == "__main__":
     matplotlib.use("agg")
-    figure(Path(__file__).parents[1] / "images" / "fpn_assignment.png")
+    figure(Path(__file__).parents[2] / "docs" / "images" / "fpn_assignment.png")

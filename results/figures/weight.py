@@ -1,6 +1,6 @@
-"""Draws docs/images/weight.png and prints the table of docs/weight.md, from the two sweeps in docs/results.
+"""Draws docs/images/weight.png and prints the table of docs/weight.md, from the two sweeps in results.
 
-``python docs/figures/weight.py``
+``python results/figures/weight.py``
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-DOCS = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DATA = {"digits": "digits, ShuffleDet", "bccd": "blood cells, Faster R-CNN"}
 METHODS = {"fgfi": ("FGFI", "#d55e00", "o"), "fitnets": ("FitNets, whole map", "#0072b2", "s")}
 FRACTIONS = ("0.1", "0.3", "1", "3", "10")
@@ -21,14 +21,14 @@ NUMBERS = ("0.1", "0.5", "2.5")
 
 def gains(name: str) -> dict[str, float]:
     """Arm -> mAP minus that of plain training."""
-    arms = json.loads((DOCS / "results" / f"weight_{name}" / "comparison.json").read_text())["arms"]
+    arms = json.loads((ROOT / "results" / f"weight_{name}" / "comparison.json").read_text())["arms"]
     means = {arm: float(values["figures"]["map"]["mean"]) for arm, values in arms.items()}
     return {arm: mean - means["plain"] for arm, mean in means.items()}
 
 
 def weight_of(name: str, arm: str) -> float:
     """The last automatic weight that a run logged."""
-    log = (DOCS / "results" / f"weight_{name}" / f"{arm}-100" / "log.jsonl").read_text().splitlines()
+    log = (ROOT / "results" / f"weight_{name}" / f"{arm}-100" / "log.jsonl").read_text().splitlines()
     weights = [line["weights"] for line in map(json.loads, log) if line["kind"] == "train"]
     return float(next(iter(weights[-1].values())))
 
@@ -66,7 +66,7 @@ def draw(found: dict[str, dict[str, float]], path: Path) -> None:
 
 def main() -> None:
     found = {name: gains(name) for name in DATA}
-    draw(found, DOCS / "images" / "weight.png")
+    draw(found, ROOT / "docs" / "images" / "weight.png")
     print(table(found))
     for name in DATA:
         for method in METHODS:

@@ -100,56 +100,58 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
 
 def test_everything_is_left(finished: Made) -> None:
     runs = sorted(path.name for path in finished.out.glob("*-*") if path.is_dir())
-    assert runs == ["fgfi-0", "fgfi-1", "plain-0", "plain-1"]
+    assert runs == ["baseline-0", "baseline-1", "fgfi-0", "fgfi-1"]
     figures = finished.figures()
     assert figures["missing"] == []
-    assert figures["figure"] == "map"
-    assert list(figures["arms"]) == ["plain", "fgfi"]
+    assert figures["metric"] == "map"
+    assert list(figures["arms"]) == ["baseline", "fgfi"]
     for name, arm in figures["arms"].items():
         values = [read_log(finished.out / f"{name}-{seed}", "val")[-1]["summary"]["map"] for seed in (0, 1)]
-        assert arm["figures"]["map"]["values"] == values
-        assert arm["figures"]["map"]["mean"] == pytest.approx(sum(values) / 2)
+        assert arm["metrics"]["map"]["values"] == values
+        assert arm["metrics"]["map"]["mean"] == pytest.approx(sum(values) / 2)
         assert arm["seconds_per_step"] > 0
         assert arm["peak_memory"] > 50e6  # torch alone is more
-    gain = figures["arms"]["fgfi"]["figures"]["map"]["minus_plain"]["values"]
-    pairs = (figures["arms"][name]["figures"]["map"]["values"] for name in ("fgfi", "plain"))
+    gain = figures["arms"]["fgfi"]["metrics"]["map"]["minus_baseline"]["values"]
+    pairs = (figures["arms"][name]["metrics"]["map"]["values"] for name in ("fgfi", "baseline"))
     assert gain == [method - plain for method, plain in zip(*pairs, strict=True)]
     assert figures["teacher"] == read_log(finished.out / "fgfi-0", "teacher")[0]["summary"]
     table = (finished.out / "comparison.md").read_text().splitlines()
-    assert [line.split("|")[1].strip() for line in table[:5]] == ["", "---", "teacher", "plain", "fgfi"]
+    assert [line.split("|")[1].strip() for line in table[:5]] == ["", "---", "teacher", "baseline", "fgfi"]
     for picture in ("comparison", "curves"):
         with Image.open(finished.out / f"{picture}.png") as image:
             assert len(image.convert("RGB").getcolors(1 << 24) or ()) > 10, f"{picture}.png is blank"
 
 
 def test_the_arms_of_a_seed_see_the_same_data_from_the_same_weights(finished: Made) -> None:
-    first = {name: read_log(finished.out / name, "train")[0]["losses"] for name in ("plain-0", "fgfi-0", "plain-1")}
+    first = {
+        name: read_log(finished.out / name, "train")[0]["losses"] for name in ("baseline-0", "fgfi-0", "baseline-1")
+    }
     fgfi = first["fgfi-0"].pop("fgfi")
     assert fgfi > 0
-    assert first["fgfi-0"] == pytest.approx(first["plain-0"])
-    assert first["plain-1"]["loss_class"] != pytest.approx(first["plain-0"]["loss_class"])
+    assert first["fgfi-0"] == pytest.approx(first["baseline-0"])
+    assert first["baseline-1"]["loss_class"] != pytest.approx(first["baseline-0"]["loss_class"])
 
 
 def test_a_run_is_what_its_config_gives_by_hand(finished: Made, tmp_path: Path) -> None:
-    config, data = finished.out / "arms" / "plain.yaml", finished.root / "data"
+    config, data = finished.out / "arms" / "baseline.yaml", finished.root / "data"
     places = [f"--config={config}", f"--data={data}", f"--out={tmp_path / 'run'}"]
     assert main(["train", *places, "--run.seed=1", "--run.threads=1"]) == 0
-    mine, its = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run", finished.out / "plain-1"))
+    mine, its = (load_file(folder / "model.safetensors") for folder in (tmp_path / "run", finished.out / "baseline-1"))
     assert all(bool((mine[name] == its[name]).all()) for name in its)
 
 
 def test_finished_runs_are_not_repeated_and_stopped_ones_go_on(made: Made, trained: list[Job]) -> None:
     before = made.figures()
-    shutil.rmtree(made.out / "plain-1")
+    shutil.rmtree(made.out / "baseline-1")
     log = made.out / "fgfi-1" / "log.jsonl"  # as a run left it that was stopped before its first checkpoint
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:3]))
     (made.out / "fgfi-1" / "last.pt").unlink()
     assert made.compare() == 0
-    assert [job.folder.name for job in trained] == ["plain-1", "fgfi-1"]
+    assert [job.folder.name for job in trained] == ["baseline-1", "fgfi-1"]
     assert not any("resume" in word for job in trained for word in job.command)
     after = made.figures()
-    for arm in ("plain", "fgfi"):
-        assert after["arms"][arm]["figures"] == before["arms"][arm]["figures"], "what is trained again is the same"
+    for arm in ("baseline", "fgfi"):
+        assert after["arms"][arm]["metrics"] == before["arms"][arm]["metrics"], "what is trained again is the same"
     trained.clear()
     assert made.compare() == 0
     assert trained == []
@@ -157,18 +159,18 @@ def test_finished_runs_are_not_repeated_and_stopped_ones_go_on(made: Made, train
 
 def test_a_run_with_a_checkpoint_is_resumed(made: Made, trained: list[Job]) -> None:
     before = made.figures()
-    folder = made.out / "plain-1"
+    folder = made.out / "baseline-1"
     shutil.rmtree(folder)
     made.change(seeds=[1])
     state = _stop_after_an_epoch(made, folder)
     assert state["epoch"] == 1
     assert made.compare() == 0
-    assert [job.folder.name for job in trained] == ["plain-1"]
+    assert [job.folder.name for job in trained] == ["baseline-1"]
     assert "--run.resume=true" in trained[0].command
     (resumed,) = read_log(folder, "resume")
     assert resumed["epoch"] == 1
-    plain = made.figures()["arms"]["plain"]["figures"]["map"]["values"]
-    assert plain == before["arms"]["plain"]["figures"]["map"]["values"][1:]
+    plain = made.figures()["arms"]["baseline"]["metrics"]["map"]["values"]
+    assert plain == before["arms"]["baseline"]["metrics"]["map"]["values"][1:]
 
 
 def _stop_after_an_epoch(made: Made, folder: Path) -> dict[str, Any]:
@@ -187,7 +189,7 @@ def _stop_after_an_epoch(made: Made, folder: Path) -> dict[str, Any]:
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(Trainer, "_save", stop)
-        config = made.out / "arms" / "plain.yaml"
+        config = made.out / "arms" / "baseline.yaml"
         main(["train", f"--config={config}", f"--data={made.root / 'data'}", f"--out={folder}", "--run.seed=1"])
     state: dict[str, Any] = read_log(folder, "val")[-1]
     return state
@@ -196,17 +198,17 @@ def _stop_after_an_epoch(made: Made, folder: Path) -> dict[str, Any]:
 def test_report_only_trains_nothing_and_says_what_is_missing(
     made: Made, trained: list[Job], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.rmtree(made.out / "plain-1")
+    shutil.rmtree(made.out / "baseline-1")
     assert made.compare("--report_only=true") == 0
     assert trained == []
     figures = made.figures()
-    assert figures["missing"] == ["plain-1"]
-    assert figures["arms"]["plain"]["seeds"] == [0]
-    assert figures["arms"]["plain"]["figures"]["map"]["half_width"] is None
-    assert len(figures["arms"]["fgfi"]["figures"]["map"]["values"]) == 2
-    assert len(figures["arms"]["fgfi"]["figures"]["map"]["minus_plain"]["values"]) == 1, "paired by seed"
-    assert "Not finished: plain-1" in (made.out / "comparison.md").read_text()
-    assert made.compare("--report_only=true", "--figure=map_99") == 2
+    assert figures["missing"] == ["baseline-1"]
+    assert figures["arms"]["baseline"]["seeds"] == [0]
+    assert figures["arms"]["baseline"]["metrics"]["map"]["half_width"] is None
+    assert len(figures["arms"]["fgfi"]["metrics"]["map"]["values"]) == 2
+    assert len(figures["arms"]["fgfi"]["metrics"]["map"]["minus_baseline"]["values"]) == 1, "paired by seed"
+    assert "Not finished: baseline-1" in (made.out / "comparison.md").read_text()
+    assert made.compare("--report_only=true", "--metric=map_99") == 2
     assert "the runs have map, map_50" in capsys.readouterr().err
     made.out = made.out.with_name("empty")
     capsys.readouterr()
@@ -249,7 +251,7 @@ def test_a_failing_run_leaves_the_others_be(made: Made, capsys: pytest.CaptureFi
     assert "1 of the trainings failed" in error and "nothing to imitate" in error
     figures = made.figures()
     assert figures["missing"] == ["weak-0"]
-    assert list(figures["arms"]) == ["plain", "fgfi"]
+    assert list(figures["arms"]) == ["baseline", "fgfi"]
 
 
 # What the options mean -----------------------------------------------------------------------------------------------
@@ -261,20 +263,18 @@ def arms_of(student: Any, **arms: Any) -> dict[str, dict[str, Any]]:
 
 def test_layers_override_in_their_order() -> None:
     student = ["digits/student", {"run": {"epochs": 3}, "optim.lr": 0.5}]
-    plain = arms_of(student)["plain"]
+    plain = arms_of(student)["baseline"]
     assert (plain["run"]["epochs"], plain["run"]["precision"], plain["optim"]["lr"]) == (3, "auto", 0.5)
     assert "method" not in plain
     arms = arms_of(student, longer={"run.epochs": 9}, none=None)
     assert arms["longer"]["run"] == {**plain["run"], "epochs": 9}
-    assert arms["none"] == plain == arms["plain"]
+    assert arms["none"] == plain == arms["baseline"]
     wide = arms_of(student, wide={"options": {"width": 1}})["wide"]
     assert wide["options"] == {"width": 1}, "replaced whole, as on the command line"
 
 
 def test_every_way_to_give_a_method() -> None:
-    shipped = yaml.safe_load(
-        (Path(eyas.commands.compare.__file__).parent / "recipes" / "digits" / "fgfi.yaml").read_text()
-    )
+    shipped = yaml.safe_load((Path(eyas.__file__).parent / "recipes" / "digits" / "fgfi.yaml").read_text())
     arms = arms_of(
         STUDENT,
         recipe="digits/fgfi",
@@ -303,13 +303,13 @@ def test_the_arms_of_the_docs_are_trainings() -> None:
     for name, given in arms.items():
         arm = eyas.commands.compare.make_arm(name, given, Path("data"), "teacher", Path("out"))
         assert arm.epochs == 4
-        assert ("method.class_path" in arm.resolved) == (name != "plain")
+        assert ("method.class_path" in arm.resolved) == (name != "baseline")
 
 
 @pytest.mark.parametrize(
     ("arms", "message"),
     [
-        ({"plain": FGFI}, "without a method"),
+        ({"baseline": FGFI}, "without a method"),
         ({"a/b": None}, "folders"),
         ({"x": "digits/nothing"}, "arm x: digits/nothing: no such recipe"),
         ({"x": 3}, "neither a recipe nor a mapping"),

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from eyas.comparison.statistics import estimate, gap_closed, markdown, paired_difference, report, rows, title
+from eyas.comparison.statistics import compare_arms, estimate, gap_closed, markdown, paired_difference, rows, title
 from eyas.runs.log import LOG
 from eyas.runs.results import RunResult, last_epoch, read_run, seconds_between_lines
+from eyas.types import EyasError
 
 
 @pytest.mark.parametrize(
@@ -117,39 +118,41 @@ def run(score: float, teacher: float | None = None, seconds: float = 0.1, memory
 
 
 RUNS = {
-    "plain": {0: run(0.2), 1: run(0.3), 2: run(0.4)},
+    "baseline": {0: run(0.2), 1: run(0.3), 2: run(0.4)},
     "better": {0: run(0.25, 0.5, 0.2, 3 * 2**20), 1: run(0.35, 0.5, 0.3)},
     "nothing": {},
 }
 
 
-def test_the_report_pairs_by_seed_and_leaves_out_what_is_not_there() -> None:
-    figures = report(RUNS)
-    assert figures["figure"] == "map"
-    assert figures["teacher"]["map"] == 0.5
-    assert list(figures["arms"]) == ["plain", "better"]
-    better = figures["arms"]["better"]
-    assert better["figures"]["map"]["minus_plain"]["mean"] == pytest.approx(0.05)
-    # Over seeds 0 and 1: plain 0.25, better 0.3, teacher 0.5.
-    assert better["figures"]["map"]["gap_closed"] == pytest.approx(0.2)
-    assert better["figures"]["map_50"]["minus_plain"]["mean"] == pytest.approx(0.1)
-    assert better["seconds_per_step"] == pytest.approx(0.25)
-    assert better["peak_memory"] == 3 * 2**20
-    plain = figures["arms"]["plain"]["figures"]["map"]
-    assert plain["minus_plain"] is None and plain["gap_closed"] is None
-    assert plain["half_width"] == pytest.approx(4.303 * 0.1 / math.sqrt(3), rel=2e-4)
-    assert report(RUNS, "map_50")["figure"] == "map_50"
-    assert report({"plain": {}})["arms"] == {}
-    with pytest.raises(KeyError):
-        report(RUNS, "map_99")
+def test_the_comparison_pairs_by_seed_and_leaves_out_what_is_not_there() -> None:
+    comparison = compare_arms(RUNS)
+    assert comparison.metric == "map"
+    assert comparison.teacher is not None and comparison.teacher["map"] == 0.5
+    assert list(comparison.arms) == ["baseline", "better"]
+    better = comparison.arms["better"]
+    gain = better.metrics["map"].minus_baseline
+    assert gain is not None and gain.mean == pytest.approx(0.05)
+    # Over seeds 0 and 1: baseline 0.25, better 0.3, teacher 0.5.
+    assert better.metrics["map"].gap_closed == pytest.approx(0.2)
+    gain = better.metrics["map_50"].minus_baseline
+    assert gain is not None and gain.mean == pytest.approx(0.1)
+    assert better.seconds_per_step == pytest.approx(0.25)
+    assert better.peak_memory == 3 * 2**20
+    baseline = comparison.arms["baseline"].metrics["map"]
+    assert baseline.minus_baseline is None and baseline.gap_closed is None
+    assert baseline.half_width == pytest.approx(4.303 * 0.1 / math.sqrt(3), rel=2e-4)
+    assert compare_arms(RUNS, "map_50").metric == "map_50"
+    assert compare_arms({"baseline": {}}).arms == {}
+    with pytest.raises(EyasError, match="--metric map_99: the runs have map, map_50"):
+        compare_arms(RUNS, "map_99")
 
 
 def test_the_table() -> None:
-    table = rows(report(RUNS))
-    head = ["", "mAP", "mAP50", "minus plain", "gap closed", "s/step", "memory", "seeds"]
+    table = rows(compare_arms(RUNS))
+    head = ["", "mAP", "mAP50", "minus baseline", "gap closed", "s/step", "memory", "seeds"]
     assert table[0] == head
     assert table[1][:3] == ["teacher", "0.500", "1.000"]
-    assert table[2] == ["plain", "0.300 ± 0.248", "0.600 ± 0.497", "", "", "0.100", "1 MiB", "3"]
+    assert table[2] == ["baseline", "0.300 ± 0.248", "0.600 ± 0.497", "", "", "0.100", "1 MiB", "3"]
     assert table[3] == ["better", "0.300 ± 0.635", "0.600 ± 1.271", "+0.050 ± 0.000", "20%", "0.250", "3 MiB", "2"]
     lines = markdown(table, "note").splitlines()
     assert lines[1].startswith("| --- | ---: |")
@@ -159,10 +162,10 @@ def test_the_table() -> None:
 
 def test_a_metric_of_one_threshold() -> None:
     only = RunResult({"map_50": 0.4, "map_50_11": 0.5}, None, (), None, None, None)
-    table = rows(report({"plain": {0: only}}))
+    table = rows(compare_arms({"baseline": {0: only}}))
     assert table == [
-        ["", "mAP50", "minus plain", "gap closed", "s/step", "memory", "seeds"],
-        ["plain", "0.400", "", "", "", "", "1"],
+        ["", "mAP50", "minus baseline", "gap closed", "s/step", "memory", "seeds"],
+        ["baseline", "0.400", "", "", "", "", "1"],
     ]
 
 

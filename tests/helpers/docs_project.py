@@ -118,7 +118,7 @@ def small_plain(path: Path) -> None:
 
 def compared(path: Path) -> None:
     """What `eyas compare` leaves, less its tables."""
-    small_plain(path / "plain-0")
+    small_plain(path / "baseline-0")
     small_student(path / "fgfi-0")
 
 

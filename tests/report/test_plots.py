@@ -82,7 +82,9 @@ def test_near_masks_tint_the_near_cells(tmp_path: Path) -> None:
 
 def test_curves_give_each_group_one_colour(tmp_path: Path) -> None:
     lines = {"a0": [(1, 0.1), (2, 0.2)], "a1": [(1, 0.2), (2, 0.3)], "b0": [(1, 0.4), (2, 0.5)]}
-    curves(tmp_path / "c.png", lines, x="epoch", y="mAP", groups={"a0": "plain", "a1": "plain", "b0": "distilled"})
+    curves(
+        tmp_path / "c.png", lines, x="epoch", y="mAP", groups={"a0": "baseline", "a1": "baseline", "b0": "distilled"}
+    )
     image = pixels(tmp_path / "c.png")
     hues = image[np.ptp(image, axis=2) > 120]
     blue, orange = hues[hues[:, 2] > hues[:, 0]], hues[hues[:, 0] > hues[:, 2]]

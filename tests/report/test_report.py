@@ -86,7 +86,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     assert main(["train", f"--data={data}", f"--out={teacher}", *options(run_epochs=2)]) == 0
     for seed in (0, 1):
         more = options(run_epochs=2, run_seed=seed)
-        assert main(["train", f"--data={data}", f"--out={runs / f'plain-{seed}'}", *more]) == 0
+        assert main(["train", f"--data={data}", f"--out={runs / f'baseline-{seed}'}", *more]) == 0
         more += [f"--teacher={teacher}", "--method=eyas.FGFI", "--method.psi=0.25", "--any_teacher=true"]
         out = runs / f"{ARM}-{seed}"
         assert main(["distill", f"--data={data}", f"--out={out}", *more]) == 0
@@ -105,7 +105,7 @@ def test_every_part_is_there(made: Made, page: Page) -> None:
     assert [section["id"] for section in page.all("section")] == list(PARTS)
     assert [link["href"] for link in page.all("a")] == [f"#{part}" for part in PARTS]
     assert "Left out" not in page.text and "missing" not in [tag.get("class") for _, tag in page.tags]
-    for name in ("plain", ARM):
+    for name in ("baseline", ARM):
         for seed in (0, 1):
             assert f"{last_summary(made.runs / f'{name}-{seed}')['map']:.3f}" in page.text
     assert "Not an arm, since other runs have it as their teacher: teacher." in page.text
@@ -163,9 +163,9 @@ def changed(made: Made, folder: Path, **config: str) -> Path:
 
 def test_without_the_data_the_page_says_so(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = changed(made, tmp_path / "runs", data=str(tmp_path / "gone"))
-    assert main(["report", str(runs / "plain-0"), str(runs / f"{ARM}-0")]) == 0
+    assert main(["report", str(runs / "baseline-0"), str(runs / f"{ARM}-0")]) == 0
     assert "gone: no such folder" in capsys.readouterr().out
-    page = Page((runs / "plain-0" / "report.html").read_text(encoding="utf-8"))
+    page = Page((runs / "baseline-0" / "report.html").read_text(encoding="utf-8"))
     assert [section["id"] for section in page.all("section")] == list(PARTS)
     assert page.text.count("Left out: the data cannot be read; see the top of the page.") == 4
     assert "gone: no such folder" in page.text
@@ -196,10 +196,10 @@ def test_one_run_alone(made: Made, tmp_path: Path) -> None:
 
 
 def test_bad_input_is_refused(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = str(made.runs / "plain-0")
+    run = str(made.runs / "baseline-0")
     for arguments, words in (
         (["nowhere"], "nowhere: no run here"),
-        ([run, "--figure=map_90"], "--figure map_90: the runs have map, map_50"),
+        ([run, "--metric=map_90"], "--metric map_90: the runs have map, map_50"),
         ([run, "--threshold=1.5"], "threshold must lie in [0, 1]"),
         ([run, "--images=0"], "images must be at least 1"),
         ([run, "--teacher=nowhere"], "nowhere: no model.json"),
@@ -224,8 +224,8 @@ def test_which_runs_are_found(tmp_path: Path) -> None:
         write_run(tmp_path / "all" / name, **({"teacher": str(teacher)} if name == "fgfi-0" else {}))
     write_run(tmp_path / "all" / "late", epochs=2)
     found = find_runs([tmp_path / "all", tmp_path / "all" / "base"])
-    assert {arm: list(seeds) for arm, seeds in found.arms.items()} == {"plain": [0], "fgfi": [0]}
-    assert found.arms["plain"][0].folder.name == "base", "the only student without a teacher"
+    assert {arm: list(seeds) for arm, seeds in found.arms.items()} == {"baseline": [0], "fgfi": [0]}
+    assert found.arms["baseline"][0].folder.name == "base", "the only student without a teacher"
     assert found.teachers == ("big",)
     assert found.notes == ("Left out, since they are not finished: late.",)
     assert [arm_name(*case) for case in (("fgfi-3", 3), ("w-seed-3", 3), ("r18", 8), ("3", 3))] == [

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +25,7 @@ from eyas.commands.parsing import resolve
 from eyas.commands.train import train
 from eyas.comparison.arms import ArmOptions, flat_options, resolve_arms
 from eyas.comparison.jobs import Job, ResourceShare, resume_options, run_jobs
-from eyas.comparison.statistics import markdown, report, rows, title
+from eyas.comparison.statistics import Comparison, compare_arms, markdown, rows, title
 from eyas.data import read
 from eyas.detectors.transformers.identity import native_files
 from eyas.report.plots import curves, intervals
@@ -73,7 +73,7 @@ def compare(
     out: Path,
     arms: dict[str, ArmOptions] | None = None,
     seeds: list[int] = [0, 1, 2],  # noqa: B006 (never changed: the signature is the schema)
-    figure: str | None = None,
+    metric: str | None = None,
     at_once: int | None = None,
     threads: int | None = None,
     report_only: bool = False,
@@ -90,7 +90,7 @@ def compare(
         out: folder of the comparison: a run folder for each arm and seed, the table and the pictures.
         arms: name to what the arm has beyond the student: a recipe, options, a method, or a list of these.
         seeds: every arm is trained once for each.
-        figure: the figure to rank by, such as map_75; mAP when left out.
+        metric: the metric to rank by, such as map_75; mAP when left out.
         at_once: trainings at a time; one for each GPU, or for each core, when left out.
         threads: CPU threads of each; the cores shared out evenly when left out.
         report_only: train nothing; report what there is.
@@ -106,7 +106,7 @@ def compare(
         failed = _train(plan, seeds, data, teacher, out, at_once, threads)
     runs = {arm.name: _finished(arm, seeds, out) for arm in plan}
     missing = [f"{arm.name}-{seed}" for arm in plan for seed in seeds if seed not in runs[arm.name]]
-    write_report(out, runs, figure, missing, plan)
+    write_report(out, runs, metric, missing, plan)
     if failed:
         raise EyasError("\n".join([f"{len(failed)} of the trainings failed; the others are done", *failed.values()]))
 
@@ -136,25 +136,20 @@ def refuse_changes(arm: Arm, seed: int, out: Path) -> None:
 
 
 def write_report(
-    out: Path, runs: Mapping[str, Mapping[int, RunResult]], figure: str | None, missing: Sequence[str], plan: list[Arm]
+    out: Path, runs: Mapping[str, Mapping[int, RunResult]], metric: str | None, missing: Sequence[str], plan: list[Arm]
 ) -> None:
     """comparison.json, comparison.md and the pictures, from the finished runs; the table is printed as well."""
-    try:
-        figures = report(runs, figure)
-    except KeyError as error:
-        known = ", ".join(next(run for arm in runs.values() for run in arm.values()).summary)
-        raise EyasError(f"--figure {figure}: the runs have {known}") from error
+    comparison = compare_arms(runs, metric)
     make_folder(out)
-    figures["configs"] = {arm.name: dict(arm.options) for arm in plan}
-    figures["missing"] = list(missing)
-    write_json(out / "comparison.json", figures)
-    if not figures["arms"]:
+    configs = {arm.name: dict(arm.options) for arm in plan}
+    write_json(out / "comparison.json", {**asdict(comparison), "configs": configs, "missing": list(missing)})
+    if not comparison.arms:
         print(f"no run in {out} is finished yet")
         return
-    table, note = rows(figures), _note(missing)
+    table, note = rows(comparison), _note(missing)
     text = markdown(table, note)
     write_atomic(out / "comparison.md", lambda part: part.write_text(text))
-    _draw(out, figures)
+    _draw(out, comparison)
     console = Console()
     if not console.is_terminal:
         console.width = WIDE  # a file has room for whole rows
@@ -263,7 +258,7 @@ def _finished(arm: Arm, seeds: Sequence[int], out: Path) -> dict[int, RunResult]
 
 
 def _note(missing: Sequence[str]) -> str:
-    note = "±: 95 % confidence interval of the mean over the seeds (Student's t); minus plain is paired by seed."
+    note = "±: 95 % confidence interval of the mean over the seeds (Student's t); minus baseline is paired by seed."
     return note + (f" Not finished: {', '.join(missing)}." if missing else "")
 
 
@@ -276,19 +271,19 @@ def _rich(table: Sequence[Sequence[str]], note: str) -> Table:
     return result
 
 
-def _draw(out: Path, figures: Mapping[str, Any]) -> None:
-    """comparison.png: every arm's mean, interval and seeds. curves.png: the figure over the epochs of every run."""
-    name, teacher, arms = figures["figure"], figures["teacher"], figures["arms"]
+def _draw(out: Path, comparison: Comparison) -> None:
+    """comparison.png: every arm's mean, interval and seeds. curves.png: the metric over the epochs of every run."""
+    name, teacher, arms = comparison.metric, comparison.teacher, comparison.arms
     groups = {}
     for arm, values in arms.items():
-        found = values["figures"][name]
-        groups[arm] = (found["mean"], found["half_width"], found["values"])
+        found = values.metrics[name]
+        groups[arm] = (found.mean, found.half_width, found.values)
     line = None if teacher is None else ("teacher", teacher[name])
     intervals(out / "comparison.png", groups, x=title(name), line=line)
     lines = {
-        f"{arm}-{seed}": [(epoch, summary[name]) for epoch, summary in run["curve"]]
+        f"{arm}-{seed}": [(epoch, summary[name]) for epoch, summary in run.curve]
         for arm, values in arms.items()
-        for seed, run in values["runs"].items()
+        for seed, run in values.runs.items()
     }
     curves(out / "curves.png", lines, x="epoch", y=title(name), groups={run: run.rpartition("-")[0] for run in lines})
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from eyas.args import DataArgs
-from eyas.report.page import make_page, ranked_by
+from eyas.report.page import compare_found, make_page
 from eyas.report.runs import find_runs
 from eyas.report.scene import Sight, look_at
 from eyas.tools.devices import pick_device
@@ -20,14 +20,14 @@ def report(
     split: str | None = None,
     teacher: str | None = None,
     out: Path | None = None,
-    figure: str | None = None,
+    metric: str | None = None,
     threshold: float = 0.3,
     images: int = 3,
     batch_size: int = 8,
     workers: int = 1,
     device: Literal["auto", "cpu"] = "auto",
 ) -> None:
-    """Make one HTML page from runs: figures, curves, errors, cost, masks, and images with what each detector found.
+    """Make one HTML page from runs: metrics, curves, errors, cost, masks, and images with what each detector found.
 
     Args:
         runs: run folders, or folders of run folders as compare and demo make.
@@ -35,7 +35,7 @@ def report(
         split: split to look at; the runs' validation split when left out.
         teacher: run folder of the teacher, or package.module:function; the one that the runs name when left out.
         out: the page; report.html in the first of the folders when left out.
-        figure: the figure to rank by, such as map_75; mAP when left out.
+        metric: the metric to rank by, such as map_75; mAP when left out.
         threshold: lowest score of the detections that are judged and drawn.
         images: how many of the worst and how many of the best images are shown.
         batch_size: images at a time.
@@ -45,11 +45,11 @@ def report(
     feed = DataArgs(batch_size=batch_size, workers=workers)
     sight = Sight(data, split, teacher, threshold, images, feed, pick_device(device))
     found = find_runs(runs, teacher)
-    figures = ranked_by(found.arms, figure)
+    comparison = compare_found(found.arms, metric)
     with Progress() as progress:
         scene = look_at(found, sight, progress)
         progress.say("drawing")
-        text = make_page(found, figures, scene, sight)
+        text = make_page(found, comparison, scene, sight)
     for note in (*found.notes, *scene.notes):
         print(f"note: {note}")
     path = out or runs[0] / "report.html"

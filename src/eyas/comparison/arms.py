@@ -18,7 +18,7 @@ from jsonargparse.typing import register_type
 from eyas.runs.recipes import shipped_recipes
 from eyas.types import EyasError
 
-PLAIN = "plain"
+BASELINE = "baseline"
 """The arm without a method, which is always trained."""
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 GROUPS = ("dataset", "optim", "run", "resize", "augment")
@@ -53,15 +53,15 @@ def resolve_arms(student: ArmOptions, arms: Mapping[str, ArmOptions]) -> dict[st
         EyasError: a name that makes no folder name, a recipe that is not there, an option that does not fit.
     """
     resolved = {}
-    for name, layers in {PLAIN: ArmOptions(None), **arms}.items():
+    for name, layers in {BASELINE: ArmOptions(None), **arms}.items():
         if not NAME.fullmatch(name):
             raise EyasError(f"arm {name!r}: name it by letters, digits and . + - _, since its runs are folders")
         try:
             options = _resolve([*_as_list(student.value), *_as_list(layers.value)])
         except EyasError as error:
             raise EyasError(f"arm {name}: {error}") from error
-        if name == PLAIN and "method" in options:
-            raise EyasError(f"arm {PLAIN}: it is the student without a method; give the method to an arm of its own")
+        if name == BASELINE and "method" in options:
+            raise EyasError(f"arm {BASELINE}: it is the student without a method; give the method to an arm of its own")
         resolved[name] = options
     return resolved
 

@@ -1,4 +1,4 @@
-"""What a comparison says: means with their intervals, paired differences from plain, gap closed, cost. All pure.
+"""What a comparison says: means with their intervals, paired differences from baseline, gap closed, cost. All pure.
 
 Runs of one seed share initial weights and the order of the data, so arms are compared seed by seed: what the seeds
 have in common drops out of the difference, and its interval is the one that tells whether a method helps.
@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import stdtrit
 
-from eyas.comparison.arms import PLAIN
+from eyas.comparison.arms import BASELINE
 from eyas.runs.results import RunResult
+from eyas.types import EyasError
 
 CONFIDENCE = 0.95
 
@@ -53,99 +53,145 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(statistics.fmean(values), half_width, tuple(values))
 
 
-def paired_difference(method: Mapping[int, float], plain: Mapping[int, float]) -> Estimate | None:
-    """Method less plain over the seeds that both have, by seed to value; None where they have none in common."""
-    seeds = [seed for seed in method if seed in plain]
-    return estimate([method[seed] - plain[seed] for seed in seeds]) if seeds else None
+def paired_difference(method: Mapping[int, float], baseline: Mapping[int, float]) -> Estimate | None:
+    """Method less baseline over the seeds that both have, by seed to value; None where they have none in common."""
+    seeds = [seed for seed in method if seed in baseline]
+    return estimate([method[seed] - baseline[seed] for seed in seeds]) if seeds else None
 
 
-def gap_closed(method: float, plain: float, teacher: float) -> float | None:
-    """The share of the way from plain to teacher that a method goes; None where the teacher is not above plain."""
-    return (method - plain) / (teacher - plain) if teacher > plain else None
+def gap_closed(method: float, baseline: float, teacher: float) -> float | None:
+    """The share of the way from baseline to teacher that a method goes; None where the teacher is no better."""
+    return (method - baseline) / (teacher - baseline) if teacher > baseline else None
 
 
-# The report --------------------------------------------------------------------------------------------------------
+# The result --------------------------------------------------------------------------------------------------------
 
 
-def report(runs: Mapping[str, Mapping[int, RunResult]], figure: str | None = None) -> dict[str, Any]:
-    """Every figure of a comparison, ready for JSON.
+@dataclass(frozen=True)
+class MetricResult(Estimate):
+    """One metric of one arm.
+
+    Attributes:
+        minus_baseline: gain over the baseline, paired by seed; None for the baseline itself, or without a common seed.
+        gap_closed: share of the way from the baseline to the teacher; None where it has no meaning.
+    """
+
+    minus_baseline: Estimate | None = None
+    gap_closed: float | None = None
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """What the finished runs of one arm show.
+
+    Attributes:
+        seeds: in the order of the values.
+        metrics: metric name, such as map_50, to its mean and interval.
+        seconds_per_step: median over the runs.
+        peak_memory: bytes, of the process; the largest of the runs.
+        peak_device_memory: bytes, of the CUDA device.
+        runs: seed to finished run.
+    """
+
+    seeds: tuple[int, ...]
+    metrics: Mapping[str, MetricResult]
+    seconds_per_step: float | None
+    peak_memory: int | None
+    peak_device_memory: int | None
+    runs: Mapping[int, RunResult]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Arms side by side.
+
+    Attributes:
+        metric: name of the metric that ranks the arms; None where no run is finished.
+        teacher: metric name to the teacher's value, the mean of what the runs logged; None where none did.
+        arms: arm name to result, of the arms that have a finished run.
+        confidence: of every interval.
+    """
+
+    metric: str
+    teacher: Mapping[str, float] | None
+    arms: Mapping[str, ArmResult]
+    confidence: float = CONFIDENCE
+
+
+def compare_arms(runs: Mapping[str, Mapping[int, RunResult]], metric: str | None = None) -> Comparison:
+    """Compare the finished runs of several arms.
 
     Args:
-        runs: arm -> seed -> finished run; an arm may have none.
-        figure: the figure to rank by; "map", or "map_50" where the metric has one threshold alone, when None.
+        runs: arm name to seed to finished run; an arm may have none.
+        metric: the metric to rank by; "map", or "map_50" where the rules have one threshold alone, when None.
 
     Raises:
-        KeyError: the runs have no such figure.
+        EyasError: the runs have no such metric.
     """
     finished = [run for arm in runs.values() for run in arm.values()]
     if not finished:
-        return {"figure": figure, "teacher": None, "arms": {}}
-    figure = figure or ("map" if "map" in finished[0].summary else "map_50")
-    if figure not in finished[0].summary:
-        raise KeyError(figure)
+        return Comparison(metric or "map", None, {})
+    known = finished[0].summary
+    metric = metric or ("map" if "map" in known else "map_50")
+    if metric not in known:
+        raise EyasError(f"--metric {metric}: the runs have {', '.join(known)}")
     taught = [run.teacher for run in finished if run.teacher is not None]
     teacher = {name: statistics.fmean(run[name] for run in taught) for name in taught[0]} if taught else None
-    plain = runs.get(PLAIN, {})
-    arms = {name: _arm(arm, plain, teacher) for name, arm in runs.items() if arm}
-    return {"figure": figure, "confidence": CONFIDENCE, "teacher": teacher, "arms": arms}
+    baseline = runs.get(BASELINE, {})
+    return Comparison(metric, teacher, {name: _arm(arm, baseline, teacher) for name, arm in runs.items() if arm})
 
 
 def _arm(
-    arm: Mapping[int, RunResult], plain: Mapping[int, RunResult], teacher: Mapping[str, float] | None
-) -> dict[str, Any]:
-    """One arm: of each figure the estimate, and beside it what it gains over plain."""
-    names = next(iter(arm.values())).summary
-    figures = {}
-    for name in names:
+    arm: Mapping[int, RunResult], baseline: Mapping[int, RunResult], teacher: Mapping[str, float] | None
+) -> ArmResult:
+    metrics = {}
+    for name in next(iter(arm.values())).summary:
         values = {seed: run.summary[name] for seed, run in arm.items()}
-        base = {seed: run.summary[name] for seed, run in plain.items()}
-        gain = None if arm is plain else paired_difference(values, base)
-        figures[name] = {
-            **asdict(estimate(list(values.values()))),
-            "minus_plain": None if gain is None else asdict(gain),
-            "gap_closed": None if gain is None or teacher is None else _gap(values, base, teacher[name]),
-        }
+        base = {seed: run.summary[name] for seed, run in baseline.items()}
+        gain = None if arm is baseline else paired_difference(values, base)
+        closed = None if gain is None or teacher is None else _gap(values, base, teacher[name])
+        own = estimate(list(values.values()))
+        metrics[name] = MetricResult(own.mean, own.half_width, own.values, gain, closed)
     seconds = [run.seconds_per_step for run in arm.values() if run.seconds_per_step is not None]
-    return {
-        "seeds": list(arm),
-        "figures": figures,
-        "seconds_per_step": statistics.median(seconds) if seconds else None,
-        "peak_memory": max((run.peak_memory or 0 for run in arm.values()), default=0) or None,
-        "peak_device_memory": max((run.peak_device_memory or 0 for run in arm.values()), default=0) or None,
-        "runs": {str(seed): asdict(run) for seed, run in arm.items()},
-    }
+    return ArmResult(
+        seeds=tuple(arm),
+        metrics=metrics,
+        seconds_per_step=statistics.median(seconds) if seconds else None,
+        peak_memory=max((run.peak_memory or 0 for run in arm.values()), default=0) or None,
+        peak_device_memory=max((run.peak_device_memory or 0 for run in arm.values()), default=0) or None,
+        runs=arm,
+    )
 
 
-def _gap(method: Mapping[int, float], plain: Mapping[int, float], teacher: float) -> float | None:
+def _gap(method: Mapping[int, float], baseline: Mapping[int, float], teacher: float) -> float | None:
     """Of the means over the seeds that both have: a ratio for each seed would blow up where the gap is small."""
-    seeds = [seed for seed in method if seed in plain]
-    own, base = (statistics.fmean(values[seed] for seed in seeds) for values in (method, plain))
+    seeds = [seed for seed in method if seed in baseline]
+    own, base = (statistics.fmean(values[seed] for seed in seeds) for values in (method, baseline))
     return gap_closed(own, base, teacher)
 
 
 # Tables ------------------------------------------------------------------------------------------------------------
 
 
-def rows(figures: Mapping[str, Any]) -> list[list[str]]:
+def rows(comparison: Comparison) -> list[list[str]]:
     """The table as text, its head first: the teacher, then the arms in their order."""
-    main = figures["figure"]
-    shown = [name for name in (main, "map_50") if name in next(iter(figures["arms"].values()))["figures"]]
+    main = comparison.metric
+    shown = [name for name in (main, "map_50") if name in next(iter(comparison.arms.values())).metrics]
     shown = list(dict.fromkeys(shown))
-    head = ["", *map(title, shown), "minus plain", "gap closed", "s/step", "memory", "seeds"]
+    head = ["", *map(title, shown), "minus baseline", "gap closed", "s/step", "memory", "seeds"]
     table = [head]
-    if figures["teacher"] is not None:
-        table.append(["teacher", *(f"{figures['teacher'][name]:.3f}" for name in shown), *[""] * 5])
-    for name, arm in figures["arms"].items():
-        gain, closed = (arm["figures"][main][key] for key in ("minus_plain", "gap_closed"))
-        seconds, memory = arm["seconds_per_step"], arm["peak_device_memory"] or arm["peak_memory"]
+    if comparison.teacher is not None:
+        table.append(["teacher", *(f"{comparison.teacher[name]:.3f}" for name in shown), *[""] * 5])
+    for name, arm in comparison.arms.items():
+        result, memory = arm.metrics[main], arm.peak_device_memory or arm.peak_memory
         table.append([
             name,
-            *(_estimate(arm["figures"][each]).shown() for each in shown),
-            "" if gain is None else _estimate(gain).shown(sign="+"),
-            "" if closed is None else f"{closed:.0%}",
-            "" if seconds is None else f"{seconds:.3f}",
+            *(arm.metrics[each].shown() for each in shown),
+            "" if result.minus_baseline is None else result.minus_baseline.shown(sign="+"),
+            "" if result.gap_closed is None else f"{result.gap_closed:.0%}",
+            "" if arm.seconds_per_step is None else f"{arm.seconds_per_step:.3f}",
             "" if memory is None else f"{memory / 2**20:.0f} MiB",
-            str(len(arm["seeds"])),
+            str(len(arm.seeds)),
         ])  # fmt: skip
     return table
 
@@ -157,37 +203,35 @@ def markdown(table: Sequence[Sequence[str]], note: str) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{note}\n"
 
 
-def title(figure: str) -> str:
-    """How a figure is called in a table: ``map`` is mAP, which with COCO's metric is mAP50:95."""
-    return figure.replace("map_", "mAP ").replace("map", "mAP").replace("mAP 50", "mAP50").replace("mAP 75", "mAP75")
+def title(metric: str) -> str:
+    """How a metric is called in a table: ``map`` is mAP, which with COCO's metric is mAP50:95."""
+    return metric.replace("map_", "mAP ").replace("map", "mAP").replace("mAP 50", "mAP50").replace("mAP 75", "mAP75")
 
 
-def _estimate(values: Mapping[str, Any]) -> Estimate:
-    return Estimate(values["mean"], values["half_width"], tuple(values["values"]))
-
-
-def gap_interval(method: Mapping[int, float], plain: Mapping[int, float], teacher: float) -> tuple[float, float] | None:
-    """Fieller's interval of mean(method - plain) / mean(teacher - plain), paired by seed.
+def gap_interval(
+    method: Mapping[int, float], baseline: Mapping[int, float], teacher: float
+) -> tuple[float, float] | None:
+    """Fieller's interval of mean(method - baseline) / mean(teacher - baseline), paired by seed.
 
     Both means come from the same few seeds, so neither may be taken as known: the interval is every ratio r for which
-    Student's t does not tell the mean of ``(method - plain) - r * (teacher - plain)`` from 0 (Fieller, *Some problems
-    in interval estimation*, Journal of the Royal Statistical Society B, 1954).
+    Student's t does not tell the mean of ``(method - baseline) - r * (teacher - baseline)`` from 0 (Fieller, *Some
+    problems in interval estimation*, Journal of the Royal Statistical Society B, 1954).
 
     Args:
         method: figure by seed.
-        plain: figure by seed.
+        baseline: figure by seed.
         teacher: its figure.
 
     Returns:
         The two ends; None with fewer than two seeds in common, or where the gap itself cannot be told from 0, when no
         ratio can be ruled out on one side.
     """
-    seeds = [seed for seed in method if seed in plain]
+    seeds = [seed for seed in method if seed in baseline]
     count = len(seeds)
     if count < 2:
         return None
-    gain = np.array([method[seed] - plain[seed] for seed in seeds])
-    gap = np.array([teacher - plain[seed] for seed in seeds])
+    gain = np.array([method[seed] - baseline[seed] for seed in seeds])
+    gap = np.array([teacher - baseline[seed] for seed in seeds])
     factor = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2)) ** 2 / count
     (gain_variance, covariance), (_, gap_variance) = factor * np.cov(gain, gap)
     # (gain - r gap)^2 <= t^2 var(gain - r gap) / n is quadratic in r.

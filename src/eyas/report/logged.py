@@ -6,10 +6,9 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-from eyas.comparison.arms import PLAIN
-from eyas.comparison.statistics import gap_interval, rows, title
+from eyas.comparison.arms import BASELINE
+from eyas.comparison.statistics import Comparison, gap_interval, rows, title
 from eyas.report import charts
 from eyas.report.markup import Html, beside, details, figure, grid, heading, join, legend, paragraph, table, together
 from eyas.report.plots import curves, intervals
@@ -20,20 +19,20 @@ CLASSES_DRAWN = 40
 """Above it a chart of all classes would be taller than any screen; the table has them all."""
 
 
-def summary_part(found: Found, figures: Mapping[str, Any]) -> Html:
+def summary_part(found: Found, comparison: Comparison) -> Html:
     """The table of the comparison, its intervals drawn, the gap closed, and what the runs are."""
-    name = title(figures["figure"])
-    head, *body = _without_empty_columns(rows(figures))
+    name = title(comparison.metric)
+    head, *body = _without_empty_columns(rows(comparison))
     parts = [
         table(f"{name} of the last epoch: mean over the seeds", ["arm", *head[1:]], body),
-        paragraph(_reading(figures), kind="note"),
+        paragraph(_reading(comparison), kind="note"),
     ]
-    closed = _gap_closed(found.arms, figures)
-    if len(figures["arms"]) > 1 or figures["teacher"] is not None:
-        drawn = figure(_intervals(figures), f"{name}: mean, 95 % interval, and every seed as a dot.")
+    closed = _gap_closed(found.arms, comparison)
+    if len(comparison.arms) > 1 or comparison.teacher is not None:
+        drawn = figure(_intervals(comparison), f"{name}: mean, 95 % interval, and every seed as a dot.")
         parts.append(beside(drawn, closed))
     parts += [paragraph(note, kind="missing") for note in found.notes]
-    parts.append(details("The runs", _runs(found.arms, figures["figure"])))
+    parts.append(details("The runs", _runs(found.arms, comparison.metric)))
     return join(parts)
 
 
@@ -75,43 +74,43 @@ def arm_legend(arms: Iterable[str]) -> Html:
     return legend({arm: variable(place) for place, arm in enumerate(arms)}, label="Colours of the arms")
 
 
-def _reading(figures: Mapping[str, Any]) -> str:
-    several = any(len(arm["seeds"]) > 1 for arm in figures["arms"].values())
+def _reading(comparison: Comparison) -> str:
+    several = any(len(arm.seeds) > 1 for arm in comparison.arms.values())
     words = (
         "±: half width of the 95 % confidence interval of the mean over the seeds (Student's t). " if several else ""
     )
     if not several:
         words += "One seed tells nothing of the spread: two trainings that differ in their seed may lie further apart. "
-    if PLAIN in figures["arms"]:
+    if BASELINE in comparison.arms:
         words += "Minus plain is paired by seed. "
-        if figures["teacher"] is not None:
+        if comparison.teacher is not None:
             words += "Gap closed: (arm - plain) / (teacher - plain), of the means. "
     else:
         words += "There is no plain arm, so no gain over plain training and no gap closed. "
     return words + "Seconds and memory are those of the training."
 
 
-def _intervals(figures: Mapping[str, Any]) -> Html:
-    name, teacher = figures["figure"], figures["teacher"]
+def _intervals(comparison: Comparison) -> Html:
+    name, teacher = comparison.metric, comparison.teacher
     groups = {}
-    for arm, values in figures["arms"].items():
-        found = values["figures"][name]
-        groups[arm] = (found["mean"], found["half_width"], found["values"])
+    for arm, values in comparison.arms.items():
+        found = values.metrics[name]
+        groups[arm] = (found.mean, found.half_width, found.values)
     line = None if teacher is None else ("teacher", teacher[name])
     means = ", ".join(f"{arm} {group[0]:.3f}" for arm, group in groups.items())
     label = f"{title(name)} by arm: {means}" + ("" if line is None else f"; teacher {line[1]:.3f}")
     return drawing(lambda path: intervals(path, groups, x=title(name), line=line, width=charts.LARGE[0]), label)
 
 
-def _gap_closed(arms: Arms, figures: Mapping[str, Any]) -> Html:
+def _gap_closed(arms: Arms, comparison: Comparison) -> Html:
     """The table of the gap closed with its intervals; nothing where there is no gap to speak of."""
-    name, teacher = figures["figure"], figures["teacher"]
-    if PLAIN not in arms or teacher is None:
+    name, teacher = comparison.metric, comparison.teacher
+    if BASELINE not in arms or teacher is None:
         return Html("")
-    plain = _values(arms[PLAIN], name)
+    plain = _values(arms[BASELINE], name)
     body = []
-    for arm, values in figures["arms"].items():
-        closed = values["figures"][name]["gap_closed"]
+    for arm, values in comparison.arms.items():
+        closed = values.metrics[name].gap_closed
         if closed is not None:
             ends = gap_interval(_values(arms[arm], name), plain, teacher[name])
             body.append([arm, f"{closed:.0%}", "-" if ends is None else f"{ends[0]:.0%} to {ends[1]:.0%}"])

@@ -2,53 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from eyas.comparison.arms import PLAIN
-from eyas.comparison.statistics import report as compare_runs
-from eyas.comparison.statistics import title
+from eyas.comparison.arms import BASELINE
+from eyas.comparison.statistics import Comparison, compare_arms, title
 from eyas.report.logged import classes_part, curves_part, summary_part
 from eyas.report.markup import Html, join, page, paragraph
 from eyas.report.mistakes import errors_part, masks_part, pictures_part
 from eyas.report.runs import TEACHER, Arms, Found
 from eyas.report.scene import Scene, Sight, mask_options, shown_arm
 from eyas.report.watched import cost_part, precision_recall_part
-from eyas.types import EyasError
 
 NAMED = 4
 """Arms that the title names; of more it says how many there are."""
 
 
-def ranked_by(arms: Arms, figure: str | None) -> dict[str, Any]:
-    """The figures of the comparison. Raises EyasError when the runs have no such figure."""
+def compare_found(arms: Arms, metric: str | None) -> Comparison:
+    """The comparison of the runs that were found. Raises EyasError when they have no such metric."""
     results = {name: {seed: run.result for seed, run in seeds.items()} for name, seeds in arms.items()}
-    try:
-        return compare_runs(results, figure)
-    except KeyError as error:
-        known = ", ".join(next(run for seeds in results.values() for run in seeds.values()).summary)
-        raise EyasError(f"--figure {figure}: the runs have {known}") from error
+    return compare_arms(results, metric)
 
 
-def make_page(found: Found, figures: Mapping[str, Any], scene: Scene, sight: Sight) -> str:
+def make_page(found: Found, comparison: Comparison, scene: Scene, sight: Sight) -> str:
     """The page, as HTML."""
-    name, arms = figures["figure"], list(found.arms)
+    name, arms = comparison.metric, list(found.arms)
     sections = {
-        "summary": ("Summary", summary_part(found, figures)),
+        "summary": ("Summary", summary_part(found, comparison)),
         "curves": ("Curves", curves_part(found.arms, name)),
         "classes": ("Average precision by class", classes_part(found.arms, name)),
-        "cost": ("Size and latency against accuracy", _cost(scene, figures, arms)),
-        **_of_images(scene, figures, sight, arms),
+        "cost": ("Size and latency against accuracy", _cost(scene, comparison, arms)),
+        **_of_images(scene, comparison, sight, arms),
     }
     heading = ", ".join(arms) if len(arms) <= NAMED else f"{len(arms)} arms"
-    return page(f"Eyas report: {heading}", _lead(found, scene, figures), sections)
+    return page(f"Eyas report: {heading}", _lead(found, scene, comparison), sections)
 
 
-def _lead(found: Found, scene: Scene, figures: Mapping[str, Any]) -> Html:
+def _lead(found: Found, scene: Scene, comparison: Comparison) -> Html:
     """What the page is about, in a few sentences."""
     seeds = sorted({run.seed for run in found.runs()})
     words = f"Runs: {len(found.runs())}. Arms: {', '.join(found.arms)}. Seeds: {', '.join(map(str, seeds))}. "
-    words += f"Ranked by {title(figures['figure'])}."
+    words += f"Ranked by {title(comparison.metric)}."
     parts = [paragraph(words)]
     if scene.source is not None:
         looked = ", ".join(f"{run.folder.name}" for run in scene.runs.values())
@@ -61,13 +52,13 @@ def _lead(found: Found, scene: Scene, figures: Mapping[str, Any]) -> Html:
     return join([*parts, *(paragraph(note, kind="missing") for note in scene.notes)])
 
 
-def _cost(scene: Scene, figures: Mapping[str, Any], arms: list[str]) -> Html:
+def _cost(scene: Scene, comparison: Comparison, arms: list[str]) -> Html:
     if not scene.models:
         return paragraph("Left out: none of the runs has its weights, which are measured.", kind="missing")
-    return cost_part(scene.models, figures, arms)
+    return cost_part(scene.models, comparison, arms)
 
 
-def _of_images(scene: Scene, figures: Mapping[str, Any], sight: Sight, arms: list[str]) -> dict[str, tuple[str, Html]]:
+def _of_images(scene: Scene, comparison: Comparison, sight: Sight, arms: list[str]) -> dict[str, tuple[str, Html]]:
     """The parts that need images, or in their place why they are not there."""
     titles = {
         "precision-recall": "Precision and recall",
@@ -79,8 +70,8 @@ def _of_images(scene: Scene, figures: Mapping[str, Any], sight: Sight, arms: lis
         lacking = "the data cannot be read" if scene.source is None else "none of the runs has its weights"
         reason = paragraph(f"Left out: {lacking}; see the top of the page.", kind="missing")
         return {name: (words, reason) for name, words in titles.items()}
-    by = shown_arm(scene, figures)
-    columns = [name for name in (TEACHER, PLAIN, by) if name in scene.seen]
+    by = shown_arm(scene, comparison)
+    columns = [name for name in (TEACHER, BASELINE, by) if name in scene.seen]
     parts = (
         precision_recall_part(scene.seen, scene.source, arms),
         errors_part(scene.seen, scene.source, sight.threshold),

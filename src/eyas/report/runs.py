@@ -11,7 +11,7 @@ from typing import Any
 
 from yaml import YAMLError
 
-from eyas.comparison.arms import PLAIN
+from eyas.comparison.arms import BASELINE
 from eyas.runs.config import recorded_config
 from eyas.runs.log import LOG, read_log
 from eyas.runs.results import RunResult, last_epoch, read_run
@@ -30,8 +30,8 @@ class Run:
         arm: what it has in common with the runs that differ from it in their seed alone.
         seed: as its config has it.
         config: resolved options; empty for a run from Python.
-        result: figures, curve and cost.
-        per_class: class name -> figures, of its last evaluation.
+        result: comparison, curve and cost.
+        per_class: class name -> comparison, of its last evaluation.
         steps: the log lines of its training.
     """
 
@@ -141,7 +141,7 @@ def read_folder(folder: Path) -> Run:
 def arm_name(name: str, seed: int) -> str:
     """The name of a run folder without the seed at its end: ``fgfi-3`` and ``fgfi-seed-3`` are both ``fgfi``.
 
-    A run called as the teacher is in the figures, which is nobody's teacher here, is told from it.
+    A run called as the teacher is in the comparison, which is nobody's teacher here, is told from it.
     """
     arm = re.sub(rf"(?<=.)[-_](seed[-_]?)?{seed}$", "", name)
     return f"{arm} (run)" if arm == TEACHER else arm
@@ -150,10 +150,10 @@ def arm_name(name: str, seed: int) -> str:
 def with_plain(runs: Sequence[Run]) -> list[Run]:
     """The one arm without a teacher, beside arms that have one, is the plain student, whatever its folder is called."""
     untaught = {run.arm for run in runs if not run.taught}
-    if len(untaught) != 1 or PLAIN in {run.arm for run in runs} or all(not run.taught for run in runs):
+    if len(untaught) != 1 or BASELINE in {run.arm for run in runs} or all(not run.taught for run in runs):
         return list(runs)
     (name,) = untaught
-    return [replace(run, arm=PLAIN) if run.arm == name else run for run in runs]
+    return [replace(run, arm=BASELINE) if run.arm == name else run for run in runs]
 
 
 def by_arm(runs: Sequence[Run]) -> Arms:
@@ -176,7 +176,7 @@ def by_arm(runs: Sequence[Run]) -> Arms:
                 "one of the folders another name"
             )
     names = list(dict.fromkeys(run.arm for run in runs))
-    names.sort(key=lambda name: name != PLAIN)
+    names.sort(key=lambda name: name != BASELINE)
     return {name: arms[name] for name in names}
 
 

@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 
 from eyas.args import DataArgs
-from eyas.comparison.arms import PLAIN
+from eyas.comparison.arms import BASELINE
+from eyas.comparison.statistics import Comparison
 from eyas.data import DataSource
 from eyas.ops.near_objects import AssignmentRule
 from eyas.report.look import (
@@ -109,10 +110,10 @@ def look_at(found: Found, sight: Sight, progress: Progress) -> Scene:
     return Scene(runs, models, seen, source, tuple(notes))
 
 
-def shown_arm(scene: Scene, figures: Mapping[str, Any]) -> str:
+def shown_arm(scene: Scene, comparison: Comparison) -> str:
     """The arm whose images are shown: the best but plain, of those that were looked at; plain where it is alone."""
     arms = [name for name in scene.seen if name != TEACHER]
-    return max(arms, key=lambda name: (name != PLAIN, _mean(name, figures)))
+    return max(arms, key=lambda name: (name != BASELINE, _mean(name, comparison)))
 
 
 def mask_options(runs: Iterable[Run]) -> tuple[float, AssignmentRule, str]:
@@ -126,8 +127,8 @@ def mask_options(runs: Iterable[Run]) -> tuple[float, AssignmentRule, str]:
     return 0.5, "global", "the default, since no method here has a mask of its own"
 
 
-def _mean(name: str, figures: Mapping[str, Any]) -> float:
-    mean = float(figures["arms"][name]["figures"][figures["figure"]]["mean"])
+def _mean(name: str, comparison: Comparison) -> float:
+    mean = float(comparison.arms[name].metrics[comparison.metric].mean)
     return -math.inf if math.isnan(mean) else mean
 
 

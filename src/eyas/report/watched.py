@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from eyas.comparison.statistics import title
+from eyas.comparison.statistics import Comparison, title
 from eyas.data import DataSource
 from eyas.evaluation.cost import ModelCost
 from eyas.evaluation.errors import MATCH
@@ -60,14 +59,14 @@ def precision_recall_part(seen: Mapping[str, Seen], source: DataSource, arms: Se
     return join([model_legend(list(seen), arms), beside(figure(whole, note), details(f"By class: {shown}", drawn))])
 
 
-def cost_part(models: Mapping[str, Model], figures: Mapping[str, Any], arms: Sequence[str]) -> Html:
+def cost_part(models: Mapping[str, Model], comparison: Comparison, arms: Sequence[str]) -> Html:
     """Size and speed against accuracy, drawn and in a table."""
     known = {name: model.cost for name, model in models.items() if model.cost is not None}
     if not known:
         words = "Nothing was measured: without the data, the size of an image is not known; give --data."
         return paragraph(words, kind="missing")
-    scores = {name: _score(name, figures) for name in known}
-    shown = title(figures["figure"])
+    scores = {name: _score(name, comparison) for name in known}
+    shown = title(comparison.metric)
     panels = [figure(_plane(axis, value, known, scores, arms, shown), "") for axis, value in COSTS.items()]
     body = [
         [
@@ -123,9 +122,9 @@ def _plane(
     return drawing(lambda path: charts.plane(path, dots, x=axis, y=shown), label)
 
 
-def _score(name: str, figures: Mapping[str, Any]) -> tuple[float, float | None]:
+def _score(name: str, comparison: Comparison) -> tuple[float, float | None]:
     """The figure of a detector, and half its interval; NaN for a teacher whose figures no run logged."""
     if name == TEACHER:
-        return (math.nan if figures["teacher"] is None else figures["teacher"][figures["figure"]]), None
-    found = figures["arms"][name]["figures"][figures["figure"]]
-    return found["mean"], found["half_width"]
+        return (math.nan if comparison.teacher is None else comparison.teacher[comparison.metric]), None
+    found = comparison.arms[name].metrics[comparison.metric]
+    return found.mean, found.half_width

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 
 import eyas.comparison.jobs
 import eyas.runs.log
-from eyas.comparison.jobs import Job, ResourceShare, StepCount, resume_options, run_jobs
+import eyas.tools.progress
+from eyas.comparison.jobs import Job, JobProgress, ResourceShare, resume_options, run_jobs
 from eyas.runs.log import RunLog
 from eyas.tools.progress import Progress
 from eyas.types import EyasError
@@ -18,6 +20,17 @@ PROGRAM = """
 import sys
 print("given", *sys.argv[1:])
 sys.exit(2 if sys.argv[1] == "bad" else 0)
+"""
+LOGS = """
+import json, pathlib, sys, time
+folder = pathlib.Path(sys.argv[1])
+folder.mkdir()
+for step in (1, 2, 3):
+    with open(folder / "log.jsonl", "a") as log:
+        line = {"kind": "train", "epoch": step // 2, "step": step, "losses": {"class": 0.5, "box": 1.25}}
+        log.write(json.dumps(line) + chr(10))
+    time.sleep(0.3)
+time.sleep(0.5)
 """
 
 
@@ -54,11 +67,16 @@ def test_the_others_go_on_when_a_job_has_failed(tmp_path: Path) -> None:
 
 
 def test_steps_are_counted_by_what_was_appended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    count = StepCount(tmp_path / "run")
+    job = JobProgress(Job((), tmp_path / "run", steps=9))
+
+    def count() -> int:
+        job.update()
+        return job.step
+
     assert count() == 0
     (tmp_path / "run").mkdir()
     log = RunLog(tmp_path / "run")
-    log("train", step=3)
+    log("train", step=3, epoch=0, losses={})
     log("val", step=7)
     assert count() == 7
     file = tmp_path / "run" / "log.jsonl"
@@ -66,7 +84,7 @@ def test_steps_are_counted_by_what_was_appended(tmp_path: Path, monkeypatch: pyt
         appended.write('{"kind": "train", "st')  # half a line, as a reader may find it
     assert count() == 7
     with file.open("a") as appended:
-        appended.write('ep": 8}\n')
+        appended.write('ep": 8, "epoch": 0, "losses": {}}\n')
     parsed: list[bytes] = []
     loads = eyas.runs.log.json.loads
     monkeypatch.setattr(eyas.runs.log.json, "loads", lambda text: parsed.append(text) or loads(text))
@@ -74,6 +92,23 @@ def test_steps_are_counted_by_what_was_appended(tmp_path: Path, monkeypatch: pyt
     assert len(parsed) == 1, "what was read before is not read again"
     log("resume", epoch=1, step=5)
     assert count() == 5, "a resumed run goes back to its checkpoint"
+
+
+def test_lines_in_a_pipe_show_each_running_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(eyas.tools.progress, "FIRST_LINE", 0.0)
+    monkeypatch.setattr(eyas.tools.progress, "BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(eyas.comparison.jobs, "POLL", 0.05)
+    monkeypatch.setattr(eyas.comparison.jobs, "PROGRAM", (sys.executable, "-c", LOGS))
+    jobs = [Job((str(tmp_path / name),), tmp_path / name, steps=4, images=8) for name in ("baseline-0", "fgfi-0")]
+    with Progress() as progress:
+        run_jobs(jobs, progress, share=ResourceShare(at_once=2, threads=1))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("train ")]
+    both = "baseline-0 epoch 2 step 3/4 loss 1.750   fgfi-0 epoch 2 step 3/4 loss 1.750"
+    found = [line for line in lines if line.endswith(both)]
+    assert found, lines
+    assert re.match(r"train +6/8 steps  75 %  \d+(\.\d)? images/s  0:\d\d left  baseline-0", found[-1]), found[-1]
 
 
 def test_the_machine_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:

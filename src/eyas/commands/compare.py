@@ -208,8 +208,9 @@ def _job(arm: Arm, seed: int, share: ResourceShare, images: int, data: Path, tea
     folder = run_folder(out, arm.name, seed)
     more = {"run.seed": seed, "run.threads": share.threads, **resume_options(folder)}
     command = [*_command(arm.options, arm.file, data, teacher, folder), *(f"--{key}={more[key]}" for key in more)]
-    batches = math.ceil(images / arm.resolved["dataset.batch_size"])
-    return Job(tuple(command), folder, math.ceil(batches / arm.resolved["optim.accumulate"]) * arm.epochs)
+    batch, accumulate = arm.resolved["dataset.batch_size"], arm.resolved["optim.accumulate"]
+    steps = math.ceil(math.ceil(images / batch) / accumulate) * arm.epochs
+    return Job(tuple(command), folder, steps, batch * accumulate)
 
 
 def _images(arm: Arm, data: Path) -> int:

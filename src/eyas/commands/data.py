@@ -10,6 +10,7 @@ from eyas.data import read
 from eyas.data.summary import check_images, report
 from eyas.evaluation.predict import anchor_grids
 from eyas.runs.checkpoint import ModelSpec, load
+from eyas.tools.progress import Progress
 
 
 def data(
@@ -36,5 +37,8 @@ def data(
     for name in split or ["train", "val"]:
         source = read(path, name, format=format, classes=classes)
         if images:
-            source = replace(source, problems=(*source.problems, *check_images(source)))
+            with Progress() as progress:
+                task = progress.task("decode", len(source.records))
+                found = check_images(source, lambda: progress.advance(task))
+            source = replace(source, problems=(*source.problems, *found))
         print(report(source, resize=resize, grids=grids), end="\n\n")

@@ -1,19 +1,21 @@
-"""Several trainings at a time, each a process with its own share of the cores, behind one progress bar.
+"""Runs several trainings at a time, each in a process with its own share of the cores, behind one progress bar.
 
-Small networks gain little from a second thread: two trainings of one thread each finish sooner than one after the other
-with two.
+Small networks gain little from a second thread: on two cores, two trainings of one thread each finish sooner than two
+trainings of two threads in turn.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from eyas.runs.checkpoint import RESUME
 from eyas.runs.config import CONFIG
@@ -32,46 +34,84 @@ class Job:
 
     Attributes:
         command: an ``eyas`` command line, without ``eyas``.
-        folder: the run folder that it makes or goes on with; what it prints goes to a file beside it.
-        steps: optimiser steps that it takes in all.
+        folder: the run folder that it makes or resumes; its output goes to a file beside it.
+        steps: optimiser steps in all.
+        images: images in one step; 0 when unknown.
     """
 
     command: tuple[str, ...]
     folder: Path
     steps: int
+    images: int = 0
 
     @property
     def printed(self) -> Path:
-        """The file of what it prints."""
+        """The file that gets its output."""
         return self.folder.with_name(self.folder.name + ".txt")
 
 
-class StepCount:
-    """How far a run has come, by what was appended to its log since the last call.
+class JobProgress:
+    """Follows the log of a running job.
 
     Args:
-        folder: the run folder; it need not exist yet.
+        job: its run folder need not exist yet.
+
+    Attributes:
+        step: the last step in the log; a resumed run goes back to that of its checkpoint.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._tail = LogTail(folder)
-        self._step = 0
+    def __init__(self, job: Job) -> None:
+        self.job, self.step = job, 0
+        self._tail = LogTail(job.folder)
+        self._last: dict[str, Any] = {}
 
-    def __call__(self) -> int:
-        """The last step that the log tells of; a resumed run goes back to that of its checkpoint."""
+    def update(self) -> None:
+        """Read what was appended to the log since the last call."""
         for line in self._tail():
-            self._step = line.get("step", self._step)
-        return self._step
+            self.step = line.get("step", self.step)
+            if line["kind"] == "train":
+                self._last = line
+
+    def text(self) -> str:
+        """``distilled-0 epoch 3 step 240/400 loss 1.234``, or the name alone before the first step."""
+        if not self._last:
+            return self.job.folder.name
+        # A loss that is not finite is null in the log.
+        loss = sum(math.nan if value is None else value for value in self._last["losses"].values())
+        return (
+            f"{self.job.folder.name} epoch {self._last['epoch'] + 1} step {self.step}/{self.job.steps} loss {loss:.3f}"
+        )
+
+
+class _JobsTask:
+    """One task of a `Progress` for all jobs: it counts their steps, and its lines tell how far each running job is."""
+
+    def __init__(self, jobs: Sequence[Job], progress: Progress) -> None:
+        self._followed = {job: JobProgress(job) for job in jobs}
+        steps, images = sum(job.steps for job in jobs), sum(job.steps * job.images for job in jobs)
+        self._progress, self._seen = progress, 0
+        self._task = progress.task("train", steps, unit="steps", images=images / max(1, steps))
+
+    def update(self, running: Iterable[Job]) -> None:
+        for each in self._followed.values():
+            each.update()
+        done = sum(each.step for each in self._followed.values())
+        detail = "   ".join(self._followed[job].text() for job in running)
+        self._progress.advance(self._task, done - self._seen, detail=detail)
+        self._seen = done
+
+    def finish(self) -> None:
+        self._progress.finish(self._task)
 
 
 @dataclass(frozen=True)
 class ResourceShare:
-    """What each of several processes gets of the machine.
+    """How the machine is shared among several processes.
 
     Attributes:
         at_once: processes at a time.
         threads: CPU threads of each.
-        devices: what CUDA_VISIBLE_DEVICES may be, one entry for each device; empty leaves it as it is.
+        devices: values of CUDA_VISIBLE_DEVICES, one for each device; empty leaves the variable unchanged.
     """
 
     at_once: int
@@ -87,8 +127,8 @@ class ResourceShare:
         return cls(at_once, threads or max(1, cores() // at_once), tuple(devices))
 
     def environment(self, slot: int) -> dict[str, str]:
-        """Of the process in one of ``at_once`` slots."""
-        # Threads that sleep while they wait leave the core to the other processes.
+        """The environment variables of the process in one of ``at_once`` slots."""
+        # Threads that sleep while they wait leave their core to the other processes.
         own = {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "passive"}
         if self.devices:
             own["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
@@ -101,7 +141,7 @@ def cores() -> int:
 
 
 def resume_options(folder: Path) -> dict[str, str]:
-    """The options to go on with a run that has a checkpoint. One that was stopped before its first is removed."""
+    """The options that resume a run with a checkpoint. Removes a run that stopped before its first checkpoint."""
     if (folder / RESUME).is_file():
         return {"run.resume": "true"}
     if (folder / LOG).is_file() or (folder / CONFIG).is_file():
@@ -112,24 +152,23 @@ def resume_options(folder: Path) -> dict[str, str]:
 def run_jobs(
     jobs: Sequence[Job], progress: Progress, *, share: ResourceShare | None = None, keep_going: bool = False
 ) -> dict[Job, str]:
-    """Run every job, some at a time, in the given order.
+    """Run every job, several at a time, in the given order.
 
     Args:
         jobs: what to run.
-        progress: gets a bar that counts the steps of all jobs.
-        share: how many at a time, on what; one for each core when None.
-        keep_going: when a job fails, go on with the others.
+        progress: gets one task that counts the steps of all jobs.
+        share: how many at a time, on which cores and devices; one for each core when None.
+        keep_going: when a job fails, continue with the others.
 
     Returns:
-        What went wrong with the jobs that failed; each text ends with what the job printed last.
+        Failed job -> how it failed, ending with the last lines that it printed.
 
     Raises:
-        EyasError: a job failed and ``keep_going`` is off. The others are stopped, and resume later.
+        EyasError: a job failed and ``keep_going`` is off. The others are stopped; they can be resumed.
     """
     share = share or ResourceShare.of_machine(len(jobs))
-    counts = [StepCount(job.folder) for job in jobs]
-    task = progress.task("train", sum(job.steps for job in jobs))
-    waiting, running, failed, seen = list(jobs), dict[int, tuple[Job, subprocess.Popen[bytes]]](), dict[Job, str](), 0
+    waiting, running, failed = list(jobs), dict[int, tuple[Job, subprocess.Popen[bytes]]](), dict[Job, str]()
+    shown = _JobsTask(jobs, progress)
     try:
         while waiting or running:
             for slot in range(share.at_once):
@@ -146,15 +185,13 @@ def run_jobs(
                     if not keep_going:
                         raise EyasError(failed[job])
                 progress.say(f"          {job.folder.name} {'failed' if job in failed else 'finished'}")
-            done = sum(count() for count in counts)
-            progress.advance(task, done - seen)
-            seen = done
+            shown.update(job for job, _ in running.values())
     finally:
         for _, process in running.values():
             process.terminate()
         for _, process in running.values():
             process.wait()
-        progress.finish(task)
+        shown.finish()
     return failed
 
 
@@ -166,4 +203,4 @@ def _start(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
 
 def _what_happened(job: Job, status: int) -> str:
     last = "\n".join(job.printed.read_text(errors="replace").splitlines()[-LINES_SHOWN:])
-    return f"{job.folder}: the training ended with status {status}; it printed last\n{last}"
+    return f"{job.folder}: the training ended with status {status}; its last output was\n{last}"

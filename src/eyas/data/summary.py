@@ -42,10 +42,14 @@ def report(source: DataSource, *, resize: Resize | None = None, grids: Grids | N
     return "\n\n".join(sections).encode("utf-8", "backslashreplace").decode()
 
 
-def check_images(source: DataSource) -> tuple[Problem, ...]:
-    """Decode every image and list those that a training would stop at: unreadable, or of another size than annotated.
+def check_images(source: DataSource, advance: Callable[[], object] = lambda: None) -> tuple[Problem, ...]:
+    """Decode every image and list those that would stop a training: unreadable, or not of the annotated size.
 
-    Takes as long as one pass over the data. Add the result to ``source.problems`` to see it in the report.
+    Takes one pass over the data. Add the result to ``source.problems`` to see it in the report.
+
+    Args:
+        source: what `eyas.data.read` gave.
+        advance: called after each image.
     """
     problems = []
     for record in source.records:
@@ -53,6 +57,7 @@ def check_images(source: DataSource) -> tuple[Problem, ...]:
             decode(record)
         except EyasError as error:
             problems.append(Problem(record.path, None, str(error).removeprefix(f"{record.path}: ")))
+        advance()
     return tuple(problems)
 
 

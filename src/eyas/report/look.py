@@ -105,7 +105,7 @@ def measured(models: Mapping[str, Model], source: DataSource | None, progress: P
     """The same with their costs; those of one architecture are measured once, so that noise does not part them."""
     known: dict[str, ModelCost] = {}
     result = {}
-    task = progress.task("measure", len(models))
+    task = progress.task("measure", len(models), unit="models", images=0)
     for name, model in models.items():
         size, key = input_size(model.resize, source), _architecture(model)
         if size is not None and key not in known:

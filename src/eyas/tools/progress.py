@@ -1,25 +1,45 @@
-"""A progress bar on long work, and one printed line for each milestone, which also reads well in a file."""
+"""Progress of long work: bars in a terminal; in a file, a pipe or a CI log, a plain line at least every 30 seconds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as RichProgress
+
+FIRST_LINE = 10.0
+"""Seconds before the first line: shorter work prints none."""
+BETWEEN_LINES = 20.0
+"""Seconds between two lines. A line waits for the next `Progress.advance`, so this leaves 10 seconds for one step."""
+SPEED_PERIOD = 120.0
+"""Seconds over which a printed speed is averaged, so that steps of half a minute have one too."""
 
 
 class Progress:
-    """Bars at the bottom of a terminal while the context is open. Elsewhere only the printed lines appear.
+    """Shows how far each task is while the context is open, and prints milestones as lines.
+
+    A terminal gets bars at its bottom. Elsewhere `advance` prints a line every `BETWEEN_LINES` seconds: units done and
+    in all, percent, images per second, time left, notes.
 
     Args:
         quiet: show and print nothing (the other processes of a distributed run).
+        clock: seconds from any origin.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self._prints_lines = not self.console.is_terminal
         columns = (
             TextColumn("{task.description:<12}"),
             BarColumn(bar_width=24),
@@ -28,7 +48,14 @@ class Progress:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        self._bars = RichProgress(*columns, console=self.console, disable=quiet or not self.console.is_terminal)
+        self._bars = RichProgress(
+            *columns,
+            console=self.console,
+            get_time=clock,
+            speed_estimate_period=SPEED_PERIOD if self._prints_lines else 30.0,
+            disable=quiet or self._prints_lines,
+        )
+        self._clock, self._next_line = clock, clock() + FIRST_LINE
 
     def __enter__(self) -> Progress:
         self._bars.start()
@@ -37,21 +64,63 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._bars.stop()
 
-    def task(self, name: str, total: int, *, done: int = 0) -> TaskID:
-        """A new bar of ``total`` units, ``done`` of them behind it."""
-        return self._bars.add_task(name, total=total, completed=done, note="")
+    def task(self, name: str, total: int, *, done: int = 0, unit: str = "images", images: float = 1) -> TaskID:
+        """Begin a task.
 
-    def advance(self, task: TaskID, units: int = 1, note: Mapping[str, float] | None = None) -> None:
-        """Move a bar on, with figures beside it."""
-        text: dict[str, Any] = {}
-        if note is not None:
-            text["note"] = "  ".join(f"{name} {value:.3f}" for name, value in note.items())
-        self._bars.update(task, advance=units, **text)
+        Args:
+            name: at the start of its bar and of its lines.
+            total: units in all.
+            done: units done before, by the run that is resumed.
+            unit: what is counted, in the plural.
+            images: images in one unit, for the speed in images per second; 0 gives the speed in units.
+        """
+        return self._bars.add_task(name, total=total, completed=done, note="", unit=unit, images=images, detail="")
+
+    def advance(
+        self, task: TaskID, units: int = 1, note: Mapping[str, float] | None = None, *, detail: str | None = None
+    ) -> None:
+        """Move a task on. Call it with 0 units while waiting, so that lines appear meanwhile.
+
+        Args:
+            task: from `task`.
+            units: done since the last call.
+            note: metrics by name, such as losses; None leaves the last ones.
+            detail: text for printed lines only; None leaves the last one.
+        """
+        fields = {"note": None if note is None else format_metrics(note), "detail": detail}
+        self._bars.update(task, advance=units, **{name: text for name, text in fields.items() if text is not None})
+        if self._prints_lines and self._clock() >= self._next_line:
+            self._next_line = self._clock() + BETWEEN_LINES
+            self.say(_line(next(each for each in self._bars.tasks if each.id == task)))
 
     def finish(self, task: TaskID) -> None:
-        """Take a bar away."""
+        """End a task and take its bar away."""
         self._bars.remove_task(task)
 
     def say(self, text: str) -> None:
-        """Print one line above the bars."""
+        """Print one line, above the bars."""
         self.console.print(text, markup=False)
+
+
+def format_metrics(metrics: Mapping[str, float]) -> str:
+    """Metrics on one line: ``{"class": 0.5, "box": 1.25}`` -> ``class 0.500  box 1.250``."""
+    return "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+
+
+def _line(task: Task) -> str:
+    """``train  1200/2000 steps  60 %  41 images/s  3:20 left  epoch 3/5  class 0.500  box 1.250``."""
+    unit, images = task.fields["unit"], task.fields["images"]
+    parts = [f"{task.description:<9}", f"{task.completed:.0f}/{task.total:.0f} {unit}", f"{task.percentage:.0f} %"]
+    if task.speed:
+        speed = task.speed * (images or 1)
+        parts.append(f"{speed:.{0 if speed >= 10 else 1}f} {'images' if images else unit}/s")
+    if task.time_remaining is not None:
+        parts.append(f"{_duration(task.time_remaining)} left")
+    return "  ".join([*parts, *filter(None, (task.fields["detail"], task.fields["note"]))])
+
+
+def _duration(seconds: float) -> str:
+    """200 -> ``3:20``; 4000 -> ``1:06:40``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

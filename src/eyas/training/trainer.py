@@ -163,7 +163,8 @@ class Trainer:
         self.trackers.start(progress.say, resumed_at=self.step if self.run.resume else None)
         if self.accelerator.is_main_process:
             self.spec.save(self.folder)
-        task = progress.task("train", self.total_steps, done=self.step)
+        images = self._batches.batch_size * self.accelerator.num_processes * self.optim.accumulate
+        task = progress.task("train", self.total_steps, done=self.step, unit="steps", images=images)
         with name_failed_images(self._batches):
             result = self._epochs(progress, task)
         progress.finish(task)
@@ -189,10 +190,10 @@ class Trainer:
 
     def _tell(self, progress: Progress, task: TaskID, logged: Mapping[str, Any] | None) -> None:
         """Move the bar on, and warn once of each method that drowns the detection loss."""
+        losses = None if logged is None else logged["losses"]
+        progress.advance(task, note=losses, detail=f"epoch {self.epoch + 1}/{self.run.epochs}")
         if logged is None:
-            progress.advance(task)
             return
-        progress.advance(task, note=logged["losses"])
         for name, text in dominance_warnings(logged["gradient_ratios"], logged["weights"]).items():
             if name not in self._warned:
                 progress.say(f"warning   {text} (step {self.step})")

@@ -1,1 +1,1 @@
-"""Fault harnesses: what breaks in the field, done on purpose, and what a run then promises."""
+"""Fault harnesses: they inject the faults that happen in the field, and check what a run promises then."""

@@ -1,11 +1,11 @@
-"""`eyas`, slowed where it writes, and telling what it does: what those start in place of it who mean to kill it.
+"""`eyas`, slowed where it writes, and announcing what it does, so that a harness can kill it at a chosen moment.
 
     python -m faults.announced FILE DELAY ARGUMENTS OF EYAS
 
-Each line of FILE is a time, in seconds, and what was begun then: "loading", "filling", "training", "evaluation",
-"saving NAME" of a file; or what has just happened: "step N", "signal". A file that is to be written whole or not at all
-is written in pieces, and a record of the teacher cache and its line of the index in halves, with DELAY seconds between
-them; and as many pass before and after the file gets its name. Nothing else differs from `python -m eyas`.
+Each line of FILE is a time, in seconds, and the phase that began then: "loading", "filling", "training",
+"evaluation", "saving NAME"; or an event: "step N", "signal". An atomic write goes in pieces, a record of the teacher
+cache and its index line in halves, with DELAY seconds between them, and DELAY seconds before and after the rename.
+Nothing else differs from `python -m eyas`.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class Announcer:
         self.say("loading")
 
     def say(self, what: str) -> None:
-        """One line, in one write."""
+        """Append one line, in one write."""
         os.write(self._file, f"{time.monotonic():.3f} {what}\n".encode())
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Inside, this is what is done."""
+        """Announce a phase, and at its end the one around it."""
         self._phases.append(name)
         self.say(name)
         try:
@@ -59,7 +59,7 @@ class Announcer:
 
 
 class InHalves:
-    """A file whose every write is torn for a while."""
+    """A file that writes everything in two halves, with a pause between them."""
 
     def __init__(self, file: BinaryIO, delay: float) -> None:
         self._file, self._delay = file, delay
@@ -75,8 +75,8 @@ class InHalves:
         return getattr(self._file, name)
 
 
-def safe_batches(announcer: Announcer, owner: type, method: str, phase: str) -> None:
-    """Announce a phase around a method."""
+def announce_around(announcer: Announcer, owner: type, method: str, phase: str) -> None:
+    """Announce a phase whenever a method runs."""
     function = getattr(owner, method)
 
     @wraps(function)
@@ -88,7 +88,7 @@ def safe_batches(announcer: Announcer, owner: type, method: str, phase: str) -> 
 
 
 def after(owner: type, method: str, act: Callable[[Any], None]) -> None:
-    """Do something with the object after a method of it."""
+    """Call a function with the object after each call of a method."""
     function = getattr(owner, method)
 
     @wraps(function)
@@ -101,7 +101,7 @@ def after(owner: type, method: str, act: Callable[[Any], None]) -> None:
 
 
 def slow_files(announcer: Announcer, delay: float) -> None:
-    """Announce and slow down each file that is written whole or not at all, in all modules that write one."""
+    """Announce and slow down every `write_atomic`, in all modules that import it."""
     write_atomic, fsync = eyas.tools.files.write_atomic, os.fsync
 
     def in_pieces(part: Path) -> None:
@@ -129,7 +129,7 @@ def slow_files(announcer: Announcer, delay: float) -> None:
 
 
 def slow_shards(delay: float) -> None:
-    """Tear each record of the teacher cache, and its line of the index, for a while."""
+    """Write each record of the teacher cache, and its index line, in two halves."""
     create = ShardWriter._create
 
     def slow(self: ShardWriter) -> tuple[InHalves, InHalves]:
@@ -140,16 +140,16 @@ def slow_shards(delay: float) -> None:
 
 
 def run(path: Path, delay: float, arguments: list[str]) -> int:
-    """`eyas` with these arguments; its exit status."""
+    """Run `eyas` with these arguments; returns its exit status."""
     announcer = Announcer(path)
-    safe_batches(announcer, CacheFiller, "run", "filling")
-    safe_batches(announcer, Trainer, "_train_epoch", "training")
-    safe_batches(announcer, Trainer, "evaluate", "evaluation")
+    announce_around(announcer, CacheFiller, "run", "filling")
+    announce_around(announcer, Trainer, "_train_epoch", "training")
+    announce_around(announcer, Trainer, "evaluate", "evaluation")
     after(Trainer, "_after_step", lambda trainer: announcer.say(f"step {trainer.step}"))
     after(StopRequest, "__call__", lambda _: announcer.say("signal"))
     slow_files(announcer, delay)
     slow_shards(delay)
-    # A shell starts what runs in its background with SIGINT ignored.
+    # A shell starts background jobs with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     return main(arguments)
 

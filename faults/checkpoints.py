@@ -1,10 +1,10 @@
-"""Hostile checkpoints: every file of `faults.hostile`, and good files with random bytes changed, read by the product.
+"""Hostile checkpoints: reads every file of `faults.hostile`, and good files with random bytes changed.
 
     python -m faults.checkpoints [--mutations N] [--seed S] [--json FILE]
 
-Each file is read in a process of its own, whose peak of memory is measured above what it had before. A hostile file has
-to be refused by an `EyasError` that names it, without running what is in it and within 128 MiB and 20 s; a file with
-changed bytes is read or refused likewise, and a file in order is read.
+Each file is read in its own process, whose additional peak memory is measured. A hostile file must be refused by an
+`EyasError` that names it, without running its code, within 128 MiB and 20 s. A file with changed bytes is read or
+refused within the same limits; a valid file is read.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a file.
+    """How reading a file ended.
 
     Attributes:
-        what: read, refused, or what went wrong.
-        said: the message.
-        peak_mib: memory above what the process had before.
-        seconds: that it took.
-        ran: code of the file was run.
+        what: "read", "refused", or what went wrong.
+        said: the error message.
+        peak_mib: peak memory beyond that of the process before.
+        seconds: time taken.
+        ran: code in the file was run.
     """
 
     what: str
@@ -68,14 +68,14 @@ class Outcome:
 
 
 def read(case: Case, folder: Path) -> Outcome:
-    """Write a case into an empty folder and read it, in a process of its own."""
+    """Write a case into an empty folder and read it in its own process."""
     case.write(folder)
     found = in_a_process(partial(READERS[case.reader], folder / case.file))
     return Outcome(**{**asdict(found), "ran": (folder / h.MARKER).exists()})
 
 
 def holds(case: Case, outcome: Outcome) -> bool:
-    """Whether that is what must become of it."""
+    """Whether a case ended as it must."""
     if case.good:
         return outcome.what == "read"
     named = case.file in outcome.said or (case.reader == "transformers" and "transformers" in outcome.said)
@@ -84,7 +84,7 @@ def holds(case: Case, outcome: Outcome) -> bool:
 
 
 def in_a_process(action: Callable[[], object]) -> Outcome:
-    """Do something in a fork of this process, and measure it. Linux alone."""
+    """Call a function in a fork of this process and measure it. Linux only."""
     end, start = os.pipe()
     child = os.fork()
     if child == 0:
@@ -131,7 +131,7 @@ ORIGINALS: dict[str, tuple[str, Callable[[Path], object]]] = {
 
 
 def mutate(data: bytes, chance: random.Random) -> bytes:
-    """Some bytes changed, removed, doubled or cut off."""
+    """Data with some bytes changed, removed, doubled or cut off."""
     changed = bytearray(data)
     for _ in range(chance.randint(1, 4)):
         at, length = chance.randrange(len(changed)), chance.randint(1, 8)
@@ -150,7 +150,7 @@ def mutate(data: bytes, chance: random.Random) -> bytes:
 
 
 def read_mutations(name: str, count: int, seed: int, folder: Path) -> Outcome:
-    """Read a good file with its bytes changed, so many times; the first that is neither read nor refused ends it."""
+    """Read ``count`` mutations of a good file; stops at the first that is neither read nor refused."""
     kind, write = ORIGINALS[name]
     write(folder)
     data, counts = (folder / name).read_bytes(), Counter[str]()
@@ -195,7 +195,7 @@ def _mutations_apart(name: str, count: int, seed: int) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run everything; 1 when something was not as it must be."""
     parser = command_line.parser(__doc__)
-    parser.add_argument("--mutations", type=int, default=5000, help="of each format")
+    parser.add_argument("--mutations", type=int, default=5000, help="mutations of each format")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
     rows = [_read_apart(case) for case in cases()]

@@ -1,10 +1,10 @@
-"""The same command twice, with 0 and with 4 data workers, with and without a teacher cache: the same weights.
+"""The same command gives the same weights: twice, with 0 and 4 data workers, with and without a teacher cache.
 
     python -m faults.determinism [--json FILE]
 
-`eyas distill --run.deterministic true` on the demo's pair and small images, in float32 and, as its recipe has it, in
-bfloat16, on two threads; and `eyas train` of torchvision's detectors. Within a group all runs must have the same
-weights, checkpoint and rows in the log, bit for bit. With a cache of float32 vectors they must be those without one.
+`eyas distill --run.deterministic true` trains the demo's pair on small images and two threads, in float32 and in its
+recipe's bfloat16; `eyas train` trains torchvision's detectors. All runs of a group must have the same weights,
+checkpoint and log rows, bit for bit. A cache of float32 vectors must not change them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from faults.processes import command
 THREADS = 2
 DISTILLED = ("--run.epochs=3", "--options.dropout=0.2", "--optim.ema=0.9", "--dataset.augment.flip=0.5")
 COLOURS = ("--dataset.augment.brightness=0.2", "--dataset.augment.hue=0.1", "--dataset.augment.shift=0.1")
-"""Without a cache, whose teacher sees the images without them."""
+"""Only without a cache: a cached teacher never sees these."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Run:
     """One run.
 
     Attributes:
-        arguments: beyond the data, the run folder and those that all have in common.
+        arguments: beyond the data, the run folder and the common ones.
         workers: data workers.
-        cache: the name of its folder of caches, where it has one; runs of the same name share it.
+        cache: the name of its cache folder, if any; runs that give the same name share it.
     """
 
     arguments: tuple[str, ...]
@@ -48,11 +48,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that must come to the same.
+    """Runs that must be equal.
 
     Attributes:
-        name: what they are.
-        runs: the first is what the others are compared with.
+        name: shown in the results.
+        runs: the others are compared with the first.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Group:
 
 
 def groups() -> list[Group]:
-    """What is tried."""
+    """All groups."""
     single, mixed = ("--run.precision=no", *DISTILLED), ("--run.precision=bf16", *DISTILLED)
     cached, rounded = (*single, "--cache_dtype=float32"), (*mixed, "--cache_dtype=bfloat16")
     detectors = [
@@ -89,7 +89,7 @@ def _torchvision(model: str) -> tuple[str, ...]:
 
 
 def started(run: Run, folder: Path, data: Path, name: str) -> tuple[Path, float]:
-    """Run it; its folder, and the seconds that it took. Raises ChildProcessError where it fails."""
+    """Run it. Returns its folder and the seconds taken. Raises ChildProcessError when it fails."""
     out, begun = folder / name, time.monotonic()
     common = (f"--dataset.workers={run.workers}", f"--run.threads={THREADS}", "--run.deterministic=true")
     more = [*run.arguments, *common, "--run.log_every=1", "--run.evaluate_every=0", "--run.device=cpu"]
@@ -108,7 +108,7 @@ def started(run: Run, folder: Path, data: Path, name: str) -> tuple[Path, float]
 
 
 def compared(group: Group, folder: Path, data: Path, number: int) -> dict[str, Any]:
-    """The runs of a group, and what differs between them."""
+    """Run a group and compare its runs."""
     done = [started(run, folder, data, f"group{number}-{at}") for at, run in enumerate(group.runs)]
     first = done[0][0]
     rows = []

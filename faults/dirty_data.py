@@ -1,6 +1,6 @@
-"""Small data sets that are in order, one of each format, and what goes wrong with the files of one.
+"""Small valid data sets, one for each format, and faults in their files.
 
-A data set is written once. A fault changes a few of its files, and is undone by `restore`.
+A data set is written once. A fault changes a few of its files; `restore` undoes it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ALIASES = (
 
 
 def boxes_of(number: int) -> list[tuple[str, Box]]:
-    """Class and box, xyxy in whole pixels, of each object of an image."""
+    """The class and box (xyxy, whole pixels) of each object in an image."""
     chance = random.Random(number)
     found = []
     for _ in range(chance.randint(1, 3)):
@@ -48,7 +48,7 @@ def boxes_of(number: int) -> list[tuple[str, Box]]:
 
 
 def voc(root: Path) -> None:
-    """A VOC folder."""
+    """Write a VOC folder."""
     (root / "ImageSets" / "Main").mkdir(parents=True)
     (root / "Annotations").mkdir()
     names = _images(root / "JPEGImages", "jpg")
@@ -64,7 +64,7 @@ def voc(root: Path) -> None:
 
 
 def kitti(root: Path) -> None:
-    """A KITTI folder."""
+    """Write a KITTI folder."""
     for folder in ("training/label_2", "ImageSets"):
         (root / folder).mkdir(parents=True)
     names = _images(root / "training" / "image_2", "png")
@@ -78,7 +78,7 @@ def kitti(root: Path) -> None:
 
 
 def yolo(root: Path) -> None:
-    """A YOLO folder."""
+    """Write a YOLO folder."""
     (root / "labels" / SPLIT).mkdir(parents=True)
     names = _images(root / "images" / SPLIT, "png")
     (root / "data.yaml").write_text(f"names: [{', '.join(CLASSES)}]\nnc: {len(CLASSES)}\n{SPLIT}: images/{SPLIT}\n")
@@ -92,7 +92,7 @@ def yolo(root: Path) -> None:
 
 
 def coco(root: Path) -> None:
-    """A COCO folder."""
+    """Write a COCO folder."""
     (root / "annotations").mkdir(parents=True)
     names = _images(root / "images" / SPLIT, "png")
     size = {"width": WIDTH, "height": HEIGHT}
@@ -109,7 +109,7 @@ def coco(root: Path) -> None:
 
 
 FORMATS: dict[str, Callable[[Path], None]] = {"coco": coco, "voc": voc, "kitti": kitti, "yolo": yolo}
-"""Format -> what writes a data set of it."""
+"""Format -> function that writes a data set."""
 
 
 def _images(folder: Path, suffix: str) -> list[str]:
@@ -126,7 +126,7 @@ def truncated(data: bytes, chance: random.Random) -> bytes:
 
 
 def flipped(data: bytes, chance: random.Random) -> bytes:
-    """Some bytes are others."""
+    """Some bytes have other values."""
     changed = bytearray(data)
     for _ in range(chance.randint(1, 8)):
         changed[chance.randrange(len(changed))] = chance.randrange(256)
@@ -134,7 +134,7 @@ def flipped(data: bytes, chance: random.Random) -> bytes:
 
 
 def numbers_changed(data: bytes, chance: random.Random) -> bytes:
-    """One or two numbers are huge, negative, not finite or no numbers."""
+    """One or two numbers become huge, negative, infinite, or no numbers at all."""
     for _ in range(chance.randint(1, 2)):
         places = list(NUMBER.finditer(data))
         if places:
@@ -188,7 +188,7 @@ def with_nul(data: bytes, chance: random.Random) -> bytes:
 
 
 def leading_away(data: bytes, chance: random.Random) -> bytes:
-    """A name leads out of the folder, or is none that a file can have."""
+    """A name leads out of the folder, or is no valid file name."""
     names = list(re.finditer(rb"\b0\d{3}\b|images/\w+", data))
     if not names:
         return data
@@ -197,7 +197,7 @@ def leading_away(data: bytes, chance: random.Random) -> bytes:
 
 
 def nested(data: bytes, chance: random.Random) -> bytes:
-    """Elements or brackets, thousands inside each other."""
+    """Elements or brackets, nested thousands of times."""
     count = chance.choice((100, 100_000))
     if b"<annotation>" in data:
         return data.replace(b"<annotation>", b"<annotation>" + b"<a>" * count + b"</a>" * count)
@@ -205,7 +205,7 @@ def nested(data: bytes, chance: random.Random) -> bytes:
 
 
 def bomb(data: bytes, _: random.Random) -> bytes:
-    """A few lines that would expand to more than memory holds."""
+    """A few lines that would expand beyond memory."""
     if b"<annotation>" in data:
         return BOMB + data.replace(b"<name>", b"<name>&l;", 1)
     return ALIASES + data if data.startswith(b"names:") else data
@@ -216,7 +216,7 @@ TEXTS = (
     *(in_utf16, in_latin1, with_nul, leading_away, nested, bomb),
 )
 HARMLESS = (with_bom, with_crlf)
-"""Of these every record is what it was."""
+"""These change no record."""
 
 
 def empty(path: Path) -> None:
@@ -247,13 +247,13 @@ def larger(path: Path) -> None:
 
 
 FILES = (Path.unlink, empty, loop, pipe, folder_in_its_place)
-"""What becomes of a file of any kind."""
+"""Faults of any file."""
 PICTURES = (*FILES, halved, larger)
-"""What becomes of an image."""
+"""Faults of an image."""
 
 
 def files_of(root: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """The images, the annotations of single images, and the lists that concern all images."""
+    """The images, the annotation files of single images, and the files that concern all images."""
     found = sorted(path for path in root.rglob("*") if path.is_file())
     images = [path for path in found if path.suffix in (".jpg", ".png")]
     own = [path for path in found if path.parent.name in ("Annotations", "label_2", SPLIT) and path not in images]
@@ -261,7 +261,7 @@ def files_of(root: Path) -> tuple[list[Path], list[Path], list[Path]]:
 
 
 def restore(path: Path, content: bytes) -> None:
-    """Put a file back, whatever has become of it."""
+    """Put a file back, whatever happened to it."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     elif os.path.lexists(path):

@@ -2,12 +2,12 @@
 
     python -m faults.disk [--json FILE]
 
-The run folder, or the cache, is on a tmpfs of its own, which is filled up, mounted read-only or made too small. Where
-this process may not mount, those faults are left out, and the result says so. Each fault strikes while the command
-trains, after its first checkpoint, or while it fills its cache. The command has to end with status 2 and one message
-that names the file, without a traceback; the checkpoint has to be the last good one, and load. Then the fault is
-mended, and the same command has to come to what an undisturbed run comes to, bit for bit. A write that is slow, and a
-cache that vanishes once it has been read, have to leave the run as it is.
+The run folder, or the cache, is on its own tmpfs, which is filled up, mounted read-only or made too small. Without the
+right to mount, these faults are left out, and the result records that. Each fault strikes while the command trains,
+after its first checkpoint, or while it fills its cache. The command must end with status 2 and one message that names
+the file, without a traceback; the last good checkpoint must remain and load. Then the fault is repaired, and the same
+command must give the files of an undisturbed run, bit for bit. A slow write, and a cache that vanishes after it was
+read, must not change the run.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from faults.processes import MIB, command, wait_for
 
 FILLER = "others'"
 ROOM = 256 * MIB
-"""Bytes of a disk that is large enough."""
+"""Bytes; enough for a run."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is done to a disk while a command uses it.
+    """A fault of a disk while a command uses it.
 
     Attributes:
-        name: of the fault.
-        strike: brings it about.
-        mend: puts everything right again.
-        names: a pattern of what the message must name.
-        when: it strikes when the command does this, as told by `faults.announced`, or "saved": after a checkpoint.
-        delay: where the command writes, in seconds.
-        survived: the command must come to its end all the same.
+        name: shown in the results.
+        strike: causes it.
+        mend: repairs it.
+        names: a pattern that the message must match.
+        when: the phase in which it strikes, see `faults.announced`, or "saved": after a checkpoint.
+        delay: seconds, see `faults.announced`.
+        survived: the command must finish all the same.
     """
 
     name: str
@@ -63,16 +63,16 @@ class Fault:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a command.
+    """How a command ended.
 
     Attributes:
-        fault: its name.
-        status: of its exit.
+        fault: the name of the fault.
+        status: its exit status.
         said: its message.
-        checkpoint: the step of the checkpoint that it left, None where there is none or it cannot be read.
+        checkpoint: the step of the checkpoint left behind; None if there is none or it cannot be read.
         logged: the last step in its log.
-        differs: what differs from an undisturbed run in the end.
-        good: everything is as it must be.
+        differs: what differs from an undisturbed run after the repair.
+        good: all checks passed.
     """
 
     fault: str
@@ -85,7 +85,7 @@ class Outcome:
 
 
 def tried(trial: Trial, fault: Fault, reference: Trial) -> Outcome:
-    """Start the command, let the fault strike, look at what is left, mend it and let the command end."""
+    """Start the command, let the fault strike, check what is left, repair it and let the command finish."""
     trial = replace(trial, delay=fault.delay)
     trial.events.unlink(missing_ok=True)
     saved = trial.out / RESUME
@@ -108,7 +108,7 @@ def tried(trial: Trial, fault: Fault, reference: Trial) -> Outcome:
 
 
 def checkpoint_of(out: Path) -> int | None:
-    """The step of the checkpoint in a run folder, whose weights load too where it has any; None where it has none."""
+    """The step of the checkpoint in a run folder, None if it has none. Loads its weights too, if there are any."""
     try:
         state = load_state(out / RESUME)
         if (out / ModelSpec.load(out).weights).exists():
@@ -119,14 +119,14 @@ def checkpoint_of(out: Path) -> int | None:
 
 
 def last_step(out: Path) -> int:
-    """The last step that the log of a run folder tells of."""
+    """The last step in the log of a run folder, 0 if there is none."""
     lines = read_log(out, "train") if (out / LOG).exists() else []
     return int(lines[-1]["step"]) if lines else 0
 
 
 @contextmanager
 def disk(place: Path, size: int) -> Iterator[None]:
-    """A tmpfs of so many bytes. Raises PermissionError where this process may not mount one."""
+    """A tmpfs of ``size`` bytes. Raises PermissionError when this process may not mount."""
     place.mkdir(parents=True, exist_ok=True)
     _mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place))
     try:
@@ -136,7 +136,7 @@ def disk(place: Path, size: int) -> Iterator[None]:
 
 
 def remount(place: Path, options: str) -> None:
-    """Change a disk; waits until no file is open for writing."""
+    """Mount a disk again with other options; waits until no file is open for writing."""
     for _ in range(200):
         try:
             return _mount("-o", f"remount,{options}", str(place))
@@ -152,7 +152,7 @@ def _mount(*arguments: str) -> None:
 
 
 def fill_up(place: Path, left: int) -> None:
-    """Take all the room of a disk but so many bytes."""
+    """Fill a disk, leaving ``left`` bytes."""
     with (place / FILLER).open("wb", buffering=0) as file, suppress(OSError):
         while (room := _free(place) - left) > 0:
             file.write(b"\1" * min(room, MIB))
@@ -164,12 +164,12 @@ def _free(place: Path) -> int:
 
 
 def empty(place: Path) -> None:
-    """Give that room back."""
+    """Undo `fill_up`."""
     (place / FILLER).unlink()
 
 
 def slow_trial(made: Trial, reference: Trial) -> Outcome:
-    """Write so slowly that a save takes seconds, and read the checkpoint all the while."""
+    """A fault: writing is so slow that a save takes seconds, while the checkpoint is read all the time."""
     made, found, seen = replace(made, delay=0.2), set(), 0
     made.events.unlink(missing_ok=True)
     with command(made.arguments, made.said, made.program) as running:
@@ -186,7 +186,7 @@ def slow_trial(made: Trial, reference: Trial) -> Outcome:
 
 
 def hidden(place: Path) -> tuple[Callable[[], None], Callable[[], None]]:
-    """What takes a folder away, and what brings it back."""
+    """Functions that take a folder away and bring it back."""
     away = place.with_name(place.name + "-away")
 
     def hide() -> None:
@@ -215,7 +215,7 @@ def of_folders(data: Path, made: Trial) -> list[Fault]:
 
 
 def of_mounts(place: Path, made: Trial) -> list[Fault]:
-    """Faults of a mounted disk, the one that the run folder and the cache are on."""
+    """Faults of the mounted disk that holds the run folder and the cache."""
     out, cache = re.escape(str(made.out)), re.escape(str(made.cache))
     full = rf"{out}.* could not be written \(.*No space left"
 
@@ -239,18 +239,18 @@ def of_mounts(place: Path, made: Trial) -> list[Fault]:
 
 
 def _nothing() -> None:
-    """A fault that the command itself mends."""
+    """Repairs nothing: for faults that the command survives."""
 
 
 def on_folders(folder: Path, data: Path, reference: Trial) -> Iterator[Outcome]:
-    """Try what needs no mount."""
+    """Try the faults that need no mount."""
     for at in range(len(of_folders(data, reference))):
         made = trial(folder, data, f"folders{at}")
         yield tried(made, of_folders(data, made)[at], reference)
 
 
 def on_mounts(folder: Path, data: Path, reference: Trial) -> Iterator[Outcome]:
-    """Try the faults of a mounted disk, each on one of its own."""
+    """Try the faults of a mounted disk, each on its own disk."""
     for at in range(len(of_mounts(folder, reference))):
         place = folder / f"disk{at}"
         with disk(place, ROOM):

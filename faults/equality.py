@@ -1,4 +1,4 @@
-"""Whether two runs came to the same: weights, checkpoint, log and teacher cache, bit for bit."""
+"""Compares two runs bit for bit: weights, checkpoint, log and teacher cache."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from eyas.runs.checkpoint import RESUME
 from eyas.runs.log import read_log
 
 TIMED = ("cost",)
-"""Kinds of rows that are of measured times alone."""
+"""Kinds of rows that hold measured times only."""
 
 
 def differences(first: Path, second: Path) -> list[str]:
-    """What differs between two run folders, in words; nothing where they are the same.
+    """What differs between two run folders, in words; empty when they are equal.
 
-    Left out: the config and the versions, which have the folder's name, the times of the log's rows, and the rows that
-    tell of a resumption.
+    Ignores the config and the versions, which contain the folder's name, the times in the log, and its "resume" rows.
     """
     found = []
     names = [sorted(path.name for path in folder.iterdir()) for folder in (first, second)]
@@ -35,7 +34,7 @@ def differences(first: Path, second: Path) -> list[str]:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """The log of a run, without what differs from run to run."""
+    """The rows of a log, without times."""
     lines = [line for line in read_log(folder) if line["kind"] != "resume"]
     return [{"kind": line["kind"]} if line["kind"] in TIMED else {**line, "time": None} for line in lines]
 
@@ -50,7 +49,7 @@ def _rows_that_differ(first: list[dict[str, Any]], second: list[dict[str, Any]])
 
 
 def same(first: Any, second: Any) -> bool:
-    """Whether two nested values of tensors and plain ones are the same, bit for bit."""
+    """Whether two nested values of tensors and plain values are equal, bit for bit."""
     if isinstance(first, torch.Tensor):
         return isinstance(second, torch.Tensor) and first.dtype == second.dtype and torch.equal(first, second)
     if isinstance(first, dict):
@@ -61,7 +60,7 @@ def same(first: Any, second: Any) -> bool:
 
 
 def cached(root: Path) -> dict[str, dict[bytes, bytes]]:
-    """The records of each teacher cache below a folder, by its name and their keys, in however many shards they are."""
+    """Cache name -> record key -> bytes, of every teacher cache below a folder; shards do not matter."""
     found = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         shards = Shards(folder)

@@ -1,7 +1,7 @@
-"""Files that a stranger could pass off as weights, a run or a cache: what `faults.checkpoints` and the tests read.
+"""Writers of hostile files that pretend to be weights, a run or a cache, for `faults.checkpoints` and the tests.
 
-Each writer takes an empty folder and leaves there what the case is about; nothing is unpickled while it is made. A
-pickle that would run code makes the file `marker` of its folder, so that it shows whether it did.
+Each writer fills an empty folder, and unpickles nothing. A pickle that would run code creates the file `marker` in its
+folder, which shows whether it ran.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Case:
 
     Attributes:
         name: what is wrong with it.
-        reader: what of the product reads it.
-        file: its name in the folder, which the refusal has to name.
-        write: makes it, in an empty folder.
-        good: it is in order, and must be read.
+        reader: which reader of the product gets it.
+        file: its name in the folder, which the error must contain.
+        write: writes it into an empty folder.
+        good: it is valid and must be read.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Case:
 
 
 class Runs:
-    """Unpickling it makes a file."""
+    """Unpickling it creates a file."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -60,7 +60,7 @@ class Runs:
 
 
 def state(side: int = 8) -> dict[str, Tensor]:
-    """A small state dict, with an integer in it."""
+    """A small state dict that contains an integer."""
     return {"a.weight": torch.ones(side, side), "a.bias": torch.zeros(side), "n": torch.tensor(3)}
 
 
@@ -73,13 +73,13 @@ def spec(**changes: Any) -> ModelSpec:
 
 
 def save(folder: Path, content: object, name: str = WEIGHTS) -> Path:
-    """Written by PyTorch, in its old format where the name ends in ``pth``."""
+    """Save with PyTorch, in its old format if the name ends in ``pth``."""
     torch.save(content, folder / name, _use_new_zipfile_serialization=name != LEGACY)
     return folder / name
 
 
 def edited(folder: Path, pickle_edit: Callable[[bytes], bytes], content: object = None) -> None:
-    """A file of PyTorch whose pickle was changed."""
+    """A PyTorch file with a changed pickle."""
     original = save(folder, content or {"w": torch.ones(4)}, "original")
     with zipfile.ZipFile(original) as source, zipfile.ZipFile(folder / WEIGHTS, "w") as target:
         for name in source.namelist():
@@ -89,14 +89,14 @@ def edited(folder: Path, pickle_edit: Callable[[bytes], bytes], content: object 
 
 
 def number_at(data: bytes, after: bytes, old: bytes, new: int, *, last: bool = False) -> bytes:
-    """A pickle with another integer in place of the short one that follows some bytes."""
+    """A pickle whose short integer after some bytes is replaced by another."""
     start = data.index(after)
     place = data.rindex(old) if last else data.index(old, start)
     return data[:place] + b"J" + struct.pack("<i", new) + data[place + len(old) :]
 
 
 def deflated(folder: Path, mib: int) -> None:
-    """Zeros that deflate to a thousandth."""
+    """Zeros that compress to a thousandth of their size."""
     original = save(folder, {"w": torch.ones(4)}, "original")
     zeros = bytes(MIB)
     with zipfile.ZipFile(original) as source, zipfile.ZipFile(folder / WEIGHTS, "w", zipfile.ZIP_DEFLATED) as target:
@@ -111,7 +111,7 @@ def deflated(folder: Path, mib: int) -> None:
 
 
 def relisted(folder: Path, change: Callable[[zipfile.ZipFile], None]) -> None:
-    """An archive whose directory was changed before it was written."""
+    """An archive with a changed directory."""
     original = save(folder, {"w": torch.ones(1000)}, "original")
     with zipfile.ZipFile(original) as source, zipfile.ZipFile(folder / WEIGHTS, "w") as target:
         for name in source.namelist():
@@ -121,7 +121,7 @@ def relisted(folder: Path, change: Callable[[zipfile.ZipFile], None]) -> None:
 
 
 def overlap(archive: zipfile.ZipFile) -> None:
-    """The same bytes under a hundred names more."""
+    """The same bytes under a hundred more names."""
     storage = next(entry for entry in archive.filelist if entry.filename.endswith("data/0"))
     for number in range(1, 101):
         copy = zipfile.ZipInfo(f"original/data/{number}")
@@ -137,17 +137,17 @@ def enlarge(archive: zipfile.ZipFile) -> None:
 
 
 def lists(count: int) -> bytes:
-    """A pickle, a byte for each of so many empty lists, sixty bytes each once read."""
+    """A pickle of empty lists: one byte for each, sixty once read."""
     return b"\x80\x02(" + b"]" * count + b"l."
 
 
 def zipped(folder: Path, content: bytes) -> None:
-    """An archive as PyTorch has it, with this pickle."""
+    """A PyTorch archive with this pickle."""
     edited(folder, lambda _: content)
 
 
 def laughs(depth: int = 60) -> dict[str, Any]:
-    """A dict that holds the last one twice, and so on: 2^60 leaves for whoever walks it naively."""
+    """A dict that holds another one twice, and so on: a naive walk meets 2^60 leaves."""
     value: dict[str, Any] = {"leaf": torch.ones(1)}
     for _ in range(depth):
         value = {"a": value, "b": value}
@@ -176,7 +176,7 @@ def tensor(**changes: Any) -> dict[str, Any]:
 
 
 def run(folder: Path, change: Callable[[dict[str, Tensor]], object] = lambda _: None) -> nn.Module:
-    """The folder of a finished run, its weights changed."""
+    """The folder of a finished run with changed weights."""
     network = spec().build().network
     spec().save(folder)
     weights = {name: value.clone() for name, value in network.state_dict().items()}
@@ -186,7 +186,7 @@ def run(folder: Path, change: Callable[[dict[str, Tensor]], object] = lambda _: 
 
 
 def described(folder: Path, **changes: Any) -> None:
-    """The folder of a run whose description was changed."""
+    """The folder of a run with a changed model description."""
     run(folder)
     values = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps({**values, **changes}))
@@ -206,7 +206,7 @@ def pickled_resume(folder: Path) -> None:
 
 
 def transformers_with_code(folder: Path) -> None:
-    """A folder as save_pretrained leaves it, whose configuration is a Python file beside it; a run asks to trust it."""
+    """A save_pretrained folder configured by a Python file, and a run that asks to trust it."""
     native = folder / "native"
     native.mkdir()
     code = f"from pathlib import Path\nPath({str(folder / MARKER)!r}).touch()\n"
@@ -218,14 +218,14 @@ def transformers_with_code(folder: Path) -> None:
 
 
 def untrusted_transformers(folder: Path) -> None:
-    """The same, as a teacher; nobody asks to trust it."""
+    """The same folder as a teacher, with no request to trust it."""
     transformers_with_code(folder)
     for path in (folder / "native").iterdir():
         path.rename(folder / path.name)
 
 
 def onnx_claim(folder: Path, elements: int = 2**40) -> None:
-    """A model whose one weight claims a terabyte and has no bytes."""
+    """A model whose only weight claims a terabyte and has no bytes."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -238,7 +238,7 @@ def onnx_claim(folder: Path, elements: int = 2**40) -> None:
 
 
 def onnx_outside(folder: Path) -> None:
-    """A model whose weight is said to lie in another file, outside its folder."""
+    """A model whose weight refers to a file outside its folder."""
     from onnx import StringStringEntryProto, TensorProto, helper
 
     weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
@@ -250,7 +250,7 @@ def onnx_outside(folder: Path) -> None:
 
 
 def onnx_bare(folder: Path) -> None:
-    """A model in order, but none of `eyas export`."""
+    """A valid model that `eyas export` did not write."""
     from onnx import TensorProto, helper
 
     kinds = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in ("x", "y")]
@@ -260,13 +260,13 @@ def onnx_bare(folder: Path) -> None:
 
 
 def nothing_in_it(value: object) -> bytes:
-    """A bare pickle, not of PyTorch's making."""
+    """A bare pickle, not written by PyTorch."""
     buffer = io.BytesIO()
     pickle.Pickler(buffer, protocol=2).dump(value)
     return buffer.getvalue()
 
 
 def finished(folder: Path) -> None:
-    """A run in order, with a checkpoint to resume from."""
+    """A valid run with a checkpoint to resume from."""
     network = run(folder)
     save_weights(network, folder / spec().weights)

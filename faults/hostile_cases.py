@@ -1,4 +1,4 @@
-"""The list of hostile files, and of some in order, that `faults.checkpoints` reads."""
+"""The hostile files, and some valid ones, that `faults.checkpoints` reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BOMB_MIB = 512
 
 
 def pt_cases(bomb_mib: int = BOMB_MIB) -> list[Case]:
-    """Files of PyTorch."""
+    """PyTorch files."""
     case = partial(Case, reader="weights", file=WEIGHTS)
     old = partial(Case, reader="weights", file=LEGACY)
     return [
@@ -127,5 +127,5 @@ def run_cases() -> list[Case]:
 
 
 def cases(bomb_mib: int = BOMB_MIB) -> list[Case]:
-    """All of them."""
+    """All cases."""
     return [*pt_cases(bomb_mib), *safetensors_cases(), *run_cases()]

@@ -1,10 +1,10 @@
-"""Image files of every kind, whole and with their bytes changed, read as the product reads them.
+"""Reads image files of every kind, valid and with their bytes changed, as the product does.
 
     python -m faults.images [--mutations N] [--seed S] [--json FILE]
 
-A file is cut off, some of its bytes are changed, those of its header more often, or bytes are put in between. It must
-give pixels of the size that its header gives, or be refused by a message that names it, in bounded time; memory is
-bounded by the largest image that is read (`eyas.data.images.MAX_PIXELS`), which a header of some bytes can claim.
+A mutation cuts a file off, changes some bytes, more often in the header, or inserts some. The file must decode to the
+size in its header, or be refused by a message that names it, in bounded time. The memory limit is that of the largest
+image allowed (`eyas.data.images.MAX_PIXELS`), which a header of a few bytes can claim.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from faults.processes import MIB, limited, peak_mib
 WIDTH, HEIGHT = 40, 24
 SECONDS = 20
 GROWTH_MIB = 2 * MAX_PIXELS * 4 / MIB
-"""The largest image with four channels, and once more while it is turned into RGB."""
+"""The largest image with four channels, and once more during its conversion to RGB."""
 
 _TURNED = Image.Exif()
 _TURNED[0x0112] = 6
@@ -66,7 +66,7 @@ _FRAMES = {"animated.gif": "GIF", "animated.png": "PNG", "animated.webp": "WEBP"
 
 
 def kinds() -> dict[str, bytes]:
-    """A small image in order, of every kind."""
+    """A small valid image of every kind."""
     noise = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     image, deep = Image.fromarray(noise), Image.new("I;16", (WIDTH, HEIGHT), 999)
     made = {}
@@ -81,7 +81,7 @@ def kinds() -> dict[str, bytes]:
 
 
 def changed(content: bytes, chance: random.Random) -> bytes:
-    """The file with a fault."""
+    """The bytes of a file with a random fault."""
     kind = chance.choice(("cut", "bytes", "header", "more"))
     if kind == "cut":
         return content[: chance.randrange(len(content))]
@@ -97,7 +97,7 @@ def changed(content: bytes, chance: random.Random) -> bytes:
 
 
 def attempt(path: Path) -> str:
-    """What comes of a file: "read", "refused", or what is wrong."""
+    """Read a file: returns "read", "refused", or what is wrong."""
     try:
         with limited(SECONDS):
             width, height = image_size(path)
@@ -113,7 +113,7 @@ def attempt(path: Path) -> str:
 
 
 def fuzz(name: str, content: bytes, folder: Path, count: int, seed: int) -> tuple[Counter[str], list[str]]:
-    """What came of so many mutations of one file, and those that ended in another way than read or refused."""
+    """Count the outcomes of mutations of one file, and list those that are neither read nor refused."""
     path = folder / f"image{Path(name).suffix}"
     outcomes: Counter[str] = Counter()
     failed = []
@@ -132,7 +132,7 @@ def fuzz(name: str, content: bytes, folder: Path, count: int, seed: int) -> tupl
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run everything; 1 when something was not as it must be."""
     parser = command_line.parser(__doc__)
-    parser.add_argument("--mutations", type=int, default=1000, help="of each kind of file")
+    parser.add_argument("--mutations", type=int, default=1000, help="mutations of each kind of file")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
     before, together, rows = peak_mib(), Counter[str](), {}

@@ -1,14 +1,13 @@
-"""A real `eyas distill` that is killed at any moment and started again by the same command, until it ends.
+"""Kills a real `eyas distill` at any moment and starts it again by the same command, until it finishes.
 
     python -m faults.kill [--kills N] [--signals N] [--seed S] [--json FILE]
 
-The demo's pair on small images, float32 on one thread, with flips, dropout, a running average of the weights and a
-teacher cache, which is filled first. Each round begins with an empty run folder and an empty cache, and has five kills
-by SIGKILL: one while the cache is filled, two while a file is saved, two at any time. Every fourth kill leaves half a
-line at the end of the log, as a machine that loses its power does. Then the command ends by itself, and must have come
-to what a run without any kill came to: weights, checkpoint and cached records bit for bit, and the rows of its log,
-each step once. Other rounds are stopped by SIGTERM and SIGINT: saved after the step in hand, gone with 143 or 130, and
-resumed likewise.
+It trains the demo's pair on small images, float32 on one thread, with flips, dropout, a running average of the weights
+and a teacher cache, which is filled first. Each round begins with an empty run folder and an empty cache, and has five
+kills by SIGKILL: one while the cache is filled, two while a file is saved, two at any time. Every fourth kill leaves
+half a line at the end of the log, as a power failure does. Then the command finishes undisturbed, and must equal a run
+without kills: weights, checkpoint and cached records bit for bit, and the same log rows, each step once. Other rounds
+are stopped by SIGTERM and SIGINT: they save after the current step, exit with 143 or 130, and resume likewise.
 """
 
 from __future__ import annotations
@@ -42,22 +41,22 @@ DELAY = 0.02
 LIMIT = 300
 """Seconds that one command may take."""
 PLAN = ("filling", "any", "saving", "any", "saving")
-"""What the kills of a round are meant to meet."""
+"""The phase that each kill of a round aims at."""
 STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 TORN = '{"kind": "train", "ti'
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A command that is tried.
+    """A command under test.
 
     Attributes:
-        arguments: of `eyas`.
+        arguments: for `eyas`.
         out: its run folder.
-        cache: its folder of caches.
-        events: where it tells what it does.
-        said: where it says what a user reads.
-        delay: where it writes, in seconds.
+        cache: its cache folder.
+        events: the file to which it announces what it does.
+        said: the file that gets its output.
+        delay: seconds, see `faults.announced`.
     """
 
     arguments: tuple[str, ...]
@@ -72,14 +71,14 @@ class Trial:
         return ("faults.announced", str(self.events), str(self.delay))
 
     def timeline(self) -> list[tuple[float, str]]:
-        """What the last command has told: seconds and events."""
+        """The events that the last command announced, with their seconds."""
         if not self.events.exists():
             return []
         whole = self.events.read_text().rpartition("\n")[0].splitlines()
         return [(float(time), what) for time, _, what in (line.partition(" ") for line in whole)]
 
     def phase(self) -> str:
-        """What the last command did last; "starting" before it told anything."""
+        """The last phase that the last command announced; "starting" before the first."""
         phases = [what for _, what in self.timeline() if what != "signal" and not what.startswith("step")]
         return phases[-1] if phases else "starting"
 
@@ -89,10 +88,10 @@ class Kill:
     """One kill.
 
     Attributes:
-        meant: what it was meant to meet.
-        met: what the command was doing.
+        meant: the phase aimed at.
+        met: the phase of the command.
         seconds: after its start.
-        torn: half a line was left at the end of the log.
+        torn: whether half a line was left at the end of the log.
     """
 
     meant: str
@@ -102,7 +101,7 @@ class Kill:
 
 
 def trial(folder: Path, data: Path, name: str, more: Sequence[str] = ()) -> Trial:
-    """A distillation of the demo's pair, in folders of its own."""
+    """A distillation of the demo's pair, in its own folders."""
     out, cache = folder / name, folder / f"{name}-cache"
     arguments = [
         *long_run.options(data, out, 1),
@@ -114,7 +113,7 @@ def trial(folder: Path, data: Path, name: str, more: Sequence[str] = ()) -> Tria
 
 
 def finished(trial: Trial, *, slow: bool = True) -> list[tuple[float, str]]:
-    """Let the command, or `eyas` itself, end; what it told. Raises ChildProcessError where it fails."""
+    """Let the command, or plain `eyas`, finish. Returns its events. Raises ChildProcessError when it fails."""
     trial.events.unlink(missing_ok=True)
     with command(trial.arguments, trial.said, trial.program if slow else ("eyas",)) as running:
         status = running.wait(LIMIT)
@@ -124,13 +123,13 @@ def finished(trial: Trial, *, slow: bool = True) -> list[tuple[float, str]]:
 
 
 def killed(trial: Trial, meant: str, usual: Sequence[tuple[float, str]], chance: random.Random) -> Kill | None:
-    """Start the command and kill it; None where it came to its end before.
+    """Start the command and kill it; None if it finished before.
 
     Args:
         trial: the command.
-        meant: the phase to meet, or "any".
+        meant: the phase to aim at, or "any".
         usual: the timeline of an undisturbed run.
-        chance: decides when.
+        chance: chooses the moment.
     """
     trial.events.unlink(missing_ok=True)
     started = time.monotonic()
@@ -151,7 +150,7 @@ def killed(trial: Trial, meant: str, usual: Sequence[tuple[float, str]], chance:
 def _waited(
     trial: Trial, meant: str, usual: Sequence[tuple[float, str]], chance: random.Random, running: Popen[bytes]
 ) -> list[int]:
-    """Wait for the time to kill; the numbers of the command's workers then."""
+    """Wait for the moment to kill. Returns the process ids of the command's workers."""
     if meant == "any":
         with suppress(TimeoutError, ChildProcessError):
             wait_for(lambda: False, running, limit=chance.uniform(0, usual[-1][0] - usual[0][0]))
@@ -166,18 +165,18 @@ def _waited(
 
 
 def begun(timeline: Sequence[tuple[float, str]], phase: str) -> int:
-    """How many times a phase has been begun."""
+    """How many times a phase began."""
     return sum(what.startswith(phase) for _, what in timeline)
 
 
 def lengths_of(timeline: Sequence[tuple[float, str]], phase: str) -> list[float]:
-    """The seconds of each time that a phase lasted."""
+    """The seconds of each occurrence of a phase."""
     phases = [entry for entry in timeline if not entry[1].startswith("step")]
     return [after - at for (at, what), (after, _) in pairwise(phases) if what.startswith(phase)]
 
 
 def _await_end(workers: Sequence[int], limit: float = 60) -> None:
-    """Wait until orphans have seen that they are. Raises TimeoutError."""
+    """Wait until orphaned workers have exited. Raises TimeoutError."""
     end = time.monotonic() + limit
     for worker in workers:
         with suppress(FileNotFoundError, ProcessLookupError):
@@ -188,7 +187,7 @@ def _await_end(workers: Sequence[int], limit: float = 60) -> None:
 
 
 def stopped(trial: Trial, number: signal.Signals, phase: str, chance: random.Random) -> dict[str, Any]:
-    """Stop the command by a signal in a phase, and see how it goes; its run must be resumed afterwards."""
+    """Stop the command by a signal in a phase and check how it exits; its run must be resumed afterwards."""
     trial.events.unlink(missing_ok=True)
     with command(trial.arguments, trial.said, trial.program) as running:
         pass_by = chance.randrange(4) if phase == "training" else 0
@@ -231,7 +230,7 @@ def kills(
     count: int,
     chance: random.Random,
 ) -> list[dict[str, Any]]:
-    """Rounds, until there are so many kills, and a fifth of them in each of filling and saving."""
+    """Rounds of kills, until there are `enough`."""
     rounds: list[dict[str, Any]] = []
     done: list[Kill] = []
     while not enough(done, count):
@@ -252,13 +251,13 @@ def kills(
 
 
 def enough(done: Sequence[Kill], count: int) -> bool:
-    """So many kills, and a fifth of them in filling and in saving."""
+    """Whether there are ``count`` kills, a fifth of them while filling and a fifth while saving."""
     met = Counter(kill.met.split()[0] for kill in done)
     return len(done) >= count and min(met["filling"], met["saving"]) >= count // 5
 
 
 def stops(make: Callable[[str], Trial], reference: Trial, count: int, chance: random.Random) -> list[dict[str, Any]]:
-    """So many runs, each stopped by both signals in a training, and by one of them in another phase."""
+    """Run ``count`` trials, each stopped by both signals while training, and by one of them in another phase."""
     rounds = []
     for at in range(count):
         current, elsewhere = make(f"stops{at}"), ("filling", "evaluation", "saving")[at % 3]

@@ -2,12 +2,12 @@
 
     python -m faults.long_run [--steps N] [--trials N] [--json FILE]
 
-The demo's pair is trained by `eyas distill` with two data workers on small images, once with the teacher running and
-once from a cache, and watched from outside. Over the second half of the steps, memory may grow by less than 1 MiB in
-1,000 steps (the slope of a least-squares line, less twice its standard error), in the training process and in all its
-workers together, and of the open files the fewest in the last quarter may be one more than in the second. Then workers
-of short runs are killed and stopped, at random moments: each run must end with a message that names the image that its
-worker had in hand.
+`eyas distill` trains the demo's pair with two data workers on small images, once with the teacher running and once from
+a cache, and is sampled from outside. Over the second half of the steps, memory may grow by less than 1 MiB in 1,000
+steps (the slope of a least-squares line minus twice its standard error), in the training process and in all its workers
+together; the smallest number of open files in the last quarter may exceed that in the second by one. Then workers of
+short runs are killed and stopped at random moments: each run must end with a message that names the image that its
+worker was decoding.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ TIMEOUT = 3
 
 @dataclass(frozen=True)
 class Line:
-    """How a figure changes over the second half of the steps.
+    """How a measurement changes over the second half of the steps.
 
     Attributes:
         start: MiB in the middle of the run.
@@ -59,7 +59,7 @@ class Line:
     error: float
 
     def grows(self) -> bool:
-        """By more than it may, beyond what the samples scatter."""
+        """Whether the slope exceeds the limit by more than the scatter of the samples explains."""
         return self.slope - 2 * self.error > GROWTH
 
 
@@ -102,7 +102,7 @@ def watch(arguments: Sequence[str], out: Path, said: Path, interval: float = INT
 
 
 def fitted(samples: Sequence[Sample], figure: Callable[[Sample], float]) -> Line:
-    """The line through a figure, in bytes, over the second half of the steps."""
+    """The line through a measurement, in bytes, over the second half of the steps."""
     half = [found for found in samples if found.step >= samples[-1].step / 2]
     steps, values = (np.array(column) for column in zip(*((s.step / 1000, figure(s) / MIB) for s in half), strict=True))
     centred = steps - steps.mean()
@@ -113,7 +113,7 @@ def fitted(samples: Sequence[Sample], figure: Callable[[Sample], float]) -> Line
 
 
 def judged(samples: Sequence[Sample]) -> dict[str, Any]:
-    """The figures of a run, and whether they are as they must be."""
+    """The measurements of a run, and whether they pass."""
 
     def total(of: Callable[[Process], int]) -> Callable[[Sample], float]:
         return lambda found: sum(map(of, found.children))
@@ -128,8 +128,8 @@ def judged(samples: Sequence[Sample]) -> dict[str, Any]:
     for found in samples:
         open_now = found.main.files + sum(child.files for child in found.children)
         quarters[min(4 * found.step // samples[-1].step, 3)].append(open_now)
-    # The fewest, and one more or less: a tensor on its way from a worker has a file for a moment, and one of them may
-    # be on its way whenever somebody looks. Files that are never closed add up.
+    # The fewest, with one more allowed: a tensor in transit from a worker holds a file for a moment, and there may
+    # be one in every sample. Files that are never closed add up.
     fewest = [min(quarters[1]), min(quarters[3])]
     return {
         "steps": samples[-1].step,
@@ -141,7 +141,7 @@ def judged(samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 def disturb(data: Path, folder: Path, number: signal.Signals, seed: int) -> dict[str, Any]:
-    """Kill or stop a worker of a run at a random moment, and see what the run says."""
+    """Kill or stop a worker of a run at a random moment, and check the error."""
     chance, out, said = random.Random(seed), folder / f"{number.name}-{seed}", folder / f"{number.name}-{seed}.txt"
     arguments = [*options(data, out, 100_000), f"--dataset.worker_timeout={TIMEOUT}"]
     with command(arguments, said) as running:

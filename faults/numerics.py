@@ -2,10 +2,10 @@
 
     python -m faults.numerics [--seeds N] [--json FILE]
 
-All methods at once take a batch of a Faster R-CNN pair in float32, bfloat16 and float16: every loss and every gradient
-must be finite. Then each method of features meets features of a teacher that are scaled up until the type overflows:
+A Faster R-CNN pair trains on a batch under all methods at once in float32, bfloat16 and float16: every loss and every
+gradient must be finite. Then the teacher's features are scaled up until the type overflows, for each feature method:
 the loss and its gradient are finite, or `eyas.training.finite.FiniteLosses` stops, as it does in a training, with the
-ids of the images and before the weights are changed.
+ids of the images and before the weights change.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SCALES = {
     "bfloat16": (1.0, 1e4, 1e10, 1e15, 1e19, 1e25, 1e38),
     "float32": (1.0, 1e4, 1e10, 1e15, 1e19, 1e25, 1e38),
 }
-"""Of the teacher's features, which are standard normal before; the last of each are near what the type can hold."""
+"""Factors for the teacher's features, which are standard normal; the largest approach the limit of the type."""
 STEP = 7
 
 NONE = torch.zeros(0, 4)
@@ -62,7 +62,7 @@ def scattered(count: int, side: float, seed: int = 0) -> Tensor:
 
 
 def batches(seed: int = 0) -> dict[str, list[Target]]:
-    """Batches of two images, of every odd kind."""
+    """Odd batches of two images, by name."""
     whole = torch.tensor([[0.0, 0.0, SIZE[1], SIZE[0]]])
     return {
         "usual": targets(scattered(3, 40, seed), scattered(1, 60, seed)),
@@ -77,12 +77,12 @@ def batches(seed: int = 0) -> dict[str, list[Target]]:
 
 
 EMPTY = ("none with boxes", "all to be ignored")
-"""Batches in which there are no near cells."""
+"""Batches without near cells."""
 
 
 @cache
 def pair() -> tuple[Detector, Detector]:
-    """A student and a teacher, small and without training."""
+    """A small student and teacher, untrained."""
     torch.manual_seed(0)
     student, teacher = (
         build(
@@ -97,7 +97,7 @@ def pair() -> tuple[Detector, Detector]:
 
 
 def take(batch: str, precision: str, seed: int = 0) -> tuple[dict[str, Tensor], nn.Module]:
-    """The losses of a batch under all methods at once, after their backward pass, and the module with the gradients."""
+    """Train one batch under all methods at once. Returns the losses and the module with its gradients."""
     student, teacher = pair()
     methods = (method(1.0, **({"init_std": 0.1} if name in FEATURES else {})) for name, method in METHODS.items())
     module = Distiller(student, teacher, *methods).train()
@@ -111,7 +111,7 @@ def take(batch: str, precision: str, seed: int = 0) -> tuple[dict[str, Tensor], 
 
 
 def wrong(batch: str, losses: Mapping[str, Tensor], module: nn.Module) -> str:
-    """What does not hold after `take`; nothing where all does."""
+    """What is wrong after `take`; empty when nothing is."""
     if not losses.keys() >= METHODS.keys():
         return f"losses {', '.join(losses)}"
     gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
@@ -128,10 +128,10 @@ def wrong(batch: str, losses: Mapping[str, Tensor], module: nn.Module) -> str:
 
 
 def huge(name: str, precision: str, scale: float, seed: int = 0) -> tuple[str, str]:
-    """A method of features under a teacher whose features are so much larger.
+    """Train a feature method under a teacher whose features are scaled up.
 
     Returns:
-        "finite", or "stopped" where `FiniteLosses` did, or "failed"; and the message of the stop.
+        "finite", "stopped" by `FiniteLosses`, or "failed"; and the error message.
     """
     dtype, level = PRECISIONS[precision], Level(8, 8)
     generator = torch.Generator().manual_seed(seed + 3)
@@ -165,7 +165,7 @@ def huge(name: str, precision: str, scale: float, seed: int = 0) -> tuple[str, s
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run everything; 1 when something was not as it must be."""
     parser = command_line.parser(__doc__)
-    parser.add_argument("--seeds", type=int, default=5, help="of each case")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds of each case")
     chosen = parser.parse_args(arguments)
     started, failed = time.monotonic(), []
     odd: Counter[str] = Counter()

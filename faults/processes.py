@@ -1,4 +1,4 @@
-"""Processes: memory and open files of a command and its children, from /proc (Linux), and limits on this one."""
+"""Memory and open files of a command and its children, from /proc (Linux), and limits on this process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from types import FrameType
 MIB = 1024**2
 ROOT = Path(__file__).parents[1]
 GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
-"""What reading of a process raises that has just ended."""
+"""Errors of reading about a process that has just ended."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Process:
     """One process at one time.
 
     Attributes:
-        pid: its number.
-        resident: bytes in memory, those of mapped files and of memory shared with others included.
-        own: bytes of those that are no file's.
+        pid: its id.
+        resident: bytes in memory, including mapped files and shared memory.
+        own: bytes of anonymous memory.
         files: open file descriptors.
     """
 
@@ -41,7 +41,7 @@ class Sample:
     """A command at one time.
 
     Attributes:
-        step: of its training, as logged.
+        step: the last one logged.
         main: the command itself.
         children: its descendants.
     """
@@ -52,17 +52,17 @@ class Sample:
 
 
 def look_at(pid: int) -> Process:
-    """The process of a number. Raises one of `GONE` where there is none."""
+    """The process with an id. Raises one of `GONE` if there is none."""
     folder = Path(f"/proc/{pid}")
     lines = [line.split() for line in (folder / "status").read_text().splitlines()]
     kib = {line[0]: int(line[1]) for line in lines if line[0] in ("VmRSS:", "RssAnon:")}
     if not kib:
-        raise ProcessLookupError(pid)  # it has ended and nobody has asked how
+        raise ProcessLookupError(pid)  # a zombie
     return Process(pid, kib["VmRSS:"] * 1024, kib["RssAnon:"] * 1024, len(list((folder / "fd").iterdir())))
 
 
 def descendants(pid: int) -> list[int]:
-    """The numbers of the children of a process, and theirs."""
+    """The process ids of all descendants."""
     found: list[int] = []
     for thread in Path(f"/proc/{pid}/task").iterdir():
         with suppress(*GONE):
@@ -77,7 +77,7 @@ def _safe_descendants(pid: int) -> list[int]:
 
 
 def sample(pid: int, step: int) -> Sample | None:
-    """A command and its descendants now; None where it has ended."""
+    """A command and its descendants now; None if it has ended."""
     try:
         main, numbers = look_at(pid), descendants(pid)
     except GONE:
@@ -93,9 +93,9 @@ def sample(pid: int, step: int) -> Sample | None:
 def command(
     arguments: Sequence[str], said: Path, program: Sequence[str] = ("eyas",)
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """`eyas` with these arguments, in a process of its own, ended with the context. What it says goes to a file.
+    """Run `eyas` with these arguments as a process that ends with the context. Its output goes to ``said``.
 
-    Another program is a module and its first arguments; a module of this package is found wherever one stands.
+    ``program`` is a module and its first arguments; modules of this package are found from any folder.
     """
     with said.open("wb") as file:
         whole = [sys.executable, "-m", *program, *arguments]
@@ -108,19 +108,19 @@ def command(
 
 
 def wait_for(condition: Callable[[], bool], running: subprocess.Popen[bytes], limit: float = 300) -> None:
-    """Wait until something is so. Raises TimeoutError, or ChildProcessError where the command ends before."""
+    """Wait until a condition holds. Raises TimeoutError, or ChildProcessError if the command ends before."""
     end = time.monotonic() + limit
     while not condition():
         if running.poll() is not None:
             raise ChildProcessError(f"the command ended with {running.returncode}")
         if time.monotonic() > end:
-            raise TimeoutError("it did not come to that")
+            raise TimeoutError(f"the condition did not hold within {limit} s")
         time.sleep(0.05)
 
 
 @contextmanager
 def limited(seconds: int) -> Iterator[None]:
-    """Inside, a time limit; TimeoutError. (Main thread only.)"""
+    """Raise TimeoutError inside after some seconds. Main thread only."""
 
     def late(_: int, __: FrameType | None) -> None:
         raise TimeoutError(f"more than {seconds} s")
@@ -135,5 +135,5 @@ def limited(seconds: int) -> Iterator[None]:
 
 
 def peak_mib() -> float:
-    """The most that this process has had in memory."""
+    """Peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

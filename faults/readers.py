@@ -1,11 +1,11 @@
-"""Data sets with faults in their files, read by the reader of their format.
+"""Reads data sets with faults in their files by the reader of their format.
 
     python -m faults.readers [--folders N] [--seed S] [--json FILE]
 
-Each folder is a data set of 40 images in order, of which one to three files were spoilt in one way. It must be read,
-or refused by a message that names a file of it, in bounded time and memory. What is read must hold: finite boxes inside
-their image, known labels, and, in images none of whose files was touched, the boxes that were written. Then the images
-of the spoilt files are decoded: to pixels of the size that the record says, or refused likewise.
+Each folder is a valid data set of 40 images, with one to three files spoilt in one way. It must be read, or refused by
+a message that names one of its files, in bounded time and memory. The records read must have finite boxes inside their
+image, known labels, and, if none of their files was touched, the boxes that were written. Then the images of the spoilt
+files are decoded: to the size in the record, or refused likewise.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from faults.dirty_data import FORMATS, SPLIT, files_of, restore
 from faults.processes import limited, peak_mib
 
 SECONDS = 20
-"""In which a folder is read."""
+"""Time limit for one folder."""
 GROWTH_MIB = 256
-"""By which the process may grow over all folders: the reader's own libraries, and the largest of the files."""
+"""Memory limit over all folders: the reader's own libraries and the largest of the files."""
 PLACE = re.compile(r":\d+")
 
 
 @dataclass(frozen=True)
 class Tried:
-    """What a reader did with a folder.
+    """How reading a folder ended.
 
     Attributes:
-        fault: what was wrong.
-        outcome: "read", "dropped" (read, with reasons for what is missing), "refused", or "failed".
-        records: that were read and judged; none where the folder was refused.
-        places: the refusal names a line.
-        said: how it failed.
+        fault: the name of the fault.
+        outcome: "read", "dropped" (read, with reasons for missing records), "refused", or "failed".
+        records: number read and judged; 0 if the folder was refused.
+        places: whether the refusal names a line.
+        said: why it failed.
     """
 
     fault: str
@@ -106,13 +106,13 @@ def _read(root: Path, format: str, fault: str, touched: set[str], spoilt: Sequen
 
 
 def judge(source: DataSource, touched: set[str], fault: str, lists: bool) -> str:
-    """What does not hold of a data set that was read; nothing where all does.
+    """What is wrong with a data set that was read; empty when nothing is.
 
     Args:
         source: the data set.
-        touched: the names of the images that the spoilt files belong to.
-        fault: what was done.
-        lists: a file was spoilt that concerns all images.
+        touched: the names of the images with spoilt files.
+        fault: the name of the fault.
+        lists: whether a file that concerns all images was spoilt.
     """
     harmless = fault in {change.__name__ for change in dirty_data.HARMLESS}
     for record in source.records:
@@ -130,20 +130,20 @@ def judge(source: DataSource, touched: set[str], fault: str, lists: bool) -> str
             labels = [source.classes.index(name) for name, _ in written]
             same = boxes.shape == record.boxes.shape and torch.allclose(boxes, record.boxes, atol=1e-4)
             if not same or labels != record.labels.tolist():
-                return f"{record.image_id}: its boxes are others: {record.boxes.tolist()}"
+                return f"{record.image_id}: other boxes than written: {record.boxes.tolist()}"
     if harmless and len(source.records) != dirty_data.IMAGES:
         return f"{len(source.records)} records"
     return ""
 
 
 def fuzz(format: str, folder: Path, count: int, seed: int) -> tuple[list[Tried], list[int]]:
-    """Try a reader on so many folders; what came of each, and the numbers of those that failed."""
+    """Try a reader on ``count`` folders. Returns the outcomes, and the numbers of the folders that failed."""
     root = folder / format
     root.mkdir()
     FORMATS[format](root)
     good = judge(read(root, SPLIT, format=format, classes=dirty_data.CLASSES), set(), "", False)
     if good:
-        raise AssertionError(f"the data set in order: {good}")
+        raise AssertionError(f"the valid data set: {good}")
     tried, failed = [], []
     for number in range(count):
         tried.append(attempt(root, format, random.Random(f"{seed} {format} {number}")))
@@ -156,7 +156,7 @@ def fuzz(format: str, folder: Path, count: int, seed: int) -> tuple[list[Tried],
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run everything; 1 when something was not as it must be."""
     parser = command_line.parser(__doc__)
-    parser.add_argument("--folders", type=int, default=2400, help="of each format, 40 images each")
+    parser.add_argument("--folders", type=int, default=2400, help="folders of each format, 40 images each")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
     result: dict[str, object] = {"seed": chosen.seed, "folders of each format": chosen.folders}

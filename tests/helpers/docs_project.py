@@ -36,7 +36,7 @@ SUBSTITUTES = {
     "480": "64",
     "800": "96",
 }
-"""Words of a command -> what stands for them: files in place of what is downloaded, and small sizes of images."""
+"""Word of a command -> its substitute: a local file for a download, a smaller image size."""
 
 TRAINING = {"dataset.batch_size": 2, "dataset.workers": 0, "run.epochs": 1, "run.device": "cpu", "run.threads": 1}
 BUDGETS: dict[str, dict[str, Any]] = {

@@ -145,5 +145,5 @@ def trained(name: str) -> Detector:
 
 
 FIRST_LABEL = {"Faster R-CNN": 1, "SSD": 1}
-"""Of torchvision's, where 0 is the background."""
+"""The first object label of torchvision's families that label the background 0."""
 FAMILIES = (*TORCHVISION, SHUFFLEDET, *TRANSFORMERS, OWN)

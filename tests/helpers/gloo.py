@@ -19,7 +19,7 @@ def two_processes(work: Callable[[int], Any], folder: Path) -> list[Any]:
         work: a function of a module, called with the rank.
         folder: an empty one, for the meeting and the results.
     """
-    # From a server that has imported everything, in place of `spawn`, whose every process does that again, in seconds.
+    # A fork server imports everything once; with `spawn` every process would spend seconds on it.
     multiprocessing.set_forkserver_preload(["torch", "torchvision", "eyas", "gloo"])
     torch.multiprocessing.start_processes(_process, (work, str(folder)), nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]

@@ -57,7 +57,7 @@ def refused(arguments: list[str], capfd: pytest.CaptureFixture[str], *names: str
 
 
 def resumed(arguments: list[str], data: Path, out: Path) -> None:
-    """Mended, the same command comes to what an undisturbed run comes to."""
+    """After the repair the same command gives the files of an undisturbed run."""
     assert main(arguments) == 0
     whole = out.with_name("whole")
     assert main(training(data, whole)) == 0
@@ -131,7 +131,7 @@ def test_images_that_are_deleted(data: Path, tmp_path: Path, capfd: pytest.Captu
     out, images, away = tmp_path / "out", data / "images" / "train", tmp_path / "away"
     arguments = training(data, out, dataset_workers=workers)
     disturbed(arguments, capfd, 3, lambda: images.rename(away), f"eyas: {images}/train", ".png: no such image")
-    assert checkpoint_of(out) in (2, 4)  # the next batch may have been in hand, and its step the last of the epoch
+    assert checkpoint_of(out) in (2, 4)  # the next batch may have been loaded already, its step the last of the epoch
     away.rename(images)
     resumed(arguments, data, out)
 

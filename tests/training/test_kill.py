@@ -77,7 +77,7 @@ def whole(data: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @linux
 def test_killed_while_filling_and_while_saving(trial: Callable[..., Trial], whole: Trial) -> None:
-    """By SIGKILL, and started again by the same command; it comes to what a run without a kill comes to."""
+    """Killed by SIGKILL and started again by the same command, a run equals one without kills."""
     parts = trial("parts")
     usual = [(0.0, "filling"), (0.3, "loading"), (0.4, "saving"), (0.6, "loading")]
     chance = random.Random(0)

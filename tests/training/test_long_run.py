@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def at_image(name: str, act: Callable[[], object]) -> Callable[[Record], torch.Tensor]:
-    """A decoder that does something in a worker, once it has that image in hand."""
+    """A decoder that calls a function in a worker when it decodes that image."""
 
     def decoded(record: Record) -> torch.Tensor:
         if record.path.stem == name and torch.utils.data.get_worker_info() is not None:

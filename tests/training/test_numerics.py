@@ -1,6 +1,6 @@
 """Short types, huge features, batches of every odd kind (`faults.numerics`): finite, or the run stops and says where.
 
-And the weight: it stays finite and bounded whatever is measured, and one that drowns the detection loss is told of.
+The automatic weight stays finite and bounded whatever is measured; if it drowns the detection loss, a warning follows.
 """
 
 from __future__ import annotations

@@ -38,7 +38,6 @@ def data(
         source = read(path, name, format=format, classes=classes)
         if images:
             with Progress() as progress:
-                task = progress.task("decode", len(source.records))
-                found = check_images(source, lambda: progress.advance(task))
+                found = check_images(source, partial(progress.advance, progress.task("decode", len(source.records))))
             source = replace(source, problems=(*source.problems, *found))
         print(report(source, resize=resize, grids=grids), end="\n\n")

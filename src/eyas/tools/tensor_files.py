@@ -100,7 +100,7 @@ def check_weights(source: str, tensors: Mapping[str, Any]) -> None:
 
 
 def _check_archive(path: Path, file: BinaryIO) -> int:
-    """Check what the archive's directory says of its entries. Returns the bytes that the storages have."""
+    """Check the archive's directory. Returns the bytes of all storages."""
     size = path.stat().st_size
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()

@@ -1,4 +1,4 @@
-"""Killed and resumed, in short: `faults.kill` with two kills. Stopped by SIGTERM and Ctrl-C: saved after the step."""
+"""Kills and signals: `faults.kill` with two kills; SIGTERM and Ctrl-C save after the step."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ METHOD = ["--method=eyas.FGFI", "--method.weight=auto"]
 
 @pytest.fixture(autouse=True, scope="module")
 def _own_process() -> Iterator[None]:
-    """--run.threads stays as long as the process lives; a shell's background jobs are started with SIGINT ignored."""
+    """--run.threads outlives a command; a shell starts background jobs with SIGINT ignored."""
     threads, handler = torch.get_num_threads(), signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     torch.set_num_threads(threads)
@@ -63,20 +63,20 @@ def distillation(folder: Path, data: Path, teacher: Path, name: str, **more: Any
 
 @pytest.fixture
 def trial(data: Path, teacher: Path, tmp_path: Path) -> Callable[..., Trial]:
-    """A distillation in folders of its own, by their name and further options."""
+    """A distillation in its own folders, by name and further options."""
     return partial(distillation, tmp_path, data, teacher)
 
 
 @pytest.fixture(scope="module")
 def whole(data: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Trial:
-    """One that nothing has disturbed."""
+    """An undisturbed run."""
     made = distillation(tmp_path_factory.mktemp("whole"), data, teacher, "whole")
     assert main(list(made.arguments)) == 0
     return made
 
 
 @linux
-def test_killed_while_filling_and_while_saving(trial: Callable[..., Trial], whole: Trial) -> None:
+def test_a_killed_run_continues_bit_for_bit(trial: Callable[..., Trial], whole: Trial) -> None:
     """Killed by SIGKILL and started again by the same command, a run equals one without kills."""
     parts = trial("parts")
     usual = [(0.0, "filling"), (0.3, "loading"), (0.4, "saving"), (0.6, "loading")]
@@ -92,7 +92,7 @@ def test_killed_while_filling_and_while_saving(trial: Callable[..., Trial], whol
 
 
 def at_batch(patch: pytest.MonkeyPatch, number: int, act: Callable[[], object]) -> None:
-    """Do something in the middle of a batch, counted from 1 over the whole run."""
+    """Call a function in the middle of a batch, counted from 1 over the whole run."""
     train_batch, seen = Trainer.train_batch, []
 
     def disturbed(self: Trainer, *arguments: Any) -> Any:
@@ -108,7 +108,7 @@ def at_batch(patch: pytest.MonkeyPatch, number: int, act: Callable[[], object]) 
 @pytest.mark.parametrize(
     ("number", "batch", "step"), [(signal.SIGTERM, 5, 3), (signal.SIGINT, 7, 4), (signal.SIGTERM, 8, 4)]
 )
-def test_a_signal_in_a_step(
+def test_a_signal_in_a_step_saves_after_that_step(
     trial: Callable[..., Trial],
     whole: Trial,
     capsys: pytest.CaptureFixture[str],
@@ -117,7 +117,7 @@ def test_a_signal_in_a_step(
     batch: int,
     step: int,
 ) -> None:
-    """In the middle of an epoch, of a group of accumulated batches, and in its last batch: saved and gone."""
+    """In the middle of an epoch, of a group of accumulated batches, and in the last batch of one."""
     parts = trial("parts")
     handlers = [signal.getsignal(stop) for stop in STATUS]
     with monkeypatch.context() as patch:
@@ -135,14 +135,14 @@ def test_a_signal_in_a_step(
 
 
 @pytest.mark.parametrize("number", STATUS)
-def test_a_signal_that_workers_get_too(
+def test_workers_that_get_the_signal_too_finish_the_step(
     trial: Callable[..., Trial],
     whole: Trial,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     number: int,
 ) -> None:
-    """As from a terminal, or from a scheduler whose time is up."""
+    """As from a terminal, or from a scheduler at its time limit."""
 
     def everywhere() -> None:
         for child in multiprocessing.active_children():
@@ -160,14 +160,14 @@ def test_a_signal_that_workers_get_too(
 
 
 @pytest.mark.parametrize("number", STATUS)
-def test_a_signal_in_an_evaluation(
+def test_a_signal_in_an_evaluation_stops_at_once(
     trial: Callable[..., Trial],
     whole: Trial,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     number: int,
 ) -> None:
-    """At once: everything was saved before it."""
+    """Everything was saved before it."""
     parts = trial("parts")
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "evaluate", lambda *_: signal.raise_signal(number))
@@ -178,10 +178,10 @@ def test_a_signal_in_an_evaluation(
     assert differences(whole.out, parts.out) == []
 
 
-def test_a_signal_between_two_epochs(
+def test_a_signal_while_a_checkpoint_is_written_stops_after_the_next_step(
     trial: Callable[..., Trial], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a checkpoint is written, of two steps: saved after the third and gone."""
+    """The checkpoint of two steps: the run stops after the third."""
     parts = trial("parts")
     save, seen = Trainer._save, []
 
@@ -202,8 +202,9 @@ def test_a_signal_between_two_epochs(
 @linux
 @pytest.mark.slow
 @pytest.mark.parametrize("number", STATUS)
-def test_a_signal_to_a_command_of_two_processes(trial: Callable[..., Trial], tmp_path: Path, number: int) -> None:
-    """To the one that has started them; both stop after the same step."""
+def test_a_signal_to_the_launcher_stops_both_processes(
+    trial: Callable[..., Trial], tmp_path: Path, number: int
+) -> None:
     # Without evaluations, in which a signal ends a command at once.
     more = {"devices": 2, "dataset_batch_size": 2, "optim_accumulate": 1, "run_epochs": 40, "run_evaluate_every": 0}
     whole, parts = trial("whole", **more), trial("parts", **more)
@@ -224,29 +225,29 @@ def test_a_signal_to_a_command_of_two_processes(trial: Callable[..., Trial], tmp
 # The handlers --------------------------------------------------------------------------------------------------------
 
 
-def test_a_signal_is_asked_for_and_raised_at_the_end() -> None:
+def test_a_first_signal_waits_for_the_end_of_the_block() -> None:
     with pytest.raises(Stopped) as stop, stop_requests() as request:
         assert request.number == 0
         signal.raise_signal(signal.SIGTERM)
         assert request.number == signal.SIGTERM
-        signal.raise_signal(signal.SIGINT)  # at once after it: the same one, passed on
+        signal.raise_signal(signal.SIGINT)  # right after the first: the same one, passed on
         assert request.number == signal.SIGTERM
     assert stop.value.status == 143
 
 
-def test_a_signal_is_heeded_at_once_where_nothing_is_lost() -> None:
+def test_a_signal_inside_stop_immediately_stops_at_once() -> None:
     with pytest.raises(Stopped), stop_requests() as request:
         with request.stop_immediately():
             pass
-        signal.raise_signal(signal.SIGTERM)  # only asked for again
+        signal.raise_signal(signal.SIGTERM)  # only sets the request
         with request.stop_immediately():
-            pytest.fail("what was asked for before is heeded first")
+            pytest.fail("an earlier request stops on entry")
     with pytest.raises(Stopped), stop_requests() as request, request.stop_immediately():
         signal.raise_signal(signal.SIGINT)
         pytest.fail("went on")
 
 
-def test_who_cannot_wait_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_signal_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eyas.tools.signals, "SAME_SIGNAL_SECONDS", 0.0)
     with pytest.raises(Stopped) as stop, stop_requests() as request:
         signal.raise_signal(signal.SIGTERM)
@@ -256,7 +257,7 @@ def test_who_cannot_wait_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stop.value.status == 130
 
 
-def test_what_nohup_ignores_stays_ignored() -> None:
+def test_a_signal_that_nohup_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with stop_requests() as request:
@@ -266,14 +267,14 @@ def test_what_nohup_ignores_stays_ignored() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_sigterm_raises_outside_of_a_training() -> None:
+def test_sigterm_raises_outside_a_training() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Stopped) as stop, stopped_by_sigterm():
         signal.raise_signal(signal.SIGTERM)
     assert stop.value.status == 143 and signal.getsignal(signal.SIGTERM) is before
 
 
-def test_another_thread_has_no_signals() -> None:
+def test_stop_requests_in_another_thread_changes_no_handler() -> None:
     found: list[StopRequest] = []
 
     def train() -> None:
@@ -289,7 +290,7 @@ def test_another_thread_has_no_signals() -> None:
 # The harness ---------------------------------------------------------------------------------------------------------
 
 
-def test_differences_are_found(trial: Callable[..., Trial]) -> None:
+def test_the_harness_finds_every_kind_of_difference(trial: Callable[..., Trial]) -> None:
     one, other = trial("one", run_epochs=1), trial("other", run_epochs=1)
     for made in (one, other):
         assert main(list(made.arguments)) == 0
@@ -311,7 +312,7 @@ def test_differences_are_found(trial: Callable[..., Trial]) -> None:
     assert "1 records of the cache" in judged(other, one)
 
 
-def test_how_many_kills_are_enough() -> None:
+def test_kills_are_enough_only_with_filling_and_saving_among_them() -> None:
     def made(*met: str) -> list[Kill]:
         return [Kill("any", phase, 1.0, False) for phase in met]
 

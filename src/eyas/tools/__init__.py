@@ -1,1 +1,1 @@
-"""Files, progress, timing, signals: nothing here knows of detection."""
+"""Files, progress, timing and signals. Nothing here knows about detection."""

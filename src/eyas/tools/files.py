@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and figures as JSON that every reader takes."""
+"""Files written whole or not at all, and JSON without NaN."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from safetensors import SafetensorError
 from eyas.types import EyasError
 
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
-"""What a write that fails raises: torch and safetensors wrap the system's errors."""
+"""Errors of a failed write: torch and safetensors wrap the system's errors."""
 
 
 def make_folder(folder: Path) -> None:
-    """Raises EyasError when it cannot be made."""
+    """Create a folder and its parents. Raises EyasError when that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -27,14 +27,14 @@ def make_folder(folder: Path) -> None:
 
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside its place, flush it to the disk, rename it there: readers see the old file or the new one.
+    """Write a temporary file, flush it to the disk, rename it: readers see the old file or the new one.
 
     Args:
-        path: the file.
-        write: is given the path of the part to write.
+        path: the final file.
+        write: called with the path of the temporary file.
 
     Raises:
-        EyasError: the disk is full or the place is not writable; nothing partly written is left.
+        EyasError: the disk is full or the folder is not writable. No partial file is left.
     """
     part = path.with_name(path.name + ".part")
     try:
@@ -45,20 +45,20 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
     except WRITE_ERRORS as error:
         raise could_not_write(path, error) from error
     finally:
-        with contextlib.suppress(OSError):  # the place itself may be what is wrong
+        with contextlib.suppress(OSError):  # the folder itself may be the problem
             part.unlink(missing_ok=True)
 
 
 def could_not_write(path: Path, error: Exception) -> EyasError:
-    """What is raised when a file of a run cannot be written. It gives the system's reason, where there is one."""
+    """The error for a file that cannot be written. It gives the system's reason if there is one."""
     reason: BaseException | None = error
     while reason is not None and not isinstance(reason, OSError):
-        reason = reason.__cause__ or reason.__context__  # torch raises an error of its own on top
+        reason = reason.__cause__ or reason.__context__  # torch raises its own error on top
     return EyasError(f"{path}: could not be written ({reason or error}); free some space, or choose another place")
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
-    """JSON, with null for NaN and the infinities, which JSON has not."""
+    """JSON, with null for NaN and the infinities, which JSON lacks."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 

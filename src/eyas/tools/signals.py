@@ -1,7 +1,7 @@
-"""SIGINT (Ctrl-C) and SIGTERM (`kill`, or a scheduler whose time is up): a training saves after its step, and ends.
+"""SIGINT (Ctrl-C) and SIGTERM (`kill`, or a scheduler at its time limit): a training saves after its step and exits.
 
-Outside the epochs of a training, and in its evaluations, both end a command at once, by an exception that cleans up
-on its way.
+Outside the epochs of a training, and in its evaluations, both end a command at once, by an exception, so that contexts
+clean up.
 """
 
 from __future__ import annotations
@@ -14,63 +14,66 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 SAME_SIGNAL_SECONDS = 2.0
-"""Seconds after a first signal in which another is the same one: a terminal sends it to all processes of a command, and
-the one that started the others passes it on."""
+"""Seconds after a first signal in which another counts as the same one: a terminal signals all processes of a command,
+and their launcher passes its signal on."""
 STOPS = (signal.SIGINT, signal.SIGTERM)
 Handler = Callable[[int, FrameType | None], None]
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal has ended the command.
+    """A signal ended the command.
 
     Args:
-        number: of the signal.
-        said: what to tell the user, where there is more to say than that it has stopped.
+        number: the signal's number.
+        message: for the user; empty for the default one.
 
     Attributes:
         status: exit status by the shells' convention, 130 for Ctrl-C.
     """
 
-    def __init__(self, number: int, said: str = "") -> None:
-        super().__init__(said)
+    def __init__(self, number: int, message: str = "") -> None:
+        super().__init__(message)
         self.status = 128 + number
 
 
 class StopRequest:
-    """Whether a signal has asked to stop.
+    """A signal handler that remembers the request to stop.
 
     Attributes:
-        number: of the signal that has; 0 while none has.
+        number: the first signal received; 0 before.
     """
 
     def __init__(self) -> None:
         self.number = 0
         self._since = 0.0
-        self._at_once = False
+        self._immediate = False
 
     def __call__(self, number: int, _: FrameType | None) -> None:
-        """Handle a signal. Raises Stopped inside `stop_immediately`, and where one that asked before was not heeded."""
-        if self._at_once or (self.number and time.monotonic() - self._since > SAME_SIGNAL_SECONDS):
+        """Handle a signal. Raises Stopped inside `stop_immediately`, and on a second signal."""
+        if self._immediate or (self.number and time.monotonic() - self._since > SAME_SIGNAL_SECONDS):
             raise Stopped(number)
         if not self.number:
             self.number, self._since = number, time.monotonic()
 
     @contextmanager
     def stop_immediately(self) -> Iterator[None]:
-        """Inside, a signal raises Stopped where it comes; at the start, if one has asked before."""
-        self._at_once = True
+        """Inside, a signal raises Stopped at once; on entry, an earlier one does."""
+        self._immediate = True
         try:
             if self.number:
                 raise Stopped(self.number)
             yield
         finally:
-            self._at_once = False
+            self._immediate = False
 
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Inside, a signal only asks to stop; whoever reads the request decides when. One that nobody has heeded raises
-    `Stopped` at the end. Python has signals in the main thread alone: elsewhere nothing changes."""
+    """Inside, a first signal only sets the request, and the code that reads it decides when to stop.
+
+    A request still open at the end raises `Stopped`; a second signal raises it at once. Python handles signals in the
+    main thread only: in other threads nothing changes.
+    """
     request = StopRequest()
     with _handling(request):
         yield request
@@ -80,7 +83,7 @@ def stop_requests() -> Iterator[StopRequest]:
 
 @contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
-    """Inside, SIGTERM raises `Stopped`, as SIGINT raises KeyboardInterrupt; otherwise Python ends where it stands."""
+    """Inside, SIGTERM raises `Stopped`, as SIGINT raises KeyboardInterrupt; by default it kills without cleanup."""
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Stopped(number)
@@ -98,15 +101,17 @@ def _handling(handler: Handler, *numbers: int) -> Iterator[None]:
         for number in numbers or STOPS:
             before = signal.getsignal(number)
             if before is signal.SIG_IGN:
-                continue  # as nohup and a shell's background jobs want it
+                continue  # nohup and shells ignore it for background jobs
             stack.callback(signal.signal, number, before)
             signal.signal(number, handler)
         yield
 
 
 def leave_signals_to_parent(_: int) -> None:
-    """In a data worker: live through the signal that all processes of a command get, so that the step in hand has its
-    batch. The second SIGTERM ends it: that is its parent's. (A ``worker_init_fn`` of a DataLoader.)"""
+    """Let a data worker survive the signal that all processes of a command get, so that the current step has its batch.
+
+    A second SIGTERM ends it: that one comes from its parent. (A ``worker_init_fn`` of a DataLoader.)
+    """
 
     def once(number: int, _: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)

@@ -1,10 +1,9 @@
-"""Files of tensors from strangers: nothing in them is run, and what they claim is checked before memory is spent on it.
+"""Reads untrusted tensor files: runs nothing in them, and checks the sizes they claim before it allocates memory.
 
-A ``.pt`` file is a pickle with storages beside it, in a zip archive or, before PyTorch 1.6, in one stream. PyTorch
-reads the pickle with ``weights_only=True``, which makes tensors and plain values and refuses the rest. What is left to
-check are claims: an archive that unpacks to a thousand times its size, a pickle of a million empty lists, a tensor that
-says that it is larger than the storage it lies in. A safetensors file claims less, and its own library checks most of
-that.
+A ``.pt`` file is a pickle plus storages, in a zip archive or, before PyTorch 1.6, in one stream. PyTorch reads the
+pickle with ``weights_only=True``, which creates tensors and plain values and refuses everything else. It does not check
+claims: an archive that unpacks to a thousand times its size, a pickle of a million empty lists, a tensor larger than
+its storage. A safetensors file claims less, and its own library checks most of it.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from torch import Tensor
 from eyas.types import EyasError
 
 STRUCTURE_LIMIT = 16 * 1024**2
-"""Bytes of names, shapes and nesting: a hundred thousand tensors. Each byte of it may become some sixty in memory."""
+"""Limit in bytes for names, shapes and nesting; enough for 100,000 tensors. A byte may take sixty in memory."""
 STREAM_LIMIT = 2 * 1024**2
-"""The same in files from before PyTorch 1.6, whose pickles must be walked through to find their end: some seconds."""
+"""The same for files from before PyTorch 1.6, whose pickles are parsed to find their end, which takes seconds."""
 SHARED_LIMIT = 8
-"""Tensors may share a storage; all together they may measure this many times the file."""
+"""Tensors may share a storage; together they may claim this many times the file's size."""
 WEIGHT_DTYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
@@ -42,7 +41,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, by name.
 
     Raises:
-        EyasError: it is damaged, lies about itself, or has more names than `STRUCTURE_LIMIT`.
+        EyasError: it is damaged, inconsistent, or its header exceeds `STRUCTURE_LIMIT`.
     """
     try:
         with path.open("rb") as file:
@@ -61,7 +60,7 @@ def read_pt(path: Path) -> Any:
     """The tensors and plain values of a ``.pt`` file, on the CPU.
 
     Raises:
-        EyasError: it is no such file, is damaged, holds other objects, or claims more than it has.
+        EyasError: it is not such a file, is damaged, holds other objects, or claims more bytes than it has.
     """
     try:
         with path.open("rb") as file:
@@ -78,14 +77,14 @@ def read_pt(path: Path) -> Any:
 
 
 def check_weights(source: str, tensors: Mapping[str, Any]) -> None:
-    """Whether tensors can be a network's.
+    """Check that tensors can be the weights of a network.
 
     Args:
         source: the file, for the message.
-        tensors: by name; what else there is under other names is passed over.
+        tensors: by name; values that are not tensors are ignored.
 
     Raises:
-        EyasError: some are NaN, infinite or too large for float32, or of a type that no network here has.
+        EyasError: some are NaN, infinite, too large for float32, or of a dtype not in `WEIGHT_DTYPES`.
     """
     found = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
     strange = [f"{name} {value.dtype}" for name, value in found.items() if value.dtype not in WEIGHT_DTYPES]
@@ -115,7 +114,7 @@ def _check_archive(path: Path, file: BinaryIO) -> int:
 
 
 def _check_stream(path: Path, file: BinaryIO) -> int:
-    """Check the pickles at the start of a file from before PyTorch 1.6. Returns the bytes of the file."""
+    """Check the pickles at the start of a file from before PyTorch 1.6. Returns the file's size in bytes."""
     try:
         for _ in range(LEGACY_PICKLES):
             for _ in pickletools.genops(file):
@@ -132,7 +131,7 @@ def _check_structure(path: Path, size: int, limit: int = STRUCTURE_LIMIT) -> Non
 
 
 def _check_tensors(path: Path, loaded: Any, room: int) -> None:
-    """Whether every tensor is a plain one and lies inside its storage, and the storages inside the file."""
+    """Check that every tensor is dense and fits its storage, and that the storages fit the file."""
     total = 0
     storages: dict[int, int] = {}
     for value in _tensors(loaded):
@@ -148,7 +147,7 @@ def _check_tensors(path: Path, loaded: Any, room: int) -> None:
 
 
 def _tensors(loaded: Any) -> Iterator[Tensor]:
-    """Every tensor in nested containers, once: these may hold each other, many times over."""
+    """Every tensor in nested containers, once, though containers may contain each other many times."""
     waiting: list[Any] = [loaded]
     seen: set[int] = set()
     while waiting:
@@ -169,7 +168,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Why PyTorch does not read a file, without the advice that goes with it: to switch the safety off."""
+    """Why PyTorch refuses a file, without its advice to switch off the safety."""
     text = str(error)
     if found := re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", text):
         return f"{UNSAFE} ({found[1]})"

@@ -1,4 +1,4 @@
-"""Where the time of a step goes: named parts of the code, which cost nothing unless somebody listens."""
+"""Time and memory of named parts of a step; they cost nothing unless `listening` is active."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from typing import Any
 import torch
 
 CLEAR_REFS = Path("/proc/self/clear_refs")
-"""Linux resets a process's peak resident memory when it reads a 5 here."""
+"""Writing a 5 here resets a process's peak resident memory on Linux."""
 
 
 class Spans:
-    """Seconds and peak memory of every part, without those of the parts inside it.
+    """Seconds and peak memory of every part, excluding nested parts.
 
     Args:
-        device: of the work. On CUDA every border of a part waits for the device, which makes the sum of the parts
-            larger than a step that does not wait.
+        device: where the work runs. On CUDA each part begins and ends with a synchronisation, so the parts add up to
+            more than an undisturbed step.
 
     Attributes:
-        seconds: part -> in all.
-        peaks: part -> bytes: allocated on a CUDA device; resident in this process, on a CPU under Linux; else none.
+        seconds: part -> total seconds.
+        peaks: part -> bytes, allocated on a CUDA device or resident in this process on Linux; empty elsewhere.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -46,7 +46,7 @@ class Spans:
         self._open.pop()
 
     def _charge(self) -> None:
-        """What has passed since the last border belongs to the innermost open part."""
+        """Add the time since the last call to the innermost open part."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         if self._open:
@@ -75,7 +75,7 @@ _listening: Spans | None = None
 
 @contextmanager
 def span(name: str) -> Iterator[None]:
-    """A part of a step. Parts may lie inside each other; each is charged with its own time alone."""
+    """A named part of a step. Parts nest; each is charged only the time outside its nested parts."""
     spans = _listening
     if spans is None:
         yield
@@ -89,7 +89,7 @@ def span(name: str) -> Iterator[None]:
 
 @contextmanager
 def listening(spans: Spans) -> Iterator[Spans]:
-    """Inside, every `span` of this process reports to ``spans``."""
+    """Inside, every `span` in this process reports to ``spans``."""
     global _listening
     before, _listening = _listening, spans
     try:
@@ -99,7 +99,7 @@ def listening(spans: Spans) -> Iterator[Spans]:
 
 
 class CostMeter:
-    """Measures the training steps of one sitting: forward, backward and update, without data, logging and evaluation.
+    """Measures the steps of one session of a training: forward, backward and update, without data and evaluation.
 
     Args:
         device: where the steps run.
@@ -112,17 +112,17 @@ class CostMeter:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Around the work of a batch, and around what waits for the device to have done it."""
+        """Wraps the work of a batch, and whatever waits for the device to finish it."""
         begin = time.perf_counter()
         yield
         self._pending += time.perf_counter() - begin
 
     def step(self, *, waited: bool) -> None:
-        """An optimiser step is complete, which accumulation makes of several batches.
+        """Count a complete optimiser step; with accumulation it has several batches.
 
         Args:
-            waited: the device has been waited for since. On a GPU, where a step only queues its work, the time of all
-                steps since it was last waited for is shared out among them.
+            waited: whether the host has waited for the device. A step only queues its work on a GPU, so the time since
+                the last wait is shared among the steps since then.
         """
         self._steps += 1
         if not waited and self.device.type != "cpu":
@@ -131,7 +131,7 @@ class CostMeter:
         self._pending, self._steps = 0.0, 0
 
     def figures(self) -> dict[str, Any]:
-        """Steps measured, their median in seconds, and peak memory in bytes, of the process and of the CUDA device."""
+        """The number of steps, their median in seconds, and peak memory in bytes of the process and the CUDA device."""
         on_cuda = self.device.type == "cuda"
         return {
             "steps": len(self._seconds),
@@ -142,9 +142,9 @@ class CostMeter:
 
 
 def peak_memory() -> int:
-    """The largest resident set of this process so far, in bytes; that of its workers is not in it."""
+    """The peak resident memory of this process in bytes, without its workers."""
     status = Path("/proc/self/status")
-    if status.is_file():  # Linux's ru_maxrss may be that of the process which started this one
+    if status.is_file():  # on Linux ru_maxrss may be the parent's
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from eyas.detectors.custom import CustomDetector
+from eyas.detectors.deployed import Candidates, Deployed
 from eyas.detectors.pretrained import Weights, load_detector, read_tensors
 from eyas.detectors.shuffledet.adapter import ShuffleDet
 from eyas.detectors.torchvision.adapter import TorchvisionDetector
@@ -19,7 +20,9 @@ from eyas.types import Detector, EyasError
 
 __all__ = [
     "BUILDERS",
+    "Candidates",
     "CustomDetector",
+    "Deployed",
     "ShuffleDet",
     "TorchvisionDetector",
     "TransformersDetector",

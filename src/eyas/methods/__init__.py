@@ -1,11 +1,28 @@
 """Distillation methods, one file per paper."""
 
+from eyas.methods.adapter import Adapter, convolve_at, patches_at
 from eyas.methods.box_mask import BoxMask
 from eyas.methods.chen2017 import Chen2017
 from eyas.methods.fgfi import FGFI
 from eyas.methods.fitnets import FitNets
+from eyas.methods.imitation import imitation_loss, sparse_imitation_loss
 from eyas.methods.method import Auto, LevelPair, Method
 from eyas.methods.roi_mimic import RoIMimic
 from eyas.methods.vanilla import Vanilla
 
-__all__ = ["FGFI", "Auto", "BoxMask", "Chen2017", "FitNets", "LevelPair", "Method", "RoIMimic", "Vanilla"]
+__all__ = [
+    "FGFI",
+    "Adapter",
+    "Auto",
+    "BoxMask",
+    "Chen2017",
+    "FitNets",
+    "LevelPair",
+    "Method",
+    "RoIMimic",
+    "Vanilla",
+    "convolve_at",
+    "imitation_loss",
+    "patches_at",
+    "sparse_imitation_loss",
+]

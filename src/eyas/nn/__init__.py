@@ -1,1 +1,5 @@
-"""Tools on `nn.Module`: taps, evaluation mode, folded BatchNorm, compiling."""
+"""Tools on `nn.Module`: taps, evaluation mode, BatchNorm folding, compiling."""
+
+from eyas.nn.fold_batchnorm import fold_batch_norms
+
+__all__ = ["fold_batch_norms"]

@@ -1,1 +1,5 @@
 """What a run folder holds."""
+
+from eyas.runs.log import read_log
+
+__all__ = ["read_log"]

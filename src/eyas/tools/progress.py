@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -87,7 +88,7 @@ class Progress:
             note: metrics by name, such as losses; None leaves the last ones.
             detail: text for printed lines only; None leaves the last one.
         """
-        fields = {"note": None if note is None else format_metrics(note), "detail": detail}
+        fields: dict[str, Any] = {"note": None if note is None else format_metrics(note), "detail": detail}
         self._bars.update(task, advance=units, **{name: text for name, text in fields.items() if text is not None})
         if self._prints_lines and self._clock() >= self._next_line:
             self._next_line = self._clock() + BETWEEN_LINES

@@ -15,7 +15,16 @@ from torch import Tensor
 from eyas.cache.identity import detector_digest
 from eyas.cache.session import summarise_teacher
 from eyas.cache.shards import KEY_BYTES, LevelRecord, Shards, ShardWriter
-from eyas.cache.store import CacheDtype, TeacherCache, cache_folder, fingerprint, image_digest, in_bytes, record_key
+from eyas.cache.store import (
+    CacheDtype,
+    TeacherCache,
+    adopt_format_1,
+    cache_folder,
+    fingerprint,
+    image_digest,
+    in_bytes,
+    record_key,
+)
 from eyas.cache.teacher import CachedTeacher, TeacherSummary
 from eyas.data import Augmentation, Resize, train_transform
 from eyas.distillation.distiller import Distiller
@@ -263,6 +272,29 @@ def test_methods_that_look_at_more_are_refused(method: Vanilla) -> None:
 def test_masks_of_ones_own_need_a_fingerprint_of_ones_own() -> None:
     with pytest.raises(EyasError, match=r"Wider has masks\(\) of its own"):
         shared(Wider())
+
+
+@pytest.mark.parametrize(
+    ("method", "before"),
+    [(FGFI(), "fgfi-293171fd8629"), (BoxMask(), "boxmask-c83e81cbc304"), (FitNets(), "fitnets-7b2e89dc5d0f")],
+    ids=["FGFI", "BoxMask", "FitNets"],
+)
+def test_a_cache_of_format_1_is_found_again(method: FGFI, before: str, tmp_path: Path) -> None:
+    """Its folder, named by the version that wrote it, gets the name and the fingerprint of today."""
+    settings = {"teacher": "t", "taps": ["p3"], "resize": {"height": 3}, "dtype": "bfloat16", "precision": "no"}
+    now = fingerprint(method, **settings)
+    (tmp_path / before).mkdir()
+    (tmp_path / before / "meta.json").write_text('{"format": 1}')
+    (tmp_path / before / "shard-00001-0.bin").write_text("records")
+    adopt_format_1(tmp_path, now)
+    folder = cache_folder(tmp_path, now)
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name] != [before]
+    assert (folder / "shard-00001-0.bin").read_text() == "records"
+    TeacherCache(folder, now, CHANNELS, "bfloat16")  # its fingerprint is the folder's
+    adopt_format_1(tmp_path, now)
+    changed = {**now, "method": {**now["method"], "version": 2}}
+    adopt_format_1(tmp_path, changed)
+    assert folder.exists() and not cache_folder(tmp_path, changed).exists(), "a later version of the method is another"
 
 
 def test_another_caches_folder_is_not_taken(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from eyas.cache.store import (
     CacheDtype,
     CacheSize,
     TeacherCache,
+    adopt_format_1,
     cache_folder,
     digest_of,
     fingerprint,
@@ -139,6 +140,7 @@ class CacheSession:
                 dtype=self.dtype,
                 precision=self.accelerator.mixed_precision,
             )
+            adopt_format_1(self.root, shared)
             folder = cache_folder(self.root, shared)
             if folder not in stores:
                 stores[folder] = TeacherCache(folder, shared, channels, self.dtype)

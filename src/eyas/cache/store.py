@@ -11,6 +11,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -35,8 +36,14 @@ from eyas.methods.imitation import TeacherTargets, to_device_async
 from eyas.tools.files import could_not_write, write_json
 from eyas.types import EyasError, Record, Size
 
-FORMAT = 1
-"""Counts up when records or masks change their meaning; older caches are then left alone."""
+FORMAT = 2
+"""Counts up when records or their fingerprint change their meaning."""
+NAMES_OF_FORMAT_1 = {
+    "FGFI": "eyas.methods.fgfi.FGFI",
+    "BoxMask": "eyas.methods.box_mask.BoxMask",
+    "FitNets": "eyas.methods.fitnets.FitNets",
+}
+"""Method -> its class in fingerprints of format 1, which have no version and are otherwise the same."""
 CacheDtype = Literal["bfloat16", "float16", "float32"]
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 META = "meta.json"
@@ -192,7 +199,7 @@ def fingerprint(
         "format": FORMAT,
         "teacher": teacher,
         "taps": list(taps),
-        "method": {"class": f"{type(method).__module__}.{type(method).__qualname__}", **options},
+        "method": {"class": _class_name(method), "version": method.version, **options},
         "resize": dict(resize),
         "dtype": dtype,
         "precision": precision,
@@ -204,6 +211,19 @@ def cache_folder(root: Path, fingerprint: Mapping[str, Any]) -> Path:
     """Where, below the folder that the user gave, the records of a fingerprint are."""
     name = fingerprint["method"]["class"].rpartition(".")[2].lower()
     return root / f"{name}-{digest_of(fingerprint)[:12]}"
+
+
+def adopt_format_1(root: Path, fingerprint: Mapping[str, Any]) -> None:
+    """Rename the cache that an earlier version wrote for a fingerprint, if there is one, so that it is found again."""
+    method = dict(fingerprint["method"])
+    if method.pop("version") != 1 or method["class"] not in NAMES_OF_FORMAT_1:
+        return
+    method["class"] = NAMES_OF_FORMAT_1[method["class"]]
+    before, now = cache_folder(root, {**fingerprint, "format": 1, "method": method}), cache_folder(root, fingerprint)
+    if before.is_dir() and not now.exists():
+        publish(before / META, fingerprint)
+        with suppress(FileNotFoundError):  # another process of the run was first
+            before.rename(now)
 
 
 def image_digest(record: Record) -> bytes:
@@ -262,6 +282,12 @@ def _claim(folder: Path, fingerprint: Mapping[str, Any]) -> None:
         publish(path, fingerprint)
     elif known != fingerprint:
         raise EyasError(f"{path}: is of another cache than the folder's name says; remove this folder")
+
+
+def _class_name(method: Method) -> str:
+    """Free of the module for the methods of Eyas, whose modules may move."""
+    kind = type(method)
+    return kind.__qualname__ if kind.__module__.startswith("eyas.") else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _check_own(method: Method) -> None:

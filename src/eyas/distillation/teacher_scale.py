@@ -14,15 +14,22 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
+from eyas.methods.method import Method
 from eyas.types import EyasError, Size, Target
 
 
-def check_scale(scale: float) -> None:
-    """Raises EyasError unless the teacher sees the images as large as the student does, or up to 4 times larger."""
+def check_scale(scale: float, methods: Sequence[Method] = ()) -> None:
+    """Raises EyasError for a scale outside [1, 4], or above 1 with a method that compares more than feature maps."""
     if not 1 <= scale <= 4:
         raise EyasError(
             f"teacher_scale must lie in [1, 4], got {scale}: how many times larger the teacher sees the images"
         )
+    for method in methods:
+        if scale != 1 and method.reads:
+            raise EyasError(
+                f"{method.name} compares {', '.join(sorted(method.reads))}, which belong to one size of the images; "
+                "leave teacher_scale at 1, or take a method that compares feature maps"
+            )
 
 
 def resize_for_student(images: Tensor, targets: Sequence[Target], scale: float) -> tuple[Tensor, Sequence[Target]]:

@@ -86,12 +86,12 @@ class ModelSpec:
         return spec
 
 
-def load(folder: str | Path, *, best: bool = False) -> Detector:
+def load_run(folder: str | Path, *, best: bool = False) -> Detector:
     """The trained detector of a run folder, in evaluation mode on the CPU.
 
     Args:
         folder: of a run.
-        best: the weights of its best evaluation in place of the last.
+        best: the weights of its best evaluation instead of the last.
 
     Raises:
         EyasError: no run there, or weights of another architecture.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +59,16 @@ class FiniteLosses:
         self._step = []
         if self._every == 1:
             self.check()
+
+    @contextmanager
+    def checked(self) -> Iterator[None]:
+        """Check at the end, and when anything fails inside: a loss that was not finite before is the better reason."""
+        try:
+            yield
+        except Exception:
+            self.check()
+            raise
+        self.check()
 
     def check(self) -> None:
         """Look at what there is. Raises EyasError for the first number that is not finite, with its images."""

@@ -122,21 +122,21 @@ def test_a_run_in_order_is_loaded_on_the_cpu_and_twice_the_same(tmp_path: Path) 
 
 
 def record(**changes: object) -> memoryview:
-    values = {"size": (4, 6), "places": np.array([0, 5, 23], dtype=np.int32), **changes}
-    places = values["places"]
-    assert isinstance(places, np.ndarray)
-    vectors = np.zeros((len(places), 8), dtype=np.int16)
-    level = LevelRecord(values["size"], places, vectors)  # type: ignore[arg-type]
+    values = {"size": (4, 6), "cells": np.array([0, 5, 23], dtype=np.int32), **changes}
+    cells = values["cells"]
+    assert isinstance(cells, np.ndarray)
+    vectors = np.zeros((len(cells), 8), dtype=np.int16)
+    level = LevelRecord(values["size"], cells, vectors)  # type: ignore[arg-type]
     return memoryview(encode(bytes(KEY_BYTES), [level]))
 
 
 def test_a_record_of_the_cache_that_lies_about_itself() -> None:
     assert well_formed(record(), [8], 2)
-    assert well_formed(record(places=np.zeros(0, dtype=np.int32)), [8], 2)
+    assert well_formed(record(cells=np.zeros(0, dtype=np.int32)), [8], 2)
     assert not well_formed(record()[:40], [8], 2)
     assert not well_formed(record(), [8], 4), "it would be longer"
     assert not well_formed(record(), [40], 2)
-    assert not well_formed(record(size=(4, 5)), [8], 2), "place 23 of 20 cells"
+    assert not well_formed(record(size=(4, 5)), [8], 2), "cell 23 of 20"
     assert not well_formed(record(size=(2**20, 2**20)), [8], 2), "a map of 2^40 cells"
-    assert not well_formed(record(places=np.array([5, 5, 6], dtype=np.int32)), [8], 2)
-    assert not well_formed(record(places=np.array([-1, 5, 6], dtype=np.int32)), [8], 2)
+    assert not well_formed(record(cells=np.array([5, 5, 6], dtype=np.int32)), [8], 2)
+    assert not well_formed(record(cells=np.array([-1, 5, 6], dtype=np.int32)), [8], 2)

@@ -21,7 +21,7 @@ from eyas.runs.config import recorded_options
 from eyas.runs.log import RunLog, read_log
 from eyas.training.state import TrainState
 from eyas.training.step_log import StepLog
-from eyas.training.trackers import Trackers, chosen_trackers, figures
+from eyas.training.trackers import Trackers, chosen_trackers, numbers
 from eyas.types import EyasError
 from helpers.tiny import options, write_squares
 
@@ -194,7 +194,7 @@ def test_figures_are_named_by_their_path_and_text_and_nan_are_left_out() -> None
         "per_class": {"cat: grey": {"map": 1}},
         "norm": None,
     }
-    assert figures(line) == {"val/epoch": 2, "val/summary/map": 0.5, "val/per_class/cat_ grey/map": 1}
+    assert numbers(line) == {"val/epoch": 2, "val/summary/map": 0.5, "val/per_class/cat_ grey/map": 1}
 
 
 @pytest.mark.parametrize("tracker", ["tensorboard", "wandb", "mlflow"])

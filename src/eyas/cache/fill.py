@@ -31,7 +31,7 @@ SAMPLE = 500
 
 @dataclass(frozen=True, eq=False)
 class CacheFiller:
-    """What filling needs to know.
+    """Runs the teacher over the images whose records are missing.
 
     Attributes:
         teacher: on its device, in evaluation mode.
@@ -56,7 +56,7 @@ class CacheFiller:
     autocast: Callable[[], AbstractContextManager[None]]
 
     def predict(self, missing: Sequence[set[bytes]], keys: Mapping[ImageVariant, bytes]) -> list[CacheSize]:
-        """How much each cache will take for what it misses: exact up to `SAMPLE` records, an estimate above."""
+        """The size that each cache's missing records will have: exact up to `SAMPLE` records, an estimate above."""
         shapes = cache(self._map_sizes)
         predicted = []
         for method, store, gaps in zip(self.methods, self.caches, missing, strict=True):
@@ -76,16 +76,16 @@ class CacheFiller:
         rank: int,
         advance: Callable[[int], None],
     ) -> None:
-        """Compute and write what is missing, in the batches in which all would be computed.
+        """Compute and write what is missing, in the batches that a whole filling has.
 
-        The last bits of a vector depend on how many images are in its batch; so a cache whose filling was interrupted,
-        or of which a part was lost, is the same in the end.
+        The last bits of a vector depend on how many images are in its batch. This way a cache whose filling was
+        interrupted, or that lost a part, ends with the same bits.
 
         Args:
-            missing: the keys that each cache misses.
+            missing: the missing keys of each cache.
             keys: of the image variants that are this process's.
             rank: of this process.
-            advance: told the number of images after each batch that were missing.
+            advance: called after each batch with the number of its images that were missing.
         """
         gaps = set().union(*missing)
         batches = [batch for batch in self._batches(list(keys)) if any(keys[image] in gaps for image in batch)]
@@ -122,7 +122,7 @@ class CacheFiller:
             batch_sampler=list(batches),
             **worker_options(self.data.workers, self.data.worker_timeout),
             collate_fn=collate,
-            generator=torch.Generator(),  # its own, so that nothing is drawn from the default one
+            generator=torch.Generator(),  # its own, so that the default one stays as it is
         )
 
     def _on_device(self, batch: tuple[Tensor, list[Target]]) -> tuple[Tensor, list[Target]]:

@@ -102,7 +102,7 @@ def _teachers(root: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A file of the cache's own. Raises EyasError when it is damaged."""
+    """Read a file of the cache. Raises EyasError when it is damaged."""
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""From ``--cache DIR`` to a teacher that answers from it: what is known, what is missing, and filling that."""
+"""From ``--cache DIR`` to a teacher that answers from it: find what is missing, fill it in."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class CacheSession:
         data: how they are fed.
         run: the run.
         accelerator: of the run.
-        progress: where to say what happens.
+        progress: prints what happens.
 
     Raises:
-        EyasError: an augmentation without end, a method whose teacher cannot be cached, or no such teacher.
+        EyasError: an augmentation with unlimited variants, a method whose teacher cannot be cached, or no such teacher.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class CacheSession:
         for method in methods:
             method.fingerprint()
         self.root, self.dtype, self._on_demand = root, dtype, teacher
-        self.methods = cast(Sequence[FeatureImitation], methods)  # what has a fingerprint() is one
+        self.methods = cast(Sequence[FeatureImitation], methods)  # only these have a fingerprint()
         self.train, self.data, self.run = train, data, run
         self.accelerator, self.progress = accelerator, progress
         make_folder(root)
@@ -83,7 +83,7 @@ class CacheSession:
         self.teacher = CachedTeacher(self.summary)
 
     def prepare(self, pairs: Sequence[LevelPair]) -> None:
-        """Compute what is missing, say what there is, and let `teacher` answer from it."""
+        """Compute the missing records, print the size of the cache, and let `teacher` answer from it."""
         keys = self._keys()
         stores = self._stores(pairs)
         representatives = {store.folder: method for store, method in zip(stores.values(), self.methods, strict=True)}
@@ -109,7 +109,7 @@ class CacheSession:
         return result
 
     def _summarise(self) -> TeacherSummary:
-        """What the cache has on the teacher, or else the teacher says; it is then noted under its name."""
+        """The teacher as the cache knows it, or from the teacher itself, and then noted in the cache under its name."""
         identity = self._on_demand.identity(self.root)
         path = self.root / f"teacher-{identity[:12]}.json"
         values: dict[str, Any] = {"names": []}
@@ -188,7 +188,7 @@ class CacheSession:
         )
 
     def _announce(self, methods: Sequence[Method], predicted: Sequence[CacheSize]) -> None:
-        """Say how much all processes together are about to write for each method."""
+        """Print how much all processes together are about to write for each method."""
         everyone: list[Sequence[CacheSize]] = gather_object([predicted])
         for at, method in enumerate(methods):
             total = sum((sizes[at] for sizes in everyone if sizes), start=CacheSize())
@@ -202,7 +202,7 @@ class CacheSession:
         return {(at, v): record_key(image, v) for at, image in enumerate(digests) for v in self.variants}
 
     def _digests(self, source: DataSource) -> list[bytes]:
-        """The digest of every image of a source, the reading shared out among the processes."""
+        """The digest of every image of a source; the processes share the reading."""
         task = self.progress.task("check", len(source.records))
         mine = {}
         for index, record in enumerate(source.records):
@@ -219,7 +219,7 @@ class CacheSession:
 
 
 def summarise_teacher(detector: Detector, identity: str) -> TeacherSummary:
-    """What a cache remembers of a teacher."""
+    """A teacher as a cache remembers it."""
     rectified = RunningTeacher(detector).rectified(list(detector.levels))
     levels = {
         name: LevelSummary(level.channels, level.stride, rectified[name]) for name, level in detector.levels.items()
@@ -229,7 +229,7 @@ def summarise_teacher(detector: Detector, identity: str) -> TeacherSummary:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Inside, a file of the cache's own is made sense of. Raises EyasError when it is none."""
+    """Interpret a file of the cache inside. Raises EyasError when it is not one."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -237,10 +237,10 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _result_from_json(values: Mapping[str, Any]) -> EvaluationResult:
-    """Undefined figures are null in JSON."""
+    """Undefined metrics are null in JSON."""
 
-    def figures(entries: Mapping[str, float | None]) -> dict[str, float]:
+    def numbers(entries: Mapping[str, float | None]) -> dict[str, float]:
         return {name: math.nan if value is None else value for name, value in entries.items()}
 
-    per_class = {name: figures(entries) for name, entries in values["per_class"].items()}
-    return EvaluationResult(values["metric"], figures(values["summary"]), per_class)
+    per_class = {name: numbers(entries) for name, entries in values["per_class"].items()}
+    return EvaluationResult(values["metric"], numbers(values["summary"]), per_class)

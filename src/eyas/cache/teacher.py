@@ -20,7 +20,7 @@ ImageVariant = tuple[int, int]
 
 @dataclass(frozen=True)
 class LevelSummary:
-    """What is known of a teacher's feature level without the teacher.
+    """A feature level of a teacher that is not loaded.
 
     Attributes:
         channels: of the map.
@@ -35,7 +35,7 @@ class LevelSummary:
 
 @dataclass(frozen=True)
 class TeacherSummary:
-    """What is known of a teacher without loading it.
+    """A teacher that is not loaded.
 
     Attributes:
         identity: digest of its weights and architecture.

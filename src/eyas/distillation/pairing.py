@@ -14,14 +14,14 @@ from eyas.types import Detector, EyasError, Level
 def pair_levels(
     student: Detector, teacher: Teacher, names: Mapping[str, str] | None = None, *, scale: float = 1.0
 ) -> tuple[LevelPair, ...]:
-    """The levels of the student and the teacher's levels of the same stride, checked by a forward pass of both.
+    """Pair the levels of the student with the teacher's levels of the same stride; a forward pass of both checks them.
 
     Args:
         names: student tap -> teacher tap, to override the pairing by stride.
         scale: how many times larger the teacher sees the images.
 
     Raises:
-        EyasError: a name that is no level, or no stride in common. The message lists the levels of both.
+        EyasError: a name is no level, or no stride is common. The message lists the levels of both.
     """
     chosen = names or _same_stride(student.levels, teacher.levels, scale)
     unknown = [s for s in chosen if s not in student.levels] + [t for t in chosen.values() if t not in teacher.levels]
@@ -44,7 +44,7 @@ def describe_levels(levels: Mapping[str, Level]) -> str:
 
 
 def _same_stride(student: Mapping[str, Level], teacher: Mapping[str, Level], scale: float) -> dict[str, str]:
-    """Each level with the nearest free one of the teacher's, the scale apart, and nearer than the next octave's."""
+    """Each level with the teacher's nearest free level, ``scale`` apart and less than half an octave away."""
     free, pairs = dict(teacher), dict[str, str]()
     for name, level in student.items():
         octaves = {other: abs(math.log2(rival.stride / (level.stride * scale))) for other, rival in free.items()}

@@ -23,7 +23,7 @@ def make_accelerator(run: RunArgs, optim: OptimArgs, folder: Path | None = None)
     """The accelerator of a run, with its trackers where it has a run folder.
 
     Raises:
-        EyasError: it has not the precision, or a tracker is not installed.
+        EyasError: the device lacks the precision, or a tracker is not installed.
     """
     trackers = [] if folder is None else chosen_trackers(run)
     events = ProjectConfiguration(logging_dir=None if folder is None else str(folder / EVENTS))
@@ -66,14 +66,16 @@ def process_settings(run: RunArgs) -> Iterator[None]:
 
 
 def computes_in_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16, by what it says of itself."""
+    """Whether the device reports instructions for bfloat16."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older PyTorch does not tell
+    capabilities: Mapping[str, Any] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # older PyTorch lacks it
     return device.type == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def same_buffers(network: nn.Module) -> None:
-    """Give every process the buffers of the first, the one that saves: BatchNorm's follow what each has seen."""
+    """Give every process the buffers of the first, which saves them: BatchNorm's differ with the images of each."""
     for buffer in network.buffers():
         broadcast(buffer)

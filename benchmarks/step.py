@@ -64,7 +64,7 @@ REPEATS = FIRST - 1
 """Turns of a side, so many that no step of "distilled" is one of those, one in fifty, that watch the gradients' ratio.
 They cost what "weight measured" costs."""
 BACKGROUND_BIAS = 5.0
-"""Bias of an untrained teacher's box head: it then finds as few objects as a trained one, and NMS costs as little."""
+"""Of the box head of an untrained teacher, so that it finds as few objects as a trained one, and its NMS as little."""
 
 
 @dataclass(frozen=True)

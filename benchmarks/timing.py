@@ -85,7 +85,7 @@ def row(name: str, settings: Row, seconds: Mapping[str, float], *, baseline: str
 
 
 def report(rows: Sequence[Row], path: Path | None) -> None:
-    """Print the rows, in milliseconds, and write them to the JSON file if there is one."""
+    """Prints the rows, milliseconds in place of seconds, and writes them to the JSON file if there is one."""
     table = [[column.replace("_seconds", " ms") for column in rows[0]]]
     table += [[_cell(column, value) for column, value in line.items()] for line in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]

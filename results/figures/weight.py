@@ -70,7 +70,7 @@ def main() -> None:
     print(table(found))
     for name in DATA:
         for method in METHODS:
-            print(name, method, "weight at fraction 1:", f"{weight_of(name, f'{method}_fraction_1'):.3g}")
+            print(name, method, "weight that fraction 1 came to:", f"{weight_of(name, f'{method}_fraction_1'):.3g}")
 
 
 if __name__ == "__main__":

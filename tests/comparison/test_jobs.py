@@ -1,4 +1,4 @@
-"""Several commands at a time, each in its own process."""
+"""Several commands at a time, each its own process."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ time.sleep(0.5)
 
 @pytest.fixture(autouse=True)
 def _other_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replaces `eyas`, which takes seconds to start; the tests of `eyas compare` and `eyas demo` use it."""
+    """In place of `eyas`, which takes seconds to start; `eyas compare` and `eyas demo` are tested with it."""
     monkeypatch.setattr(eyas.comparison.jobs, "PROGRAM", (sys.executable, "-c", PROGRAM))
 
 

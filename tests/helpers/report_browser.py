@@ -1,4 +1,4 @@
-"""Opens a page in a headless Chromium: its measures at a given width, its console messages, and a picture."""
+"""What a headless Chromium says of a page: its measures at some width, what it logged, and a picture of it."""
 
 from __future__ import annotations
 

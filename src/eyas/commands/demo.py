@@ -115,8 +115,8 @@ def student_job(arm: str, seed: int, out: Path, data: Path, teacher: Path) -> Jo
     else:
         command = ["distill", *command, f"--config={recipes['digits/fgfi']}", f"--teacher={teacher}"]
     student = yaml.safe_load(recipes["digits/student"].read_text())
-    batch = student["dataset"]["batch_size"]
-    return Job(tuple(command), folder, math.ceil(DIGITS.train_images / batch) * student["run"]["epochs"], batch)
+    steps = math.ceil(DIGITS.train_images / student["dataset"]["batch_size"]) * student["run"]["epochs"]
+    return Job(tuple(command), folder, steps)
 
 
 def summarise(data: Path, teacher: Path, runs: Mapping[str, Sequence[Path]]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Runs several trainings at a time, each in a process with its own share of the cores, behind one progress bar.
+"""Several trainings at a time, each a process with its own share of the cores, behind one progress bar.
 
-Small networks gain little from a second thread: on two cores, two trainings of one thread each finish sooner than two
-trainings of two threads in turn.
+Small networks gain little from a second thread: two trainings of one thread each finish sooner than one after the other
+with two.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Job:
 
     Attributes:
         command: an ``eyas`` command line, without ``eyas``.
-        folder: the run folder that it makes or resumes; its output goes to a file beside it.
-        steps: optimiser steps in all.
+        folder: the run folder that it makes or goes on with; what it prints goes to a file beside it.
+        steps: optimiser steps that it takes in all.
         images: images in one step; 0 when unknown.
     """
 
@@ -46,7 +46,7 @@ class Job:
 
     @property
     def printed(self) -> Path:
-        """The file that gets its output."""
+        """The file of what it prints."""
         return self.folder.with_name(self.folder.name + ".txt")
 
 
@@ -78,13 +78,12 @@ class JobProgress:
             return self.job.folder.name
         # A loss that is not finite is null in the log.
         loss = sum(math.nan if value is None else value for value in self._last["losses"].values())
-        return (
-            f"{self.job.folder.name} epoch {self._last['epoch'] + 1} step {self.step}/{self.job.steps} loss {loss:.3f}"
-        )
+        epoch = self._last["epoch"] + 1
+        return f"{self.job.folder.name} epoch {epoch} step {self.step}/{self.job.steps} loss {loss:.3f}"
 
 
 class _JobsTask:
-    """One task of a `Progress` for all jobs: it counts their steps, and its lines tell how far each running job is."""
+    """One task of a `Progress` for all jobs: it counts their steps; its lines show each running job."""
 
     def __init__(self, jobs: Sequence[Job], progress: Progress) -> None:
         self._followed = {job: JobProgress(job) for job in jobs}
@@ -106,12 +105,12 @@ class _JobsTask:
 
 @dataclass(frozen=True)
 class ResourceShare:
-    """How the machine is shared among several processes.
+    """What each of several processes gets of the machine.
 
     Attributes:
         at_once: processes at a time.
         threads: CPU threads of each.
-        devices: values of CUDA_VISIBLE_DEVICES, one for each device; empty leaves the variable unchanged.
+        devices: what CUDA_VISIBLE_DEVICES may be, one entry for each device; empty leaves it as it is.
     """
 
     at_once: int
@@ -127,8 +126,8 @@ class ResourceShare:
         return cls(at_once, threads or max(1, cores() // at_once), tuple(devices))
 
     def environment(self, slot: int) -> dict[str, str]:
-        """The environment variables of the process in one of ``at_once`` slots."""
-        # Threads that sleep while they wait leave their core to the other processes.
+        """Of the process in one of ``at_once`` slots."""
+        # Threads that sleep while they wait leave the core to the other processes.
         own = {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "passive"}
         if self.devices:
             own["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
@@ -141,7 +140,7 @@ def cores() -> int:
 
 
 def resume_options(folder: Path) -> dict[str, str]:
-    """The options that resume a run with a checkpoint. Removes a run that stopped before its first checkpoint."""
+    """The options to go on with a run that has a checkpoint. One that was stopped before its first is removed."""
     if (folder / RESUME).is_file():
         return {"run.resume": "true"}
     if (folder / LOG).is_file() or (folder / CONFIG).is_file():
@@ -152,19 +151,19 @@ def resume_options(folder: Path) -> dict[str, str]:
 def run_jobs(
     jobs: Sequence[Job], progress: Progress, *, share: ResourceShare | None = None, keep_going: bool = False
 ) -> dict[Job, str]:
-    """Run every job, several at a time, in the given order.
+    """Run every job, some at a time, in the given order.
 
     Args:
         jobs: what to run.
-        progress: gets one task that counts the steps of all jobs.
-        share: how many at a time, on which cores and devices; one for each core when None.
-        keep_going: when a job fails, continue with the others.
+        progress: gets a bar that counts the steps of all jobs.
+        share: how many at a time, on what; one for each core when None.
+        keep_going: when a job fails, go on with the others.
 
     Returns:
-        Failed job -> how it failed, ending with the last lines that it printed.
+        What went wrong with the jobs that failed; each text ends with what the job printed last.
 
     Raises:
-        EyasError: a job failed and ``keep_going`` is off. The others are stopped; they can be resumed.
+        EyasError: a job failed and ``keep_going`` is off. The others are stopped, and resume later.
     """
     share = share or ResourceShare.of_machine(len(jobs))
     waiting, running, failed = list(jobs), dict[int, tuple[Job, subprocess.Popen[bytes]]](), dict[Job, str]()
@@ -203,4 +202,4 @@ def _start(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
 
 def _what_happened(job: Job, status: int) -> str:
     last = "\n".join(job.printed.read_text(errors="replace").splitlines()[-LINES_SHOWN:])
-    return f"{job.folder}: the training ended with status {status}; its last output was\n{last}"
+    return f"{job.folder}: the training ended with status {status}; it printed last\n{last}"

@@ -25,7 +25,7 @@ from eyas.methods import FGFI, Auto, Method
 from eyas.ops.near_objects import near_object_masks
 from eyas.runs.log import read_log
 from eyas.training.finite import FiniteLosses
-from eyas.training.trainer import Baseline
+from eyas.training.loss_module import Baseline
 from eyas.types import EyasError, Level, View
 from helpers.tiny import options, write_squares
 from helpers.toys import seeded, toy_batch
@@ -114,7 +114,7 @@ def test_an_infinite_loss_stops_with_its_images(tmp_path: Path, capfd: pytest.Ca
     assert not (out / "last.pt").exists()
 
 
-def test_a_weight_that_drowns_the_detection_loss_is_told_of(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_weight_that_drowns_the_detection_loss_triggers_a_warning(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     said, out = distilled(tmp_path, capfd, 0, "--method=FGFI", "--method.weight=30", "--method.init_std=0.1")
     assert said.count("warning   fgfi dominates: ") == 1 and "its weight is 30" in said
     ratios = [line["gradient_ratios"].get("fgfi") for line in read_log(out, "train")]

@@ -114,7 +114,7 @@ def test_an_infinite_loss_stops_with_its_images(tmp_path: Path, capfd: pytest.Ca
     assert not (out / "last.pt").exists()
 
 
-def test_a_weight_that_drowns_the_detection_loss_triggers_a_warning(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_dominating_weight_triggers_a_warning(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     said, out = distilled(tmp_path, capfd, 0, "--method=FGFI", "--method.weight=30", "--method.init_std=0.1")
     assert said.count("warning   fgfi dominates: ") == 1 and "its weight is 30" in said
     ratios = [line["gradient_ratios"].get("fgfi") for line in read_log(out, "train")]

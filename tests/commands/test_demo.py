@@ -12,9 +12,11 @@ import yaml
 from PIL import Image
 
 import eyas.commands.demo
+import eyas.commands.digits
 import eyas.comparison.arms
 from eyas.commands.compare import resolve_command
-from eyas.commands.demo import DIGITS, TEACHER, caption, demo, digits_plan, table, train_digits_teacher
+from eyas.commands.demo import CONFIG, TEACHER, demo
+from eyas.commands.digits import DIGITS, caption, digits_plan, remove, table, train_digits_teacher
 from eyas.comparison.arms import flat_options
 from eyas.comparison.statistics import compare_arms
 from eyas.data import DetectionDataset, eval_transform, read
@@ -45,8 +47,8 @@ def tiny_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, path in paths.items():
         path.write_text(yaml.safe_dump(contents[name]))
     spec = DigitsSpec(size=96, train_images=8, val_images=6, objects=(1, 3), digit_size=(18, 40))
-    monkeypatch.setattr(eyas.commands.demo, "DIGITS", spec)
-    monkeypatch.setattr(eyas.commands.demo, "shipped_recipes", lambda: paths)
+    monkeypatch.setattr(eyas.commands.digits, "DIGITS", spec)
+    monkeypatch.setattr(eyas.commands.digits, "shipped_recipes", lambda: paths)
     monkeypatch.setattr(eyas.comparison.arms, "shipped_recipes", lambda: paths)
 
 
@@ -55,7 +57,7 @@ def test_the_demo_leaves_a_comparison_pictures_and_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "demo"
-    teacher = train_digits_teacher(tmp_path / "made", eyas.commands.demo.compose(tmp_path / "made" / "data"))
+    teacher = train_digits_teacher(tmp_path / "made", eyas.commands.digits.compose(tmp_path / "made" / "data"))
     provenance = json.loads((teacher / "provenance.json").read_text())
     assert provenance["recipe"] == "digits/teacher"
     assert provenance["seed"] == 0
@@ -99,7 +101,7 @@ def test_a_fresh_start_removes_what_a_demo_leaves_and_nothing_else(tmp_path: Pat
         (tmp_path / folder).mkdir()
     for file in ("comparison.json", "comparison.md", "teacher.json", "curves.png", "distilled-1.txt", "notes.md"):
         (tmp_path / file).touch()
-    eyas.commands.demo._remove(tmp_path)
+    remove(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "notes.md"]
 
 
@@ -113,7 +115,7 @@ def test_the_arms_have_the_options_of_the_recipes_on_the_command_line(tmp_path: 
             f"--teacher={TEACHER}",
         ],
     }
-    plan = digits_plan(tmp_path / "data", TEACHER, tmp_path / "out", [0, 1])
+    plan = digits_plan(CONFIG, tmp_path / "data", TEACHER, tmp_path / "out", [0, 1])
     assert [arm.name for arm in plan.arms] == list(by_hand)
     for arm in plan.arms:
         command, *words = by_hand[arm.name]
@@ -146,7 +148,7 @@ def test_the_bundled_teacher_scores_what_its_provenance_says(tmp_path: Path) -> 
     items = ((f"{index:06d}", *compose("val", index, DIGITS)) for index in range(48))
     write_coco(tmp_path, "val", CLASSES, items)
     source = read(tmp_path, "val")
-    dataset = DetectionDataset(source, eval_transform(eyas.commands.demo.ModelSpec.load(TEACHER).resize))
+    dataset = DetectionDataset(source, eval_transform(eyas.commands.digits.ModelSpec.load(TEACHER).resize))
     images = torch.stack([dataset[index][0] for index in range(len(dataset))])
     result = evaluate("coco", source.records, source.classes, load(TEACHER).predict(as_float(images)))
     assert result.summary["map"] == pytest.approx(provenance["map"], abs=0.08)  # 48 images of 400
@@ -155,5 +157,5 @@ def test_the_bundled_teacher_scores_what_its_provenance_says(tmp_path: Path) -> 
 @pytest.mark.slow
 def test_the_bundled_teacher_was_trained_on_the_data_that_the_demo_composes(tmp_path: Path) -> None:
     provenance = json.loads((TEACHER / "provenance.json").read_text())
-    data = eyas.commands.demo.compose(tmp_path / "data")
-    assert eyas.commands.demo.data_hash(data) == provenance["data_hash"]
+    data = eyas.commands.digits.compose(tmp_path / "data")
+    assert eyas.commands.digits.data_hash(data) == provenance["data_hash"]

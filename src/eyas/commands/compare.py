@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentError
 
@@ -12,12 +12,11 @@ from eyas.commands.distill import distill
 from eyas.commands.parsing import resolve
 from eyas.commands.train import train
 from eyas.comparison.arms import ArmOptions
-from eyas.comparison.plan import Plan, make_plan
-from eyas.comparison.statistics import Comparison, compare_arms, note, rows
-from eyas.comparison.trainings import train_missing
-from eyas.report.comparison_files import write_comparison
 from eyas.tools.tables import print_table
 from eyas.types import EyasError
+
+if TYPE_CHECKING:
+    from eyas.comparison.plan import Plan
 
 TRAININGS: Mapping[str, Callable[..., Any]] = {"train": train, "distill": distill}
 
@@ -51,11 +50,20 @@ def compare(
         threads: CPU threads of each; the cores shared out evenly when left out.
         report_only: train nothing; report the runs that are finished.
     """
+    from eyas.comparison.plan import make_plan
+    from eyas.comparison.statistics import compare_arms, note, rows
+    from eyas.comparison.trainings import train_missing
+    from eyas.report.comparison_files import write_comparison
+
     plan = make_plan(data, teacher, student, arms or {}, out=out, seeds=seeds, resolve=resolve_command)
     failed = {} if report_only else train_missing(plan, jobs=jobs, threads=threads)
     comparison = compare_arms(plan.finished(), metric)
     write_comparison(out, comparison, about(plan))
-    _print(comparison, plan)
+    if comparison.arms:
+        print_table(rows(comparison), caption=note(plan.missing()))
+        print(f"\n{out}/: comparison.json, comparison.md, comparison.png, curves.png; one run folder per training")
+    else:
+        print(f"no run in {out} is finished yet")
     raise_failed(failed)
 
 
@@ -76,11 +84,3 @@ def raise_failed(failed: Mapping[str, str]) -> None:
     """Raises EyasError when trainings failed: run name to what went wrong."""
     if failed:
         raise EyasError("\n".join([f"{len(failed)} of the trainings failed; the others are done", *failed.values()]))
-
-
-def _print(comparison: Comparison, plan: Plan) -> None:
-    if not comparison.arms:
-        print(f"no run in {plan.out} is finished yet")
-        return
-    print_table(rows(comparison), caption=note(plan.missing()))
-    print(f"\n{plan.out}/: comparison.json, comparison.md, comparison.png, curves.png; one run folder per training")

@@ -44,7 +44,7 @@ def inspect(
         run: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; or
             package.module:function, which is called and returns one.
         data: folder of a data set; the run's own when left out.
-        split: split to look at; the run's validation split when left out.
+        split: split of the images; the run's validation split when left out.
         psi: share of an object's best IoU that an anchor must exceed for its cell to be near, in [0, 1].
         assignment: what that best IoU is the maximum of when there are several levels.
         images: how many of the split's first images to use; all when left out.

@@ -1,7 +1,7 @@
-"""What a detector gets wrong, at one score threshold: a verdict on every detection, an outcome of every object.
+"""The errors of a detector at one score threshold: a verdict on every detection, an outcome of every object.
 
 The kinds are those of Bolya et al., *TIDE: A General Toolbox for Identifying Object Detection Errors*, ECCV 2020, with
-its thresholds. Two things differ: errors are counted, not weighed by the AP that they cost, and TIDE's rare "both
+its thresholds. Two points differ: errors are counted, not weighed by the AP that they cost, and TIDE's rare "both
 wrong" counts as false.
 
 The detections of an image are judged by falling score. One is
@@ -66,8 +66,8 @@ class JudgedImage:
     @property
     def score(self) -> float | None:
         """Found objects among all objects and wrong detections, in [0, 1]; None where there is neither."""
-        things = len(self.outcomes) + self.wrong
-        return self.found / things if things else None
+        count = len(self.outcomes) + self.wrong
+        return self.found / count if count else None
 
 
 def judge(record: Record, prediction: Prediction, *, threshold: float) -> JudgedImage:
@@ -122,7 +122,7 @@ def confusions(images: Iterable[JudgedImage]) -> Counter[tuple[int, int]]:
 def ranked(images: Sequence[JudgedImage]) -> list[int]:
     """Indices of the images from best to worst by their score, without those that have neither objects nor detections.
 
-    Of equal scores, the image with more found objects is better, then the one with fewer errors.
+    Between equal scores, the image with more found objects is better, then the one with fewer errors.
     """
     known = [(image.score, image, index) for index, image in enumerate(images)]
     judged = [

@@ -2,10 +2,10 @@
 
 Geiger et al., *Are we ready for Autonomous Driving?*, CVPR 2012; the rules are those of the development kit's
 ``evaluate_object.cpp`` (2D boxes), with 40 recall points since 2019 (Simonelli et al., *Disentangling Monocular 3D
-Object Detection*, ICCV 2019) and 11 before. Three difficulties, each of which ignores the objects beyond it: nothing
-found on them counts, and nothing missed.
+Object Detection*, ICCV 2019) and 11 before. Each of the three difficulties ignores the objects beyond it: whether
+they are found or missed does not count.
 
-Four things to know, all of them the kit's:
+Four rules of the kit to know:
 
 - The curve is sampled at score thresholds, one for every 1/40 of recall, and is 0 from where they end. With fewer than
   41 objects even a perfect detector stays below 1: 10 objects give 9/40. Use COCO's metric on small data sets.
@@ -15,8 +15,8 @@ Four things to know, all of them the kit's:
   class's minimum overlap.
 - Widths are plain differences, without the one pixel that VOC adds.
 
-The kit goes through objects and neighbouring-class objects in the order of the file; a record keeps them apart, so that
-here the objects choose first.
+The kit goes through objects and neighbouring-class objects in the order of the file; a record keeps them apart, so here
+the objects choose first.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ POINTS = 41
 
 @dataclass(frozen=True)
 class Limits:
-    """What a difficulty still counts: height above (pixels), occlusion level and truncation up to."""
+    """The bounds of a difficulty: height above (pixels), occlusion level and truncation up to."""
 
     height: float
     occluded: float
@@ -168,7 +168,7 @@ def thresholds(scores: Array, objects: int) -> Array:
     target = 0.0
     for number, score in enumerate(ordered.tolist(), start=1):
         last = number == len(ordered)
-        # Skip this score when the next one comes closer to the recall we look for.
+        # Skip this score when the next one is closer to the target.
         if not last and (number + 1) / objects - target < target - number / objects:
             continue
         steps.append(score)

@@ -197,7 +197,7 @@ def view_and_masks(
 
 
 def inside(size: Size, stride: int, sizes: Sequence[Size]) -> Tensor:
-    """Which cells have a pixel of their image, the rest being padding: (B, H, W) bool.
+    """The cells that have a pixel of their image, the rest being padding: (B, H, W) bool.
 
     Images are padded to the largest of a batch, and by some detectors to a multiple of their coarsest stride.
 

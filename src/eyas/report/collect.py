@@ -26,7 +26,7 @@ class LeftOut(Exception):
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Which data and teacher a report uses, and what it shows.
+    """The options of a report.
 
     Attributes:
         data: folder of a data set; the runs' own when None.

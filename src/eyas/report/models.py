@@ -44,7 +44,7 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """What a detector found in every image, in the order of the records, and the verdicts on it."""
+    """A detector's predictions for every image, in the order of the records, and the verdicts on them."""
 
     predictions: list[Prediction]
     judged: list[JudgedImage]

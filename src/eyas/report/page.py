@@ -50,7 +50,7 @@ def _content(section: Section, data: ReportData) -> Html:
 
 
 def _lead(data: ReportData) -> Html:
-    """What the page is about, in a few sentences."""
+    """The subject of the page, in a few sentences."""
     found = data.found
     seeds = sorted({run.seed for run in found.runs()})
     words = f"Runs: {len(found.runs())}. Arms: {', '.join(data.arms)}. Seeds: {', '.join(map(str, seeds))}. "

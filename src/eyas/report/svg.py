@@ -1,4 +1,4 @@
-"""Matplotlib figures as SVG inside the page: their text is text, and the style sheet decides their colours.
+"""Matplotlib figures as SVG inside the page: their text stays text, and the style sheet sets their colours.
 
 Matplotlib has no dark mode, but its SVG names every colour. Once a figure is drawn, variables of the style sheet
 replace them: the colour of the text replaces black, ``--c0`` to ``--c9`` replace `eyas.report.plots.COLOURS`.
@@ -29,7 +29,7 @@ PIXELS_PER_POINT = 1.25
 
 
 def drawing(draw: Callable[[Path], None], label: str) -> Html:
-    """What a function draws, as SVG for the page.
+    """The drawing of a function, as SVG for the page.
 
     Args:
         draw: writes an .svg file of the given path with matplotlib.

@@ -35,7 +35,7 @@ def section(data: ReportData) -> Html:
 
 
 def _legend_of_table(comparison: Comparison) -> str:
-    """What the columns mean."""
+    """The meaning of the columns."""
     if any(len(arm.seeds) > 1 for arm in comparison.arms.values()):
         words = "±: half width of the 95 % confidence interval of the mean over the seeds (Student's t). "
     else:

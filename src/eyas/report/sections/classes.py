@@ -21,7 +21,7 @@ CLASSES_DRAWN = 40
 
 
 def section(data: ReportData) -> Html:
-    """The section: mean over the seeds."""
+    """Mean over the seeds."""
     classes = list(next(iter(data.runs.values())).per_class)
     means = {arm: [_mean(seeds, label, data.metric) for label in classes] for arm, seeds in data.arms.items()}
     shown = title(data.metric).replace("mAP", "AP")

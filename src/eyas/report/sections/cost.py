@@ -26,7 +26,6 @@ Score = tuple[float, float | None]
 
 
 def section(data: ReportData) -> Html:
-    """The section."""
     if not data.models:
         raise LeftOut("none of the runs has its weights, which are measured.")
     costs = {name: model.cost for name, model in data.models.items() if model.cost is not None}

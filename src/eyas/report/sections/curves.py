@@ -20,7 +20,6 @@ TITLE = "Curves"
 
 
 def section(data: ReportData) -> Html:
-    """The section."""
     return beside(_metric(data.arms, data.metric), together(heading("Loss terms"), _losses(data.arms)))
 
 

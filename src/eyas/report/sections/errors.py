@@ -37,7 +37,6 @@ Counts = Mapping[str, Mapping[str, int]]
 
 
 def section(data: ReportData) -> Html:
-    """The section."""
     source, detections = data.source_and_detections()
     counts = {name: totals(one.judged) for name, one in detections.items()}
     outcomes, verdicts = ({name: both[part] for name, both in counts.items()} for part in (0, 1))

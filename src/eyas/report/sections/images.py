@@ -40,7 +40,6 @@ VERDICT_COLOURS = {
 
 
 def section(data: ReportData) -> Html:
-    """The section."""
     source, detections = data.source_and_detections()
     best_arm, count = data.best_arm, data.options.images
     columns = {name: detections[name] for name in (TEACHER, BASELINE, best_arm) if name in detections}

@@ -31,7 +31,6 @@ STYLE = {"figure.facecolor": BACKGROUND, "savefig.facecolor": BACKGROUND, "savef
 
 
 def section(data: ReportData) -> Html:
-    """The section."""
     source, _ = data.source_and_detections()
     if TEACHER not in data.models:
         raise LeftOut("the masks are those of the teacher's levels, and there is no teacher here to load.")

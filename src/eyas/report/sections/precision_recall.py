@@ -24,7 +24,6 @@ RECALL = [step / (POINTS - 1) for step in range(POINTS)]
 
 
 def section(data: ReportData) -> Html:
-    """The section."""
     source, detections = data.source_and_detections()
     arms = list(data.arms)
     by_model = {name: curves(source.records, source.classes, one.predictions) for name, one in detections.items()}

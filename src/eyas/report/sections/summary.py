@@ -19,7 +19,6 @@ TITLE = "Summary"
 
 
 def section(data: ReportData) -> Html:
-    """The section."""
     comparison, name = data.comparison, title(data.metric)
     head, *body = _without_empty_columns(rows(comparison))
     parts = [

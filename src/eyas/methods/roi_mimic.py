@@ -14,10 +14,11 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_area, roi_align
+from torchvision.ops import roi_align
 
 from eyas.methods.adapter import Adapter
 from eyas.methods.method import LevelPair, Method, Weight, global_count, ratio
+from eyas.ops.boxes import area
 from eyas.types import EyasError, Level, Target, View
 
 Source = Literal["teacher", "student"]
@@ -39,7 +40,7 @@ def assign_levels(boxes: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
         (N,) int64, indices into ``strides``, image by image: the same as torchvision's `MultiScaleRoIAlign` chooses
         where the strides are consecutive powers of two.
     """
-    side = box_area(torch.cat(list(boxes)).float()).sqrt()
+    side = area(torch.cat(list(boxes)).float()).sqrt()
     wanted = torch.floor(CANONICAL_LEVEL + torch.log2(side / CANONICAL_SIDE) + EPSILON)
     distinct = sorted(set(strides))
     exponents = torch.tensor(distinct, dtype=torch.float32, device=side.device).log2()

@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from eyas.ops.anchors import AnchorGrid
-from eyas.ops.overlaps import GridTable, Overlaps, box_area, grid_table, iou_limits, iou_of
+from eyas.ops.boxes import area
+from eyas.ops.overlaps import GridTable, Overlaps, grid_table, iou_limits, iou_of
 
 AssignmentRule = Literal["global", "per_level", "by_size"]
 """Which anchors ``M_g`` is the maximum over when a detector has several feature levels.
@@ -67,7 +68,7 @@ def near_object_masks(
     flat, image = _flatten(boxes)
     table = grid_table(grids, flat)
     anchors = torch.cat([grid.cell_anchors for grid in grids]).to(flat, non_blocking=True)
-    axes, area_sum = Overlaps.of(anchors, table, flat), box_area(flat)[:, None] + box_area(anchors)
+    axes, area_sum = Overlaps.of(anchors, table, flat), area(flat)[:, None] + area(anchors)
 
     best_width, best_height = axes.best_overlap()
     iou = iou_of(best_width * best_height, area_sum)
@@ -131,7 +132,7 @@ def size_ranges(
 
 
 def _typical_side(grid: AnchorGrid) -> float:
-    return math.exp(float(box_area(grid.cell_anchors).log().mean()) / 2)
+    return math.exp(float(area(grid.cell_anchors).log().mean()) / 2)
 
 
 def _check(grids: Sequence[AnchorGrid], psi: float, assignment: str) -> None:
@@ -170,7 +171,7 @@ def _bounds(
     of_level = best.new_zeros(len(grids), len(boxes))
     of_level.scatter_reduce_(0, level[:, None].expand(-1, len(boxes)), best.t(), "amax").mul_(psi)
     if assignment == "by_size":
-        side = box_area(boxes).sqrt()
+        side = area(boxes).sqrt()
         ranges = torch.tensor(size_ranges(grids, box_ranges), dtype=boxes.dtype)
         low, high = ranges.to(boxes.device, non_blocking=True).unbind(1)
         of_level.masked_fill_((side < low[:, None]) | (side >= high[:, None]), math.inf)
@@ -222,4 +223,4 @@ def _iou_table(grid: AnchorGrid, boxes: Tensor) -> Tensor:
     rows, columns = (torch.arange(cells, device=boxes.device, dtype=boxes.dtype)[:, None, None] for cells in grid.size)
     width, height = axes.along(0).overlap(columns), axes.along(1).overlap(rows)  # (W or H, G, K)
     intersection = width.transpose(0, 1)[:, None] * height.transpose(0, 1)[:, :, None]
-    return iou_of(intersection, box_area(boxes)[:, None, None, None] + box_area(anchors))
+    return iou_of(intersection, area(boxes)[:, None, None, None] + area(anchors))

@@ -20,12 +20,6 @@ _GridKey = tuple[tuple[int, int], tuple[float, float], tuple[float, float], int]
 """Size, step and offset of a level's grid and its number of anchor shapes."""
 
 
-def box_area(boxes: Tensor) -> Tensor:
-    """(n,) square pixels of (n, 4) boxes; 0 for one with swapped corners."""
-    width, height = (boxes[:, 2:] - boxes[:, :2]).clamp_(min=0).unbind(1)
-    return width * height
-
-
 def iou_of(intersection: Tensor, area_sum: Tensor) -> Tensor:
     """IoU from the intersection and the sum of both areas. Monotonic in the intersection, also after rounding."""
     return intersection / (area_sum - intersection)

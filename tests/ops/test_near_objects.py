@@ -26,7 +26,7 @@ checked = settings(derandomize=True, deadline=None, max_examples=100, database=N
 def row_layout(request: pytest.FixtureRequest) -> Any:
     """Both ways to list the near rows: the one that fits the host, and the one that needs no synchronisation."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(eyas.ops.near_objects, "_may_wait", lambda device: request.param == "compact")
+        patch.setattr(eyas.ops.near_objects, "_may_synchronise", lambda device: request.param == "compact")
         yield
 
 

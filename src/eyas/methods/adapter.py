@@ -19,7 +19,7 @@ def patches_at(features: Tensor, cells: Cells, kernel_size: int) -> Tensor:
         kernel_size: k, odd.
 
     Returns:
-        (N, k*k*C): rows outermost, then columns, then channels.
+        (N, k*k*C), with rows outermost, then columns, then channels.
     """
     image, row, column = cells
     reach = kernel_size // 2
@@ -41,7 +41,7 @@ def convolve_at(features: Tensor, cells: Cells, weight: Tensor, bias: Tensor | N
         bias: (C_out,), or None.
 
     Returns:
-        (N, C_out): ``F.conv2d(features, weight, bias, padding=k // 2)`` at the cells, with the same gradients.
+        (N, C_out), equal to ``F.conv2d(features, weight, bias, padding=k // 2)`` at the cells, with equal gradients.
     """
     patches = patches_at(features, cells, weight.shape[-1])
     return F.linear(patches, weight.permute(0, 2, 3, 1).flatten(1), bias)

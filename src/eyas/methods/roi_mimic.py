@@ -92,8 +92,7 @@ def mimic_loss(adapted: Tensor, teacher: Tensor, count: Tensor | float) -> Tenso
             of 0 that still has a gradient path.
 
     Returns:
-        A float32 scalar, at least 0: the squared differences, summed over channels and regions and averaged over the
-        h*w cells, over 2N.
+        A float32 scalar, at least 0: the sum of squared differences over 2N*h*w.
     """
     cells = teacher.shape[-2] * teacher.shape[-1]
     return ratio((adapted.float() - teacher.float()).square().sum(), 2 * cells * count)

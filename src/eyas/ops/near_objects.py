@@ -192,8 +192,8 @@ def _list_rows(rows: Tensor, table: GridTable) -> tuple[Tensor, Tensor, Tensor]:
     """All near rows as one list of N entries, from their first and one past their last row, (2, G, S).
 
     Returns:
-        For each entry, (N,): its box and shape as a flat index into (G, S); its row; and whether the row is near. The
-        last is a scalar True where all are.
+        Three (N,) tensors: each entry's box and shape as a flat index into (G, S); its row; and whether the row is
+            near, a scalar True if all are.
     """
     _, boxes, shapes = rows.shape
     first, stop = rows.flatten(1)

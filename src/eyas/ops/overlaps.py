@@ -103,7 +103,7 @@ class Overlaps(NamedTuple):
         resolved the same way.
 
         Returns:
-            (2, ...): the first position and one past the last. Meaningless where IoU exceeds the bound nowhere.
+            The first position and one past the last, (2, ...). Meaningless where IoU exceeds the bound nowhere.
         """
         need, area_sum, bound = limits
         need = need / across

@@ -224,10 +224,7 @@ class FeatureImitation(Method):
 
 
 def vectors_at(features: Tensor, cells: Cells) -> Tensor:
-    """Features (batch, H, W, C) at N cells, (N, C).
-
-    Uses index_select, whose backward pass is several times faster than that of indexing.
-    """
+    """(N, C) of (batch, H, W, C) at N cells, by index_select: its backward is several times faster than indexing's."""
     image, row, column = cells
     _, height, width, channels = features.shape
     return features.reshape(-1, channels).index_select(0, (image * height + row) * width + column)

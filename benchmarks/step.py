@@ -47,7 +47,7 @@ from eyas.methods import Auto
 from eyas.methods.adapter import Adapter
 from eyas.methods.imitation import imitation_loss
 from eyas.nn.fold_batchnorm import fold_batch_norms
-from eyas.nn.taps import Taps, teacher_features
+from eyas.nn.taps import Taps, tap_features
 from eyas.ops.anchors import AnchorGrid
 from eyas.ops.pixels import as_float
 from eyas.tools.progress import Progress
@@ -195,7 +195,7 @@ class Sides:
 
     def _forward(self, teacher: Detector) -> None:
         with self.accelerator.autocast():
-            teacher_features(teacher, [pair.teacher_tap for pair in self.live.pairs], self.batch[0])
+            tap_features(teacher, [pair.teacher_tap for pair in self.live.pairs], self.batch[0])
 
     def _teacher_targets(self) -> Sequence[Any]:
         (method,) = self.live.methods

@@ -12,7 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from eyas.detectors import CustomDetector, build
 from eyas.nn.fold_batchnorm import fold_batch_norms, fold_teacher
-from eyas.nn.taps import teacher_features
+from eyas.nn.taps import tap_features
 from eyas.types import Detector, EyasError
 
 
@@ -37,7 +37,7 @@ def teacher(*modules: nn.Module) -> CustomDetector:
 
 def maps(detector: Detector) -> list[Tensor]:
     images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
-    return list(teacher_features(detector, detector.levels, images).values())
+    return list(tap_features(detector, detector.levels, images).values())
 
 
 def check_same(before: list[Tensor], after: list[Tensor]) -> None:

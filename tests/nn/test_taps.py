@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eyas.nn.taps import Taps, teacher_features
+from eyas.nn.taps import Taps, tap_features
 from eyas.types import EyasError
 from helpers.toys import ToyDetector, toy_batch
 
@@ -190,10 +190,10 @@ def test_an_output_changed_in_place_later_raises() -> None:
         network(x)
 
 
-def test_teacher_features_have_no_gradient_and_need_no_head() -> None:
+def test_tap_features_have_no_gradient_and_need_no_head() -> None:
     teacher = ToyDetector().eval()
     teacher.heads["fine"] = Bomb()
     images, _ = toy_batch()
-    features = teacher_features(teacher, ["neck:fine", "neck:coarse"], images)
+    features = tap_features(teacher, ["neck:fine", "neck:coarse"], images)
     assert not any(feature.requires_grad for feature in features.values())
     assert features["neck:fine"].shape == (2, 4, 8, 12) and features["neck:coarse"].shape == (2, 8, 4, 6)

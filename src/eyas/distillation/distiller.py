@@ -21,7 +21,7 @@ from eyas.distillation.pairing import describe_levels, pair_levels
 from eyas.distillation.teacher_scale import check_scale, resize_for_student
 from eyas.distillation.weights import AutoWeight, RatioMonitor, divide_by_own_value, gradient_norm, ratio_of
 from eyas.methods.method import Auto, Method, Reads
-from eyas.nn.taps import Taps, some_parameter, teacher_features
+from eyas.nn.taps import Taps, some_parameter, tap_features
 from eyas.ops.pixels import as_float
 from eyas.tools.timing import span
 from eyas.types import Detector, DetectorWithHeads, EyasError, HeadOutput, HeadOutputs, Size, Target, View
@@ -231,7 +231,7 @@ class Distiller(nn.Module):
                 response = teacher.score_boxes(images, boxes, proposals="teacher_proposals" in reads)
             features = taps.features
         else:
-            features = teacher_features(self.teacher, names, images)
+            features = tap_features(self.teacher, names, images)
         levels = [pair.teacher for pair in self.pairs]
         return View([features[name] for name in names], levels, _size(images), response.heads, response.proposals)
 

@@ -94,18 +94,18 @@ class Taps:
             self._versions[name] = feature._version
 
 
-def teacher_features(teacher: Detector, names: Iterable[str], images: Tensor) -> dict[str, Tensor]:
-    """The teacher's feature maps by tap name, (batch, C, H, W) each, without gradients.
+def tap_features(detector: Detector, names: Iterable[str], images: Tensor) -> dict[str, Tensor]:
+    """A detector's feature maps by tap name, (batch, C, H, W) each, without gradients.
 
     The pass stops after the last tap: heads and NMS never run.
 
     Args:
-        teacher: in evaluation mode.
+        detector: in evaluation mode.
         names: tap names.
         images: (batch, 3, height, width) in [0, 1].
     """
-    with torch.no_grad(), Taps(teacher.network, names, stop=True) as taps:
-        teacher.predict(images)
+    with torch.no_grad(), Taps(detector.network, names, stop=True) as taps:
+        detector.predict(images)
     return taps.features
 
 
@@ -128,7 +128,7 @@ def probe(detector: Detector, names: Sequence[str], role: str) -> dict[str, Tens
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(1, 3, *PROBE_SIZE, generator=generator, device="cpu").to(some_parameter(detector))
     with eval_mode(detector.network):
-        features = teacher_features(detector, names, images)
+        features = tap_features(detector, names, images)
     for name in names:
         shape, promised = tuple(features[name].shape), detector.levels[name].channels
         if len(shape) != 4 or shape[1] != promised:

@@ -16,7 +16,7 @@ from eyas.ops.near_objects import AssignmentRule
 from eyas.report.masks import draw_masks, some_images
 from eyas.report.plots import channel_variances
 from eyas.runs.checkpoint import SPEC, ModelSpec
-from eyas.runs.opening import load_teacher
+from eyas.runs.opening import load
 from eyas.runs.results import run_source
 from eyas.tools.devices import pick_device
 from eyas.tools.files import make_folder, write_json
@@ -57,7 +57,7 @@ def inspect(
     """
     if not 0 <= psi <= 1:
         raise EyasError(f"--psi must lie in [0, 1], got {psi}")
-    folder, detector = Path(run), load_teacher(run)
+    folder, detector = Path(run), load(run)
     source = first_records(run_source(folder, detector.classes, data=data, split=split), images)
     resize = ModelSpec.load(folder).resize if resize == Resize() and (folder / SPEC).is_file() else resize
     out = out or (folder if folder.is_dir() else Path()) / "inspection"

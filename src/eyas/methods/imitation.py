@@ -8,7 +8,7 @@ the mask I.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Literal, NamedTuple, cast, get_args
@@ -47,9 +47,13 @@ class TeacherTargets(NamedTuple):
 
 @dataclass(frozen=True)
 class CachedView(View):
-    """A teacher's view from the cache: no maps and no grids, only the targets of each method, by its name."""
+    """A teacher's view from the cache: no maps and no grids, only the targets of each method.
 
-    wanted: Mapping[str, Sequence[TeacherTargets]] = field(default_factory=dict)
+    Attributes:
+        read: returns the targets of a method on each level, by the method's name.
+    """
+
+    read: Callable[[str], Sequence[TeacherTargets]] = field(kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grids", ())
@@ -206,7 +210,7 @@ class FeatureImitation(Method):
 
     def teacher_targets(self, teacher: View, targets: Sequence[Target]) -> Sequence[TeacherTargets]:
         """The teacher's vectors to imitate on each level, from the cache or, if the teacher ran, from `select`."""
-        return teacher.wanted[self.name] if isinstance(teacher, CachedView) else self.select(teacher, targets)
+        return teacher.read(self.name) if isinstance(teacher, CachedView) else self.select(teacher, targets)
 
     def _compared(self, adapter: Adapter, student: Tensor, teacher: TeacherTargets) -> tuple[Tensor, Tensor]:
         """The adapted student and the teacher at the imitated cells, in the same shape."""

@@ -76,12 +76,14 @@ class Method(nn.Module):
 
     Attributes:
         reads: what the method reads besides feature maps. Only what some method reads is computed.
+        version: raise it when the same options select other cells, so that teacher caches are recomputed.
 
     Raises:
         EyasError: an option is out of range.
     """
 
     reads: frozenset[Reads] = frozenset()
+    version: int = 1
 
     def __init__(self, name: str, weight: Weight, start_step: int = 0) -> None:
         super().__init__()

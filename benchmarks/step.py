@@ -53,7 +53,8 @@ from eyas.ops.pixels import as_float
 from eyas.runs.opening import DetectorSource
 from eyas.tools.progress import Progress
 from eyas.training.accelerator import make_accelerator
-from eyas.training.trainer import Baseline, train_loader
+from eyas.training.loss_module import Baseline
+from eyas.training.trainer import train_loader
 from eyas.types import Detector, Target
 
 Batch = tuple[Tensor, list[Target]]

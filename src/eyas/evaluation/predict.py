@@ -14,7 +14,7 @@ from eyas.data.dataset import Loader
 from eyas.data.workers import name_failed_images, safe_batches, with_timeout
 from eyas.evaluation import EvaluationResult, evaluate
 from eyas.nn.eval_mode import eval_mode
-from eyas.nn.taps import teacher_features
+from eyas.nn.taps import tap_features
 from eyas.ops.anchors import AnchorGrid
 from eyas.ops.pixels import as_float
 from eyas.tools.progress import Progress
@@ -64,7 +64,7 @@ def score_detector(
 def anchor_grids(detector: Detector, image_size: Size) -> list[AnchorGrid]:
     """The anchors of every level for an input of (height, width), by a forward pass on a blank image."""
     parameter = next(detector.network.parameters())
-    features = teacher_features(detector, detector.levels, torch.zeros(1, 3, *image_size).to(parameter))
+    features = tap_features(detector, detector.levels, torch.zeros(1, 3, *image_size).to(parameter))
     return [
         level.grid((features[name].shape[-2], features[name].shape[-1]), image_size)
         for name, level in detector.levels.items()

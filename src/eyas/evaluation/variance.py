@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from eyas.nn.eval_mode import eval_mode
-from eyas.nn.taps import teacher_features
+from eyas.nn.taps import tap_features
 from eyas.ops.near_objects import AssignmentRule, near_object_masks
 from eyas.ops.pixels import as_float
 from eyas.types import Detector, Level, Size, Target, View
@@ -189,7 +189,7 @@ def view_and_masks(
     teacher: Detector, images: Tensor, targets: Sequence[Target], *, psi: float, assignment: AssignmentRule
 ) -> tuple[View, list[Tensor]]:
     """The teacher's features of a batch, and the near-object mask of each level, (B, H, W). In evaluation mode."""
-    features = teacher_features(teacher, teacher.levels, as_float(images))
+    features = tap_features(teacher, teacher.levels, as_float(images))
     view = View([features[name] for name in teacher.levels], list(teacher.levels.values()), _size(images))
     ranges = [level.box_range for level in view.levels]
     boxes = [target["boxes"].to(images.device) for target in targets]

@@ -129,12 +129,12 @@ def train(command: str, out: Path, *arguments: str) -> None:
 PROVIDED: dict[str, Callable[[Path], None]] = {
     "bccd": data_set("bccd"),
     "cells": cells,
-    "docs": lambda path: path.symlink_to(ROOT / "docs"),
     "src": lambda path: path.symlink_to(ROOT / "src"),
     "KITTI": data_set("kitti"),
     "models/rtdetr": rtdetr,
     "photos": photos,
     "resnet50.pt": backbone,
+    "results": lambda path: path.symlink_to(ROOT / "results"),
     "runs/baseline": small_baseline,
     "runs/bccd_two_stage/teacher": run_of("bccd_two_stage/teacher", "bccd"),
     "runs/compare": compared,

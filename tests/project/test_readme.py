@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import importlib
 import re
 import shlex
 from argparse import ArgumentError
@@ -22,11 +20,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FOR_DEVELOPERS = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "ARCHITECTURE.md")]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-NOT_EXPORTED_YET = (
-    "eyas.detectors.deployed", "eyas.evaluation", "eyas.export", "eyas.methods.adapter", "eyas.methods.imitation",
-    "eyas.nn", "eyas.ops", "eyas.runs", "eyas.types",
-)  # fmt: skip
-"""Modules that pages show although no `__init__` exports their names."""
 
 Loader = list[tuple[torch.Tensor, list[Target]]]
 
@@ -155,36 +148,3 @@ def test_files_and_tests_that_a_page_names_exist(page: Path) -> None:
         name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
     }
     assert set(re.findall(r"`(test_\w+)`", text)) <= known
-
-
-def imported(block: str) -> set[str]:
-    """Dotted names of Eyas that a Python block imports."""
-    nodes = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.ImportFrom)]
-    return {
-        f"{node.module}.{alias.name}" for node in nodes for alias in node.names if f"{node.module}.".startswith("eyas.")
-    }
-
-
-def is_public(name: str) -> bool:
-    """Whether the `__init__` of a package exports a dotted name."""
-    package, _, attribute = name.rpartition(".")
-    try:
-        exported = importlib.import_module(package)
-    except ModuleNotFoundError:  # the last part is an attribute of what is exported
-        return is_public(package)
-    return hasattr(exported, "__path__") and attribute in getattr(exported, "__all__", ())
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_pages_use_public_names_only(page: Path) -> None:
-    text = page.read_text()
-    shown = {name for block in blocks(page, "python") for name in imported(block)}
-    shown |= set(re.findall(r"(?:`|^::: )(eyas(?:\.\w+)+)", text, flags=re.MULTILINE))
-    private = {name for name in shown if not is_public(name) and not name.startswith(NOT_EXPORTED_YET)}
-    assert not private
-
-
-def test_names_that_are_not_exported_are_noticed() -> None:
-    assert is_public("eyas.FGFI") and is_public("eyas.detectors.CustomDetector")
-    assert not is_public("eyas.NoSuchName")
-    assert not is_public("eyas.distillation.distiller.Distiller"), "of a module, not of a package"

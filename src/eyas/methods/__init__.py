@@ -1,4 +1,4 @@
-"""Distillation methods, one file per paper."""
+"""Distillation methods, one file each, and the parts they share: method, imitation, adapter, outputs."""
 
 from eyas.methods.adapter import Adapter, convolve_at, patches_at
 from eyas.methods.box_mask import BoxMask

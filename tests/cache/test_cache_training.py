@@ -135,7 +135,7 @@ def test_bfloat16_changes_little(place: Place) -> None:
 
 
 def test_vectors_are_the_teachers_at_near_cells(place: Place) -> None:
-    """Of the flipped image where the variant is 1, not a flipped map."""
+    """Variant 1 holds vectors of the flipped image, not of a flipped map."""
     source = read(place.root / "data", "train")
     teacher = load(str(place.root / "teacher"))
     (folder,) = [path for path in place.cache.iterdir() if path.is_dir()]

@@ -103,7 +103,7 @@ def test_lines_in_a_pipe_show_each_running_job(
     monkeypatch.setattr(eyas.comparison.jobs, "PROGRAM", (sys.executable, "-c", LOGS))
     jobs = [Job((str(tmp_path / name),), tmp_path / name, steps=4, images=8) for name in ("baseline-0", "fgfi-0")]
     with Progress() as progress:
-        run_jobs(jobs, progress, share=ResourceShare(at_once=2, threads=1))
+        run_jobs(jobs, progress, share=ResourceShare(processes=2, threads=1))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("train ")]
     both = "baseline-0 epoch 2 step 3/4 loss 1.750   fgfi-0 epoch 2 step 3/4 loss 1.750"
     found = [line for line in lines if line.endswith(both)]

@@ -53,7 +53,7 @@ class Toy(ToyDetector):
 
 
 def two_steps(student: Detector, teacher: Detector) -> None:
-    """Of distillation: every loss is finite, the student learns and the teacher does not."""
+    """Two steps of distillation: every loss is finite, the student learns and the teacher does not."""
     assert isinstance(student, nn.Module)
     distiller = eyas.Distiller(student, teacher, eyas.FGFI(weight=1.0)).train()
     before = copy.deepcopy(student.network.state_dict())

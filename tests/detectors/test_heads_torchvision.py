@@ -1,4 +1,4 @@
-"""Both stages of Faster R-CNN: what they are trained on, recomputed, and what they say of another detector's boxes."""
+"""Both stages of Faster R-CNN: their training targets, recomputed, and their scores for another detector's boxes."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def level(near: Moments, far: Moments) -> LevelInspection:
 
 
 def moments(*cells: list[float]) -> Moments:
-    """Of cells given by their channels."""
+    """The moments of cells given by their channels."""
     features = torch.tensor(cells).T[None, :, None]
     return Moments.of(features, torch.ones(1, 1, len(cells), dtype=torch.bool))
 

@@ -111,7 +111,7 @@ def test_the_page_has_every_section(made: Made, page: Page) -> None:
     assert "Not an arm, since other runs have it as their teacher: teacher." in page.text
     assert "psi 0.25, global" in page.text, "the masks are those of the distilled run"
     assert "on the 5 images of val" in page.text
-    # Of each picture row: the truth, the teacher, the baseline and the distilled student.
+    # Each picture row has the truth, the teacher, the baseline and the distilled student.
     assert len(page.all("img")) == 4 * (2 + 2) + len([1 for image in page.all("img") if "near them" in image["alt"]])
 
 

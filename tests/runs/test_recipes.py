@@ -146,7 +146,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
 
 
 def losses(run: Path) -> list[dict[str, float]]:
-    """Of both steps, all finite, with an evaluation behind them."""
+    """The losses of both steps, all finite, followed by an evaluation."""
     steps = [line["losses"] for line in read_log(run, "train")]
     assert len(steps) == 2 and len(list(read_log(run, "val"))) == 1
     assert all(math.isfinite(value) for step in steps for value in step.values())

@@ -23,7 +23,7 @@ class Balance:
         imitation: method name -> loss times its weight; without a weight where that is automatic.
         imitation_gradient: method name -> norm.
         fractions: method name -> the fraction that an automatic weight will hold.
-        notes: method name -> what the method says of the batch.
+        notes: method name -> the method's note about the batch.
     """
 
     detection: float

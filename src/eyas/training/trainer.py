@@ -107,7 +107,7 @@ class Trainer:
         """
         state, result = self.state, None
         self._start(progress)
-        images = self._loader.batch_size * self.optim.accumulate * self.accelerator.num_processes
+        images = (self._loader.batch_size or 1) * self.optim.accumulate * self.accelerator.num_processes
         task = progress.task("train", self.total_steps, done=state.step, unit="steps", images=images)
         with name_failed_images(self._loader), stop_requests() as request:
             while state.epoch < self.run.epochs:

@@ -14,12 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from eyas.args import CacheDtype
 from eyas.cache.shards import (
     KEY_BYTES,
     LevelRecord,
@@ -37,7 +38,6 @@ from eyas.types import EyasError, Record, Size
 
 FORMAT = 1
 """Counts up when records or masks change their meaning; older caches are then left alone."""
-CacheDtype = Literal["bfloat16", "float16", "float32"]
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 META = "meta.json"
 

@@ -4,49 +4,41 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from eyas.args import DataArgs
-from eyas.evaluation import default_metric
-from eyas.evaluation.predict import evaluate_detector
-from eyas.export.runtime import cost_of, open_detector
-from eyas.runs.checkpoint import SPEC, ModelSpec, load
-from eyas.runs.config import recorded_config
-from eyas.runs.results import run_source
-from eyas.tools.devices import pick_device
-from eyas.tools.files import write_json
-from eyas.tools.progress import Progress
+from eyas.args import BatchArgs, Metric, SplitArgs
 
 
 def evaluate(
     run: Path,
-    data: Path | None = None,
-    split: str | None = None,
+    subset: SplitArgs = SplitArgs(),
     best: bool = False,
-    metric: Literal["coco", "voc", "kitti"] | None = None,
-    batch_size: int = 8,
-    workers: int = 1,
-    device: Literal["auto", "cpu"] = "auto",
+    metric: Metric | None = None,
+    feed: BatchArgs = BatchArgs(),
     json_file: Path | None = None,
 ) -> None:
     """Score a trained detector per class, beside its teacher where it had one, with its size and speed.
 
     Args:
         run: run folder of a training, or an ONNX file that export made.
-        data: folder of a data set; the run's own when left out.
-        split: split to score; the run's validation split when left out.
-        best: take the best checkpoint in place of the last.
+        best: take the best checkpoint instead of the last.
         metric: coco, voc or kitti; the run's own, or the data format's, when left out.
-        batch_size: images at a time.
-        workers: processes that decode images.
-        device: auto takes the accelerator where there is one; cpu does not.
-        json_file: also write the figures there.
+        json_file: also write the metrics there.
     """
+    from eyas.evaluation import default_metric
+    from eyas.evaluation.predict import evaluate_detector
+    from eyas.export.runtime import cost_of, open_detector
+    from eyas.runs.checkpoint import SPEC, ModelSpec, load
+    from eyas.runs.config import recorded_config
+    from eyas.runs.results import run_source
+    from eyas.tools.devices import pick_device
+    from eyas.tools.files import write_json
+    from eyas.tools.progress import Progress
+
     (resize, detector), config = open_detector(run, best=best), recorded_config(run)
-    source = run_source(run, detector.classes, data=data, split=split)
+    source = run_source(run, detector.classes, data=subset.data, split=subset.split)
     rule: str = metric or config.get("run", {}).get("metric") or default_metric(source.format)
-    feed = DataArgs(resize=resize, batch_size=batch_size, workers=workers)
-    where = pick_device(device)
+    where = pick_device(feed.device)
     rows = {"model": (run, detector)}
     teacher = config.get("teacher")
     there = teacher is not None and Path(teacher, SPEC).is_file()
@@ -55,7 +47,7 @@ def evaluate(
     figures: dict[str, Any] = {"metric": rule, "data": str(source.root), "split": source.split}
     with Progress() as progress:
         for name, (path, detector) in rows.items():
-            result = evaluate_detector(detector, source, feed, rule, where, progress, name)
+            result = evaluate_detector(detector, source, feed.dataset(resize), rule, where, progress, name)
             cost = cost_of(detector, resize.output_size((source.records[0].height, source.records[0].width)))
             progress.say(f"{name}  {path}\n{result.table()}\n{result.headline()}   {cost.headline()}\n")
             figures[name] = {"summary": result.summary, "per_class": result.per_class, "cost": asdict(cost)}

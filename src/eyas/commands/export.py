@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
-from eyas.export.graph import require_onnx
-from eyas.export.pipeline import export_detector, summary
-from eyas.runs.checkpoint import ModelSpec, load
-from eyas.runs.config import recorded_config
-from eyas.runs.results import run_source
-from eyas.tools.files import write_json
+from eyas.args import Metric, SplitArgs
 
 
 def export(
@@ -19,10 +13,9 @@ def export(
     raw: bool = False,
     dynamic_size: bool = False,
     int8: bool = False,
-    data: Path | None = None,
-    split: str | None = None,
+    subset: SplitArgs = SplitArgs(),
     best: bool = False,
-    metric: Literal["coco", "voc", "kitti"] | None = None,
+    metric: Metric | None = None,
     tolerance: float = 1e-3,
     calibration: int = 64,
     runs: int = 20,
@@ -37,20 +30,25 @@ def export(
         raw: the heads' outputs, without detections and NMS.
         dynamic_size: leave the input's height and width open, not the number of images alone.
         int8: also write FILE.int8.onnx, quantised to 8-bit integers, and score it.
-        data: folder of a data set to compare on; the run's own when left out.
-        split: split to compare on; the run's validation split when left out.
-        best: take the best checkpoint in place of the last.
+        best: take the best checkpoint instead of the last.
         metric: coco, voc or kitti; the run's own, or the data format's, when left out.
         tolerance: largest difference of an output, relative to its largest value or to 1 if that is more.
         calibration: training images from which the 8-bit ranges are taken.
         runs: timed predictions of each, of one image on one thread.
         workers: processes that decode images.
-        json_file: also write the figures there.
+        json_file: also write the scores, sizes and times there.
     """
+    from eyas.export.graph import require_onnx
+    from eyas.export.pipeline import export_detector, summary
+    from eyas.runs.checkpoint import ModelSpec, load
+    from eyas.runs.config import recorded_config
+    from eyas.runs.results import run_source
+    from eyas.tools.files import write_json
+
     require_onnx()
     spec = ModelSpec.load(run)
     out = out or run / f"{Path(spec.weights).stem}.onnx"
-    source = run_source(run, spec.classes, data=data, split=split)
+    source = run_source(run, spec.classes, data=subset.data, split=subset.split)
     figures = export_detector(
         load(run, best=best),
         out,
@@ -59,7 +57,7 @@ def export(
         resize=spec.resize,
         raw=raw,
         dynamic_size=dynamic_size,
-        training=run_source(run, spec.classes, data=data, split=_train_split(run)) if int8 else None,
+        training=run_source(run, spec.classes, data=subset.data, split=_train_split(run)) if int8 else None,
         metric=metric or recorded_config(run).get("run", {}).get("metric"),
         tolerance=tolerance,
         calibration=calibration,
@@ -72,4 +70,6 @@ def export(
 
 
 def _train_split(run: Path) -> str:
+    from eyas.runs.config import recorded_config
+
     return str(recorded_config(run).get("dataset", {}).get("train_split", "train"))

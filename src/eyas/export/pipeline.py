@@ -42,7 +42,7 @@ def export_detector(
     source: DataSource,
     *,
     name: str = "custom",
-    resize: Resize = Resize(),  # noqa: B008 (frozen)
+    resize: Resize = Resize(),
     raw: bool = False,
     dynamic_size: bool = False,
     training: DataSource | None = None,

@@ -13,7 +13,7 @@ from torch import nn
 
 from eyas.__main__ import main
 from eyas.cache.identity import TeacherOnDemand
-from eyas.commands.compare import same_teacher
+from eyas.comparison.plan import same_teacher
 from eyas.detectors import TransformersDetector
 from eyas.detectors.transformers import loading as huggingface_sources
 from eyas.detectors.transformers.identity import is_hub_id, is_native, native_files

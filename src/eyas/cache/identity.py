@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from eyas.detectors.transformers.identity import is_hub_id, native_files
 from eyas.evaluation.predict import anchor_grids
 from eyas.nn.taps import PROBE_SIZE
 from eyas.runs.checkpoint import SPEC, ModelSpec
+from eyas.tools.files import file_digest, files_digest
 from eyas.types import Detector, EyasError
 
 
@@ -64,20 +65,6 @@ class TeacherOnDemand:
             if len(known) == 1:
                 return str(known[0])
         return detector_digest(self.detector)
-
-
-def files_digest(files: Sequence[Path]) -> str:
-    """SHA-256 of the names and the contents of some files."""
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(path.name.encode() + b"\0" + file_digest(path))
-    return digest.hexdigest()
-
-
-def file_digest(path: Path) -> bytes:
-    """SHA-256 of the contents of a file, read piece by piece."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def detector_digest(detector: Detector) -> str:

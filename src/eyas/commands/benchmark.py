@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from eyas.args import DataArgs, OptimArgs, RunArgs, StudentArgs, TeacherArgs
+from eyas.tools.tables import as_text
 from eyas.types import Detector, EyasError
 
 if TYPE_CHECKING:
@@ -130,8 +131,6 @@ def figures(spans: Spans, whole: float, steps: int) -> dict[str, Any]:
 
 def table(spans: Spans, whole: float, steps: int) -> str:
     """The parts of a step, in its order, with their share."""
-    from eyas.evaluation.result import align
-
     total = sum(spans.seconds.values())
     rows = [["part", "ms", "share", "peak MiB"]]
     for name, part in figures(spans, whole, steps)["parts"].items():
@@ -139,4 +138,4 @@ def table(spans: Spans, whole: float, steps: int) -> str:
         rows.append([name, f"{part['ms']:.2f}", f"{spans.seconds[name] / total:.1%}", peak])
     rows.append(["all parts", f"{1e3 * total / steps:.2f}", "", ""])
     rows.append(["a step, not taken apart", f"{1e3 * whole / steps:.2f}", "", ""])
-    return align(rows)
+    return as_text(rows)

@@ -10,9 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING
 
 from eyas.args import DataArgs, Device
+from eyas.tools.tables import as_text
 from eyas.types import Size, Target
 
 if TYPE_CHECKING:
@@ -203,7 +205,4 @@ def _gib(size: int) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Indented, every column to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(f"  {line}".rstrip() for line in lines)
+    return indent(as_text(rows, numbers=False), "  ")

@@ -1,7 +1,8 @@
 """How soon the command line answers: help, errors in options, and a look at a small data set.
 
 ``python -m benchmarks.startup [--json FILE] [--repeats N]``. Each row is a process of its own: the median of its user
-CPU seconds, and its largest peak of resident memory. ``import torch`` stands beside them for comparison.
+CPU seconds, and its largest peak of resident memory, which is at least this process's own (about 40 MiB): Linux counts
+it from before the other program is loaded. ``import torch`` stands beside them for comparison.
 """
 
 from __future__ import annotations

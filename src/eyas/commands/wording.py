@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 WORDS = {
-    "<class 'bool'>": "true or false",
+    "<class 'bool'>": "true | false",
     "<class 'int'>": "a whole number",
     "<class 'float'>": "a number",
     "<class 'str'>": "a text",
@@ -21,12 +21,14 @@ WORDS = {
     "Path": "a path",
     "PositiveInt": "a whole number above 0",
 }
-"""Type, as an error names it -> what to give."""
+"""Type, as an error names it -> what to give; choices are separated by a bar."""
 KEY = re.compile(r'Parser key "([^"]+)":\s*(.*)', re.DOTALL)
 CLASS_PROBLEM = re.compile(r"^( *)- Problem with given class_path '([^']+)':\n((?:\1 {4}.*\n?)+)", re.MULTILINE)
 EXPECTED = re.compile(r"Expected (?:an? )?(<class '\w+'>|typing\.Literal\[.*\])|Not of type (\w+):")
 GOT = re.compile(r"(?:Got|Given) value: (.*)")
-UNKNOWN = re.compile(r"unrecognized arguments: (.*)|.*[Oo]ption '(.+)' is not accepted|.*not accept option '(.+)'")
+UNKNOWN = re.compile(
+    r"unrecognized arguments: (.*)|Option '(.+)' is not accepted|Group '(.+)' does not accept option '(.+)'"
+)
 MISSING = "the following arguments are required: "
 
 
@@ -46,7 +48,7 @@ def plain_error(text: str, parser: ArgumentParser) -> str:
         return f"required and not given: {text.removeprefix(MISSING)}; see {parser.prog} --help"
     unknown = UNKNOWN.fullmatch(text)
     if unknown is not None:
-        return _unknown_option(next(filter(None, unknown.groups())), parser)
+        return _unknown_option(".".join(filter(None, unknown.groups())), parser)
     problem = KEY.fullmatch(text)
     return text if problem is None else f"--{_plain_problem(*problem.groups())}"
 
@@ -79,4 +81,4 @@ def _plain_problem(key: str, text: str) -> str:
 
 def _choices(expected: str, kind: str) -> list[str]:
     name = expected or kind
-    return re.findall(r"'([^']*)'", name) if name.startswith("typing.Literal") else [WORDS.get(name, name)]
+    return re.findall(r"'([^']*)'", name) if name.startswith("typing.Literal") else WORDS.get(name, name).split(" | ")

@@ -51,9 +51,10 @@ from eyas.nn.fold_batchnorm import fold_batch_norms
 from eyas.nn.taps import Taps, teacher_features
 from eyas.ops.anchors import AnchorGrid
 from eyas.ops.pixels import as_float
+from eyas.runs.opening import DetectorSource
 from eyas.tools.progress import Progress
 from eyas.training.accelerator import make_accelerator
-from eyas.training.trainer import PlainStudent, train_loader
+from eyas.training.trainer import Baseline, train_loader
 from eyas.types import Detector, Target
 
 Batch = tuple[Tensor, list[Target]]
@@ -140,10 +141,10 @@ class Sides:
         self.cells = [len(wanted.cells[0]) for wanted in self._wanted()]
 
     def steps(self) -> dict[str, Step]:
-        plain = PlainStudent(self._student())
+        plain = Baseline(self._student())
         return {
             "plain": self._step(plain),
-            "teacher": partial(self._forward, self.live.teacher),
+            "teacher": partial(self._forward, self.live.teacher.detector),
             "products": self._products(),
             "distilled": self._step(self.live),
             "weight measured": self._step(self._distiller(weight=Auto(warmup=0, every=1))),
@@ -175,7 +176,7 @@ class Sides:
         return Distiller(self._student(), teacher, self._method(weight))
 
     def _cached(self) -> Distiller:
-        teacher = TeacherOnDemand("teacher", lambda _: self._teacher(), self.device, torch.channels_last)
+        teacher = TeacherOnDemand(DetectorSource("teacher", "code", self._teacher), self.device, torch.channels_last)
         method = self._method(0.01)
         with Progress(quiet=True) as progress:
             caching = CacheSession(
@@ -189,8 +190,8 @@ class Sides:
                 accelerator=self.accelerator,
                 progress=progress,
             )
-            distiller = Distiller(self._student(), caching.guide, method)
-            caching.fill(distiller.pairs)
+            distiller = Distiller(self._student(), caching.teacher, method)
+            caching.prepare(distiller.pairs)
         return distiller
 
     def _forward(self, teacher: Detector) -> None:
@@ -199,7 +200,7 @@ class Sides:
 
     def _wanted(self) -> Sequence[Any]:
         (method,) = self.live.methods
-        teacher = self.live._teacher_view(*self.batch, {}, [method])
+        teacher = self.live._teacher_view(*self.batch, method.reads, None)
         return method.select(teacher, self.batch[1])
 
     def _products(self) -> Step:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from eyas.ops.anchors import AnchorGrid, default_grid
     from eyas.ops.near_objects import near_object_masks
     from eyas.ops.pixels import as_float
-    from eyas.runs.checkpoint import load
+    from eyas.runs.opening import load
     from eyas.types import Detector, EyasError, Level, Prediction, Target
 
 __all__ = [
@@ -68,7 +68,7 @@ HOMES = {
     "ops.anchors": ("AnchorGrid", "default_grid"),
     "ops.near_objects": ("near_object_masks",),
     "ops.pixels": ("as_float",),
-    "runs.checkpoint": ("load",),
+    "runs.opening": ("load",),
     "types": ("Detector", "EyasError", "Level", "Prediction", "Target"),
 }
 """Module -> its names here. Each is imported when first used, so that a command answers without importing torch."""

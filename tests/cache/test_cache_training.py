@@ -25,9 +25,9 @@ from eyas.evaluation.predict import anchor_grids
 from eyas.nn.taps import teacher_features
 from eyas.ops.near_objects import near_object_masks
 from eyas.ops.pixels import as_float
+from eyas.runs import opening
 from eyas.runs.log import read_log
-from eyas.runs.opening import load_teacher
-from eyas.training import setup as training
+from eyas.runs.opening import load
 from eyas.types import Detector
 from helpers.tiny import one_epoch, options, train_lines, write_squares
 
@@ -85,13 +85,13 @@ def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     # The teacher is known under the name that it had when the cache was filled.
     for path in own.cache.glob("teacher-*.json"):
         path.write_text(path.read_text().replace(str(made), str(own.root)))
-    load = training.load_teacher
+    load_run = opening.load_run
 
-    def counted(name: str) -> Detector:
-        own.loads.append(name)
-        return load(name)
+    def counted(folder: Path, *, best: bool = False) -> Detector:
+        own.loads.append(str(folder))
+        return load_run(folder, best=best)
 
-    monkeypatch.setattr(training, "load_teacher", counted)
+    monkeypatch.setattr(opening, "load_run", counted)
     return own
 
 
@@ -137,7 +137,7 @@ def test_bfloat16_changes_little(place: Place) -> None:
 def test_vectors_are_the_teachers_at_near_cells(place: Place) -> None:
     """Of the flipped image where the variant is 1, not a flipped map."""
     source = read(place.root / "data", "train")
-    teacher = load_teacher(str(place.root / "teacher"))
+    teacher = load(str(place.root / "teacher"))
     (folder,) = [path for path in place.cache.iterdir() if path.is_dir()]
     known = json.loads((folder / "meta.json").read_text())
     (channels,) = [level.channels for level in teacher.levels.values()]

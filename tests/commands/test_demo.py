@@ -25,7 +25,7 @@ from eyas.data.formats.coco import write_coco
 from eyas.evaluation import evaluate
 from eyas.evaluation.cost import ModelCost
 from eyas.ops.pixels import as_float
-from eyas.runs.checkpoint import load
+from eyas.runs.opening import load
 from eyas.runs.recipes import shipped_recipes
 from eyas.runs.results import RunResult, last_summary
 from eyas.types import EyasError

@@ -15,8 +15,9 @@ from eyas.types import Detector, EyasError
 
 if TYPE_CHECKING:
     from eyas.tools.timing import Spans
+    from eyas.training.loss_module import LossModule
     from eyas.training.setup import Setup
-    from eyas.training.trainer import LossModule, Trainer
+    from eyas.training.trainer import Trainer
 
 PARTS = ("data", "student", "teacher", "mask", "adapter", "loss", "weight", "backward", "optimizer")
 """In the order of a step. ``teacher`` is reading the cache where there is one; ``loss`` is all of a method but its mask
@@ -53,20 +54,22 @@ def benchmark(
         raise EyasError(f"--steps must be at least 1 and --warmup at least 0, got {steps} and {warmup}")
     from eyas.distillation.distiller import Distiller
     from eyas.runs.checkpoint import ModelSpec
+    from eyas.runs.opening import resolve
     from eyas.tools.files import write_json
+    from eyas.training.loss_module import Baseline
     from eyas.training.setup import RunSetup, chosen_methods
-    from eyas.training.trainer import PlainStudent
 
     run, scale = replace(run, trackers=None), 1.0 if teacher is None else teaching.teacher_scale
     with TemporaryDirectory() as folder, RunSetup(data, Path(folder) / "run", dataset, optim, run, scale) as setup:
         spec = ModelSpec(student.model, setup.train.classes, student.backbone, student.options or {}, dataset.resize)
         detector = spec.build(student.weights)
-        module: LossModule = PlainStudent(detector)
+        module: LossModule = Baseline(detector)
         if teacher is not None:
             methods = chosen_methods(teaching.method)
-            guide, store = setup.guide(teacher, methods, teaching.cache, teaching.cache_dtype)
-            module = Distiller(detector, guide, *methods, pairs=teaching.pairs, teacher_scale=scale, seed=run.seed)
-            setup.prepare_teacher(module, store)
+            session = setup.teacher_session(resolve(teacher), methods, teaching.cache, teaching.cache_dtype)
+            pairs = teaching.pairs
+            module = Distiller(detector, session.teacher, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed)
+            session.prepare(module.pairs)
         if run.compile:
             say_breaks(detector, setup)
         spans, whole = time_steps(setup.trainer(module, spec), steps, warmup)
@@ -92,7 +95,7 @@ def time_steps(trainer: Trainer, steps: int, warmup: int) -> tuple[Spans, float]
     """The parts of so many steps, and the seconds of as many again that nobody listened to."""
     from eyas.tools.timing import Spans, listening, span
 
-    trainer.model.train()
+    trainer.state.model.train()
     batches = _endless(trainer)
     for _ in range(warmup):
         trainer.train_batch(*next(batches))

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from eyas.args import DataArgs, OptimArgs, RunArgs, StudentArgs, TeacherArgs
-
-if TYPE_CHECKING:
-    from eyas.evaluation import EvaluationResult
-    from eyas.training.setup import Setup
-    from eyas.types import Detector
 
 
 def cache(
@@ -39,26 +32,20 @@ def cache(
     """
     from eyas.distillation.distiller import Distiller
     from eyas.runs.checkpoint import ModelSpec
-    from eyas.training.setup import Setup, check_classes, check_teacher_score, chosen_methods
+    from eyas.runs.opening import resolve
+    from eyas.training.preflight import check_classes, check_teacher_score
+    from eyas.training.setup import Setup, chosen_methods
 
-    methods, scale = chosen_methods(teaching.method), teaching.teacher_scale
+    methods, source = chosen_methods(teaching.method), resolve(teacher)
+    scale, pairs = teaching.teacher_scale, teaching.pairs
     with Setup(data, dataset, optim, run, scale) as setup:
         spec = ModelSpec(student.model, setup.train.classes, student.backbone, student.options or {}, dataset.resize)
         detector = spec.build()
-        store = setup.caching(teacher, methods, cache, teaching.cache_dtype)
+        session = setup.teacher_session(source, methods, cache, teaching.cache_dtype)
         if not teaching.any_teacher:
-            check_classes(store.guide, setup.train, teacher)
-        if store.guide.classes == setup.val.classes:
-            result = store.score(setup.val, setup.metric, partial(_score, setup))
-            setup.say(f"teacher   {result.headline()} on {len(setup.val.records)} images")
-            if not teaching.any_teacher:
-                check_teacher_score(result, teacher)
-        distiller = Distiller(detector, store.guide, *methods, pairs=teaching.pairs, teacher_scale=scale, seed=run.seed)
-        store.fill(distiller.pairs)
-
-
-def _score(setup: Setup, teacher: Detector) -> EvaluationResult:
-    from eyas.evaluation.predict import score_detector, val_loader
-
-    batches = setup.accelerator.prepare(val_loader(setup.val, setup.larger))
-    return score_detector(teacher, batches, setup.val, setup.metric, setup.progress, "teacher")
+            check_classes(session.teacher, setup.train, teacher)
+        distiller = Distiller(detector, session.teacher, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed)
+        taught = setup.score_teacher(session)
+        if taught is not None and not teaching.any_teacher:
+            check_teacher_score(taught, teacher)
+        session.prepare(distiller.pairs)

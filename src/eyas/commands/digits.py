@@ -25,8 +25,9 @@ from eyas.ops.near_objects import near_object_masks
 from eyas.ops.pixels import as_float
 from eyas.report.comparison_files import JSON, MARKDOWN
 from eyas.report.plots import near_masks, side_by_side
-from eyas.runs.checkpoint import ModelSpec, load
+from eyas.runs.checkpoint import ModelSpec
 from eyas.runs.config import recorded_config
+from eyas.runs.opening import load
 from eyas.runs.recipes import shipped_recipes
 from eyas.tools.files import write_json
 from eyas.tools.progress import Progress

@@ -28,8 +28,9 @@ def evaluate(
     from eyas.evaluation import default_metric
     from eyas.evaluation.predict import evaluate_detector
     from eyas.export.runtime import cost_of, open_detector
-    from eyas.runs.checkpoint import SPEC, ModelSpec, load
+    from eyas.runs.checkpoint import SPEC, ModelSpec
     from eyas.runs.config import recorded_config
+    from eyas.runs.opening import load
     from eyas.runs.results import run_source
     from eyas.tools.devices import pick_device
     from eyas.tools.files import write_json

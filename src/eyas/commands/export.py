@@ -40,8 +40,9 @@ def export(
     """
     from eyas.export.graph import require_onnx
     from eyas.export.pipeline import export_detector, summary
-    from eyas.runs.checkpoint import ModelSpec, load
+    from eyas.runs.checkpoint import ModelSpec
     from eyas.runs.config import recorded_config
+    from eyas.runs.opening import load
     from eyas.runs.results import run_source
     from eyas.tools.files import write_json
 

@@ -44,13 +44,13 @@ def inspect(
     from eyas.report.masks import draw_masks, some_images
     from eyas.report.plots import channel_variances
     from eyas.runs.checkpoint import SPEC, ModelSpec
-    from eyas.runs.opening import load_teacher
+    from eyas.runs.opening import load
     from eyas.runs.results import run_source
     from eyas.tools.devices import pick_device
     from eyas.tools.files import make_folder, write_json
     from eyas.tools.progress import Progress
 
-    folder, detector = Path(run), load_teacher(run)
+    folder, detector = Path(run), load(run)
     source = run_source(folder, detector.classes, data=subset.data, split=subset.split)
     source = replace(source, records=source.records[:images])
     resize = ModelSpec.load(folder).resize if resize == Resize() and (folder / SPEC).is_file() else resize

@@ -29,14 +29,15 @@ def train(
         run: the run.
     """
     from eyas.runs.checkpoint import ModelSpec
-    from eyas.training.setup import RunSetup, _describe
-    from eyas.training.trainer import PlainStudent
+    from eyas.training.loss_module import Baseline
+    from eyas.training.preflight import describe_student
+    from eyas.training.setup import RunSetup
 
     with RunSetup(data, out, dataset, optim, run) as setup:
         classes, options = setup.train.classes, student.options or {}
         spec = ModelSpec(student.model, classes, student.backbone, options, dataset.resize, "model.safetensors")
         detector = spec.build(student.weights)
-        setup.say(f"model     {_describe(spec, detector)}")
-        trainer = setup.trainer(PlainStudent(detector), spec)
+        setup.say(f"model     {describe_student(spec, detector)}")
+        trainer = setup.trainer(Baseline(detector), spec)
         setup.start()
         return trainer.fit(setup.progress)

@@ -7,7 +7,7 @@ times too small for a plain mean. What the methods differ in is the mask I.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Literal, NamedTuple, cast, get_args
@@ -45,9 +45,13 @@ class TeacherTargets(NamedTuple):
 
 @dataclass(frozen=True)
 class CachedView(View):
-    """A teacher that was not run: no maps and no grids, but what each method, by name, wants of them."""
+    """A teacher that was not run: it has no maps and no grids.
 
-    wanted: Mapping[str, Sequence[TeacherTargets]] = field(default_factory=dict)
+    Attributes:
+        read: reads the targets of a method, by its name, level by level.
+    """
+
+    read: Callable[[str], Sequence[TeacherTargets]] = field(kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grids", ())
@@ -183,7 +187,7 @@ class FeatureImitation(Method):
 
     def teacher_targets(self, teacher: View, targets: Sequence[Target]) -> Sequence[TeacherTargets]:
         """`wanted`, as the cache has it where the teacher was not run."""
-        return teacher.wanted[self.name] if isinstance(teacher, CachedView) else self.select(teacher, targets)
+        return teacher.read(self.name) if isinstance(teacher, CachedView) else self.select(teacher, targets)
 
     def _compared(self, adapter: Adapter, student: Tensor, wanted: TeacherTargets) -> tuple[Tensor, Tensor]:
         """The adapted student at the wanted cells, and the teacher's vectors there, in one shape."""

@@ -71,12 +71,14 @@ class Method(nn.Module):
 
     Attributes:
         reads: what it looks at besides feature maps. Only what some method reads is computed.
+        version: counts up when the same options choose other cells, so that a teacher cache is computed anew.
 
     Raises:
         EyasError: an option outside its range.
     """
 
     reads: frozenset[Reads] = frozenset()
+    version: int = 1
 
     def __init__(self, name: str, weight: Weight, start_step: int = 0) -> None:
         super().__init__()

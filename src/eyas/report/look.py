@@ -17,7 +17,7 @@ from eyas.evaluation.errors import Judged, judge
 from eyas.evaluation.predict import find_everywhere
 from eyas.report.runs import TEACHER, Arms, Run
 from eyas.runs.checkpoint import SPEC, ModelSpec
-from eyas.runs.opening import load_teacher
+from eyas.runs.opening import load
 from eyas.tools.progress import Progress
 from eyas.types import Detector, EyasError, Prediction, Size
 
@@ -82,7 +82,7 @@ def load_models(places: Mapping[str, str], classes: Sequence[str]) -> tuple[dict
     lacking: dict[str, str] = {}
     for name, place in places.items():
         try:
-            detector = load_teacher(place)
+            detector = load(place)
         except EyasError as error:
             lacking[name] = str(error)
             continue

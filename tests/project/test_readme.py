@@ -98,7 +98,8 @@ def test_commands_parse(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     A YAML block is the file that its first line names.
     """
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    for folder in ("docs", "results"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     for text in blocks(page, "yaml"):
         (tmp_path / text.partition("\n")[0].removeprefix("# ")).write_text(text)
     for arguments in commands(page):

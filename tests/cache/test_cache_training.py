@@ -22,7 +22,7 @@ from eyas.cache.store import TeacherCache, image_digest, record_key
 from eyas.data import Augmentation, Resize, read, train_transform
 from eyas.data.dataset import loader
 from eyas.evaluation.predict import anchor_grids
-from eyas.nn.taps import teacher_features
+from eyas.nn.taps import tap_features
 from eyas.ops.near_objects import near_object_masks
 from eyas.ops.pixels import as_float
 from eyas.runs import opening
@@ -145,7 +145,7 @@ def test_vectors_are_the_teachers_at_near_cells(place: Place) -> None:
     for variant in (0, 1):
         transform = train_transform(Resize(), Augmentation(flip=float(variant)))
         ((images, targets),) = list(loader(source, transform, batch_size=8, shuffle=False, workers=0, seed=0))
-        (features,) = teacher_features(teacher, teacher.levels, as_float(images)).values()
+        (features,) = tap_features(teacher, teacher.levels, as_float(images)).values()
         masks = near_object_masks(anchor_grids(teacher, (64, 64)), [target["boxes"] for target in targets])
         keys = [record_key(image_digest(record), variant) for record in source.records]
         (found,) = store.read(keys, torch.device("cpu"))

@@ -19,7 +19,7 @@ from eyas.distillation.pairing import pair_levels
 from eyas.distillation.teacher_scale import resize_for_student
 from eyas.distillation.teachers import RunningTeacher
 from eyas.methods.imitation import imitation_loss
-from eyas.nn.taps import teacher_features
+from eyas.nn.taps import tap_features
 from eyas.ops.near_objects import near_object_masks
 from eyas.runs.log import read_log
 from eyas.runs.opening import load
@@ -92,7 +92,7 @@ def test_the_loss_is_that_of_the_teachers_larger_map(scale: float) -> None:
     distiller = Distiller(student, teacher, method, pairs={"backbone": "backbone"}, teacher_scale=scale).train()
     torch.manual_seed(5)
     losses = distiller(images, targets)
-    (feature,) = teacher_features(teacher, teacher.levels, images).values()
+    (feature,) = tap_features(teacher, teacher.levels, images).values()
     grid = teacher.levels["backbone"].grid((feature.shape[2], feature.shape[3]), (96, 144))
     (mask,) = near_object_masks([grid], [target["boxes"] for target in targets])
     small, small_targets = resize_for_student(images, targets, scale)

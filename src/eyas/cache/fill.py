@@ -21,7 +21,7 @@ from eyas.data.transforms import Transform
 from eyas.data.workers import WorkerProgress, name_failed_images, with_timeout, worker_options
 from eyas.methods.imitation import FeatureImitation
 from eyas.nn.eval_mode import eval_mode
-from eyas.nn.taps import teacher_features
+from eyas.nn.taps import tap_features
 from eyas.ops.pixels import as_float
 from eyas.types import Detector, Size, Target, View
 
@@ -133,7 +133,7 @@ class CacheFiller:
         return {variant: train_transform(self.data.resize, Augmentation(flip=float(variant))) for variant in (0, 1)}
 
     def _view(self, images: Tensor) -> View:
-        features = teacher_features(self.teacher, self.taps, images)
+        features = tap_features(self.teacher, self.taps, images)
         levels = [self.teacher.levels[tap] for tap in self.taps]
         return View([features[tap] for tap in self.taps], levels, (images.shape[-2], images.shape[-1]))
 

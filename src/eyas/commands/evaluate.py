@@ -6,14 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eyas.args import BatchArgs, Metric, SplitArgs
+from eyas.args import BatchArgs, MetricName, SplitArgs
 
 
 def evaluate(
     run: Path,
     subset: SplitArgs = SplitArgs(),
     best: bool = False,
-    metric: Metric | None = None,
+    metric: MetricName | None = None,
     feed: BatchArgs = BatchArgs(),
     json_file: Path | None = None,
 ) -> None:
@@ -22,11 +22,11 @@ def evaluate(
     Args:
         run: run folder of a training, or an ONNX file that export made.
         best: take the best checkpoint instead of the last.
-        metric: coco, voc or kitti; the run's own, or the data format's, when left out.
-        json_file: also write the metrics there.
+        metric: the rules to score by; the run's own, or the data format's, when left out.
+        json_file: also write the metrics and costs there.
     """
     from eyas.evaluation import default_metric
-    from eyas.evaluation.predict import evaluate_detector
+    from eyas.evaluation.predict import predict_source, score
     from eyas.export.runtime import cost_of, open_detector
     from eyas.runs.checkpoint import SPEC, ModelSpec
     from eyas.runs.config import recorded_config
@@ -45,12 +45,13 @@ def evaluate(
     there = teacher is not None and Path(teacher, SPEC).is_file()
     if teacher is not None and there and ModelSpec.load(Path(teacher)).classes == detector.classes:
         rows["teacher"] = (Path(teacher), load(teacher))
-    figures: dict[str, Any] = {"metric": rule, "data": str(source.root), "split": source.split}
+    scores: dict[str, Any] = {"metric": rule, "data": str(source.root), "split": source.split}
     with Progress() as progress:
         for name, (path, detector) in rows.items():
-            result = evaluate_detector(detector, source, feed.dataset(resize), rule, where, progress, name)
+            found = predict_source(detector, source, feed.dataset(resize), where, progress, name)
+            result = score(rule, source, found)
             cost = cost_of(detector, resize.output_size((source.records[0].height, source.records[0].width)))
             progress.say(f"{name}  {path}\n{result.table()}\n{result.headline()}   {cost.headline()}\n")
-            figures[name] = {"summary": result.summary, "per_class": result.per_class, "cost": asdict(cost)}
+            scores[name] = {"summary": result.summary, "per_class": result.per_class, "cost": asdict(cost)}
     if json_file is not None:
-        write_json(json_file, figures)
+        write_json(json_file, scores)

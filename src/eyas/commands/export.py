@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eyas.args import Metric, SplitArgs
+from eyas.args import MetricName, SplitArgs
 
 
 def export(
@@ -15,7 +15,7 @@ def export(
     int8: bool = False,
     subset: SplitArgs = SplitArgs(),
     best: bool = False,
-    metric: Metric | None = None,
+    metric: MetricName | None = None,
     tolerance: float = 1e-3,
     calibration: int = 64,
     runs: int = 20,
@@ -31,7 +31,7 @@ def export(
         dynamic_size: leave the input's height and width open, not the number of images alone.
         int8: also write FILE.int8.onnx, quantised to 8-bit integers, and score it.
         best: take the best checkpoint instead of the last.
-        metric: coco, voc or kitti; the run's own, or the data format's, when left out.
+        metric: the rules to score by; the run's own, or the data format's, when left out.
         tolerance: largest difference of an output, relative to its largest value or to 1 if that is more.
         calibration: training images from which the 8-bit ranges are taken.
         runs: timed predictions of each, of one image on one thread.

@@ -1,4 +1,4 @@
-"""`eyas inspect`: whether a teacher's features bear out the case for imitating them near objects alone."""
+"""`eyas inspect`: whether a teacher's features support the case for imitating them near objects only."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def inspect(
             package.module:function, which is called and returns one.
         psi: share of an object's best IoU that an anchor must exceed for its cell to be near, in [0, 1].
         assignment: over which levels that best IoU is the maximum, where there are several.
-        images: take only this many, the first of the split; all when left out.
+        images: how many of the split's first images to use; all when left out.
         out: folder for inspection.json, variance.png and near_masks.png; RUN/inspection when left out.
         resize: size of the input; the run's own when left out.
-        json_file: also write the variances there.
+        json_file: also write inspection.json's content there.
     """
     if not 0 <= psi <= 1:
         raise EyasError(f"--psi must lie in [0, 1], got {psi}")
@@ -40,9 +40,9 @@ def inspect(
         raise EyasError(f"--images must be at least 1, got {images}")
     from eyas.data.workers import safe_batches
     from eyas.evaluation.predict import val_loader
-    from eyas.evaluation.variance import inspect_features, report, table, verdict
-    from eyas.report.masks import draw_masks, some_images
+    from eyas.evaluation.variance import inspect_features, table, to_json, verdict
     from eyas.report.plots import channel_variances
+    from eyas.report.sections.masks import draw_masks, first_with_objects
     from eyas.runs.checkpoint import SPEC, ModelSpec
     from eyas.runs.opening import load
     from eyas.runs.results import run_source
@@ -68,13 +68,13 @@ def inspect(
         progress.finish(task)
     data_name, count = source.root.resolve().name, len(source.records)
     about = {"run": folder.name, "data": data_name, "split": source.split, "images": count}
-    figures = report(levels, **about, psi=psi, assignment=assignment)
-    write_json(out / "inspection.json", figures)
+    content = to_json(levels, **about, psi=psi, assignment=assignment)
+    write_json(out / "inspection.json", content)
     if json_file is not None:
-        write_json(json_file, figures)
+        write_json(json_file, content)
     panels = {f"{level.name}, stride {level.level.stride}": level.variances() for level in levels}
     title = f"{folder.name} on {data_name}, {count} images of {source.split}: variance of each channel"
     channel_variances(out / "variance.png", panels, title=title)
-    draw_masks(out / "near_masks.png", detector, *some_images(source, resize), psi=psi, assignment=assignment)
+    draw_masks(out / "near_masks.png", detector, *first_with_objects(source, resize), psi=psi, assignment=assignment)
     print(f"{folder.name} on {count} images of {source.split}, near by psi {psi:g}, {assignment}\n{table(levels)}\n")
     print(f"{verdict(levels)}\n{out}/: inspection.json, variance.png, near_masks.png")

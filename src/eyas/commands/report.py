@@ -17,7 +17,7 @@ def report(
     images: int = 3,
     feed: BatchArgs = BatchArgs(),
 ) -> None:
-    """Make one HTML page from runs: metrics, curves, errors, cost, masks, and images with what each detector found.
+    """Make one HTML page from runs: metrics, curves, errors, cost, masks, and images with each detector's detections.
 
     Args:
         runs: run folders, or folders of run folders as compare and demo make.
@@ -27,22 +27,23 @@ def report(
         threshold: lowest score of the detections that are judged and drawn.
         images: how many of the worst and how many of the best images are shown.
     """
-    from eyas.report.page import compare_found, make_page
+    from eyas.comparison.statistics import compare_arms
+    from eyas.report.collect import ReportOptions, collect
+    from eyas.report.page import make_page
     from eyas.report.runs import find_runs
-    from eyas.report.scene import Sight, look_at
     from eyas.tools.devices import pick_device
     from eyas.tools.files import make_folder, write_atomic
     from eyas.tools.progress import Progress
 
     device = pick_device(feed.device)
-    sight = Sight(subset.data, subset.split, teacher, threshold, images, feed.dataset(), device)
+    options = ReportOptions(subset.data, subset.split, teacher, threshold, images, feed.dataset(), device)
     found = find_runs(runs, teacher)
-    comparison = compare_found(found.arms, metric)
+    comparison = compare_arms(found.results(), metric)
     with Progress() as progress:
-        scene = look_at(found, sight, progress)
+        content = collect(found, comparison, options, progress)
         progress.say("drawing")
-        text = make_page(found, comparison, scene, sight)
-    for note in (*found.notes, *scene.notes):
+        text = make_page(content)
+    for note in (*found.notes, *content.notes):
         print(f"note: {note}")
     path = out or runs[0] / "report.html"
     make_folder(path.parent)

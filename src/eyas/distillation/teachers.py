@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from eyas.distillation.views import image_size, with_heads
 from eyas.methods.method import Reads
-from eyas.nn.taps import Taps, probe, teacher_features
+from eyas.nn.taps import Taps, probe, tap_features
 from eyas.types import Detector, HeadOutputs, Level, Target, View
 
 
@@ -97,7 +97,7 @@ class RunningTeacher:
         # Scoring the teacher elsewhere may leave it in training mode, where BatchNorm would follow the batch.
         self.detector.network.eval()
         if reads.isdisjoint({"heads", "teacher_proposals"}):
-            features, outputs = teacher_features(self.detector, taps, images), HeadOutputs()
+            features, outputs = tap_features(self.detector, taps, images), HeadOutputs()
         else:
             boxes = {name: head.boxes for name, head in student.heads.items()} if student is not None else {}
             with torch.no_grad(), Taps(self.detector.network, taps) as tapped:

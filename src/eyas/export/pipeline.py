@@ -63,7 +63,7 @@ def export_detector(
         raw: see `export`.
         dynamic_size: see `export`.
         training: images for the ranges of 8-bit integers; without it there is no INT8 file.
-        metric: coco, voc or kitti; the data format's when left out.
+        metric: a name in `eyas.evaluation.METRICS`; the data format's when left out.
         tolerance: see `export`.
         calibration: see `export`.
         runs: see `export`.

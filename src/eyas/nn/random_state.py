@@ -1,4 +1,4 @@
-"""Work that leaves torch's random state, and a module's buffers, as they were."""
+"""Contexts that isolate torch's random state and a module's buffers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 @contextmanager
 def own_random_numbers(seed: int) -> Iterator[None]:
-    """Draw from a seed on the CPU inside; the global random state stays as it was."""
+    """Draw random numbers from a seed, on the CPU; the global random state is unchanged."""
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the accelerators too
         yield
@@ -19,7 +19,7 @@ def own_random_numbers(seed: int) -> Iterator[None]:
 
 @contextmanager
 def restored_afterwards(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Put the buffers (BatchNorm's statistics) and the random state back on exit."""
+    """Restore a module's buffers (BatchNorm statistics) and the random state on exit."""
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:

@@ -13,8 +13,7 @@ from typing import Any
 import yaml
 
 from eyas.comparison.arms import BASELINE, FORMER_BASELINE, ArmOptions, flat_options, resolve_arms
-from eyas.detectors.transformers.identity import native_files
-from eyas.runs.checkpoint import SPEC, ModelSpec
+from eyas.runs import opening
 from eyas.runs.config import CONFIG, FREE
 from eyas.runs.results import RunResult, last_epoch, read_run
 from eyas.tools.files import file_digest, files_digest, make_folder, write_atomic, write_json
@@ -204,12 +203,9 @@ def refuse_other_teacher(out: Path, teacher: str) -> None:
 
 
 def _teacher(name: str) -> dict[str, str | None]:
-    folder, digest = Path(name), None
-    if (folder / SPEC).is_file():
-        weights = folder / ModelSpec.load(folder).weights
-        digest = file_digest(weights).hex() if weights.is_file() else None
-    elif files := native_files(folder):
-        digest = files_digest(files)
+    source, digest = opening.resolve(name), None
+    if source.files:  # of a run the weights, which come last; of another library every file
+        digest = file_digest(source.files[-1]).hex() if source.kind == "run" else files_digest(source.files)
     return {"teacher": name, "sha256": digest}
 
 

@@ -213,7 +213,7 @@ def inside(size: Size, stride: int, sizes: Sequence[Size]) -> Tensor:
 
 
 def table(levels: Sequence[LevelInspection]) -> str:
-    """Plain text, one line per level. Variances are means over channels; "in images" is the median image."""
+    """The levels as plain text, a line each. Variances are means over channels; "in images" is the median image."""
     places = ("whole", "near", "far")
     head = ["level", "stride", "channels", "cells", "near", *(f"var {where}" for where in places)]
     rows = [[*head, "near/far", "in images", "far > near", "far part"]]

@@ -8,67 +8,56 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.table import Table
-    from rich.text import Text
 
 RULE = "    \n    \n -- \n    \n    \n    \n    \n    \n"
-"""A `rich.box.Box` with one line of ASCII below the head and nothing else."""
+"""A `rich.box.Box` of one ASCII line below the head."""
 WIDE = 1000
 """Characters of a line where no terminal sets a limit: rows are never folded."""
 
 
-def table(rows: Sequence[Sequence[str]], *, title: str | None = None, caption: str | None = None) -> Table:
-    """A rich table.
+def print_table(rows: Sequence[Sequence[str]], *, title: str | None = None, caption: str | None = None) -> None:
+    """Print a table, folded to the width of a terminal; whole rows where the output is a pipe or a file.
 
     Args:
         rows: cells as text, all rows of one length; the first is the head.
-        title: above it.
+        title: above the table.
         caption: below it.
     """
     from rich.box import Box
+    from rich.console import Console
     from rich.table import Table
 
     head, *body = rows
-    result = Table(title=title, caption=caption, box=Box(RULE, ascii=True), caption_justify="left")
-    for place, name in enumerate(head):
-        result.add_column(_plain(name), justify="right" if place else "left")
-    for row in body:
-        result.add_row(*map(_plain, row))
-    return result
-
-
-def print_table(rows: Sequence[Sequence[str]], *, title: str | None = None, caption: str | None = None) -> None:
-    """Print a `table`, folded to the width of a terminal; whole rows where the output is a pipe or a file."""
-    from rich.console import Console
-
+    table = Table(title=title, caption=caption, box=Box(RULE, ascii=True), caption_justify="left")
     console = Console()
     if not console.is_terminal:
         console.width = WIDE
-    console.print(table(rows, title=title, caption=caption))
+    console.print(_filled(table, head, body))
 
 
 def as_text(rows: Sequence[Sequence[str]], *, numbers: bool = True) -> str:
     """Rows as lines of text without a rule, two spaces between the columns.
 
     Args:
-        rows: cells as text, all rows of one length; a head is a row as the others.
-        numbers: every column but the first goes to the right; otherwise all go to the left.
+        rows: cells as text, all rows of one length; a head is a row like the others.
+        numbers: align every column but the first to the right; otherwise all go to the left.
     """
     from rich.console import Console
     from rich.table import Table
 
-    grid = Table.grid(padding=(0, 2))
-    for place in range(max(map(len, rows), default=0)):
-        grid.add_column(justify="right" if place and numbers else "left", no_wrap=True)
-    for row in rows:
-        grid.add_row(*map(_plain, row))
+    head = [""] * max(map(len, rows), default=0)
     console = Console(file=StringIO(), width=WIDE, color_system=None)
     with console.capture() as captured:
-        console.print(grid)
+        console.print(_filled(Table.grid(padding=(0, 2)), head, rows, numbers=numbers))
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
-def _plain(cell: str) -> Text:
-    """Brackets in a cell are text, not markup."""
+def _filled(table: Table, head: Sequence[str], body: Sequence[Sequence[str]], *, numbers: bool = True) -> Table:
+    """The table with its columns and rows; brackets in a cell are text, not markup."""
     from rich.text import Text
 
-    return Text(cell)
+    for place, name in enumerate(head):
+        table.add_column(Text(name), justify="right" if place and numbers else "left")
+    for row in body:
+        table.add_row(*map(Text, row))
+    return table

@@ -12,8 +12,7 @@ import transformers
 from torch import Tensor, nn
 
 from eyas.__main__ import main
-from eyas.detectors import TransformersDetector
-from eyas.detectors.deploy import deploy
+from eyas.detectors import TransformersDetector, deploy
 from eyas.detectors.deployed import Candidates, Deployed, as_predictions
 from eyas.detectors.transformers.deployed import OpenSizes, Rule, in_pixels, read_rule
 from eyas.export.check import raw_differences

@@ -13,8 +13,7 @@ import transformers
 from torch import nn
 
 import eyas
-from eyas.detectors import BUILDERS, TransformersDetector
-from eyas.detectors.deploy import deploy
+from eyas.detectors import BUILDERS, TransformersDetector, deploy
 from eyas.detectors.transformers.levels import FAMILIES
 from eyas.export.check import raw_differences
 from eyas.export.graph import add_metadata, to_onnx, without_heads

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from eyas.detectors import TorchvisionDetector, build
-from eyas.detectors.torchvision.recording import recording
+from eyas.detectors.torchvision.call_recorder import record_call
 from eyas.nn.taps import Taps
 from eyas.types import DetectorWithHeads, EyasError, HeadOutput, Target
 
@@ -233,7 +233,7 @@ def test_answers_on_anchors_in_one_pass_with_taps(family: str) -> None:
     handle = network.backbone.register_forward_hook(lambda module, inputs, output: calls.append(output))
     with (
         Taps(network, teacher.levels) as taps,
-        recording(network, "postprocess_detections") as detections,
+        record_call(network, "postprocess_detections") as detections,
     ):
         answered = teacher.score_boxes(images(), boxes, proposals=True)
     handle.remove()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eyas.detectors import TorchvisionDetector, build
-from eyas.detectors.torchvision.recording import recording
+from eyas.detectors.torchvision.call_recorder import record_call
 from eyas.nn.taps import Taps
 from eyas.types import DetectorWithHeads, EyasError, HeadOutput, Target
 
@@ -175,9 +175,9 @@ def test_a_teacher_scores_the_students_proposals() -> None:
 @torch.no_grad()
 def test_proposals_are_what_the_second_stage_would_classify() -> None:
     detector = light("fpn").eval()
-    with recording(detector.network.roi_heads, "box_roi_pool") as pooled:
+    with record_call(detector.network.roi_heads, "box_roi_pool") as pooled:
         detector.predict(images())
-    with recording(detector.network.roi_heads, "box_roi_pool") as unused:
+    with record_call(detector.network.roi_heads, "box_roi_pool") as unused:
         response = detector.score_boxes(images(), {}, proposals=True)
     assert unused.arguments == () and response.heads == {} and response.proposals is not None
     assert [len(boxes) for boxes in response.proposals] == [50, 50]
@@ -189,7 +189,7 @@ def test_rpn_answers_alike_with_and_without_proposals() -> None:
     detector = light("fpn").eval()
     maps = detector.network.backbone(detector.network.transform(images())[0].tensors)
     anchors = detector.network.rpn.anchor_generator(detector.network.transform(images())[0], list(maps.values()))
-    with recording(detector.network.rpn, "filter_proposals") as filtered:
+    with record_call(detector.network.rpn, "filter_proposals") as filtered:
         plain = detector.score_boxes(images(), {"rpn": anchors})
     assert filtered.arguments == ()  # no NMS unless asked for
     both = detector.score_boxes(images(), {"rpn": anchors}, proposals=True)

@@ -14,9 +14,8 @@ from torch import nn
 from eyas.__main__ import main
 from eyas.cache.identity import TeacherOnDemand
 from eyas.commands.compare import same_teacher
-from eyas.detectors import TransformersDetector
+from eyas.detectors import TransformersDetector, is_hub_id, native_files, open_native
 from eyas.detectors.transformers import loading as huggingface_sources
-from eyas.detectors.transformers.identity import is_hub_id, is_native, native_files
 from eyas.runs.checkpoint import SPEC
 from eyas.runs.log import read_log
 from eyas.runs.opening import load_teacher
@@ -92,9 +91,9 @@ def test_what_is_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """A mistyped run folder is not looked for on a hub."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    assert is_hub_id(HUB) and is_native(HUB)
+    assert is_hub_id(HUB)
     for name in ("runs/teacher", "teacher", "./teacher", "../owls", "/owls/nano", "owls/nano/one", "module:function"):
-        assert not is_hub_id(name) and not is_native(name), name
+        assert not is_hub_id(name) and open_native(name) is None, name
     with pytest.raises(EyasError, match=r"runs/teacher: no model\.json here"):
         load_teacher("runs/teacher")
 

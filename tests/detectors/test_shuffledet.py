@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from eyas.detectors.shuffledet.adapter import KITTI_ANCHORS, ShuffleDet, anchors_for
-from eyas.detectors.shuffledet.loss import assign, centre_size, class_loss, decode, encode, ignored_anchors, iou
+from eyas.detectors.shuffledet.loss import centre_size, class_loss, decode, encode, ignored_anchors, iou, match_anchors
 from eyas.detectors.shuffledet.shufflenet import ShuffleUnit, channel_shuffle, scaled
 from eyas.types import Detector, EyasError, Target
 
@@ -147,7 +147,7 @@ def test_assignment_against_the_naive_rule(seed: int) -> None:
         boxes[1::3] = boxes[:1]
         targets.append(Target(boxes=boxes, labels=torch.arange(count)))
         expected += naive_assign(anchors, boxes)
-    assigned = assign(anchors, targets)
+    assigned = match_anchors(anchors, targets)
     assert assigned.anchor.tolist() == expected
     assert assigned.image.tolist() == [1] * 6 + [3] * 9 + [4]
     assert assigned.labels.tolist() == [*range(6), *range(9), 0]
@@ -158,7 +158,7 @@ def test_assignment_by_hand() -> None:
     anchors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 20], [50, 50, 60, 60]])
     same = [0.0, 0, 10, 10]
     # The second object finds its best anchor taken; the third overlaps no free one; for the fourth none is left.
-    assigned = assign(anchors, [target([same, same, [100, 100, 110, 110], same], [0, 1, 0, 1])])
+    assigned = match_anchors(anchors, [target([same, same, [100, 100, 110, 110], same], [0, 1, 0, 1])])
     assert assigned.anchor.tolist() == [0, 1, 2]
     assert assigned.labels.tolist() == [0, 1, 0]
 

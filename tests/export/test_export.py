@@ -19,8 +19,7 @@ from torch import nn
 
 import eyas.export.pipeline
 from eyas.__main__ import main
-from eyas.detectors import build
-from eyas.detectors.deploy import deploy
+from eyas.detectors import build, deploy
 from eyas.detectors.deployed import Candidates, Deployed, as_predictions, best, nms_kept
 from eyas.export.check import difference, failures, latencies, raw_differences
 from eyas.export.graph import add_metadata, to_onnx, without_heads

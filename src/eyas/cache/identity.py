@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from eyas.detectors.transformers.identity import is_hub_id, native_files
+from eyas.detectors import is_hub_id, native_files
 from eyas.evaluation.predict import anchor_grids
 from eyas.nn.taps import PROBE_SIZE
 from eyas.runs.checkpoint import SPEC, ModelSpec

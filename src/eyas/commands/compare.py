@@ -27,7 +27,7 @@ from eyas.comparison.arms import ArmOptions, flat_options, resolve_arms
 from eyas.comparison.jobs import Job, ResourceShare, resume_options, run_jobs
 from eyas.comparison.statistics import Comparison, compare_arms, markdown, rows, title
 from eyas.data import read
-from eyas.detectors.transformers.identity import native_files
+from eyas.detectors import native_files
 from eyas.report.plots import curves, intervals
 from eyas.runs.checkpoint import SPEC, ModelSpec
 from eyas.runs.config import CONFIG, FREE

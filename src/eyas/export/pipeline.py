@@ -18,7 +18,7 @@ from eyas.args import DataArgs
 from eyas.data import DataSource
 from eyas.data.transforms import Resize
 from eyas.data.workers import safe_batches
-from eyas.detectors.deploy import deploy
+from eyas.detectors import deploy
 from eyas.detectors.deployed import Deployed
 from eyas.evaluation import default_metric
 from eyas.evaluation.cost import count_flops

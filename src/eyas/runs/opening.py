@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from eyas.detectors.transformers.identity import is_native, open_native
+from eyas.detectors import open_native
 from eyas.runs.checkpoint import load
 from eyas.types import Detector, EyasError
 
@@ -17,7 +17,8 @@ def load_teacher(name: str) -> Detector:
         EyasError: none of these is there.
     """
     if ":" not in name or Path(name).exists():
-        return open_native(name) if is_native(name) else load(name)
+        native = open_native(name)
+        return load(name) if native is None else native
     module, _, function = name.partition(":")
     try:
         maker = getattr(importlib.import_module(module), function)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from eyas.detectors.deployed import Candidates, Deployed, best, clipped, detections, take
-from eyas.detectors.shuffledet.adapter import ShuffleDet
 from eyas.detectors.shuffledet.loss import decode
 from eyas.ops.anchors import shapes_to_cell_anchors
 from eyas.types import Size
 
+if TYPE_CHECKING:
+    from eyas.detectors.shuffledet.adapter import ShuffleDet
+
 
 class DeployedShuffleDet(Deployed):
-    """ShuffleDet: one class per anchor, the best anchors, then NMS."""
+    """One class per anchor, the best anchors, then NMS.
+
+    Args:
+        detector: in evaluation mode.
+    """
 
     raw_names = ("class_logits", "confidence_logits", "box_deltas", "anchors")
 
@@ -44,7 +51,7 @@ class DeployedShuffleDet(Deployed):
         )
 
     def _anchors(self, cells: Size, size: Size) -> Tensor:
-        """(A, 4): those of `ShuffleDet.grid`, by tensors alone, so that the sizes may stay open."""
+        """(A, 4): the anchors of `ShuffleDet.grid`, from tensors alone, so that the sizes may stay open in a trace."""
         shapes = shapes_to_cell_anchors(self.detector.anchor_shapes)
         steps = [shapes.new_empty(()).fill_(side) / (count + 1) for side, count in zip(size, cells, strict=True)]
         y, x = ((torch.arange(count) + 1) * step for step, count in zip(steps, cells, strict=True))

@@ -1,4 +1,4 @@
-"""ShuffleDet, RetinaNet, FCOS and SSD as graphs of fixed shapes, see `eyas.detectors.deployed`."""
+"""RetinaNet, FCOS and SSD as graphs of fixed shapes, see `eyas.detectors.deployed`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 
 from eyas.detectors.deployed import Candidates, Deployed, best, clipped, detections, normalised, take
-from eyas.detectors.torchvision.adapter import FixedSizeTransform
+from eyas.detectors.torchvision.transform import FixedSizeTransform
 from eyas.types import Size
 
 
@@ -20,7 +20,7 @@ class DeployedOneStage(Deployed):
     """torchvision's RetinaNet, FCOS and SSD.
 
     Args:
-        network: in evaluation mode, its transform already Eyas's.
+        network: in evaluation mode, of a `TorchvisionDetector`.
         first_label: torchvision's label of the first class.
     """
 
@@ -36,7 +36,7 @@ class DeployedOneStage(Deployed):
         maps = network.backbone(batch)
         levels = [maps] if isinstance(maps, Tensor) else list(maps.values())
         outputs = network.head(levels)
-        # One image stands for all: the anchors are the same, and the size of the batch stays open.
+        # All images have the same anchors; asking for those of one keeps the batch size open.
         (anchors,) = network.anchor_generator(ImageList(batch, [(images.shape[-2], images.shape[-1])]), levels)
         logits, deltas = outputs["cls_logits"], outputs["bbox_regression"]
         centerness = (outputs["bbox_ctrness"],) if isinstance(network, FCOS) else ()
@@ -66,7 +66,7 @@ class DeployedOneStage(Deployed):
         return Candidates(self._boxes(take(deltas, rows), anchors[rows], size), scores, places % labels)
 
     def _per_label(self, scores: Tensor, deltas: Tensor, anchors: Tensor, size: Size) -> Candidates:
-        """The best anchors for each label but the background."""
+        """The best anchors for each label except the background."""
         found = []
         for label in range(1, scores.shape[2]):
             score, places = best(scores[..., label], self.network.topk_candidates)
@@ -83,11 +83,11 @@ class DeployedOneStage(Deployed):
 
 
 def prepared(transform: FixedSizeTransform, images: Tensor) -> Tensor:
-    """What the transform does to a batch, with sizes that may stay open."""
+    """The output of the transform for a batch, whose sizes may stay open in a trace."""
     return normalised(images, transform.image_mean, transform.image_std, transform.padding)
 
 
 def _rows(network: RetinaNet | FCOS | SSD, levels: Sequence[Tensor]) -> list[int]:
-    """Rows of the heads' outputs that belong to each level."""
+    """The number of rows of the head outputs that belong to each level."""
     per_cell = network.anchor_generator.num_anchors_per_location()
     return [level.shape[2] * level.shape[3] * count for level, count in zip(levels, per_cell, strict=True)]

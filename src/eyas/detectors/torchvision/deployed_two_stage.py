@@ -16,14 +16,14 @@ from eyas.detectors.torchvision.deployed_one_stage import prepared
 from eyas.types import Size
 
 SMALLEST_DETECTION = 1e-2
-"""Pixels; torchvision's own limit for the sides of a detection."""
+"""Pixels; torchvision's own lower limit for the sides of a detection."""
 
 
 class DeployedFasterRCNN(Deployed):
-    """Faster R-CNN with or without FPN. Places that hold no proposal have boxes of zeros and logits of zeros.
+    """Faster R-CNN with or without FPN. An empty proposal slot has a box of zeros and logits of zeros.
 
     Args:
-        network: in evaluation mode, its transform already Eyas's.
+        network: in evaluation mode, of a `TorchvisionDetector`.
     """
 
     raw_names = ("rpn_logits", "rpn_deltas", "anchors", "proposals", "roi_logits", "roi_deltas")
@@ -64,12 +64,12 @@ class DeployedFasterRCNN(Deployed):
         return detections(found, labels, **limits, first_label=1)
 
     def _propose(self, logits: Tensor, deltas: Tensor, anchors: Tensor, rows: Sequence[int], size: Size) -> Tensor:
-        """(batch, P, 4) proposals by falling score, zeros where there are fewer."""
+        """(batch, P, 4) proposals by falling score; empty slots are zeros."""
         rpn = self.network.rpn
         parts = zip(logits.split(rows, 1), deltas.split(rows, 1), anchors.split(rows), strict=True)
         found = []
         for level, (score, delta, anchor) in enumerate(parts):
-            # By logits, as torchvision does: the sigmoid of two large ones may be the same number.
+            # By logits, as torchvision does: the sigmoids of two large logits may round to the same number.
             score, places = _best_logits(score, rpn.pre_nms_top_n())
             delta = take(delta, places)
             boxes = rpn.box_coder.decode_single(delta.flatten(0, 1), anchor[places].flatten(0, 1))
@@ -94,7 +94,7 @@ class DeployedFasterRCNN(Deployed):
         return proposals, all_logits, all_deltas
 
     def _pool(self, maps: Mapping[str, Tensor], image: Tensor, boxes: Tensor) -> Tensor:
-        """`MultiScaleRoIAlign` of boxes (n, 4) in the images of those indices."""
+        """torchvision's `MultiScaleRoIAlign` of boxes (n, 4) in images of the indices (n,)."""
         pool = self.network.roi_heads.box_roi_pool
         levels = [level for name, level in maps.items() if name in pool.featmap_names]
         rois = torch.cat((image[:, None].to(boxes.dtype), boxes), dim=1)
@@ -111,7 +111,7 @@ class DeployedFasterRCNN(Deployed):
 
 
 def _best_logits(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """`best` for values of any sign: what fills up is minus infinity."""
+    """`best` for values of any sign: missing ones are minus infinity."""
     length = logits.shape[1]
     if isinstance(length, int):
         return best(logits, count)

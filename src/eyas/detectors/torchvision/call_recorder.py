@@ -1,4 +1,4 @@
-"""Keep what one step inside a library's forward pass got and gave."""
+"""Record the arguments and the result of one step inside a library's forward pass."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import nn
 
 @dataclass
 class Call:
-    """The last call of a recorded step.
+    """The last recorded call of a step.
 
     Attributes:
-        arguments: positional arguments; empty until it was called.
-        result: what it returned.
+        arguments: positional arguments; empty until the step is called.
+        result: the value it returned.
     """
 
     arguments: tuple[Any, ...] = ()
@@ -24,12 +24,12 @@ class Call:
 
 
 @contextmanager
-def recording(owner: nn.Module, name: str) -> Iterator[Call]:
-    """Records the calls of ``owner.name``: a submodule, a method, or any object that is called.
+def record_call(owner: nn.Module, name: str) -> Iterator[Call]:
+    """Records the calls of ``owner.name``, a submodule, a method or any other callable, inside the context.
 
-    What it does stays as it is; afterwards the owner is as before. A submodule is seen by a forward hook. torchvision
-    assigns and samples in methods, which have no hooks: those are stood in for on this one object. Not for two threads
-    on one network.
+    The step computes the same, and the owner is as before afterwards. A submodule is observed by a forward hook.
+    torchvision matches and samples in methods, which have no hooks, so a wrapper replaces the method on this one
+    object. Two threads must not record on one network.
     """
     step, call = getattr(owner, name), Call()
 
@@ -44,19 +44,19 @@ def recording(owner: nn.Module, name: str) -> Iterator[Call]:
             handle.remove()
         return
 
-    def stand_in(*arguments: Any) -> Any:
+    def wrapper(*arguments: Any) -> Any:
         call.arguments, call.result = arguments, step(*arguments)
         return call.result
 
-    with _standing_in(owner, name, stand_in):
+    with _replaced(owner, name, wrapper):
         yield call
 
 
 @contextmanager
-def _standing_in(owner: nn.Module, name: str, stand_in: Callable[..., Any]) -> Iterator[None]:
+def _replaced(owner: nn.Module, name: str, wrapper: Callable[..., Any]) -> Iterator[None]:
     attributes = vars(owner)
     had, before = name in attributes, attributes.get(name)
-    attributes[name] = stand_in
+    attributes[name] = wrapper
     try:
         yield
     finally:

@@ -27,9 +27,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from eyas.detectors.pretrained import read_tensors
-from eyas.detectors.transformers.identity import open_native
-from eyas.export.runtime import OnnxDetector
+from eyas.detectors import open_native
+from eyas.detectors.weight_files import read_weights_file
+from eyas.export.exported import ExportedDetector
+from eyas.export.onnx_format import OnnxRuntime
 from eyas.runs.checkpoint import load, load_state
 from eyas.types import EyasError
 from faults import command_line
@@ -40,11 +41,11 @@ from faults.hostile_cases import cases
 PEAK_MIB, SECONDS = 128, 20
 
 READERS: dict[str, Callable[[Path], object]] = {
-    "weights": read_tensors,
+    "weights": read_weights_file,
     "resume": load_state,
     "run": lambda path: load(path.parent),
     "transformers": lambda path: open_native(str(path.parent)),
-    "onnx": OnnxDetector,
+    "onnx": lambda path: ExportedDetector(OnnxRuntime(path), str(path)),
 }
 
 

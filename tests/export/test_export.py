@@ -17,13 +17,13 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-import eyas.export.pipeline
+import eyas.export.onnx_format
 from eyas.__main__ import main
 from eyas.detectors import build, deploy
-from eyas.detectors.deployed import Candidates, Deployed, as_predictions, best, nms_kept
+from eyas.detectors.deployed import Candidates, Deployed, as_predictions, nms_kept, top_scores
 from eyas.export.check import difference, failures, latencies, raw_differences
-from eyas.export.graph import add_metadata, to_onnx, without_heads
-from eyas.export.runtime import OnnxDetector, open_detector, open_session, pad_to
+from eyas.export.exported import ExportedDetector, open_detector, pad_to
+from eyas.export.onnx_format import OnnxRuntime, add_metadata, to_onnx, without_heads
 from eyas.ops.pixels import FILL, as_float
 from eyas.runs.checkpoint import ModelSpec, load, save_weights
 from eyas.types import Detector, EyasError, Prediction, Size
@@ -80,12 +80,12 @@ def exported(name: str, dynamic_size: bool = False) -> Exported:
     return Exported(detector, deployed, to_onnx(deployed, SIZE, raw=False, dynamic_size=dynamic_size))
 
 
-def described(model: onnx.ModelProto, size: Size | None) -> bytes:
-    """The detections of a model, as a file has them."""
+def opened(model: onnx.ModelProto, size: Size | None) -> ExportedDetector:
+    """The detector of a model's file."""
     shipped = without_heads(model)
     values = {"classes": CLASSES, "resize": {}, "size": size, "raw": False, "parameters": 1, "gflops": 1.0}
     add_metadata(shipped, {f"eyas.{name}": value for name, value in values.items()})
-    return shipped.SerializeToString()
+    return ExportedDetector(OnnxRuntime(shipped.SerializeToString()))
 
 
 def assert_same(ours: list[Prediction], theirs: list[Prediction]) -> None:
@@ -116,10 +116,10 @@ def test_the_graph_of_fixed_shapes_detects_the_same(name: str) -> None:
 )
 def test_a_file_equals_pytorch_at_any_batch_size(name: str) -> None:
     case = exported(name)
-    session, found = open_session(case.model.SerializeToString()), OnnxDetector(described(case.model, SIZE))
+    runtime, found = OnnxRuntime(case.model.SerializeToString()), opened(case.model, SIZE)
     for batch in (1, 3):
         images = torch.rand(batch, 3, *SIZE)
-        differences = raw_differences(case.deployed, session, [images])
+        differences = raw_differences(case.deployed, runtime, [images])
         assert set(differences) - {"unmatched"} == set(case.deployed.raw_names)
         assert max(differences.values()) < 1e-4
         with torch.no_grad():
@@ -132,10 +132,10 @@ def test_a_file_equals_pytorch_at_any_batch_size(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_file_of_any_size_equals_pytorch(name: str) -> None:
     case = exported(name, dynamic_size=True)
-    session = open_session(case.model.SerializeToString())
+    runtime = OnnxRuntime(case.model.SerializeToString())
     images = [torch.rand(1, 3, 128, 96), torch.rand(2, 3, 75, 130)]
-    assert max(raw_differences(case.deployed, session, images).values()) < 1e-4
-    found = OnnxDetector(described(case.model, None))
+    assert max(raw_differences(case.deployed, runtime, images).values()) < 1e-4
+    found = opened(case.model, None)
     for batch in images:
         with torch.no_grad():
             assert_same(case.detector.predict(batch), found.predict(batch))
@@ -153,8 +153,8 @@ def test_nms_by_image_and_group() -> None:
 
 def test_the_best_are_all_where_there_are_fewer() -> None:
     scores = torch.tensor([[0.1, 0.9, 0.5]])
-    assert best(scores, 2)[1].tolist() == [[1, 2]]
-    assert best(scores, 5)[1].tolist() == [[1, 2, 0]]
+    assert top_scores(scores, 2)[1].tolist() == [[1, 2]]
+    assert top_scores(scores, 5)[1].tolist() == [[1, 2, 0]]
 
 
 def test_images_are_padded_as_in_a_batch() -> None:
@@ -188,7 +188,7 @@ def test_latencies_take_turns() -> None:
 
 
 def test_other_detectors_are_refused() -> None:
-    with pytest.raises(EyasError, match="SimpleNamespace has no deployed form; export knows ShuffleDet"):
+    with pytest.raises(EyasError, match="SimpleNamespace has no deployed form; give it a method deployed"):
         deploy(cast(Detector, SimpleNamespace(network=nn.Identity())))
 
 
@@ -238,10 +238,10 @@ def raw_file(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_raw_outputs(run: Path, raw_file: Path) -> None:
-    session = open_session(raw_file)
-    names = [output.name for output in session.get_outputs()]
+    runtime = OnnxRuntime(raw_file)
+    names = [output.name for output in runtime.session.get_outputs()]
     assert names == ["class_logits", "confidence_logits", "box_deltas", "anchors"]
-    assert max(raw_differences(deploy(load(run)), session, [torch.rand(2, 3, 64, 64)]).values()) < 1e-3
+    assert max(raw_differences(deploy(load(run)), runtime, [torch.rand(2, 3, 64, 64)]).values()) < 1e-3
     with pytest.raises(EyasError, match="without --raw"):
         open_detector(raw_file)
 
@@ -268,7 +268,7 @@ def test_an_export_that_differs_is_refused(
         weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) + 1e3, weights.name))
         return model
 
-    monkeypatch.setattr(eyas.export.pipeline, "to_onnx", damaged)
+    monkeypatch.setattr(eyas.export.onnx_format, "to_onnx", damaged)
     out = tmp_path / "student.onnx"
     out.write_bytes(b"an earlier one")
     assert main(["export", str(run), f"--out={out}", "--raw=true"]) == 2
@@ -301,8 +301,8 @@ def test_bad_files_and_options(run: Path, tmp_path: Path) -> None:
             [onnx.helper.make_tensor_value_info("a", 1, [1])], [onnx.helper.make_tensor_value_info("b", 1, [1])]),
         opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10,
     )  # fmt: skip
-    with pytest.raises(EyasError, match="not an ONNX file of eyas export"):
-        OnnxDetector(foreign.SerializeToString())
+    with pytest.raises(EyasError, match="not a file of eyas export"):
+        ExportedDetector(OnnxRuntime(foreign.SerializeToString()))
     with pytest.raises(EyasError, match="at least 1"):
         eyas.commands.export.export(run, calibration=0)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from eyas.args import DataArgs
 from eyas.evaluation import default_metric
 from eyas.evaluation.predict import evaluate_detector
-from eyas.export.runtime import cost_of, open_detector
+from eyas.export.exported import cost_of, open_detector
 from eyas.runs.checkpoint import SPEC, ModelSpec, load
 from eyas.runs.config import recorded_config
 from eyas.runs.results import run_source

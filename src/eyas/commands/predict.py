@@ -12,7 +12,7 @@ import torch
 from eyas.data import eval_transform, to_record_frame
 from eyas.data.images import SUFFIXES, decode, image_size
 from eyas.evaluation.predict import on_cpu
-from eyas.export.runtime import open_detector
+from eyas.export import open_detector
 from eyas.ops.pixels import as_float
 from eyas.report.plots import draw_detections
 from eyas.tools.devices import pick_device

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from eyas.detectors import shuffledet, torchvision, transformers
 from eyas.detectors.custom import CustomDetector
-from eyas.detectors.deployed import deploy
+from eyas.detectors.deployed import Candidates, Deployed, deploy, take_rows, top_scores
 from eyas.detectors.library import Library, NativeFormat, imported
 from eyas.detectors.weight_files import load_detector, read_weights_file
 from eyas.types import Detector, EyasError
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 __all__ = [
     "BUILDERS",
     "LIBRARIES",
+    "Candidates",
     "CustomDetector",
+    "Deployed",
     "ShuffleDet",
     "TorchvisionDetector",
     "TransformersDetector",
@@ -51,6 +53,8 @@ __all__ = [
     "open_native",
     "retinanet",
     "ssd",
+    "take_rows",
+    "top_scores",
     "transformers_detector",
 ]
 

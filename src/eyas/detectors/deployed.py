@@ -19,6 +19,8 @@ from eyas.types import Detector, EyasError, Prediction, Size
 
 DROPPED = -1.0
 """The score of a dropped candidate and of an empty slot."""
+DETECTIONS = ("boxes", "scores", "labels")
+"""Names of the detections: (batch, D, 4), (batch, D) and (batch, D), where D is the detector's limit."""
 
 
 class Candidates(NamedTuple):
@@ -165,7 +167,7 @@ def open_size(size: Size, padding: Padding) -> Size:
     return height, width  # type: ignore[return-value]  # symbols in a trace
 
 
-def best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def top_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The highest ``count`` scores of each image, falling, and their indices; all N where there are fewer.
 
     Args:
@@ -179,7 +181,7 @@ def best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return values, indices.clamp(max=length - 1)
 
 
-def take(rows: Tensor, indices: Tensor) -> Tensor:
+def take_rows(rows: Tensor, indices: Tensor) -> Tensor:
     """Rows (batch, N, D) at indices (batch, k): (batch, k, D)."""
     return rows.gather(1, indices[..., None].expand(-1, -1, rows.shape[2]))
 
@@ -201,8 +203,8 @@ def after_nms(found: Candidates, groups: Tensor, num_groups: int, threshold: flo
         count: the most per image.
     """
     kept = nms_kept(found.boxes, found.scores, groups, num_groups, threshold)
-    scores, indices = best(torch.where(kept, found.scores, DROPPED), count)
-    return Candidates(take(found.boxes, indices), scores, found.labels.gather(1, indices))
+    scores, indices = top_scores(torch.where(kept, found.scores, DROPPED), count)
+    return Candidates(take_rows(found.boxes, indices), scores, found.labels.gather(1, indices))
 
 
 def detections(

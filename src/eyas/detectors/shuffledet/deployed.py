@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from eyas.detectors.deployed import Candidates, Deployed, best, clipped, detections, take
+from eyas.detectors.deployed import Candidates, Deployed, clipped, detections, take_rows, top_scores
 from eyas.detectors.shuffledet.loss import decode
 from eyas.ops.anchors import shapes_to_cell_anchors
 from eyas.types import Size
@@ -39,9 +39,9 @@ class DeployedShuffleDet(Deployed):
         detector = self.detector
         logits, confidence, deltas, anchors = raw
         scores, labels = (logits.softmax(dim=2) * confidence.sigmoid()[..., None]).max(dim=2)
-        scores, places = best(scores, detector.detections)
-        boxes = clipped(decode(take(deltas, places), anchors[places]), size)
-        found = Candidates(boxes, scores, labels.gather(1, places))
+        scores, indices = top_scores(scores, detector.detections)
+        boxes = clipped(decode(take_rows(deltas, indices), anchors[indices]), size)
+        found = Candidates(boxes, scores, labels.gather(1, indices))
         return detections(
             found,
             len(detector.classes),

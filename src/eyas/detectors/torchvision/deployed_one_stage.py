@@ -11,7 +11,7 @@ from torchvision.models.detection._utils import BoxLinearCoder
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 
-from eyas.detectors.deployed import Candidates, Deployed, best, clipped, detections, normalised, take
+from eyas.detectors.deployed import Candidates, Deployed, clipped, detections, normalised, take_rows, top_scores
 from eyas.detectors.torchvision.transform import FixedSizeTransform
 from eyas.types import Size
 
@@ -61,17 +61,17 @@ class DeployedOneStage(Deployed):
     def _level(self, scores: Tensor, deltas: Tensor, anchors: Tensor, size: Size) -> Candidates:
         """The best pairs of anchor and label of one level."""
         labels = scores.shape[2]
-        scores, places = best(scores.flatten(1), self.network.topk_candidates)
-        rows = places // labels
-        return Candidates(self._boxes(take(deltas, rows), anchors[rows], size), scores, places % labels)
+        scores, indices = top_scores(scores.flatten(1), self.network.topk_candidates)
+        rows = indices // labels
+        return Candidates(self._boxes(take_rows(deltas, rows), anchors[rows], size), scores, indices % labels)
 
     def _per_label(self, scores: Tensor, deltas: Tensor, anchors: Tensor, size: Size) -> Candidates:
         """The best anchors for each label except the background."""
         found = []
         for label in range(1, scores.shape[2]):
-            score, places = best(scores[..., label], self.network.topk_candidates)
-            boxes = self._boxes(take(deltas, places), anchors[places], size)
-            found.append(Candidates(boxes, score, torch.full_like(places, label)))
+            score, indices = top_scores(scores[..., label], self.network.topk_candidates)
+            boxes = self._boxes(take_rows(deltas, indices), anchors[indices], size)
+            found.append(Candidates(boxes, score, torch.full_like(indices, label)))
         return Candidates(*(torch.cat(field, dim=1) for field in zip(*found, strict=True)))
 
     def _boxes(self, deltas: Tensor, anchors: Tensor, size: Size) -> Tensor:

@@ -11,7 +11,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import roi_align
 
-from eyas.detectors.deployed import DROPPED, Candidates, Deployed, after_nms, best, clipped, detections, take
+from eyas.detectors.deployed import DROPPED, Candidates, Deployed, after_nms, clipped, detections, take_rows, top_scores
 from eyas.detectors.torchvision.deployed_one_stage import prepared
 from eyas.types import Size
 
@@ -52,13 +52,13 @@ class DeployedFasterRCNN(Deployed):
     def detect(self, raw: Sequence[Tensor], rows: Sequence[int], size: Size) -> Candidates:
         roi = self.network.roi_heads
         proposals, logits, deltas = raw[3:]
-        batch, places, labels = logits.shape
+        batch, slots, labels = logits.shape
         boxes = roi.box_coder.decode_single(deltas.flatten(0, 1), proposals.flatten(0, 1))
-        boxes = clipped(boxes.reshape(batch, places, labels, 4), size)[:, :, 1:]
+        boxes = clipped(boxes.reshape(batch, slots, labels, 4), size)[:, :, 1:]
         real = _sides(proposals)[..., None] > 0
         large = _sides(boxes) >= SMALLEST_DETECTION
         scores = torch.where(real & large, logits.softmax(dim=2)[..., 1:], DROPPED)
-        label = torch.arange(1, labels, device=logits.device).expand(batch, places, -1)
+        label = torch.arange(1, labels, device=logits.device).expand(batch, slots, -1)
         found = Candidates(boxes.flatten(1, 2), scores.flatten(1), label.flatten(1))
         limits = {"threshold": roi.score_thresh, "nms": roi.nms_thresh, "count": roi.detections_per_img}
         return detections(found, labels, **limits, first_label=1)
@@ -70,13 +70,13 @@ class DeployedFasterRCNN(Deployed):
         found = []
         for level, (score, delta, anchor) in enumerate(parts):
             # By logits, as torchvision does: the sigmoids of two large logits may round to the same number.
-            score, places = _best_logits(score, rpn.pre_nms_top_n())
-            delta = take(delta, places)
-            boxes = rpn.box_coder.decode_single(delta.flatten(0, 1), anchor[places].flatten(0, 1))
+            score, indices = _top_logits(score, rpn.pre_nms_top_n())
+            delta = take_rows(delta, indices)
+            boxes = rpn.box_coder.decode_single(delta.flatten(0, 1), anchor[indices].flatten(0, 1))
             boxes = clipped(boxes.reshape(delta.shape), size)
             probability = score.sigmoid()
             real = (_sides(boxes) >= rpn.min_size) & (probability >= rpn.score_thresh) & score.isfinite()
-            found.append(Candidates(boxes, torch.where(real, probability, DROPPED), torch.full_like(places, level)))
+            found.append(Candidates(boxes, torch.where(real, probability, DROPPED), torch.full_like(indices, level)))
         all_levels = Candidates(*(torch.cat(field, dim=1) for field in zip(*found, strict=True)))
         left = after_nms(all_levels, all_levels.labels, len(rows), rpn.nms_thresh, rpn.post_nms_top_n())
         return torch.where((left.scores >= 0)[..., None], left.boxes, 0.0)
@@ -84,13 +84,13 @@ class DeployedFasterRCNN(Deployed):
     def _second_stage(self, maps: Mapping[str, Tensor], proposals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Proposals (batch, P, 4), their logits (batch, P, labels) and deltas (batch, P, 4 labels)."""
         roi = self.network.roi_heads
-        image, place = torch.where(_sides(proposals) > 0)
-        pooled = self._pool(maps, image, proposals[image, place])
+        image, slot = torch.where(_sides(proposals) > 0)
+        pooled = self._pool(maps, image, proposals[image, slot])
         logits, deltas = roi.box_predictor(roi.box_head(pooled))
-        batch, places, _ = proposals.shape
-        where = (image, place)
-        all_logits = logits.new_zeros(batch, places, logits.shape[1]).index_put(where, logits)
-        all_deltas = deltas.new_zeros(batch, places, deltas.shape[1]).index_put(where, deltas)
+        batch, slots, _ = proposals.shape
+        where = (image, slot)
+        all_logits = logits.new_zeros(batch, slots, logits.shape[1]).index_put(where, logits)
+        all_deltas = deltas.new_zeros(batch, slots, deltas.shape[1]).index_put(where, deltas)
         return proposals, all_logits, all_deltas
 
     def _pool(self, maps: Mapping[str, Tensor], image: Tensor, boxes: Tensor) -> Tensor:
@@ -110,14 +110,14 @@ class DeployedFasterRCNN(Deployed):
         return pooled
 
 
-def _best_logits(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """`best` for values of any sign: missing ones are minus infinity."""
+def _top_logits(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`top_scores` for values of any sign: missing ones are minus infinity."""
     length = logits.shape[1]
     if isinstance(length, int):
-        return best(logits, count)
+        return top_scores(logits, count)
     filled = torch.nn.functional.pad(logits, (0, count), value=-torch.inf)
-    values, places = filled.topk(count, dim=1)
-    return values, places.clamp(max=length - 1)
+    values, indices = filled.topk(count, dim=1)
+    return values, indices.clamp(max=length - 1)
 
 
 def _sides(boxes: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from eyas.detectors.deployed import Candidates, Deployed, normalised, open_size, take
+from eyas.detectors.deployed import Candidates, Deployed, normalised, open_size, take_rows
 from eyas.detectors.transformers.levels import FAMILIES
 from eyas.types import Size
 
@@ -73,13 +73,13 @@ class DeployedTransformers(Deployed):
         logits, boxes = raw[-2:]
         if self.rule.softmax:
             scores, labels = logits.softmax(dim=2)[..., :-1].max(dim=2)
-            scores, places = scores.topk(scores.shape[1], dim=1)
-            labels = labels.gather(1, places)
+            scores, indices = scores.topk(scores.shape[1], dim=1)
+            labels = labels.gather(1, indices)
         else:
             pairs, columns = logits.sigmoid().flatten(1), logits.shape[2]
-            scores, places = pairs.topk(min(pairs.shape[1], self.rule.most or logits.shape[1]), dim=1)
-            places, labels = places // columns, places % columns
-        found = in_pixels(take(boxes, places), open_size(size, self.padding))
+            scores, indices = pairs.topk(min(pairs.shape[1], self.rule.most or logits.shape[1]), dim=1)
+            indices, labels = indices // columns, indices % columns
+        found = in_pixels(take_rows(boxes, indices), open_size(size, self.padding))
         real = scores > self.score_threshold
         return Candidates(
             torch.where(real[..., None], found, 0.0), torch.where(real, scores, 0.0), torch.where(real, labels, -1)

@@ -117,16 +117,16 @@ class Level:
 
 @runtime_checkable
 class Detector(Protocol):
-    """What the product knows of any detector. Adapters in `eyas.detectors` are `nn.Module`s that satisfy it.
+    """A detector as the rest of Eyas sees it. The adapters in `eyas.detectors` are `nn.Module`s that satisfy it.
 
     Attributes:
-        network: the library's own module. Tap names are relative to it, and its state dict is what is saved.
+        network: the library's own module. Tap names are relative to it, and its state dict is saved.
         classes: class names, in label order.
-        levels: tap name -> level, from fine to coarse. A tap name is a submodule's dotted name, followed by
-            ``:key`` where that submodule returns a mapping or sequence, as in ``backbone:0``.
+        levels: tap name -> level, from fine to coarse. A tap name is a submodule's dotted name, followed by ``:key``
+            if that submodule returns a mapping or sequence, as in ``backbone:0``.
     """
 
-    # Read-only here, so that an attribute of a narrower type, or a property, satisfies each.
+    # Read-only, so that an attribute of a narrower type or a property satisfies each.
     @property
     def network(self) -> nn.Module: ...
 
@@ -137,26 +137,35 @@ class Detector(Protocol):
     def levels(self) -> Mapping[str, Level]: ...
 
     def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """The detection loss terms of a batch in training mode, scalars by name; zero boxes are allowed."""
+        """The detection losses of a batch in training mode, scalars by name; an image may have no boxes.
+
+        Args:
+            images: (batch, 3, height, width) float32 in [0, 1].
+            targets: one per image.
+        """
         ...
 
     def predict(self, images: Tensor) -> list[Prediction]:
-        """Detections in each image, in the frame of ``images``, after NMS."""
+        """Detections in each image, in the frame of ``images``, after NMS. Evaluation mode.
+
+        Args:
+            images: (batch, 3, height, width) float32 in [0, 1].
+        """
         ...
 
 
 @dataclass(frozen=True)
 class MatchedAnchors:
-    """Which rows of a `HeadOutput` the detector's own losses count, and what they are drawn to.
+    """The rows of a `HeadOutput` that the detector's own losses count, and their regression targets.
 
     Attributes:
         rows: (M,) int64, the rows of the class loss.
         positives: (P,) int64, the rows of the box loss.
-        slots: (P,) int64, which of the ``D`` box deltas of a positive row is trained; 0 where there is one.
-        box_targets: (P, 4), the deltas that its ground-truth box has.
-        divisor: the number that the detector divides the sum of its class loss by, a scalar.
-        class_loss: the name of that loss among the detector's losses.
-        box_loss: the name of the box loss.
+        slots: (P,) int64, the trained one of the ``D`` box deltas of a positive row; 0 if there is one.
+        box_targets: (P, 4), the deltas of its ground-truth box.
+        divisor: scalar, by which the detector divides the sum of its class loss.
+        class_loss: name of that loss among the detector's losses.
+        box_loss: name of the box loss; empty if there is none.
     """
 
     rows: Tensor
@@ -170,19 +179,19 @@ class MatchedAnchors:
 
 @dataclass(frozen=True)
 class HeadOutput:
-    """What one head of a detector says of given boxes: the anchors of the image, or proposals.
+    """The output of one head of a detector for given boxes: the anchors of the image, or proposals.
 
-    The N rows are the boxes of the first image, then those of the second, and so on. Two detectors agree on a head when
-    their boxes, columns and coding are the same; then row i of one speaks of the same box as row i of the other.
+    The N rows are the boxes of the first image, then those of the second, and so on. A head of two detectors can be
+    compared if their boxes, columns and coding are equal; row i of both then belongs to the same box.
 
     Attributes:
-        boxes: for each image, (n_i, 4) xyxy: what was scored. The n_i add up to N.
+        boxes: for each image, (n_i, 4) xyxy, the scored boxes. The n_i add up to N.
         logits: (N, C) float32, before the activation.
         activation: "softmax" over the C columns, or a "sigmoid" for each.
-        background: the column of the background; None where there is none.
+        background: the column of the background; None if there is none.
         deltas: (N, D, 4) float32, box deltas in the detector's coding, D one or one per column; or None.
-        coding: what tells the meaning of the deltas, such as the weights of the box coder.
-        matched: the rows that training counts; only from a training pass.
+        coding: identifies the box coding, such as its name and weights; deltas of equal coding can be compared.
+        matched: the rows that the losses count; only after a training pass.
     """
 
     boxes: Sequence[Tensor]
@@ -196,13 +205,13 @@ class HeadOutput:
 
 @dataclass(frozen=True)
 class HeadOutputs:
-    """What a detector gives beyond its feature maps, for methods that compare outputs or regions.
+    """The outputs of a detector beyond its feature maps, for methods that compare outputs or regions.
 
     Attributes:
         heads: head name -> output. The names are the detector's own: ``rpn`` and ``roi`` for two stages, ``anchors``
             for most one-stage detectors.
         proposals: for each image, (n_i, 4) xyxy: in training those that its second stage is trained on, in evaluation
-            those that it would classify. None for a one-stage detector, and where they were not asked for.
+            those that it would classify. None for a one-stage detector, or if they were not requested.
     """
 
     heads: Mapping[str, HeadOutput] = field(default_factory=dict)
@@ -211,20 +220,20 @@ class HeadOutputs:
 
 @runtime_checkable
 class DetectorWithHeads(Detector, Protocol):
-    """A detector whose outputs can be distilled too, not its feature maps alone."""
+    """A detector whose outputs can be distilled, not only its feature maps."""
 
     def losses_and_heads(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], HeadOutputs]:
-        """`losses`, and what they were computed from, in the same pass and with its gradients. Training mode."""
+        """`losses`, and the head outputs they were computed from, with gradients, in one pass. Training mode."""
         ...
 
     def score_boxes(
         self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False
     ) -> HeadOutputs:
-        """What this detector says of boxes that another one scored. Evaluation mode; nothing after the heads runs.
+        """Head outputs of this detector for boxes that another one scored. Evaluation mode, without post-processing.
 
         Args:
             images: (batch, 3, height, width) in [0, 1].
-            boxes: head name -> the boxes of each image, as in `HeadOutput.boxes`. Only these heads are answered for.
+            boxes: head name -> the boxes of each image, as in `HeadOutput.boxes`. Only these heads are returned.
             proposals: also give this detector's own proposals.
 
         Raises:

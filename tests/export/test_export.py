@@ -151,7 +151,7 @@ def test_nms_by_image_and_group() -> None:
     assert nms_kept(boxes, scores, groups, 2, 0.7)[0].all()
 
 
-def test_the_best_are_all_where_there_are_fewer() -> None:
+def test_top_scores_are_all_where_there_are_fewer() -> None:
     scores = torch.tensor([[0.1, 0.9, 0.5]])
     assert top_scores(scores, 2)[1].tolist() == [[1, 2]]
     assert top_scores(scores, 5)[1].tolist() == [[1, 2, 0]]
@@ -166,7 +166,7 @@ def test_images_are_padded_as_in_a_batch() -> None:
         pad_to(images, (3, 8))
 
 
-def test_what_fails() -> None:
+def test_failures_name_every_output_that_differs() -> None:
     assert failures({"a": 1e-4, "unmatched": 0.005}, 1e-3, 0.5, 0.5009) == []
     assert failures({}, 1e-3, float("nan"), float("nan")) == []
     texts = failures({"a": 2e-3, "b": float("nan"), "unmatched": 0.02}, 1e-3, 0.5, 0.4985)
@@ -187,7 +187,7 @@ def test_latencies_take_turns() -> None:
     assert calls == ["a", "b"] * 3 and figures.keys() == {"a", "b"}
 
 
-def test_other_detectors_are_refused() -> None:
+def test_a_detector_without_a_deployed_form_is_refused() -> None:
     with pytest.raises(EyasError, match="SimpleNamespace has no deployed form; give it a method deployed"):
         deploy(cast(Detector, SimpleNamespace(network=nn.Identity())))
 
@@ -237,7 +237,7 @@ def raw_file(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_raw_outputs(run: Path, raw_file: Path) -> None:
+def test_a_raw_file_has_head_outputs_and_opens_as_no_detector(run: Path, raw_file: Path) -> None:
     runtime = OnnxRuntime(raw_file)
     names = [output.name for output in runtime.session.get_outputs()]
     assert names == ["class_logits", "confidence_logits", "box_deltas", "anchors"]
@@ -247,7 +247,7 @@ def test_raw_outputs(run: Path, raw_file: Path) -> None:
 
 
 @pytest.mark.slow
-def test_any_size_by_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_exports_any_size(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "any.onnx"
     assert main(["export", str(run), f"--out={out}", "--dynamic_size=true", "--runs=1"]) == 0
     assert "any size, any number of images, detections inside" in capsys.readouterr().out
@@ -288,7 +288,7 @@ def test_a_missing_package_is_named(
     assert package in message and 'pip install "eyas[onnx]"' in message
 
 
-def test_bad_files_and_options(run: Path, tmp_path: Path) -> None:
+def test_bad_files_and_options_are_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(EyasError, match="no such file"):
         open_detector(tmp_path / "none.onnx")
     (tmp_path / "bad.onnx").write_bytes(b"not onnx")
@@ -307,7 +307,7 @@ def test_bad_files_and_options(run: Path, tmp_path: Path) -> None:
         eyas.commands.export.export(run, calibration=0)
 
 
-def test_the_head_of_a_run_without_data_is_not_guessed(tmp_path: Path) -> None:
+def test_exporting_a_run_without_data_asks_for_data(tmp_path: Path) -> None:
     spec = ModelSpec("shuffledet", CLASSES, options=MODEL)
     save_weights(spec.build().network, tmp_path / spec.weights)
     spec.save(tmp_path)

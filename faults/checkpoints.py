@@ -27,11 +27,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from eyas.detectors import open_native
 from eyas.detectors.weight_files import read_weights_file
 from eyas.export.exported import ExportedDetector
 from eyas.export.onnx_format import OnnxRuntime
-from eyas.runs.checkpoint import load, load_state
+from eyas.runs.checkpoint import load_state
+from eyas.runs.opening import load
 from eyas.types import EyasError
 from faults import command_line
 from faults import hostile as h
@@ -44,7 +44,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "weights": read_weights_file,
     "resume": load_state,
     "run": lambda path: load(path.parent),
-    "transformers": lambda path: open_native(str(path.parent)),
+    "transformers": lambda path: load(path.parent),
     "onnx": lambda path: ExportedDetector(OnnxRuntime(path), str(path)),
 }
 

@@ -17,7 +17,7 @@ from eyas.data.digits import CLASSES, DigitsSpec, compose
 from eyas.data.formats.coco import write_coco
 from eyas.evaluation import evaluate
 from eyas.ops.pixels import as_float
-from eyas.runs.checkpoint import load
+from eyas.runs.opening import load
 
 TINY = {
     "model": "shuffledet",

@@ -180,15 +180,15 @@ def _stop_after_an_epoch(made: Made, folder: Path) -> dict[str, Any]:
     class Stopped(Exception):
         pass
 
-    save = Trainer._save
+    save = Trainer.save
 
     def stop(self: Trainer) -> None:
         save(self)
-        if not self.batch:  # it saves before the evaluation too
+        if not self.state.batch:  # it saves before the evaluation too
             raise Stopped
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(Trainer, "_save", stop)
+        patch.setattr(Trainer, "save", stop)
         config = made.out / "arms" / "baseline.yaml"
         main(["train", f"--config={config}", f"--data={made.root / 'data'}", f"--out={folder}", "--run.seed=1"])
     state: dict[str, Any] = read_log(folder, "val")[-1]

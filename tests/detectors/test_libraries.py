@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import eyas.detectors
-from eyas.detectors import BUILDERS, LIBRARIES, build, is_hub_id, native_files, open_native
+from eyas.detectors import BUILDERS, LIBRARIES, build, native_format
 from eyas.detectors.library import Library, imported
-from eyas.runs.opening import load_teacher
+from eyas.runs.opening import load, resolve
 from eyas.types import Detector, EyasError
 from helpers.toys import ToyDetector
 
@@ -39,14 +39,9 @@ class ToyFormat:
     """A folder with a file toy.bin."""
 
     def recognises(self, name: str) -> bool:
-        return (Path(name) / "toy.bin").is_file() or self.is_hub_id(name)
-
-    def is_hub_id(self, name: str) -> bool:
-        return name.startswith("toy//")
+        return (Path(name) / "toy.bin").is_file()
 
     def open(self, name: str) -> Detector:
-        if self.is_hub_id(name):
-            raise EyasError(f"{name}: no such toy")
         return ToyDetector()
 
     def files(self, folder: Path) -> list[Path]:
@@ -76,13 +71,11 @@ def test_a_model_of_a_new_library_is_built_by_name(library: Library) -> None:
 
 
 def test_a_native_folder_of_a_new_library_is_a_teacher(library: Library, tmp_path: Path) -> None:
-    assert open_native(str(tmp_path)) is None and native_files(tmp_path) == []
+    assert native_format(str(tmp_path)) is None
     (tmp_path / "toy.bin").write_bytes(b"")
-    assert isinstance(load_teacher(str(tmp_path)), ToyDetector)
-    assert native_files(tmp_path) == [tmp_path / "toy.bin"]
-    assert is_hub_id("toy//one")
-    with pytest.raises(EyasError, match="no such toy"):
-        load_teacher("toy//one")
+    assert isinstance(load(tmp_path), ToyDetector)
+    source = resolve(tmp_path)
+    assert source.kind == "library" and source.files == (tmp_path / "toy.bin",) and not source.may_change
 
 
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: next(iter(library.builders)))

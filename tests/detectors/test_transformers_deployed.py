@@ -18,7 +18,7 @@ from eyas.detectors.deployed import Candidates, Deployed, as_predictions
 from eyas.detectors.transformers.deployed import OpenSizes, Rule, in_pixels, read_rule
 from eyas.export.check import raw_differences
 from eyas.export.onnx_format import OnnxRuntime, to_onnx
-from eyas.runs.checkpoint import load
+from eyas.runs.opening import load
 from eyas.types import EyasError, Prediction, Size
 from helpers.families import TRANSFORMERS, of_transformers, trained
 from helpers.tiny import CLASSES, options, write_squares

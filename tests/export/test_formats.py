@@ -15,7 +15,7 @@ from eyas.data import read
 from eyas.detectors.deployed import DETECTIONS, Deployed
 from eyas.export import export_detector, open_detector
 from eyas.export.formats import EXPORTERS, RUNTIMES, Runtime
-from eyas.runs.checkpoint import load
+from eyas.runs.opening import load
 from eyas.types import EyasError, Size
 from helpers.tiny import CLASSES, one_epoch, write_squares
 

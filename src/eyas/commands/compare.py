@@ -27,7 +27,7 @@ from eyas.comparison.arms import ArmOptions, flat_options, resolve_arms
 from eyas.comparison.jobs import Job, ResourceShare, resume_options, run_jobs
 from eyas.comparison.statistics import Comparison, compare_arms, markdown, rows, title
 from eyas.data import read
-from eyas.detectors import native_files
+from eyas.detectors import native_format
 from eyas.report.plots import curves, intervals
 from eyas.runs.checkpoint import SPEC, ModelSpec
 from eyas.runs.config import CONFIG, FREE
@@ -235,7 +235,7 @@ def same_teacher(out: Path, teacher: str) -> None:
     if (folder / SPEC).is_file():
         weights = folder / ModelSpec.load(folder).weights
         now["sha256"] = file_digest(weights).hex() if weights.is_file() else None
-    elif files := native_files(folder):
+    elif (native := native_format(teacher)) and (files := native.files(folder)):
         now["sha256"] = files_digest(files)
     file = out / TEACHER
     if not file.is_file():

@@ -9,7 +9,8 @@ from pathlib import Path
 from eyas.data import read
 from eyas.data.summary import check_images, report
 from eyas.evaluation.predict import anchor_grids
-from eyas.runs.checkpoint import ModelSpec, load
+from eyas.runs.checkpoint import ModelSpec
+from eyas.runs.opening import load
 
 
 def data(

@@ -30,9 +30,10 @@ from eyas.evaluation.predict import anchor_grids
 from eyas.ops.near_objects import near_object_masks
 from eyas.ops.pixels import as_float
 from eyas.report.plots import curves, near_masks, side_by_side
-from eyas.runs.checkpoint import ModelSpec, load
+from eyas.runs.checkpoint import ModelSpec
 from eyas.runs.config import recorded_config
 from eyas.runs.log import read_log
+from eyas.runs.opening import load
 from eyas.runs.recipes import shipped_recipes
 from eyas.runs.results import last_summary
 from eyas.tools.files import write_atomic

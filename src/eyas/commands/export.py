@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+
+from eyas.args import MetricName
 
 
 def export(
@@ -15,7 +16,7 @@ def export(
     data: Path | None = None,
     split: str | None = None,
     best: bool = False,
-    metric: Literal["coco", "voc", "kitti"] | None = None,
+    metric: MetricName | None = None,
     tolerance: float = 1e-3,
     calibration: int = 64,
     runs: int = 20,
@@ -33,7 +34,7 @@ def export(
         data: folder of a data set to compare on; by default the run's own.
         split: split to compare on; by default the run's validation split.
         best: export the best checkpoint instead of the last.
-        metric: coco, voc or kitti; by default the run's own, or the data format's.
+        metric: the rules to score by; by default the run's own, or the data format's.
         tolerance: largest difference of an output, relative to its largest value or to 1 if that is more.
         calibration: number of training images that give the ranges of 8-bit integers.
         runs: timed predictions of each, of one image on one thread.
@@ -42,8 +43,9 @@ def export(
     """
     from eyas.export.formats import EXPORTERS
     from eyas.export.pipeline import export_detector, summary
-    from eyas.runs.checkpoint import ModelSpec, load
+    from eyas.runs.checkpoint import ModelSpec
     from eyas.runs.config import recorded_config
+    from eyas.runs.opening import load
     from eyas.runs.results import run_source
     from eyas.tools.files import write_json
 

@@ -12,6 +12,7 @@ from eyas.data.formats.records import DataSource, Problem
 from eyas.data.images import decode
 from eyas.data.transforms import Resize
 from eyas.ops.anchors import AnchorGrid
+from eyas.ops.boxes import area, scale
 from eyas.types import EyasError, Record, Size
 
 Grids = Callable[[Size], Sequence[AnchorGrid]]
@@ -33,7 +34,10 @@ def report(source: DataSource, *, resize: Resize | None = None, grids: Grids | N
     """
     resize = resize or Resize()
     frames = [resize.output_size((record.height, record.width)) for record in source.records]
-    boxes = [_resized(record, frame) for record, frame in zip(source.records, frames, strict=True)]
+    boxes = [
+        scale(record.boxes, frame[1] / record.width, frame[0] / record.height)
+        for record, frame in zip(source.records, frames, strict=True)
+    ]
     sections = [_head(source), _classes(source), _image_sizes(source.records), _box_sizes(torch.cat(boxes))]
     if grids is not None:
         sections.append(_coverage(boxes, frames, grids))
@@ -77,16 +81,7 @@ def _best_on_grid(boxes: Tensor, grid: AnchorGrid) -> Tensor:
         shared = torch.minimum(boxes[:, high, None, None], end) - torch.maximum(boxes[:, low, None, None], start)
         overlap.append(shared.clamp(min=0).amax(-1))
     common = overlap[0] * overlap[1]
-    return (common / (_area(boxes)[:, None] + _area(cells) - common)).amax(-1)
-
-
-def _area(boxes: Tensor) -> Tensor:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-
-
-def _resized(record: Record, frame: Size) -> Tensor:
-    x, y = frame[1] / record.width, frame[0] / record.height
-    return record.boxes * record.boxes.new_tensor([x, y, x, y])
+    return (common / (area(boxes)[:, None] + area(cells) - common)).amax(-1)
 
 
 def _head(source: DataSource) -> str:
@@ -127,7 +122,7 @@ def _image_sizes(records: Sequence[Record]) -> str:
 def _box_sizes(boxes: Tensor) -> str:
     if not len(boxes):
         return "box sizes    no objects"
-    side = _area(boxes).sqrt()
+    side = area(boxes).sqrt()
     ratio = (boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1])
     small, large = int((side < 32).sum()), int((side >= 96).sum())
     return (

@@ -15,7 +15,7 @@ Nothing outside the folder knows the library. Importing this module imports neit
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +47,8 @@ __all__ = [
     "deploy",
     "faster_rcnn",
     "fcos",
-    "is_hub_id",
     "library_of",
-    "native_files",
-    "open_native",
+    "native_format",
     "retinanet",
     "ssd",
     "take_rows",
@@ -126,27 +124,7 @@ def build(
     return detector
 
 
-def open_native(name: str) -> Detector | None:
-    """The detector that a library saved in its own format, in evaluation mode; None when no library knows the name.
-
-    Args:
-        name: a folder that the library wrote, or an id on its hub.
-
-    Raises:
-        EyasError: a library recognises the name and cannot open it.
-    """
-    return next((native.open(name) for native in _natives() if native.recognises(name)), None)
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a name is an id on the hub of a library, where the weights may change."""
-    return any(native.is_hub_id(name) for native in _natives())
-
-
-def native_files(folder: Path) -> list[Path]:
-    """The files that tell one detector saved in its library's own format from another; none for another folder."""
-    return next((files for native in _natives() if (files := native.files(folder))), [])
-
-
-def _natives() -> Iterator[NativeFormat]:
-    return (library.native for library in LIBRARIES if library.native is not None)
+def native_format(name: str) -> NativeFormat | None:
+    """The format of a library that recognises a name, a folder or an id on its hub; None when no library does."""
+    formats = (library.native for library in LIBRARIES if library.native is not None)
+    return next((native for native in formats if native.recognises(name)), None)

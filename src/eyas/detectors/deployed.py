@@ -186,12 +186,6 @@ def take_rows(rows: Tensor, indices: Tensor) -> Tensor:
     return rows.gather(1, indices[..., None].expand(-1, -1, rows.shape[2]))
 
 
-def clipped(boxes: Tensor, size: Size) -> Tensor:
-    """Boxes (..., 4) xyxy clipped to images of (height, width), which may stay open in a trace."""
-    x, y = boxes[..., 0::2].clamp(0, size[1]), boxes[..., 1::2].clamp(0, size[0])
-    return torch.stack((x, y), dim=-1).flatten(-2)
-
-
 def after_nms(found: Candidates, groups: Tensor, num_groups: int, threshold: float, count: int) -> Candidates:
     """The best candidates after NMS: (batch, count) or fewer, by falling score, `DROPPED` ones last.
 

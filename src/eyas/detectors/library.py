@@ -21,16 +21,12 @@ class NativeFormat(Protocol):
         """Whether the name is a folder of this format or an id on the library's hub."""
         ...
 
-    def is_hub_id(self, name: str) -> bool:
-        """Whether the name is an id on the library's hub, where the weights may change."""
-        ...
-
     def open(self, name: str) -> Detector:
         """The detector in evaluation mode on the CPU. Raises EyasError when there is none."""
         ...
 
     def files(self, folder: Path) -> list[Path]:
-        """The files that tell one saved detector from another, in a fixed order; none for a folder of another kind."""
+        """The files that tell one saved detector from another, in a fixed order; none if the weights are on a hub."""
         ...
 
 

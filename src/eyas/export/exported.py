@@ -13,7 +13,8 @@ from eyas.detectors.deployed import DETECTIONS, Candidates, as_predictions
 from eyas.evaluation.cost import ModelCost, measure
 from eyas.export.formats import RUNTIMES, Runtime
 from eyas.ops.pixels import filled
-from eyas.runs.checkpoint import ModelSpec, load
+from eyas.runs.checkpoint import ModelSpec
+from eyas.runs.opening import load
 from eyas.types import Detector, EyasError, Level, Prediction, Size, Target
 
 

@@ -46,41 +46,29 @@ class Exporter(Protocol):
         ...
 
     def trace(self, deployed: Deployed, size: Size, *, raw: bool, dynamic_size: bool) -> Any:
-        """The model in a form of the format's own, for any batch size.
+        """The model, for any batch size, in a form of the format's own. Raises EyasError when it cannot be traced.
 
         Args:
-            deployed: in evaluation mode, on the CPU. Outputs have the names ``deployed.raw_names`` and
-                `eyas.detectors.deployed.DETECTIONS`.
+            deployed: in evaluation mode, on the CPU. The outputs are named ``deployed.raw_names`` and `DETECTIONS`.
             size: (height, width) of the input.
             raw: head outputs only, no detections.
             dynamic_size: leave height and width open too.
-
-        Raises:
-            EyasError: the detector cannot be traced.
         """
         ...
 
     def serialise(self, model: Any, metadata: Mapping[str, Any], *, raw: bool) -> tuple[bytes, bytes]:
-        """The content of the file, and the same with the head outputs beside the detections, which is compared.
+        """The content of the file, and the same with the head outputs beside the detections, for the comparison.
 
-        Args:
-            model: of `trace`.
-            metadata: JSON values by name, which `Runtime.metadata` reads back.
-            raw: as in `trace`.
+        `Runtime.metadata` reads the metadata back, JSON values by name.
         """
         ...
 
     def open(self, model: Path | bytes, threads: int | None = None) -> Runtime:
-        """A file, or its content, ready to run. Raises EyasError when it is missing or cannot be read.
-
-        Args:
-            model: the file or its content.
-            threads: by default torch's number.
-        """
+        """A file, or its content, ready to run. Raises EyasError when it is missing or cannot be read."""
         ...
 
     def quantise(self, model: bytes, images: Iterable[Tensor]) -> bytes:
-        """The model with 8-bit integers. Raises EyasError where the format has none.
+        """The content of a file with 8-bit integers. Raises EyasError where the format has none.
 
         Args:
             model: content of a file.

@@ -26,60 +26,6 @@ OPEN_SIZE = (640, 768)
 INSTALL = 'install them with: pip install "eyas[onnx]"'
 
 
-class OnnxExporter:
-    """Writes .onnx files; satisfies `eyas.export.formats.Exporter`."""
-
-    suffix = ".onnx"
-    runtime = "onnxruntime"
-
-    def require(self) -> None:
-        """Raises EyasError, which names the extra, when a package for ONNX export or inference is missing."""
-        require_onnx()
-
-    def trace(self, deployed: Deployed, size: Size, *, raw: bool, dynamic_size: bool) -> onnx.ModelProto:
-        """See `to_onnx`."""
-        return to_onnx(deployed, size, raw=raw, dynamic_size=dynamic_size)
-
-    def serialise(self, model: onnx.ModelProto, metadata: Mapping[str, Any], *, raw: bool) -> tuple[bytes, bytes]:
-        """The content of the file, and the same with the head outputs beside the detections."""
-        add_metadata(model, metadata)
-        return (model if raw else without_heads(model)).SerializeToString(), model.SerializeToString()
-
-    def open(self, model: Path | bytes, threads: int | None = None) -> OnnxRuntime:
-        """See `OnnxRuntime`."""
-        return OnnxRuntime(model, threads)
-
-    def quantise(self, model: bytes, images: Iterable[Tensor]) -> bytes:
-        """The model with 8-bit integers in convolutions and matrix products: static post-training quantisation.
-
-        Weights are quantised per output channel; the images give the ranges of activations. Everything after the heads
-        stays in floating point.
-
-        Args:
-            model: content of a float32 file.
-            images: for calibration, each (1, 3, height, width) in [0, 1].
-        """
-        from onnxruntime import quantization
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-
-        class Reader(quantization.CalibrationDataReader):
-            def __init__(self) -> None:
-                self.left = iter(images)
-
-            def get_next(self) -> dict[str, Any] | None:
-                batch = next(self.left, None)
-                return None if batch is None else _inputs(batch)
-
-        with tempfile.TemporaryDirectory() as folder:
-            given, prepared, result = (Path(folder) / f"{name}.onnx" for name in ("float32", "prepared", "int8"))
-            given.write_bytes(model)
-            quant_pre_process(str(given), str(prepared), skip_symbolic_shape=True)
-            quantization.quantize_static(
-                str(prepared), str(result), Reader(), op_types_to_quantize=["Conv", "Gemm", "MatMul"], per_channel=True
-            )
-            return result.read_bytes()
-
-
 class OnnxRuntime:
     """onnxruntime on the CPU; satisfies `eyas.export.formats.Runtime`.
 
@@ -208,6 +154,43 @@ def add_metadata(model: onnx.ModelProto, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = name, json.dumps(value)
+
+
+class OnnxExporter:
+    """Writes .onnx files; satisfies `eyas.export.formats.Exporter`."""
+
+    suffix, runtime = ".onnx", "onnxruntime"
+    require, trace, open = staticmethod(require_onnx), staticmethod(to_onnx), OnnxRuntime
+
+    def serialise(self, model: onnx.ModelProto, metadata: Mapping[str, Any], *, raw: bool) -> tuple[bytes, bytes]:
+        """The content of the file, and the same with the head outputs beside the detections."""
+        add_metadata(model, metadata)
+        return (model if raw else without_heads(model)).SerializeToString(), model.SerializeToString()
+
+    def quantise(self, model: bytes, images: Iterable[Tensor]) -> bytes:
+        """Static post-training quantisation of convolutions and matrix products, weights per output channel.
+
+        Everything after the heads stays in floating point.
+        """
+        from onnxruntime import quantization
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        class Reader(quantization.CalibrationDataReader):
+            def __init__(self) -> None:
+                self.left = iter(images)
+
+            def get_next(self) -> dict[str, Any] | None:
+                batch = next(self.left, None)
+                return None if batch is None else _inputs(batch)
+
+        with tempfile.TemporaryDirectory() as folder:
+            given, prepared, result = (Path(folder) / f"{name}.onnx" for name in ("float32", "prepared", "int8"))
+            given.write_bytes(model)
+            quant_pre_process(str(given), str(prepared), skip_symbolic_shape=True)
+            quantization.quantize_static(
+                str(prepared), str(result), Reader(), op_types_to_quantize=["Conv", "Gemm", "MatMul"], per_channel=True
+            )
+            return result.read_bytes()
 
 
 def _nms_kept_in_onnx(boxes: Any, scores: Any, groups: Any, num_groups: int, threshold: float) -> Any:

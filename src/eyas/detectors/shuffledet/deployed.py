@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from eyas.detectors.deployed import Candidates, Deployed, clipped, detections, take_rows, top_scores
+from eyas.detectors.deployed import Candidates, Deployed, detections, take_rows, top_scores
 from eyas.detectors.shuffledet.loss import decode
 from eyas.ops.anchors import shapes_to_cell_anchors
+from eyas.ops.boxes import clip
 from eyas.types import Size
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class DeployedShuffleDet(Deployed):
         logits, confidence, deltas, anchors = raw
         scores, labels = (logits.softmax(dim=2) * confidence.sigmoid()[..., None]).max(dim=2)
         scores, indices = top_scores(scores, detector.detections)
-        boxes = clipped(decode(take_rows(deltas, indices), anchors[indices]), size)
+        boxes = clip(decode(take_rows(deltas, indices), anchors[indices]), size)
         found = Candidates(boxes, scores, labels.gather(1, indices))
         return detections(
             found,

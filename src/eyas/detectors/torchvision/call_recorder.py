@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -48,19 +48,13 @@ def record_call(owner: nn.Module, name: str) -> Iterator[Call]:
         call.arguments, call.result = arguments, step(*arguments)
         return call.result
 
-    with _replaced(owner, name, wrapper):
-        yield call
-
-
-@contextmanager
-def _replaced(owner: nn.Module, name: str, wrapper: Callable[..., Any]) -> Iterator[None]:
     attributes = vars(owner)
-    had, before = name in attributes, attributes.get(name)
+    is_method = name not in attributes
     attributes[name] = wrapper
     try:
-        yield
+        yield call
     finally:
-        if had:
-            attributes[name] = before
-        else:  # a method of the class
+        if is_method:
             del attributes[name]
+        else:
+            attributes[name] = step

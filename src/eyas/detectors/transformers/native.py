@@ -15,32 +15,26 @@ class SavedPretrained:
     """The format of ``save_pretrained``; satisfies `eyas.detectors.library.NativeFormat`."""
 
     def recognises(self, name: str) -> bool:
-        """Whether the name is a folder with a config.json, or a hub id."""
-        return (Path(name) / CONFIG).is_file() or self.is_hub_id(name)
-
-    def is_hub_id(self, name: str) -> bool:
-        """Whether the name has the form ``org/name`` and no folder ``org`` exists here, so that it is not a path."""
-        return HUB_ID.fullmatch(name) is not None and not name.startswith(".") and not Path(name).parent.exists()
+        return (Path(name) / CONFIG).is_file() or is_hub_id(name)
 
     def open(self, name: str) -> Detector:
-        """The detector in evaluation mode on the CPU, with the class names of its configuration.
-
-        Raises:
-            EyasError: transformers is not installed, nothing is found under the name, or it is not a detector.
-        """
         from eyas.detectors.transformers.adapter import transformers_detector
         from eyas.detectors.transformers.loading import PRETRAINED
 
         try:
             return transformers_detector(None, name, weights=PRETRAINED).eval()
         except EyasError as error:
-            if self.is_hub_id(name):
+            if is_hub_id(name):
                 raise EyasError(
                     f"{name}: there is no such folder here, so it is taken for a hub id: {error}"
                 ) from error
             raise
 
     def files(self, folder: Path) -> list[Path]:
-        """The JSON files and the weights of a saved detector; none for a folder of another kind."""
         weights = sorted(folder.glob("*.safetensors"))
         return [*sorted(folder.glob("*.json")), *weights] if (folder / CONFIG).is_file() and weights else []
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form ``org/name`` and no folder ``org`` exists here, so that it is not a path."""
+    return HUB_ID.fullmatch(name) is not None and not name.startswith(".") and not Path(name).parent.exists()

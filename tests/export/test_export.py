@@ -17,13 +17,13 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-import eyas.export.onnx_format
 from eyas.__main__ import main
+from eyas.commands.export import export
 from eyas.detectors import build, deploy
 from eyas.detectors.deployed import Candidates, Deployed, as_predictions, nms_kept, top_scores
 from eyas.export.check import difference, failures, latencies, raw_differences
 from eyas.export.exported import ExportedDetector, open_detector, pad_to
-from eyas.export.onnx_format import OnnxRuntime, add_metadata, to_onnx, without_heads
+from eyas.export.onnx_format import OnnxExporter, OnnxRuntime, add_metadata, to_onnx, without_heads
 from eyas.ops.pixels import FILL, as_float
 from eyas.runs.checkpoint import ModelSpec, save_weights
 from eyas.runs.opening import load
@@ -269,7 +269,7 @@ def test_an_export_that_differs_is_refused(
         weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) + 1e3, weights.name))
         return model
 
-    monkeypatch.setattr(eyas.export.onnx_format, "to_onnx", damaged)
+    monkeypatch.setattr(OnnxExporter, "trace", staticmethod(damaged))
     out = tmp_path / "student.onnx"
     out.write_bytes(b"an earlier one")
     assert main(["export", str(run), f"--out={out}", "--raw=true"]) == 2
@@ -305,7 +305,7 @@ def test_bad_files_and_options_are_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(EyasError, match="not a file of eyas export"):
         ExportedDetector(OnnxRuntime(foreign.SerializeToString()))
     with pytest.raises(EyasError, match="at least 1"):
-        eyas.commands.export.export(run, calibration=0)
+        export(run, calibration=0)
 
 
 def test_exporting_a_run_without_data_asks_for_data(tmp_path: Path) -> None:
@@ -313,4 +313,4 @@ def test_exporting_a_run_without_data_asks_for_data(tmp_path: Path) -> None:
     save_weights(spec.build().network, tmp_path / spec.weights)
     spec.save(tmp_path)
     with pytest.raises(EyasError, match="give --data"):
-        eyas.commands.export.export(tmp_path)
+        export(tmp_path)

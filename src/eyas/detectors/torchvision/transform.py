@@ -27,10 +27,6 @@ class FixedSizeTransform(GeneralizedRCNNTransform):
         )
         self.padding = padding
 
-    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """Both unchanged."""
-        return image, target
-
     def forward(
         self, images: Tensor | Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None
     ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:

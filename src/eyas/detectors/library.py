@@ -1,4 +1,4 @@
-"""What Eyas knows of a detector library: the builders of its models and, where it has one, its own file format."""
+"""A detector library as the rest of Eyas sees it: the builders of its models and, if any, its own file format."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class NativeFormat(Protocol):
 
 @dataclass(frozen=True)
 class Library:
-    """One detector library. Making it imports nothing of the library; its builders do.
+    """One detector library. Creating it imports nothing; its builders import the library.
 
     Attributes:
         adapter: "module:class" of its detectors.
         builders: model name -> "module:function" that builds the detector from its classes and keyword arguments.
         backbones: the backbones a builder takes, in words, for the error of a missing one.
-        meta_device: whether its builders work under ``torch.device("meta")``, which shows the size of a model
-            without its memory.
+        meta_device: whether its builders work under ``torch.device("meta")``, where a model takes no memory. A run's
+            description is built there first, to refuse one that asks for far more than its weights.
         native: the library's own file format.
     """
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from eyas.__main__ import main
 from eyas.cache.identity import TeacherOnDemand
-from eyas.commands.compare import same_teacher
+from eyas.comparison.plan import same_teacher
 from eyas.detectors import TransformersDetector, native_format
 from eyas.detectors.transformers import loading as huggingface_sources
 from eyas.detectors.transformers.native import SavedPretrained, is_hub_id

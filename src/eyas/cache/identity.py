@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import nn
 from eyas.evaluation.predict import anchor_grids
 from eyas.nn.taps import PROBE_SIZE
 from eyas.runs.opening import DetectorSource
+from eyas.tools.files import file_digest, files_digest
 from eyas.types import Detector, EyasError
 
 
@@ -68,20 +69,6 @@ def _run_digest(spec: Path, weights: Path) -> str:
     digest = hashlib.sha256(spec.read_bytes())
     digest.update(file_digest(weights))
     return digest.hexdigest()
-
-
-def files_digest(files: Sequence[Path]) -> str:
-    """SHA-256 of the names and the contents of some files."""
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(path.name.encode() + b"\0" + file_digest(path))
-    return digest.hexdigest()
-
-
-def file_digest(path: Path) -> bytes:
-    """SHA-256 of the contents of a file, read piece by piece."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def detector_digest(detector: Detector) -> str:

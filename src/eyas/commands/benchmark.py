@@ -12,13 +12,13 @@ from typing import Any
 from eyas.args import DataArgs, OptimArgs, RunArgs
 from eyas.cache.store import CacheDtype
 from eyas.distillation.distiller import Distiller
-from eyas.evaluation.result import align
 from eyas.methods import Method
 from eyas.nn.compile import explain_levels
 from eyas.ops.pixels import as_float
 from eyas.runs.checkpoint import ModelSpec
 from eyas.runs.opening import resolve
 from eyas.tools.files import write_json
+from eyas.tools.tables import as_text
 from eyas.tools.timing import Spans, listening, span
 from eyas.training.loss_module import Baseline, LossModule
 from eyas.training.setup import RunSetup, Setup, chosen_methods
@@ -146,4 +146,4 @@ def table(spans: Spans, whole: float, steps: int) -> str:
         rows.append([name, f"{part['ms']:.2f}", f"{spans.seconds[name] / total:.1%}", peak])
     rows.append(["all parts", f"{1e3 * total / steps:.2f}", "", ""])
     rows.append(["a step, not taken apart", f"{1e3 * whole / steps:.2f}", "", ""])
-    return align(rows)
+    return as_text(rows)

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from eyas.evaluation.result import align
 from eyas.nn.eval_mode import eval_mode
+from eyas.tools.tables import as_text
 from eyas.types import Detector, Size
 
 
@@ -138,7 +138,7 @@ def table(costs: Mapping[str, ModelCost]) -> str:
         rows.append(
             [name, f"{cost.parameters / 1e6:.2f}", f"{cost.gflops:.2f}", f"{cost.latency_ms:.1f}", spread, memory]
         )
-    return align(rows)
+    return as_text(rows)
 
 
 @contextmanager

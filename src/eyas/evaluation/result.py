@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from eyas.tools.tables import as_text
+
 
 @dataclass(frozen=True)
 class EvaluationResult:
@@ -43,7 +45,7 @@ class EvaluationResult:
         rows = [["class", *names]]
         for title, values in (*self.per_class.items(), ("mean", self.summary)):
             rows.append([title, *("-" if np.isnan(values[name]) else f"{values[name]:.3f}" for name in names)])
-        return align(rows)
+        return as_text(rows)
 
 
 def _title(name: str) -> str:
@@ -51,17 +53,6 @@ def _title(name: str) -> str:
     head, *rest = name.split("_")
     head = head.replace("map", "mAP").replace("mar", "mAR")
     return head + "/".join([("" if part.isdigit() else " ") + part for part in rest])
-
-
-def align(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as lines of text: the first column to the left, the others to the right, two spaces between."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    )
 
 
 def mean(values: npt.ArrayLike) -> float:

@@ -19,6 +19,7 @@ from eyas.nn.eval_mode import eval_mode
 from eyas.nn.taps import tap_features
 from eyas.ops.near_objects import AssignmentRule, near_object_masks
 from eyas.ops.pixels import as_float
+from eyas.tools.tables import as_text
 from eyas.types import Detector, Level, Size, Target, View
 
 
@@ -213,19 +214,22 @@ def inside(size: Size, stride: int, sizes: Sequence[Size]) -> Tensor:
 
 def table(levels: Sequence[LevelInspection]) -> str:
     """The levels as plain text, a line each. Variances are means over channels; "in images" is the median image."""
-    name = max([5, *(len(level.name) for level in levels)])
-    head = f"{'level':<{name}}  stride  channels     cells    near"
-    lines = [f"{head}   var whole    var near     var far  near/far  in images  far > near  far part"]
+    places = ("whole", "near", "far")
+    head = ["level", "stride", "channels", "cells", "near", *(f"var {where}" for where in places)]
+    rows = [[*head, "near/far", "in images", "far > near", "far part"]]
     for level in levels:
-        numbers = level.to_json()
-        variance = "".join(f"  {_text(value, '.4g'):>10}" for value in numbers["variance"].values())
-        lines.append(
-            f"{level.name:<{name}}  {numbers['stride']:>6}  {numbers['channels']:>8}  {numbers['cells']:>8}"
-            f"  {_text(level.near_share, '.1%'):>6}{variance}  {_text(level.near_to_far, '.2f'):>8}"
-            f"  {_text(level.near_to_far_of_images, '.2f'):>9}"
-            f"  {_text(level.far_above_near, '.0%'):>10}  {_text(level.far_part, '.0%'):>8}"
-        )
-    return "\n".join(lines)
+        found = level.to_json()
+        rows.append([
+            level.name,
+            *(str(found[name]) for name in ("stride", "channels", "cells")),
+            _text(level.near_share, ".1%"),
+            *(_text(found["variance"][where], ".4g") for where in places),
+            _text(level.near_to_far, ".2f"),
+            _text(level.near_to_far_of_images, ".2f"),
+            _text(level.far_above_near, ".0%"),
+            _text(level.far_part, ".0%"),
+        ])  # fmt: skip
+    return as_text(rows)
 
 
 def verdict(levels: Sequence[LevelInspection]) -> str:

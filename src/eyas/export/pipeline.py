@@ -21,13 +21,13 @@ from eyas.detectors import deploy
 from eyas.evaluation import default_metric
 from eyas.evaluation.cost import count_flops
 from eyas.evaluation.predict import predict_records, score, val_loader
-from eyas.evaluation.result import align
 from eyas.export.check import MAP_TOLERANCE, RawDetector, failures, latencies, raw_differences
 from eyas.export.exported import ExportedDetector, pad_to
 from eyas.export.formats import EXPORTERS
 from eyas.ops.pixels import as_float
 from eyas.tools.files import could_not_write, write_atomic
 from eyas.tools.progress import Progress
+from eyas.tools.tables import as_text
 from eyas.types import Detector, EyasError, Size, Target
 
 COMPARED = 16
@@ -193,7 +193,7 @@ def summary(result: Mapping[str, Any]) -> str:
     compared = min(COMPARED, result["images"])
     largest = ", ".join(f"{name} {value:.1e}" for name, value in result["difference"].items())
     return (
-        f"{result['file']}   {result['model']}, {shape}, any number of images, {inside}\n{align(rows)}\n"
+        f"{result['file']}   {result['model']}, {shape}, any number of images, {inside}\n{as_text(rows)}\n"
         f"mAP ({result['metric']}) on {result['images']} images of {result['split']}, "
         f"tolerance {MAP_TOLERANCE:g}\nlargest difference on {compared} images: {largest}\nwritten: {written}"
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from yaml import YAMLError
 
-from eyas.comparison.arms import BASELINE
+from eyas.comparison.arms import BASELINE, current_name
 from eyas.runs.config import recorded_config
 from eyas.runs.log import LOG, read_log
 from eyas.runs.results import RunResult, last_epoch, read_run
@@ -147,7 +147,7 @@ def arm_name(name: str, seed: int) -> str:
 
     A run called "teacher" that teaches no other run becomes "teacher (run)", since `TEACHER` is the teacher's name.
     """
-    arm = re.sub(rf"(?<=.)[-_](seed[-_]?)?{seed}$", "", name)
+    arm = current_name(re.sub(rf"(?<=.)[-_](seed[-_]?)?{seed}$", "", name))
     return f"{arm} (run)" if arm == TEACHER else arm
 
 

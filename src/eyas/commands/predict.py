@@ -34,7 +34,7 @@ def predict(
     from eyas.data import eval_transform, to_record_frame
     from eyas.data.images import decode
     from eyas.evaluation.predict import on_cpu
-    from eyas.export.runtime import open_detector
+    from eyas.export.exported import open_detector
     from eyas.ops.pixels import as_float
     from eyas.report.plots import draw_detections
     from eyas.tools.devices import pick_device

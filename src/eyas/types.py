@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NotRequired, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
 
-from eyas.ops.anchors import AnchorGrid, default_grid
+if TYPE_CHECKING:
+    # Records are read without torch, which takes seconds to import.
+    from torch import Tensor, nn
+
+    from eyas.ops.anchors import AnchorGrid
 
 Size = tuple[int, int]
 """(height, width)."""
@@ -77,6 +79,8 @@ class Target(TypedDict):
 
 def host_boxes(targets: Sequence[Target]) -> list[Tensor]:
     """CPU copies of the boxes where there are any, so that building masks never synchronises with the GPU."""
+    import torch
+
     return [torch.from_numpy(t["host_boxes"]) if "host_boxes" in t else t["boxes"] for t in targets]
 
 
@@ -91,8 +95,14 @@ class Prediction(TypedDict):
     """(n,) int64, 0-based."""
 
 
-GridBuilder = Callable[[Size, Size], AnchorGrid]
+GridBuilder = Callable[[Size, Size], "AnchorGrid"]
 """(feature map size in cells, image size in pixels) -> the anchors of that map."""
+
+
+def _default_grid() -> GridBuilder:
+    from eyas.ops.anchors import default_grid
+
+    return default_grid
 
 
 @dataclass(frozen=True)
@@ -109,7 +119,7 @@ class Level:
 
     channels: int
     stride: int
-    grid: GridBuilder = default_grid
+    grid: GridBuilder = field(default_factory=_default_grid)
     box_range: tuple[float, float] | None = None
 
 

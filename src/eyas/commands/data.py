@@ -6,13 +6,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from eyas.data import read
-from eyas.data.summary import check_images, report
-from eyas.evaluation.predict import anchor_grids
-from eyas.runs.checkpoint import ModelSpec
-from eyas.runs.opening import load
-from eyas.tools.progress import Progress
-
 
 def data(
     path: Path,
@@ -32,12 +25,21 @@ def data(
         images: also decode every image, and list those that a training would stop at.
         model: run folder of a detector, whose anchors are then compared with the boxes in its input.
     """
+    from eyas.data import check_images, read, report
+
     resize = grids = None
     if model is not None:
+        # Here, since without a model this command answers before torch would be imported.
+        from eyas.evaluation.predict import anchor_grids
+        from eyas.runs.checkpoint import ModelSpec
+        from eyas.runs.opening import load
+
         resize, grids = ModelSpec.load(model).resize, partial(anchor_grids, load(model))
     for name in split or ["train", "val"]:
         source = read(path, name, format=format, classes=classes)
         if images:
+            from eyas.tools.progress import Progress
+
             with Progress() as progress:
                 found = check_images(source, partial(progress.advance, progress.task("decode", len(source.records))))
             source = replace(source, problems=(*source.problems, *found))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eyas.data.formats.records import DataSource, Problem
 from eyas.data.images import decode
-from eyas.data.transforms import Resize
+from eyas.data.options import Resize
 from eyas.ops.anchors import AnchorGrid
 from eyas.ops.boxes import area, scale
 from eyas.types import EyasError, Record, Size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from eyas.data.transforms import Augmentation, Resize
+from eyas.data.options import Augmentation, Resize
 from eyas.types import EyasError
 
 Precision = Literal["no", "bf16", "fp16", "auto"]

@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NotRequired, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
 
-from eyas.ops.anchors import AnchorGrid, default_grid
+if TYPE_CHECKING:
+    # Records are read without torch, which takes seconds to import.
+    from torch import Tensor, nn
+
+    from eyas.ops.anchors import AnchorGrid
 
 Size = tuple[int, int]
 """(height, width)."""
@@ -29,7 +31,7 @@ class EyasError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One image of a data set and its annotations, in the frame of the image file.
+    """One image of a data set and its annotations, in the frame of the image file. Arrays are numpy's.
 
     Attributes:
         image_id: unique in the data set; what predictions, messages and reports call the image.
@@ -38,22 +40,22 @@ class Record:
         height: pixels.
         boxes: (n, 4) float32, xyxy: the objects.
         labels: (n,) int64, 0-based.
-        ignore: (m, 4) float32, xyxy: crowd, difficult, DontCare. Not objects for the loss, the mask or the recall, and
-            detections on them are not false positives.
+        ignore: (m, 4) float32, xyxy: crowd, difficult, DontCare regions. They are not objects for the loss, the mask or
+            the recall, and a detection on one is not a false positive.
         ignore_labels: (m,) int64: the one class an ignore region concerns, or -1 for every class.
-        attributes: more per object, each (n,): ``area`` (pixels, COCO's segment area), ``truncated`` in [0, 1] and
-            ``occluded`` in {0, 1, 2, 3} (KITTI). Absent where the format has none.
+        attributes: more per object, each (n,) float32: ``area`` (pixels, COCO's segment area), ``truncated`` in [0, 1]
+            and ``occluded`` in {0, 1, 2, 3} (KITTI). Empty where the format has none.
     """
 
     image_id: str
     path: Path
     width: int
     height: int
-    boxes: Tensor
-    labels: Tensor
-    ignore: Tensor
-    ignore_labels: Tensor
-    attributes: Mapping[str, Tensor] = field(default_factory=dict)
+    boxes: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    ignore: npt.NDArray[np.float32]
+    ignore_labels: npt.NDArray[np.int64]
+    attributes: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
 
 class Target(TypedDict):
@@ -70,15 +72,18 @@ class Target(TypedDict):
     size: NotRequired[Size]
     """(height, width) of the image inside the batch, before padding to the batch's common size."""
     host_boxes: NotRequired[npt.NDArray[np.float32]]
-    """``boxes`` once more, as an array, which stays with the host when a batch goes to a device; see `host_boxes`."""
+    """A copy of ``boxes`` that stays in host memory when the batch moves to a device; see `host_boxes`."""
     variant: NotRequired[int]
-    """Which of the finitely many geometric variants of the record this is: 0 as it is, 1 flipped. What else a training
-    does to the geometry, this does not tell."""
+    """The geometric variant of the record: 0 as it is, 1 flipped. Other changes of geometry are not counted."""
 
 
 def host_boxes(targets: Sequence[Target]) -> list[Tensor]:
-    """The boxes of each image, in the host's memory where they are to be had there: what is made of them there makes
-    nobody wait for the device."""
+    """The boxes of each image, (n, 4) xyxy: the copy in host memory where a target has one, else ``boxes`` itself.
+
+    Building masks from the copies never synchronises with the device.
+    """
+    import torch
+
     return [torch.from_numpy(t["host_boxes"]) if "host_boxes" in t else t["boxes"] for t in targets]
 
 
@@ -93,8 +98,14 @@ class Prediction(TypedDict):
     """(n,) int64, 0-based."""
 
 
-GridBuilder = Callable[[Size, Size], AnchorGrid]
+GridBuilder = Callable[[Size, Size], "AnchorGrid"]
 """(feature map size, image size) -> the anchors of that map."""
+
+
+def _default_grid() -> GridBuilder:
+    from eyas.ops.anchors import default_grid
+
+    return default_grid
 
 
 @dataclass(frozen=True)
@@ -111,7 +122,7 @@ class Level:
 
     channels: int
     stride: int
-    grid: GridBuilder = default_grid
+    grid: GridBuilder = field(default_factory=_default_grid)
     box_range: tuple[float, float] | None = None
 
 

@@ -19,7 +19,7 @@ from faults.processes import MIB, Process, Sample, command
 import eyas.data.dataset
 from eyas.__main__ import main
 from eyas.data import DetectionDataset, eval_transform, loader, read
-from eyas.data.transforms import Resize
+from eyas.data.options import Resize
 from eyas.data.workers import HUNG, WorkerProgress, name_failed_images, safe_batches
 from eyas.types import EyasError, Record
 from helpers.tiny import options, write_squares
@@ -167,16 +167,6 @@ def test_waiting_for_ever_is_a_choice(data: Path) -> None:
         for workers in (0, 1)
     ]
     assert [batch.timeout for batch in batches] == [0, 9]
-
-
-def test_a_data_set_that_is_sent_to_a_spawned_worker_is_the_same(data: Path) -> None:
-    sent = DetectionDataset(read(data, "train"), eval_transform(Resize()), WorkerProgress(2))
-    rebuild, parts = sent.__reduce__()
-    assert not any(isinstance(value, torch.Tensor) for record in parts[0].records for value in vars(record).values())
-    back = rebuild(*parts)
-    for index in range(8):
-        (image, target), (other, expected) = back[index], sent[index]
-        assert torch.equal(image, other) and torch.equal(target["boxes"], expected["boxes"])
 
 
 def made(resident: Callable[[int], float], files: Callable[[int], int]) -> list[Sample]:

@@ -6,10 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from eyas.data import read
-from eyas.data.summary import check_images, report
-from eyas.evaluation.predict import anchor_grids
-from eyas.runs.checkpoint import ModelSpec, load
+from eyas.data import check_images, read, report
 
 
 def data(
@@ -20,18 +17,22 @@ def data(
     images: bool = False,
     model: Path | None = None,
 ) -> None:
-    """Say what is in a data set, and every box or record that would be dropped, with file and line.
+    """Print what a data set holds, and every box or record that is dropped, with file and line.
 
     Args:
         path: folder of a data set.
-        split: the splits to look at; train and val when left out.
+        split: the splits to read; train and val when left out.
         format: coco, voc, kitti or yolo; recognised from the folder when left out.
         classes: class names in label order; taken from the data set when left out.
-        images: also decode every image, and list those that a training would stop at.
-        model: run folder of a detector, whose anchors are then compared with the boxes in its input.
+        images: also decode every image, and list those that would stop a training.
+        model: run folder of a detector, to compare its anchors with the boxes at its input size.
     """
     resize = grids = None
     if model is not None:
+        # Here, since without a model this command answers before torch would be imported.
+        from eyas.evaluation.predict import anchor_grids
+        from eyas.runs.checkpoint import ModelSpec, load
+
         resize, grids = ModelSpec.load(model).resize, partial(anchor_grids, load(model))
     for name in split or ["train", "val"]:
         source = read(path, name, format=format, classes=classes)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from eyas.args import DataArgs
 from eyas.data import DataSource
-from eyas.data.transforms import Resize
+from eyas.data.options import Resize
 from eyas.data.workers import safe_batches
 from eyas.evaluation.predict import val_loader
 from eyas.evaluation.variance import inspect_features, report, table, verdict

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from eyas.data import eval_transform, to_record_frame
+from eyas.data.dataset import ground_truth
 from eyas.data.images import SUFFIXES, decode, image_size
 from eyas.evaluation.predict import on_cpu
 from eyas.export.runtime import open_detector
@@ -49,7 +51,7 @@ def predict(
         for path, drawn in drawings.items():
             record = unlabelled(path)
             image = decode(record)
-            pixels, _ = transform(image, {"boxes": record.boxes, "labels": record.labels})
+            pixels, _ = transform(image, ground_truth(record))
             found = on_cpu(detector.predict(as_float(pixels[None].to(where)))[0])
             found = to_record_frame(found, record, (pixels.shape[-2], pixels.shape[-1]))
             entries += as_json(record, found, detector.classes)
@@ -92,7 +94,7 @@ def drawings_of(paths: Sequence[Path], root: Path, out: Path) -> dict[Path, Path
 def unlabelled(path: Path) -> Record:
     """A record for an image that has no annotations."""
     width, height = image_size(path)
-    boxes, labels = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    boxes, labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
     return Record(path.stem, path, width, height, boxes, labels, boxes, labels)
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -64,31 +63,23 @@ class DetectionDataset(Dataset[Sample]):
         finally:
             generator.set_state(before)
 
-    def __reduce__(self) -> tuple[object, ...]:
-        # Where workers are spawned, not forked, torch would hand over every tensor as an open file, some thousands.
-        return _rebuild, (_changed(self.source, Tensor.numpy), self.transform, self.worker_progress)
-
     def _sample(self, index: int) -> Sample:
         record = self.source.records[index]
-        target: Target = {"boxes": record.boxes, "labels": record.labels, "ignore": record.ignore}
         with nullcontext() if self.worker_progress is None else self.worker_progress.at(index):
-            image, target = self.transform(decode(record), target)
+            image, target = self.transform(decode(record), ground_truth(record))
         return image, {**target, "index": index, "size": (image.shape[-2], image.shape[-1])}
 
 
-def _rebuild(source: DataSource, transform: Transform, worker_progress: WorkerProgress | None) -> DetectionDataset:
-    return DetectionDataset(_changed(source, torch.from_numpy), transform, worker_progress)
+def ground_truth(record: Record) -> Target:
+    """The boxes, labels and ignore regions of a record as tensors, in the frame of the image file.
 
-
-def _changed(source: DataSource, change: Callable[[Any], Any]) -> DataSource:
-    """The source with all its tensors as arrays, or the reverse."""
-    return replace(source, records=tuple(_record(record, change) for record in source.records))
-
-
-def _record(record: Record, change: Callable[[Any], Any]) -> Record:
-    names = ("boxes", "labels", "ignore", "ignore_labels")
-    attributes = {name: change(values) for name, values in record.attributes.items()}
-    return replace(record, **{name: change(getattr(record, name)) for name in names}, attributes=attributes)
+    They share the record's memory: a transform makes new ones.
+    """
+    return {
+        "boxes": torch.from_numpy(record.boxes),
+        "labels": torch.from_numpy(record.labels),
+        "ignore": torch.from_numpy(record.ignore),
+    }
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, list[Target]]:

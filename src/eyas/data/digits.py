@@ -27,16 +27,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from eyas.data.formats.coco import write_coco
 from eyas.tools.files import write_atomic
 from eyas.types import EyasError
 
 Split = Literal["train", "val"]
-Item = tuple[np.ndarray, Tensor, Tensor]
+Item = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 CLASSES = tuple("0123456789")
 PHOTOGRAPHS: dict[Split, tuple[str, ...]] = {
@@ -146,8 +144,8 @@ def compose(split: Split, index: int, spec: DigitsSpec) -> Item:
             found.append(int(labels[chosen]))
     return (
         canvas,
-        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        torch.tensor(found, dtype=torch.int64),
+        np.array(boxes, dtype=np.float32).reshape(-1, 4),
+        np.array(found, dtype=np.int64),
     )
 
 
@@ -343,7 +341,7 @@ def write_digits(root: Path, spec: DigitsSpec, progress: Callable[[int, int], No
 
 def _items(
     split: Split, before: int, total: int, spec: DigitsSpec, progress: Callable[[int, int], None] | None
-) -> Iterator[tuple[str, np.ndarray, Tensor, Tensor]]:
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
     """The images of a split by name; an image counts as done when the next one is asked for, hence is written."""
     for index in range(spec.images(split)):
         yield (f"{index:06d}", *compose(split, index, spec))

@@ -11,13 +11,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+import numpy.typing as npt
 from PIL import Image
-from torch import Tensor
 
 from eyas.types import EyasError, Record
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".JPG", ".JPEG", ".PNG", ".BMP")
 """What counts as an image file, in the order in which a name without suffix is looked up."""
@@ -59,7 +62,14 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def decode(record: Record) -> Tensor:
-    """The pixels of a record, (3, height, width) uint8, RGB, in the frame that its annotation was drawn in.
+    """The pixels of a record as a tensor, (3, height, width) uint8; otherwise as `read_pixels`."""
+    import torch  # here, so that annotations are read without it
+
+    return torch.from_numpy(read_pixels(record)).permute(2, 0, 1)
+
+
+def read_pixels(record: Record) -> npt.NDArray[np.uint8]:
+    """The pixels of a record, (height, width, 3) uint8, RGB, in the frame that its annotation was drawn in.
 
     That frame is the image that a viewer shows; for a record of another size it is the pixels as they are stored. Of
     several frames or pages the first counts, and transparency is left out.
@@ -81,8 +91,7 @@ def decode(record: Record) -> Tensor:
         pixels = _rgb(image)
         if turn is not None and wanted == seen:
             pixels = pixels.transpose(turn)
-        # Not asarray: PyTorch warns of arrays that cannot be written to.
-        return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
+        return np.array(pixels)  # not asarray: PyTorch warns of arrays that cannot be written to
 
 
 def find_image(folder: Path, name: str) -> Path:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from eyas.args import DataArgs
 from eyas.data import DataSource
-from eyas.data.transforms import Resize
+from eyas.data.options import Resize
 from eyas.data.workers import safe_batches
 from eyas.detectors.deploy import deploy
 from eyas.detectors.deployed import Deployed

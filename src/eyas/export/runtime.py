@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from eyas.data.transforms import Resize
+from eyas.data.options import Resize
 from eyas.detectors.deployed import Candidates, as_predictions
 from eyas.evaluation.cost import ModelCost, measure
 from eyas.export.graph import DETECTIONS, as_inputs, as_tensors, read_metadata, require_onnx

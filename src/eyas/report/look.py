@@ -11,7 +11,7 @@ import torch
 
 from eyas.args import DataArgs
 from eyas.data import DataSource
-from eyas.data.transforms import Resize
+from eyas.data.options import Resize
 from eyas.evaluation.cost import ModelCost, measure
 from eyas.evaluation.errors import Judged, judge
 from eyas.evaluation.predict import find_everywhere

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from eyas.data import DataSource, DetectionDataset, collate, eval_transform
-from eyas.data.transforms import Resize
+from eyas.data.options import Resize
 from eyas.evaluation.variance import inside, view_and_masks
 from eyas.nn.eval_mode import eval_mode
 from eyas.ops.near_objects import AssignmentRule

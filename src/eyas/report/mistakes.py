@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from eyas.data import DataSource
-from eyas.data.transforms import Resize
+from eyas.data.options import Resize
 from eyas.evaluation.errors import MATCH, OUTCOMES, TOUCH, WRONG, Judged, confusions, ranked, totals
 from eyas.ops.near_objects import AssignmentRule
 from eyas.report import charts

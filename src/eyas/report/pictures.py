@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import matplotlib
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -40,7 +41,7 @@ VERDICT_COLOURS = {
 def truth_picture(record: Record, classes: Sequence[str]) -> bytes:
     """An image with its objects."""
     names = [classes[label] for label in record.labels.tolist()]
-    return _photograph(record, [(record.boxes, names, [TRUTH] * len(names))])
+    return _photograph(record, [(torch.from_numpy(record.boxes), names, [TRUTH] * len(names))])
 
 
 def detections_picture(record: Record, prediction: Prediction, judged: Judged, classes: Sequence[str]) -> bytes:
@@ -50,7 +51,7 @@ def detections_picture(record: Record, prediction: Prediction, judged: Judged, c
     texts = [f"{classes[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
     missed = [place for place, outcome in enumerate(judged.outcomes) if outcome != "found"]
     layers = [
-        (record.boxes[missed], [""] * len(missed), [MISSED] * len(missed)),
+        (torch.from_numpy(record.boxes[missed]), [""] * len(missed), [MISSED] * len(missed)),
         (prediction["boxes"][kept], texts, [VERDICT_COLOURS[verdict] for verdict in judged.verdicts]),
     ]
     return _photograph(record, layers)

@@ -46,7 +46,7 @@ def precision_recall_part(seen: Mapping[str, Seen], source: DataSource, arms: Se
     areas = ", ".join(f"{name} {mean.mean():.3f}" for name, mean in means.items() if mean is not None)
     label = f"Precision over recall, mean over the classes. Mean precision: {areas}"
     whole = _curves(means, arms, "mean over the classes", label, charts.LARGE)
-    labels = np.concatenate([record.labels.numpy() for record in source.records])
+    labels = np.concatenate([record.labels for record in source.records])
     counts = np.bincount(labels, minlength=len(source.classes))
     common = [source.classes[label] for label in np.argsort(-counts, kind="stable")[:PANELS] if counts[label]]
     panels = [

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from eyas.data.transforms import Resize
+from eyas.data.options import Resize
 from eyas.detectors import build
 from eyas.tools.files import WRITE_ERRORS, could_not_write, write_atomic, write_json
 from eyas.tools.tensor_files import check_weights, read_pt, read_safetensors

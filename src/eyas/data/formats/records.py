@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from eyas.data.images import MAX_PIXELS, is_file
 from eyas.types import EyasError, Record
@@ -172,11 +171,11 @@ def build_record(
         path=path,
         width=width,
         height=height,
-        boxes=torch.tensor([box for box, _ in objects], dtype=torch.float32).reshape(-1, 4),
-        labels=torch.tensor([a.label for _, a in objects], dtype=torch.int64),
-        ignore=torch.tensor([box for box, _ in regions], dtype=torch.float32).reshape(-1, 4),
-        ignore_labels=torch.tensor([a.label for _, a in regions], dtype=torch.int64),
-        attributes={name: torch.tensor([a.attributes[name] for _, a in objects]) for name in names},
+        boxes=np.array([box for box, _ in objects], dtype=np.float32).reshape(-1, 4),
+        labels=np.array([a.label for _, a in objects], dtype=np.int64),
+        ignore=np.array([box for box, _ in regions], dtype=np.float32).reshape(-1, 4),
+        ignore_labels=np.array([a.label for _, a in regions], dtype=np.int64),
+        attributes={name: np.array([a.attributes[name] for _, a in objects], dtype=np.float32) for name in names},
     )
     return record, problems
 

@@ -1,0 +1,125 @@
+"""The options of resizing and augmentation. No torch here: a command reads its options before it needs any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from eyas.types import EyasError, Size
+
+
+@dataclass(frozen=True)
+class Resize:
+    """The size of the network's input. Give height and width, or shorter and/or longer, or nothing (keep the size).
+
+    Attributes:
+        height: pixels, exact; with ``width``, the image is stretched.
+        width: pixels, exact.
+        shorter: pixels of the shorter side; the aspect ratio is kept.
+        longer: pixels that the longer side may not exceed; alone, what the longer side becomes.
+    """
+
+    height: int | None = None
+    width: int | None = None
+    shorter: int | None = None
+    longer: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and value < 1:
+                raise EyasError(f"resize {name} must be at least 1 pixel, got {value}")
+        if (self.height is None) != (self.width is None):
+            raise EyasError("resize height and width go together: give both or neither")
+        if self.height is not None and (self.shorter is not None or self.longer is not None):
+            raise EyasError("resize takes height and width (stretch), or shorter and longer (aspect kept), not both")
+        if self.shorter is not None and self.longer is not None and self.longer < self.shorter:
+            raise EyasError(f"resize longer ({self.longer}) must not be less than shorter ({self.shorter})")
+
+    def times(self, scale: float) -> Resize:
+        """A size so many times larger.
+
+        Raises:
+            EyasError: no size is given, so that there is nothing to be larger than.
+        """
+        if scale != 1 and self == Resize():
+            raise EyasError("give the student's size by --dataset.resize, which the teacher's is to be larger than")
+        return Resize(**{name: value and round(value * scale) for name, value in vars(self).items()})
+
+    def output_size(self, size: Size) -> Size:
+        """(height, width) of an image of ``size`` after the resize, at least 1 x 1 pixels."""
+        if self.height is not None and self.width is not None:
+            return self.height, self.width
+        limits = []
+        if self.shorter is not None:
+            limits.append(self.shorter / min(size))
+        if self.longer is not None:
+            limits.append(self.longer / max(size))
+        return scaled(size, min(limits, default=1.0))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes to a training image. The defaults flip only.
+
+    Attributes:
+        flip: probability of a horizontal flip, in [0, 1].
+        brightness: factor drawn from [1 - x, 1 + x].
+        contrast: likewise.
+        saturation: likewise.
+        hue: shift drawn from [-x, x], x in [0, 0.5], in turns of the colour circle.
+        scale: (low, high): the resized image is scaled once more by a factor drawn between them, its aspect kept.
+        zoom_out: with probability 1/2 the image is put on a canvas up to this many times larger per side (SSD: 4);
+            1 switches it off.
+        crop: SSD's crop of random size and place; it keeps the boxes whose centres stay inside, and leaves an image
+            without objects as it is.
+        shift: the image is moved by up to this fraction of its height and width, in whole pixels, in [0, 1).
+    """
+
+    flip: float = 0.5
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    zoom_out: float = 1.0
+    crop: bool = False
+    shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.flip <= 1:
+            raise EyasError(f"augmentation flip is a probability in [0, 1], got {self.flip}")
+        for name in ("brightness", "contrast", "saturation"):
+            if getattr(self, name) < 0:
+                raise EyasError(f"augmentation {name} must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.hue <= 0.5:
+            raise EyasError(f"augmentation hue must be in [0, 0.5], got {self.hue}")
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
+            raise EyasError(f"augmentation scale must be (low, high) with 0 < low <= high, got {tuple(self.scale)}")
+        if self.zoom_out < 1:
+            raise EyasError(f"augmentation zoom_out must be at least 1, got {self.zoom_out}")
+        if not 0 <= self.shift < 1:
+            raise EyasError(f"augmentation shift must be in [0, 1), got {self.shift}")
+
+    def variants(self) -> tuple[int, ...]:
+        """The geometric variants of an image that training sees, see `eyas.types.Target`.
+
+        Raises:
+            EyasError: there is no end of them; the message says which options to drop.
+        """
+        endless = {
+            "scale '[1, 1]'": tuple(self.scale) != (1.0, 1.0),
+            "zoom_out 1": self.zoom_out > 1,
+            "crop false": self.crop,
+            "shift 0": self.shift > 0,
+        }
+        drop = [f"--dataset.augment.{option}" for option, given in endless.items() if given]
+        if drop:
+            raise EyasError(
+                "a teacher cache holds each image as it is and flipped, and this augmentation makes other images in "
+                f"every epoch: drop it by {' '.join(drop)} (colours may vary), or leave --cache out"
+            )
+        return (0,) if self.flip == 0 else (1,) if self.flip == 1 else (0, 1)
+
+
+def scaled(size: Size, factor: float) -> Size:
+    """A size times a factor, rounded to whole pixels, at least 1 x 1."""
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))

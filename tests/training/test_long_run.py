@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ import eyas.data.dataset
 from eyas.__main__ import main
 from eyas.data import DetectionDataset, eval_transform, loader, read
 from eyas.data.options import Resize
+from eyas.data.worker_process import WorkerProcess
 from eyas.data.workers import HUNG, WorkerProgress, name_failed_images, safe_batches
 from eyas.types import EyasError, Record
 from helpers.tiny import options, write_squares
@@ -76,7 +78,7 @@ def test_a_worker_that_hangs(
     more = {"run_epochs": 1, "dataset_workers": 2, "dataset_worker_timeout": 1}
     assert main(["train", f"--data={data}", f"--out={tmp_path / 'out'}", *options(**more)]) == 2
     said = capfd.readouterr().err
-    assert "the data workers gave no batch for 1 s; in hand they have " in said and "train5.png (image " in said
+    assert "the data workers gave no batch for 1 s; they are decoding " in said and "train5.png (image " in said
     assert "Traceback" not in said and "--dataset.worker_timeout" in said
     assert time.monotonic() - started < 30
 
@@ -89,6 +91,10 @@ def test_a_worker_that_dies_while_the_student_is_scored(data: Path, monkeypatch:
             pass
 
 
+class ForkedWorker(ForkProcess, WorkerProcess):
+    """A data worker whose target need not be sent."""
+
+
 class Fetched:
     """A loader of one worker, which gives one batch and then waits for what another process sends it."""
 
@@ -97,7 +103,7 @@ class Fetched:
     def __init__(self, dataset: DetectionDataset, sender: Callable[[], None]) -> None:
         self.dataset = dataset
         self.receiver, end = multiprocessing.Pipe(duplex=False)
-        self.worker = multiprocessing.get_context("fork").Process(target=sender, daemon=True)
+        self.worker = ForkedWorker(target=sender, daemon=True)
         self.worker.start()
         end.close()  # the worker alone has it now
         assert self.worker.pid is not None
@@ -111,7 +117,7 @@ class Fetched:
 @pytest.mark.parametrize(
     ("sender", "message"),
     [
-        (lambda: time.sleep(1000), r"gave no batch for 0\.2 s; the last they had were .*train3\.png"),
+        (lambda: time.sleep(1000), r"gave no batch for 0\.2 s; their last images were .*train3\.png"),
         (lambda: time.sleep(0.5), r"a data worker exited unexpectedly; its last image was .*train3\.png"),
     ],
     ids=["stopped", "ended"],

@@ -5,15 +5,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from eyas.data.formats.coco import write_coco
-from eyas.data.formats.records import DataSource, Problem
 from eyas.data.options import Augmentation, Resize
-from eyas.data.reading import read
-from eyas.data.summary import check_images, report
 
 if TYPE_CHECKING:
     from eyas.data.dataset import DetectionDataset, collate, loader, to_record_frame
+    from eyas.data.formats.coco import write_coco
+    from eyas.data.formats.records import DataSource, Problem
     from eyas.data.interop import from_coco_detection, from_supervision, to_supervision
+    from eyas.data.reading import read
+    from eyas.data.summary import check_images, report
     from eyas.data.transforms import eval_transform, train_transform
 
 __all__ = [
@@ -36,17 +36,21 @@ __all__ = [
     "write_coco",
 ]
 
-NEED_TORCH = {
+HOMES = {
     "dataset": ("DetectionDataset", "collate", "loader", "to_record_frame"),
+    "formats.coco": ("write_coco",),
+    "formats.records": ("DataSource", "Problem"),
     "interop": ("from_coco_detection", "from_supervision", "to_supervision"),
+    "reading": ("read",),
+    "summary": ("check_images", "report"),
     "transforms": ("eval_transform", "train_transform"),
 }
-"""The modules that import torch, and what they export here. Each is imported when a name of its is first used."""
+"""Module -> its names here. Each is imported when first used, so that annotations are read without importing torch."""
 
-if not TYPE_CHECKING:  # or mypy would take every name for one of this package
+if not TYPE_CHECKING:  # or mypy would accept every name
 
     def __getattr__(name: str) -> object:
-        for module, names in NEED_TORCH.items():
+        for module, names in HOMES.items():
             if name in names:
                 return getattr(import_module(f"{__name__}.{module}"), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

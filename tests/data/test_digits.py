@@ -11,21 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eyas.data import digits as demo_data
 from eyas.data import read
-from eyas.data.digits import (
-    CLASSES,
-    INK,
-    MARKER,
-    PHOTOGRAPHS,
-    DigitsSpec,
-    compose,
-    data_hash,
-    digits,
-    draw_digit,
-    parse_numbers,
-    write_digits,
-)
+from eyas.data.digits import CLASSES, MARKER, DigitsSpec, compose, data_hash, write_digits
+from eyas.data.digits import images as demo_data
+from eyas.data.digits.images import INK, PHOTOGRAPHS, digits, draw_digit, parse_numbers
 from eyas.types import EyasError
 
 SPEC = DigitsSpec()

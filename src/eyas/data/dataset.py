@@ -25,21 +25,21 @@ Sample = tuple[Tensor, Target]
 class Draw(NamedTuple):
     """A record and the one augmentation of it that belongs to a seed and an epoch."""
 
-    index: int  # type: ignore[assignment]  # hides a method of tuples that nobody calls here
+    index: int  # type: ignore[assignment]  # hides a method of tuples that is not called here
     epoch: int
     seed: int
 
 
 class DetectionDataset(Dataset[Sample]):
-    """The records of a source, decoded and transformed when they are asked for.
+    """The records of a source, decoded and transformed on access.
 
     ``dataset[i]`` augments with torch's default generator, as torchvision's own data sets do. ``dataset[Draw(i, epoch,
     seed)]`` always gives the same sample and leaves the generator as it was.
 
     Attributes:
         source: the records.
-        transform: what is done to them.
-        worker_progress: where workers say what they have in hand, see `eyas.data.workers`.
+        transform: turns an image and its target into the network's input.
+        worker_progress: where workers note what they are decoding, see `eyas.data.workers`.
     """
 
     def __init__(self, source: DataSource, transform: Transform, worker_progress: WorkerProgress | None = None) -> None:
@@ -83,7 +83,7 @@ def ground_truth(record: Record) -> Target:
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, list[Target]]:
-    """Samples to (B, 3, H, W) images, padded right and bottom to the largest of the batch, and their targets."""
+    """Stack samples to (B, 3, H, W) images, padded right and bottom to the largest of the batch, and their targets."""
     images = [image for image, _ in samples]
     height = max(image.shape[-2] for image in images)
     width = max(image.shape[-1] for image in images)
@@ -96,11 +96,11 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, list[Target]]:
 
 
 def to_record_frame(prediction: Prediction, record: Record, size: Size) -> Prediction:
-    """Detections from the network's frame to the frame of the image file, clipped to it.
+    """Scale detections from the network's frame to the frame of the image file, and clip them to it.
 
     Args:
         prediction: boxes in pixels of the network's input.
-        record: the image they were found in.
+        record: the image in which they were found.
         size: (height, width) of the image inside the batch before padding, ``target["size"]``.
     """
     boxes = prediction["boxes"]
@@ -165,11 +165,14 @@ def loader(
         transform: `train_transform` or `eval_transform`, or your own.
         batch_size: images per batch and process.
         shuffle: a new order every epoch, or the order of the records.
-        workers: processes that decode and transform; 0 does it in this one. Where there is a new order every epoch,
-            they wait for the next one; else they end with the last record.
+        workers: processes that decode and transform; 0 does both in this one. With ``shuffle`` they stay for the next
+            epoch; without it they end after the last record.
         seed: any integer from 0.
         drop_last: leave out a last batch that is not full.
-        worker_timeout: seconds without a batch after which workers are taken to hang; 0 waits for ever.
+        worker_timeout: seconds without a batch after which workers count as hung; 0 waits for ever.
+
+    Raises:
+        EyasError: a number is out of range, or ``drop_last`` leaves no batch.
     """
     if batch_size < 1 or workers < 0 or seed < 0:
         raise EyasError(f"need batch_size >= 1, workers >= 0, seed >= 0; got {batch_size}, {workers}, {seed}")
@@ -184,6 +187,6 @@ def loader(
         drop_last=drop_last,
         persistent_workers=shuffle and workers > 0,
         pin_memory=torch.cuda.is_available(),
-        # Without its own generator the loader would draw the workers' base seed from, and so disturb, the default one.
+        # Its own, or the loader would draw the workers' base seed from the default generator.
         generator=torch.Generator().manual_seed(seed),
     )

@@ -33,8 +33,8 @@ def report(source: DataSource, *, resize: Resize | None = None, grids: Grids | N
 
     Args:
         source: what `eyas.data.read` gave.
-        resize: the network's input size; box sizes and anchors are told in its frame. None: the frame of the files.
-        grids: the detector's anchors for an input size; without it the report says nothing of anchors.
+        resize: the network's input size, in whose frame boxes are measured; None measures in the frame of the files.
+        grids: the detector's anchors for an input size; without them the report leaves anchors out.
     """
     resize = resize or Resize()
     frames = [resize.output_size((record.height, record.width)) for record in source.records]
@@ -43,12 +43,12 @@ def report(source: DataSource, *, resize: Resize | None = None, grids: Grids | N
     if grids is not None:
         sections.append(_coverage(boxes, frames, grids))
     sections.append(_problems(source))
-    # Names of files need not be UTF-8, and a terminal that is takes no others.
+    # File names need not be UTF-8, and a UTF-8 terminal refuses those that are not.
     return "\n\n".join(sections).encode("utf-8", "backslashreplace").decode()
 
 
 def check_images(source: DataSource) -> tuple[Problem, ...]:
-    """Decode every image and list those that a training would stop at: unreadable, or of another size than annotated.
+    """Decode every image and list those that would stop a training: unreadable, or of another size than annotated.
 
     Takes as long as one pass over the data. Add the result to ``source.problems`` to see it in the report.
     """
@@ -65,7 +65,7 @@ def best_iou(boxes: Floats, grids: Sequence[AnchorGrid]) -> Floats:
     """The largest IoU of each box with any anchor of any grid: (n, 4) xyxy to (n,).
 
     For one anchor shape the IoU rises with the overlap, and the overlap is separable, so the best is at the best
-    column and the best row: nothing of size boxes x anchors is made.
+    column and the best row. Memory is O(boxes x (rows + columns)), never O(boxes x anchors).
     """
     best = np.zeros(len(boxes), np.float32)
     for start in range(0, len(boxes), CHUNK):

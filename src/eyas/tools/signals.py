@@ -105,8 +105,10 @@ def _handling(handler: Handler, *numbers: int) -> Iterator[None]:
 
 
 def leave_signals_to_parent(_: int) -> None:
-    """In a data worker: live through the signal that all processes of a command get, so that the step in hand has its
-    batch. The second SIGTERM ends it: that is its parent's. (A ``worker_init_fn`` of a DataLoader.)"""
+    """Let a data worker live through a signal to all processes of a command, so that the current step gets its batch.
+
+    A second SIGTERM, which its parent sends, ends the worker. Serves as ``worker_init_fn`` of a DataLoader.
+    """
 
     def once(number: int, _: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)

@@ -213,8 +213,8 @@ def _annotation_file(root: Path, split: str) -> Path:
         if len(years) > 1:
             listed = ", ".join(path.name for path in years)
             raise EyasError(f"{root / 'annotations'}: several files are of the split {split}: {listed}; keep one")
-        places = (f"annotations/instances_{name}.json", f"annotations/{name}.json", f"{name}/_annotations.coco.json")
-        for path in (*years, *(root / place for place in places), root / f"{name}.json"):
+        usual = (f"annotations/instances_{name}.json", f"annotations/{name}.json", f"{name}/_annotations.coco.json")
+        for path in (*years, *(root / file for file in usual), root / f"{name}.json"):
             if path.is_file():
                 return path
     there = ", ".join(sorted(str(path.relative_to(root)) for path in root.glob("*/*.json"))) or "none"

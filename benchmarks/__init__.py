@@ -1,7 +1,7 @@
-"""Scripts that time one thing against another: ``python -m benchmarks.mask``."""
+"""Scripts that time Eyas against simpler code, for example ``python -m benchmarks.mask``."""
 
 import os
 
-# Read when torch is first imported, which is after this package. Threads that wait by spinning keep a shared machine's
-# cores from the very thread they wait for: an operation of 30 microseconds then takes 20 milliseconds.
+# torch reads this when it is imported, which is after this package. On a shared machine, threads that spin while they
+# wait take the core from the thread they wait for: an operation of 30 microseconds then takes 20 milliseconds.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

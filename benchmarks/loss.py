@@ -1,8 +1,8 @@
 """The imitation loss: dense against sparse, forward and backward.
 
 ``python -m benchmarks.loss [--json FILE]``. The adaptation layer, 512 to 512 channels with a 3 x 3 kernel on maps of
-38 x 63 cells, is evaluated everywhere or at the near cells alone; gradients go to its weights and to the student's
-features. ``ratio`` is dense over sparse. Values and gradients of both sides are compared as it goes.
+38 x 63 cells, is evaluated everywhere or only at the near cells; gradients flow to its weights and to the student's
+features. ``ratio`` is dense over sparse. Every run also checks that both sides give the same loss and gradients.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ CHANNELS, HEIGHT, WIDTH = 512, 38, 63
 
 
 def scattered(share: float, generator: torch.Generator) -> Tensor:
-    """(HEIGHT, WIDTH) mask of single cells."""
+    """A (HEIGHT, WIDTH) mask of single cells, with this share of all cells."""
     order = torch.randperm(HEIGHT * WIDTH, generator=generator)
     return (order < round(share * HEIGHT * WIDTH)).view(HEIGHT, WIDTH)
 
 
 def boxes(share: float, generator: torch.Generator) -> Tensor:
-    """(HEIGHT, WIDTH) mask of rectangles of 3 to 9 cells a side, cut off in reading order at the share of cells."""
-    mask, wanted = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool), round(share * HEIGHT * WIDTH)
-    while mask.sum() < wanted:
+    """A (HEIGHT, WIDTH) mask of rectangles of 3 to 9 cells a side, cut off in reading order at this share of cells."""
+    mask, limit = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool), round(share * HEIGHT * WIDTH)
+    while mask.sum() < limit:
         height, width = torch.randint(3, 10, (2,), generator=generator).tolist()
         top = int(torch.randint(0, HEIGHT - height, (), generator=generator))
         left = int(torch.randint(0, WIDTH - width, (), generator=generator))
         mask[top : top + height, left : left + width] = True
-    return mask & (mask.flatten().cumsum(0).view_as(mask) <= wanted)
+    return mask & (mask.flatten().cumsum(0).view_as(mask) <= limit)
 
 
 def dense(adapter: Adapter, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -44,12 +44,12 @@ def dense(adapter: Adapter, student: Tensor, teacher: Tensor, mask: Tensor) -> T
 
 def sparse(adapter: Adapter, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     image, rows, columns = mask.nonzero(as_tuple=True)
-    wanted = teacher.permute(0, 2, 3, 1)[image, rows, columns]
-    return sparse_imitation_loss(adapter.at(student, (image, rows, columns)), wanted, len(image))
+    vectors = teacher.permute(0, 2, 3, 1)[image, rows, columns]
+    return sparse_imitation_loss(adapter.at(student, (image, rows, columns)), vectors, len(image))
 
 
 def step(loss: Callable[..., Tensor], adapter: Adapter, student: Tensor, teacher: Tensor, mask: Tensor) -> list[Tensor]:
-    """The loss and its gradients."""
+    """The loss and its gradients with respect to the student's features and the adapter's parameters."""
     value = loss(adapter, student, teacher, mask)
     return [value.detach(), *torch.autograd.grad(value, (student, *adapter.parameters()))]
 

@@ -1,9 +1,9 @@
-"""Near-object masks: the interval mask against the brute force, on an image of 800 x 1333 pixels.
+"""Near-object masks: the interval mask against brute force, on an image of 800 x 1333 pixels.
 
-``python -m benchmarks.mask [--json FILE]``. The brute force is what earlier implementations do: the IoU of all anchors
-with all boxes, its maximum, a comparison and any(), here in one batched call, without their loop over boxes, and with
-the anchors made beforehand. ``ratio`` is brute force over interval mask. The masks of all sides are compared cell by
-cell.
+``python -m benchmarks.mask [--json FILE]``. Brute force is the way of earlier implementations: the IoU of all anchors
+with all boxes, its maximum, a comparison and any(). Here it is one batched call without their loop over boxes, and the
+anchors are made beforehand. ``ratio`` is brute force over interval mask. Every run also checks that all masks are equal
+cell by cell.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ PSI = 0.5
 
 
 def pyramid() -> list[AnchorGrid]:
-    """Five levels of three anchors, strides 4 to 64."""
+    """Five levels with strides 4 to 64 and three anchors per cell."""
     return [_grid(stride, ratio_cell_anchors(8 * stride)) for stride in (4, 8, 16, 32, 64)]
 
 
 def single_level() -> list[AnchorGrid]:
-    """One level of nine anchors at stride 16."""
+    """One level with stride 16 and nine anchors per cell."""
     return [_grid(16, torch.cat([ratio_cell_anchors(side) for side in (128, 256, 512)]))]
 
 
@@ -47,7 +47,7 @@ def random_boxes(number: int) -> Tensor:
 
 
 def brute_force(anchors: Tensor, grids: Sequence[AnchorGrid], boxes: Tensor) -> list[Tensor]:
-    """The masks of one image from its boxes and all anchors, (anchors, 4) in float64."""
+    """The masks of one image, (1, H, W) each, from its boxes (n, 4) and the anchors of all levels, (A, 4) float64."""
     iou = box_iou(boxes.double(), anchors)
     near = (iou > PSI * iou.amax(dim=1, keepdim=True)).any(dim=0)
     levels = near.split([grid.size[0] * grid.size[1] * grid.num_shapes for grid in grids])

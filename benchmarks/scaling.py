@@ -1,8 +1,9 @@
-"""How the mask's and the loss's time grow: with boxes, image side, levels and anchors; against brute force and dense.
+"""How the time of mask and loss grows with boxes, image side, levels and anchors, against brute force and dense.
 
-``python -m benchmarks.scaling [--json FILE] [--figure FILE]``. One quantity grows at a time, the others stay at 30
-boxes, a side of 800 pixels, five levels and three anchors a cell. The loss has 256 channels and is that of the level
-with most near cells, ``loss_cells``, beside which the others are small. The figure has the same rows on log axes.
+``python -m benchmarks.scaling [--json FILE] [--figure FILE]``. One quantity grows at a time; the others stay at 30
+boxes, a side of 800 pixels, five levels and three anchors a cell. The loss has 256 channels and covers only the level
+with the most near cells, ``loss_cells``; the other levels are small next to it. The figure shows the same rows on log
+axes.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ MARKERS = {"interval": "o", "brute_force": "s", "sparse": "^", "dense": "v"}
 
 
 def grids(side: int, levels: int, shapes: int) -> list[AnchorGrid]:
-    """Levels from stride 4 on, with so many anchors a cell: three ratios for each third of an octave."""
+    """Levels from stride 4 up with ``shapes`` anchors a cell: three ratios for each third of an octave."""
     made = []
     for level in range(levels):
         stride = FIRST_STRIDE * 2**level
@@ -48,7 +49,7 @@ def grids(side: int, levels: int, shapes: int) -> list[AnchorGrid]:
 
 
 def boxes(number: int, side: int) -> Tensor:
-    """Boxes with sides of 2 % to 50 % of the image's, uniform in log scale, inside it."""
+    """Boxes with sides of 2 % to 50 % of the image side, uniform in log scale, inside the image."""
     generator = torch.Generator().manual_seed(number)
     lengths = side * 0.02 * 25 ** torch.rand(number, 2, generator=generator)
     corner = torch.rand(number, 2, generator=generator) * (side - lengths)
@@ -64,7 +65,7 @@ def mask_sides(levels: Sequence[AnchorGrid], objects: Tensor) -> dict[str, Calla
 
 
 def loss_sides(mask: Tensor) -> dict[str, Callable[[], object]]:
-    """Both losses on a level with this mask."""
+    """Both losses on a level with this mask, (1, H, W)."""
     generator = torch.Generator().manual_seed(0)
     maps = torch.randn(2, 1, CHANNELS, *mask.shape[1:], generator=generator)
     student, teacher = (features.contiguous(memory_format=torch.channels_last) for features in maps)
@@ -94,7 +95,7 @@ def measure(grows: str, value: int, repeats: int) -> Row:
 
 
 def draw(path: Path, rows: Sequence[Row]) -> None:
-    """Milliseconds of all sides, one panel for what grows and one against the near cells of all rows."""
+    """Milliseconds of all sides: one panel for each quantity that grows, one against the near cells of all rows."""
     figure = Figure(figsize=(15, 3.4), layout="constrained")
     panels = figure.subplots(1, len(GROWS) + 1, sharey=True)
     for axes, (grows, column) in zip(panels, {**COLUMNS, "near cells of the loss": "loss_cells"}.items(), strict=True):

@@ -1,15 +1,14 @@
-"""A distilled step against the least that it can cost, and against plain training.
+"""A distilled step against the least it can cost, and against plain training.
 
 ``python -m benchmarks.step [--pair TEXT] [--json FILE]``. The floor of a distilled step is the plain student's step,
 plus the teacher's forward pass up to the last tap (nothing with a full cache), plus the adapter's bare matrix products
-at the near cells, forward and backward. Each is timed apart; their sum is ``floor``. All sides of a pair run in turns
-on the same batch of the demo's scenes: the floor's parts, the step with a running teacher, with a full cache, and the
-step the plain way (the teacher's whole detector under no_grad, the adapter on the whole map, the IoU of all anchors
-with all boxes). Decoding and augmentation are not in it: `eyas benchmark` has them.
+at the near cells, forward and backward. These parts are timed separately; their sum is ``floor``. All sides of a pair
+run in turns on the same batch of the demo's scenes: the parts of the floor, the step with a running teacher, the step
+with a full cache, and the step the plain way (the teacher's whole detector under no_grad, the adapter on the whole map,
+the IoU of all anchors with all boxes). Decoding and augmentation are left out; `eyas benchmark` includes them.
 
-With ``--device cuda`` the pairs are those of a GPU, at 800 x 1333 in bfloat16. Rows are then added for the times that
-the host waits for the device in one plain and one distilled step, and for the share of a distilled step's device time
-that is no convolution.
+``--device cuda`` uses larger pairs, at 800 x 1333 pixels in bfloat16. It adds rows for how often the host waits for the
+device in a plain and in a distilled step, and for the share of a distilled step's device time outside convolutions.
 """
 
 from __future__ import annotations
@@ -48,27 +47,30 @@ from eyas.methods import Auto
 from eyas.methods.adapter import Adapter
 from eyas.methods.imitation import imitation_loss
 from eyas.nn.fold_batchnorm import fold_batch_norms
-from eyas.nn.taps import Taps, teacher_features
+from eyas.nn.taps import Taps, tap_features
 from eyas.ops.anchors import AnchorGrid
 from eyas.ops.pixels import as_float
+from eyas.runs.opening import DetectorSource
 from eyas.tools.progress import Progress
 from eyas.training.accelerator import make_accelerator
-from eyas.training.trainer import PlainStudent, train_loader
+from eyas.training.loss_module import Baseline
+from eyas.training.trainer import train_loader
 from eyas.types import Detector, Target
 
 Batch = tuple[Tensor, list[Target]]
 Step = Callable[[], object]
 
 REPEATS = FIRST - 1
-"""Turns of a side, so many that no step of "distilled" is one of those, one in fifty, that watch the gradients' ratio.
-They cost what "weight measured" costs."""
+"""Turns of each side. With more, "distilled" would reach a step that measures the gradient ratio, as one in fifty does;
+such a step costs as much as "weight measured"."""
 BACKGROUND_BIAS = 5.0
-"""Of the box head of an untrained teacher, so that it finds as few objects as a trained one, and its NMS as little."""
+"""Background bias of an untrained teacher's box head, so that it detects as few objects as a trained teacher and its
+NMS has as little work."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A teacher and a student, both with random weights: what they compute does not change what it costs."""
+    """A teacher and a student with random weights; weights do not change the cost of a step."""
 
     name: str
     model: str
@@ -116,14 +118,14 @@ GPU_PAIRS = tuple(
 
 
 class Sides:
-    """Every side of a pair, as a function that takes one step.
+    """Every side of a pair, as a function that runs one step.
 
     Args:
         pair: teacher and student.
-        kernel: of the adapter.
+        kernel: kernel size of the adapter.
         source: the images.
-        folder: for the cache.
-        device: that all of it runs on.
+        folder: the cache's folder.
+        device: the device of both detectors and the batch.
     """
 
     def __init__(self, pair: Pair, kernel: int, source: DataSource, folder: Path, device: torch.device) -> None:
@@ -137,13 +139,13 @@ class Sides:
         on_device = send_to_device((as_float(images).contiguous(memory_format=torch.channels_last), targets), device)
         self.batch: Batch = cast(Batch, on_device)
         self.live = self._distiller()
-        self.cells = [len(wanted.cells[0]) for wanted in self._wanted()]
+        self.cells = [len(level.cells[0]) for level in self._teacher_targets()]
 
     def steps(self) -> dict[str, Step]:
-        plain = PlainStudent(self._student())
+        plain = Baseline(self._student())
         return {
             "plain": self._step(plain),
-            "teacher": partial(self._forward, self.live.teacher),
+            "teacher": partial(self._forward, self.live.teacher.detector),
             "products": self._products(),
             "distilled": self._step(self.live),
             "weight measured": self._step(self._distiller(weight=Auto(warmup=0, every=1))),
@@ -175,7 +177,7 @@ class Sides:
         return Distiller(self._student(), teacher, self._method(weight))
 
     def _cached(self) -> Distiller:
-        teacher = TeacherOnDemand("teacher", lambda _: self._teacher(), self.device, torch.channels_last)
+        teacher = TeacherOnDemand(DetectorSource("teacher", "code", self._teacher), self.device, torch.channels_last)
         method = self._method(0.01)
         with Progress(quiet=True) as progress:
             caching = CacheSession(
@@ -189,17 +191,17 @@ class Sides:
                 accelerator=self.accelerator,
                 progress=progress,
             )
-            distiller = Distiller(self._student(), caching.guide, method)
-            caching.fill(distiller.pairs)
+            distiller = Distiller(self._student(), caching.teacher, method)
+            caching.prepare(distiller.pairs)
         return distiller
 
     def _forward(self, teacher: Detector) -> None:
         with self.accelerator.autocast():
-            teacher_features(teacher, [pair.teacher_tap for pair in self.live.pairs], self.batch[0])
+            tap_features(teacher, [pair.teacher_tap for pair in self.live.pairs], self.batch[0])
 
-    def _wanted(self) -> Sequence[Any]:
+    def _teacher_targets(self) -> Sequence[Any]:
         (method,) = self.live.methods
-        teacher = self.live._teacher_view(*self.batch, {}, [method])
+        teacher = self.live._teacher_view(*self.batch, method.reads, None)
         return method.select(teacher, self.batch[1])
 
     def _products(self) -> Step:
@@ -226,7 +228,7 @@ class Sides:
 
 
 class PlainWay(nn.Module):
-    """FGFI without any of the savings, as it is usually written."""
+    """FGFI as it is usually written, without Eyas's savings."""
 
     def __init__(self, student: Detector, teacher: Detector, kernel: int, size: tuple[int, int]) -> None:
         super().__init__()
@@ -281,11 +283,11 @@ RATIOS = (
     ("cached", ("plain",), "cached over plain"),
     ("the plain way", ("plain",), "the plain way over plain"),
 )
-"""The side that is above the line, those whose sum is below it, and what the row is called."""
+"""(the numerator's side, the denominator's sides, which are summed, the name of the row)."""
 
 
 def compare(sides: Sides, repeats: int) -> list[Row]:
-    """One row for each ratio. It is the median over the turns of the ratio within a turn."""
+    """One row for each ratio: the median over turns of the ratio within a turn."""
     steps, name = sides.steps(), f"{sides.pair.name}, {sides.kernel}x{sides.kernel}"
     found = turns(steps, repeats)
     rows: list[Row] = []
@@ -310,7 +312,7 @@ def compare(sides: Sides, repeats: int) -> list[Row]:
 
 
 def host_waits(run: Step) -> int:
-    """How many times the host waits for the device."""
+    """How often the host waits for the device."""
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -322,7 +324,7 @@ def host_waits(run: Step) -> int:
 
 
 def convolution_share(run: Step) -> float:
-    """The share of the device's time that convolutions take, forward and backward."""
+    """The share of device time spent in convolutions, forward and backward."""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
         run()
         torch.cuda.synchronize()
@@ -334,7 +336,7 @@ def convolution_share(run: Step) -> float:
 def main() -> None:
     found = parser("a distilled step against its floor", repeats=REPEATS)
     found.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu, or cuda")
-    found.add_argument("--pair", default="", metavar="TEXT", help="only the pairs with this in their name")
+    found.add_argument("--pair", default="", metavar="TEXT", help="run only the pairs whose name contains this")
     chosen = start(found)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:

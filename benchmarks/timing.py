@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved medians, a table, and the same rows as JSON."""
+"""Shared by the benchmarks: options, interleaved timing, peak memory, and rows as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 Row = dict[str, str | int | float]
-"""One comparison: ``name``, its settings, ``<side>_seconds`` and perhaps ``<side>_mib`` of each side, and
+"""One comparison: ``name``, its settings, ``<side>_seconds`` and optionally ``<side>_mib`` of each side, and
 ``ratio``, baseline over candidate."""
 
 
 def parser(description: str, *, repeats: int) -> argparse.ArgumentParser:
     """The options of every benchmark."""
     found = argparse.ArgumentParser(description=description)
-    found.add_argument("--json", type=Path, metavar="FILE", help="write the rows here too")
-    found.add_argument("--repeats", type=int, default=repeats, help="turns of each side, of which the median is shown")
-    found.add_argument("--threads", type=int, default=2, help="threads of each operation")
+    found.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
+    found.add_argument("--repeats", type=int, default=repeats, help="turns of each side; the median is shown")
+    found.add_argument("--threads", type=int, default=2, help="threads per operation")
     return found
 
 
@@ -39,11 +39,11 @@ def options(description: str, *, repeats: int) -> argparse.Namespace:
 
 
 TURN = 0.02
-"""Seconds that one turn of a side lasts at least, in as many runs as it takes, up to 20."""
+"""Minimum seconds of one turn of a side, reached by repeating the run up to 20 times."""
 
 
 def turns(sides: Mapping[str, Callable[[], object]], repeats: int) -> list[dict[str, float]]:
-    """Seconds of each side in every turn. Turns alternate, so that a disturbance of the machine meets all alike."""
+    """Seconds of each side in every turn. The sides alternate, so that a disturbance affects all of them alike."""
     runs = {name: max(1, min(20, round(TURN / _seconds(run, 1)))) for name, run in sides.items()}
     return [{name: _seconds(run, runs[name]) for name, run in sides.items()} for _ in range(repeats)]
 
@@ -64,18 +64,18 @@ def _seconds(run: Callable[[], object], number: int) -> float:
 
 
 def peak_mib(sides: Mapping[str, Callable[[], object]]) -> Row:
-    """``<side>_mib``: the most memory that tensors of each side's own hold at any time, in MiB."""
+    """``<side>_mib``: the peak memory of the tensors that each side allocates, in MiB."""
     return {f"{name}_mib": round(_peak_bytes(run) / 2**20, 3) for name, run in sides.items()}
 
 
 def _peak_bytes(run: Callable[[], object]) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         run()
-    held = peak = 0
+    allocated = peak = 0
     events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
     for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
+        allocated += event.nbytes()
+        peak = max(peak, allocated)
     return peak
 
 
@@ -85,7 +85,7 @@ def row(name: str, settings: Row, seconds: Mapping[str, float], *, baseline: str
 
 
 def report(rows: Sequence[Row], path: Path | None) -> None:
-    """Prints the rows, milliseconds in place of seconds, and writes them to the JSON file if there is one."""
+    """Print the rows, with times in milliseconds, and write them to the JSON file if one is given."""
     table = [[column.replace("_seconds", " ms") for column in rows[0]]]
     table += [[_cell(column, value) for column, value in line.items()] for line in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]

@@ -25,6 +25,7 @@ from eyas.__main__ import main
 from eyas.cache.fill import CacheFiller
 from eyas.cache.shards import ShardWriter
 from eyas.tools.signals import StopRequest
+from eyas.training.state import TrainState
 from eyas.training.trainer import Trainer
 
 PIECES = 8
@@ -75,7 +76,7 @@ class InHalves:
         return getattr(self._file, name)
 
 
-def safe_batches(announcer: Announcer, owner: type, method: str, phase: str) -> None:
+def announce(announcer: Announcer, owner: type, method: str, phase: str) -> None:
     """Announce a phase around a method."""
     function = getattr(owner, method)
 
@@ -142,10 +143,10 @@ def slow_shards(delay: float) -> None:
 def run(path: Path, delay: float, arguments: list[str]) -> int:
     """`eyas` with these arguments; its exit status."""
     announcer = Announcer(path)
-    safe_batches(announcer, CacheFiller, "run", "filling")
-    safe_batches(announcer, Trainer, "_train_epoch", "training")
-    safe_batches(announcer, Trainer, "evaluate", "evaluation")
-    after(Trainer, "_after_step", lambda trainer: announcer.say(f"step {trainer.step}"))
+    announce(announcer, CacheFiller, "run", "filling")
+    announce(announcer, Trainer, "train_epoch", "training")
+    announce(announcer, Trainer, "evaluate", "evaluation")
+    after(TrainState, "finish_step", lambda state: announcer.say(f"step {state.step}"))
     after(StopRequest, "__call__", lambda _: announcer.say("signal"))
     slow_files(announcer, delay)
     slow_shards(delay)

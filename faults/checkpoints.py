@@ -30,7 +30,8 @@ from safetensors.torch import save_file
 from eyas.detectors.pretrained import read_tensors
 from eyas.detectors.transformers.identity import open_native
 from eyas.export.runtime import OnnxDetector
-from eyas.runs.checkpoint import load, load_state
+from eyas.runs.checkpoint import load_state
+from eyas.runs.opening import load
 from eyas.types import EyasError
 from faults import command_line
 from faults import hostile as h

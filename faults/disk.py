@@ -26,8 +26,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from eyas.data.digits import write_digits
-from eyas.runs.checkpoint import RESUME, ModelSpec, load, load_state
+from eyas.runs.checkpoint import RESUME, ModelSpec, load_state
 from eyas.runs.log import LOG, read_log
+from eyas.runs.opening import load
 from eyas.types import EyasError
 from faults import command_line
 from faults.kill import DATA, LIMIT, Trial, begun, finished, judged, trial

@@ -1,4 +1,4 @@
-"""For mkdocs: links that leave the documentation, to sources and records, become their text."""
+"""For mkdocs: links out of the documentation, to sources and records, become their text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import re
 from typing import Any
 
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)")
-OUTSIDE = re.compile(r"^(\.\./)+(src|tests|benchmarks|results|README\.md|CHANGELOG\.md|LICENSE|Makefile|pyproject\.toml)")
+OUTSIDE = re.compile(
+    r"^(\.\./)+(src|tests|benchmarks|results|(README|CHANGELOG|ARCHITECTURE|CONTRIBUTING)\.md|LICENSE|Makefile|pyproject\.toml)"
+)
 RECORD = re.compile(r"\.(json|jsonl|ya?ml|txt)$|/$")
 
 

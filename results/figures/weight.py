@@ -20,10 +20,10 @@ NUMBERS = ("0.1", "0.5", "2.5")
 
 
 def gains(name: str) -> dict[str, float]:
-    """Arm -> mAP minus that of plain training."""
+    """Arm -> mAP minus the baseline's."""
     arms = json.loads((ROOT / "results" / f"weight_{name}" / "comparison.json").read_text())["arms"]
-    means = {arm: float(values["figures"]["map"]["mean"]) for arm, values in arms.items()}
-    return {arm: mean - means["plain"] for arm, mean in means.items()}
+    means = {arm: float(values["metrics"]["map"]["mean"]) for arm, values in arms.items()}
+    return {arm: mean - means["baseline"] for arm, mean in means.items()}
 
 
 def weight_of(name: str, arm: str) -> float:
@@ -59,7 +59,7 @@ def draw(found: dict[str, dict[str, float]], path: Path) -> None:
         axes.axhline(0, color="#888888", linewidth=0.8)
         axes.set(xscale="log", xlabel="fraction, or weight by number", title=title)
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("mAP minus plain")
+    figure.axes[0].set_ylabel("mAP minus baseline")
     figure.axes[0].legend(fontsize=7)
     figure.savefig(path, dpi=110)
 
@@ -70,7 +70,7 @@ def main() -> None:
     print(table(found))
     for name in DATA:
         for method in METHODS:
-            print(name, method, "weight that fraction 1 came to:", f"{weight_of(name, f'{method}_fraction_1'):.3g}")
+            print(name, method, "weight that fraction 1 gave:", f"{weight_of(name, f'{method}_fraction_1'):.3g}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from eyas.detectors import build
 from eyas.distillation.distiller import Distiller
 from eyas.methods import FGFI, Auto, BoxMask, Chen2017, FitNets, Method, RoIMimic, Vanilla
 from eyas.ops.pixels import as_float
-from eyas.runs.checkpoint import load
+from eyas.runs.opening import load
 from eyas.types import Detector, EyasError, Level, Prediction, Target
 
 __all__ = [

@@ -10,6 +10,8 @@ from eyas.types import EyasError
 
 Precision = Literal["no", "bf16", "fp16", "auto"]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
+MetricName = Literal["coco", "voc", "kitti"]
+"""The keys of `eyas.evaluation.METRICS`, here because the command line needs them without the evaluators."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class RunArgs:
         device: auto takes the accelerator where there is one; cpu does not.
         threads: CPU threads of torch; 0 leaves torch's choice.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated. 0 evaluates only then.
-        metric: coco, voc or kitti; the data format's own when left out.
+        metric: the rules of the metrics; the data format's own when left out.
         log_every: optimiser steps between log lines.
         resume: go on from the last checkpoint of the run folder. auto does where there is a run, and starts one where
             there is none, so that the same command serves both times.
@@ -119,7 +121,7 @@ class RunArgs:
     device: Literal["auto", "cpu"] = "auto"
     threads: int = 0
     evaluate_every: int = 1
-    metric: Literal["coco", "voc", "kitti"] | None = None
+    metric: MetricName | None = None
     log_every: int = 10
     resume: bool | Literal["auto"] = False
     deterministic: bool = False

@@ -1,4 +1,4 @@
-"""The vocabulary that every part shares: targets, predictions, feature levels and the two protocols.
+"""The types that every part shares: records, targets, predictions, feature levels, head outputs and detectors.
 
 Boxes are ``xyxy``, pixels, float32, in the frame of the tensor the network sees. Labels are 0-based class indices.
 Images are float32 in [0, 1], RGB, (batch, 3, height, width); each detector normalises with its own mean and std. From
@@ -26,7 +26,7 @@ Size = tuple[int, int]
 
 
 class EyasError(Exception):
-    """Bad input from outside. The message names the file or option and says what to do; a command then exits with 2."""
+    """Bad input from outside. The message names the file or option and the remedy; a command then exits with 2."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,17 +34,17 @@ class Record:
     """One image of a data set and its annotations, in the frame of the image file. Arrays are numpy's.
 
     Attributes:
-        image_id: unique in the data set; what predictions, messages and reports call the image.
+        image_id: the image's name in predictions, messages and reports, unique in the data set.
         path: the image file, decoded only when the record is read.
         width: pixels.
         height: pixels.
         boxes: (n, 4) float32, xyxy: the objects.
         labels: (n,) int64, 0-based.
-        ignore: (m, 4) float32, xyxy: crowd, difficult, DontCare regions. They are not objects for the loss, the mask or
-            the recall, and a detection on one is not a false positive.
-        ignore_labels: (m,) int64: the one class an ignore region concerns, or -1 for every class.
-        attributes: more per object, each (n,) float32: ``area`` (pixels, COCO's segment area), ``truncated`` in [0, 1]
-            and ``occluded`` in {0, 1, 2, 3} (KITTI). Empty where the format has none.
+        ignore: (m, 4) float32, xyxy: crowd, difficult, DontCare. Losses, masks and recall leave them out, and
+            detections on them are not false positives.
+        ignore_labels: (m,) int64: the one class an ignore region applies to, or -1 for every class.
+        attributes: more per object, each (n,) float32: ``area`` (square pixels, COCO's segment area), ``truncated`` in
+            [0, 1] and ``occluded`` in {0, 1, 2, 3} (KITTI). Empty where the format has none.
     """
 
     image_id: str
@@ -72,23 +72,20 @@ class Target(TypedDict):
     size: NotRequired[Size]
     """(height, width) of the image inside the batch, before padding to the batch's common size."""
     host_boxes: NotRequired[npt.NDArray[np.float32]]
-    """A copy of ``boxes`` that stays in host memory when the batch moves to a device; see `host_boxes`."""
+    """A copy of ``boxes`` as an array, which stays on the CPU when a batch moves to a device; see `host_boxes`."""
     variant: NotRequired[int]
-    """The geometric variant of the record: 0 as it is, 1 flipped. Other changes of geometry are not counted."""
+    """The geometric variant of the record: 0 unchanged, 1 flipped. Other geometric augmentation is not recorded."""
 
 
 def host_boxes(targets: Sequence[Target]) -> list[Tensor]:
-    """The boxes of each image, (n, 4) xyxy: the copy in host memory where a target has one, else ``boxes`` itself.
-
-    Building masks from the copies never synchronises with the device.
-    """
+    """CPU copies of the boxes where there are any, so that building masks never synchronises with the GPU."""
     import torch
 
     return [torch.from_numpy(t["host_boxes"]) if "host_boxes" in t else t["boxes"] for t in targets]
 
 
 class Prediction(TypedDict):
-    """The detections in one image, sorted by falling score."""
+    """The detections in one image, by descending score."""
 
     boxes: Tensor
     """(n, 4) float32, xyxy, pixels."""
@@ -99,7 +96,7 @@ class Prediction(TypedDict):
 
 
 GridBuilder = Callable[[Size, Size], "AnchorGrid"]
-"""(feature map size, image size) -> the anchors of that map."""
+"""(feature map size in cells, image size in pixels) -> the anchors of that map."""
 
 
 def _default_grid() -> GridBuilder:
@@ -110,14 +107,14 @@ def _default_grid() -> GridBuilder:
 
 @dataclass(frozen=True)
 class Level:
-    """One feature level of a detector, the thing that can be imitated.
+    """One feature level of a detector, which a student can imitate.
 
     Attributes:
         channels: C of the feature map.
-        stride: pixels of the input per cell, nominal; levels of two detectors are paired by it.
-        grid: builds the detector's own anchors on this level; `default_grid` where it has none.
-        box_range: (low, high), pixels: the detector assigns boxes with low <= sqrt(area) < high to this level.
-            None where the detector has no such rule.
+        stride: nominal input pixels per cell; levels of two detectors are paired by it.
+        grid: builds the detector's own anchors on this level; `default_grid` if it has none.
+        box_range: (low, high), pixels: the detector assigns boxes with low <= sqrt(area) < high to this level. None if
+            it has no such rule.
     """
 
     channels: int
@@ -128,16 +125,16 @@ class Level:
 
 @runtime_checkable
 class Detector(Protocol):
-    """What the product knows of any detector. Adapters in `eyas.detectors` are `nn.Module`s that satisfy it.
+    """Any detector. Adapters in `eyas.detectors` are `nn.Module`s that satisfy this protocol.
 
     Attributes:
-        network: the library's own module. Tap names are relative to it, and its state dict is what is saved.
+        network: the library's own module. Tap names are relative to it, and its state dict is saved.
         classes: class names, in label order.
         levels: tap name -> level, from fine to coarse. A tap name is a submodule's dotted name, followed by
             ``:key`` where that submodule returns a mapping or sequence, as in ``backbone:0``.
     """
 
-    # Read-only here, so that an attribute of a narrower type, or a property, satisfies each.
+    # Read-only, so that a property or an attribute of a narrower type satisfies each.
     @property
     def network(self) -> nn.Module: ...
 
@@ -148,26 +145,26 @@ class Detector(Protocol):
     def levels(self) -> Mapping[str, Level]: ...
 
     def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """The detection loss terms of a batch in training mode, scalars by name; zero boxes are allowed."""
+        """The detection losses of a batch in training mode, scalars by name. Images without boxes are allowed."""
         ...
 
     def predict(self, images: Tensor) -> list[Prediction]:
-        """Detections in each image, in the frame of ``images``, after NMS."""
+        """The detections in each image after NMS, in the frame of ``images``. Evaluation mode."""
         ...
 
 
 @dataclass(frozen=True)
 class MatchedAnchors:
-    """Which rows of a `HeadOutput` the detector's own losses count, and what they are drawn to.
+    """The rows of a `HeadOutput` that the detector's own losses count, and their regression targets.
 
     Attributes:
         rows: (M,) int64, the rows of the class loss.
         positives: (P,) int64, the rows of the box loss.
-        slots: (P,) int64, which of the ``D`` box deltas of a positive row is trained; 0 where there is one.
-        box_targets: (P, 4), the deltas that its ground-truth box has.
-        divisor: the number that the detector divides the sum of its class loss by, a scalar.
-        class_loss: the name of that loss among the detector's losses.
-        box_loss: the name of the box loss.
+        slots: (P,) int64, the trained one of the ``D`` box deltas of each positive row; 0 where D is 1.
+        box_targets: (P, 4), the deltas of the matched ground-truth boxes.
+        divisor: scalar; the detector divides the sum of its class loss by it.
+        class_loss: name of the class loss among the detector's losses.
+        box_loss: name of the box loss among the detector's losses.
     """
 
     rows: Tensor
@@ -181,19 +178,19 @@ class MatchedAnchors:
 
 @dataclass(frozen=True)
 class HeadOutput:
-    """What one head of a detector says of given boxes: the anchors of the image, or proposals.
+    """The output of one head for given boxes: the anchors of the image, or proposals.
 
     The N rows are the boxes of the first image, then those of the second, and so on. Two detectors agree on a head when
-    their boxes, columns and coding are the same; then row i of one speaks of the same box as row i of the other.
+    their boxes, columns and coding are the same; then row i of both is about the same box.
 
     Attributes:
-        boxes: for each image, (n_i, 4) xyxy: what was scored. The n_i add up to N.
+        boxes: for each image, the scored boxes, (n_i, 4) xyxy in pixels. The n_i add up to N.
         logits: (N, C) float32, before the activation.
-        activation: "softmax" over the C columns, or a "sigmoid" for each.
-        background: the column of the background; None where there is none.
-        deltas: (N, D, 4) float32, box deltas in the detector's coding, D one or one per column; or None.
-        coding: what tells the meaning of the deltas, such as the weights of the box coder.
-        matched: the rows that training counts; only from a training pass.
+        activation: "softmax" over the C columns, or "sigmoid" on each.
+        background: the background's column; None if there is none.
+        deltas: (N, D, 4) float32, box deltas in the detector's coding, D = 1 or D = C; or None.
+        coding: defines the deltas, for example by the weights of the box coder.
+        matched: the rows that the detector's losses count; only from a training pass.
     """
 
     boxes: Sequence[Tensor]
@@ -207,13 +204,14 @@ class HeadOutput:
 
 @dataclass(frozen=True)
 class HeadOutputs:
-    """What a detector gives beyond its feature maps, for methods that compare outputs or regions.
+    """A detector's outputs beyond its feature maps, for methods that compare outputs or regions.
 
     Attributes:
         heads: head name -> output. The names are the detector's own: ``rpn`` and ``roi`` for two stages, ``anchors``
             for most one-stage detectors.
-        proposals: for each image, (n_i, 4) xyxy: in training those that its second stage is trained on, in evaluation
-            those that it would classify. None for a one-stage detector, and where they were not asked for.
+        proposals: for each image, (n_i, 4) xyxy in pixels: in training mode the proposals that the second stage is
+            trained on, in evaluation mode those that it classifies. None for a one-stage detector, or if not
+            requested.
     """
 
     heads: Mapping[str, HeadOutput] = field(default_factory=dict)
@@ -222,41 +220,41 @@ class HeadOutputs:
 
 @runtime_checkable
 class DetectorWithHeads(Detector, Protocol):
-    """A detector whose outputs can be distilled too, not its feature maps alone."""
+    """A detector whose head outputs can be distilled as well as its feature maps."""
 
     def losses_and_heads(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], HeadOutputs]:
-        """`losses`, and what they were computed from, in the same pass and with its gradients. Training mode."""
+        """`losses` and the head outputs they were computed from, with gradients, in one pass. Training mode."""
         ...
 
     def score_boxes(
         self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False
     ) -> HeadOutputs:
-        """What this detector says of boxes that another one scored. Evaluation mode; nothing after the heads runs.
+        """This detector's outputs for boxes that another one scored. Evaluation mode; nothing after the heads runs.
 
         Args:
             images: (batch, 3, height, width) in [0, 1].
-            boxes: head name -> the boxes of each image, as in `HeadOutput.boxes`. Only these heads are answered for.
-            proposals: also give this detector's own proposals.
+            boxes: head name -> the boxes of each image, as in `HeadOutput.boxes`. Only these heads are returned.
+            proposals: also return this detector's own proposals.
 
         Raises:
-            EyasError: a head that this detector does not have, or anchors that are not its own.
+            EyasError: this detector has no such head, or the anchors are not its own.
         """
         ...
 
 
 @dataclass(frozen=True)
 class View:
-    """What a method sees of one detector for one batch.
+    """One detector's features and outputs for one batch, as a method reads them.
 
-    Entry i of features, levels and grids belongs to level pair i; the student's and the teacher's views are parallel.
+    Entry i of features, levels and grids belongs to level pair i, in the student's view and in the teacher's.
 
     Attributes:
-        features: (batch, channels, height, width) maps. The teacher's carry no gradient.
-        levels: the description of each level.
-        image_size: (height, width) of the batch.
+        features: (batch, C, H, W) maps. The teacher's carry no gradient.
+        levels: the level of each map.
+        image_size: (height, width) of the batch in pixels.
         grids: the anchors of each level.
-        heads: outputs by head name, where a method reads ``heads``; the teacher's are of the student's boxes.
-        proposals: for each image, (n_i, 4) xyxy, where a method reads this detector's.
+        heads: outputs by head name, if a method reads ``heads``; the teacher's are for the student's boxes.
+        proposals: for each image, (n_i, 4) xyxy in pixels, if a method reads this detector's proposals.
         losses: the student's own detection losses; empty for the teacher.
     """
 
@@ -274,5 +272,5 @@ class View:
         object.__setattr__(self, "grids", grids)
 
     def detached(self) -> View:
-        """The same with feature maps that pass no gradient on."""
+        """The same view with detached feature maps."""
         return replace(self, features=[feature.detach() for feature in self.features])

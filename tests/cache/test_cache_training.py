@@ -22,12 +22,12 @@ from eyas.cache.store import TeacherCache, image_digest, record_key
 from eyas.data import Augmentation, Resize, read, train_transform
 from eyas.data.dataset import loader
 from eyas.evaluation.predict import anchor_grids
-from eyas.nn.taps import teacher_features
+from eyas.nn.taps import tap_features
 from eyas.ops.near_objects import near_object_masks
 from eyas.ops.pixels import as_float
+from eyas.runs import opening
 from eyas.runs.log import read_log
-from eyas.runs.opening import load_teacher
-from eyas.training import setup as training
+from eyas.runs.opening import load
 from eyas.types import Detector
 from helpers.tiny import one_epoch, options, train_lines, write_squares
 
@@ -85,13 +85,13 @@ def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     # The teacher is known under the name that it had when the cache was filled.
     for path in own.cache.glob("teacher-*.json"):
         path.write_text(path.read_text().replace(str(made), str(own.root)))
-    load = training.load_teacher
+    load_run = opening.load_run
 
-    def counted(name: str) -> Detector:
-        own.loads.append(name)
-        return load(name)
+    def counted(folder: Path, *, best: bool = False) -> Detector:
+        own.loads.append(str(folder))
+        return load_run(folder, best=best)
 
-    monkeypatch.setattr(training, "load_teacher", counted)
+    monkeypatch.setattr(opening, "load_run", counted)
     return own
 
 
@@ -137,7 +137,7 @@ def test_bfloat16_changes_little(place: Place) -> None:
 def test_vectors_are_the_teachers_at_near_cells(place: Place) -> None:
     """Of the flipped image where the variant is 1, not a flipped map."""
     source = read(place.root / "data", "train")
-    teacher = load_teacher(str(place.root / "teacher"))
+    teacher = load(str(place.root / "teacher"))
     (folder,) = [path for path in place.cache.iterdir() if path.is_dir()]
     known = json.loads((folder / "meta.json").read_text())
     (channels,) = [level.channels for level in teacher.levels.values()]
@@ -145,7 +145,7 @@ def test_vectors_are_the_teachers_at_near_cells(place: Place) -> None:
     for variant in (0, 1):
         transform = train_transform(Resize(), Augmentation(flip=float(variant)))
         ((images, targets),) = list(loader(source, transform, batch_size=8, shuffle=False, workers=0, seed=0))
-        (features,) = teacher_features(teacher, teacher.levels, as_float(images)).values()
+        (features,) = tap_features(teacher, teacher.levels, as_float(images)).values()
         masks = near_object_masks(anchor_grids(teacher, (64, 64)), [target["boxes"] for target in targets])
         keys = [record_key(image_digest(record), variant) for record in source.records]
         (found,) = store.read(keys, torch.device("cpu"))

@@ -274,5 +274,5 @@ def test_an_interrupt(refused: Refused, data: Path, out: Path, monkeypatch: pyte
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("eyas.training.trainer.Trainer._train_epoch", interrupted)
+    monkeypatch.setattr("eyas.training.trainer.Trainer.train_epoch", interrupted)
     assert "--run.resume true" in refused(*train(data, out), status=130)

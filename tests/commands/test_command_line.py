@@ -22,8 +22,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from eyas.__main__ import COMMANDS, build_parser, main
 from eyas.methods import FGFI
-from eyas.runs.checkpoint import load
 from eyas.runs.log import read_log
+from eyas.runs.opening import load
 from helpers.tiny import CLASSES, MODEL, options, train_lines, write_squares
 
 

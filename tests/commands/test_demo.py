@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,23 @@ import yaml
 from PIL import Image
 
 import eyas.commands.demo
-from eyas.commands.demo import DIGITS, TEACHER, demo, train_digits_teacher
+import eyas.commands.digits
+import eyas.comparison.arms
+from eyas.commands.compare import resolve_command
+from eyas.commands.demo import CONFIG, TEACHER, demo
+from eyas.commands.digits import DIGITS, caption, digits_plan, remove, table, train_digits_teacher
+from eyas.comparison.arms import flat_options
+from eyas.comparison.statistics import compare_arms
 from eyas.data import DetectionDataset, eval_transform, read
 from eyas.data.digits import CLASSES, DigitsSpec, compose
 from eyas.data.formats.coco import write_coco
 from eyas.evaluation import evaluate
+from eyas.evaluation.cost import ModelCost
 from eyas.ops.pixels import as_float
-from eyas.runs.checkpoint import load
+from eyas.runs.opening import load
+from eyas.runs.recipes import shipped_recipes
+from eyas.runs.results import RunResult, last_summary
+from eyas.types import EyasError
 
 TINY = {
     "model": "shuffledet",
@@ -36,16 +47,17 @@ def tiny_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, path in paths.items():
         path.write_text(yaml.safe_dump(contents[name]))
     spec = DigitsSpec(size=96, train_images=8, val_images=6, objects=(1, 3), digit_size=(18, 40))
-    monkeypatch.setattr(eyas.commands.demo, "DIGITS", spec)
-    monkeypatch.setattr(eyas.commands.demo, "shipped_recipes", lambda: paths)
+    monkeypatch.setattr(eyas.commands.digits, "DIGITS", spec)
+    monkeypatch.setattr(eyas.commands.digits, "shipped_recipes", lambda: paths)
+    monkeypatch.setattr(eyas.comparison.arms, "shipped_recipes", lambda: paths)
 
 
 @pytest.mark.usefixtures("tiny_recipes")
-def test_the_demo_leaves_figures_pictures_and_runs(
+def test_the_demo_leaves_a_comparison_pictures_and_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "demo"
-    teacher = train_digits_teacher(tmp_path / "made", eyas.commands.demo.compose(tmp_path / "made" / "data"))
+    teacher = train_digits_teacher(tmp_path / "made", eyas.commands.digits.compose(tmp_path / "made" / "data"))
     provenance = json.loads((teacher / "provenance.json").read_text())
     assert provenance["recipe"] == "digits/teacher"
     assert provenance["seed"] == 0
@@ -53,30 +65,82 @@ def test_the_demo_leaves_figures_pictures_and_runs(
 
     demo(out=out, seeds=[3])
 
-    results = json.loads((out / "results.json").read_text())
-    assert results["data_hash"] == provenance["data_hash"]
-    for name in ("teacher", "plain", "distilled"):
-        for figure in ("map", "map_50"):
-            values = results[name][figure]["values"]
-            assert [results[name][figure]["mean"]] == pytest.approx(values)
-    assert results["gap_closed"].keys() >= {"mean", "values"}
-    assert results["seconds"] > 0
-    for picture in ("curves", "near_masks", "detections"):
+    result = json.loads((out / "comparison.json").read_text())
+    assert result["data_hash"] == provenance["data_hash"]
+    assert list(result["arms"]) == ["baseline", "distilled"]
+    assert result["missing"] == []
+    for name, arm in result["arms"].items():
+        assert arm["seeds"] == [3]
+        assert arm["metrics"]["map"]["values"] == [last_summary(out / f"{name}-3")["map"]]
+    assert list(result["cost"]) == ["teacher", "baseline", "distilled"]
+    assert all(cost["latency_ms"] > 0 and cost["image_size"] == [96, 96] for cost in result["cost"].values())
+    assert result["seconds"] > 0
+    for picture in ("comparison", "curves", "near_masks", "detections"):
         with Image.open(out / f"{picture}.png") as image:
             assert len(image.convert("RGB").getcolors(1 << 24) or ()) > 10, f"{picture}.png is blank"
-    assert "distilled" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Gain per seed: " in printed
+    assert [line.split()[0] for line in printed.splitlines() if " ms" in line] == ["teacher", "baseline", "distilled"]
     runs = sorted(path.name for path in out.glob("*-*") if path.is_dir())
-    assert runs == ["distilled-3", "plain-3"]
+    assert runs == ["baseline-3", "distilled-3"]
 
-    before = (out / "plain-3" / "model.safetensors").read_bytes()
+    before = (out / "baseline-3" / "model.safetensors").read_bytes()
+    (out / "baseline-3").rename(out / "plain-3")
     demo(out=out, seeds=[3])
     assert (out / "plain-3" / "model.safetensors").read_bytes() == before, "a finished run is not trained again"
+    assert not (out / "baseline-3").exists(), "nor is one of an earlier version"
+    assert "0 trainings, 2 finished before" in capsys.readouterr().out
+
+    with pytest.raises(EyasError, match="compares under the teacher"):
+        demo(out=out, seeds=[3], train_teacher=True)
+    assert not (out / "teacher").exists(), "refused before the teacher is trained"
 
 
-def test_figures_are_means_over_the_seeds() -> None:
-    found = eyas.commands.demo._scores([{"map": 0.2, "map_50": 0.5}, {"map": 0.4, "map_50": 0.6}])
-    assert found["map"]["values"] == [0.2, 0.4] and found["map_50"]["values"] == [0.5, 0.6]
-    assert [found[figure]["mean"] for figure in ("map", "map_50")] == pytest.approx([0.3, 0.55])
+def test_a_fresh_start_removes_what_a_demo_leaves_and_nothing_else(tmp_path: Path) -> None:
+    for folder in ("data", "teacher", "arms", "baseline-0", "plain-0", "distilled-1", "mine"):
+        (tmp_path / folder).mkdir()
+    for file in ("comparison.json", "comparison.md", "teacher.json", "curves.png", "distilled-1.txt", "notes.md"):
+        (tmp_path / file).touch()
+    remove(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "notes.md"]
+
+
+def test_the_arms_have_the_options_of_the_recipes_on_the_command_line(tmp_path: Path) -> None:
+    """The published scores are those of these options."""
+    recipes = shipped_recipes()
+    by_hand = {
+        "baseline": ["train", f"--config={recipes['digits/student']}"],
+        "distilled": [
+            *("distill", f"--config={recipes['digits/student']}", f"--config={recipes['digits/fgfi']}"),
+            f"--teacher={TEACHER}",
+        ],
+    }
+    plan = digits_plan(CONFIG, tmp_path / "data", TEACHER, tmp_path / "out", [0, 1])
+    assert [arm.name for arm in plan.arms] == list(by_hand)
+    for arm in plan.arms:
+        command, *words = by_hand[arm.name]
+        expected = resolve_command(command, [*words, f"--data={tmp_path / 'data'}", f"--out={arm.resolved['out']}"])
+        assert arm.resolved == flat_options(yaml.safe_load(expected))
+
+
+def test_the_table_has_the_cost_of_the_detectors() -> None:
+    summary = {"map": 0.2, "map_50": 0.5}
+    runs = {
+        "baseline": {seed: RunResult(summary, None, ((1, summary),), 0.1, 1, None) for seed in (0, 1)},
+        "distilled": {
+            seed: RunResult({"map": 0.3 + seed / 50, "map_50": 0.6}, {"map": 0.4, "map_50": 0.7}, (), 0.1, 1, None)
+            for seed in (0, 1)
+        },
+    }
+    comparison = compare_arms(runs)
+    cost = ModelCost(156_237, 0.0757, 7.46, 7.3, 11.6, None, 1, (160, 160), "cpu", 2)
+    shown = table(comparison, {"teacher": replace(cost, parameters=1_415_661), "baseline": cost, "distilled": cost})
+    head = ["", "mAP", "mAP50", "minus baseline", "gap closed", "parameters", "GFLOPs", "CPU latency"]
+    assert shown[0] == head
+    assert shown[1] == ["teacher", "0.400", "0.700", "", "", "1.42 M", "0.08", "7.5 ms"]
+    assert shown[3][0] == "distilled"
+    assert shown[3][3:] == ["+0.110 ± 0.127", "55%", "0.16 M", "0.08", "7.5 ms"]
+    assert "Gain per seed: +0.100, +0.120." in caption(comparison)
 
 
 def test_the_bundled_teacher_scores_what_its_provenance_says(tmp_path: Path) -> None:
@@ -84,7 +148,7 @@ def test_the_bundled_teacher_scores_what_its_provenance_says(tmp_path: Path) -> 
     items = ((f"{index:06d}", *compose("val", index, DIGITS)) for index in range(48))
     write_coco(tmp_path, "val", CLASSES, items)
     source = read(tmp_path, "val")
-    dataset = DetectionDataset(source, eval_transform(eyas.commands.demo.ModelSpec.load(TEACHER).resize))
+    dataset = DetectionDataset(source, eval_transform(eyas.commands.digits.ModelSpec.load(TEACHER).resize))
     images = torch.stack([dataset[index][0] for index in range(len(dataset))])
     result = evaluate("coco", source.records, source.classes, load(TEACHER).predict(as_float(images)))
     assert result.summary["map"] == pytest.approx(provenance["map"], abs=0.08)  # 48 images of 400
@@ -93,5 +157,5 @@ def test_the_bundled_teacher_scores_what_its_provenance_says(tmp_path: Path) -> 
 @pytest.mark.slow
 def test_the_bundled_teacher_was_trained_on_the_data_that_the_demo_composes(tmp_path: Path) -> None:
     provenance = json.loads((TEACHER / "provenance.json").read_text())
-    data = eyas.commands.demo.compose(tmp_path / "data")
-    assert eyas.commands.demo.data_hash(data) == provenance["data_hash"]
+    data = eyas.commands.digits.compose(tmp_path / "data")
+    assert eyas.commands.digits.data_hash(data) == provenance["data_hash"]

@@ -13,10 +13,13 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-import eyas.commands.compare
+import eyas.comparison.trainings
 from eyas.__main__ import main
+from eyas.commands.compare import resolve_command
 from eyas.comparison.arms import ArmOptions, resolve_arms
 from eyas.comparison.jobs import Job
+from eyas.comparison.plan import make_arm
+from eyas.report.runs import find_runs
 from eyas.runs.log import read_log
 from eyas.types import EyasError
 from helpers.tiny import MODEL, one_epoch, write_squares
@@ -40,9 +43,9 @@ class Made:
     def compare(self, *more: str) -> int:
         return main(["compare", f"--config={self.config}", f"--out={self.out}", *more])
 
-    def figures(self) -> dict[str, Any]:
-        figures: dict[str, Any] = json.loads((self.out / "comparison.json").read_text())
-        return figures
+    def result(self) -> dict[str, Any]:
+        result: dict[str, Any] = json.loads((self.out / "comparison.json").read_text())
+        return result
 
     def change(self, **values: Any) -> None:
         self.config.write_text(yaml.safe_dump({**yaml.safe_load(self.config.read_text()), **values}))
@@ -67,13 +70,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Made:
     made.config.write_text(yaml.safe_dump(config))
     assert made.compare("--seeds=[0]") == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(eyas.commands.compare, "run_jobs", run_here)
+        patch.setattr(eyas.comparison.trainings, "run_jobs", run_here)
         assert made.compare() == 0
     return made
 
 
 def run_here(jobs: list[Job], *_: Any, **__: Any) -> dict[Job, str]:
-    """In place of `run_jobs`: the same command lines without a new process for each, which takes seconds to start."""
+    """Instead of `run_jobs`: the same command lines without a new process for each, which takes seconds to start."""
     return {job: "failed" for job in jobs if main(list(job.command)) != 0}
 
 
@@ -94,27 +97,27 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
         jobs.extend(given)
         return run_here(given)
 
-    monkeypatch.setattr(eyas.commands.compare, "run_jobs", collect)
+    monkeypatch.setattr(eyas.comparison.trainings, "run_jobs", collect)
     return jobs
 
 
 def test_everything_is_left(finished: Made) -> None:
     runs = sorted(path.name for path in finished.out.glob("*-*") if path.is_dir())
     assert runs == ["baseline-0", "baseline-1", "fgfi-0", "fgfi-1"]
-    figures = finished.figures()
-    assert figures["missing"] == []
-    assert figures["metric"] == "map"
-    assert list(figures["arms"]) == ["baseline", "fgfi"]
-    for name, arm in figures["arms"].items():
+    result = finished.result()
+    assert result["missing"] == []
+    assert result["metric"] == "map"
+    assert list(result["arms"]) == ["baseline", "fgfi"]
+    for name, arm in result["arms"].items():
         values = [read_log(finished.out / f"{name}-{seed}", "val")[-1]["summary"]["map"] for seed in (0, 1)]
         assert arm["metrics"]["map"]["values"] == values
         assert arm["metrics"]["map"]["mean"] == pytest.approx(sum(values) / 2)
         assert arm["seconds_per_step"] > 0
         assert arm["peak_memory"] > 50e6  # torch alone is more
-    gain = figures["arms"]["fgfi"]["metrics"]["map"]["minus_baseline"]["values"]
-    pairs = (figures["arms"][name]["metrics"]["map"]["values"] for name in ("fgfi", "baseline"))
-    assert gain == [method - plain for method, plain in zip(*pairs, strict=True)]
-    assert figures["teacher"] == read_log(finished.out / "fgfi-0", "teacher")[0]["summary"]
+    gain = result["arms"]["fgfi"]["metrics"]["map"]["minus_baseline"]["values"]
+    pairs = (result["arms"][name]["metrics"]["map"]["values"] for name in ("fgfi", "baseline"))
+    assert gain == [method - baseline for method, baseline in zip(*pairs, strict=True)]
+    assert result["teacher"] == read_log(finished.out / "fgfi-0", "teacher")[0]["summary"]
     table = (finished.out / "comparison.md").read_text().splitlines()
     assert [line.split("|")[1].strip() for line in table[:5]] == ["", "---", "teacher", "baseline", "fgfi"]
     for picture in ("comparison", "curves"):
@@ -141,15 +144,15 @@ def test_a_run_is_what_its_config_gives_by_hand(finished: Made, tmp_path: Path) 
 
 
 def test_finished_runs_are_not_repeated_and_stopped_ones_go_on(made: Made, trained: list[Job]) -> None:
-    before = made.figures()
+    before = made.result()
     shutil.rmtree(made.out / "baseline-1")
     log = made.out / "fgfi-1" / "log.jsonl"  # as a run left it that was stopped before its first checkpoint
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:3]))
     (made.out / "fgfi-1" / "last.pt").unlink()
     assert made.compare() == 0
-    assert [job.folder.name for job in trained] == ["baseline-1", "fgfi-1"]
+    assert [job.folder.name for job in trained] == ["fgfi-1", "baseline-1"], "the longer one first"
     assert not any("resume" in word for job in trained for word in job.command)
-    after = made.figures()
+    after = made.result()
     for arm in ("baseline", "fgfi"):
         assert after["arms"][arm]["metrics"] == before["arms"][arm]["metrics"], "what is trained again is the same"
     trained.clear()
@@ -158,7 +161,7 @@ def test_finished_runs_are_not_repeated_and_stopped_ones_go_on(made: Made, train
 
 
 def test_a_run_with_a_checkpoint_is_resumed(made: Made, trained: list[Job]) -> None:
-    before = made.figures()
+    before = made.result()
     folder = made.out / "baseline-1"
     shutil.rmtree(folder)
     made.change(seeds=[1])
@@ -169,8 +172,8 @@ def test_a_run_with_a_checkpoint_is_resumed(made: Made, trained: list[Job]) -> N
     assert "--run.resume=true" in trained[0].command
     (resumed,) = read_log(folder, "resume")
     assert resumed["epoch"] == 1
-    plain = made.figures()["arms"]["baseline"]["metrics"]["map"]["values"]
-    assert plain == before["arms"]["baseline"]["metrics"]["map"]["values"][1:]
+    values = made.result()["arms"]["baseline"]["metrics"]["map"]["values"]
+    assert values == before["arms"]["baseline"]["metrics"]["map"]["values"][1:]
 
 
 def _stop_after_an_epoch(made: Made, folder: Path) -> dict[str, Any]:
@@ -180,19 +183,35 @@ def _stop_after_an_epoch(made: Made, folder: Path) -> dict[str, Any]:
     class Stopped(Exception):
         pass
 
-    save = Trainer._save
+    save = Trainer.save
 
     def stop(self: Trainer) -> None:
         save(self)
-        if not self.batch:  # it saves before the evaluation too
+        if not self.state.batch:  # it saves before the evaluation too
             raise Stopped
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(Trainer, "_save", stop)
+        patch.setattr(Trainer, "save", stop)
         config = made.out / "arms" / "baseline.yaml"
         main(["train", f"--config={config}", f"--data={made.root / 'data'}", f"--out={folder}", "--run.seed=1"])
     state: dict[str, Any] = read_log(folder, "val")[-1]
     return state
+
+
+def test_a_comparison_whose_baseline_is_called_plain_goes_on(made: Made, trained: list[Job]) -> None:
+    before = made.result()
+    for seed in (0, 1):
+        (made.out / f"baseline-{seed}").rename(made.out / f"plain-{seed}")
+    made.change(arms={"plain": None, "fgfi": [FGFI, {"any_teacher": True}]})
+    assert made.compare() == 0
+    assert trained == []
+    after = made.result()
+    assert after["arms"] == before["arms"]
+    (run, *_) = (found for found in find_runs([made.out]).runs() if found.folder.name == "plain-0")
+    assert run.arm == "baseline", "the report reads it so too"
+    made.change(seeds=[0, 1, 2])
+    assert made.compare() == 0
+    assert [job.folder.name for job in trained] == ["fgfi-2", "baseline-2"], "new runs have the name of today"
 
 
 def test_report_only_trains_nothing_and_says_what_is_missing(
@@ -201,12 +220,12 @@ def test_report_only_trains_nothing_and_says_what_is_missing(
     shutil.rmtree(made.out / "baseline-1")
     assert made.compare("--report_only=true") == 0
     assert trained == []
-    figures = made.figures()
-    assert figures["missing"] == ["baseline-1"]
-    assert figures["arms"]["baseline"]["seeds"] == [0]
-    assert figures["arms"]["baseline"]["metrics"]["map"]["half_width"] is None
-    assert len(figures["arms"]["fgfi"]["metrics"]["map"]["values"]) == 2
-    assert len(figures["arms"]["fgfi"]["metrics"]["map"]["minus_baseline"]["values"]) == 1, "paired by seed"
+    result = made.result()
+    assert result["missing"] == ["baseline-1"]
+    assert result["arms"]["baseline"]["seeds"] == [0]
+    assert result["arms"]["baseline"]["metrics"]["map"]["half_width"] is None
+    assert len(result["arms"]["fgfi"]["metrics"]["map"]["values"]) == 2
+    assert len(result["arms"]["fgfi"]["metrics"]["map"]["minus_baseline"]["values"]) == 1, "paired by seed"
     assert "Not finished: baseline-1" in (made.out / "comparison.md").read_text()
     assert made.compare("--report_only=true", "--metric=map_99") == 2
     assert "the runs have map, map_50" in capsys.readouterr().err
@@ -249,9 +268,9 @@ def test_a_failing_run_leaves_the_others_be(made: Made, capsys: pytest.CaptureFi
     assert made.compare() == 2
     error = capsys.readouterr().err
     assert "1 of the trainings failed" in error and "nothing to imitate" in error
-    figures = made.figures()
-    assert figures["missing"] == ["weak-0"]
-    assert list(figures["arms"]) == ["baseline", "fgfi"]
+    result = made.result()
+    assert result["missing"] == ["weak-0"]
+    assert list(result["arms"]) == ["baseline", "fgfi"]
 
 
 # What the options mean -----------------------------------------------------------------------------------------------
@@ -263,12 +282,12 @@ def arms_of(student: Any, **arms: Any) -> dict[str, dict[str, Any]]:
 
 def test_layers_override_in_their_order() -> None:
     student = ["digits/student", {"run": {"epochs": 3}, "optim.lr": 0.5}]
-    plain = arms_of(student)["baseline"]
-    assert (plain["run"]["epochs"], plain["run"]["precision"], plain["optim"]["lr"]) == (3, "auto", 0.5)
-    assert "method" not in plain
+    baseline = arms_of(student)["baseline"]
+    assert (baseline["run"]["epochs"], baseline["run"]["precision"], baseline["optim"]["lr"]) == (3, "auto", 0.5)
+    assert "method" not in baseline
     arms = arms_of(student, longer={"run.epochs": 9}, none=None)
-    assert arms["longer"]["run"] == {**plain["run"], "epochs": 9}
-    assert arms["none"] == plain == arms["baseline"]
+    assert arms["longer"]["run"] == {**baseline["run"], "epochs": 9}
+    assert arms["none"] == baseline == arms["baseline"]
     wide = arms_of(student, wide={"options": {"width": 1}})["wide"]
     assert wide["options"] == {"width": 1}, "replaced whole, as on the command line"
 
@@ -301,7 +320,7 @@ def test_the_arms_of_the_docs_are_trainings() -> None:
     arms = arms_of(config["student"], **config["arms"])
     assert len(arms) == 4
     for name, given in arms.items():
-        arm = eyas.commands.compare.make_arm(name, given, Path("data"), "teacher", Path("out"))
+        arm = make_arm(name, given, Path("data"), "teacher", resolve_command)
         assert arm.epochs == 4
         assert ("method.class_path" in arm.resolved) == (name != "baseline")
 
@@ -310,6 +329,8 @@ def test_the_arms_of_the_docs_are_trainings() -> None:
     ("arms", "message"),
     [
         ({"baseline": FGFI}, "without a method"),
+        ({"plain": FGFI}, "arm baseline: it is the student without a method"),
+        ({"plain": None, "baseline": None}, "both name the student without a method"),
         ({"a/b": None}, "folders"),
         ({"x": "digits/nothing"}, "arm x: digits/nothing: no such recipe"),
         ({"x": 3}, "neither a recipe nor a mapping"),

@@ -23,14 +23,14 @@ sys.exit(2 if sys.argv[1] == "bad" else 0)
 
 @pytest.fixture(autouse=True)
 def _other_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In place of `eyas`, which takes seconds to start; `eyas compare` and `eyas demo` are tested with it."""
+    """Instead of `eyas`, which takes seconds to start; `eyas compare` and `eyas demo` are tested with it."""
     monkeypatch.setattr(eyas.comparison.jobs, "PROGRAM", (sys.executable, "-c", PROGRAM))
 
 
 def test_jobs_run_and_keep_what_they_print(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = [Job(("good", name), tmp_path / "runs" / name, steps=1) for name in ("a", "b")]
     with Progress() as progress:
-        run_jobs(jobs, progress, share=ResourceShare(at_once=2, threads=1))
+        run_jobs(jobs, progress, share=ResourceShare(processes=2, threads=1))
     for job in jobs:
         assert job.printed.read_text() == f"given good {job.folder.name}\n"
     assert "a finished" in capsys.readouterr().out
@@ -47,7 +47,7 @@ def test_the_others_go_on_when_a_job_has_failed(tmp_path: Path) -> None:
     bad = Job(("bad", "nowhere"), tmp_path / "bad", steps=1)
     good = Job(("good",), tmp_path / "good", steps=1)
     with Progress(quiet=True) as progress:
-        failed = run_jobs([bad, good], progress, share=ResourceShare(at_once=1, threads=1), keep_going=True)
+        failed = run_jobs([bad, good], progress, share=ResourceShare(processes=1, threads=1), keep_going=True)
     assert list(failed) == [bad]
     assert "status 2" in failed[bad] and "nowhere" in failed[bad]
     assert good.printed.read_text() == "given good\n"
@@ -80,11 +80,11 @@ def test_the_machine_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eyas.comparison.jobs, "cores", lambda: 8)
     assert ResourceShare.of_machine(20) == ResourceShare(8, 1)
     assert ResourceShare.of_machine(2) == ResourceShare(2, 4)
-    assert ResourceShare.of_machine(20, at_once=3) == ResourceShare(3, 2)
-    assert ResourceShare.of_machine(20, at_once=16, threads=2) == ResourceShare(16, 2)
+    assert ResourceShare.of_machine(20, processes=3) == ResourceShare(3, 2)
+    assert ResourceShare.of_machine(20, processes=16, threads=2) == ResourceShare(16, 2)
     gpus = ResourceShare.of_machine(20, devices=["2", "5"])
-    assert (gpus.at_once, gpus.threads) == (2, 4)
-    crowded = ResourceShare.of_machine(20, at_once=3, devices=["2", "5"])
+    assert (gpus.processes, gpus.threads) == (2, 4)
+    crowded = ResourceShare.of_machine(20, processes=3, devices=["2", "5"])
     assert [crowded.environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["2", "5", "2"]
     assert crowded.environment(0)["OMP_NUM_THREADS"] == "2"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")

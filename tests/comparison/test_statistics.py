@@ -36,15 +36,15 @@ def test_one_seed_has_no_interval() -> None:
     assert (found.mean, found.half_width, found.shown()) == (0.3, None, "0.300")
 
 
-def test_an_undefined_figure_is_a_dash() -> None:
+def test_an_undefined_metric_is_a_dash() -> None:
     assert estimate([math.nan, math.nan]).shown() == "-"
     assert estimate([0.4, 0.6]).shown(1, "+") == "+0.5 ± 1.3"
 
 
 def test_pairing_takes_out_what_the_seeds_have_in_common() -> None:
-    plain = {0: 0.1, 1: 0.5, 2: 0.9}
+    baseline = {0: 0.1, 1: 0.5, 2: 0.9}
     method = {2: 0.95, 0: 0.15, 1: 0.55}
-    gain = paired_difference(method, plain)
+    gain = paired_difference(method, baseline)
     assert gain is not None
     assert gain.mean == pytest.approx(0.05)
     assert gain.half_width == pytest.approx(0, abs=1e-9)
@@ -80,8 +80,8 @@ def val(epoch: int, score: float | None) -> dict[str, Any]:
 
 
 def cost(steps: int, seconds: float | None, memory: int, device: int | None = None) -> dict[str, Any]:
-    figures = {"seconds_per_step": seconds, "peak_memory": memory, "peak_device_memory": device}
-    return {"kind": "cost", "step": 20, "steps": steps, **figures}
+    costs = {"seconds_per_step": seconds, "peak_memory": memory, "peak_device_memory": device}
+    return {"kind": "cost", "step": 20, "steps": steps, **costs}
 
 
 def test_a_run_of_several_sittings(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from eyas.detectors import CustomDetector
-from eyas.nn.taps import teacher_features
+from eyas.nn.taps import tap_features
 from eyas.ops.anchors import default_grid
 from eyas.types import Detector, EyasError, Level, Prediction, Target
 
@@ -65,7 +65,7 @@ def test_teacher_without_callables() -> None:
     network = Net().eval()
     detector = CustomDetector(network, ["a"], levels=["fine"])
     images = torch.rand(1, 3, 32, 32)
-    features = teacher_features(detector, detector.levels, images)
+    features = tap_features(detector, detector.levels, images)
     torch.testing.assert_close(features["fine"], network.fine(images))
     with pytest.raises(EyasError, match="without `losses`"):
         detector.losses(images, [])

@@ -19,7 +19,7 @@ from eyas.detectors.transformers.deployed import OpenSizes, Rule, in_pixels, rea
 from eyas.export.check import raw_differences
 from eyas.export.graph import to_onnx
 from eyas.export.runtime import open_session
-from eyas.runs.checkpoint import load
+from eyas.runs.opening import load
 from eyas.types import EyasError, Prediction, Size
 from helpers.families import TRANSFORMERS, of_transformers, trained
 from helpers.tiny import CLASSES, options, write_squares

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from eyas.detectors import ShuffleDet
-from eyas.detectors.shuffledet.loss import class_loss, clip, decode, iou
+from eyas.detectors.shuffledet.loss import class_loss, decode
 from eyas.nn.taps import Taps
+from eyas.ops.boxes import clip, iou
 from eyas.types import DetectorWithHeads, EyasError, Target
 
 ANCHORS = ((10.0, 12.0), (24.0, 20.0), (40.0, 44.0))

@@ -19,7 +19,7 @@ import eyas
 from eyas.detectors import TransformersDetector, retinanet, transformers_detector
 from eyas.detectors.transformers.adapter import loss_terms
 from eyas.detectors.transformers.levels import FAMILIES, StrideGrid
-from eyas.nn.taps import Taps, teacher_features
+from eyas.nn.taps import Taps, tap_features
 from eyas.ops.anchors import default_grid
 from eyas.runs.checkpoint import NATIVE, ModelSpec, save_native, save_weights
 from eyas.types import Detector, EyasError, Target
@@ -158,7 +158,7 @@ def test_levels(family: str) -> None:
     detector.eval()
     with torch.no_grad(), Taps(detector.network, detector.levels) as taps:
         detector.predict(images)
-    stopped = teacher_features(detector, detector.levels, images)
+    stopped = tap_features(detector, detector.levels, images)
     for name in detector.levels:
         torch.testing.assert_close(stopped[name], taps.features[name])
 
@@ -239,9 +239,9 @@ def test_a_copy_has_its_own_token_maps() -> None:
         for parameter in twin.parameters():
             parameter.add_(0.1)
     images = pixels() / 255
-    mine, its = (teacher_features(which, ["token_maps:0"], images)["token_maps:0"] for which in (detector, twin))
+    mine, its = (tap_features(which, ["token_maps:0"], images)["token_maps:0"] for which in (detector, twin))
     assert not mine.allclose(its)
-    teacher_features(twin, ["token_maps:0"], pixels((96, 64)) / 255)
+    tap_features(twin, ["token_maps:0"], pixels((96, 64)) / 255)
     assert detector.network.token_maps.sizes == [(4, 6)] and twin.network.token_maps.sizes == [(6, 4)]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,13 @@ from torch import nn
 
 from eyas.__main__ import main
 from eyas.cache.identity import TeacherOnDemand
-from eyas.commands.compare import same_teacher
+from eyas.comparison.plan import same_teacher
 from eyas.detectors import TransformersDetector
 from eyas.detectors.transformers import loading as huggingface_sources
 from eyas.detectors.transformers.identity import is_hub_id, is_native, native_files
 from eyas.runs.checkpoint import SPEC
 from eyas.runs.log import read_log
-from eyas.runs.opening import load_teacher
+from eyas.runs.opening import load, resolve
 from eyas.types import Detector, EyasError
 from helpers.tiny import CLASSES, options, train_lines, write_squares
 from helpers.tiny_transformers import CONFIGS
@@ -70,11 +72,12 @@ def refuse(name: str) -> Detector:
 
 
 def on_demand(name: str, load: Any = refuse) -> TeacherOnDemand:
-    return TeacherOnDemand(name, load, torch.device("cpu"), torch.contiguous_format)
+    source = replace(resolve(name), open=partial(load, name))
+    return TeacherOnDemand(source, torch.device("cpu"), torch.contiguous_format)
 
 
 def test_a_folder_is_a_teacher(made: Path) -> None:
-    teacher = load_teacher(str(made))
+    teacher = load(str(made))
     assert teacher.classes == CLASSES and not teacher.network.training
     model = transformers.AutoModelForObjectDetection.from_pretrained(made)
     state = model.state_dict()
@@ -83,9 +86,9 @@ def test_a_folder_is_a_teacher(made: Path) -> None:
 
 
 def test_a_hub_id_is_a_teacher(hub: str) -> None:
-    assert load_teacher(hub).classes == CLASSES
+    assert load(hub).classes == CLASSES
     with pytest.raises(EyasError, match=r"owls/none: there is no such folder here, so it is taken for a hub id"):
-        load_teacher("owls/none")
+        load("owls/none")
 
 
 def test_what_is_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,13 +99,13 @@ def test_what_is_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for name in ("runs/teacher", "teacher", "./teacher", "../owls", "/owls/nano", "owls/nano/one", "module:function"):
         assert not is_hub_id(name) and not is_native(name), name
     with pytest.raises(EyasError, match=r"runs/teacher: no model\.json here"):
-        load_teacher("runs/teacher")
+        load("runs/teacher")
 
 
 def test_a_folder_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(EyasError, match=r"not the configuration of a detector|cannot read it"):
-        load_teacher(str(tmp_path))
+        load(str(tmp_path))
 
 
 def test_the_cache_knows_a_folder_by_its_files(made: Path, folder: Path, tmp_path: Path) -> None:
@@ -124,11 +127,11 @@ def test_the_cache_knows_a_folder_by_its_files(made: Path, folder: Path, tmp_pat
 def test_the_cache_looks_at_a_hub_id(hub: str, tmp_path: Path) -> None:
     """What is there may have changed, so what the cache remembers of the name does not count."""
     (tmp_path / "teacher-0.json").write_text(f'{{"identity": "before", "names": ["{hub}"]}}')
-    first = on_demand(hub, load_teacher).identity(tmp_path)
-    assert first == on_demand(hub, load_teacher).identity(tmp_path) != "before"
+    first = on_demand(hub, load).identity(tmp_path)
+    assert first == on_demand(hub, load).identity(tmp_path) != "before"
 
     def changed(name: str) -> Detector:
-        teacher = load_teacher(name)
+        teacher = load(name)
         nn.init.ones_(next(teacher.network.parameters()))
         return teacher
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from eyas.detectors.shuffledet.adapter import KITTI_ANCHORS, ShuffleDet, anchors_for
-from eyas.detectors.shuffledet.loss import assign, centre_size, class_loss, decode, encode, ignored_anchors, iou
+from eyas.detectors.shuffledet.loss import assign, class_loss, decode, encode, ignored_anchors
 from eyas.detectors.shuffledet.shufflenet import ShuffleUnit, channel_shuffle, scaled
+from eyas.ops.boxes import iou, to_centre_size
 from eyas.types import Detector, EyasError, Target
 
 KITTI_CLASSES = ("car", "pedestrian", "cyclist")
@@ -88,7 +89,7 @@ def test_anchor_grid_is_the_authors() -> None:
     assert anchors.shape == (24, 78, 9, 4)
     for row, column in ((0, 0), (23, 77), (5, 40)):
         expected = torch.tensor([((column + 1) * 1248 / 79, (row + 1) * 384 / 25, *shape) for shape in KITTI_ANCHORS])
-        torch.testing.assert_close(centre_size(anchors[row, column]), expected, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(to_centre_size(anchors[row, column]), expected, rtol=1e-4, atol=1e-3)
 
 
 def test_the_level_names_the_module_that_makes_the_feature() -> None:
@@ -119,7 +120,7 @@ def test_decode_by_hand() -> None:
     anchor = torch.tensor([[10.0, 20.0, 30.0, 60.0]])  # centre (20, 40), 20 x 40
     box = decode(torch.tensor([[0.5, -0.25, math.log(2), 3.0]]), anchor)
     # Height: delta 3 is two above the threshold, on the tangent: e * (1 + 2).
-    assert centre_size(box)[0].tolist() == pytest.approx([30, 30, 40, 40 * 3 * math.e], rel=1e-5)
+    assert to_centre_size(box)[0].tolist() == pytest.approx([30, 30, 40, 40 * 3 * math.e], rel=1e-5)
 
 
 def naive_assign(anchors: Tensor, boxes: Tensor) -> list[int]:
@@ -129,7 +130,7 @@ def naive_assign(anchors: Tensor, boxes: Tensor) -> list[int]:
         overlaps = {index: float(iou(box, anchors[index])) for index in free}
         best = max(free, key=lambda index: (overlaps[index], -index))
         if overlaps[best] <= 0:
-            distances = (centre_size(anchors) - centre_size(box)).square().sum(dim=1)
+            distances = (to_centre_size(anchors) - to_centre_size(box)).square().sum(dim=1)
             best = min(free, key=lambda index: (float(distances[index]), index))
         taken.append(best)
     return taken

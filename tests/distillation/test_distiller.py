@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eyas.distillation.distiller import Distiller, pad_to_batch, pair_levels
-from eyas.methods import FGFI, LevelPair, Method
+from eyas.distillation.distiller import Distiller
+from eyas.distillation.pairing import pair_levels
+from eyas.distillation.teachers import RunningTeacher
+from eyas.distillation.views import pad_to_batch
+from eyas.methods import FGFI, Auto, FitNets, LevelPair, Method
 from eyas.ops.pixels import as_float
 from eyas.types import EyasError, Level, View
 from helpers.toys import ToyDetector, relative, seeded, toy_batch, toy_target
@@ -61,17 +64,21 @@ def test_losses_are_the_students_and_the_methods() -> None:
     assert list(losses) == ["loss_fine", "loss_coarse", "fgfi"]
     assert all(torch.equal(losses[name], plain[name]) for name in plain)
     student = View(list(distiller.student.neck(images).values()), list(distiller.student.levels.values()), (64, 96))
-    teacher = View(list(distiller.teacher.neck(images).values()), list(distiller.teacher.levels.values()), (64, 96))
+    teacher = View(
+        list(distiller.teacher.detector.neck(images).values()),
+        list(distiller.teacher.detector.levels.values()),
+        (64, 96),
+    )
     assert torch.equal(losses["fgfi"], 0.3 * distiller.methods[0](student, teacher, targets))
 
 
 def test_without_methods_it_is_the_plain_student() -> None:
     images, targets = toy_batch()
     distiller = Distiller(seeded(0), seeded(1, 6))
-    teacher_passes = distiller.teacher.predictions
+    teacher_passes = distiller.teacher.detector.predictions
     losses, plain = distiller(images, targets), seeded(0).losses(images, targets)
     assert losses.keys() == plain.keys() and all(torch.equal(losses[name], plain[name]) for name in plain)
-    assert distiller.teacher.predictions == teacher_passes
+    assert distiller.teacher.detector.predictions == teacher_passes
     names = [f"student.{name}" for name, _ in seeded(0).named_parameters()]
     assert [name for name, _ in distiller.named_parameters()] == names
 
@@ -82,7 +89,7 @@ def test_without_methods_it_is_the_plain_student() -> None:
 def test_the_teacher_has_gone_before_the_student_comes() -> None:
     """What it takes in memory is free again before the maps that stay for the backward pass are made."""
     distiller, order = distilled(), []
-    for name, detector in (("student", distiller.student), ("teacher", distiller.teacher)):
+    for name, detector in (("student", distiller.student), ("teacher", distiller.teacher.detector)):
         next(detector.network.children()).register_forward_hook(lambda *_, name=name: order.append(name))
     distiller(*toy_batch())
     assert order == ["teacher", "student"]
@@ -91,15 +98,15 @@ def test_the_teacher_has_gone_before_the_student_comes() -> None:
 def test_teacher_is_in_neither_parameters_nor_state() -> None:
     distiller = distilled()
     parts = {name.split(".")[0] for name in distiller.state_dict()}
-    assert parts == {"student", "methods", "watched", "_extra_state"}
-    theirs = {id(parameter) for parameter in distiller.teacher.parameters()}
+    assert parts == {"student", "terms", "_extra_state"}
+    theirs = {id(parameter) for parameter in distiller.teacher.detector.parameters()}
     assert theirs.isdisjoint(id(parameter) for parameter in distiller.parameters())
-    assert distiller.teacher not in list(distiller.modules())
+    assert distiller.teacher.detector not in list(distiller.modules())
 
 
 def test_teacher_is_frozen_and_its_statistics_stay() -> None:
     distiller = distilled()
-    teacher = distiller.teacher
+    teacher = distiller.teacher.detector
     before = copy.deepcopy(teacher.state_dict())
     optimizer = torch.optim.SGD(distiller.parameters(), lr=0.01)
     distiller.train()
@@ -113,10 +120,10 @@ def test_teacher_is_frozen_and_its_statistics_stay() -> None:
 
 def test_teacher_follows_to() -> None:
     distiller = distilled().to(torch.float64)
-    assert {p.dtype for p in distiller.teacher.parameters()} == {torch.float64}
+    assert {p.dtype for p in distiller.teacher.detector.parameters()} == {torch.float64}
     images, targets = toy_batch()
     assert distiller(images.double(), targets)["fgfi"] > 0
-    assert {p.device.type for p in distiller.to("meta").teacher.parameters()} == {"meta"}
+    assert {p.device.type for p in distiller.to("meta").teacher.detector.parameters()} == {"meta"}
 
 
 def test_everything_is_made_where_the_student_is() -> None:
@@ -137,9 +144,9 @@ def test_construction_keeps_the_modes_of_the_students_modules() -> None:
 
 
 def test_pairs_by_stride() -> None:
-    pairs = pair_levels(ToyDetector(strides=(16, 32)), ToyDetector(6))
+    pairs = pair_levels(ToyDetector(strides=(16, 32)), RunningTeacher(ToyDetector(6)))
     assert [(pair.student_tap, pair.teacher_tap) for pair in pairs] == [("neck:fine", "neck:coarse")]
-    pairs = pair_levels(ToyDetector(), ToyDetector(6))
+    pairs = pair_levels(ToyDetector(), RunningTeacher(ToyDetector(6)))
     names = ["neck:fine", "neck:coarse"]
     assert [(pair.student_tap, pair.teacher_tap) for pair in pairs] == list(zip(names, names, strict=True))
     assert [pair.rectified for pair in pairs] == [True, False]
@@ -176,7 +183,7 @@ def test_levels_must_be_what_they_declare() -> None:
     teacher = ToyDetector(6)
     teacher.levels["neck:fine"] = Level(7, 8)
     with pytest.raises(EyasError, match=r"'neck:fine' of the teacher is \(1, 6, 16, 20\), not \(1, 7"):
-        pair_levels(ToyDetector(), teacher)
+        pair_levels(ToyDetector(), RunningTeacher(teacher))
 
 
 class Clash(Method):
@@ -214,7 +221,7 @@ def test_student_and_teacher_must_be_two_and_trainable() -> None:
     with pytest.raises(EyasError, match=r"student must be a torch module.*Loose"):
         Distiller(Loose(), ToyDetector(6), FGFI())
     # A teacher need not be one.
-    assert Distiller(ToyDetector(6), Loose(), FGFI()).teacher.network is student
+    assert Distiller(ToyDetector(6), Loose(), FGFI()).teacher.detector.network is student
 
 
 # --- batches ---
@@ -265,15 +272,15 @@ def test_a_batch_without_boxes_trains_the_student_alone() -> None:
 
 def test_before_its_start_the_teacher_rests_and_adapters_get_zeros() -> None:
     distiller = distilled(start_step=2)
-    probes = distiller.teacher.predictions
+    probes = distiller.teacher.detector.predictions
     batch = toy_batch()
     for _ in range(2):
         losses = distiller(*batch)
-        assert losses["fgfi"] == 0 and distiller.teacher.predictions == probes
+        assert losses["fgfi"] == 0 and distiller.teacher.detector.predictions == probes
         torch.stack(list(losses.values())).sum().backward()
         # DDP waits for a gradient of every parameter.
-        assert all(p.grad is not None and not p.grad.any() for p in distiller.methods.parameters())
-    assert distiller(*batch)["fgfi"] > 0 and distiller.teacher.predictions == probes + 1
+        assert all(p.grad is not None and not p.grad.any() for p in distiller.terms.parameters())
+    assert distiller(*batch)["fgfi"] > 0 and distiller.teacher.detector.predictions == probes + 1
 
 
 def test_batches_in_evaluation_mode_are_not_counted() -> None:
@@ -354,7 +361,7 @@ def test_balance_is_what_autograd_says_by_hand() -> None:
     images, targets = toy_batch()
     balance = distiller.balance(images, targets)
 
-    student, teacher, method = distiller.student, distiller.teacher, distiller.methods[0]
+    student, teacher, method = distiller.student, distiller.teacher.detector, distiller.methods[0]
     features = student.neck(images)
     detection = sum(student.head_losses(features, targets).values())
     guide = teacher.neck(images)
@@ -403,3 +410,30 @@ def test_gradients_of_the_imitation_reach_the_student() -> None:
     gradients = torch.autograd.grad(imitation, list(named.values()))
     assert all(gradient.any() for gradient in gradients), list(named)
     assert relative(imitation, distilled()(*toy_batch())["fgfi"]) == 0
+
+
+def test_a_state_from_before_there_were_terms_is_loaded() -> None:
+    """Runs that were stopped by an earlier version go on: adapters, automatic weights and monitors had other names."""
+
+    def made(seed: int) -> Distiller:
+        return Distiller(seeded(seed), seeded(1, 6), FGFI(Auto(warmup=0)), FitNets(0.5), seed=seed)
+
+    distiller, again = made(0), made(2)
+    distiller(*toy_batch())
+    state = distiller.state_dict()
+    names = {0: "fgfi", 1: "fitnets"}
+    before = {}
+    for key, value in state.items():
+        for index, name in names.items():
+            key = key.replace(f"terms.{index}.method.", f"methods.{index}.")
+            key = key.replace(f"terms.{index}.auto.", f"followed.{name}.")
+            key = key.replace(f"terms.{index}.monitor.", f"watched.{name}.")
+        before[key] = value
+    assert not any(key.startswith("terms.") for key in before)
+    assert {key.split(".")[0] for key in before} == {"student", "methods", "followed", "watched", "_extra_state"}
+    again.load_state_dict(before)
+    loaded = again.state_dict()
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[key], state[key]) for key in state if key != "_extra_state")
+    assert loaded["_extra_state"] == state["_extra_state"] == {"batches": 1}
+    assert int(again.terms[0].auto.measurements) == 1

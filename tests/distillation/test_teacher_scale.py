@@ -17,11 +17,12 @@ from eyas.data.options import Resize
 from eyas.detectors import build
 from eyas.distillation.pairing import pair_levels
 from eyas.distillation.teacher_scale import resize_for_student
+from eyas.distillation.teachers import RunningTeacher
 from eyas.methods.imitation import imitation_loss
-from eyas.nn.taps import teacher_features
+from eyas.nn.taps import tap_features
 from eyas.ops.near_objects import near_object_masks
-from eyas.runs.checkpoint import load
 from eyas.runs.log import read_log
+from eyas.runs.opening import load
 from eyas.types import Detector, EyasError, Target
 from helpers.tiny import options, write_squares
 
@@ -78,7 +79,7 @@ def test_levels_pair_by_what_a_cell_covers(scale: float, strides: list[tuple[int
         options = {"fpn_channels": 16, "strides": [8, 16, 32]}
         return build("retinanet", ("red", "blue"), backbone="resnet18", options=options)
 
-    found = pair_levels(made(), made(), scale=scale)
+    found = pair_levels(made(), RunningTeacher(made()), scale=scale)
     assert [(pair.student.stride, pair.teacher.stride) for pair in found] == strides
 
 
@@ -91,7 +92,7 @@ def test_the_loss_is_that_of_the_teachers_larger_map(scale: float) -> None:
     distiller = Distiller(student, teacher, method, pairs={"backbone": "backbone"}, teacher_scale=scale).train()
     torch.manual_seed(5)
     losses = distiller(images, targets)
-    (feature,) = teacher_features(teacher, teacher.levels, images).values()
+    (feature,) = tap_features(teacher, teacher.levels, images).values()
     grid = teacher.levels["backbone"].grid((feature.shape[2], feature.shape[3]), (96, 144))
     (mask,) = near_object_masks([grid], [target["boxes"] for target in targets])
     small, small_targets = resize_for_student(images, targets, scale)

@@ -124,7 +124,7 @@ def test_warming_up_the_adapters_learn_and_the_student_feels_nothing() -> None:
     assert float(losses["fgfi"].detach()) == pytest.approx(1)
     losses["fgfi"].backward()
     assert all(parameter.grad is None for parameter in distiller.student.parameters())
-    assert all(parameter.grad.abs().sum() > 0 for parameter in distiller.methods.parameters())
+    assert all(parameter.grad.abs().sum() > 0 for parameter in distiller.terms.parameters())
 
 
 class Heads(Method):
@@ -139,10 +139,10 @@ class Heads(Method):
 
 def test_without_adapters_there_is_nothing_to_warm_up() -> None:
     distiller = Distiller(seeded(0), seeded(1, 6), Heads())
-    before = distiller.teacher.predictions
+    before = distiller.teacher.detector.predictions
     values = [float(distiller(*toy_batch())["heads"].detach()) for _ in range(3)]
     assert values[:2] == [0, 0] and values[2] > 0
-    assert distiller.teacher.predictions == before + 1
+    assert distiller.teacher.detector.predictions == before + 1
 
 
 def test_images_without_objects_leave_the_weight_alone() -> None:
@@ -168,7 +168,7 @@ def test_the_state_goes_on() -> None:
 def test_evaluating_measures_nothing() -> None:
     distiller = automatic(warmup=0).eval()
     assert float(distiller(*toy_batch())["fgfi"].detach()) == 0
-    assert int(distiller.followed["fgfi"].measurements) == 0
+    assert int(distiller.terms[0].auto.measurements) == 0
 
 
 def test_auto_by_name_is_the_default_rule() -> None:

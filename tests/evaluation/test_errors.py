@@ -11,7 +11,7 @@ from scipy.special import stdtrit
 
 from eyas.comparison.statistics import gap_interval
 from eyas.evaluation import voc
-from eyas.evaluation.errors import Judged, confusions, judge, ranked, totals
+from eyas.evaluation.errors import JudgedImage, confusions, judge, ranked, totals
 from eyas.evaluation.precision_recall import curve, curves, mean_curve
 from eyas.types import Prediction, Record
 from helpers.evaluation_cases import make_record
@@ -88,8 +88,8 @@ def test_a_found_object_stays_found_when_it_is_confused_as_well() -> None:
 
 @pytest.mark.parametrize(("concerns", "verdict"), [(-1, "ignored"), (0, "ignored"), (1, "false")])
 def test_ignore_regions(concerns: int, verdict: str) -> None:
-    scene = record((A, 0), ignore=(((195, 195, 206, 220), concerns),))
-    judged = judge(scene, found((FAR, 0, 0.9)), threshold=0.3)
+    truth = record((A, 0), ignore=(((195, 195, 206, 220), concerns),))
+    judged = judge(truth, found((FAR, 0, 0.9)), threshold=0.3)
     assert judged.verdicts == (verdict,), "6 of its 10 columns lie on the region"
     half = judge(record((A, 0), ignore=(((195, 195, 205, 220), -1),)), found((FAR, 0, 0.9)), threshold=0.3)
     assert half.verdicts == ("false",), "half is not more than half"
@@ -123,8 +123,8 @@ def test_totals_add_up_to_the_objects_and_the_detections() -> None:
 
 
 def test_images_from_best_to_worst() -> None:
-    def image(found: int, missed: int, false: int) -> Judged:
-        return Judged((), ("correct",) * found + ("false",) * false, ("found",) * found + ("missed",) * missed, ())
+    def image(found: int, missed: int, false: int) -> JudgedImage:
+        return JudgedImage((), ("correct",) * found + ("false",) * false, ("found",) * found + ("missed",) * missed, ())
 
     images = [image(0, 1, 0), image(2, 0, 0), image(1, 1, 0), image(0, 0, 0), image(3, 0, 0), image(0, 2, 3)]
     assert ranked(images) == [4, 1, 2, 0, 5], "the empty image is left out"
@@ -165,9 +165,9 @@ def test_the_mean_of_a_curve_is_near_the_average_precision() -> None:
 
 
 def test_the_interval_of_a_known_gap_is_that_of_the_gain() -> None:
-    """With plain the same for every seed, the gap has no spread, and Fieller's interval is Student's, divided by it."""
-    method, plain = {0: 0.30, 1: 0.32, 2: 0.37}, dict.fromkeys(range(3), 0.2)
-    ends = gap_interval(method, plain, 0.6)
+    """With one baseline for all seeds the gap has no spread: Fieller's interval is Student's, divided by the gap."""
+    method, baseline = {0: 0.30, 1: 0.32, 2: 0.37}, dict.fromkeys(range(3), 0.2)
+    ends = gap_interval(method, baseline, 0.6)
     half = float(stdtrit(2, 0.975)) * float(np.std([0.30, 0.32, 0.37], ddof=1)) / math.sqrt(3)
     assert ends == pytest.approx(((0.13 - half) / 0.4, (0.13 + half) / 0.4))
 
@@ -176,9 +176,9 @@ def test_the_interval_holds_the_true_share_at_its_rate() -> None:
     random = np.random.default_rng(2)
     inside = 0
     for _ in range(1000):
-        plain = 0.2 + random.normal(0, 0.02, 4)
-        method = 0.6 * plain + 0.4 * 0.5 + random.normal(0, 0.02, 4)  # closes 40 % of the gap
-        ends = gap_interval(dict(enumerate(method)), dict(enumerate(plain)), 0.5)
+        baseline = 0.2 + random.normal(0, 0.02, 4)
+        method = 0.6 * baseline + 0.4 * 0.5 + random.normal(0, 0.02, 4)  # closes 40 % of the gap
+        ends = gap_interval(dict(enumerate(method)), dict(enumerate(baseline)), 0.5)
         assert ends is not None
         inside += ends[0] <= 0.4 <= ends[1]
     assert 0.93 < inside / 1000 < 0.97
@@ -188,4 +188,4 @@ def test_no_interval_without_two_seeds_or_without_a_gap() -> None:
     assert gap_interval({0: 0.3}, {0: 0.2}, 0.5) is None
     assert gap_interval({0: 0.3, 1: 0.3}, {2: 0.2, 3: 0.2}, 0.5) is None
     assert gap_interval({0: 0.3, 1: 0.4}, {0: 0.2, 1: 0.6}, 0.5) is None, "the gap may be zero"
-    assert gap_interval({0: 0.3, 1: 0.4}, {0: 0.6, 1: 0.7}, 0.5) is None, "plain is above the teacher"
+    assert gap_interval({0: 0.3, 1: 0.4}, {0: 0.6, 1: 0.7}, 0.5) is None, "the baseline is above the teacher"

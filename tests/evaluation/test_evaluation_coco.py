@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from eyas.evaluation import EvaluationResult, evaluate
-from eyas.evaluation.coco import FIGURES, detections, ground_truth
+from eyas.evaluation.coco import NAMES, detections, ground_truth
 from eyas.types import EyasError, Prediction, Record
 from helpers.evaluation_cases import make_prediction, make_record, random_case
 
@@ -33,7 +33,7 @@ def reference(records: list[Record], classes: list[str], predictions: list[Predi
 def assert_same(result: EvaluationResult, expected: COCOeval, classes: list[str]) -> None:
     stats = np.where(expected.stats == -1, np.nan, expected.stats)
     # cocoeval's order: AP, AP50, AP75, small, medium, large, then recall at 1, 10 and 100.
-    for name, value in zip(FIGURES, stats[[0, 1, 2, 3, 4, 5, 8]], strict=True):
+    for name, value in zip(NAMES, stats[[0, 1, 2, 3, 4, 5, 8]], strict=True):
         assert result.summary[name] == pytest.approx(value, abs=1e-12, nan_ok=True), name
     for k, name in enumerate(classes):
         precision = expected.eval["precision"][:, :, k, :, -1]
@@ -120,7 +120,7 @@ def test_table_headline_and_primary() -> None:
     records = [make_record([(0, 0, 50, 50)], [0])]
     result = evaluate("coco", records, ["cat", "dog"], [make_prediction([(0, 0, 50, 50)], [0.9], [0])])
     lines = result.table().splitlines()
-    assert lines[0].split() == ["class", *FIGURES]
+    assert lines[0].split() == ["class", *NAMES]
     assert lines[1].split() == ["cat", "1.000", "1.000", "1.000", "-", "1.000", "-", "1.000"]
     assert lines[2].split() == ["dog", *"-------"]
     assert lines[3].split() == ["mean", *lines[1].split()[1:]]

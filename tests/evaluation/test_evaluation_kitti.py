@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from eyas.evaluation import evaluate
-from eyas.evaluation.kitti import FIGURES, minimum_overlap, thresholds
+from eyas.evaluation.kitti import NAMES, minimum_overlap, thresholds
 from eyas.types import Prediction, Record
 from helpers.evaluation_cases import make_prediction, make_record, random_case
 
@@ -167,7 +167,7 @@ def test_a_perfect_detector_of_many_objects() -> None:
     records = [make_record(boxes, [0] * 20, image_id=str(i)) for i in range(4)]
     found = [make_prediction(boxes, np.linspace(0.9, 0.1, 20), [0] * 20)] * 4
     summary = evaluate("kitti", records, ["car"], found).summary
-    assert list(summary) == list(FIGURES) and set(summary.values()) == {1.0}
+    assert list(summary) == list(NAMES) and set(summary.values()) == {1.0}
 
 
 def test_false_detections_above_and_below() -> None:

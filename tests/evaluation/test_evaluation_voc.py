@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eyas.evaluation import evaluate
-from eyas.evaluation.voc import FIGURES, area, eleven_point
+from eyas.evaluation.voc import NAMES, area, eleven_point
 from eyas.types import Prediction, Record
 from helpers.evaluation_cases import make_prediction, make_record, random_case
 
@@ -148,5 +148,5 @@ def test_empty_sides() -> None:
     for truth in ([make_record()], [make_record((), (), [BOX], [0])]):
         assert all(map(math.isnan, score(truth, [make_prediction([BOX], [0.9], [0])])))
     result = evaluate("voc", [], ["a"], [])
-    assert list(result.summary) == list(FIGURES) and math.isnan(result.primary)
+    assert list(result.summary) == list(NAMES) and math.isnan(result.primary)
     assert result.headline() == "mAP50 -  mAP50/11 -"

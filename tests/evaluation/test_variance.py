@@ -43,7 +43,7 @@ def moments(*cells: list[float]) -> Moments:
     return Moments.of(features, torch.ones(1, 1, len(cells), dtype=torch.bool))
 
 
-def test_merged_batches_are_what_numpy_says_of_their_concatenation() -> None:
+def test_merged_batches_equal_numpy_on_their_concatenation() -> None:
     batches = [maps(seed, batch) for seed, batch in enumerate((3, 1, 2))]
     for near in (True, False):
         merged = Moments.of(batches[0][0][:0], batches[0][1][:0])
@@ -64,7 +64,7 @@ def test_near_and_far_together_are_the_whole_map() -> None:
     assert found.near_share == int(cells.sum()) / cells.numel()
 
 
-def test_figures_by_hand() -> None:
+def test_variances_and_shares_worked_out_by_hand() -> None:
     # Channel 0: near 0, 2 (variance 1), far 5, 5 (0). Channel 1: near 1, 1 (0), far 1, 5 (4). Means of all: 3 and 2.
     found = level(moments([0, 1], [2, 1]), moments([5, 1], [5, 5]))
     assert_close(found.near.variance, torch.tensor([1.0, 0.0]).double())
@@ -84,14 +84,14 @@ def test_one_cell_has_variance_0_and_no_cell_none() -> None:
     assert none.merge(none).variance is None
 
 
-def test_a_level_without_near_cells_says_so_in_place_of_a_number() -> None:
+def test_a_level_without_near_cells_has_none_instead_of_a_number() -> None:
     none = Moments.of(torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1, dtype=torch.bool))
     found = level(none, moments([0, 1], [2, 1]))
-    figures = found.figures()
-    assert figures["variance"] == {"whole": 0.5, "near": None, "far": 0.5}
-    assert figures["near_share"] == 0 and figures["far_part"] == 1
-    assert [figures[name] for name in ("near_to_far", "near_to_far_of_images", "far_above_near")] == [None] * 3
-    assert figures["per_channel"]["near"] is None
+    numbers = found.to_json()
+    assert numbers["variance"] == {"whole": 0.5, "near": None, "far": 0.5}
+    assert numbers["near_share"] == 0 and numbers["far_part"] == 1
+    assert [numbers[name] for name in ("near_to_far", "near_to_far_of_images", "far_above_near")] == [None] * 3
+    assert numbers["per_channel"]["near"] is None
     assert "nan" not in table([found]).lower() and " - " in table([found])
     assert "no comparison" in verdict([found])
 
@@ -153,7 +153,7 @@ def test_padding_is_neither_near_nor_far() -> None:
     assert_close(padded[0].whole.variance, alone[0].whole.variance)
 
 
-def test_the_figure_shows_constant_channels_and_levels_without_near_cells(tmp_path: Path) -> None:
+def test_the_drawing_survives_constant_channels_and_levels_without_near_cells(tmp_path: Path) -> None:
     some = torch.tensor([1.0, 0.0, 100.0]).double()
     levels = {
         "all": {"whole": some, "near": some / 2, "far": some * 2},
@@ -167,7 +167,7 @@ def test_the_figure_shows_constant_channels_and_levels_without_near_cells(tmp_pa
     assert {(0xD5, 0x5E, 0), (0, 0x72, 0xB2), (0x33, 0x33, 0x33)} <= colours
 
 
-def test_masks_are_drawn_in_place_where_the_map_reaches_beyond_the_image(tmp_path: Path) -> None:
+def test_masks_are_drawn_to_scale_where_the_map_reaches_beyond_the_image(tmp_path: Path) -> None:
     mask = torch.zeros(1, 2, 2, dtype=torch.bool)
     mask[:, :, 1] = True
     near_masks(tmp_path / "m.png", [torch.full((3, 64, 48), 0.5)], [toy_target()], [mask], ["P5"], strides=[32])
@@ -192,18 +192,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def inspected(run: Path, *arguments: str) -> dict[str, Any]:
     assert main(["inspect", str(run), "--workers=0", "--device=cpu", *arguments]) == 0
-    figures: dict[str, Any] = json.loads((run / "inspection" / "inspection.json").read_text())
-    return figures
+    numbers: dict[str, Any] = json.loads((run / "inspection" / "inspection.json").read_text())
+    return numbers
 
 
-def test_the_command_leaves_figures_that_agree(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    figures = inspected(run, "--batch_size=3")
+def test_the_commands_numbers_agree_with_each_other(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = inspected(run, "--batch_size=3")
     assert sorted(path.name for path in (run / "inspection").iterdir()) == [
         "inspection.json",
         "near_masks.png",
         "variance.png",
     ]
-    assert {name: figures[name] for name in ("run", "data", "split", "images", "psi", "assignment")} == {
+    assert {name: numbers[name] for name in ("run", "data", "split", "images", "psi", "assignment")} == {
         "run": "teacher",
         "data": "data",
         "split": "val",
@@ -211,8 +211,8 @@ def test_the_command_leaves_figures_that_agree(run: Path, capsys: pytest.Capture
         "psi": 0.5,
         "assignment": "global",
     }
-    assert str(run.parent) not in json.dumps(figures), "no path of this machine"
-    (one,) = figures["levels"]
+    assert str(run.parent) not in json.dumps(numbers), "no path of this machine"
+    (one,) = numbers["levels"]
     assert one["cells"] == 7 * (SIZE // one["stride"]) ** 2
     assert 0 < one["near_share"] == one["near_cells"] / one["cells"] < 1
     assert all(len(values) == one["channels"] for values in one["per_channel"].values())
@@ -220,7 +220,7 @@ def test_the_command_leaves_figures_that_agree(run: Path, capsys: pytest.Capture
         assert mean == pytest.approx(np.mean(one["per_channel"][where]), rel=1e-5)
     assert one["near_to_far"] == pytest.approx(one["variance"]["near"] / one["variance"]["far"])
     printed = capsys.readouterr().out
-    assert f"{one['near_share']:.1%}" in printed and figures["verdict"][0] in printed
+    assert f"{one['near_share']:.1%}" in printed and numbers["verdict"][0] in printed
     with Image.open(run / "inspection" / "variance.png") as image:
         assert image.width > 300
 
@@ -252,8 +252,8 @@ def test_a_detector_of_your_own(run: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     data = f"--data={run.parent / 'data'}"
     assert main(["inspect", "test_variance:made_teacher", data, "--workers=0", "--device=cpu"]) == 0
-    figures = json.loads((tmp_path / "inspection" / "inspection.json").read_text())
-    assert [level["stride"] for level in figures["levels"]] == [8, 16]
+    numbers = json.loads((tmp_path / "inspection" / "inspection.json").read_text())
+    assert [level["stride"] for level in numbers["levels"]] == [8, 16]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ from eyas.export.check import difference, failures, latencies, raw_differences
 from eyas.export.graph import add_metadata, to_onnx, without_heads
 from eyas.export.runtime import OnnxDetector, open_detector, open_session, pad_to
 from eyas.ops.pixels import FILL, as_float
-from eyas.runs.checkpoint import ModelSpec, load, save_weights
+from eyas.runs.checkpoint import ModelSpec, save_weights
+from eyas.runs.opening import load
 from eyas.types import Detector, EyasError, Prediction, Size
 from helpers.tiny import CLASSES, MODEL, one_epoch, write_squares
 

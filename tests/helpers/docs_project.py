@@ -112,13 +112,13 @@ def small_student(path: Path) -> None:
     train("distill", path, f"--teacher={provide('runs/small_teacher')}", "--any_teacher=true", *options(run_epochs=1))
 
 
-def small_plain(path: Path) -> None:
+def small_baseline(path: Path) -> None:
     train("train", path, *options(run_epochs=1))
 
 
 def compared(path: Path) -> None:
     """What `eyas compare` leaves, less its tables."""
-    small_plain(path / "baseline-0")
+    small_baseline(path / "baseline-0")
     small_student(path / "fgfi-0")
 
 
@@ -129,19 +129,19 @@ def train(command: str, out: Path, *arguments: str) -> None:
 PROVIDED: dict[str, Callable[[Path], None]] = {
     "bccd": data_set("bccd"),
     "cells": cells,
-    "docs": lambda path: path.symlink_to(ROOT / "docs"),
     "src": lambda path: path.symlink_to(ROOT / "src"),
     "KITTI": data_set("kitti"),
     "models/rtdetr": rtdetr,
     "photos": photos,
     "resnet50.pt": backbone,
+    "results": lambda path: path.symlink_to(ROOT / "results"),
+    "runs/baseline": small_baseline,
     "runs/bccd_two_stage/teacher": run_of("bccd_two_stage/teacher", "bccd"),
     "runs/compare": compared,
     "runs/demo/data": digits,
     "runs/demo/teacher": digits_teacher,
     "runs/kitti/teacher": run_of("kitti/teacher", "KITTI"),
-    "runs/plain": small_plain,
-    "runs/small_teacher": small_plain,
+    "runs/small_teacher": small_baseline,
     "runs/student": small_student,
     "runs/teacher": retinanet,
 }

@@ -1,4 +1,4 @@
-"""What a headless Chromium says of a page: its measures at some width, what it logged, and a picture of it."""
+"""A page in a headless Chromium: its measures at some width, what it logged, and a screenshot."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MEASURE = """
 """
 
 
-def look(page: Path, folder: Path, *, width: int, dark: bool = False) -> tuple[dict[str, Any], str]:
+def measure(page: Path, folder: Path, *, width: int, dark: bool = False) -> tuple[dict[str, Any], str]:
     """The measures of a page, and what the browser wrote on stderr.
 
     Args:

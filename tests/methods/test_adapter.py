@@ -1,4 +1,4 @@
-"""The adaptation layer at chosen cells against the dense convolution: values, gradients, cost."""
+"""The adaptation layer at given cells against the dense convolution: values, gradients, cost."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def made(kernel: int, layout: torch.memory_format, dtype: torch.dtype) -> tuple[
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 1e-6)], ids=str)
-def test_equals_the_dense_convolution(
+def test_sparse_values_and_gradients_equal_the_dense_convolution(
     cells: Cells, kernel: int, layout: torch.memory_format, dtype: torch.dtype, limit: float
 ) -> None:
     inputs = made(kernel, layout, dtype)
@@ -54,7 +54,7 @@ def test_equals_the_dense_convolution(
     sparse = convolve_at(inputs[0], cells, *inputs[1:])
     assert sparse.shape == (len(cells[0]), 5)
     assert relative(sparse, dense) < limit
-    # An uneven upstream gradient, so that swapped cells, channels or kernel places cannot cancel.
+    # An uneven upstream gradient, so that swapped cells, channels or kernel positions cannot cancel.
     upstream = torch.randn(dense.shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
     for mine, expected in zip(
         torch.autograd.grad(sparse, inputs, upstream), torch.autograd.grad(dense, inputs, upstream), strict=True
@@ -92,19 +92,19 @@ def test_initial_weights_are_a_truncated_normal_and_biases_zero() -> None:
     adapter = Adapter(16, 32, init_std=1e-4)
     weight = adapter.conv.weight.detach()
     assert weight.abs().max() <= 2e-4
-    # A normal cut at two sigma has 0.880 of the deviation.
+    # Truncation at two sigma leaves 0.880 of the standard deviation.
     assert float(weight.std()) == pytest.approx(0.88e-4, rel=0.05)
     assert adapter.conv.bias is not None and not adapter.conv.bias.any()
 
 
-def test_even_kernels_are_refused() -> None:
+def test_even_kernels_raise() -> None:
     with pytest.raises(ValueError, match="odd, got 2"):
         Adapter(1, 1, kernel_size=2)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5])
-def test_costs_the_share_of_cells_of_the_dense_one(share: float) -> None:
-    """Counted, not timed: forward and backward. `benchmarks/loss.py` has the seconds."""
+def test_sparse_flops_are_the_share_of_cells_of_the_dense_ones(share: float) -> None:
+    """Forward and backward, counted instead of timed; `benchmarks/loss.py` measures seconds."""
     adapter = Adapter(8, 8)
     features = torch.rand(1, 8, 40, 50, requires_grad=True)
     cells = (torch.arange(2000).view(1, 40, 50) < share * 2000).nonzero(as_tuple=True)

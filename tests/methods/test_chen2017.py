@@ -1,4 +1,4 @@
-"""Chen et al. 2017, head by head: each loss against arithmetic by hand, and the bound of the box loss on both sides."""
+"""Chen et al. 2017: each loss against arithmetic by hand, and the box loss on both sides of its bound."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from helpers.output_cases import TwoHeads, head, matched, odds, probabilities, v
 
 
 def test_soft_labels_of_a_softmax_by_hand() -> None:
-    """Two rows, the background in column 0 at weight 1.5."""
+    """Two rows; the background is column 0 with weight 1.5."""
     student = probabilities((0.5, 0.25, 0.25), (0.2, 0.7, 0.1))
     teacher = probabilities((0.8, 0.1, 0.1), (0.1, 0.6, 0.3))
     first = 1.5 * 0.8 * log(0.5) + 0.1 * log(0.25) + 0.1 * log(0.25)
@@ -33,7 +33,7 @@ def test_the_background_weight_is_on_the_background_alone() -> None:
 
 
 def test_soft_labels_of_objectness_by_hand() -> None:
-    """One sigmoid column: the answer "no object" is the background."""
+    """One sigmoid column, whose "no object" is the background."""
     student, teacher = odds((0.3,), (0.6,)), odds((0.9,), (0.2,))
     first = 0.9 * log(0.3) + 1.5 * 0.1 * log(0.7)
     second = 0.2 * log(0.6) + 1.5 * 0.8 * log(0.4)
@@ -41,7 +41,7 @@ def test_soft_labels_of_objectness_by_hand() -> None:
 
 
 def test_a_sigmoid_column_is_the_softmax_of_its_logit_against_zero() -> None:
-    """The paper's proposal network has two columns; with the background's logit at 0 both heads are one."""
+    """The paper's proposal network has two columns; with the background's logit at 0 both heads are the same."""
     student, teacher = torch.randn(7, 1), torch.randn(7, 1)
     two = [torch.cat((torch.zeros(7, 1), logits), dim=1) for logits in (student, teacher)]
     expected = soft_label_loss(*two, "softmax", 0, 1.5)
@@ -55,7 +55,7 @@ def test_each_column_of_a_sigmoid_head_counts_by_itself() -> None:
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-def test_logits_without_bound_stay_finite(activation: str) -> None:
+def test_extreme_logits_give_finite_losses_and_gradients(activation: str) -> None:
     student = torch.tensor([[200.0, -200.0]], requires_grad=True)
     loss = soft_label_loss(student, torch.tensor([[-200.0, 200.0]]), activation, 0)  # type: ignore[arg-type]
     loss.backward()
@@ -71,13 +71,13 @@ def test_logits_without_bound_stay_finite(activation: str) -> None:
         (2.0, 2.0, 0.0, 0.0),  # exactly as good: 4 > 4 does not hold
         (1.0, 2.0, 3.0, 0.0),  # better by exactly the margin: 1 + 3 > 4 does not hold
         (1.0, 2.0, 3.5, 1.0),  # better by less than the margin: 1 + 3.5 > 4
-        (2.0, 2.0, 0.5, 4.0),  # as good, which is not yet better by the margin
+        (2.0, 2.0, 0.5, 4.0),  # as good, so not better by the margin
     ],
 )
-def test_the_bound_on_both_sides_and_exactly_at_it(
+def test_a_row_counts_strictly_within_the_margin(
     student: float, teacher: float, margin: float, expected: float
 ) -> None:
-    """One delta of four is off its target, by this much."""
+    """One of the four deltas misses its target by the given amount."""
     targets = torch.tensor([[0.5, -1.0, 0.25, 3.0]])
     own = (targets + torch.tensor([[0.0, student, 0.0, 0.0]])).requires_grad_()
     loss = bounded_regression_loss(own, targets - torch.tensor([[0.0, 0.0, teacher, 0.0]]), targets, margin)
@@ -87,7 +87,7 @@ def test_the_bound_on_both_sides_and_exactly_at_it(
     assert own.grad.tolist() == [[0.0, 2 * student if expected else 0.0, 0.0, 0.0]]
 
 
-def test_the_bound_is_of_each_row() -> None:
+def test_each_row_is_bounded_separately() -> None:
     """Rows with squared errors 1 + 4 and 9 against a teacher's 4 and 10: only the first counts."""
     student = torch.tensor([[1.0, 2.0, 0.0, 0.0], [3.0, 0.0, 0.0, 0.0]])
     teacher = torch.tensor([[0.0, 0.0, 2.0, 0.0], [3.0, 1.0, 0.0, 0.0]])
@@ -119,7 +119,7 @@ BOUNDED = 9.0
 """L_b of `roi_case`, summed: 1 against the teacher's 16 does not count, 9 against 0 does."""
 
 
-def test_the_method_by_hand() -> None:
+def test_the_loss_by_hand() -> None:
     student, teacher = roi_case()
     hard = torch.tensor(2.0, requires_grad=True)
     loss = Chen2017(mu=0.25, nu=0.5)(view({"loss_roi_class": hard}, roi=student), view(roi=teacher), [])
@@ -128,8 +128,8 @@ def test_the_method_by_hand() -> None:
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.3, 0.5, 1.0])
-def test_the_class_loss_is_mu_hard_and_the_rest_soft(mu: float) -> None:
-    """In value and in gradient, when a training loop adds the term to the detector's own losses."""
+def test_the_total_class_loss_is_mu_hard_plus_one_minus_mu_soft(mu: float) -> None:
+    """In value and gradient, once the training loop adds the method's loss to the detector's own."""
     student, teacher = roi_case()
     rows = student.matched.rows if student.matched else torch.zeros(0)
     hard = torch.nn.functional.cross_entropy(student.logits[rows], torch.tensor([0, 1, 1]))
@@ -137,18 +137,18 @@ def test_the_class_loss_is_mu_hard_and_the_rest_soft(mu: float) -> None:
     soft = soft_label_loss(student.logits[rows], teacher.logits[rows], "softmax", 0) / 3
     expected = mu * hard + (1 - mu) * soft
     torch.testing.assert_close(total, expected, rtol=2e-7, atol=2e-7)
-    found, wanted = (torch.autograd.grad(loss, student.logits, retain_graph=True)[0] for loss in (total, expected))
-    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-7)
+    mine, theirs = (torch.autograd.grad(loss, student.logits, retain_graph=True)[0] for loss in (total, expected))
+    torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-7)
 
 
-def test_gradients_reach_the_student_alone() -> None:
+def test_gradients_reach_only_the_student() -> None:
     student, teacher = roi_case()
     hard = student.logits.square().sum()
     Chen2017()(view({"loss_roi_class": hard}, roi=student), view(roi=teacher), []).backward()
     assert teacher.logits.grad is None
     assert teacher.deltas is not None and teacher.deltas.grad is None
     assert student.deltas is not None and student.deltas.grad is not None
-    assert student.deltas.grad.nonzero().tolist() == [[3, 0, 1]]  # the one positive row outside the bound, in its slot
+    assert student.deltas.grad.nonzero().tolist() == [[3, 0, 1]]  # the one positive row that counts, in its slot
     assert student.logits.grad is not None and student.logits.grad.abs().sum() > 0
 
 
@@ -171,7 +171,7 @@ def test_heads_add_up_and_can_be_chosen() -> None:
 
 
 @pytest.mark.parametrize("positives", [[], [3]], ids=["no box", "one box"])
-def test_few_boxes(positives: list[int]) -> None:
+def test_no_box_and_one_box_give_finite_gradients(positives: list[int]) -> None:
     """The margin makes every positive row count."""
     model, student, teacher = two_heads({"rpn": [0, 3], "roi": [1, 3]}, positives)
     loss = Chen2017(margin=1e6)(student, teacher, [])
@@ -183,8 +183,8 @@ def test_few_boxes(positives: list[int]) -> None:
     assert bool(model.boxes.grad.any()) == bool(positives)
 
 
-def test_no_rows_leave_the_hard_loss_alone() -> None:
-    """Nothing sampled, nothing divided: what is left is -(1 - mu) of the detector's own losses, 0.5 and 0.25 here."""
+def test_without_counted_rows_only_the_hard_loss_is_reduced() -> None:
+    """L_soft is 0 without rows, so -(1 - mu) times the detector's own losses, 0.5 and 0.25 here, is left."""
     model, student, teacher = two_heads({"rpn": [], "roi": []}, [])
     loss = Chen2017()(student, teacher, [])
     assert float(loss.detach()) == -0.5 * 0.75
@@ -209,7 +209,7 @@ def test_a_head_without_boxes_has_no_box_term() -> None:
         ({"coding": (1.0, 1.0)}, "box coding"),
     ],
 )
-def test_heads_that_disagree_are_refused_by_name(change: dict[str, object], word: str) -> None:
+def test_heads_that_disagree_raise_with_their_name(change: dict[str, object], word: str) -> None:
     student, teacher = roi_case()
     losses = {"loss_roi_class": torch.tensor(0.0)}
     with pytest.raises(EyasError, match=rf"head roi: .*{word}"):
@@ -239,10 +239,10 @@ def test_missing_parts_are_named() -> None:
         {"margin": -1.0},
         {"background_weight": -1.0},
         {"heads": []},
-        {"weight": 2.1},  # of the hard labels -0.05 would be left
+        {"weight": 2.1},  # would leave the hard labels a share of -0.05
         {"start_step": -1},
     ],
 )
-def test_options_outside_their_range(options: dict[str, object]) -> None:
+def test_options_out_of_range_raise(options: dict[str, object]) -> None:
     with pytest.raises(EyasError, match="Chen2017"):
         Chen2017(**options)  # type: ignore[arg-type]

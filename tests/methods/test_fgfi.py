@@ -1,4 +1,4 @@
-"""Fine-grained feature imitation: the unit of its loss, dense against sparse, and its limiting cases."""
+"""Fine-grained feature imitation: the scale of its loss, dense against sparse, and limiting cases."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eyas.methods.adapter import Adapter
 from eyas.methods.fgfi import FGFI
-from eyas.methods.imitation import chosen_cells, gather, imitation_loss, sparse_imitation_loss
+from eyas.methods.imitation import count_imitated_cells, gather, imitation_loss, sparse_imitation_loss
 from eyas.methods.method import LevelPair
 from eyas.types import EyasError, Level, Target, View
 from helpers.toys import relative, toy_grid, toy_target
@@ -64,10 +64,10 @@ def loss_and_gradients(method: FGFI, student: View, teacher: View, targets: list
     return [loss, *torch.autograd.grad(loss, [*student.features, *method.parameters()])]
 
 
-# --- the unit of the loss ---
+# --- the scale of the loss ---
 
 
-def test_by_hand() -> None:
+def test_the_loss_by_hand() -> None:
     """Two near cells of three: 1/(2*2) * ((1-0)^2 + (2-4)^2 + (0-1)^2 + (5-2)^2) = 15/4."""
     adapted = torch.tensor([[1.0, 0.0, 9.0], [2.0, 5.0, 9.0]]).view(1, 2, 1, 3)
     teacher = torch.tensor([[0.0, 1.0, 0.0], [4.0, 2.0, 0.0]]).view(1, 2, 1, 3)
@@ -76,15 +76,15 @@ def test_by_hand() -> None:
     assert sparse_imitation_loss(adapted[0, :, 0, :2].t(), teacher[0, :, 0, :2].t(), 2) == 15 / 4
 
 
-def test_near_cells_are_those_of_all_images_and_levels() -> None:
+def test_n_p_counts_the_cells_of_all_images_and_levels() -> None:
     fine, coarse = torch.zeros(2, 4, 6, dtype=torch.bool), torch.zeros(2, 2, 3, dtype=torch.bool)
     fine[0, :2, :3], fine[1, 3, 5], coarse[1, 0, 1] = True, True, True
-    near = chosen_cells([gather(torch.zeros(2, 3, *mask.shape[1:]), mask) for mask in (fine, coarse)])
+    near = count_imitated_cells([gather(torch.zeros(2, 3, *mask.shape[1:]), mask) for mask in (fine, coarse)])
     assert near == 8 and near.dtype == torch.float32
 
 
 @pytest.mark.parametrize("sparse_below", [0.0, 1.1])
-def test_equation_2_written_as_loops(sparse_below: float) -> None:
+def test_the_loss_equals_equation_2_written_as_loops(sparse_below: float) -> None:
     student, teacher = views()
     method = prepared(FGFI(sparse_below=sparse_below), student, teacher)
     masks = method.masks(teacher, TARGETS)
@@ -100,8 +100,8 @@ def test_equation_2_written_as_loops(sparse_below: float) -> None:
     assert float(loss.detach()) == pytest.approx(total / (2 * near), rel=1e-5)
 
 
-def test_is_a_sum_over_channels() -> None:
-    """A mean over channels, under a weight meant for a sum, would make the term vanish."""
+def test_the_loss_is_a_sum_over_channels() -> None:
+    """With a weight meant for a sum, a mean over channels would make the loss vanish."""
     adapted, teacher = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)
     mask = torch.rand(2, 4, 5) < 0.5
     near, cells = mask.sum(), mask.nonzero(as_tuple=True)
@@ -169,7 +169,7 @@ def test_dense_and_sparse_are_equal(kind: str, kernel: int, layout: torch.memory
     assert (dense[0] > 0) == (kind != "0")
 
 
-def test_the_share_of_near_cells_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sparse_evaluation_is_used_below_the_share_of_near_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     visited: list[int] = []
     original = Adapter.at
     monkeypatch.setattr(Adapter, "at", lambda self, f, cells: visited.append(len(cells[0])) or original(self, f, cells))
@@ -198,7 +198,7 @@ def test_maps_of_another_size_are_resized() -> None:
 # --- precision ---
 
 
-def test_reduction_is_in_float32() -> None:
+def test_losses_are_reduced_in_float32() -> None:
     """In bfloat16 257 is 256, and (1 + 1/128)^2 loses its last bits."""
     adapted = torch.ones(1, 1, 1, 257, dtype=torch.bfloat16)
     mask = torch.ones(1, 1, 257, dtype=torch.bool)
@@ -211,7 +211,7 @@ def test_reduction_is_in_float32() -> None:
 
 
 @pytest.mark.parametrize("sparse_below", [0.0, 1.1])
-def test_autocast_changes_little(sparse_below: float) -> None:
+def test_autocast_changes_the_loss_by_less_than_one_percent(sparse_below: float) -> None:
     student, teacher = views()
     method = prepared(FGFI(sparse_below=sparse_below), student, teacher)
     exact = loss_and_gradients(method, student, teacher, TARGETS)
@@ -249,7 +249,7 @@ def test_an_image_without_boxes_does_not_change_the_other() -> None:
     ("rectify", "teacher_rectified", "expected"),
     [("auto", True, True), ("auto", False, False), ("always", False, True), ("never", True, False)],
 )
-def test_rectify(rectify: str, teacher_rectified: bool, expected: bool) -> None:
+def test_rectify_decides_whether_adapters_end_in_a_relu(rectify: str, teacher_rectified: bool, expected: bool) -> None:
     student, teacher = views()
     method = prepared(FGFI(rectify=rectify), student, teacher, rectified=teacher_rectified)
     assert [adapter.rectified for adapter in method.adapters] == [expected, expected]
@@ -263,7 +263,7 @@ def test_options_reach_the_masks() -> None:
     }
     assert sum(counts[0.5, "global"]) > sum(counts[0.8, "global"]) > 0
     assert counts[0.5, "per_level"] != counts[0.5, "global"]
-    # By its own rule the coarse level takes every box.
+    # These box ranges assign every box to the coarse level.
     levels = [Level(5, 8, toy_grid, (0.0, 1.0)), Level(5, 16, toy_grid, (1.0, 1e4))]
     ranged = View(teacher.features, levels, IMAGE)
     fine, coarse = FGFI(assignment="by_size").masks(ranged, TARGETS)
@@ -284,6 +284,6 @@ def test_options_reach_the_masks() -> None:
         ({"start_step": -1}, "start_step"),
     ],
 )
-def test_options_out_of_range_are_named(options: dict[str, object], message: str) -> None:
+def test_options_out_of_range_raise_with_their_name(options: dict[str, object], message: str) -> None:
     with pytest.raises(EyasError, match=f"FGFI: {message}"):
         FGFI(**options)

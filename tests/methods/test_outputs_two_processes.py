@@ -1,6 +1,6 @@
-"""Output distillation on two gloo processes with different numbers of rows: gradients and losses of one process.
+"""Output distillation on two gloo processes with different numbers of rows equals one process with the whole batch.
 
-The heads are made by hand; DDP's part, the average of gradients, is done by hand as well.
+The heads are made by hand, and the tests average gradients as DDP does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from helpers.gloo import two_processes
 from helpers.output_cases import TwoHeads, matched, view
 from helpers.toys import relative
 
-# For each case and process: the counted rows of its six, and which of them are positive.
+# For each case and process: which of its six rows count, and which of those are positive.
 CASES = {
     "uneven": (([0, 1, 2, 5], [1, 5]), ([3], [3])),
     "one without boxes": (([0, 2, 4], [4]), ([1, 2], [])),
@@ -32,7 +32,7 @@ def make(name: str) -> Method:
 
 
 def counted_rows(case: str, ranks: list[int]) -> dict[str, MatchedAnchors]:
-    """The rows of these processes, joined as one process would have them: six of each, one after another."""
+    """The counted rows of these processes, joined into one process: six rows of each, one process after another."""
     shift = [6 * index for index in range(len(ranks))]
     parts = [CASES[case][rank] for rank in ranks]
     rows, positives = (
@@ -42,7 +42,7 @@ def counted_rows(case: str, ranks: list[int]) -> dict[str, MatchedAnchors]:
 
 
 def step(name: str, case: str, ranks: list[int]) -> dict[str, Tensor]:
-    """The loss of these processes' rows in one process, and the gradients of the student."""
+    """The loss of these processes' rows in one process, and the student's gradients."""
     inputs = torch.randn(12, 5, generator=torch.Generator().manual_seed(4)).view(2, 6, 5)[ranks].flatten(0, 1)
     student, teacher = TwoHeads(1), TwoHeads(2)
     heads = student.heads(inputs, counted_rows(case, ranks))
@@ -68,7 +68,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str]
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("case", CASES)
-def test_the_average_over_processes_is_one_process(
+def test_the_mean_over_processes_equals_one_process_with_the_whole_batch(
     ranks: list[dict[tuple[str, str], dict[str, Tensor]]], name: str, case: str
 ) -> None:
     alone = step(name, case, [0, 1])

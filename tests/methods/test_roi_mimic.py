@@ -1,4 +1,4 @@
-"""Mimicking regions: pooled values known by hand, levels as torchvision chooses them, and the limiting cases."""
+"""Region mimicry: pooled values by hand, the levels that torchvision chooses, and limiting cases."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from helpers.toys import relative, toy_target
 
 IMAGE = (256, 384)
 NOTHING = [torch.zeros(0, 4), torch.zeros(0, 4)]
-# One box on the fine level of strides 8 and 16, three on the coarse one; 223 and 224 pixels are next to the border.
+# With strides 8 and 16, one box is on the fine level and three on the coarse one, which begins at 224 pixels.
 BOXES = [
     torch.tensor([[10.0, 20.0, 90.0, 130.0], [0.0, 0.0, 224.0, 224.0], [8.0, 16.0, 380.0, 250.0]]),
     torch.tensor([[130.0, 10.0, 384.0, 256.0]]),
@@ -30,7 +30,7 @@ BOXES = [
 
 
 def random_boxes(count: int, generator: torch.Generator) -> Tensor:
-    """Boxes inside the image, of sides from 4 pixels up."""
+    """Boxes inside the image with sides of at least 4 pixels."""
     low = torch.rand(count, 2, generator=generator) * torch.tensor([IMAGE[1] - 8.0, IMAGE[0] - 8.0])
     room = torch.tensor([float(IMAGE[1]), float(IMAGE[0])]) - low
     return torch.cat((low, low + 4 + (room - 4) * torch.rand(count, 2, generator=generator)), dim=1)
@@ -43,7 +43,7 @@ def view(
     seed: int,
     ranges: Any = (None, None),
 ) -> View:
-    """Random features of a batch of two; only a student's seed 0 gets gradients."""
+    """Random features of a batch of two; only with seed 0, the student's, do they require gradients."""
     generator = torch.Generator().manual_seed(seed)
     features = [
         torch.randn(2, width, IMAGE[0] // stride, IMAGE[1] // stride, generator=generator).requires_grad_(seed == 0)
@@ -78,7 +78,7 @@ def loss_of(method: RoIMimic, student: View, teacher: View) -> Tensor:
 # --- pooling ---
 
 
-def test_a_map_that_rises_by_its_columns() -> None:
+def test_pooling_a_linear_map_gives_the_cell_centres() -> None:
     """Bilinear samples of a linear map are exact: the cells of a pooled region hold the x of their centres."""
     stride, columns = 8, torch.arange(12.0)
     feature = columns.expand(1, 1, 6, 12)
@@ -87,8 +87,8 @@ def test_a_map_that_rises_by_its_columns() -> None:
     torch.testing.assert_close(region, torch.tensor([2.5, 3.5, 4.5, 5.5]).expand(1, 1, 4, 4))
 
 
-def test_padding_inside_the_detector_moves_no_box() -> None:
-    """A map of ceil(H / stride) cells: the scale is one over the stride, not the quotient of the sizes."""
+def test_padding_inside_the_detector_does_not_move_boxes() -> None:
+    """The map has ceil(H / stride) cells: the scale is 1 / stride, not the quotient of the sizes."""
     rows = torch.arange(8.0)[:, None].expand(1, 1, 8, 12)
     image_height, stride = 60, 8  # padded to 64 inside
     box = torch.tensor([[0.0, 16.0, 32.0, 48.0]])
@@ -107,8 +107,8 @@ def test_a_box_is_pooled_from_its_own_image_and_level() -> None:
     assert second.unique().tolist() == [4.0]
 
 
-def test_levels_of_equation_1() -> None:
-    """k = floor(4 + log2(side / 224)): stride 16 from 224 pixels on, half the stride below it, and so on."""
+def test_levels_follow_equation_1() -> None:
+    """k = floor(4 + log2(side / 224)): stride 16 from 224 pixels up, stride 8 from 112 pixels up, and so on."""
     sides = [27.0, 28.0, 55.0, 56.0, 111.0, 112.0, 223.0, 224.0, 447.0, 448.0, 2000.0]
     boxes = [torch.tensor([[5.0, 7.0, 5.0 + side, 7.0 + side] for side in sides])]
     strides = [2, 4, 8, 16, 32]
@@ -146,7 +146,7 @@ def test_loss_by_hand() -> None:
 
 
 @pytest.mark.parametrize("output_size", [1, 7])
-def test_constant_maps_and_one_box(output_size: int) -> None:
+def test_the_loss_of_constant_maps_by_hand_at_any_output_size(output_size: int) -> None:
     """Student 2, transform 3x + 1 into two channels, teacher 5 and 9: ((7-5)^2 + (7-9)^2) / 2 = 4, at any size."""
     features = torch.full((1, 1, 8, 8), 2.0), torch.tensor([5.0, 9.0])[:, None, None].expand(1, 2, 8, 8)
     boxes = [torch.tensor([[8.0, 8.0, 40.0, 48.0]])]
@@ -161,8 +161,8 @@ def test_constant_maps_and_one_box(output_size: int) -> None:
 
 @pytest.mark.parametrize("source", ["teacher", "student"])
 @pytest.mark.parametrize("kernel_size", [1, 3])
-def test_the_method_written_as_a_loop_over_boxes(source: str, kernel_size: int) -> None:
-    """With the proposals of the one that was asked, though the other has some too; one box at a time."""
+def test_the_loss_equals_a_loop_over_boxes(source: str, kernel_size: int) -> None:
+    """It uses the proposals of the chosen detector, although the other has some too."""
     others = [torch.tensor([[0.0, 0.0, 32.0, 32.0]])] * 2
     student, teacher = views(*((BOXES, others) if source == "student" else (others, BOXES)))
     method = prepared(RoIMimic(proposals=source, kernel_size=kernel_size), student, teacher)
@@ -172,22 +172,22 @@ def test_the_method_written_as_a_loop_over_boxes(source: str, kernel_size: int) 
         for box in boxes:
             level = int((box[2] - box[0]) * (box[3] - box[1]) >= 224**2)
             seen.add(level)
-            mine, wanted = (
+            mine, theirs = (
                 MultiScaleRoIAlign(["0"], 7, 2)({"0": v.features[level][image : image + 1]}, [box[None]], [IMAGE])
                 for v in (student, teacher)
             )
             adapted = method.adapters[level](mine)
-            total += float((adapted - wanted).double().square().sum().detach())
+            total += float((adapted - theirs).double().square().sum().detach())
     assert seen == {0, 1}
     assert float(loss_of(method, student, teacher).detach()) == pytest.approx(total / (2 * 4 * 49), rel=1e-5)
 
 
-def test_maps_of_another_size_and_other_channels() -> None:
-    """A student of half the resolution: its regions of a linear scene equal the teacher's, and the loss is 0."""
+def test_a_student_of_half_the_resolution_matches_a_linear_scene() -> None:
+    """Its regions of a linear scene equal the teacher's, so the loss is 0."""
     x = torch.arange(IMAGE[1] / 8) * 8
     fine = x.expand(2, 1, IMAGE[0] // 8, -1)
     coarse = fine[:, :, ::2, ::2].contiguous()
-    boxes = [boxes.clamp(max=300.0) for boxes in BOXES]  # a coarse map ends sooner, and is constant behind its end
+    boxes = [boxes.clamp(max=300.0) for boxes in BOXES]  # a coarse map ends earlier and is constant beyond its end
     student = View([coarse], [Level(1, 16)], IMAGE)
     teacher = View([fine.expand(-1, 2, -1, -1)], [Level(2, 8)], IMAGE, proposals=boxes)
     method = prepared(RoIMimic(), student, teacher)
@@ -200,7 +200,7 @@ def test_maps_of_another_size_and_other_channels() -> None:
     assert float(loss_of(method, student, teacher).detach()) == pytest.approx(1)
 
 
-def test_only_the_first_proposals_of_each_image() -> None:
+def test_rois_per_image_keeps_the_first_proposals() -> None:
     student, teacher = views(None, BOXES)
     cut = views(None, [boxes[:2] for boxes in BOXES])[1]
     capped = prepared(RoIMimic(rois_per_image=2), student, teacher)
@@ -213,8 +213,8 @@ def test_only_the_first_proposals_of_each_image() -> None:
 
 
 @pytest.mark.parametrize("boxes", [NOTHING, [BOXES[0][:1], NOTHING[0]], BOXES], ids=["none", "one", "some"])
-def test_gradients_go_into_student_and_transforms_alone(boxes: list[Tensor]) -> None:
-    """Zero proposals give a zero loss, and every parameter a gradient all the same, which DDP waits for."""
+def test_gradients_reach_only_the_student_and_the_transforms(boxes: list[Tensor]) -> None:
+    """Without proposals the loss is 0, but every parameter still gets a gradient, which DDP needs."""
     student, teacher = views(None, boxes)
     for feature in teacher.features:
         feature.requires_grad_()
@@ -230,7 +230,7 @@ def test_gradients_go_into_student_and_transforms_alone(boxes: list[Tensor]) -> 
     if boxes is NOTHING:
         assert loss == 0 and not any(touched)
     else:
-        # The one box is pooled from the fine level; its image alone is touched.
+        # The one box is pooled from the fine level of its own image only.
         assert loss > 0 and touched == ([True, False] + [True] * 2 + [False] * 2 if len(boxes[1]) == 0 else [True] * 6)
         assert bool(student.features[0].grad[1].any()) is False
 
@@ -270,7 +270,7 @@ def test_half_precision_features_are_compared_in_float32() -> None:
     assert float(rounded.detach()) == pytest.approx(float(exact.detach()), rel=0.02)
 
 
-def test_description() -> None:
+def test_describe_gives_the_proposals_per_image_and_level() -> None:
     student, teacher = views(None, BOXES)
     method = prepared(RoIMimic(), student, teacher)
     assert method.describe(teacher, []) == "2 of the teacher's proposals per image: 25% at stride 8, 75% at stride 16"
@@ -279,7 +279,7 @@ def test_description() -> None:
     assert own.describe(teacher, []) == "regions of the student's proposals, at most 50 of an image"
 
 
-def test_one_stage_detectors_have_no_proposals() -> None:
+def test_one_stage_detectors_raise_for_lack_of_proposals() -> None:
     student, teacher = views(BOXES, None)
     with pytest.raises(EyasError, match=r'the teacher makes no proposals.*proposals="student"'):
         loss_of(prepared(RoIMimic(), student, teacher), student, teacher)
@@ -296,14 +296,14 @@ def test_one_stage_detectors_have_no_proposals() -> None:
         {"weight": -1},
     ],
 )
-def test_options_outside_their_range(options: dict[str, Any]) -> None:
+def test_options_out_of_range_raise(options: dict[str, Any]) -> None:
     with pytest.raises(EyasError, match=next(iter(options))):
         RoIMimic(**options)
 
 
 @pytest.mark.parametrize("source", ["teacher", "student"])
-def test_through_a_distiller_of_two_faster_rcnns(source: str) -> None:
-    """The levels that the detectors pool from take part, the one that only proposes does not."""
+def test_distilling_two_faster_rcnns_trains_only_the_pooled_levels(source: str) -> None:
+    """The level that only proposes is left out."""
     torch.manual_seed(0)
     light = {"strides": [8, 16], "head_width": 8, "proposals_train": 30, "proposals_test": 20, "roi_samples": 12}
     student, teacher = (
@@ -347,7 +347,7 @@ class Pair(nn.Module):
 
 
 def step(case: str, source: str, part: slice, *, parallel: bool) -> dict[str, Tensor]:
-    """The loss of a part of the batch, and the gradients."""
+    """The loss of a part of the batch and the gradients."""
     generator = torch.Generator().manual_seed(9)
     images = torch.rand(4, 3, *IMAGE, generator=generator)
     boxes = [
@@ -375,7 +375,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str]
 @pytest.mark.parametrize("source", ["teacher", "student"])
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_train_like_one_on_the_batch_of_both(ranks: list[Any], case: str, source: str) -> None:
-    """N must be that of both processes, over their number, because gradients are averaged."""
+    """Gradients are averaged over processes, so N must be the total of both divided by two."""
     alone = step(case, source, slice(None), parallel=False)
     values = [float(rank[case, source].pop("loss")) for rank in ranks]
     assert sum(values) / 2 == pytest.approx(float(alone.pop("loss")), rel=1e-5)

@@ -1,4 +1,4 @@
-"""Vanilla distillation of outputs: divergences by hand, when they are 0, and what a temperature does."""
+"""Vanilla distillation of outputs: divergences by hand, where they are 0, and the effect of the temperature."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_softmax_by_hand() -> None:
 
 
 def test_sigmoid_by_hand() -> None:
-    """Two columns, each a two-way answer of its own."""
+    """Two columns, each a separate binary output."""
     student, teacher = odds((0.3, 0.5)), odds((0.9, 0.2))
     first = 0.9 * log(0.9 / 0.3) + 0.1 * log(0.1 / 0.7)
     second = 0.2 * log(0.2 / 0.5) + 0.8 * log(0.8 / 0.5)
@@ -64,7 +64,7 @@ def test_softmax_is_zero_if_and_only_if_the_logits_differ_by_a_constant(
     assert abs(float(shifted)) < 1e-5 * temperature**2
     divergence = float(kl_softmax(student, teacher, temperature)) / temperature**2
     apart = (student / temperature).softmax(dim=1) - (teacher / temperature).softmax(dim=1)
-    # Pinsker's inequality: the divergence is above 0 wherever the answers differ.
+    # Pinsker's inequality: the divergence is above 0 wherever the probabilities differ.
     assert divergence > float(apart.abs().sum()) ** 2 / 2 - 1e-5
 
 
@@ -80,7 +80,7 @@ def test_sigmoid_is_zero_if_and_only_if_the_logits_are_equal(one: float, other: 
 
 @pytest.mark.parametrize("divergence", [kl_softmax, kl_sigmoid])
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
-def test_no_gradient_where_both_agree(divergence: object, temperature: float) -> None:
+def test_the_gradient_is_zero_where_both_agree(divergence: object, temperature: float) -> None:
     assert callable(divergence)
     teacher = torch.randn(5, 3)
     student = teacher.clone().requires_grad_()
@@ -94,7 +94,7 @@ def test_no_gradient_where_both_agree(divergence: object, temperature: float) ->
 
 
 @pytest.mark.parametrize("divergence", [kl_softmax, kl_sigmoid])
-def test_logits_without_bound_stay_finite(divergence: object) -> None:
+def test_extreme_logits_give_finite_losses_and_gradients(divergence: object) -> None:
     assert callable(divergence)
     student = torch.tensor([[200.0, -200.0]], requires_grad=True)
     loss: Tensor = divergence(student, torch.tensor([[-200.0, 200.0]]))
@@ -103,7 +103,7 @@ def test_logits_without_bound_stay_finite(divergence: object) -> None:
     assert student.grad is not None and student.grad.isfinite().all()
 
 
-def test_the_method_by_hand() -> None:
+def test_the_loss_by_hand() -> None:
     """Rows 0 and 2 of three are counted; row 2 is positive, its box in slot 1."""
     counted = matched([0, 2], [2], slots=[1], divisor=4.0)
     student, teacher = torch.zeros(3, 2, 4), torch.zeros(3, 2, 4)
@@ -118,7 +118,7 @@ def test_the_method_by_hand() -> None:
 
 
 def run(rows: list[int], positives: list[int], *, student: int = 1, **options: float) -> tuple[Tensor, TwoHeads]:
-    """The loss of two heads on six rows, behind `backward`; the teacher's seed is 2."""
+    """The loss of two heads on six rows after its `backward`, and the student; the teacher's seed is 2."""
     inputs = torch.randn(6, 5, generator=torch.Generator().manual_seed(4))
     model, teacher = TwoHeads(student), TwoHeads(2)
     counted = {name: matched(rows, positives, name=name, divisor=float(max(len(rows), 1))) for name in ("rpn", "roi")}
@@ -128,7 +128,7 @@ def run(rows: list[int], positives: list[int], *, student: int = 1, **options: f
     return loss.detach(), model
 
 
-def test_the_teacher_itself_has_nothing_to_learn() -> None:
+def test_a_student_equal_to_the_teacher_has_no_loss_and_no_gradient() -> None:
     loss, model = run([0, 1, 4], [1, 4], student=2)
     assert abs(float(loss)) < 1e-6
     assert all(parameter.grad is not None and float(parameter.grad.norm()) < 1e-5 for parameter in model.parameters())
@@ -141,8 +141,8 @@ def test_no_rows_give_zero_with_a_gradient_path() -> None:
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.parameters())
 
 
-def test_without_a_box_the_classes_alone_are_distilled() -> None:
-    """Background rows count, and box deltas have nowhere to be compared."""
+def test_without_positive_rows_only_the_classes_are_distilled() -> None:
+    """Background rows count for the class term; the box term has no rows."""
     loss, model = run([0, 1], [])
     assert float(loss) > 0
     assert model.boxes.grad is not None and not model.boxes.grad.any()
@@ -154,6 +154,6 @@ def test_without_a_box_the_classes_alone_are_distilled() -> None:
 @pytest.mark.parametrize(
     "options", [{"temperature": 0.0}, {"box_weight": -1.0}, {"heads": []}, {"weight": -1.0}, {"start_step": -1}]
 )
-def test_options_outside_their_range(options: dict[str, object]) -> None:
+def test_options_out_of_range_raise(options: dict[str, object]) -> None:
     with pytest.raises(EyasError, match="Vanilla"):
         Vanilla(**options)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
-"""The host does not wait for the device in a distilled step: it never asks for a value that the device computes.
+"""The host never waits for the device in a distilled step: it reads no value that the device computes.
 
-A tensor on the meta device has no values: whatever asks for one, or for a size that depends on them, raises.
+Tensors on the meta device have no values, so reading one, or a size that depends on one, raises.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ METHODS = {
 
 
 class Student(ToyDetector):
-    """Its own loss waits for nothing."""
+    """A student whose own loss reads no value from the device."""
 
     def head_losses(self, features: dict[str, Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
         return {f"loss_{name}": self.heads[name](feature).square().mean() for name, feature in features.items()}
 
 
 def batch(device: str) -> tuple[Tensor, list[Target]]:
-    """Images and boxes on a device, and the boxes on the host."""
+    """Images and boxes on a device, and copies of the boxes on the host."""
     images, targets = toy_batch()
     keep = WithHostBoxes(lambda image, target: (image, target))
     kept = [keep(image, target)[1] for image, target in zip(images, targets, strict=True)]
@@ -58,7 +58,7 @@ def distiller_of(method: Method) -> Distiller:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_no_value_of_the_device_is_asked_for(name: str) -> None:
+def test_a_distilled_step_reads_no_value_from_the_device(name: str) -> None:
     method = METHODS[name]()
     distiller = distiller_of(method).to("meta")
     images, targets = batch("meta")
@@ -72,7 +72,7 @@ def test_no_value_of_the_device_is_asked_for(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_boxes_of_the_host_are_those_of_the_device(name: str) -> None:
+def test_host_boxes_give_the_same_loss_as_device_boxes(name: str) -> None:
     method = METHODS[name]()
     images, targets = batch("cpu")
     without: list[Target] = [{"boxes": target["boxes"], "labels": target["labels"]} for target in targets]
@@ -80,14 +80,14 @@ def test_boxes_of_the_host_are_those_of_the_device(name: str) -> None:
     assert torch.equal(one, other)
 
 
-def test_boxes_of_the_host_are_of_the_image_that_the_network_sees() -> None:
+def test_host_boxes_are_in_the_frame_of_the_network_input() -> None:
     target: Target = {"boxes": torch.tensor([[2.0, 4, 10, 12]]), "labels": torch.tensor([0])}
     keep = WithHostBoxes(eval_transform(Resize(height=10, width=40)))
     _, kept = keep(torch.zeros(3, 20, 20, dtype=torch.uint8), target)
     assert kept["host_boxes"].tolist() == kept["boxes"].tolist() == [[4, 2, 20, 6]]
 
 
-def test_boxes_of_the_host_come_out_of_a_worker(tmp_path: Path) -> None:
+def test_host_boxes_survive_a_loader_worker(tmp_path: Path) -> None:
     source = read(write_squares(tmp_path), "train")
     batches = loader(source, WithHostBoxes(eval_transform(Resize())), batch_size=2, shuffle=True, workers=2, seed=0)
     for _, targets in batches:
@@ -96,7 +96,7 @@ def test_boxes_of_the_host_come_out_of_a_worker(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def waiting_is_an_error() -> Iterator[None]:
+def synchronisation_raises() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("error")
     yield
     torch.cuda.set_sync_debug_mode("default")
@@ -104,11 +104,11 @@ def waiting_is_an_error() -> Iterator[None]:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", METHODS)
-def test_a_gpu_is_not_waited_for(name: str, request: pytest.FixtureRequest) -> None:
+def test_a_distilled_step_never_synchronises_with_the_gpu(name: str, request: pytest.FixtureRequest) -> None:
     distiller = distiller_of(METHODS[name]()).cuda()
     images, targets = batch("cuda")
-    step(distiller, images, targets)  # the first makes handles and picks algorithms
+    step(distiller, images, targets)  # the first step creates handles and selects algorithms
     torch.cuda.synchronize()
-    request.getfixturevalue("waiting_is_an_error")
+    request.getfixturevalue("synchronisation_raises")
     for _ in range(3):
         step(distiller, images, targets)

@@ -1,6 +1,6 @@
-"""torch.compile below the levels: the same numbers, the taps still there, names of parameters as they were.
+"""torch.compile below the levels keeps the numbers, the taps and the parameter names.
 
-By dynamo with an eager backend: what is tested is what gets compiled, not the compiler.
+The backend is eager: the tests are about the part that is compiled, not about the compiler.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def train(compiled: bool, steps: int = 20) -> tuple[list[dict[str, float]], dict
     return log, student.network.state_dict()
 
 
-def test_twenty_distilled_steps_are_the_same() -> None:
-    """Imitation included: a tap that a compiler swallowed would leave no features to imitate."""
+def test_twenty_distilled_steps_match_the_uncompiled_ones() -> None:
+    """This includes imitation: if compiling removed a tap, there would be no features to imitate."""
     plain, weights = train(compiled=False)
     compiled, compiled_weights = train(compiled=True)
     assert all(line["fgfi"] > 0 for line in plain)
@@ -71,13 +71,13 @@ def test_twenty_distilled_steps_are_the_same() -> None:
         torch.testing.assert_close(compiled_weights[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_compiled() -> None:
+def test_only_the_outermost_tapped_module_is_compiled() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()), nn.ReLU())
     found = tapped_modules(CustomDetector(network, ["ball"], levels=["1.0", "1"]))
     assert found == {"1": network[1]}
 
 
-def test_no_break_in_a_shufflenet() -> None:
+def test_a_shufflenet_compiles_into_one_graph() -> None:
     (found,) = explain_levels(detector(0.25), batch(0)[0])
     assert (found.name, found.graphs, found.breaks) == ("backbone", 1, ())
 
@@ -93,7 +93,7 @@ class Broken(nn.Module):
         return features + 1
 
 
-def test_a_break_is_named() -> None:
+def test_a_graph_break_is_reported_with_its_reason() -> None:
     custom = CustomDetector(
         nn.Sequential(Broken()), ["ball"], levels=["0"], predict=lambda network, images: network(images)
     )

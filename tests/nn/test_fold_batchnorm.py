@@ -1,4 +1,4 @@
-"""Folding a frozen teacher's BatchNorms: the same maps, fewer modules; what must not be folded is not."""
+"""Folding a frozen teacher's BatchNorms gives the same maps and leaves alone what must not be folded."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from eyas.detectors import CustomDetector, build
 from eyas.nn.fold_batchnorm import fold_batch_norms, fold_teacher
-from eyas.nn.taps import teacher_features
+from eyas.nn.taps import tap_features
 from eyas.types import Detector, EyasError
 
 
 def with_statistics(network: nn.Module) -> nn.Module:
-    """Statistics, scales and shifts as a trained network has them: not zero and one."""
+    """Give every BatchNorm random statistics, scales and shifts, as in a trained network, and freeze the network."""
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(getattr(module, "running_var", None), Tensor):
@@ -37,7 +37,7 @@ def teacher(*modules: nn.Module) -> CustomDetector:
 
 def maps(detector: Detector) -> list[Tensor]:
     images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
-    return list(teacher_features(detector, detector.levels, images).values())
+    return list(tap_features(detector, detector.levels, images).values())
 
 
 def check_same(before: list[Tensor], after: list[Tensor]) -> None:
@@ -45,7 +45,7 @@ def check_same(before: list[Tensor], after: list[Tensor]) -> None:
         torch.testing.assert_close(new, old, rtol=1e-4, atol=1e-4 * float(old.abs().max()))
 
 
-def test_by_hand() -> None:
+def test_folded_weight_and_bias_by_hand() -> None:
     """w = 2, mean 1, variance 4 - eps, scale 3, shift 5: 3 (2 x - 1) / 2 + 5 = 3 x + 3.5."""
     conv, norm = nn.Conv2d(3, 1, 1, bias=False), nn.BatchNorm2d(1)
     detector = CustomDetector(nn.Sequential(conv, norm), ["ball"], levels=["1"])
@@ -68,7 +68,7 @@ def test_by_hand() -> None:
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d(8), FrozenBatchNorm2d(8), nn.BatchNorm2d(8, affine=False)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_same_map(norm: nn.Module, bias: bool) -> None:
+def test_the_folded_map_is_the_same(norm: nn.Module, bias: bool) -> None:
     conv = nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=bias, padding_mode="reflect")
     network = nn.Sequential(conv, norm, nn.ReLU(), nn.Conv2d(8, 8, 3, groups=4, dilation=2))
     if norm.weight is not None:
@@ -81,7 +81,7 @@ def test_same_map(norm: nn.Module, bias: bool) -> None:
 
 
 @pytest.mark.parametrize("family", ["retinanet", "faster_rcnn", "shuffledet"])
-def test_families(family: str) -> None:
+def test_each_detector_family_folds_without_changing_its_maps(family: str) -> None:
     torch.manual_seed(0)
     options = {"width": 0.25} if family == "shuffledet" else {}
     detector = build(family, ["ball"], backbone=None if family == "shuffledet" else "resnet18", options=options)
@@ -96,7 +96,7 @@ def test_families(family: str) -> None:
     check_same([before[0]], [maps(plain)[0]])
 
 
-def test_what_stays() -> None:
+def test_shared_convolutions_and_batchnorm_subclasses_are_not_folded() -> None:
     shared = nn.Conv2d(3, 3, 1)
     detector = teacher(shared, nn.BatchNorm2d(3), shared, nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), BatchNormAct2d(4))
     before = maps(detector)
@@ -105,7 +105,7 @@ def test_what_stays() -> None:
         assert old.equal(new)
 
 
-def test_tapped_convolution_stays() -> None:
+def test_a_tapped_convolution_is_not_folded() -> None:
     network = with_statistics(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.MaxPool2d(2)))
     detector = CustomDetector(network, ["ball"], levels=["0", "2"])
     before = maps(detector)
@@ -123,7 +123,7 @@ class ReadTwice(nn.Module):
         return self.norm(out) + out
 
 
-def test_another_reader_is_noticed() -> None:
+def test_a_second_reader_of_the_convolution_raises_and_nothing_changes() -> None:
     detector = teacher(ReadTwice())
     before = maps(detector)
     with pytest.raises(EyasError, match="besides the BatchNorm"):
@@ -133,7 +133,7 @@ def test_another_reader_is_noticed() -> None:
         assert old.equal(new)
 
 
-def test_said_where_it_cannot_be_done() -> None:
+def test_fold_teacher_reports_the_count_or_a_warning() -> None:
     said: list[str] = []
     fold_teacher(teacher(ReadTwice()), said.append)
     fold_teacher(teacher(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), said.append)

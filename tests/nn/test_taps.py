@@ -1,4 +1,4 @@
-"""Taps: what they keep, where they stop, and that they leave the network as it was."""
+"""Taps: the outputs they keep, where they stop the pass, and that they leave the network unchanged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eyas.nn.taps import Taps, teacher_features
+from eyas.nn.taps import Taps, tap_features
 from eyas.types import EyasError
 from helpers.toys import ToyDetector, toy_batch
 
@@ -16,7 +16,7 @@ Pair = namedtuple("Pair", "first second")
 
 
 class Split(nn.Module):
-    """Returns its input and twice its input, in the container it is told."""
+    """Returns its input and twice its input in a container of the given type."""
 
     def __init__(self, container: type) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Bomb(nn.Module):
 
 
 class Swallow(nn.Module):
-    """Runs a module and takes any exception for a failure that it can live with."""
+    """Runs a module and catches every `Exception`."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ def nested() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(1, 2, 1), nn.Sequential(nn.Conv2d(2, 3, 1), nn.ReLU()), nn.Conv2d(3, 1, 1))
 
 
-def test_keeps_nested_outputs_and_leaves_the_result_alone() -> None:
+def test_nested_outputs_are_kept_and_the_result_is_unchanged() -> None:
     network, x = nested(), torch.rand(2, 1, 3, 3)
     with Taps(network, ["1", "0", "1.0"]) as taps:
         y = network(x)
@@ -89,7 +89,7 @@ def test_keys_of_mappings_and_sequences(container: type, keys: str) -> None:
     assert torch.equal(taps.features[f"0:{keys[1]}"], 2 * x)
 
 
-def test_stop_runs_nothing_behind_the_last_tap() -> None:
+def test_stop_runs_nothing_after_the_last_tap() -> None:
     network, x = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), Bomb()), torch.rand(1, 1, 2, 2)
     with Taps(network, ["1", "0"], stop=True) as taps:
         network(x)
@@ -99,7 +99,7 @@ def test_stop_runs_nothing_behind_the_last_tap() -> None:
     assert hooks(network) == 0
 
 
-def test_stop_passes_through_code_that_catches_exceptions() -> None:
+def test_except_exception_does_not_catch_the_stop() -> None:
     network = nn.Sequential(Swallow(nn.ReLU()))
     with Taps(network, ["0.inner"], stop=True) as taps:
         network(torch.ones(1))
@@ -116,7 +116,7 @@ def test_an_inner_context_does_not_swallow_the_stop_of_the_outer() -> None:
     assert not reached and list(outer.features) == ["0"]
 
 
-def test_an_exception_inside_propagates_and_the_hooks_go() -> None:
+def test_an_exception_inside_propagates_and_hooks_are_removed() -> None:
     network = nested()
     with pytest.raises(ZeroDivisionError), Taps(network, ["0", "1.1"], stop=True):
         raise ZeroDivisionError
@@ -131,7 +131,7 @@ def test_a_module_that_runs_twice_is_read_the_first_time() -> None:
     assert torch.equal(taps.features["0"], shared(x))
 
 
-def test_repeated_use_forgets_the_last_pass() -> None:
+def test_each_pass_starts_without_the_features_of_the_last() -> None:
     network = nested()
     taps = Taps(network, ["1.0"], stop=True)
     for _ in range(3):
@@ -172,14 +172,14 @@ def test_a_key_of_a_tensor_is_not_an_image_of_the_batch() -> None:
         network(torch.rand(2, 1, 3, 3))
 
 
-def test_what_never_fired_is_named() -> None:
+def test_taps_that_never_fired_are_named() -> None:
     network = nested()
     with pytest.raises(EyasError, match=r"never fired.*: 1, 2$"), Taps(network, ["0", "1", "2"], stop=True):
         network[0](torch.rand(1, 1, 2, 2))
 
 
-def test_an_output_overwritten_later_is_refused() -> None:
-    """A stopped pass (the teacher's) would see it before the ReLU, a whole pass (the student's) behind it."""
+def test_an_output_changed_in_place_later_raises() -> None:
+    """A stopped pass (the teacher's) would keep it before the ReLU, a full pass (the student's) after it."""
     network, x = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(inplace=True)), torch.rand(1, 1, 3, 3)
     with pytest.raises(EyasError, match="tapped as 0 in place"), Taps(network, ["0"]):
         network(x)
@@ -190,10 +190,10 @@ def test_an_output_overwritten_later_is_refused() -> None:
         network(x)
 
 
-def test_teacher_features_have_no_gradient_and_need_no_head() -> None:
+def test_tap_features_have_no_gradient_and_need_no_head() -> None:
     teacher = ToyDetector().eval()
     teacher.heads["fine"] = Bomb()
     images, _ = toy_batch()
-    features = teacher_features(teacher, ["neck:fine", "neck:coarse"], images)
+    features = tap_features(teacher, ["neck:fine", "neck:coarse"], images)
     assert not any(feature.requires_grad for feature in features.values())
     assert features["neck:fine"].shape == (2, 4, 8, 12) and features["neck:coarse"].shape == (2, 8, 4, 6)

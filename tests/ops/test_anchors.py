@@ -26,7 +26,7 @@ def test_origins_are_rows_on_axis_0_and_columns_on_axis_1() -> None:
     assert grid.origins(1, dtype=torch.float64).dtype == torch.float64
 
 
-def test_a_real_valued_step_is_kept_exactly() -> None:
+def test_a_fractional_step_is_not_rounded() -> None:
     step = 303 / 19
     grid = AnchorGrid(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), size=(1, 20), step=(step, step))
     assert grid.origins(1, dtype=torch.float64)[19] == 19 * step
@@ -42,7 +42,7 @@ def test_a_real_valued_step_is_kept_exactly() -> None:
         (torch.zeros(1, 4), (1, 1), (1.0, 0.0), "positive"),
     ],
 )
-def test_a_grid_that_cannot_exist_is_refused(
+def test_invalid_grids_raise(
     cells: torch.Tensor, size: tuple[int, int], step: tuple[float, float], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

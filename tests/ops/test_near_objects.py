@@ -24,9 +24,9 @@ checked = settings(derandomize=True, deadline=None, max_examples=100, database=N
 
 @pytest.fixture(params=["compact", "padded"], autouse=True, scope="module")
 def row_layout(request: pytest.FixtureRequest) -> Any:
-    """Both ways to list the near rows: the one that fits the host, and the one that needs no synchronisation."""
+    """Both ways to list the near rows: the compact one of the CPU, and the padded one that never synchronises."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(eyas.ops.near_objects, "_may_wait", lambda device: request.param == "compact")
+        patch.setattr(eyas.ops.near_objects, "_may_synchronise", lambda device: request.param == "compact")
         yield
 
 
@@ -41,7 +41,7 @@ def brute_force(
     ranges: Ranges,
     margin: float = 0.0,
 ) -> list[Tensor]:
-    """Box by box from the definition. A positive margin takes the cells within it of the threshold, a negative none."""
+    """The masks box by box from the definition. A positive margin lowers the threshold, a negative one raises it."""
     anchors = [_anchors_in_float64(grid) for grid in grids]
     masks = [torch.zeros(len(boxes), *grid.size, dtype=torch.bool) for grid in grids]
     for b, image in enumerate(boxes):
@@ -78,7 +78,7 @@ def _bounds(
 
 @st.composite
 def scenes(draw: st.DrawFn, number: Callable[[float, float], st.SearchStrategy[float]]) -> Scene:
-    """Grids, the boxes of some images and box ranges, with coordinates from ``number(low, high)``."""
+    """Grids, the boxes of a batch and box ranges, with coordinates from ``number(low, high)``."""
     grids = [
         AnchorGrid(
             _float64([_box(draw, number, -8, 8, 1, 40) for _ in range(draw(st.integers(1, 3)))]),
@@ -132,7 +132,7 @@ psis = st.sampled_from([0.0, 0.2, 0.5, 0.8, 1.0]) | st.floats(0, 1, allow_subnor
 
 @checked
 @given(scene=scenes(on_lattice), psi=psis, assignment=st.sampled_from(ASSIGNMENTS))
-def test_equals_the_brute_force_bit_by_bit_where_arithmetic_is_exact(
+def test_masks_equal_brute_force_exactly_on_lattice_coordinates(
     scene: Scene, psi: float, assignment: AssignmentRule
 ) -> None:
     grids, boxes, ranges = scene
@@ -143,7 +143,7 @@ def test_equals_the_brute_force_bit_by_bit_where_arithmetic_is_exact(
 
 @checked
 @given(scene=scenes(anywhere), psi=psis, assignment=st.sampled_from(ASSIGNMENTS))
-def test_equals_the_brute_force_on_any_coordinates(scene: Scene, psi: float, assignment: AssignmentRule) -> None:
+def test_masks_equal_brute_force_up_to_rounding(scene: Scene, psi: float, assignment: AssignmentRule) -> None:
     grids, boxes, ranges = scene
     options: dict[str, Any] = {"psi": psi, "assignment": assignment, "box_ranges": ranges}
     masks = near_object_masks(grids, boxes, **options)
@@ -164,7 +164,7 @@ def test_equals_the_brute_force_on_any_coordinates(scene: Scene, psi: float, ass
 def test_ties_at_the_threshold_are_not_near(
     scene: Scene, psi: float, fraction: tuple[float, float], assignment: AssignmentRule
 ) -> None:
-    """Every box is an anchor of the grid, and another shape is a part of it, so that its IoU is that part."""
+    """Every box is an anchor of the grid, and another shape is a part of it, so its IoU is that fraction exactly."""
     grids, _, _ = scene
     grid = grids[0]
     x1, y1, x2, y2 = grid.cell_anchors[0].tolist()
@@ -213,19 +213,21 @@ def one_box(*xyxy: float) -> list[Tensor]:
         ((-9, -9, 1, 1), 0.5, {(0, 0)}),  # only its corner is in the image
     ],
 )
-def test_one_box_on_tiles(box: tuple[float, ...], psi: float, expected: set[tuple[int, int]]) -> None:
+def test_near_cells_of_one_box_on_tiles_by_hand(
+    box: tuple[float, ...], psi: float, expected: set[tuple[int, int]]
+) -> None:
     (mask,) = near_object_masks([tiles(8, 4, 4)], one_box(*box), psi=psi)
     assert cells(mask) == expected
 
 
-def test_psi_0_takes_every_touched_cell_and_psi_1_none() -> None:
+def test_psi_0_selects_every_overlapping_cell_and_psi_1_none() -> None:
     boxes = one_box(7, 8, 25, 9)  # touches columns 0 to 3 of row 1; the edge y = 8 alone does not touch row 0
     assert cells(near_object_masks([tiles(8, 4, 5)], boxes, psi=0.0)[0]) == {(1, 0), (1, 1), (1, 2), (1, 3)}
     assert cells(near_object_masks([tiles(8, 4, 5)], boxes, psi=1.0)[0]) == set()
 
 
 def test_an_anchor_of_half_the_area_ties_with_psi_one_half() -> None:
-    """The second shape covers, seen from the next cell, the half of a tile: its IoU with a box on the tile is 0.5."""
+    """The second shape of each cell covers half of the previous tile: its IoU with a box on that tile is 0.5."""
     shapes = torch.tensor([[-4.0, -4.0, 4.0, 4.0], [-12.0, -4.0, -8.0, 4.0]])
     grid = AnchorGrid(shapes, (4, 4), (8.0, 8.0), (4.0, 4.0))
     boxes = one_box(8, 8, 16, 16)
@@ -233,8 +235,9 @@ def test_an_anchor_of_half_the_area_ties_with_psi_one_half() -> None:
     assert cells(near_object_masks([grid], boxes, psi=math.nextafter(0.5, 0))[0]) == {(1, 1), (1, 2)}
 
 
-def test_anchors_that_leave_the_image_count_whole() -> None:
-    """IoU 64/256 and 32/288, so at psi = 0.4 both cells; clipped to the 16 x 8 image 64/96 and 32/128: only one."""
+def test_anchors_outside_the_image_are_not_clipped() -> None:
+    """IoU is 64/256 and 32/288, so psi = 0.4 selects both cells. Clipping to the 16 x 8 image would make it 64/96 and
+    32/128, and select only one."""
     grid = AnchorGrid(shapes_to_cell_anchors([(16, 16)]), (1, 2), (8.0, 8.0), (4.0, 4.0))
     assert cells(near_object_masks([grid], one_box(0, 0, 8, 8), psi=0.4)[0]) == {(0, 0), (0, 1)}
 
@@ -250,7 +253,7 @@ def test_anchors_that_leave_the_image_count_whole() -> None:
         ("by_size", [(0.0, 12.0), (12.0, math.inf)], set(), {(0, 1)}),  # half-open
     ],
 )
-def test_assignment_of_a_box_between_two_levels(
+def test_assignment_rules_for_a_box_between_two_levels(
     assignment: AssignmentRule, ranges: Ranges, fine: set[tuple[int, int]], coarse: set[tuple[int, int]]
 ) -> None:
     grids = [tiles(8, 4, 4), tiles(16, 2, 2)]
@@ -265,7 +268,7 @@ def test_per_level_keeps_every_object_on_every_level_and_global_does_not() -> No
     assert [cells(mask) for mask in near_object_masks(grids, small, assignment="global")] == [{(1, 2)}, set()]
 
 
-def test_images_are_kept_apart_and_boxes_united() -> None:
+def test_a_mask_is_the_union_over_the_boxes_of_its_own_image() -> None:
     first, second = [16.0, 8.0, 24.0, 16.0], [0.0, 24.0, 8.0, 32.0]
     batch = [torch.tensor([first, second]), torch.zeros(0, 4), torch.tensor([second, second])]
     (mask,) = near_object_masks([tiles(8, 4, 4)], batch)
@@ -274,7 +277,9 @@ def test_images_are_kept_apart_and_boxes_united() -> None:
 
 @pytest.mark.parametrize("assignment", ASSIGNMENTS)
 @pytest.mark.parametrize("function", [near_object_masks, near_object_masks_reference])
-def test_nothing_is_near_nothing(function: Callable[..., list[Tensor]], assignment: AssignmentRule) -> None:
+def test_no_boxes_or_empty_boxes_give_empty_masks(
+    function: Callable[..., list[Tensor]], assignment: AssignmentRule
+) -> None:
     grids = [tiles(8, 4, 5), tiles(16, 1, 1)]
     for boxes, images in (([torch.zeros(0, 4)] * 2, 2), ([], 0), (one_box(5, 5, 5, 9), 1), (one_box(6, 6, 2, 9), 1)):
         masks = function(grids, boxes, psi=0.0, assignment=assignment)
@@ -282,7 +287,7 @@ def test_nothing_is_near_nothing(function: Callable[..., list[Tensor]], assignme
         assert not any(mask.any() for mask in masks)
 
 
-def test_an_empty_image_may_have_boxes_of_shape_0() -> None:
+def test_boxes_of_shape_0_count_as_no_boxes() -> None:
     (mask,) = near_object_masks([tiles(8, 2, 2)], [torch.zeros(0), *one_box(0, 0, 8, 8)])
     assert (cells(mask, 0), cells(mask, 1)) == (set(), {(0, 0)})
 
@@ -312,7 +317,7 @@ def test_the_typical_side_is_the_geometric_mean_over_the_shapes() -> None:
         ([tiles(8, 1, 1)], {"assignment": "by_size", "box_ranges": [None, None]}, "box_ranges"),
     ],
 )
-def test_impossible_arguments_are_refused(
+def test_invalid_arguments_raise(
     function: Callable[..., list[Tensor]], grids: list[AnchorGrid], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -335,7 +340,7 @@ class _LargestTensor(TorchDispatchMode):
         return result
 
 
-def test_no_tensor_of_all_anchors_and_boxes_is_ever_made() -> None:
+def test_memory_never_grows_with_all_anchors_times_all_boxes() -> None:
     shapes = torch.tensor([(4.0, 4.0), (3.0, 6.0), (6.0, 3.0)])
     grids = [
         AnchorGrid(shapes_to_cell_anchors((shapes * stride).tolist()), (256 // stride, 384 // stride), (stride, stride))
@@ -348,6 +353,6 @@ def test_no_tensor_of_all_anchors_and_boxes_is_ever_made() -> None:
         near_object_masks_reference(grids, boxes)
     with _LargestTensor() as fast:
         near_object_masks(grids, boxes)
-    assert reference.elements >= table  # the instrument works
+    assert reference.elements >= table  # the measurement works
     cells, pair_rows = sum((grid.size[0]) * (grid.size[1] + 1) for grid in grids), 40 * 9 * 64
     assert fast.elements <= max(cells, 16 * pair_rows) < table

@@ -1,4 +1,4 @@
-"""What README and docs show works: Python runs, commands parse, links lead somewhere."""
+"""README and docs: their Python runs, their commands parse, their links and the tests they name exist."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from eyas.types import Target
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FOR_DEVELOPERS = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "ARCHITECTURE.md")]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-PENDING = {"near_masks.png": "drawn by the demo once its bundled teacher is final"}
-"""Images whose absence is skipped, by name and with the reason; nothing else may be missing."""
 
 Loader = list[tuple[torch.Tensor, list[Target]]]
 
@@ -62,8 +61,8 @@ def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(shown) == 1
     namespace: dict[str, object] = {"loader": loader}
     exec(compile(shown[0], "README.md", "exec"), namespace)
-    losses = namespace["losses"]
-    assert isinstance(losses, dict) and losses["fgfi"] > 0 and len(losses) > 1
+    losses = namespace["distiller"](*loader[0])
+    assert losses["fgfi"] > 0 and len(losses) > 1
     student = namespace["student"].network.state_dict()
     assert all(value.isfinite().all() for value in student.values())
     assert not any("adapter" in name for name in student)
@@ -99,7 +98,7 @@ def test_commands_parse(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     A YAML block is the file that its first line names.
     """
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    (tmp_path / "results").symlink_to(ROOT / "results")
     for text in blocks(page, "yaml"):
         (tmp_path / text.partition("\n")[0].removeprefix("# ")).write_text(text)
     parser, known = build_parser()
@@ -112,7 +111,7 @@ def test_commands_parse(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_commands_are_found_where_they_are_shown() -> None:
     """Guards the test above against a fence that it does not read."""
-    assert {arguments[0] for arguments in commands(ROOT / "README.md")} >= {"train", "distill", "evaluate", "recipes"}
+    assert {arguments[0] for arguments in commands(ROOT / "README.md")} >= {"train", "distill", "export"}
     for page in PAGES:
         kinds = {kind for kind, _ in FENCE.findall(page.read_text())}
         assert kinds <= {"bash", "python", "text", "yaml", "math", "bibtex"}, page.name
@@ -126,21 +125,26 @@ def test_wrong_commands_do_not_parse() -> None:
         build_parser()[0].parse_args(["evaluate", "runs/student", "--dta", "cells/"])
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *FOR_DEVELOPERS], ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    pending = []
     for link in LINK.findall(text):
         if link.startswith("https://"):
             continue
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
-        if target.name in PENDING and not target.exists():
-            pending.append(target.name)
-            continue
         assert target.exists(), link
         if anchor:
             headings = re.findall(r"^#+ (.+)$", target.read_text(), flags=re.MULTILINE)
             assert anchor in map(slug, headings), link
-    if pending:
-        pytest.skip("; ".join(f"{name}: {PENDING[name]}" for name in pending))
+
+
+@pytest.mark.parametrize("page", [*PAGES, *FOR_DEVELOPERS], ids=lambda page: page.name)
+def test_files_and_tests_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text()
+    for name in re.findall(r"`((?:src|tests|results|benchmarks|docs)/[\w./-]+)`", text):
+        assert "NAME" in name or (ROOT / name).exists(), name
+    known = {
+        name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    assert set(re.findall(r"`(test_\w+)`", text)) <= known

@@ -1,4 +1,4 @@
-"""Figures show what they are given, at its place."""
+"""Drawings show their input at its position."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def coloured(image: np.ndarray) -> np.ndarray:
     return np.ptp(image, axis=2) > 60
 
 
-def test_detections_are_drawn_where_they_are(tmp_path: Path) -> None:
+def test_detections_are_drawn_at_their_boxes(tmp_path: Path) -> None:
     draw_detections(tmp_path / "a.png", grey(), prediction((20, 20, 60, 50, 0.9, 1)), CLASSES)
     image = pixels(tmp_path / "a.png")
     assert image.shape[:2] == (240, 480), "small images are enlarged, the aspect kept"
@@ -43,14 +43,14 @@ def test_detections_are_drawn_where_they_are(tmp_path: Path) -> None:
     assert abs(rows.max() + 80 - 4 * 50) <= 3
 
 
-def test_only_detections_above_the_threshold(tmp_path: Path) -> None:
+def test_detections_below_the_threshold_are_not_drawn(tmp_path: Path) -> None:
     draw_detections(tmp_path / "a.png", grey(), prediction((20, 20, 60, 50, 0.2, 0)), CLASSES, threshold=0.3)
     assert not coloured(pixels(tmp_path / "a.png")).any()
     draw_detections(tmp_path / "b.png", grey(), prediction((20, 20, 60, 50, 0.2, 0)), CLASSES, threshold=0.1)
     assert coloured(pixels(tmp_path / "b.png")).any()
 
 
-def test_no_detections_and_a_large_image(tmp_path: Path) -> None:
+def test_a_large_image_keeps_its_size(tmp_path: Path) -> None:
     draw_detections(tmp_path / "a.png", grey(500, 700), prediction(), CLASSES)
     image = pixels(tmp_path / "a.png")
     assert image.shape[:2] == (500, 700)
@@ -88,4 +88,4 @@ def test_curves_give_each_group_one_colour(tmp_path: Path) -> None:
     image = pixels(tmp_path / "c.png")
     hues = image[np.ptp(image, axis=2) > 120]
     blue, orange = hues[hues[:, 2] > hues[:, 0]], hues[hues[:, 0] > hues[:, 2]]
-    assert len(blue) > len(orange) > 0, "two lines are plain, one is distilled"
+    assert len(blue) > len(orange) > 0, "two lines are of the baseline, one is distilled"

@@ -1,4 +1,4 @@
-"""`eyas report` on tiny runs: what is on the page, what it says where something is gone, and how a browser shows it."""
+"""`eyas report` on tiny runs: the page's content, its words where something is missing, and how a browser shows it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from helpers.tiny import options, write_squares
 CLASSES = ('<script>alert("x")</script>', "$\\frac{&'")
 """A class that would be markup, and one that would be mathematics."""
 ARM = '<img src=x onerror="alert(1)"> http:&'
-PARTS = ("summary", "curves", "classes", "cost", "precision-recall", "errors", "masks", "images")
+SECTION_IDS = ("summary", "curves", "classes", "cost", "precision-recall", "errors", "masks", "images")
 VOID = {"meta", "link", "img", "br"}
 
 
 @dataclass
 class Page(HTMLParser):
-    """What a test asks of a page. Raises where its tags do not nest."""
+    """A parsed page. Raises where its tags do not nest."""
 
     source: str
     open: list[str] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Made:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """A teacher, and two seeds of a plain and of a distilled student whose name is an attack; the page of all."""
+    """A teacher, and two seeds of a baseline and of a distilled student whose name is an attack; the page of all."""
     root = tmp_path_factory.mktemp("report")
     data, runs, teacher = write_squares(root / "data", classes=CLASSES), root / "runs", root / "runs" / "teacher"
     assert main(["train", f"--data={data}", f"--out={teacher}", *options(run_epochs=2)]) == 0
@@ -101,9 +101,9 @@ def page(made: Made) -> Page:
     return Page(made.page.read_text(encoding="utf-8"))
 
 
-def test_every_part_is_there(made: Made, page: Page) -> None:
-    assert [section["id"] for section in page.all("section")] == list(PARTS)
-    assert [link["href"] for link in page.all("a")] == [f"#{part}" for part in PARTS]
+def test_the_page_has_every_section(made: Made, page: Page) -> None:
+    assert [section["id"] for section in page.all("section")] == list(SECTION_IDS)
+    assert [link["href"] for link in page.all("a")] == [f"#{name}" for name in SECTION_IDS]
     assert "Left out" not in page.text and "missing" not in [tag.get("class") for _, tag in page.tags]
     for name in ("baseline", ARM):
         for seed in (0, 1):
@@ -111,11 +111,11 @@ def test_every_part_is_there(made: Made, page: Page) -> None:
     assert "Not an arm, since other runs have it as their teacher: teacher." in page.text
     assert "psi 0.25, global" in page.text, "the masks are those of the distilled run"
     assert "on the 5 images of val" in page.text
-    # Of each picture row: the truth, the teacher, the plain and the distilled student.
+    # Of each picture row: the truth, the teacher, the baseline and the distilled student.
     assert len(page.all("img")) == 4 * (2 + 2) + len([1 for image in page.all("img") if "near them" in image["alt"]])
 
 
-def test_names_from_files_are_text_and_nothing_else(page: Page) -> None:
+def test_names_from_files_are_never_markup(page: Page) -> None:
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "iframe", "object", "form"})
     for tag, attributes in page.tags:
         assert not [name for name in attributes if name.startswith("on")], tag
@@ -133,7 +133,7 @@ def test_nothing_comes_from_the_network(page: Page) -> None:
     assert not re.search(r"@import|url\(|http", (ASSETS / "style.css").read_text())
 
 
-def test_it_can_be_read_without_seeing_it(page: Page) -> None:
+def test_images_drawings_and_tables_have_text_for_screen_readers(page: Page) -> None:
     for tag, attributes in page.tags:
         if tag == "img":
             assert attributes["alt"]
@@ -154,19 +154,21 @@ def test_it_can_be_read_without_seeing_it(page: Page) -> None:
 
 
 def changed(made: Made, folder: Path, **config: str) -> Path:
-    """Copies of the runs whose configs say something else."""
+    """Copies of the runs with other values in their configs."""
     shutil.copytree(made.runs, folder)
     for file in folder.glob(f"*/{CONFIG}"):
         file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), **config}))
     return folder
 
 
-def test_without_the_data_the_page_says_so(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_data_the_sections_of_images_say_why(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs = changed(made, tmp_path / "runs", data=str(tmp_path / "gone"))
     assert main(["report", str(runs / "baseline-0"), str(runs / f"{ARM}-0")]) == 0
     assert "gone: no such folder" in capsys.readouterr().out
     page = Page((runs / "baseline-0" / "report.html").read_text(encoding="utf-8"))
-    assert [section["id"] for section in page.all("section")] == list(PARTS)
+    assert [section["id"] for section in page.all("section")] == list(SECTION_IDS)
     assert page.text.count("Left out: the data cannot be read; see the top of the page.") == 4
     assert "gone: no such folder" in page.text
     assert page.all("img") == []
@@ -174,7 +176,7 @@ def test_without_the_data_the_page_says_so(made: Made, tmp_path: Path, capsys: p
     assert main(["report", str(runs), f"--data={tmp_path / 'nowhere'}"]) == 2, "data that was asked for must be there"
 
 
-def test_from_logs_alone(made: Made, tmp_path: Path) -> None:
+def test_logs_alone_give_the_sections_that_need_no_weights(made: Made, tmp_path: Path) -> None:
     runs = changed(made, tmp_path / "runs")
     for file in (*runs.glob("*/*.safetensors"), *runs.glob("*/model.json")):
         file.unlink()
@@ -185,12 +187,12 @@ def test_from_logs_alone(made: Made, tmp_path: Path) -> None:
     assert page.all("img") == [] and len(page.all("svg")) > 5
 
 
-def test_one_run_alone(made: Made, tmp_path: Path) -> None:
+def test_a_single_run_makes_a_page(made: Made, tmp_path: Path) -> None:
     assert (
         main(["report", str(made.runs / "teacher"), f"--out={tmp_path / 'a.html'}", "--workers=0", "--images=1"]) == 0
     )
     text = Page((tmp_path / "a.html").read_text(encoding="utf-8")).text
-    assert "One seed tells nothing of the spread" in text
+    assert "One seed does not show the spread" in text
     assert "there is no teacher here to load" in text
     assert "Worst images of teacher (run)" in text
 
@@ -210,7 +212,7 @@ def test_bad_input_is_refused(made: Made, tmp_path: Path, capsys: pytest.Capture
 
 
 def write_run(folder: Path, *, epochs: int = 1, done: int = 1, classes: str = "a", **config: str) -> Path:
-    """A run folder as far as the log goes."""
+    """A run folder with a config and a log only."""
     folder.mkdir(parents=True)
     (folder / CONFIG).write_text(yaml.safe_dump({"run": {"epochs": epochs, "seed": 0}, **config}))
     val = {"kind": "val", "time": 0, "epoch": done, "step": 1, "summary": {"map": 0.5}}
@@ -218,7 +220,7 @@ def write_run(folder: Path, *, epochs: int = 1, done: int = 1, classes: str = "a
     return folder
 
 
-def test_which_runs_are_found(tmp_path: Path) -> None:
+def test_finished_runs_are_found_by_arm_and_seed(tmp_path: Path) -> None:
     teacher = write_run(tmp_path / "all" / "big")
     for name in ("base", "fgfi-0"):
         write_run(tmp_path / "all" / name, **({"teacher": str(teacher)} if name == "fgfi-0" else {}))
@@ -233,7 +235,7 @@ def test_which_runs_are_found(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_runs_that_do_not_belong_together(tmp_path: Path) -> None:
+def test_runs_of_other_classes_or_of_one_arm_and_seed_are_refused(tmp_path: Path) -> None:
     one, other = write_run(tmp_path / "a" / "x-0"), write_run(tmp_path / "b" / "x-0")
     with pytest.raises(EyasError, match="are both arm x, seed 0"):
         find_runs([one, other])
@@ -249,7 +251,7 @@ def test_runs_that_do_not_belong_together(tmp_path: Path) -> None:
         find_runs([other])
 
 
-def test_markup_escapes() -> None:
+def test_markup_escapes_text() -> None:
     bad = '<a href="x">&'
     for html in (paragraph(bad), table(bad, [bad], [[bad, bad]]), legend({bad: bad}, label=bad)):
         assert "<a" not in html and "&lt;a href=&quot;x&quot;&gt;&amp;" in html
@@ -275,7 +277,7 @@ def test_a_drawing_follows_the_style_sheet() -> None:
 
 def luminance(colour: str) -> float:
     """Relative luminance of #rrggbb (WCAG 2.2)."""
-    channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -286,15 +288,15 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])
-def test_contrast(mode: int) -> None:
+def test_colours_have_enough_contrast(mode: int) -> None:
     block = re.findall(r":root \{(.*?)\}", (ASSETS / "style.css").read_text(), re.DOTALL)[mode]
     colours = dict(re.findall(r"--([\w-]+): (#\w{6})", block))
     for words in ("ink", "muted", "link"):
         assert contrast(colours[words], colours["paper"]) >= 4.5
         assert contrast(colours[words], colours["card"]) >= 4.5
     assert contrast(colours["warn"], colours["warn-paper"]) >= 4.5
-    for place in range(10):
-        assert contrast(colours[f"c{place}"], colours["paper"]) >= 3
+    for index in range(10):
+        assert contrast(colours[f"c{index}"], colours["paper"]) >= 3
 
 
 browser = pytest.mark.skipif(report_browser.CHROMIUM is None, reason="no Chromium here")
@@ -302,8 +304,8 @@ browser = pytest.mark.skipif(report_browser.CHROMIUM is None, reason="no Chromiu
 
 @browser
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (400, True)])
-def test_in_a_browser(made: Made, tmp_path: Path, width: int, dark: bool) -> None:
-    seen, said = report_browser.look(made.page, tmp_path, width=width, dark=dark)
+def test_a_browser_shows_everything_within_the_window(made: Made, tmp_path: Path, width: int, dark: bool) -> None:
+    seen, said = report_browser.measure(made.page, tmp_path, width=width, dark=dark)
     assert "CONSOLE" not in said
     assert seen["width"] == width
     assert seen["content"] <= width, "the page itself does not scroll sideways"
@@ -316,7 +318,7 @@ def test_in_a_browser(made: Made, tmp_path: Path, width: int, dark: bool) -> Non
 
 @browser
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_a_photograph_of_it(made: Made, tmp_path: Path, dark: bool) -> None:
+def test_a_screenshot_has_words_and_the_right_background(made: Made, tmp_path: Path, dark: bool) -> None:
     path = report_browser.photograph(made.page, tmp_path, width=400, height=1600, dark=dark)
     with Image.open(path) as image:
         grey = np.asarray(image.convert("L")).astype(float)

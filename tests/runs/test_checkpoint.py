@@ -16,7 +16,8 @@ from torch import nn
 import eyas.runs.checkpoint
 import eyas.tools.files
 from eyas.data import Resize
-from eyas.runs.checkpoint import ModelSpec, load, load_state, load_weights, save_state, save_weights
+from eyas.runs.checkpoint import ModelSpec, load_state, load_weights, save_state, save_weights
+from eyas.runs.opening import load
 from eyas.tools.files import could_not_write, json_text, write_atomic
 from eyas.types import EyasError
 

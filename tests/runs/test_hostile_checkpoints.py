@@ -6,10 +6,12 @@ import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from faults.checkpoints import ORIGINALS, PEAK_MIB, holds, in_a_process, read, read_mutations
 from faults.hostile import SAFE, WEIGHTS, Case, resumable, run, save
 from faults.hostile_cases import cases
@@ -18,10 +20,11 @@ from torch import nn
 from eyas.cache.shards import KEY_BYTES, LevelRecord, encode, well_formed
 from eyas.detectors import build
 from eyas.detectors.transformers.loading import LOADER_OPTIONS
-from eyas.runs.checkpoint import load, load_weights, save_weights
+from eyas.runs.checkpoint import load_weights, save_weights
+from eyas.runs.opening import load
 from eyas.tools.tensor_files import check_weights, read_pt
-from eyas.training.trainer import Trainer
-from eyas.types import EyasError
+from eyas.training.state import TrainState
+from eyas.types import Detector, EyasError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is measured by /proc")
 NEEDS = {"onnx": "onnxruntime", "transformers": "transformers"}
@@ -99,17 +102,15 @@ def test_the_configuration_of_a_detector_is_no_way_to_the_library(option: str) -
     "changes", [{"progress": {}}, {"progress": None}, {"optimizer": {"state": 3}}, {"model": {"a": torch.ones(1)}}]
 )
 def test_a_checkpoint_that_fits_no_run(tmp_path: Path, changes: dict[str, object]) -> None:
-    """Trainer._resume, of a trainer that has a folder and a model, and nothing else yet."""
-    trainer = Trainer.__new__(Trainer)
-    trainer.folder, trainer.spec = tmp_path, SimpleNamespace(weights="student.safetensors")
-    trainer.run = SimpleNamespace(epochs=3)
-    trainer.model, trainer.ema = nn.Linear(1, 1), None
-    trainer.optimizer = torch.optim.SGD(trainer.model.parameters())
-    trainer.accelerator = SimpleNamespace(unwrap_model=lambda model: model, scaler=None)
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters())
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    state = TrainState(model, cast(Detector, model), optimizer, scheduler, None, epochs=3, batches=1)
+    accelerator = cast(Accelerator, SimpleNamespace(unwrap_model=lambda model: model, scaler=None))
     good = {"weight": torch.ones(1, 1), "bias": torch.ones(1)}
     resumable(tmp_path, **{"model": good, **changes})
     with pytest.raises(EyasError, match=r"last\.pt: not a checkpoint of this run"):
-        trainer._resume()
+        state.restore(tmp_path / "last.pt", accelerator)
 
 
 def test_a_run_in_order_is_loaded_on_the_cpu_and_twice_the_same(tmp_path: Path) -> None:
@@ -121,21 +122,21 @@ def test_a_run_in_order_is_loaded_on_the_cpu_and_twice_the_same(tmp_path: Path) 
 
 
 def record(**changes: object) -> memoryview:
-    values = {"size": (4, 6), "places": np.array([0, 5, 23], dtype=np.int32), **changes}
-    places = values["places"]
-    assert isinstance(places, np.ndarray)
-    vectors = np.zeros((len(places), 8), dtype=np.int16)
-    level = LevelRecord(values["size"], places, vectors)  # type: ignore[arg-type]
+    values = {"size": (4, 6), "cells": np.array([0, 5, 23], dtype=np.int32), **changes}
+    cells = values["cells"]
+    assert isinstance(cells, np.ndarray)
+    vectors = np.zeros((len(cells), 8), dtype=np.int16)
+    level = LevelRecord(values["size"], cells, vectors)  # type: ignore[arg-type]
     return memoryview(encode(bytes(KEY_BYTES), [level]))
 
 
 def test_a_record_of_the_cache_that_lies_about_itself() -> None:
     assert well_formed(record(), [8], 2)
-    assert well_formed(record(places=np.zeros(0, dtype=np.int32)), [8], 2)
+    assert well_formed(record(cells=np.zeros(0, dtype=np.int32)), [8], 2)
     assert not well_formed(record()[:40], [8], 2)
     assert not well_formed(record(), [8], 4), "it would be longer"
     assert not well_formed(record(), [40], 2)
-    assert not well_formed(record(size=(4, 5)), [8], 2), "place 23 of 20 cells"
+    assert not well_formed(record(size=(4, 5)), [8], 2), "cell 23 of 20"
     assert not well_formed(record(size=(2**20, 2**20)), [8], 2), "a map of 2^40 cells"
-    assert not well_formed(record(places=np.array([5, 5, 6], dtype=np.int32)), [8], 2)
-    assert not well_formed(record(places=np.array([-1, 5, 6], dtype=np.int32)), [8], 2)
+    assert not well_formed(record(cells=np.array([5, 5, 6], dtype=np.int32)), [8], 2)
+    assert not well_formed(record(cells=np.array([-1, 5, 6], dtype=np.int32)), [8], 2)

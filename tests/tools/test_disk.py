@@ -14,7 +14,8 @@ from faults.equality import differences
 import eyas.runs.log
 from eyas.__main__ import main
 from eyas.cache.shards import ShardWriter
-from eyas.training.trainer import Trainer
+from eyas.training.state import TrainState
+from eyas.training.step_log import StepLog
 from helpers.tiny import one_epoch, options, write_squares
 
 FULL = Path("/dev/full")
@@ -38,14 +39,14 @@ def training(data: Path, out: Path, **more: Any) -> list[str]:
 
 def at_step(patch: pytest.MonkeyPatch, step: int, act: Callable[[], object]) -> None:
     """Do something after a step."""
-    after_step = Trainer._after_step
+    after_step = StepLog.__call__
 
-    def disturbed(self: Trainer, *arguments: Any) -> None:
-        after_step(self, *arguments)
-        if self.step == step:
+    def disturbed(self: StepLog, state: TrainState, *arguments: Any) -> None:
+        after_step(self, state, *arguments)
+        if state.step == step:
             act()
 
-    patch.setattr(Trainer, "_after_step", disturbed)
+    patch.setattr(StepLog, "__call__", disturbed)
 
 
 def refused(arguments: list[str], capfd: pytest.CaptureFixture[str], *names: str) -> None:

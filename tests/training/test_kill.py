@@ -183,16 +183,16 @@ def test_a_signal_between_two_epochs(
 ) -> None:
     """While a checkpoint is written, of two steps: saved after the third and gone."""
     parts = trial("parts")
-    save, seen = Trainer._save, []
+    save, seen = Trainer.save, []
 
     def disturbed(self: Trainer) -> None:
         save(self)
-        seen.append(self.step)
+        seen.append(self.state.step)
         if len(seen) == 1:
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_save", disturbed)
+        patch.setattr(Trainer, "save", disturbed)
         assert main(list(parts.arguments)) == 143
     assert seen == [2, 3]
     said = capsys.readouterr().err

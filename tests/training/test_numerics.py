@@ -25,7 +25,7 @@ from eyas.methods import FGFI, Auto, Method
 from eyas.ops.near_objects import near_object_masks
 from eyas.runs.log import read_log
 from eyas.training.finite import FiniteLosses
-from eyas.training.trainer import PlainStudent
+from eyas.training.trainer import Baseline
 from eyas.types import EyasError, Level, View
 from helpers.tiny import options, write_squares
 from helpers.toys import seeded, toy_batch
@@ -131,7 +131,7 @@ def test_what_is_said_of_a_ratio() -> None:
     assert not dominance_warnings({"a": 10.0, "b": 0.01}, {"a": 1.0, "b": 1.0})
     (said,) = dominance_warnings({"a": 37.2, "b": 0.01}, {"a": 2.5, "b": 1.0}).values()
     assert said.startswith("a dominates") and "37.2 times" in said and "its weight is 2.5" in said
-    assert PlainStudent(seeded(0)).gradient_ratios() == {}
+    assert Baseline(seeded(0)).gradient_ratios() == {}
 
 
 def test_the_ratio_is_of_the_weighted_gradient_and_goes_on_after_a_resume() -> None:

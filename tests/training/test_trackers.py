@@ -19,8 +19,9 @@ from eyas.__main__ import main
 from eyas.args import RunArgs
 from eyas.runs.config import recorded_options
 from eyas.runs.log import RunLog, read_log
-from eyas.training.trackers import Trackers, chosen_trackers, figures
-from eyas.training.trainer import Trainer
+from eyas.training.state import TrainState
+from eyas.training.step_log import StepLog
+from eyas.training.trackers import Trackers, chosen_trackers, numbers
 from eyas.types import EyasError
 from helpers.tiny import options, write_squares
 
@@ -63,16 +64,16 @@ def stopped_and_resumed(
     out = folder / "run"
     arguments = ["distill", f"--data={data}", f"--out={out}", f"--teacher={teacher()}", "--any_teacher=true"]
     arguments += [*options(run_epochs=2), f"--run.trackers={tracker}", "--run.project=squares"]
-    log_step = Trainer._log_step
+    log_step = StepLog.values
 
-    def interrupted(self: Trainer, *given: Any) -> dict[str, float]:
-        shown = log_step(self, *given)
-        if self.step == 3:
+    def interrupted(self: StepLog, state: TrainState, *given: Any) -> dict[str, float]:
+        shown = log_step(self, state, *given)
+        if state.step == 3:
             raise KeyboardInterrupt
         return shown
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_log_step", interrupted)
+        patch.setattr(StepLog, "values", interrupted)
         assert main(arguments) == 130
     assert main([*arguments, "--run.resume=true"]) == 0
     assert [line["step"] for line in read_log(out, "train")] == [1, 2, 3, 4]
@@ -193,7 +194,7 @@ def test_figures_are_named_by_their_path_and_text_and_nan_are_left_out() -> None
         "per_class": {"cat: grey": {"map": 1}},
         "norm": None,
     }
-    assert figures(line) == {"val/epoch": 2, "val/summary/map": 0.5, "val/per_class/cat_ grey/map": 1}
+    assert numbers(line) == {"val/epoch": 2, "val/summary/map": 0.5, "val/per_class/cat_ grey/map": 1}
 
 
 @pytest.mark.parametrize("tracker", ["tensorboard", "wandb", "mlflow"])

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import eyas.training.accelerator
+import eyas.training.state
 from eyas.__main__ import main
 from eyas.args import DataArgs, OptimArgs, RunArgs
 from eyas.data import Augmentation, read
@@ -19,8 +20,11 @@ from eyas.runs.checkpoint import ModelSpec
 from eyas.runs.log import RunLog, read_log
 from eyas.tools.progress import Progress
 from eyas.training.accelerator import computes_in_bf16, make_accelerator
+from eyas.training.loss_module import Baseline
 from eyas.training.optim import average_of, make_optimizer, schedule
-from eyas.training.trainer import PlainStudent, Trainer
+from eyas.training.state import TrainState
+from eyas.training.step_log import StepLog
+from eyas.training.trainer import Trainer
 from eyas.types import EyasError
 from helpers.tiny import MODEL, one_epoch, options, train_lines, write_squares
 from helpers.toys import ToyDetector, seeded
@@ -95,7 +99,7 @@ def trainer(folder: Path, data: Path, *, batch_size: int, optim: OptimArgs, **ru
     train, val = (read(data, split) for split in ("train", "val"))
     accelerator = make_accelerator(args, optim)
     return Trainer(
-        PlainStudent(seeded(0)),
+        Baseline(seeded(0)),
         ModelSpec("toy", train.classes),
         train=train,
         val=val,
@@ -114,7 +118,7 @@ def fitted(folder: Path, data: Path, **options: Any) -> dict[str, torch.Tensor]:
     made = trainer(folder, data, **options)
     with Progress(quiet=True) as progress:
         made.fit(progress)
-    return {key: value.clone() for key, value in made.student.state_dict().items()}
+    return {key: value.clone() for key, value in made.state.student.state_dict().items()}
 
 
 SGD = {"optimizer": "sgd", "lr": 0.1, "warmup": 0.0, "clip_norm": 0.0}
@@ -178,7 +182,7 @@ def test_a_loss_that_is_not_finite_stops_with_losses_and_images(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = trainer(tmp_path, data, batch_size=4, optim=OptimArgs(**SGD), epochs=1)
-    nn.init.constant_(made.student.heads["fine"].bias, float("inf"))
+    nn.init.constant_(made.state.student.heads["fine"].bias, float("inf"))
     with pytest.raises(EyasError, match=r"in step 1: loss_fine inf, loss_coarse .*; images \d, \d, \d, \d\. Lower"):
         made.fit(Progress(quiet=True))
     assert not (tmp_path / "last.pt").exists()
@@ -189,14 +193,14 @@ def test_a_loss_that_is_not_finite_stops_with_losses_and_images(
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Ctrl-C in the middle of a step."""
-    log_step = Trainer._log_step
+    log_step = StepLog.values
 
-    def interrupted(self: Trainer, *arguments: Any) -> dict[str, float]:
-        if self.step == step:
+    def interrupted(self: StepLog, state: TrainState, *arguments: Any) -> dict[str, float]:
+        if state.step == step:
             raise KeyboardInterrupt
-        return log_step(self, *arguments)
+        return log_step(self, state, *arguments)
 
-    monkeypatch.setattr(Trainer, "_log_step", interrupted)
+    monkeypatch.setattr(StepLog, "values", interrupted)
 
 
 @pytest.mark.parametrize("command", ["train", "distill"])
@@ -283,7 +287,7 @@ def test_the_disk_has_the_log_before_the_checkpoint(
     """Where power fails, what a run goes on from is never ahead of what it has logged."""
     done: list[Any] = []
     monkeypatch.setattr(RunLog, "sync", lambda log: done.append(len(train_lines(log.path.parent))))
-    monkeypatch.setattr(eyas.training.trainer, "save_state", lambda _, path: done.append(path.name))
+    monkeypatch.setattr(eyas.training.state, "save_state", lambda _, path: done.append(path.name))
     fitted(tmp_path / "run", data, batch_size=4, optim=OptimArgs(**SGD), epochs=1)
     assert done == [2, "last.pt", 2, "last.pt"]  # before the evaluation, and after it
 

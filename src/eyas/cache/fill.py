@@ -14,14 +14,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from eyas.args import DataArgs
 from eyas.cache.store import CacheSize, TeacherCache
-from eyas.cache.teacher import Place
+from eyas.cache.teacher import ImageVariant
 from eyas.data import Augmentation, DataSource, DetectionDataset, collate, train_transform
 from eyas.data.dataset import Draw, Sample, ground_truth
 from eyas.data.transforms import Transform
 from eyas.data.workers import WorkerProgress, name_failed_images, with_timeout, worker_options
 from eyas.methods.imitation import FeatureImitation
 from eyas.nn.eval_mode import eval_mode
-from eyas.nn.taps import teacher_features
+from eyas.nn.taps import tap_features
 from eyas.ops.pixels import as_float
 from eyas.types import Detector, Size, Target, View
 
@@ -31,7 +31,7 @@ SAMPLE = 500
 
 @dataclass(frozen=True, eq=False)
 class CacheFiller:
-    """What filling needs to know.
+    """Runs the teacher over the images whose records are missing.
 
     Attributes:
         teacher: on its device, in evaluation mode.
@@ -55,36 +55,40 @@ class CacheFiller:
     layout: torch.memory_format
     autocast: Callable[[], AbstractContextManager[None]]
 
-    def predict(self, missing: Sequence[set[bytes]], keys: Mapping[Place, bytes]) -> list[CacheSize]:
-        """How much each cache will take for what it misses: exact up to `SAMPLE` records, an estimate above."""
+    def predict(self, missing: Sequence[set[bytes]], keys: Mapping[ImageVariant, bytes]) -> list[CacheSize]:
+        """The size that each cache's missing records will have: exact up to `SAMPLE` records, an estimate above."""
         shapes = cache(self._map_sizes)
         predicted = []
         for method, store, gaps in zip(self.methods, self.caches, missing, strict=True):
-            places = [place for place, key in keys.items() if key in gaps]
-            sample = places[:: -(-len(places) // SAMPLE) or 1]
+            images = [image for image, key in keys.items() if key in gaps]
+            sample = images[:: -(-len(images) // SAMPLE) or 1]
             total = CacheSize()
-            for place in sample:
-                size, target = self._network_target(place)
+            for image in sample:
+                size, target = self._network_target(image)
                 total += store.predict(method.masks(self._blank_view(shapes(size), size), [target]))
-            predicted.append(total.scaled(len(places) / max(len(sample), 1)))
+            predicted.append(total.scaled(len(images) / max(len(sample), 1)))
         return predicted
 
     def run(
-        self, missing: Sequence[set[bytes]], keys: Mapping[Place, bytes], rank: int, advance: Callable[[int], None]
+        self,
+        missing: Sequence[set[bytes]],
+        keys: Mapping[ImageVariant, bytes],
+        rank: int,
+        advance: Callable[[int], None],
     ) -> None:
-        """Compute and write what is missing, in the batches in which all would be computed.
+        """Compute and write what is missing, in the batches that a whole filling has.
 
-        The last bits of a vector depend on how many images are in its batch; so a cache whose filling was interrupted,
-        or of which a part was lost, is the same in the end.
+        The last bits of a vector depend on how many images are in its batch. This way a cache whose filling was
+        interrupted, or that lost a part, ends with the same bits.
 
         Args:
-            missing: the keys that each cache misses.
-            keys: of the places to look at, all that there are for this process.
+            missing: the missing keys of each cache.
+            keys: of the image variants that are this process's.
             rank: of this process.
-            advance: told the number of images after each batch that were missing.
+            advance: called after each batch with the number of its images that were missing.
         """
         gaps = set().union(*missing)
-        batches = [batch for batch in self._batches(list(keys)) if any(keys[place] in gaps for place in batch)]
+        batches = [batch for batch in self._batches(list(keys)) if any(keys[image] in gaps for image in batch)]
         with ExitStack() as stack:
             writers = [stack.enter_context(store.writer(rank)) for store in self.caches]
             stack.enter_context(eval_mode(self.teacher.network))
@@ -103,22 +107,22 @@ class CacheFiller:
                             writer.add(key, levels)
                 advance(sum(key in gaps for key in found))
 
-    def _batches(self, places: Sequence[Place]) -> list[list[Place]]:
-        """The places, each batch of one size, so that none is padded."""
-        by_size: dict[Size, list[Place]] = {}
-        for place in places:
-            record = self.source.records[place[0]]
-            by_size.setdefault(self.data.resize.output_size((record.height, record.width)), []).append(place)
+    def _batches(self, images: Sequence[ImageVariant]) -> list[list[ImageVariant]]:
+        """The images in batches of one size each, so that none is padded."""
+        by_size: dict[Size, list[ImageVariant]] = {}
+        for image in images:
+            record = self.source.records[image[0]]
+            by_size.setdefault(self.data.resize.output_size((record.height, record.width)), []).append(image)
         step = self.data.batch_size
         return [group[at : at + step] for group in by_size.values() for at in range(0, len(group), step)]
 
-    def _loader(self, batches: Sequence[list[Place]]) -> DataLoader[Sample]:
+    def _loader(self, batches: Sequence[list[ImageVariant]]) -> DataLoader[Sample]:
         return DataLoader(
             _Variants(self.source, self._transforms(), WorkerProgress(self.data.workers)),
             batch_sampler=list(batches),
             **worker_options(self.data.workers, self.data.worker_timeout),
             collate_fn=collate,
-            generator=torch.Generator(),  # its own, so that nothing is drawn from the default one
+            generator=torch.Generator(),  # its own, so that the default one stays as it is
         )
 
     def _on_device(self, batch: tuple[Tensor, list[Target]]) -> tuple[Tensor, list[Target]]:
@@ -129,17 +133,17 @@ class CacheFiller:
         return {variant: train_transform(self.data.resize, Augmentation(flip=float(variant))) for variant in (0, 1)}
 
     def _view(self, images: Tensor) -> View:
-        features = teacher_features(self.teacher, self.taps, images)
+        features = tap_features(self.teacher, self.taps, images)
         levels = [self.teacher.levels[tap] for tap in self.taps]
         return View([features[tap] for tap in self.taps], levels, (images.shape[-2], images.shape[-1]))
 
-    def _network_target(self, place: Place) -> tuple[Size, Target]:
+    def _network_target(self, image: ImageVariant) -> tuple[Size, Target]:
         """The size and the boxes that the network will see, without decoding the image."""
-        index, variant = place
+        index, variant = image
         record = self.source.records[index]
         blank = torch.empty(3, record.height, record.width, dtype=torch.uint8, device="meta")
-        image, target = self._transforms()[variant](blank, ground_truth(record))
-        return (image.shape[-2], image.shape[-1]), target
+        pixels, target = self._transforms()[variant](blank, ground_truth(record))
+        return (pixels.shape[-2], pixels.shape[-1]), target
 
     def _map_sizes(self, size: Size) -> list[torch.Size]:
         """The shapes of the teacher's maps for one image of a size."""
@@ -162,6 +166,6 @@ class _Variants(Dataset[Sample]):
             variant: DetectionDataset(source, transform, worker_progress) for variant, transform in transforms.items()
         }
 
-    def __getitem__(self, place: Place) -> Sample:
-        index, variant = place
+    def __getitem__(self, image: ImageVariant) -> Sample:
+        index, variant = image
         return self.sets[variant][Draw(index, 0, 0)]

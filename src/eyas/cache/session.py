@@ -1,4 +1,4 @@
-"""From ``--cache DIR`` to a teacher that answers from it: what is known, what is missing, and filling that."""
+"""From ``--cache DIR`` to a teacher that answers from it: find what is missing, fill it in."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from eyas.cache.store import (
     CacheDtype,
     CacheSize,
     TeacherCache,
+    adopt_format_1,
     cache_folder,
     digest_of,
     fingerprint,
@@ -27,9 +28,9 @@ from eyas.cache.store import (
     publish,
     record_key,
 )
-from eyas.cache.teacher import CachedTeacher, LevelSummary, Place, TeacherSummary
+from eyas.cache.teacher import CachedTeacher, ImageVariant, LevelSummary, TeacherSummary
 from eyas.data import DataSource
-from eyas.distillation.pairing import rectified_levels
+from eyas.distillation.teachers import RunningTeacher
 from eyas.evaluation import EvaluationResult
 from eyas.methods import LevelPair, Method
 from eyas.methods.imitation import FeatureImitation
@@ -51,10 +52,10 @@ class CacheSession:
         data: how they are fed.
         run: the run.
         accelerator: of the run.
-        progress: where to say what happens.
+        progress: prints what happens.
 
     Raises:
-        EyasError: an augmentation without end, a method whose teacher cannot be cached, or no such teacher.
+        EyasError: an augmentation with unlimited variants, a method whose teacher cannot be cached, or no such teacher.
     """
 
     def __init__(
@@ -73,16 +74,16 @@ class CacheSession:
         self.variants = data.augment.variants()
         for method in methods:
             method.fingerprint()
-        self.root, self.dtype, self.teacher = root, dtype, teacher
-        self.methods = cast(Sequence[FeatureImitation], methods)  # what has a fingerprint() is one
+        self.root, self.dtype, self._on_demand = root, dtype, teacher
+        self.methods = cast(Sequence[FeatureImitation], methods)  # only these have a fingerprint()
         self.train, self.data, self.run = train, data, run
         self.accelerator, self.progress = accelerator, progress
         make_folder(root)
-        self.known = self._know()
-        self.guide = CachedTeacher(self.known)
+        self.summary = self._summarise()
+        self.teacher = CachedTeacher(self.summary)
 
-    def fill(self, pairs: Sequence[LevelPair]) -> None:
-        """Compute what is missing, say what there is, and let `guide` answer from it."""
+    def prepare(self, pairs: Sequence[LevelPair]) -> None:
+        """Compute the missing records, print the size of the cache, and let `teacher` answer from it."""
         keys = self._keys()
         stores = self._stores(pairs)
         representatives = {store.folder: method for store, method in zip(stores.values(), self.methods, strict=True)}
@@ -91,36 +92,36 @@ class CacheSession:
         for method, store in zip(representatives.values(), unique.values(), strict=True):
             size = store.measure(keys.values())
             self.progress.say(f"cache     {method.name}: {size}")
-        self.guide.attach(stores, keys)
-        self.teacher.forget()
+        self.teacher.attach(stores, keys)
+        self._on_demand.forget()
 
     def score(self, val: DataSource, metric: str, score: Callable[[Detector], EvaluationResult]) -> EvaluationResult:
         """The teacher's evaluation, remembered from the last time or made now."""
         digests = [digest.hex() for digest in self._digests(val)]
         asked = digest_of([metric, list(val.classes), asdict(self.data.resize), digests])
-        path = self.root / f"score-{self.known.identity[:12]}-{asked[:12]}.json"
+        path = self.root / f"score-{self.summary.identity[:12]}-{asked[:12]}.json"
         if path.is_file():
             with _readable(path):
                 return _result_from_json(read_json(path))
-        result = score(self.teacher.detector)
+        result = score(self._on_demand.detector)
         if self.accelerator.is_main_process:
             publish(path, asdict(result))
         return result
 
-    def _know(self) -> TeacherSummary:
-        """What the cache has on the teacher, or else the teacher says; it is then noted under its name."""
-        identity = self.teacher.identity(self.root)
+    def _summarise(self) -> TeacherSummary:
+        """The teacher as the cache knows it, or from the teacher itself, and then noted in the cache under its name."""
+        identity = self._on_demand.identity(self.root)
         path = self.root / f"teacher-{identity[:12]}.json"
         values: dict[str, Any] = {"names": []}
         if path.is_file():
             values = read_json(path)
         else:
-            values |= describe_teacher(self.teacher.detector, identity).to_json()
+            values |= summarise_teacher(self._on_demand.detector, identity).to_json()
         with _readable(path):
             known = TeacherSummary.from_json({key: value for key, value in values.items() if key != "names"})
-            new = self.teacher.name not in values["names"]
+            new = self._on_demand.name not in values["names"]
             if new:
-                values["names"].append(self.teacher.name)
+                values["names"].append(self._on_demand.name)
         if new and self.accelerator.is_main_process:
             publish(path, values)
         return known
@@ -133,12 +134,13 @@ class CacheSession:
         for method in self.methods:
             shared = fingerprint(
                 method,
-                teacher=self.known.identity,
+                teacher=self.summary.identity,
                 taps=[pair.teacher_tap for pair in pairs],
                 resize=asdict(self.data.resize),
                 dtype=self.dtype,
                 precision=self.accelerator.mixed_precision,
             )
+            adopt_format_1(self.root, shared)
             folder = cache_folder(self.root, shared)
             if folder not in stores:
                 stores[folder] = TeacherCache(folder, shared, channels, self.dtype)
@@ -150,9 +152,9 @@ class CacheSession:
         methods: Sequence[FeatureImitation],
         stores: Sequence[TeacherCache],
         taps: Sequence[str],
-        keys: Mapping[Place, bytes],
+        keys: Mapping[ImageVariant, bytes],
     ) -> None:
-        mine = {place: key for place, key in keys.items() if self._is_mine(place[0])}
+        mine = {image: key for image, key in keys.items() if self._is_mine(image[0])}
         missing = [store.missing(mine.values()) for store in stores]
         filling = self._filling(methods, stores, taps) if any(missing) else None
         self._announce(methods, [] if filling is None else filling.predict(missing, mine))
@@ -172,9 +174,9 @@ class CacheSession:
         self, methods: Sequence[FeatureImitation], stores: Sequence[TeacherCache], taps: Sequence[str]
     ) -> CacheFiller:
         """Loads the teacher."""
-        fold_teacher(self.teacher.detector, self.progress.say)  # as a run without a cache has it, bit by bit
+        fold_teacher(self._on_demand.detector, self.progress.say)  # as a run without a cache has it, bit by bit
         return CacheFiller(
-            teacher=self.teacher.detector,
+            teacher=self._on_demand.detector,
             taps=taps,
             methods=methods,
             caches=stores,
@@ -186,7 +188,7 @@ class CacheSession:
         )
 
     def _announce(self, methods: Sequence[Method], predicted: Sequence[CacheSize]) -> None:
-        """Say how much all processes together are about to write for each method."""
+        """Print how much all processes together are about to write for each method."""
         everyone: list[Sequence[CacheSize]] = gather_object([predicted])
         for at, method in enumerate(methods):
             total = sum((sizes[at] for sizes in everyone if sizes), start=CacheSize())
@@ -194,13 +196,13 @@ class CacheSession:
                 how = "; estimated" if total.records > SAMPLE else ""
                 self.progress.say(f"cache     {method.name}: to write, {total}{how}")
 
-    def _keys(self) -> dict[Place, bytes]:
+    def _keys(self) -> dict[ImageVariant, bytes]:
         """The key of every image and variant that training can ask for."""
         digests = self._digests(self.train)
         return {(at, v): record_key(image, v) for at, image in enumerate(digests) for v in self.variants}
 
     def _digests(self, source: DataSource) -> list[bytes]:
-        """The digest of every image of a source, the reading shared out among the processes."""
+        """The digest of every image of a source; the processes share the reading."""
         task = self.progress.task("check", len(source.records))
         mine = {}
         for index, record in enumerate(source.records):
@@ -216,9 +218,9 @@ class CacheSession:
         return bool(index % self.accelerator.num_processes == self.accelerator.process_index)
 
 
-def describe_teacher(detector: Detector, identity: str) -> TeacherSummary:
-    """What a cache remembers of a teacher."""
-    rectified = rectified_levels(detector, list(detector.levels))
+def summarise_teacher(detector: Detector, identity: str) -> TeacherSummary:
+    """A teacher as a cache remembers it."""
+    rectified = RunningTeacher(detector).rectified(list(detector.levels))
     levels = {
         name: LevelSummary(level.channels, level.stride, rectified[name]) for name, level in detector.levels.items()
     }
@@ -227,7 +229,7 @@ def describe_teacher(detector: Detector, identity: str) -> TeacherSummary:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Inside, a file of the cache's own is made sense of. Raises EyasError when it is none."""
+    """Interpret a file of the cache inside. Raises EyasError when it is not one."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -235,10 +237,10 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _result_from_json(values: Mapping[str, Any]) -> EvaluationResult:
-    """Undefined figures are null in JSON."""
+    """Undefined metrics are null in JSON."""
 
-    def figures(entries: Mapping[str, float | None]) -> dict[str, float]:
+    def numbers(entries: Mapping[str, float | None]) -> dict[str, float]:
         return {name: math.nan if value is None else value for name, value in entries.items()}
 
-    per_class = {name: figures(entries) for name, entries in values["per_class"].items()}
-    return EvaluationResult(values["metric"], figures(values["summary"]), per_class)
+    per_class = {name: numbers(entries) for name, entries in values["per_class"].items()}
+    return EvaluationResult(values["metric"], numbers(values["summary"]), per_class)

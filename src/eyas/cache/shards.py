@@ -1,11 +1,11 @@
 """The files of a teacher cache: records of vectors in shards, found by an index.
 
-A shard is two files that one process writes in one go and nobody changes afterwards: ``.bin``, records one after the
-other, and ``.index``, a line of JSON for each with its key, place and checksum, written after the record itself. What a
-killed process leaves is a shard whose last record or line is torn, which readers pass over. To go on is to write
-another shard; where a key is in several, the one with the highest number counts.
+A shard is two files that one process writes once and never changes: ``.bin`` holds the records one after the other, and
+``.index`` a line of JSON for each with its key, offset and checksum, written after the record itself. A killed process
+leaves a shard whose last record or line is torn; readers skip it. The next process writes another shard. Where several
+shards hold a key, the one with the highest number counts.
 
-Readers map the shards into memory, read-only: several processes of a machine share one copy of each page.
+Readers map the shards into memory, read-only: the processes of a machine share one copy of each page.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import mmap
 import zlib
 from collections.abc import Iterator, Sequence
-from itertools import count
+from itertools import count as count_from
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple
@@ -29,9 +29,9 @@ ALIGNMENT = 64
 """Bytes: every record starts at a multiple."""
 KEY_BYTES = 32
 MAX_SIDE = 4096
-"""Cells of a map along one side, of a record that is taken for true."""
+"""The longest side of a map, in cells, that a record may claim."""
 Bits = npt.NDArray[np.int16] | npt.NDArray[np.int32]
-"""Vectors as integers of their width: NumPy has no bfloat16."""
+"""Vectors as integers of the same width: NumPy has no bfloat16."""
 
 
 class LevelRecord(NamedTuple):
@@ -39,17 +39,17 @@ class LevelRecord(NamedTuple):
 
     Attributes:
         size: (H, W) of the teacher's map.
-        places: (n,) int32, row * W + column of the cells, ascending.
-        vectors: (n, C), the bits of the teacher's vectors there.
+        cells: (n,) int32, row * W + column, ascending.
+        vectors: (n, C), the bits of the teacher's vectors at these cells.
     """
 
     size: Size
-    places: npt.NDArray[np.int32]
+    cells: npt.NDArray[np.int32]
     vectors: Bits
 
 
 class Entry(NamedTuple):
-    """Where a record is: the number of its shard's map, and bytes; and its CRC-32."""
+    """Where a record is: the index of its shard's map, and its bytes in it; and its CRC-32."""
 
     shard: int
     offset: int
@@ -58,16 +58,16 @@ class Entry(NamedTuple):
 
 
 def record_bytes(counts: Sequence[int], channels: Sequence[int], itemsize: int) -> int:
-    """The length of a record with so many cells on each level, padding included."""
+    """Bytes of a record with ``counts`` cells on each level, padding included."""
     length = KEY_BYTES + 12 * len(counts)
     length += sum(n * (4 + c * itemsize) for n, c in zip(counts, channels, strict=True))
     return -(-length // ALIGNMENT) * ALIGNMENT
 
 
 def encode(key: bytes, levels: Sequence[LevelRecord]) -> bytes:
-    """Key, then (H, W, n) of each level, then the places of all levels, then their vectors; little-endian."""
-    sizes = np.array([(*level.size, len(level.places)) for level in levels], dtype="<i4")
-    parts = [key, sizes.tobytes(), *(level.places.astype("<i4").tobytes() for level in levels)]
+    """Key, then (H, W, n) of each level, then the cells of all levels, then their vectors; little-endian."""
+    sizes = np.array([(*level.size, len(level.cells)) for level in levels], dtype="<i4")
+    parts = [key, sizes.tobytes(), *(level.cells.astype("<i4").tobytes() for level in levels)]
     parts += [level.vectors.astype(level.vectors.dtype.newbyteorder("<")).tobytes() for level in levels]
     length = sum(map(len, parts))
     return b"".join((*parts, bytes(-length % ALIGNMENT)))
@@ -76,14 +76,14 @@ def encode(key: bytes, levels: Sequence[LevelRecord]) -> bytes:
 def decode(record: memoryview, channels: Sequence[int], bits: npt.DTypeLike) -> list[LevelRecord]:
     """The levels of a record, as views of it."""
     sizes = np.frombuffer(record, "<i4", 3 * len(channels), KEY_BYTES).reshape(-1, 3).tolist()
-    offset, places, levels = KEY_BYTES + 12 * len(channels), [], []
-    for _, _, cells in sizes:
-        places.append(np.frombuffer(record, "<i4", cells, offset))
-        offset += 4 * cells
+    offset, cells, levels = KEY_BYTES + 12 * len(channels), [], []
+    for _, _, count in sizes:
+        cells.append(np.frombuffer(record, "<i4", count, offset))
+        offset += 4 * count
     kind = np.dtype(bits).newbyteorder("<")
-    for (height, width, cells), wide, where in zip(sizes, channels, places, strict=True):
-        vectors = np.frombuffer(record, kind, cells * wide, offset).reshape(cells, wide)
-        levels.append(LevelRecord((height, width), where, vectors))
+    for (height, width, count), wide, own in zip(sizes, channels, cells, strict=True):
+        vectors = np.frombuffer(record, kind, count * wide, offset).reshape(count, wide)
+        levels.append(LevelRecord((height, width), own, vectors))
         offset += vectors.nbytes
     return levels
 
@@ -116,7 +116,7 @@ class Shards:
         return memoryview(self._maps[entry.shard])[entry.offset : entry.offset + entry.length]
 
     def intact(self, key: bytes) -> bool:
-        """The record is there, and is what was written: its checksum and its key are right."""
+        """Whether the record is there and is what was written: its checksum and its key are right."""
         if key not in self._entries:
             return False
         record = self[key]
@@ -124,10 +124,10 @@ class Shards:
 
 
 class ShardWriter:
-    """Writes a new shard, once there is something to write; a context.
+    """Writes a new shard, made with the first record; a context.
 
     Args:
-        folder: of the shards, which is there.
+        folder: of the shards; it must exist.
         rank: of this process, a part of the shard's name.
     """
 
@@ -143,7 +143,7 @@ class ShardWriter:
         for file in self._files or ():
             try:
                 file.close()
-            except OSError as failed:  # what the disk has not taken before it does not take now
+            except OSError as failed:  # buffered bytes that the disk still refuses
                 error = error or could_not_write(self.folder, failed)
         if kind is None and error is not None:
             raise error
@@ -162,9 +162,9 @@ class ShardWriter:
         self._offset += len(record)
 
     def _create(self) -> tuple[BinaryIO, BinaryIO]:
-        """New files, numbered after all there are; another process may be doing the same."""
+        """New files, numbered after all existing ones; another process may be doing the same."""
         last = max((_number(path) for path in self.folder.glob("shard-*.*")), default=0)
-        for number in count(last + 1):
+        for number in count_from(last + 1):
             name = f"shard-{number:05d}-{self.rank}"
             try:
                 return (self.folder / f"{name}.bin").open("xb"), (self.folder / f"{name}.index").open("xb")
@@ -186,7 +186,7 @@ def _entries(index: bytes, shard: int, length: int) -> Iterator[tuple[bytes, Ent
 
 
 def _parse(line: bytes) -> tuple[bytes, Entry] | None:
-    """None for a line that is not one: nobody has written it, the disk has spoilt it."""
+    """The entry of a line; None for a line that the disk has damaged."""
     try:
         key, offset, size, crc = json.loads(line)
         return bytes.fromhex(key), Entry(0, int(offset), int(size), int(crc))
@@ -195,19 +195,19 @@ def _parse(line: bytes) -> tuple[bytes, Entry] | None:
 
 
 def well_formed(record: memoryview, channels: Sequence[int], itemsize: int) -> bool:
-    """Whether a record can be one of maps of so many channels: what it says of itself is what it has."""
+    """Whether a record fits maps of these channels: its sizes, counts and cells agree with its length."""
     start = KEY_BYTES + 12 * len(channels)
     if len(record) < start:
         return False
     sizes = stored_sizes(record, len(channels))
     if not all(0 < h <= MAX_SIDE and 0 < w <= MAX_SIDE and 0 <= n <= h * w for h, w, n in sizes):
         return False
-    if len(record) != record_bytes([cells for _, _, cells in sizes], channels, itemsize):
+    if len(record) != record_bytes([count for _, _, count in sizes], channels, itemsize):
         return False
-    for height, width, cells in sizes:
-        places = np.frombuffer(record, "<i4", cells, start)
-        start += places.nbytes
-        if cells and (places[0] < 0 or places[-1] >= height * width or bool((np.diff(places) <= 0).any())):
+    for height, width, count in sizes:
+        cells = np.frombuffer(record, "<i4", count, start)
+        start += cells.nbytes
+        if count and (cells[0] < 0 or cells[-1] >= height * width or bool((np.diff(cells) <= 0).any())):
             return False
     return True
 

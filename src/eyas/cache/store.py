@@ -1,8 +1,8 @@
 """The sparse teacher cache: a frozen teacher's vectors at the cells that a method imitates, written once.
 
-A cache is keyed twice. Its folder is named by a fingerprint of what all records share: teacher, taps, mask, input size,
-precision. A record is found by a digest of what it depends on besides: the bytes of the image file, its annotations and
-the geometric variant. So what has changed is not found, and computed anew; nothing old is ever taken for new.
+A cache is keyed twice. A fingerprint of what all records share (teacher, taps, mask, input size, precision) names its
+folder. A digest of what one record depends on besides (the bytes of the image file, its annotations and the geometric
+variant) is the record's key. A changed image, annotation or variant misses and is recomputed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -36,8 +37,14 @@ from eyas.methods.imitation import TeacherTargets, to_device_async
 from eyas.tools.files import could_not_write, write_json
 from eyas.types import EyasError, Record, Size
 
-FORMAT = 1
-"""Counts up when records or masks change their meaning; older caches are then left alone."""
+FORMAT = 2
+"""Counts up when records or their fingerprint change their meaning."""
+NAMES_OF_FORMAT_1 = {
+    "FGFI": "eyas.methods.fgfi.FGFI",
+    "BoxMask": "eyas.methods.box_mask.BoxMask",
+    "FitNets": "eyas.methods.fitnets.FitNets",
+}
+"""Method -> its class in fingerprints of format 1, which have no version and are otherwise the same."""
 CacheDtype = Literal["bfloat16", "float16", "float32"]
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 META = "meta.json"
@@ -91,39 +98,38 @@ class TeacherCache:
         self._shards = Shards(folder)
 
     def refresh(self) -> None:
-        """See what other processes, and this one, have written since."""
+        """Open again, to see what this and other processes have written since."""
         self._shards = Shards(self.folder)
 
     def holds(self, keys: Iterable[bytes]) -> bool:
-        """There is a record for each of the keys."""
+        """Whether there is a record for each of the keys."""
         return all(key in self._shards for key in keys)
 
     def missing(self, keys: Iterable[bytes]) -> set[bytes]:
-        """The keys that have no record, or a damaged one: every byte is read and checked."""
+        """The keys without a record, or with a damaged one; every byte is read and checked."""
         return {key for key in keys if not self._intact(key)}
 
     def _intact(self, key: bytes) -> bool:
         return self._shards.intact(key) and well_formed(self._shards[key], self.channels, self.dtype.itemsize)
 
     def writer(self, rank: int) -> ShardWriter:
-        """What new records are written with; a context."""
+        """A writer of new records; a context."""
         return ShardWriter(self.folder, rank)
 
     def read(self, keys: Sequence[bytes], device: torch.device) -> list[TeacherTargets]:
-        """What a batch of images is to imitate, level by level; on a batch padded to its largest image.
+        """The teacher's vectors for a batch of images, level by level; on a batch padded to its largest image.
 
-        No map is there to look at, and none is needed: that of a batch is as high as the highest and as wide as the
-        widest map of its images alone.
+        A batch's map is as high as the highest and as wide as the widest map of its images alone.
         """
         records = [decode(self._shards[key], self.channels, self._bits) for key in keys]
         return [self._batch(levels, device) for levels in zip(*records, strict=True)]
 
     def _batch(self, images: Sequence[LevelRecord], device: torch.device) -> TeacherTargets:
-        widths, counts = [image.size[1] for image in images], [len(image.places) for image in images]
+        widths, counts = [image.size[1] for image in images], [len(image.cells) for image in images]
         size = (len(images), max(image.size[0] for image in images), max(widths))
         image = np.repeat(np.arange(len(images)), counts)
-        places = np.concatenate([image.places for image in images]).astype(np.int64)
-        row, column = np.divmod(places, np.repeat(widths, counts))
+        cells = np.concatenate([image.cells for image in images]).astype(np.int64)
+        row, column = np.divmod(cells, np.repeat(widths, counts))
         bits = np.concatenate([image.vectors for image in images])
         where = [to_device_async(torch.from_numpy(axis), device) for axis in (image, row, column)]
         return TeacherTargets(
@@ -146,13 +152,13 @@ class TeacherCache:
         if self.dtype == torch.float16 and not bool(torch.isfinite(vectors).all()):
             raise EyasError("the teacher's features leave the range of float16; take --cache_dtype bfloat16")
         bits = vectors.cpu().contiguous().view(torch.int32 if self._bits is np.int32 else torch.int16).numpy()
-        places = (row * width + column).astype(np.int32)
+        cells = (row * width + column).astype(np.int32)
         ends = np.searchsorted(image, np.arange(1, batch))
-        parts = zip(np.split(places, ends), np.split(bits, ends), strict=True)
+        parts = zip(np.split(cells, ends), np.split(bits, ends), strict=True)
         return [LevelRecord((height, width), *part) for part in parts]
 
     def measure(self, keys: Iterable[bytes]) -> CacheSize:
-        """How much the records of these keys take."""
+        """The size of the records of these keys."""
         total = CacheSize()
         for key in set(keys):
             record = self._shards[key]
@@ -161,7 +167,7 @@ class TeacherCache:
         return total
 
     def predict(self, wanted: Sequence[Tensor]) -> CacheSize:
-        """How much the records of a batch will take, from its masks, (B, H, W) on each level."""
+        """The size that the records of a batch will have, from its masks, (B, H, W) on each level."""
         counts = torch.stack([mask.sum((1, 2)) for mask in wanted], dim=1).tolist()
         dense = self._dense([(mask.shape[1], mask.shape[2]) for mask in wanted])
         sizes = [record_bytes(image, self.channels, self.dtype.itemsize) for image in counts]
@@ -193,7 +199,7 @@ def fingerprint(
         "format": FORMAT,
         "teacher": teacher,
         "taps": list(taps),
-        "method": {"class": f"{type(method).__module__}.{type(method).__qualname__}", **options},
+        "method": {"class": _class_name(method), "version": method.version, **options},
         "resize": dict(resize),
         "dtype": dtype,
         "precision": precision,
@@ -202,9 +208,22 @@ def fingerprint(
 
 
 def cache_folder(root: Path, fingerprint: Mapping[str, Any]) -> Path:
-    """Where, below the folder that the user gave, the records of a fingerprint are."""
+    """The folder of a fingerprint's records, below the folder that the user gave."""
     name = fingerprint["method"]["class"].rpartition(".")[2].lower()
     return root / f"{name}-{digest_of(fingerprint)[:12]}"
+
+
+def adopt_format_1(root: Path, fingerprint: Mapping[str, Any]) -> None:
+    """Rename the cache that an earlier version wrote for a fingerprint, if there is one, so that it is found again."""
+    method = dict(fingerprint["method"])
+    if method.pop("version") != 1 or method["class"] not in NAMES_OF_FORMAT_1:
+        return
+    method["class"] = NAMES_OF_FORMAT_1[method["class"]]
+    before, now = cache_folder(root, {**fingerprint, "format": 1, "method": method}), cache_folder(root, fingerprint)
+    if before.is_dir() and not now.exists():
+        publish(before / META, fingerprint)
+        with suppress(FileNotFoundError):  # another process of the run was first
+            before.rename(now)
 
 
 def image_digest(record: Record) -> bytes:
@@ -222,7 +241,7 @@ def image_digest(record: Record) -> bytes:
 
 
 def record_key(image: bytes, variant: int) -> bytes:
-    """What the record of a geometric variant of an image is found by."""
+    """The key of the record of one geometric variant of an image."""
     key = hashlib.sha256(image + bytes([variant])).digest()
     assert len(key) == KEY_BYTES
     return key
@@ -234,7 +253,7 @@ def digest_of(value: Any) -> str:
 
 
 def publish(path: Path, value: Any) -> None:
-    """Write a value as JSON, whole or not at all, whoever else may be writing the same file."""
+    """Write a value as JSON, whole or not at all, even while other processes write the same file."""
     own = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     write_json(own, value)
     own.replace(path)
@@ -250,7 +269,7 @@ def in_bytes(count: float) -> str:
 
 
 def _claim(folder: Path, fingerprint: Mapping[str, Any]) -> None:
-    """Make the folder of a cache, or see that it is the one. Raises EyasError when it is another's."""
+    """Make the folder of a cache. Raises EyasError when the folder is that of another fingerprint."""
     path = folder / META
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -265,10 +284,16 @@ def _claim(folder: Path, fingerprint: Mapping[str, Any]) -> None:
         raise EyasError(f"{path}: is of another cache than the folder's name says; remove this folder")
 
 
+def _class_name(method: Method) -> str:
+    """Free of the module for the methods of Eyas, whose modules may move."""
+    kind = type(method)
+    return kind.__qualname__ if kind.__module__.startswith("eyas.") else f"{kind.__module__}.{kind.__qualname__}"
+
+
 def _check_own(method: Method) -> None:
-    """A subclass with masks of its own must not be taken for its base class with the same options."""
+    """Refuse a subclass with masks of its own, which would share its base class's records."""
     classes = type(method).__mro__
-    told = next(place for place, kind in enumerate(classes) if "fingerprint" in vars(kind))
+    told = next(index for index, kind in enumerate(classes) if "fingerprint" in vars(kind))
     for name in ("masks", "select", "forward"):
         if any(name in vars(kind) for kind in classes[:told]):
             raise EyasError(

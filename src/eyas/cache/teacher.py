@@ -1,25 +1,26 @@
-"""A teacher that is not run, and need not even be there: what it would say is in a cache."""
+"""A teacher that answers from the cache."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from eyas.cache.store import TeacherCache
-from eyas.methods import Method
-from eyas.methods.imitation import CachedView
-from eyas.types import EyasError, Level, Prediction, Target
+from eyas.methods.imitation import CachedView, TeacherTargets
+from eyas.methods.method import Reads
+from eyas.tools.timing import span
+from eyas.types import EyasError, Level, Target, View
 
-Place = tuple[int, int]
-"""(index of a record, geometric variant)."""
+ImageVariant = tuple[int, int]
+"""(index of a record, its geometric variant: 0 as it is, 1 flipped)."""
 
 
 @dataclass(frozen=True)
 class LevelSummary:
-    """What is known of a teacher's feature level without the teacher.
+    """A feature level of a teacher that is not loaded.
 
     Attributes:
         channels: of the map.
@@ -34,7 +35,7 @@ class LevelSummary:
 
 @dataclass(frozen=True)
 class TeacherSummary:
-    """What is known of a teacher without loading it.
+    """A teacher that is not loaded.
 
     Attributes:
         identity: digest of its weights and architecture.
@@ -55,50 +56,50 @@ class TeacherSummary:
         return cls(values["identity"], tuple(values["classes"]), levels)
 
 
-class CachedTeacher(nn.Module):
-    """Takes a detector's place as the teacher of an `eyas.Distiller`: levels that are known, vectors that are cached.
+class CachedTeacher:
+    """Answers from the cache; the teacher network is never loaded. An `eyas.distillation.teachers.Teacher`.
 
     Args:
-        known: the teacher.
-
-    Attributes:
-        rectified: tap name -> whether that level is never negative.
+        summary: what is known of the teacher.
     """
 
-    def __init__(self, known: TeacherSummary) -> None:
-        super().__init__()
-        self.classes = known.classes
-        self.levels = {name: Level(level.channels, level.stride) for name, level in known.levels.items()}
-        self.rectified = {name: level.rectified for name, level in known.levels.items()}
+    networks = ()
+
+    def __init__(self, summary: TeacherSummary) -> None:
+        self.classes = summary.classes
+        self.levels = {name: Level(level.channels, level.stride) for name, level in summary.levels.items()}
+        self._rectified = {name: level.rectified for name, level in summary.levels.items()}
         self._caches: Mapping[str, TeacherCache] = {}
-        self._keys: Mapping[Place, bytes] = {}
+        self._keys: Mapping[ImageVariant, bytes] = {}
 
-    @property
-    def network(self) -> nn.Module:
-        """Itself, without any parameter."""
-        return self
-
-    def attach(self, caches: Mapping[str, TeacherCache], keys: Mapping[Place, bytes]) -> None:
-        """Give it what it answers from: the cache of each method, by name, and the key of each image and variant."""
+    def attach(self, caches: Mapping[str, TeacherCache], keys: Mapping[ImageVariant, bytes]) -> None:
+        """Set what it answers from: the cache of each method, by name, and the key of each image variant."""
         self._caches, self._keys = caches, keys
 
+    def rectified(self, taps: Sequence[str]) -> dict[str, bool]:
+        """As the teacher itself said when the cache was made."""
+        return {tap: self._rectified[tap] for tap in taps}
+
     def view(
-        self, images: Tensor, targets: Sequence[Target], methods: Iterable[Method], taps: Sequence[str]
+        self,
+        images: Tensor,
+        targets: Sequence[Target],
+        *,
+        taps: Sequence[str],
+        reads: frozenset[Reads],
+        student: View | None,
     ) -> CachedView:
-        """What the methods want of the teacher for a batch, on the device of the images.
+        """The vectors of each method, read when the method asks for them, on the device of the images.
 
         Raises:
-            EyasError: targets that do not say which image, or which variant of it, they belong to.
+            EyasError: targets without the index of their image and its variant.
         """
         if not all("index" in target and "variant" in target for target in targets):
             raise EyasError("a cached teacher needs targets with index and variant, as eyas.data.loader makes them")
         keys = [self._keys[target["index"], target["variant"]] for target in targets]
-        wanted = {method.name: self._caches[method.name].read(keys, images.device) for method in methods}
-        size = (images.shape[-2], images.shape[-1])
-        return CachedView((), [self.levels[tap] for tap in taps], size, wanted=wanted)
 
-    def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
-        raise EyasError("a cached teacher cannot be run")
+        def read(method: str) -> list[TeacherTargets]:
+            with span("teacher"):
+                return self._caches[method].read(keys, images.device)
 
-    def predict(self, images: Tensor) -> list[Prediction]:
-        raise EyasError("a cached teacher cannot be run")
+        return CachedView((), [self.levels[tap] for tap in taps], (images.shape[-2], images.shape[-1]), read=read)

@@ -12,15 +12,17 @@ from typing import Any
 from eyas.args import DataArgs, OptimArgs, RunArgs
 from eyas.cache.store import CacheDtype
 from eyas.distillation.distiller import Distiller
-from eyas.evaluation.result import align
 from eyas.methods import Method
 from eyas.nn.compile import explain_levels
 from eyas.ops.pixels import as_float
 from eyas.runs.checkpoint import ModelSpec
+from eyas.runs.opening import resolve
 from eyas.tools.files import write_json
+from eyas.tools.tables import as_text
 from eyas.tools.timing import Spans, listening, span
+from eyas.training.loss_module import Baseline, LossModule
 from eyas.training.setup import RunSetup, Setup, chosen_methods
-from eyas.training.trainer import LossModule, PlainStudent, Trainer, train_loader
+from eyas.training.trainer import Trainer, train_loader
 from eyas.types import Detector, EyasError
 
 PARTS = ("data", "student", "teacher", "mask", "adapter", "loss", "weight", "backward", "optimizer")
@@ -73,12 +75,12 @@ def benchmark(
     with TemporaryDirectory() as folder, RunSetup(data, Path(folder) / "run", dataset, optim, run, scale) as setup:
         spec = ModelSpec(model, setup.train.classes, backbone, options or {}, dataset.resize)
         student = spec.build()
-        module: LossModule = PlainStudent(student)
+        module: LossModule = Baseline(student)
         if teacher is not None:
             methods = chosen_methods(method)
-            guide, store = setup.guide(teacher, methods, cache, cache_dtype)
-            module = Distiller(student, guide, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed)
-            setup.prepare_teacher(module, store)
+            session = setup.teacher_session(resolve(teacher), methods, cache, cache_dtype)
+            module = Distiller(student, session.teacher, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed)
+            session.prepare(module.pairs)
         if run.compile:
             say_breaks(student, setup)
         spans, whole = time_steps(setup.trainer(module, spec), steps, warmup)
@@ -98,7 +100,7 @@ def say_breaks(student: Detector, setup: Setup) -> None:
 
 def time_steps(trainer: Trainer, steps: int, warmup: int) -> tuple[Spans, float]:
     """The parts of so many steps, and the seconds of as many again that nobody listened to."""
-    trainer.model.train()
+    trainer.state.model.train()
     batches = _endless(trainer)
     for _ in range(warmup):
         trainer.train_batch(*next(batches))
@@ -144,4 +146,4 @@ def table(spans: Spans, whole: float, steps: int) -> str:
         rows.append([name, f"{part['ms']:.2f}", f"{spans.seconds[name] / total:.1%}", peak])
     rows.append(["all parts", f"{1e3 * total / steps:.2f}", "", ""])
     rows.append(["a step, not taken apart", f"{1e3 * whole / steps:.2f}", "", ""])
-    return align(rows)
+    return as_text(rows)

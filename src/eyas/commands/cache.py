@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from eyas.args import DataArgs, OptimArgs, RunArgs
 from eyas.cache.store import CacheDtype
 from eyas.distillation.distiller import Distiller
-from eyas.evaluation import EvaluationResult
-from eyas.evaluation.predict import score_detector, val_loader
 from eyas.methods import Method
 from eyas.runs.checkpoint import ModelSpec
-from eyas.training.setup import Setup, check_classes, check_teacher_score, chosen_methods
-from eyas.types import Detector
+from eyas.runs.opening import resolve
+from eyas.training.preflight import check_classes, check_teacher_score
+from eyas.training.setup import Setup, chosen_methods
 
 
 def cache(
@@ -54,21 +52,16 @@ def cache(
         optim: the optimiser of the distillation, which does not matter here either.
         run: the run of the distillation; its precision and device are the teacher's here.
     """
-    methods = chosen_methods(method)
+    methods, source = chosen_methods(method), resolve(teacher)
     with Setup(data, dataset, optim, run, teacher_scale) as setup:
         student = ModelSpec(model, setup.train.classes, backbone, options or {}, dataset.resize).build()
-        store = setup.caching(teacher, methods, cache, cache_dtype)
+        session = setup.teacher_session(source, methods, cache, cache_dtype)
         if not any_teacher:
-            check_classes(store.guide, setup.train, teacher)
-        if store.guide.classes == setup.val.classes:
-            result = store.score(setup.val, setup.metric, partial(_score, setup))
-            setup.say(f"teacher   {result.headline()} on {len(setup.val.records)} images")
-            if not any_teacher:
-                check_teacher_score(result, teacher)
-        distiller = Distiller(student, store.guide, *methods, pairs=pairs, teacher_scale=teacher_scale, seed=run.seed)
-        store.fill(distiller.pairs)
-
-
-def _score(setup: Setup, teacher: Detector) -> EvaluationResult:
-    batches = setup.accelerator.prepare(val_loader(setup.val, setup.larger))
-    return score_detector(teacher, batches, setup.val, setup.metric, setup.progress, "teacher")
+            check_classes(session.teacher, setup.train, teacher)
+        distiller = Distiller(
+            student, session.teacher, *methods, pairs=pairs, teacher_scale=teacher_scale, seed=run.seed
+        )
+        taught = setup.score_teacher(session)
+        if taught is not None and not any_teacher:
+            check_teacher_score(taught, teacher)
+        session.prepare(distiller.pairs)

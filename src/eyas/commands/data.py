@@ -31,7 +31,8 @@ def data(
     if model is not None:
         # Here, since without a model this command answers before torch would be imported.
         from eyas.evaluation.predict import anchor_grids
-        from eyas.runs.checkpoint import ModelSpec, load
+        from eyas.runs.checkpoint import ModelSpec
+        from eyas.runs.opening import load
 
         resize, grids = ModelSpec.load(model).resize, partial(anchor_grids, load(model))
     for name in split or ["train", "val"]:

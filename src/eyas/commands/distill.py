@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,10 @@ from eyas.distillation.distiller import Distiller
 from eyas.evaluation import EvaluationResult
 from eyas.methods import Method
 from eyas.runs.checkpoint import ModelSpec
+from eyas.runs.opening import resolve
+from eyas.training.preflight import check_classes, check_teacher_score, describe_distillation, describe_student
 from eyas.training.reproducibility import seed_epoch
-from eyas.training.setup import (
-    RunSetup,
-    _describe,
-    _figures,
-    check_classes,
-    check_teacher_score,
-    chosen_methods,
-    preflight,
-)
+from eyas.training.setup import RunSetup, chosen_methods
 
 
 def distill(
@@ -66,39 +59,32 @@ def distill(
         optim: the optimiser.
         run: the run.
     """
-    methods = chosen_methods(method)
+    methods, source = chosen_methods(method), resolve(teacher)
     with RunSetup(data, out, dataset, optim, run, teacher_scale) as setup:
         spec = ModelSpec(model, setup.train.classes, backbone, options or {}, dataset.resize)
         student = spec.build(weights)
-        guide, store = setup.guide(teacher, methods, cache, cache_dtype)
+        session = setup.teacher_session(source, methods, cache, cache_dtype)
         if not any_teacher:
-            check_classes(guide, setup.train, teacher)
-        distiller = Distiller(student, guide, *methods, pairs=pairs, teacher_scale=teacher_scale, seed=run.seed)
+            check_classes(session.teacher, setup.train, teacher)
+        distiller = Distiller(
+            student, session.teacher, *methods, pairs=pairs, teacher_scale=teacher_scale, seed=run.seed
+        )
         trainer = setup.trainer(distiller, spec)
-        teacher_result = None
-        if tuple(guide.classes) == setup.val.classes:
-            score = partial(
-                trainer.score,
-                progress=setup.progress,
-                name="teacher",
-                data=setup.larger if teacher_scale != 1 else None,
-            )
-            teacher_result = score(guide) if store is None else store.score(setup.val, trainer.metric, score)
-            setup.say(f"teacher   {teacher_result.headline()} on {len(setup.val.records)} images")
-            if not any_teacher:
-                check_teacher_score(teacher_result, teacher)
-        setup.say(f"student   {_describe(spec, student)}")
-        setup.prepare_teacher(distiller, store)
+        taught = setup.score_teacher(session)
+        if taught is not None and not any_teacher:
+            check_teacher_score(taught, teacher)
+        setup.say(f"student   {describe_student(spec, student)}")
+        session.prepare(distiller.pairs)
         # As the first step will draw it, whatever was drawn before: with a full cache, say, no teacher was made.
         seed_epoch(run.seed, 0, setup.accelerator.process_index)
         balance = distiller.balance(*trainer.first_batch())
-        preflight(distiller, balance, setup.say)
+        describe_distillation(distiller, balance, setup.say)
         # Only now, when nothing speaks against the run, does its folder come to be.
         setup.start()
-        if teacher_result is not None:
-            trainer.log.once("teacher", name=teacher, **_figures(teacher_result))
-        trainer.log.once("balance", step=trainer.step, **asdict(balance))
+        if taught is not None:
+            trainer.log.once("teacher", name=teacher, summary=taught.summary, per_class=taught.per_class)
+        trainer.log.once("balance", step=trainer.state.step, **asdict(balance))
         result = trainer.fit(setup.progress)
-        if teacher_result is not None:
-            setup.say(f"teacher   {teacher_result.headline()}\nstudent   {result.headline()}")
+        if taught is not None:
+            setup.say(f"teacher   {taught.headline()}\nstudent   {result.headline()}")
         return result

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from textwrap import indent
 from typing import Literal
 
 import torch
@@ -18,6 +19,7 @@ from torchvision.ops import nms
 
 from eyas.args import DataArgs
 from eyas.detectors import build
+from eyas.tools.tables import as_text
 from eyas.types import Size, Target
 
 EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -191,7 +193,4 @@ def _gib(size: int) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Indented, every column to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(f"  {line}".rstrip() for line in lines)
+    return indent(as_text(rows, numbers=False), "  ")

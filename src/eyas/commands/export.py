@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
+from eyas.args import MetricName
 from eyas.export.graph import require_onnx
 from eyas.export.pipeline import export_detector, summary
-from eyas.runs.checkpoint import ModelSpec, load
+from eyas.runs.checkpoint import ModelSpec
 from eyas.runs.config import recorded_config
+from eyas.runs.opening import load
 from eyas.runs.results import run_source
 from eyas.tools.files import write_json
 
@@ -22,7 +23,7 @@ def export(
     data: Path | None = None,
     split: str | None = None,
     best: bool = False,
-    metric: Literal["coco", "voc", "kitti"] | None = None,
+    metric: MetricName | None = None,
     tolerance: float = 1e-3,
     calibration: int = 64,
     runs: int = 20,
@@ -40,7 +41,7 @@ def export(
         data: folder of a data set to compare on; the run's own when left out.
         split: split to compare on; the run's validation split when left out.
         best: take the best checkpoint in place of the last.
-        metric: coco, voc or kitti; the run's own, or the data format's, when left out.
+        metric: the rules to score by; the run's own, or the data format's, when left out.
         tolerance: largest difference of an output, relative to its largest value or to 1 if that is more.
         calibration: training images from which the 8-bit ranges are taken.
         runs: timed predictions of each, of one image on one thread.

@@ -1,4 +1,4 @@
-"""`eyas inspect`: whether a teacher's features bear out the case for imitating them near objects alone."""
+"""`eyas inspect`: whether a teacher's features support the case for imitating them near objects only."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from eyas.data import DataSource
 from eyas.data.options import Resize
 from eyas.data.workers import safe_batches
 from eyas.evaluation.predict import val_loader
-from eyas.evaluation.variance import inspect_features, report, table, verdict
+from eyas.evaluation.variance import inspect_features, table, to_json, verdict
 from eyas.ops.near_objects import AssignmentRule
-from eyas.report.masks import draw_masks, some_images
 from eyas.report.plots import channel_variances
+from eyas.report.sections.masks import draw_masks, first_with_objects
 from eyas.runs.checkpoint import SPEC, ModelSpec
-from eyas.runs.opening import load_teacher
+from eyas.runs.opening import load
 from eyas.runs.results import run_source
 from eyas.tools.devices import pick_device
 from eyas.tools.files import make_folder, write_json
@@ -44,20 +44,20 @@ def inspect(
         run: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; or
             package.module:function, which is called and returns one.
         data: folder of a data set; the run's own when left out.
-        split: split to look at; the run's validation split when left out.
+        split: split of the images; the run's validation split when left out.
         psi: share of an object's best IoU that an anchor must exceed for its cell to be near, in [0, 1].
         assignment: what that best IoU is the maximum of when there are several levels.
-        images: only so many, the first ones of the split; all when left out.
+        images: how many of the split's first images to use; all when left out.
         out: folder for inspection.json, variance.png and near_masks.png; RUN/inspection when left out.
         resize: size of the input; the run's own when left out.
         batch_size: images at a time.
         workers: processes that decode images.
         device: auto takes the accelerator where there is one; cpu does not.
-        json_file: also write the figures there.
+        json_file: also write inspection.json's content there.
     """
     if not 0 <= psi <= 1:
         raise EyasError(f"--psi must lie in [0, 1], got {psi}")
-    folder, detector = Path(run), load_teacher(run)
+    folder, detector = Path(run), load(run)
     source = first_records(run_source(folder, detector.classes, data=data, split=split), images)
     resize = ModelSpec.load(folder).resize if resize == Resize() and (folder / SPEC).is_file() else resize
     out = out or (folder if folder.is_dir() else Path()) / "inspection"
@@ -74,20 +74,20 @@ def inspect(
         progress.finish(task)
     data_name, count = source.root.resolve().name, len(source.records)
     about = {"run": folder.name, "data": data_name, "split": source.split, "images": count}
-    figures = report(levels, **about, psi=psi, assignment=assignment)
-    write_json(out / "inspection.json", figures)
+    content = to_json(levels, **about, psi=psi, assignment=assignment)
+    write_json(out / "inspection.json", content)
     if json_file is not None:
-        write_json(json_file, figures)
+        write_json(json_file, content)
     panels = {f"{level.name}, stride {level.level.stride}": level.variances() for level in levels}
     title = f"{folder.name} on {data_name}, {count} images of {source.split}: variance of each channel"
     channel_variances(out / "variance.png", panels, title=title)
-    draw_masks(out / "near_masks.png", detector, *some_images(source, resize), psi=psi, assignment=assignment)
+    draw_masks(out / "near_masks.png", detector, *first_with_objects(source, resize), psi=psi, assignment=assignment)
     print(f"{folder.name} on {count} images of {source.split}, near by psi {psi:g}, {assignment}\n{table(levels)}\n")
     print(f"{verdict(levels)}\n{out}/: inspection.json, variance.png, near_masks.png")
 
 
 def first_records(source: DataSource, images: int | None) -> DataSource:
-    """The source, cut to so many images. Raises EyasError where that is none."""
+    """The source with its first images only. Raises EyasError on a number below 1."""
     if images is not None and images < 1:
         raise EyasError(f"--images must be at least 1, got {images}")
     return replace(source, records=source.records[:images])

@@ -38,7 +38,7 @@ def predict(
         images: an image, or a folder that is searched for images.
         out: folder for predictions.json and the drawn images.
         threshold: lowest score that is drawn; the JSON has all.
-        best: take the best checkpoint in place of the last.
+        best: take the best checkpoint instead of the last.
         device: auto takes the accelerator where there is one; cpu does not.
     """
     drawings = drawings_of(find_images(images), images, out)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 from eyas.args import DataArgs
-from eyas.report.page import compare_found, make_page
+from eyas.comparison.statistics import compare_arms
+from eyas.report.collect import ReportOptions, collect
+from eyas.report.page import make_page
 from eyas.report.runs import find_runs
-from eyas.report.scene import Sight, look_at
 from eyas.tools.devices import pick_device
 from eyas.tools.files import make_folder, write_atomic
 from eyas.tools.progress import Progress
@@ -27,12 +28,12 @@ def report(
     workers: int = 1,
     device: Literal["auto", "cpu"] = "auto",
 ) -> None:
-    """Make one HTML page from runs: metrics, curves, errors, cost, masks, and images with what each detector found.
+    """Make one HTML page from runs: metrics, curves, errors, cost, masks, and images with each detector's detections.
 
     Args:
         runs: run folders, or folders of run folders as compare and demo make.
         data: folder of a data set; the runs' own when left out.
-        split: split to look at; the runs' validation split when left out.
+        split: split of the images; the runs' validation split when left out.
         teacher: run folder of the teacher, or package.module:function; the one that the runs name when left out.
         out: the page; report.html in the first of the folders when left out.
         metric: the metric to rank by, such as map_75; mAP when left out.
@@ -43,14 +44,14 @@ def report(
         device: auto takes the accelerator where there is one; cpu does not.
     """
     feed = DataArgs(batch_size=batch_size, workers=workers)
-    sight = Sight(data, split, teacher, threshold, images, feed, pick_device(device))
+    options = ReportOptions(data, split, teacher, threshold, images, feed, pick_device(device))
     found = find_runs(runs, teacher)
-    comparison = compare_found(found.arms, metric)
+    comparison = compare_arms(found.results(), metric)
     with Progress() as progress:
-        scene = look_at(found, sight, progress)
+        content = collect(found, comparison, options, progress)
         progress.say("drawing")
-        text = make_page(found, comparison, scene, sight)
-    for note in (*found.notes, *scene.notes):
+        text = make_page(content)
+    for note in (*found.notes, *content.notes):
         print(f"note: {note}")
     path = out or runs[0] / "report.html"
     make_folder(path.parent)

@@ -8,8 +8,9 @@ from typing import Any
 from eyas.args import DataArgs, OptimArgs, RunArgs
 from eyas.evaluation import EvaluationResult
 from eyas.runs.checkpoint import ModelSpec
-from eyas.training.setup import RunSetup, _describe
-from eyas.training.trainer import PlainStudent
+from eyas.training.loss_module import Baseline
+from eyas.training.preflight import describe_student
+from eyas.training.setup import RunSetup
 
 
 def train(
@@ -39,7 +40,7 @@ def train(
     with RunSetup(data, out, dataset, optim, run) as setup:
         spec = ModelSpec(model, setup.train.classes, backbone, options or {}, dataset.resize, "model.safetensors")
         student = spec.build(weights)
-        setup.say(f"model     {_describe(spec, student)}")
-        trainer = setup.trainer(PlainStudent(student), spec)
+        setup.say(f"model     {describe_student(spec, student)}")
+        trainer = setup.trainer(Baseline(student), spec)
         setup.start()
         return trainer.fit(setup.progress)

@@ -1,4 +1,4 @@
-"""What a comparison trains: recipes laid over one another, and the options that come out of them.
+"""The arms of a comparison: recipes laid over one another, and the options that result.
 
 A layer is the name of a recipe that comes with Eyas, a YAML file, or a mapping of options, nested or dotted. Later
 layers override earlier ones; the methods of one arm's layers add up.
@@ -20,13 +20,21 @@ from eyas.types import EyasError
 
 BASELINE = "baseline"
 """The arm without a method, which is always trained."""
+FORMER_BASELINE = "plain"
+"""Name of the baseline in the configs and run folders of earlier versions, which are read as they are."""
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 GROUPS = ("dataset", "optim", "run", "resize", "augment")
 """Options that are merged name by name; every other one is replaced whole, as on the command line."""
 
 
 class ArmOptions:
-    """One or several layers, as they stand in YAML. A type of its own, so that classes named in it are not made yet."""
+    """One layer or a list of layers, as YAML has them.
+
+    A type of its own, so that the parser leaves the classes named in it alone until the arm is trained.
+
+    Args:
+        value: a recipe's name or file, a mapping of options, a method, a list of these, or None.
+    """
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -34,9 +42,9 @@ class ArmOptions:
     @classmethod
     def parse(cls, value: Any) -> ArmOptions:
         """From a value of a YAML file, or from YAML given on the command line."""
-        return (
-            value if isinstance(value, ArmOptions) else cls(yaml.safe_load(value) if isinstance(value, str) else value)
-        )
+        if isinstance(value, ArmOptions):
+            return value
+        return cls(yaml.safe_load(value) if isinstance(value, str) else value)
 
 
 def _is_layers(value: Any, _: type) -> bool:
@@ -47,13 +55,16 @@ register_type(ArmOptions, serializer=lambda layers: layers.value, deserializer=A
 
 
 def resolve_arms(student: ArmOptions, arms: Mapping[str, ArmOptions]) -> dict[str, dict[str, Any]]:
-    """The options of every arm, complete, by its name; the plain student first, whether it is named or not.
+    """Arm name to all its options; the baseline first, whether it is named or not.
 
     Raises:
-        EyasError: a name that makes no folder name, a recipe that is not there, an option that does not fit.
+        EyasError: a name that makes no folder name, a recipe that is missing, an option that does not fit.
     """
+    if {BASELINE, FORMER_BASELINE} <= arms.keys():
+        raise EyasError(f"arms {BASELINE} and {FORMER_BASELINE}: both name the student without a method; keep one")
+    named = {current_name(name): layers for name, layers in arms.items()}
     resolved = {}
-    for name, layers in {BASELINE: ArmOptions(None), **arms}.items():
+    for name, layers in {BASELINE: ArmOptions(None), **named}.items():
         if not NAME.fullmatch(name):
             raise EyasError(f"arm {name!r}: name it by letters, digits and . + - _, since its runs are folders")
         try:
@@ -66,8 +77,13 @@ def resolve_arms(student: ArmOptions, arms: Mapping[str, ArmOptions]) -> dict[st
     return resolved
 
 
+def current_name(arm: str) -> str:
+    """The name of an arm, `BASELINE` also where an earlier version called it plain."""
+    return BASELINE if arm == FORMER_BASELINE else arm
+
+
 def flat_options(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Option name, dotted, to value; entries of a list of mappings are named by their place."""
+    """Dotted option name to value; a mapping in a list is named by its index."""
     named: dict[str, Any] = {}
     entries: Mapping[Any, Any] = {}
     if isinstance(values, Mapping):
@@ -90,7 +106,7 @@ def _resolve(layers: Sequence[Any]) -> dict[str, Any]:
 
 
 def _expand(layer: Any) -> Iterator[dict[str, Any]]:
-    """The mappings that a layer stands for: those of the recipes that it builds on, then its own."""
+    """The mappings of one layer: those of the recipes it builds on, then its own."""
     if isinstance(layer, str):
         yield from _expand(_read(layer))
     elif not isinstance(layer, Mapping):
@@ -118,7 +134,7 @@ def _add(options: dict[str, Any], layer: Mapping[str, Any]) -> None:
 
 
 def _override(options: dict[str, Any], name: str, value: Any) -> None:
-    """Set a dotted option; a number in the name is a place in a list."""
+    """Set a dotted option; a number in the name is an index into a list."""
     *path, last = name.split(".")
     place: Any = options
     for step in path:

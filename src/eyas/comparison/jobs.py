@@ -1,7 +1,7 @@
 """Several trainings at a time, each a process with its own share of the cores, behind one progress bar.
 
-Small networks gain little from a second thread: two trainings of one thread each finish sooner than one after the other
-with two.
+Small networks gain little from a second thread: two trainings side by side with one thread each finish sooner than one
+after the other with two.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Job:
 
     Attributes:
         command: an ``eyas`` command line, without ``eyas``.
-        folder: the run folder that it makes or goes on with; what it prints goes to a file beside it.
-        steps: optimiser steps that it takes in all.
+        folder: the run folder that it makes or resumes; its output goes to a file beside it.
+        steps: optimiser steps in all.
     """
 
     command: tuple[str, ...]
@@ -42,12 +42,12 @@ class Job:
 
     @property
     def printed(self) -> Path:
-        """The file of what it prints."""
+        """The file of its output."""
         return self.folder.with_name(self.folder.name + ".txt")
 
 
 class StepCount:
-    """How far a run has come, by what was appended to its log since the last call.
+    """Counts the steps of a run from what its log gained since the last call.
 
     Args:
         folder: the run folder; it need not exist yet.
@@ -58,7 +58,7 @@ class StepCount:
         self._step = 0
 
     def __call__(self) -> int:
-        """The last step that the log tells of; a resumed run goes back to that of its checkpoint."""
+        """The last step in the log; a resumed run goes back to the step of its checkpoint."""
         for line in self._tail():
             self._step = line.get("step", self._step)
         return self._step
@@ -66,28 +66,28 @@ class StepCount:
 
 @dataclass(frozen=True)
 class ResourceShare:
-    """What each of several processes gets of the machine.
+    """How several processes share the machine.
 
     Attributes:
-        at_once: processes at a time.
+        processes: how many run at a time.
         threads: CPU threads of each.
-        devices: what CUDA_VISIBLE_DEVICES may be, one entry for each device; empty leaves it as it is.
+        devices: values of CUDA_VISIBLE_DEVICES, one for each device; empty leaves the variable as it is.
     """
 
-    at_once: int
+    processes: int
     threads: int
     devices: tuple[str, ...] = ()
 
     @classmethod
     def of_machine(
-        cls, jobs: int, *, at_once: int | None = None, threads: int | None = None, devices: Sequence[str] = ()
+        cls, jobs: int, *, processes: int | None = None, threads: int | None = None, devices: Sequence[str] = ()
     ) -> ResourceShare:
         """One process for each device, or for each core where there is no device; the cores shared out evenly."""
-        at_once = max(1, min(at_once or len(devices) or cores(), jobs))
-        return cls(at_once, threads or max(1, cores() // at_once), tuple(devices))
+        processes = max(1, min(processes or len(devices) or cores(), jobs))
+        return cls(processes, threads or max(1, cores() // processes), tuple(devices))
 
     def environment(self, slot: int) -> dict[str, str]:
-        """Of the process in one of ``at_once`` slots."""
+        """The environment of the process in one of the slots, counted from 0."""
         # Threads that sleep while they wait leave the core to the other processes.
         own = {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "passive"}
         if self.devices:
@@ -101,7 +101,7 @@ def cores() -> int:
 
 
 def resume_options(folder: Path) -> dict[str, str]:
-    """The options to go on with a run that has a checkpoint. One that was stopped before its first is removed."""
+    """The options that resume a run from its checkpoint. A run without one is removed, to start afresh."""
     if (folder / RESUME).is_file():
         return {"run.resume": "true"}
     if (folder / LOG).is_file() or (folder / CONFIG).is_file():
@@ -115,13 +115,13 @@ def run_jobs(
     """Run every job, some at a time, in the given order.
 
     Args:
-        jobs: what to run.
+        jobs: the trainings.
         progress: gets a bar that counts the steps of all jobs.
-        share: how many at a time, on what; one for each core when None.
+        share: of the machine; one process for each core when None.
         keep_going: when a job fails, go on with the others.
 
     Returns:
-        What went wrong with the jobs that failed; each text ends with what the job printed last.
+        Failed job to what went wrong; each text ends with the last lines that the job printed.
 
     Raises:
         EyasError: a job failed and ``keep_going`` is off. The others are stopped, and resume later.
@@ -132,7 +132,7 @@ def run_jobs(
     waiting, running, failed, seen = list(jobs), dict[int, tuple[Job, subprocess.Popen[bytes]]](), dict[Job, str](), 0
     try:
         while waiting or running:
-            for slot in range(share.at_once):
+            for slot in range(share.processes):
                 if waiting and slot not in running:
                     job = waiting.pop(0)
                     running[slot] = (job, _start(job, share.environment(slot)))

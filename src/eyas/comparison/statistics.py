@@ -1,7 +1,7 @@
-"""What a comparison says: means with their intervals, paired differences from baseline, gap closed, cost. All pure.
+"""The statistics of a comparison: means with intervals, differences from the baseline, gap closed, cost. All pure.
 
-Runs of one seed share initial weights and the order of the data, so arms are compared seed by seed: what the seeds
-have in common drops out of the difference, and its interval is the one that tells whether a method helps.
+Runs of one seed share initial weights and data order, so arms are compared seed by seed: what a seed does to every arm
+cancels in the difference, and the interval of the difference tells whether a method helps.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Estimate:
 
     Attributes:
         mean: of the values.
-        half_width: of the 95 % interval around it, by Student's t with n - 1 degrees of freedom; None for one value.
+        half_width: of the 95 % interval around the mean, by Student's t with n - 1 degrees of freedom; None for one
+            value.
         values: one for each seed.
     """
 
@@ -54,13 +55,18 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def paired_difference(method: Mapping[int, float], baseline: Mapping[int, float]) -> Estimate | None:
-    """Method less baseline over the seeds that both have, by seed to value; None where they have none in common."""
+    """Method minus baseline over the seeds that both have; None where they share none.
+
+    Args:
+        method: seed to value.
+        baseline: seed to value.
+    """
     seeds = [seed for seed in method if seed in baseline]
     return estimate([method[seed] - baseline[seed] for seed in seeds]) if seeds else None
 
 
 def gap_closed(method: float, baseline: float, teacher: float) -> float | None:
-    """The share of the way from baseline to teacher that a method goes; None where the teacher is no better."""
+    """(method - baseline) / (teacher - baseline); None where the teacher is not above the baseline."""
     return (method - baseline) / (teacher - baseline) if teacher > baseline else None
 
 
@@ -73,7 +79,7 @@ class MetricResult(Estimate):
 
     Attributes:
         minus_baseline: gain over the baseline, paired by seed; None for the baseline itself, or without a common seed.
-        gap_closed: share of the way from the baseline to the teacher; None where it has no meaning.
+        gap_closed: see `gap_closed`, of the means over the common seeds; None where it has no meaning.
     """
 
     minus_baseline: Estimate | None = None
@@ -82,14 +88,14 @@ class MetricResult(Estimate):
 
 @dataclass(frozen=True)
 class ArmResult:
-    """What the finished runs of one arm show.
+    """The finished runs of one arm.
 
     Attributes:
         seeds: in the order of the values.
         metrics: metric name, such as map_50, to its mean and interval.
         seconds_per_step: median over the runs.
-        peak_memory: bytes, of the process; the largest of the runs.
-        peak_device_memory: bytes, of the CUDA device.
+        peak_memory: bytes of the process, the largest of the runs; None where none logged it.
+        peak_device_memory: bytes of the CUDA device, likewise.
         runs: seed to finished run.
     """
 
@@ -106,10 +112,10 @@ class Comparison:
     """Arms side by side.
 
     Attributes:
-        metric: name of the metric that ranks the arms; None where no run is finished.
-        teacher: metric name to the teacher's value, the mean of what the runs logged; None where none did.
-        arms: arm name to result, of the arms that have a finished run.
-        confidence: of every interval.
+        metric: name of the metric that ranks the arms.
+        teacher: metric name to the teacher's value, the mean over the runs that logged it; None where none did.
+        arms: arm name to result; only arms with a finished run.
+        confidence: level of every interval.
     """
 
     metric: str
@@ -123,7 +129,7 @@ def compare_arms(runs: Mapping[str, Mapping[int, RunResult]], metric: str | None
 
     Args:
         runs: arm name to seed to finished run; an arm may have none.
-        metric: the metric to rank by; "map", or "map_50" where the rules have one threshold alone, when None.
+        metric: the metric to rank by; when None "map", or "map_50" where the rules have no other threshold.
 
     Raises:
         EyasError: the runs have no such metric.
@@ -164,7 +170,7 @@ def _arm(
 
 
 def _gap(method: Mapping[int, float], baseline: Mapping[int, float], teacher: float) -> float | None:
-    """Of the means over the seeds that both have: a ratio for each seed would blow up where the gap is small."""
+    """The gap closed by the means over the common seeds: a ratio for each seed blows up where its gap is small."""
     seeds = [seed for seed in method if seed in baseline]
     own, base = (statistics.fmean(values[seed] for seed in seeds) for values in (method, baseline))
     return gap_closed(own, base, teacher)
@@ -174,7 +180,7 @@ def _gap(method: Mapping[int, float], baseline: Mapping[int, float], teacher: fl
 
 
 def rows(comparison: Comparison) -> list[list[str]]:
-    """The table as text, its head first: the teacher, then the arms in their order."""
+    """The table as text: its head, the teacher, then the arms in their order."""
     main = comparison.metric
     shown = [name for name in (main, "map_50") if name in next(iter(comparison.arms.values())).metrics]
     shown = list(dict.fromkeys(shown))
@@ -197,14 +203,20 @@ def rows(comparison: Comparison) -> list[list[str]]:
 
 
 def markdown(table: Sequence[Sequence[str]], note: str) -> str:
-    """Rows as a Markdown table, numbers to the right, with a note below."""
+    """Rows as a Markdown table, numbers on the right, with a note below."""
     head, *body = table
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{note}\n"
 
 
+def note(missing: Sequence[str] = ()) -> str:
+    """How to read the table, and the runs that it lacks."""
+    text = "±: 95 % confidence interval of the mean over the seeds (Student's t); minus baseline is paired by seed."
+    return text + (f" Not finished: {', '.join(missing)}." if missing else "")
+
+
 def title(metric: str) -> str:
-    """How a metric is called in a table: ``map`` is mAP, which with COCO's metric is mAP50:95."""
+    """A metric's heading in a table: ``map`` is mAP, which under COCO's rules is mAP50:95."""
     return metric.replace("map_", "mAP ").replace("map", "mAP").replace("mAP 50", "mAP50").replace("mAP 75", "mAP75")
 
 
@@ -218,12 +230,12 @@ def gap_interval(
     problems in interval estimation*, Journal of the Royal Statistical Society B, 1954).
 
     Args:
-        method: figure by seed.
-        baseline: figure by seed.
-        teacher: its figure.
+        method: seed to value of the metric.
+        baseline: seed to value.
+        teacher: its value.
 
     Returns:
-        The two ends; None with fewer than two seeds in common, or where the gap itself cannot be told from 0, when no
+        The two ends; None with fewer than two common seeds, or where the gap itself cannot be told from 0 and no
         ratio can be ruled out on one side.
     """
     seeds = [seed for seed in method if seed in baseline]

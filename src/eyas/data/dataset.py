@@ -15,6 +15,7 @@ from eyas.data.formats.records import DataSource
 from eyas.data.images import decode
 from eyas.data.transforms import Transform
 from eyas.data.workers import WorkerProgress, worker_options
+from eyas.ops.boxes import clip, scale
 from eyas.ops.pixels import filled
 from eyas.types import EyasError, Prediction, Record, Size, Target
 
@@ -103,11 +104,8 @@ def to_record_frame(prediction: Prediction, record: Record, size: Size) -> Predi
         record: the image in which they were found.
         size: (height, width) of the image inside the batch before padding, ``target["size"]``.
     """
-    boxes = prediction["boxes"]
-    x, y = record.width / size[1], record.height / size[0]
-    limit = boxes.new_tensor([record.width, record.height, record.width, record.height])
-    boxes = torch.minimum((boxes * boxes.new_tensor([x, y, x, y])).clamp(min=0), limit)
-    return {**prediction, "boxes": boxes}
+    boxes = scale(prediction["boxes"], record.width / size[1], record.height / size[0])
+    return {**prediction, "boxes": clip(boxes, (record.height, record.width))}
 
 
 class EpochSampler(Sampler[Draw]):

@@ -159,12 +159,6 @@ def take(rows: Tensor, places: Tensor) -> Tensor:
     return rows.gather(1, places[..., None].expand(-1, -1, rows.shape[2]))
 
 
-def clipped(boxes: Tensor, size: Size) -> Tensor:
-    """Boxes (..., 4) xyxy within images of (height, width)."""
-    x, y = boxes[..., 0::2].clamp(0, size[1]), boxes[..., 1::2].clamp(0, size[0])
-    return torch.stack((x, y), dim=-1).flatten(-2)
-
-
 def after_nms(found: Candidates, groups: Tensor, num_groups: int, threshold: float, count: int) -> Candidates:
     """The best that NMS leaves: (batch, count) or less, by falling score, with `DROPPED` at the end.
 

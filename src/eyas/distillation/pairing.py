@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from eyas.cache.teacher import CachedTeacher
+from eyas.distillation.teachers import Teacher
 from eyas.methods.method import LevelPair
 from eyas.nn.taps import probe
 from eyas.types import Detector, EyasError, Level
 
 
 def pair_levels(
-    student: Detector, teacher: Detector, names: Mapping[str, str] | None = None, *, scale: float = 1.0
+    student: Detector, teacher: Teacher, names: Mapping[str, str] | None = None, *, scale: float = 1.0
 ) -> tuple[LevelPair, ...]:
-    """The levels of the student and the teacher's levels of the same stride, checked by a forward pass of both.
+    """Pair the levels of the student with the teacher's levels of the same stride; a forward pass of both checks them.
 
     Args:
         names: student tap -> teacher tap, to override the pairing by stride.
         scale: how many times larger the teacher sees the images.
 
     Raises:
-        EyasError: a name that is no level, or no stride in common. The message lists the levels of both.
+        EyasError: a name is no level, or no stride is common. The message lists the levels of both.
     """
     chosen = names or _same_stride(student.levels, teacher.levels, scale)
     unknown = [s for s in chosen if s not in student.levels] + [t for t in chosen.values() if t not in teacher.levels]
@@ -34,15 +34,8 @@ def pair_levels(
             "Name the pairs yourself as student level: teacher level; maps of different size are resized."
         )
     probe(student, list(chosen), "student")
-    rectified = rectified_levels(teacher, list(chosen.values()))
+    rectified = teacher.rectified(list(chosen.values()))
     return tuple(LevelPair(s, student.levels[s], t, teacher.levels[t], rectified[t]) for s, t in chosen.items())
-
-
-def rectified_levels(teacher: Detector, names: Sequence[str]) -> dict[str, bool]:
-    """Which of a teacher's levels are never negative, by a forward pass or as its cache remembers it."""
-    if isinstance(teacher, CachedTeacher):
-        return {name: teacher.rectified[name] for name in names}
-    return {name: bool((feature >= 0).all()) for name, feature in probe(teacher, names, "teacher").items()}
 
 
 def describe_levels(levels: Mapping[str, Level]) -> str:
@@ -51,7 +44,7 @@ def describe_levels(levels: Mapping[str, Level]) -> str:
 
 
 def _same_stride(student: Mapping[str, Level], teacher: Mapping[str, Level], scale: float) -> dict[str, str]:
-    """Each level with the nearest free one of the teacher's, the scale apart, and nearer than the next octave's."""
+    """Each level with the teacher's nearest free level, ``scale`` apart and less than half an octave away."""
     free, pairs = dict(teacher), dict[str, str]()
     for name, level in student.items():
         octaves = {other: abs(math.log2(rival.stride / (level.stride * scale))) for other, rival in free.items()}

@@ -1,12 +1,12 @@
 """The weight of a distillation loss: a number, or one that follows the gradients.
 
-A number does not travel: equation 2 sums over channels, so its size is that of the teacher's squared features, which
-differs by orders of magnitude between detectors. What travels is a ratio: the norm of the method's gradient at the
+A number does not transfer between detectors: equation 2 sums over channels, so the loss scales with the teacher's
+squared features, which differ by orders of magnitude. A ratio transfers: the norm of the method's gradient at the
 student's imitated features over the norm of the detection loss's gradient there. `AutoWeight` holds that ratio.
 
 Measuring needs no second backward pass through the student. Both gradients are taken at the tapped features: the
-detection loss goes back through the heads alone, the method's through its adapters alone. And it is done only every so
-many batches, the ratio being averaged in its logarithm.
+detection loss goes back through the heads alone, the method's through its adapters alone. Only some batches are
+measured, and the ratio is averaged in its logarithm.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from eyas.methods.method import Auto, mean_over_processes
 RATE = 0.1
 """Share of a new measurement in the running mean, once there are more than 1 / RATE of them."""
 FIRST = 10
-"""Batches after the warm-up that are all measured: one batch alone would set the first weight by chance."""
+"""The first batches after the warm-up, each of which is measured: a single one would set the weight by chance."""
 LEAP = math.log(1000)
-"""How far, in the logarithm, one batch may lie from the running mean; what lies farther counts as so far."""
+"""The largest distance, in the logarithm, of one batch from the running mean; a larger one is clamped."""
 LIMIT = math.log(1e12)
-"""Bound of the running mean, in the logarithm. Teachers' features differ by some orders of magnitude, squared."""
+"""Bound of the running mean, in the logarithm. Squared features differ by some orders of magnitude between teachers."""
 WATCH_EVERY = 50
-"""Batches from one measurement to the next where the weight is a number and the ratio is only watched."""
+"""Batches from one measurement to the next where the weight is a number and the ratio is only monitored."""
 DOMINANT = 10.0
 """The ratio above which the user is warned."""
 
@@ -61,9 +61,9 @@ class RunningRatio(nn.Module):
 
     @torch.no_grad()
     def update(self, numerator: Tensor, denominator: Tensor) -> None:
-        """Take in the norms of one batch. One without objects, or without a finite gradient, says nothing."""
-        says = (numerator > 0) & (denominator > 0) & torch.isfinite(numerator) & torch.isfinite(denominator)
-        self.measurements += says
+        """Add the norms of one batch. A batch without objects, or without a finite gradient, does not count."""
+        counts = (numerator > 0) & (denominator > 0) & torch.isfinite(numerator) & torch.isfinite(denominator)
+        self.measurements += counts
         rate = torch.clamp(1 / self.measurements.clamp(min=1), min=RATE)
         quotient = numerator / denominator  # of two finite norms it may be 0 or infinite all the same
         holds = torch.isfinite(quotient) & (quotient > 0)
@@ -71,7 +71,7 @@ class RunningRatio(nn.Module):
         leap = measured - self.log_ratio
         leap = torch.where(self.measurements > 1, leap.clamp(-LEAP, LEAP), leap)
         moved = (self.log_ratio + rate * leap).clamp(-LIMIT, LIMIT)
-        self.log_ratio.copy_(torch.where(says, moved, self.log_ratio))
+        self.log_ratio.copy_(torch.where(counts, moved, self.log_ratio))
 
     def ratio(self) -> Tensor:
         """A scalar; 0 until something has been measured."""
@@ -81,7 +81,7 @@ class RunningRatio(nn.Module):
 class AutoWeight(RunningRatio):
     """A weight that keeps the gradient of one method at a fraction of the detection gradient.
 
-    It is above 0 and at most 1e12 times the fraction, whatever is measured.
+    The weight is above 0 and at most 1e12 times the fraction, whatever is measured.
 
     Args:
         rule: the fraction, and when to measure.
@@ -101,7 +101,7 @@ class AutoWeight(RunningRatio):
         return _due(step - self.start_step - self.rule.warmup, self.rule.every)
 
     def measure(self, detection: Tensor, imitation: Tensor) -> None:
-        """Take in the gradient norms of one batch."""
+        """Add the gradient norms of one batch."""
         self.update(detection, imitation)
 
     def value(self) -> Tensor:
@@ -126,7 +126,7 @@ class RatioMonitor(RunningRatio):
 
 
 def dominance_warnings(ratios: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, str]:
-    """What to tell the user of each method whose gradient is far above the detection loss's, by its name."""
+    """Method name -> the warning, for each method whose gradient is far above the detection loss's."""
     return {
         name: f"{name} dominates: at the imitated features its gradient is {ratio:.3g} times that of the detection "
         f"loss, so that the student learns to imitate and not to detect; its weight is {weights[name]:.3g}: take a "
@@ -141,10 +141,10 @@ def _due(age: int, every: int) -> bool:
 
 
 def divide_by_own_value(loss: Tensor) -> Tensor:
-    """The loss over its own value, that of all processes: 1 (or 0), with a gradient free of the features' scale.
+    """The loss over its own value in all processes: 1 (or 0), with a gradient free of the features' scale.
 
-    It is what adapters learn by while the student does not feel them: whatever the teacher's features measure, their
-    gradient stays comparable with the detection loss's.
+    Adapters learn by it while an automatic weight warms up and the student is detached: whatever the scale of the
+    teacher's features, the adapters' gradient stays comparable with the detection loss's.
     """
     size = mean_over_processes(loss.detach())
     return loss / size.clamp(min=torch.finfo(torch.float32).tiny)

@@ -1,4 +1,4 @@
-"""The COCO detection metric, computed by faster-coco-eval (Apache-2.0), a maintained port of pycocotools.
+"""The COCO detection metrics, computed by faster-coco-eval (Apache-2.0), a maintained port of pycocotools.
 
 Lin et al., *Microsoft COCO: Common Objects in Context*, ECCV 2014; the rules are those of ``cocoeval.py``: IoU
 thresholds 0.50:0.05:0.95, 101 recall points, the 100 best detections of each class in each image. Ignore regions are
@@ -19,7 +19,8 @@ from eyas.evaluation.inputs import check
 from eyas.evaluation.result import EvaluationResult, mean
 from eyas.types import Prediction, Record
 
-FIGURES = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100")
+FORMATS = ("coco", "yolo")
+NAMES = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100")
 """AP over the ten thresholds, at 0.5 and at 0.75; by object area, below 32^2, below 96^2 and above; recall at 100.
 
 Object area is ``attributes["area"]`` (COCO's segment area), or the box's where the data set has none.
@@ -27,7 +28,7 @@ Object area is ``attributes["area"]`` (COCO's segment area), or the box's where 
 
 
 def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Sequence[Prediction]) -> EvaluationResult:
-    """COCO's figures.
+    """COCO's metrics.
 
     Args:
         records: the ground truth.
@@ -35,8 +36,8 @@ def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Seq
         predictions: entry i belongs to record i, in the frame of its image file.
 
     Returns:
-        `FIGURES`. The summary is COCO's own: the mean over classes and thresholds together. It differs from the
-        mean of the per-class figures only by rounding.
+        `NAMES`. The summary is COCO's own: the mean over classes and thresholds together. It differs from the mean of
+        the classes' metrics only by rounding.
 
     Raises:
         ValueError: records and predictions differ in number.
@@ -44,7 +45,7 @@ def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Seq
     """
     check(records, classes, predictions)
     if not records or not classes:
-        undefined = dict.fromkeys(FIGURES, float("nan"))
+        undefined = dict.fromkeys(NAMES, float("nan"))
         return EvaluationResult("coco", undefined, {name: dict(undefined) for name in classes})
     truth = COCO(ground_truth(records, classes), print_function=_ignore)
     results = truth.loadRes(detections(predictions))
@@ -55,10 +56,10 @@ def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Seq
     # (threshold, recall, class, area, max detections) and (threshold, class, area, max detections); -1 is undefined.
     precision = np.asarray(evaluation.eval["precision"])[..., -1]
     recall = np.asarray(evaluation.eval["recall"])[..., -1]
-    precision, recall = (np.where(figures > -1, figures, np.nan) for figures in (precision, recall))
+    precision, recall = (np.where(values > -1, values, np.nan) for values in (precision, recall))
     every = slice(None)
-    per_class = {name: _figures(precision, recall, slice(k, k + 1)) for k, name in enumerate(classes)}
-    return EvaluationResult("coco", _figures(precision, recall, every), per_class)
+    per_class = {name: _metrics(precision, recall, slice(k, k + 1)) for k, name in enumerate(classes)}
+    return EvaluationResult("coco", _metrics(precision, recall, every), per_class)
 
 
 def ground_truth(records: Sequence[Record], classes: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
@@ -103,7 +104,7 @@ def _xywh(box: list[float]) -> list[float]:
     return [x1, y1, x2 - x1, y2 - y1]
 
 
-def _figures(precision: np.ndarray, recall: np.ndarray, classes: slice) -> dict[str, float]:
+def _metrics(precision: np.ndarray, recall: np.ndarray, classes: slice) -> dict[str, float]:
     of = precision[:, :, classes]
     by_area = {f"map_{name}": mean(of[..., area]) for area, name in enumerate(("small", "medium", "large"), start=1)}
     return {
@@ -116,4 +117,4 @@ def _figures(precision: np.ndarray, recall: np.ndarray, classes: slice) -> dict[
 
 
 def _ignore(*_: object) -> None:
-    """Instead of print: the caller decides what is shown."""
+    """A print function that prints nothing."""

@@ -1,4 +1,4 @@
-"""What a detector costs: parameters, floating-point operations, latency and memory."""
+"""The cost of a detector: parameters, floating-point operations, latency and memory."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from eyas.evaluation.result import align
 from eyas.nn.eval_mode import eval_mode
+from eyas.tools.tables import as_text
 from eyas.types import Detector, Size
 
 
@@ -28,8 +28,8 @@ class ModelCost:
             (plain, grouped, transposed), matrix products and attention, and leaves out what
             `torch.utils.flop_counter` has no formula for: biases of convolutions, normalisation, activations,
             pooling, resizing, element-wise arithmetic, deformable convolution, recurrent layers, RoIAlign, decoding
-            and NMS. Two-stage detectors run a head on every proposal,
-            so that their figure depends on the image; it is counted on one image of noise.
+            and NMS. Two-stage detectors run a head on every proposal, so their count depends on the image, which is
+            one of noise.
         latency_ms: milliseconds per batch, the median of the runs, wall clock, with the device synchronised.
         latency_p10_ms: 10th percentile.
         latency_p90_ms: 90th percentile.
@@ -79,7 +79,7 @@ def measure(
         runs: timed predictions, at least 1.
         warmup: predictions before them, not timed: allocation, kernel choice, lazy buffers.
         batch_size: images per prediction.
-        threads: CPU threads inside an operation; None leaves PyTorch's number. Figures of two models compare only at
+        threads: CPU threads inside an operation; None leaves PyTorch's number. Times of two models compare only at
             the same number.
 
     Raises:
@@ -138,7 +138,7 @@ def table(costs: Mapping[str, ModelCost]) -> str:
         rows.append(
             [name, f"{cost.parameters / 1e6:.2f}", f"{cost.gflops:.2f}", f"{cost.latency_ms:.1f}", spread, memory]
         )
-    return align(rows)
+    return as_text(rows)
 
 
 @contextmanager

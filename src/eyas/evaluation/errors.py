@@ -1,7 +1,8 @@
-"""What a detector gets wrong, at one score threshold: a verdict on every detection, an outcome of every object.
+"""The errors of a detector at one score threshold: a verdict on every detection, an outcome of every object.
 
 The kinds are those of Bolya et al., *TIDE: A General Toolbox for Identifying Object Detection Errors*, ECCV 2020, with
-its thresholds, but counted where TIDE weighs them by the AP that they cost, and with its rare "both wrong" under false.
+its thresholds. Two points differ: errors are counted, not weighed by the AP that they cost, and TIDE's rare "both
+wrong" counts as false.
 
 The detections of an image are judged by falling score. One is
 
@@ -37,11 +38,11 @@ OUTCOMES = ("found", "localisation", "class", "missed")
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One image.
+class JudgedImage:
+    """The verdicts on one image.
 
     Attributes:
-        kept: place in the prediction of each detection that is judged, by falling score.
+        kept: index in the prediction of each judged detection, by falling score.
         verdicts: one of `VERDICTS` for each of them.
         outcomes: one of `OUTCOMES` for each object of the record.
         confusions: (label of the object, label of the detection) for every verdict "class".
@@ -65,11 +66,11 @@ class Judged:
     @property
     def score(self) -> float | None:
         """Found objects among all objects and wrong detections, in [0, 1]; None where there is neither."""
-        things = len(self.outcomes) + self.wrong
-        return self.found / things if things else None
+        count = len(self.outcomes) + self.wrong
+        return self.found / count if count else None
 
 
-def judge(record: Record, prediction: Prediction, *, threshold: float) -> Judged:
+def judge(record: Record, prediction: Prediction, *, threshold: float) -> JudgedImage:
     """The verdicts and outcomes of one image.
 
     Args:
@@ -88,10 +89,10 @@ def judge(record: Record, prediction: Prediction, *, threshold: float) -> Judged
     taken = np.zeros(len(objects), bool)
     seen: dict[str, set[int]] = {"class": set(), "localisation": set()}
     verdicts = [_verdict(own[row], other[row], bool(ignored[row]), taken, seen) for row in range(len(kept))]
-    return Judged(
+    return JudgedImage(
         kept=tuple(kept.tolist()),
         verdicts=tuple(verdicts),
-        outcomes=tuple(_outcome(place, bool(taken[place]), seen) for place in range(len(objects))),
+        outcomes=tuple(_outcome(index, bool(taken[index]), seen) for index in range(len(objects))),
         confusions=tuple(
             (int(objects[other[row].argmax()]), int(labels[row]))
             for row, verdict in enumerate(verdicts)
@@ -100,8 +101,8 @@ def judge(record: Record, prediction: Prediction, *, threshold: float) -> Judged
     )
 
 
-def totals(images: Iterable[Judged]) -> tuple[Counter[str], Counter[str]]:
-    """How many objects have each outcome, and how many detections each verdict, over all images."""
+def totals(images: Iterable[JudgedImage]) -> tuple[Counter[str], Counter[str]]:
+    """Objects by outcome and detections by verdict, counted over all images."""
     outcomes: Counter[str] = Counter()
     verdicts: Counter[str] = Counter()
     for image in images:
@@ -110,30 +111,30 @@ def totals(images: Iterable[Judged]) -> tuple[Counter[str], Counter[str]]:
     return outcomes, verdicts
 
 
-def confusions(images: Iterable[Judged]) -> Counter[tuple[int, int]]:
-    """How often each (label of the object, label of the detection) was confused, over all images."""
+def confusions(images: Iterable[JudgedImage]) -> Counter[tuple[int, int]]:
+    """(label of the object, label of the detection) -> how often the two were confused, over all images."""
     counts: Counter[tuple[int, int]] = Counter()
     for image in images:
         counts.update(image.confusions)
     return counts
 
 
-def ranked(images: Sequence[Judged]) -> list[int]:
-    """Places of the images from best to worst by their score; those with neither objects nor detections are left out.
+def ranked(images: Sequence[JudgedImage]) -> list[int]:
+    """Indices of the images from best to worst by their score, without those that have neither objects nor detections.
 
-    Of equal scores, the image with more found objects is better, then the one with fewer errors.
+    Between equal scores, the image with more found objects is better, then the one with fewer errors.
     """
-    known = [(image.score, image, place) for place, image in enumerate(images)]
+    known = [(image.score, image, index) for index, image in enumerate(images)]
     judged = [
-        (-score, -image.found, image.wrong + len(image.outcomes) - image.found, place)
-        for score, image, place in known
+        (-score, -image.found, image.wrong + len(image.outcomes) - image.found, index)
+        for score, image, index in known
         if score is not None
     ]
-    return [place for *_, place in sorted(judged)]
+    return [index for *_, index in sorted(judged)]
 
 
 def _verdict(own: Array, other: Array, ignored: bool, taken: Flags, seen: dict[str, set[int]]) -> str:
-    """Of one detection, from its IoU with the objects of its class and of the others; notes what it took and saw."""
+    """The verdict on one detection from its IoU with objects of its class and of others. Updates taken and seen."""
     if len(own):
         best = int(np.where(taken, 0.0, own).argmax())
         if own[best] >= MATCH and not taken[best]:
@@ -154,10 +155,10 @@ def _verdict(own: Array, other: Array, ignored: bool, taken: Flags, seen: dict[s
     return "false"
 
 
-def _outcome(place: int, taken: bool, seen: dict[str, set[int]]) -> str:
+def _outcome(index: int, taken: bool, seen: dict[str, set[int]]) -> str:
     if taken:
         return "found"
-    return next((kind for kind in ("class", "localisation") if place in seen[kind]), "missed")
+    return next((kind for kind in ("class", "localisation") if index in seen[kind]), "missed")
 
 
 def _ignored(record: Record, boxes: Array, labels: Labels) -> Flags:

@@ -1,4 +1,4 @@
-"""Records and predictions as the evaluators read them: checked, and one class at a time in float64."""
+"""Records and predictions as the evaluators read them: checked, one class at a time, in float64; and box arithmetic."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ClassInImage:
 
     Attributes:
         objects: the ground truth of this class.
-        attributes: more per object, see `eyas.types.Record.attributes`.
+        attributes: further values per object, see `eyas.types.Record.attributes`.
         own_ignore: ignore regions of this class (difficult, crowd, neighbouring class).
         any_ignore: ignore regions of every class (DontCare).
         detections: of every class, in the order of the prediction.
@@ -56,8 +56,8 @@ class ClassInImage:
 def check(records: Sequence[Record], classes: Sequence[str], predictions: Sequence[Prediction]) -> None:
     """Raise ValueError when records and predictions do not pair up, `EyasError` on a prediction that cannot be scored.
 
-    The latter is one with a label outside the class list (a detector of other classes) or with a number that is not
-    finite (a detector that has diverged), and would otherwise be dropped or sorted at random without a word.
+    A prediction cannot be scored with a label outside the class list (a detector of other classes) or with a number
+    that is not finite (a detector that has diverged). It would otherwise be dropped silently, or sorted at random.
     """
     if len(records) != len(predictions):
         raise ValueError(f"{len(records)} records but {len(predictions)} predictions; entry i belongs to record i")
@@ -96,7 +96,7 @@ def to_arrays(records: Sequence[Record], predictions: Sequence[Prediction]) -> l
 
 
 def of_class(images: Sequence[ImageArrays], label: int) -> list[ClassInImage]:
-    """What concerns one class, in each image that has an object or a detection of it."""
+    """One class in each image that has an object or a detection of it."""
     found = []
     for image in images:
         objects, own = image.labels == label, image.detection_labels == label

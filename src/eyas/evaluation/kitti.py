@@ -1,11 +1,11 @@
-"""The KITTI 2D object detection metric.
+"""The KITTI 2D object detection metrics.
 
 Geiger et al., *Are we ready for Autonomous Driving?*, CVPR 2012; the rules are those of the development kit's
 ``evaluate_object.cpp`` (2D boxes), with 40 recall points since 2019 (Simonelli et al., *Disentangling Monocular 3D
-Object Detection*, ICCV 2019) and 11 before. Three difficulties, each of which ignores the objects beyond it: nothing
-found on them counts, and nothing missed.
+Object Detection*, ICCV 2019) and 11 before. Each of the three difficulties ignores the objects beyond it: whether
+they are found or missed does not count.
 
-Four things to know, all of them the kit's:
+Four rules of the kit to know:
 
 - The curve is sampled at score thresholds, one for every 1/40 of recall, and is 0 from where they end. With fewer than
   41 objects even a perfect detector stays below 1: 10 objects give 9/40. Use COCO's metric on small data sets.
@@ -15,8 +15,8 @@ Four things to know, all of them the kit's:
   class's minimum overlap.
 - Widths are plain differences, without the one pixel that VOC adds.
 
-The kit goes through objects and neighbouring-class objects in the order of the file; a record keeps them apart, so that
-here the objects choose first.
+The kit goes through objects and neighbouring-class objects in the order of the file; a record keeps them apart, so here
+the objects choose first.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ from eyas.types import Prediction, Record
 
 DIFFICULTIES = ("easy", "moderate", "hard")
 
-FIGURES = (
+FORMATS = ("kitti",)
+NAMES = (
     "map", "map_easy", "map_moderate", "map_hard",
     "map_easy_11", "map_moderate_11", "map_hard_11",
 )  # fmt: skip
@@ -55,7 +56,7 @@ POINTS = 41
 
 @dataclass(frozen=True)
 class Limits:
-    """What a difficulty still counts: height above (pixels), occlusion level and truncation up to."""
+    """The bounds of a difficulty: height above (pixels), occlusion level and truncation up to."""
 
     height: float
     occluded: float
@@ -66,7 +67,7 @@ LIMITS = (Limits(40, 0, 0.15), Limits(25, 1, 0.30), Limits(25, 2, 0.50))
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class ImageOverlaps:
     """One class in one image: G objects and neighbours, D detections of all classes.
 
     Attributes:
@@ -89,7 +90,7 @@ class Scene:
 
 
 def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Sequence[Prediction]) -> EvaluationResult:
-    """KITTI's figures.
+    """KITTI's metrics.
 
     Args:
         records: the ground truth. An ignore region of label -1 is DontCare, one of a class is an object of a
@@ -98,7 +99,7 @@ def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Seq
         predictions: entry i belongs to record i, in the frame of its image file.
 
     Returns:
-        `FIGURES`. A class without an object of a difficulty has NaN there.
+        `NAMES`. A class without an object of a difficulty has NaN there.
 
     Raises:
         ValueError: records and predictions differ in number.
@@ -108,12 +109,12 @@ def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Seq
     images = to_arrays(records, predictions)
     per_class = {}
     for label, name in enumerate(classes):
-        scenes = [make_scene(image, minimum_overlap(name)) for image in of_class(images, label)]
-        curves = {difficulty: curve(scenes, limits) for difficulty, limits in zip(DIFFICULTIES, LIMITS, strict=True)}
+        found = [image_overlaps(image, minimum_overlap(name)) for image in of_class(images, label)]
+        curves = {difficulty: curve(found, limits) for difficulty, limits in zip(DIFFICULTIES, LIMITS, strict=True)}
         by_40 = {f"map_{difficulty}": float(points[1:].mean()) for difficulty, points in curves.items()}
         by_11 = {f"map_{difficulty}_11": float(points[::4].mean()) for difficulty, points in curves.items()}
         per_class[name] = {"map": by_40["map_moderate"], **by_40, **by_11}
-    return summarise("kitti", per_class, FIGURES)
+    return summarise("kitti", per_class, NAMES)
 
 
 def minimum_overlap(name: str) -> float:
@@ -121,13 +122,13 @@ def minimum_overlap(name: str) -> float:
     return 0.7 if name.lower() == "car" else 0.5
 
 
-def make_scene(image: ClassInImage, minimum: float) -> Scene:
-    """What the curves of a class whose minimum overlap this is need of one image."""
+def image_overlaps(image: ClassInImage, minimum: float) -> ImageOverlaps:
+    """The overlaps of one class, whose minimum IoU is given, in one image."""
     found, neighbours = image.detections, len(image.own_ignore)
     iou = overlaps(found, np.concatenate((image.objects, image.own_ignore)))
     on_dont_care = intersections(found, image.any_ignore) > minimum * areas(found)[:, None]
     none = np.zeros(len(image.objects))
-    return Scene(
+    return ImageOverlaps(
         overlap=np.where(iou > minimum, iou, 0.0),
         scores=image.scores,
         own=image.own,
@@ -140,16 +141,16 @@ def make_scene(image: ClassInImage, minimum: float) -> Scene:
     )
 
 
-def curve(scenes: Sequence[Scene], limits: Limits) -> Array:
+def curve(images: Sequence[ImageOverlaps], limits: Limits) -> Array:
     """Precision at `POINTS` recall steps, the best at that step or a later one; NaN without an object that counts."""
-    counted = [_counted(scene, limits) for scene in scenes]
+    counted = [_counted(image, limits) for image in images]
     objects = int(sum(flags.sum() for flags in counted))
     if objects == 0:
         return np.full(POINTS, np.nan)
-    pairs = list(zip(scenes, counted, strict=True))
-    scores = np.concatenate([_true_scores(scene, flags, limits) for scene, flags in pairs])
+    pairs = list(zip(images, counted, strict=True))
+    scores = np.concatenate([_true_scores(image, flags, limits) for image, flags in pairs])
     steps = thresholds(scores, objects)
-    true, false = np.sum([_true_and_false(scene, flags, limits, steps) for scene, flags in pairs], axis=0)
+    true, false = np.sum([_true_and_false(image, flags, limits, steps) for image, flags in pairs], axis=0)
     precision = np.zeros(POINTS)
     np.divide(true, true + false, out=precision[: len(steps)], where=true + false > 0)
     return np.maximum.accumulate(precision[::-1])[::-1]
@@ -167,7 +168,7 @@ def thresholds(scores: Array, objects: int) -> Array:
     target = 0.0
     for number, score in enumerate(ordered.tolist(), start=1):
         last = number == len(ordered)
-        # Skip this score when the next one comes closer to the recall we look for.
+        # Skip this score when the next one is closer to the target.
         if not last and (number + 1) / objects - target < target - number / objects:
             continue
         steps.append(score)
@@ -175,53 +176,53 @@ def thresholds(scores: Array, objects: int) -> Array:
     return np.array(steps)
 
 
-def _counted(scene: Scene, limits: Limits) -> Flags:
+def _counted(image: ImageOverlaps, limits: Limits) -> Flags:
     """(G,): the objects of this difficulty; the others are ignored."""
     # "At most the minimum height is ignored" is the kit's present form; before the 3D benchmark it was "below".
-    visible = (scene.occluded <= limits.occluded) & (scene.truncated <= limits.truncated)
-    return visible & (scene.object_heights > limits.height)
+    visible = (image.occluded <= limits.occluded) & (image.truncated <= limits.truncated)
+    return visible & (image.object_heights > limits.height)
 
 
-def _kinds(scene: Scene, limits: Limits) -> tuple[Flags, Flags]:
+def _kinds(image: ImageOverlaps, limits: Limits) -> tuple[Flags, Flags]:
     """(D,) each: the detections too low to count, of whatever class, and those that count."""
-    low = scene.heights < limits.height
-    return low, scene.own & ~low
+    low = image.heights < limits.height
+    return low, image.own & ~low
 
 
-def _true_scores(scene: Scene, counted: Flags, limits: Limits) -> Array:
+def _true_scores(image: ImageOverlaps, counted: Flags, limits: Limits) -> Array:
     """Scores of the true detections when each object takes the highest score among those that overlap it enough."""
-    low, valid = _kinds(scene, limits)
+    low, valid = _kinds(image, limits)
     free = low | valid
     scores = []
-    for column in np.flatnonzero(scene.overlap.any(axis=0)):
-        candidates = np.flatnonzero(free & (scene.overlap[:, column] > 0))
+    for column in np.flatnonzero(image.overlap.any(axis=0)):
+        candidates = np.flatnonzero(free & (image.overlap[:, column] > 0))
         if len(candidates) == 0:
             continue
-        taken = candidates[scene.scores[candidates].argmax()]
+        taken = candidates[image.scores[candidates].argmax()]
         free[taken] = False
         if counted[column] and valid[taken]:
-            scores.append(scene.scores[taken])
+            scores.append(image.scores[taken])
     return np.array(scores, dtype=np.float64)
 
 
-def _true_and_false(scene: Scene, counted: Flags, limits: Limits, steps: Array) -> npt.NDArray[np.int64]:
+def _true_and_false(image: ImageOverlaps, counted: Flags, limits: Limits, steps: Array) -> npt.NDArray[np.int64]:
     """(2, S): true and false detections at each of S score thresholds, each object taking the greatest overlap.
 
     Only where no detection that counts is left does an object take a low one, the first in the list.
     """
-    low, valid = _kinds(scene, limits)
-    active = scene.scores[None, :] >= steps[:, None]
+    low, valid = _kinds(image, limits)
+    active = image.scores[None, :] >= steps[:, None]
     free = active & (low | valid)
     true = np.zeros(len(steps), np.int64)
     rows = np.arange(len(steps))
-    for column in np.flatnonzero(scene.overlap.any(axis=0)):
+    for column in np.flatnonzero(image.overlap.any(axis=0)):
         # A low detection ranks below every one that counts (whose IoU exceeds 0.5), and all low ones rank the same.
-        rank = np.where(valid, scene.overlap[:, column], np.minimum(scene.overlap[:, column], 1e-9))
+        rank = np.where(valid, image.overlap[:, column], np.minimum(image.overlap[:, column], 1e-9))
         candidates = np.where(free, rank, 0.0)
         taken = candidates.argmax(axis=1)
         hit = candidates[rows, taken] > 0
         free[rows[hit], taken[hit]] = False
         if counted[column]:
             true += hit & valid[taken]
-    false = free & valid & ~scene.on_dont_care
+    false = free & valid & ~image.on_dont_care
     return np.stack((true, false.sum(axis=1)))

@@ -1,4 +1,4 @@
-"""Running a detector over a data set: predictions in the frame of the image files, and their score."""
+"""A detector over a data set: predictions in the frame of the image files, and their metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eyas.data.dataset import Loader
 from eyas.data.workers import name_failed_images, safe_batches, with_timeout
 from eyas.evaluation import EvaluationResult, evaluate
 from eyas.nn.eval_mode import eval_mode
-from eyas.nn.taps import teacher_features
+from eyas.nn.taps import tap_features
 from eyas.ops.anchors import AnchorGrid
 from eyas.ops.pixels import as_float
 from eyas.tools.progress import Progress
@@ -32,7 +32,7 @@ def predict_records(
         detector: left in the mode it was in.
         batches: images and targets of the source, on the detector's device, in any order, some or all.
         source: the data set.
-        advance: told the number of images after each batch.
+        advance: called with the number of images after each batch.
     """
     predictions: dict[int, Prediction] = {}
     with eval_mode(detector.network), torch.no_grad(), name_failed_images(batches):
@@ -46,7 +46,7 @@ def predict_records(
 
 
 def on_cpu(prediction: Prediction) -> Prediction:
-    """A detector's answer, off its device."""
+    """A prediction, copied to the CPU."""
     boxes, scores, labels = (prediction[key].cpu() for key in ("boxes", "scores", "labels"))
     return {"boxes": boxes, "scores": scores, "labels": labels}
 
@@ -54,7 +54,7 @@ def on_cpu(prediction: Prediction) -> Prediction:
 def score_detector(
     detector: Detector, batches: Batches, source: DataSource, metric: str, progress: Progress, name: str
 ) -> EvaluationResult:
-    """Score a detector on every image of a source, shared out among the processes, behind a bar of that name."""
+    """Score a detector on every image of a source, each process on its share, behind a progress bar of that name."""
     task = progress.task(name, len(source.records))
     mine = predict_records(detector, batches, source, advance=lambda images: progress.advance(task, images))
     progress.finish(task)
@@ -64,7 +64,7 @@ def score_detector(
 def anchor_grids(detector: Detector, image_size: Size) -> list[AnchorGrid]:
     """The anchors of every level for an input of (height, width), by a forward pass on a blank image."""
     parameter = next(detector.network.parameters())
-    features = teacher_features(detector, detector.levels, torch.zeros(1, 3, *image_size).to(parameter))
+    features = tap_features(detector, detector.levels, torch.zeros(1, 3, *image_size).to(parameter))
     return [
         level.grid((features[name].shape[-2], features[name].shape[-1]), image_size)
         for name, level in detector.levels.items()
@@ -96,25 +96,12 @@ def val_loader(source: DataSource, data: DataArgs) -> Loader:
     )
 
 
-def evaluate_detector(
-    detector: Detector,
-    source: DataSource,
-    feed: DataArgs,
-    metric: str,
-    device: torch.device,
-    progress: Progress,
-    name: str = "evaluate",
-) -> EvaluationResult:
-    """Score a detector on every image of a source."""
-    return score(metric, source, find_everywhere(detector, source, feed, device, progress, name))
-
-
-def find_everywhere(
+def predict_source(
     detector: Detector, source: DataSource, feed: DataArgs, device: torch.device, progress: Progress, name: str
 ) -> dict[int, Prediction]:
-    """What a detector finds in every image of a source, by record index, behind a bar of that name.
+    """Predictions for every image of a source, by record index, behind a progress bar of that name.
 
-    It is on the CPU afterwards.
+    The detector runs on the device and is on the CPU afterwards.
     """
     detector.network.to(device)
     task = progress.task(name, len(source.records))

@@ -1,4 +1,4 @@
-"""What an evaluation returns."""
+"""The result of an evaluation, and the mean over classes."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from eyas.tools.tables import as_text
+
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """The figures of one evaluation, each in [0, 1].
+    """The metrics of one evaluation, each in [0, 1].
 
-    A figure is NaN where it is undefined: a class, size or difficulty without ground truth. An undefined figure of a
-    class is left out of the mean over classes, as in every devkit; the mean is NaN only where nothing is left. Ground
-    truth without any detection gives 0.
+    A metric is NaN where it is undefined: a class, size or difficulty without ground truth. The mean over classes
+    leaves undefined classes out, as every devkit does; it is NaN only where nothing is left. Ground truth without any
+    detection gives 0.
 
     Attributes:
-        metric: "coco", "voc" or "kitti".
-        summary: figure name -> mean over the classes. The figures are those listed as ``FIGURES`` in the module of
-            the metric, the primary one first.
-        per_class: class name -> the same figures for that class, in label order.
+        metric: the rules they are computed by, a key of `eyas.evaluation.METRICS`.
+        summary: metric name -> mean over the classes, the primary metric first.
+        per_class: class name -> the same metrics for that class, in label order.
     """
 
     metric: str
@@ -30,8 +31,8 @@ class EvaluationResult:
 
     @property
     def primary(self) -> float:
-        """The figure by which the field ranks: "map", or "map_50" where the metric has one threshold alone (VOC)."""
-        return self.summary["map"] if "map" in self.summary else self.summary["map_50"]
+        """The metric by which the field ranks, the first of the summary: "map", or VOC's "map_50"."""
+        return next(iter(self.summary.values()))
 
     def headline(self) -> str:
         """The first three means in one line, the primary one first, as ``mAP 0.431  mAP50 0.642  mAP75 0.458``."""
@@ -39,12 +40,12 @@ class EvaluationResult:
         return "  ".join(f"{_title(name)} {'-' if np.isnan(value) else f'{value:.3f}'}" for name, value in shown)
 
     def table(self) -> str:
-        """Plain text: a row for each class and the mean in the last one; "-" where a figure is undefined."""
+        """Plain text: a row for each class and the mean in the last one; "-" where a metric is undefined."""
         names = list(self.summary)
         rows = [["class", *names]]
-        for title, figures in (*self.per_class.items(), ("mean", self.summary)):
-            rows.append([title, *("-" if np.isnan(figures[name]) else f"{figures[name]:.3f}" for name in names)])
-        return align(rows)
+        for title, values in (*self.per_class.items(), ("mean", self.summary)):
+            rows.append([title, *("-" if np.isnan(values[name]) else f"{values[name]:.3f}" for name in names)])
+        return as_text(rows)
 
 
 def _title(name: str) -> str:
@@ -52,17 +53,6 @@ def _title(name: str) -> str:
     head, *rest = name.split("_")
     head = head.replace("map", "mAP").replace("mar", "mAR")
     return head + "/".join([("" if part.isdigit() else " ") + part for part in rest])
-
-
-def align(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as lines of text: the first column to the left, the others to the right, two spaces between."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    )
 
 
 def mean(values: npt.ArrayLike) -> float:
@@ -73,6 +63,6 @@ def mean(values: npt.ArrayLike) -> float:
 
 
 def summarise(metric: str, per_class: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> EvaluationResult:
-    """The result whose summary is the mean over the classes of each named figure."""
-    summary = {name: mean([figures[name] for figures in per_class.values()]) for name in names}
-    return EvaluationResult(metric, summary, {key: dict(figures) for key, figures in per_class.items()})
+    """The result whose summary is the mean of each named metric over the classes."""
+    summary = {name: mean([values[name] for values in per_class.values()]) for name in names}
+    return EvaluationResult(metric, summary, {key: dict(values) for key, values in per_class.items()})

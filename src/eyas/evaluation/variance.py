@@ -1,8 +1,8 @@
-"""How a teacher's features vary near objects and far from them: what the case for a near-object mask rests on.
+"""How a teacher's features vary near objects and far from them: the premise of the near-object mask.
 
-Wang et al. (CVPR 2019) imitate near objects alone for two reasons: there the teacher's responses differ from cell to
-cell, and how they differ tells how it generalises; elsewhere they follow a diverse background, which is noise to
-imitate. Both are statements about variance over cells, channel by channel, so they can be measured.
+Wang et al. (CVPR 2019) imitate near objects only, for two reasons: there the teacher's responses differ from cell to
+cell, and the differences show how it generalises; elsewhere they follow a diverse background, which is noise to
+imitate. Both statements are about variance over cells, channel by channel, so they can be measured.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from eyas.nn.eval_mode import eval_mode
-from eyas.nn.taps import teacher_features
+from eyas.nn.taps import tap_features
 from eyas.ops.near_objects import AssignmentRule, near_object_masks
 from eyas.ops.pixels import as_float
+from eyas.tools.tables import as_text
 from eyas.types import Detector, Level, Size, Target, View
 
 
@@ -38,7 +39,7 @@ class Moments:
 
     @classmethod
     def of(cls, features: Tensor, cells: Tensor) -> Moments:
-        """Of the chosen cells of one batch.
+        """The moments of the chosen cells of one batch.
 
         Args:
             features: (B, C, H, W), any floating type.
@@ -52,7 +53,7 @@ class Moments:
         return cls(len(values), mean, (values - mean).square().sum(dim=0))
 
     def merge(self, other: Moments) -> Moments:
-        """Of the cells of both, without looking at them again (Chan, Golub, LeVeque 1979, equation 1.5)."""
+        """The moments of the cells of both, from the moments alone (Chan, Golub, LeVeque 1979, equation 1.5)."""
         count = self.count + other.count
         if not count:
             return self
@@ -119,17 +120,17 @@ class LevelInspection:
     def far_part(self) -> float | None:
         """Far cells' part of the whole map's squared deviations from its mean, in [0, 1], summed over channels.
 
-        What a loss on the whole map spends far from objects, as long as the student gives the mean everywhere.
+        The share that a loss on the whole map spends far from objects while the student gives the mean everywhere.
         """
         whole = self.whole
         return _quotient(float(self.far.deviation_from(whole.mean).sum()), float(whole.deviation.sum()))
 
     def variances(self) -> dict[str, Tensor | None]:
-        """(C,) per-channel variance by where: whole, near, far."""
+        """(C,) per-channel variance: "whole", "near" and "far"."""
         return {"whole": self.whole.variance, "near": self.near.variance, "far": self.far.variance}
 
-    def figures(self) -> dict[str, Any]:
-        """What a JSON file holds of it; None where there is nothing to say."""
+    def to_json(self) -> dict[str, Any]:
+        """The level as an entry of inspection.json; None where a number is undefined."""
         variances = self.variances()
         return {
             "name": self.name,
@@ -167,10 +168,10 @@ def inspect_features(
         batches: images (B, 3, height, width), uint8 or float32 in [0, 1], on the teacher's device, and their targets.
         psi: of the near-object mask.
         assignment: of the near-object mask.
-        advance: told the number of images after each batch.
+        advance: called with the number of images after each batch.
 
     Returns:
-        One entry per level, from fine to coarse; none where there was no batch.
+        One entry per level, from fine to coarse; none without a batch.
     """
     found: list[LevelInspection] = []
     with eval_mode(teacher.network):
@@ -189,7 +190,7 @@ def view_and_masks(
     teacher: Detector, images: Tensor, targets: Sequence[Target], *, psi: float, assignment: AssignmentRule
 ) -> tuple[View, list[Tensor]]:
     """The teacher's features of a batch, and the near-object mask of each level, (B, H, W). In evaluation mode."""
-    features = teacher_features(teacher, teacher.levels, as_float(images))
+    features = tap_features(teacher, teacher.levels, as_float(images))
     view = View([features[name] for name in teacher.levels], list(teacher.levels.values()), _size(images))
     ranges = [level.box_range for level in view.levels]
     boxes = [target["boxes"].to(images.device) for target in targets]
@@ -197,7 +198,7 @@ def view_and_masks(
 
 
 def inside(size: Size, stride: int, sizes: Sequence[Size]) -> Tensor:
-    """Which cells have a pixel of their image, the rest being padding: (B, H, W) bool.
+    """The cells that have a pixel of their image, the rest being padding: (B, H, W) bool.
 
     Images are padded to the largest of a batch, and by some detectors to a multiple of their coarsest stride.
 
@@ -212,34 +213,37 @@ def inside(size: Size, stride: int, sizes: Sequence[Size]) -> Tensor:
 
 
 def table(levels: Sequence[LevelInspection]) -> str:
-    """What a person reads: one line per level. Variances are means over channels; "in images" is the median image."""
-    name = max([5, *(len(level.name) for level in levels)])
-    head = f"{'level':<{name}}  stride  channels     cells    near"
-    lines = [f"{head}   var whole    var near     var far  near/far  in images  far > near  far part"]
+    """The levels as plain text, a line each. Variances are means over channels; "in images" is the median image."""
+    places = ("whole", "near", "far")
+    head = ["level", "stride", "channels", "cells", "near", *(f"var {where}" for where in places)]
+    rows = [[*head, "near/far", "in images", "far > near", "far part"]]
     for level in levels:
-        figures = level.figures()
-        variance = "".join(f"  {_text(figures['variance'][where], '.4g'):>10}" for where in ("whole", "near", "far"))
-        lines.append(
-            f"{level.name:<{name}}  {figures['stride']:>6}  {figures['channels']:>8}  {figures['cells']:>8}"
-            f"  {_text(level.near_share, '.1%'):>6}{variance}  {_text(level.near_to_far, '.2f'):>8}"
-            f"  {_text(level.near_to_far_of_images, '.2f'):>9}"
-            f"  {_text(level.far_above_near, '.0%'):>10}  {_text(level.far_part, '.0%'):>8}"
-        )
-    return "\n".join(lines)
+        found = level.to_json()
+        rows.append([
+            level.name,
+            *(str(found[name]) for name in ("stride", "channels", "cells")),
+            _text(level.near_share, ".1%"),
+            *(_text(found["variance"][where], ".4g") for where in places),
+            _text(level.near_to_far, ".2f"),
+            _text(level.near_to_far_of_images, ".2f"),
+            _text(level.far_above_near, ".0%"),
+            _text(level.far_part, ".0%"),
+        ])  # fmt: skip
+    return as_text(rows)
 
 
 def verdict(levels: Sequence[LevelInspection]) -> str:
-    """How the two halves of the paper's argument come out, one line for each level.
+    """Whether the two halves of the paper's argument hold, a line for each level.
 
-    Near objects, cells differ from each other: more than elsewhere? And imitating the whole map is mostly imitating the
-    background: do far cells hold more than half of its squared deviations?
+    The first: cells near objects differ from each other more than cells elsewhere. The second: imitating the whole map
+    is mostly imitating the background, so far cells hold more than half of its squared deviations.
     """
     return "\n".join(f"stride {level.level.stride}: {_verdict(level)}" for level in levels)
 
 
-def report(levels: Sequence[LevelInspection], **about: Any) -> Mapping[str, Any]:
-    """The figures of every level and the verdict, below ``about``, as a JSON file holds them."""
-    return {**about, "verdict": verdict(levels).splitlines(), "levels": [level.figures() for level in levels]}
+def to_json(levels: Sequence[LevelInspection], **about: Any) -> Mapping[str, Any]:
+    """The content of inspection.json: ``about``, the verdict, and every level."""
+    return {**about, "verdict": verdict(levels).splitlines(), "levels": [level.to_json() for level in levels]}
 
 
 def _verdict(level: LevelInspection) -> str:

@@ -1,9 +1,9 @@
-"""The PASCAL VOC detection metric.
+"""The PASCAL VOC detection metrics.
 
 Everingham et al., *The PASCAL Visual Object Classes Challenge: A Retrospective*, IJCV 2015; the rules are those of the
 development kit's ``VOCevaldet.m`` and ``VOCap.m``. In each image and class, detections by falling score: each goes to
-the object it overlaps most, and is true when that IoU is at least 0.5 and nobody took the object before, false when
-somebody did (a duplicate) or the IoU is lower; a detection that goes to a difficult object is neither.
+the object it overlaps most. It is true when that IoU is at least 0.5 and no earlier one took the object, and false when
+an earlier one did (a duplicate) or the IoU is lower; a detection that goes to a difficult object is neither.
 
 The kit's boxes are 1-based with both corner pixels inside, so that its widths are ``xmax - xmin + 1``. Boxes here are
 ``(xmin - 1, ymin - 1, xmax, ymax)``, 0-based and continuous, so the same width is the plain difference and every IoU is
@@ -22,14 +22,15 @@ from eyas.evaluation.inputs import Array, ClassInImage, Flags, check, of_class, 
 from eyas.evaluation.result import EvaluationResult, summarise
 from eyas.types import Prediction, Record
 
-FIGURES = ("map_50", "map_50_11")
+FORMATS = ("voc",)
+NAMES = ("map_50", "map_50_11")
 """AP at IoU 0.5: the area under the curve (VOC 2010 on), and the mean over eleven recall levels (VOC 2007)."""
 
 MIN_OVERLAP = 0.5
 
 
 def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Sequence[Prediction]) -> EvaluationResult:
-    """VOC's figures.
+    """VOC's metrics.
 
     Args:
         records: the ground truth. Ignore regions are difficult objects: of their class, or of every class.
@@ -37,7 +38,7 @@ def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Seq
         predictions: entry i belongs to record i, in the frame of its image file.
 
     Returns:
-        `FIGURES`. A class without an object that is not difficult has NaN.
+        `NAMES`. A class without an object that is not difficult has NaN.
 
     Raises:
         ValueError: records and predictions differ in number.
@@ -49,7 +50,7 @@ def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Seq
     for label, name in enumerate(classes):
         true, objects = verdicts(of_class(images, label))
         per_class[name] = {"map_50": area(true, objects), "map_50_11": eleven_point(true, objects)}
-    return summarise("voc", per_class, FIGURES)
+    return summarise("voc", per_class, NAMES)
 
 
 def verdicts(images: Sequence[ClassInImage]) -> tuple[Flags, int]:
@@ -97,7 +98,7 @@ def _envelope(true: Flags) -> Array:
 
 
 def _match(image: ClassInImage) -> tuple[Flags, Flags]:
-    """Of each detection of the class in the image: is it true; does it count, that is, not go to a difficult object."""
+    """(D,) each, for the detections of the class: it is true; it counts, that is, does not go to a difficult object."""
     detections, scores = image.detections[image.own], image.scores[image.own]
     true = np.zeros(len(detections), bool)
     boxes = np.concatenate((image.objects, image.own_ignore, image.any_ignore))

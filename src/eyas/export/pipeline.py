@@ -23,13 +23,13 @@ from eyas.detectors.deployed import Deployed
 from eyas.evaluation import default_metric
 from eyas.evaluation.cost import count_flops
 from eyas.evaluation.predict import predict_records, score, val_loader
-from eyas.evaluation.result import align
 from eyas.export.check import MAP_TOLERANCE, failures, latencies, quantised, raw_differences, runner
 from eyas.export.graph import add_metadata, require_onnx, to_onnx, without_heads
 from eyas.export.runtime import open_session, pad_to
 from eyas.ops.pixels import as_float
 from eyas.tools.files import could_not_write, write_atomic
 from eyas.tools.progress import Progress
+from eyas.tools.tables import as_text
 from eyas.types import Detector, EyasError, Size, Target
 
 COMPARED = 16
@@ -63,7 +63,7 @@ def export_detector(
         raw: see `export`.
         dynamic_size: see `export`.
         training: images for the ranges of 8-bit integers; without it there is no INT8 file.
-        metric: coco, voc or kitti; the data format's when left out.
+        metric: a name in `eyas.evaluation.METRICS`; the data format's when left out.
         tolerance: see `export`.
         calibration: see `export`.
         runs: see `export`.
@@ -179,7 +179,7 @@ def summary(figures: Mapping[str, Any]) -> str:
     compared = min(COMPARED, figures["images"])
     largest = ", ".join(f"{name} {value:.1e}" for name, value in figures["difference"].items())
     return (
-        f"{figures['file']}   {figures['model']}, {shape}, any number of images, {inside}\n{align(rows)}\n"
+        f"{figures['file']}   {figures['model']}, {shape}, any number of images, {inside}\n{as_text(rows)}\n"
         f"mAP ({figures['metric']}) on {figures['images']} images of {figures['split']}, "
         f"tolerance {MAP_TOLERANCE:g}\nlargest difference on {compared} images: {largest}\nwritten: {written}"
     )

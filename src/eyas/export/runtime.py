@@ -15,7 +15,8 @@ from eyas.detectors.deployed import Candidates, as_predictions
 from eyas.evaluation.cost import ModelCost, measure
 from eyas.export.graph import DETECTIONS, as_inputs, as_tensors, read_metadata, require_onnx
 from eyas.ops.pixels import filled
-from eyas.runs.checkpoint import ModelSpec, load
+from eyas.runs.checkpoint import ModelSpec
+from eyas.runs.opening import load
 from eyas.types import Detector, EyasError, Level, Prediction, Size, Target
 
 if TYPE_CHECKING:

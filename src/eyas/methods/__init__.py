@@ -1,4 +1,4 @@
-"""Distillation methods, one file per paper."""
+"""Distillation methods, one file each, and the parts they share: method, imitation, adapter, outputs."""
 
 from eyas.methods.box_mask import BoxMask
 from eyas.methods.chen2017 import Chen2017

@@ -1,4 +1,4 @@
-"""Adaptation layers: from the student's channels to the teacher's, dense or at chosen cells only."""
+"""The adaptation layer from the student's channels to the teacher's, on a whole map or only at given cells."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Cells = tuple[Tensor, Tensor, Tensor]
-"""(image, row, column) of N cells, each (N,) int64."""
+"""(image, row, column) indices of N cells, each (N,) int64."""
 
 
 def patches_at(features: Tensor, cells: Cells, kernel_size: int) -> Tensor:
-    """The zero-padded k x k neighbourhood of chosen cells.
+    """The zero-padded k x k neighbourhoods of N cells.
 
     Args:
         features: (batch, C, H, W).
-        cells: N of them.
+        cells: the N centre cells. They must lie on the map, which is not checked.
         kernel_size: k, odd.
 
     Returns:
-        (N, k*k*C), row by row, then column by column, then channel by channel.
+        (N, k*k*C), with rows outermost, then columns, then channels.
     """
     image, row, column = cells
     reach = kernel_size // 2
@@ -27,16 +27,16 @@ def patches_at(features: Tensor, cells: Cells, kernel_size: int) -> Tensor:
     _, height, width, channels = padded.shape
     corner = (image * height + row) * width + column
     window = torch.arange(kernel_size, device=features.device)
-    places = corner[:, None, None] + window[:, None] * width + window
-    return padded.reshape(-1, channels).index_select(0, places.flatten()).view(-1, kernel_size**2 * channels)
+    indices = corner[:, None, None] + window[:, None] * width + window
+    return padded.reshape(-1, channels).index_select(0, indices.flatten()).view(-1, kernel_size**2 * channels)
 
 
 def convolve_at(features: Tensor, cells: Cells, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A stride-1 "same" convolution evaluated at N cells only, as one matrix product.
+    """A stride-1 convolution with "same" padding, evaluated at N cells only, as one matrix product.
 
     Args:
         features: (batch, C_in, H, W).
-        cells: where.
+        cells: the N cells, on the map.
         weight: (C_out, C_in, k, k), k odd.
         bias: (C_out,), or None.
 
@@ -48,15 +48,18 @@ def convolve_at(features: Tensor, cells: Cells, weight: Tensor, bias: Tensor | N
 
 
 class Adapter(nn.Module):
-    """A convolution from the student's channels to the teacher's, optionally followed by a ReLU (FGFI section 3.2).
+    """A convolution from the student's channels to the teacher's, optionally with a ReLU (Wang et al., section 3.2).
 
     Args:
-        student_channels: channels in.
-        teacher_channels: channels out.
+        student_channels: input channels.
+        teacher_channels: output channels.
         kernel_size: odd; 3 in the paper.
-        rectified: end in a ReLU, as the authors' code does, its teacher feature being post-ReLU.
-        init_std: the weights start from a normal truncated at two of these; 1e-4 in the authors' code. The biases start
-            from 0.
+        rectified: end in a ReLU, as the authors' code does because its teacher features come from a ReLU.
+        init_std: standard deviation of the initial weights, a normal truncated at two standard deviations; 1e-4 in the
+            authors' code. Biases start at 0.
+
+    Raises:
+        ValueError: the kernel size is even.
     """
 
     def __init__(
@@ -83,6 +86,6 @@ class Adapter(nn.Module):
         return F.relu(adapted) if self.rectified else adapted
 
     def at(self, features: Tensor, cells: Cells) -> Tensor:
-        """(N, C_teacher): what `forward` gives at N cells, computed there only."""
+        """`forward` at N cells, (N, C_teacher), computed only there."""
         adapted = convolve_at(features, cells, self.conv.weight, self.conv.bias)
         return F.relu(adapted) if self.rectified else adapted

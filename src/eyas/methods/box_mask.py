@@ -1,4 +1,4 @@
-"""Imitation inside ground-truth boxes: the mask that Wang et al., CVPR 2019, compare theirs with (tables 3 and 4)."""
+"""Feature imitation inside ground-truth boxes, a baseline of Wang et al. (CVPR 2019, tables 3 and 4)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from eyas.types import Target, View, host_boxes
 
 
 def box_masks(grid: AnchorGrid, boxes: Sequence[Tensor], scale: float = 1.0) -> Tensor:
-    """The cells that a box overlaps, each cell being one step wide and high around its anchors' centre.
+    """The cells that a box overlaps. A cell is one step wide and high, around the mean centre of its anchors.
 
     Args:
-        grid: of one level; only its size, step and offset matter.
-        boxes: for each of the B images its (n, 4) boxes, xyxy in pixels.
-        scale: of the width and height of every box, about its centre; above 0.
+        grid: the anchors of one level, H x W cells. Only their centres matter, not their sizes.
+        boxes: for each of the B images, (n, 4) boxes, xyxy in pixels; n may be 0.
+        scale: factor on the width and height of every box, about its centre; above 0.
 
     Returns:
-        (B, H, W) bool. A box whose centre lies on the map has at least one cell, however small the box is.
+        (B, H, W) bool. A box whose centre lies on the map has at least one cell, even if it is smaller than a cell.
     """
     return torch.stack([_box_mask(grid, image_boxes.double(), scale) for image_boxes in boxes])
 
@@ -39,26 +39,30 @@ def _box_mask(grid: AnchorGrid, boxes: Tensor, scale: float) -> Tensor:
 
 
 def _cell_centres(grid: AnchorGrid, axis: int) -> Tensor:
-    """(H,) or (W,) pixels: the mean centre of a cell's anchors."""
+    """The mean centre of each cell's anchors along one axis, in pixels: (H,) for axis 0, (W,) for axis 1."""
     anchors = grid.cell_anchors.double()
     return grid.origins(axis, dtype=torch.float64) + (anchors[:, 1 - axis] + anchors[:, 3 - axis]).mean() / 2
 
 
 class BoxMask(FeatureImitation):
-    """Feature imitation on the cells inside ground-truth boxes, of every level.
+    """Feature imitation on the cells inside ground-truth boxes, on every level.
+
+    The loss is that of `FGFI` with another mask: squared differences, summed over channels and averaged over the cells
+    of all levels and images of the batch, halved.
 
     Args:
         weight: factor of the loss, or auto.
-        scale: of the width and height of every box, about its centre. 1 is the box itself.
-        kernel_size: of the adaptation layer.
-        rectify: end the adaptation layer in a ReLU: always, never, or where the teacher's features have none below 0.
-        init_std: of the adaptation layer's weights.
+        scale: factor on the width and height of every box, about its centre.
+        kernel_size: kernel of the adaptation layer, odd.
+        rectify: end the adaptation layer in a ReLU: always, never, or auto, which adds it if the teacher's features are
+            never negative.
+        init_std: standard deviation of the adaptation layer's initial weights.
         start_step: training batches before the loss counts.
-        sparse_below: share of cells below which the adaptation layer is evaluated at those cells only.
-        name: the key of its loss term.
+        sparse_below: evaluate the adaptation layer only at the imitated cells if their share is below this.
+        name: key of the loss.
 
     Raises:
-        EyasError: an option outside its range.
+        EyasError: an option is out of range.
     """
 
     def __init__(
@@ -86,7 +90,7 @@ class BoxMask(FeatureImitation):
         self.scale = scale
 
     def masks(self, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
-        """The cells inside boxes, (batch, H, W) for each level, on the teacher's grids."""
+        """The cells inside boxes on each level, (batch, H, W) bool, on the teacher's grids."""
         return [box_masks(grid, host_boxes(targets), self.scale) for grid in teacher.grids]
 
     def fingerprint(self) -> dict[str, object]:

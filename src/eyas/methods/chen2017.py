@@ -2,8 +2,8 @@
 
 Chen, Choi, Yu, Han, Chandraker, "Learning Efficient Object Detection Models with Knowledge Distillation", NIPS 2017:
 ``L_cls = mu L_hard + (1 - mu) L_soft`` with ``L_soft = -sum_c w_c p_t log p_s`` (section 3.2, equations 2 and 3) and
-``L_reg = L_smoothL1 + nu L_b`` (section 3.3), for the proposal network and for the classifier alike. The paper's third
-part, the hint on the feature map, is `eyas.methods.fitnets.FitNets`: the whole method is the two together.
+``L_reg = L_smoothL1 + nu L_b`` (section 3.3), for both the proposal network and the classifier. The paper's third part,
+the hint on the feature map, is `eyas.methods.fitnets.FitNets`; use both for the whole method.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ def soft_label_loss(
     background: int | None = None,
     background_weight: float = 1.5,
 ) -> Tensor:
-    """L_soft of equation 3, summed over rows: the cross-entropy of the student under the teacher's probabilities.
+    """L_soft of Chen et al., equation 3, summed over rows: the cross-entropy of the student under the teacher.
+
+    A sigmoid is the softmax of a column's logit against 0, so each column is a two-class problem whose class "no" has
+    the background's weight: ``-(p_t log p_s + w (1 - p_t) log(1 - p_s))``. With one column (objectness) this is
+    equation 3 itself; with several, "no" stands for the background and the other classes.
 
     Args:
         student_logits: (M, C).
-        teacher_logits: (M, C), a constant.
-        activation: over the C columns, or of each.
-        background: the column of the background in a softmax; None where it has none.
-        background_weight: w of the background, where 1 is that of the other classes. In a softmax it falls on that
-            column's term. A sigmoid is the softmax of a column's logit against 0, so each column is a question of two
-            classes, and the weight falls on the answer "no": ``-(p_t log p_s + w (1 - p_t) log(1 - p_s))``. With one
-            column (objectness) that is equation 3 itself; with several, "no" is the background and the other classes.
+        teacher_logits: (M, C), detached.
+        activation: "softmax" over the C columns, or "sigmoid" on each.
+        background: the background's column in a softmax; None if there is none.
+        background_weight: w of the background, at least 0; the other classes have weight 1.
 
     Returns:
-        A float32 scalar. It is not 0 where both agree: there it is the teacher's (weighted) entropy.
+        A float32 scalar, at least 0. Where both agree it is the teacher's (weighted) entropy, not 0.
     """
     student, teacher = student_logits.float(), teacher_logits.detach().float()
     if activation == "sigmoid":
@@ -54,16 +55,18 @@ def soft_label_loss(
 def bounded_regression_loss(
     student_deltas: Tensor, teacher_deltas: Tensor, targets: Tensor, margin: float = 0.0
 ) -> Tensor:
-    """L_b of section 3.3, summed over rows: the student's squared error, unless the teacher's exceeds it by a margin.
+    """L_b of Chen et al., section 3.3, summed over rows: the student's squared error unless it beats the teacher's.
+
+    A row counts if ``|R_s - y|^2 + m > |R_t - y|^2``, strictly; otherwise it contributes 0.
 
     Args:
-        student_deltas: (P, 4).
-        teacher_deltas: (P, 4); it only decides which rows count.
-        targets: (P, 4), the deltas of the ground truth.
-        margin: m, in squared deltas. A row counts when ``|R_s - y|^2 + m > |R_t - y|^2``, strictly.
+        student_deltas: (P, 4), R_s.
+        teacher_deltas: (P, 4), R_t, which only selects the rows that count.
+        targets: (P, 4), y, the deltas of the ground truth.
+        margin: m, in squared deltas, at least 0.
 
     Returns:
-        A float32 scalar.
+        A float32 scalar, at least 0.
     """
     targets = targets.detach().float()
     student = (student_deltas.float() - targets).square().sum(dim=1)
@@ -72,25 +75,25 @@ def bounded_regression_loss(
 
 
 class Chen2017(OutputDistillation):
-    """The heads' part of Chen et al. (NIPS 2017); add `eyas.FitNets` for the hint.
+    """The losses on heads of Chen et al. (NIPS 2017); add `eyas.FitNets` for their hint.
 
     At weight 1 the class loss of each head becomes ``mu L_hard + (1 - mu) L_soft``, and its box loss gains ``nu L_b``.
-    The detector's own class loss L_hard is in the total already, so this term is
-    ``(1 - mu) (L_soft - L_hard) + nu L_b``, which may be below 0. Both are summed over the rows that the detector's own
-    losses count, and divided by what it divides the sum of its class loss by.
+    The total already contains L_hard, the detector's own class loss, so the loss of this method is
+    ``(1 - mu) (L_soft - L_hard) + nu L_b``, which can be negative. L_soft and L_b are summed over the rows that the
+    detector's own losses count and divided by the number that it divides its class loss by; the heads are added up.
 
     Args:
-        weight: of the term. Of the hard labels ``1 - weight (1 - mu)`` is left.
+        weight: factor of the whole loss, or auto. The hard labels keep the share ``1 - weight (1 - mu)``.
         mu: share of the hard labels in the class loss, in [0, 1].
-        nu: weight of the bounded box loss.
-        margin: m of `bounded_regression_loss`, in squared box deltas.
-        background_weight: w of the background in equation 3, see `soft_label_loss`.
-        heads: names of the heads to distil; None for all that the student has.
-        start_step: training batches before the term counts.
-        name: the key of the loss term.
+        nu: factor of the bounded box loss L_b.
+        margin: m in L_b, in squared box deltas: a box counts unless the student beats the teacher by this margin.
+        background_weight: factor of the background in L_soft; the other classes have 1.
+        heads: names of the heads to distil; None for all of the student's.
+        start_step: training batches before the loss counts.
+        name: key of the loss.
 
     Raises:
-        EyasError: an option outside its range; or, from the first batch, heads on which student and teacher differ.
+        EyasError: an option is out of range; or, at the first batch, student and teacher differ on a head.
     """
 
     def __init__(
@@ -113,7 +116,7 @@ class Chen2017(OutputDistillation):
         if isinstance(self.weight, float | int):
             self.require(
                 self.weight * (1 - mu) <= 1,
-                f"weight (1 - mu) is taken from the hard labels and cannot exceed 1, got {self.weight} and {mu}",
+                f"weight (1 - mu) is taken from the hard labels and cannot exceed 1, got weight {self.weight}, mu {mu}",
             )
         self.mu = mu
         self.nu = nu

@@ -1,7 +1,12 @@
-"""Fine-grained feature imitation: the student imitates the teacher's features near objects, and only there.
+"""Fine-grained feature imitation: the student imitates the teacher's features only near objects.
 
-Wang, Yuan, Zhang, Feng, "Distilling Object Detectors with Fine-grained Feature Imitation", CVPR 2019. The loss is
-equation 2, in `eyas.methods.imitation`; the mask is section 3.1, in `eyas.ops.near_objects`.
+Wang, Yuan, Zhang, Feng, "Distilling Object Detectors with Fine-grained Feature Imitation", CVPR 2019. Where each symbol
+of the paper is computed:
+
+- psi, M_g, F_g and the mask I (section 3.1): `eyas.ops.near_objects`;
+- N_p: `eyas.methods.imitation.count_imitated_cells`;
+- the imitation loss (equation 2): `eyas.methods.imitation.sparse_imitation_loss`;
+- lambda: the method's ``weight``, which the distiller multiplies the loss by.
 """
 
 from __future__ import annotations
@@ -20,23 +25,29 @@ from eyas.types import Target, View, host_boxes
 class FGFI(FeatureImitation):
     """Fine-grained feature imitation (Wang et al., CVPR 2019).
 
+    The loss is ``1 / (2 N_p)`` times the squared differences at near cells, summed over channels, cells, levels and
+    images. N_p, the number of near cells on all levels and images of the batch, comes from
+    `eyas.methods.imitation.count_imitated_cells`. A weight meant for this sum over channels is hundreds of times too
+    small for a mean.
+
     Args:
-        weight: lambda of the total loss, or auto. The published 0.01 belongs to the published detectors; what matters
-            is the ratio of the imitation gradient to the detection gradient, which auto holds.
-        psi: share of an object's best IoU that an anchor must exceed for its cell to be near, in [0, 1]. 0 takes every
-            cell one of whose anchors touches a box; 1 takes none, the comparison being strict.
-        assignment: what that best IoU is the maximum of when there are several levels, see
-            `eyas.ops.near_objects.AssignmentRule`.
-        kernel_size: of the adaptation layer.
-        rectify: end the adaptation layer in a ReLU: always, never, or where the teacher's features have none below 0.
-        init_std: of the adaptation layer's weights.
-        start_step: training batches before the loss counts: 400 in the authors' code, of tens of thousands.
-        sparse_below: share of near cells below which the adaptation layer is evaluated at those cells only. The value
-            and the gradients are the same; see `benchmarks/loss.py` for the crossover.
-        name: the key of its loss term.
+        weight: lambda, the factor of the loss, or auto, which holds the ratio of the imitation gradient to the
+            detection gradient. The published 0.01 fits only the published detectors.
+        psi: share of an object's best IoU that an anchor must exceed for its cell to be near, in [0, 1]. 0 selects
+            every cell with an anchor that overlaps an object; 1 selects none.
+        assignment: levels over which an object's best IoU is taken: global (all), per_level (each separately) or
+            by_size (the one level that the detector assigns the object to).
+        kernel_size: kernel of the adaptation layer, odd.
+        rectify: end the adaptation layer in a ReLU: always, never, or auto, which adds it if the teacher's features are
+            never negative.
+        init_std: standard deviation of the adaptation layer's initial weights.
+        start_step: training batches before the loss counts. The authors' code has 400, of tens of thousands.
+        sparse_below: evaluate the adaptation layer only at the near cells if their share is below this. The loss and
+            its gradients are the same; `benchmarks/loss.py` measures the crossover.
+        name: key of the loss.
 
     Raises:
-        EyasError: an option outside its range.
+        EyasError: an option is out of range.
     """
 
     def __init__(
@@ -69,7 +80,7 @@ class FGFI(FeatureImitation):
         self.assignment: AssignmentRule = assignment
 
     def masks(self, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
-        """The near-object mask of each level, (batch, H, W), on the teacher's grids."""
+        """The near-object mask I of each level, (batch, H, W) bool, on the teacher's grids."""
         return near_object_masks(
             teacher.grids,
             host_boxes(targets),

@@ -1,9 +1,9 @@
-"""FitNets' hint as detection uses it: the student imitates the teacher's whole feature map.
+"""FitNets' hint for detectors: the student imitates the teacher's whole feature map.
 
 Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, equation 3: half the squared distance between the
 teacher's map and the student's after a regressor. It is also the hint of Chen et al., NIPS 2017, equation 7 (without
-the half), and the "full feature" row of the tables of Wang et al., CVPR 2019. Here it is averaged over the cells, so
-that it equals FGFI's loss with every cell in the mask, and one weight means the same in both.
+the half), and the "full feature" row in the tables of Wang et al., CVPR 2019. Here it is averaged over cells, so it
+equals FGFI's loss with every cell in the mask, and the same weight means the same in both.
 """
 
 from __future__ import annotations
@@ -21,16 +21,20 @@ from eyas.types import Target, View
 class FitNets(FeatureImitation):
     """The hint loss on the whole feature map (Romero et al., ICLR 2015).
 
+    The loss is the squared difference, summed over channels and averaged over the cells of all levels and images of the
+    batch, halved.
+
     Args:
         weight: factor of the loss, or auto.
-        kernel_size: of the regressor: 1, or 3 for the same layer as FGFI's.
-        rectify: end the regressor in a ReLU: always, never, or where the teacher's features have none below 0.
-        init_std: of the regressor's weights.
+        kernel_size: kernel of the regressor, odd; 3 makes it the adaptation layer of FGFI.
+        rectify: end the regressor in a ReLU: always, never, or auto, which adds it if the teacher's features are never
+            negative.
+        init_std: standard deviation of the regressor's initial weights.
         start_step: training batches before the loss counts.
-        name: the key of its loss term.
+        name: key of the loss.
 
     Raises:
-        EyasError: an option outside its range.
+        EyasError: an option is out of range.
     """
 
     def __init__(
@@ -48,7 +52,7 @@ class FitNets(FeatureImitation):
         )
 
     def masks(self, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
-        """Every cell."""
+        """Every cell of each level, (batch, H, W) bool."""
         sizes = [(len(feature), *feature.shape[-2:]) for feature in teacher.features]
         return [torch.ones(size, dtype=torch.bool, device="cpu") for size in sizes]
 

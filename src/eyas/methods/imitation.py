@@ -1,13 +1,14 @@
-"""Imitating feature maps on chosen cells: the loss and the module that FGFI, box masks and whole-map hints share.
+"""Feature imitation on the cells of a mask: the loss and the base class that `FGFI`, `BoxMask` and `FitNets` share.
 
 Equation 2 of Wang et al., CVPR 2019: ``L = 1/(2 N_p) * sum_ij I_ij sum_c (adapt(s)_ijc - t_ijc)^2``. It is a sum over
-channels, not a mean, and one average over the chosen cells of the whole batch. A weight meant for it is several hundred
-times too small for a plain mean. What the methods differ in is the mask I.
+channels, not a mean, and one average over the N_p imitated cells of the whole batch, which `count_imitated_cells`
+counts. A weight meant for it is several hundred times too small for a mean over channels. The methods differ only in
+the mask I.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Literal, NamedTuple, cast, get_args
@@ -22,14 +23,15 @@ from eyas.tools.timing import span
 from eyas.types import EyasError, Target, View
 
 Rectify = Literal["auto", "always", "never"]
+"""Whether an adaptation layer ends in a ReLU; ``auto`` adds one if the teacher's map is never negative."""
 
 
 class TeacherTargets(NamedTuple):
-    """What the student is to imitate on one level of a batch.
+    """The teacher's vectors that the student imitates on one level of a batch.
 
     Attributes:
-        cells: N of them, on the teacher's map, image by image and row by row.
-        vectors: (N, C), the teacher's there; (B, H, W, C) in place of it where every cell is wanted.
+        cells: the N imitated cells of the teacher's map, image by image and row by row.
+        vectors: (N, C), the teacher's features there; the whole map, (B, H, W, C), if every cell is imitated.
         size: (B, H, W) of the teacher's map.
     """
 
@@ -39,45 +41,61 @@ class TeacherTargets(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Every cell is wanted."""
+        """Whether every cell is imitated."""
         return len(self.cells[0]) == prod(self.size)
 
 
 @dataclass(frozen=True)
 class CachedView(View):
-    """A teacher that was not run: no maps and no grids, but what each method, by name, wants of them."""
+    """A teacher's view from the cache: no maps and no grids, only the targets of each method.
 
-    wanted: Mapping[str, Sequence[TeacherTargets]] = field(default_factory=dict)
+    Attributes:
+        read: returns the targets of a method on each level, by the method's name.
+    """
+
+    read: Callable[[str], Sequence[TeacherTargets]] = field(kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grids", ())
 
 
-def imitation_loss(adapted: Tensor, teacher: Tensor, mask: Tensor, chosen: Tensor | float) -> Tensor:
-    """Equation 2 on whole maps, as it is written; what `sparse_imitation_loss` is tested and timed against.
+def imitation_loss(adapted: Tensor, teacher: Tensor, mask: Tensor, num_cells: Tensor | float) -> Tensor:
+    """Equation 2 of Wang et al. on whole maps, as written; `sparse_imitation_loss` is tested and timed against it.
 
     Args:
         adapted: (batch, C, H, W), the student's features after the adaptation layer.
-        teacher: (batch, C, H, W).
-        mask: (batch, H, W) bool.
-        chosen: N_p, the chosen cells of all levels; 0 gives a loss of 0 that still has a gradient path.
+        teacher: (batch, C, H, W), the teacher's features.
+        mask: (batch, H, W) bool, the imitated cells.
+        num_cells: N_p, the imitated cells of all levels, see `count_imitated_cells`. 0 gives a loss of 0 that still has
+            a gradient path.
 
     Returns:
-        A float32 scalar.
+        A float32 scalar, at least 0: the squared differences summed over channels and masked cells, over 2 N_p.
     """
     squared = (adapted.float() - teacher.float()).square().sum(dim=1)
-    return ratio((squared * mask).sum(), 2 * chosen)
+    return ratio((squared * mask).sum(), 2 * num_cells)
 
 
-def sparse_imitation_loss(adapted: Tensor, teacher: Tensor, chosen: Tensor | float) -> Tensor:
-    """Equation 2 from the chosen cells alone: both (N, C), see `eyas.methods.adapter.convolve_at`."""
-    return ratio((adapted.float() - teacher.float()).square().sum(), 2 * chosen)
+def sparse_imitation_loss(adapted: Tensor, teacher: Tensor, num_cells: Tensor | float) -> Tensor:
+    """Equation 2 of Wang et al. from the features at the imitated cells alone.
+
+    Args:
+        adapted: (N, C), the student's features there after the adaptation layer, see `Adapter.at`; the whole map,
+            (batch, H, W, C), if every cell is imitated.
+        teacher: the teacher's features there, in the same shape.
+        num_cells: N_p, the imitated cells of all levels, see `count_imitated_cells`. 0 gives a loss of 0 that still has
+            a gradient path.
+
+    Returns:
+        A float32 scalar, at least 0: the squared differences summed over channels and cells, over 2 N_p.
+    """
+    return ratio((adapted.float() - teacher.float()).square().sum(), 2 * num_cells)
 
 
 def gather(features: Tensor, mask: Tensor) -> TeacherTargets:
-    """A teacher's map (batch, C, H, W) at the cells of a mask (batch, H, W).
+    """The teacher's features (batch, C, H, W) at the cells of a mask (batch, H, W).
 
-    How many they are has to be known here: of a mask on a GPU, the host has to wait for it.
+    This needs the number of cells, so with a mask on a GPU the host waits for the device.
     """
     image, row, column = (to_device_async(axis, features.device) for axis in mask.nonzero(as_tuple=True))
     cells = (image, row, column)
@@ -88,33 +106,42 @@ def gather(features: Tensor, mask: Tensor) -> TeacherTargets:
 
 
 def to_device_async(values: Tensor, device: torch.device) -> Tensor:
-    """The values on a device; the host does not wait for a GPU to take them."""
+    """Copy values to a device. The host does not wait for a copy to a GPU."""
     if device.type == "cuda" and values.device.type == "cpu":
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
 
 
-def chosen_cells(wanted: Sequence[TeacherTargets]) -> Tensor:
-    """N_p: the chosen cells of all levels and images of the batch, as a float32 scalar; see `global_count`."""
-    count = sum(len(level.cells[0]) for level in wanted)
-    return global_count(torch.full((), count, dtype=torch.float32, device=wanted[0].vectors.device))
+def count_imitated_cells(teacher_targets: Sequence[TeacherTargets]) -> Tensor:
+    """N_p of equation 2: the imitated cells (FGFI's near cells) on all levels and images of the batch.
+
+    With several processes it is their mean, see `global_count`.
+
+    Returns:
+        A float32 scalar on the teacher's device.
+    """
+    count = sum(len(level.cells[0]) for level in teacher_targets)
+    return global_count(torch.full((), count, dtype=torch.float32, device=teacher_targets[0].vectors.device))
 
 
 class FeatureImitation(Method):
-    """The base of the methods that imitate feature maps on chosen cells; a subclass says which, in `masks`.
+    """Base class of the methods that imitate feature maps on some cells. A subclass selects the cells in `masks`.
+
+    The loss is equation 2 of Wang et al.: squared differences, summed over channels and averaged over the imitated
+    cells of all levels and images of the batch, halved. Each level pair has its own adaptation layer.
 
     Args:
-        name: the key of its loss term.
-        weight: lambda of the total loss, or auto.
-        kernel_size: of the adaptation layer.
-        rectify: end the adaptation layer in a ReLU: always, never, or where the teacher's features have none below 0.
-        init_std: of the adaptation layer's weights.
+        name: key of the loss.
+        weight: lambda, the factor of the loss, or auto.
+        kernel_size: kernel of the adaptation layer, odd.
+        rectify: whether the adaptation layer ends in a ReLU, see `Rectify`.
+        init_std: standard deviation of the adaptation layer's initial weights.
         start_step: training batches before the loss counts.
-        sparse_below: share of chosen cells below which the adaptation layer is evaluated at those cells only. The value
-            and the gradients are the same; see `benchmarks/loss.py` for the crossover.
+        sparse_below: evaluate the adaptation layer only at the imitated cells if their share is below this. The loss
+            and its gradients are the same; `benchmarks/loss.py` measures the crossover.
 
     Raises:
-        EyasError: an option outside its range.
+        EyasError: an option is out of range.
     """
 
     def __init__(
@@ -151,65 +178,66 @@ class FeatureImitation(Method):
         )
 
     def masks(self, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
-        """The cells of each level that are imitated, (batch, H, W) bool, on the teacher's grids.
+        """The imitated cells of each level, (batch, H, W) bool, on the teacher's grids.
 
-        On the host if it can be, see `eyas.types.host_boxes`.
+        On the CPU where possible, so that nothing waits for the GPU, see `eyas.types.host_boxes`.
         """
         raise NotImplementedError
 
     def fingerprint(self) -> dict[str, object]:
         raise EyasError(
-            f"{type(self).__name__} has no fingerprint() of its own, by which a cache tells its masks from others: add "
+            f"{type(self).__name__} has no fingerprint() of its own, so a cache cannot tell its masks from others: add "
             "one that returns the options of masks(), or leave --cache out"
         )
 
     def select(self, teacher: View, targets: Sequence[Target]) -> list[TeacherTargets]:
-        """What the student is to imitate, level by level."""
+        """The teacher's vectors to imitate on each level, from the maps of a teacher that ran."""
         with span("mask"):
             masks = self.masks(teacher, targets)
             return [gather(feature, mask) for feature, mask in zip(teacher.features, masks, strict=True)]
 
-    def imitate(self, student: View, wanted: Sequence[TeacherTargets]) -> Tensor:
-        """The loss of one batch; one N_p for all levels."""
-        chosen = chosen_cells(wanted)
+    def imitate(self, student: View, teacher_targets: Sequence[TeacherTargets]) -> Tensor:
+        """The loss of one batch, a float32 scalar without its weight. All levels share one N_p."""
+        num_cells = count_imitated_cells(teacher_targets)
         adapters = cast(list[Adapter], list(self.adapters))
-        levels = zip(adapters, student.features, wanted, strict=True)
+        levels = zip(adapters, student.features, teacher_targets, strict=True)
         with span("adapter"):
             compared = [self._compared(*level) for level in levels]
-        return torch.stack([sparse_imitation_loss(*pair, chosen) for pair in compared]).sum()
+        return torch.stack([sparse_imitation_loss(*pair, num_cells) for pair in compared]).sum()
 
     def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
         return self.imitate(student, self.teacher_targets(teacher, targets))
 
     def teacher_targets(self, teacher: View, targets: Sequence[Target]) -> Sequence[TeacherTargets]:
-        """`wanted`, as the cache has it where the teacher was not run."""
-        return teacher.wanted[self.name] if isinstance(teacher, CachedView) else self.select(teacher, targets)
+        """The teacher's vectors to imitate on each level, from the cache or, if the teacher ran, from `select`."""
+        return teacher.read(self.name) if isinstance(teacher, CachedView) else self.select(teacher, targets)
 
-    def _compared(self, adapter: Adapter, student: Tensor, wanted: TeacherTargets) -> tuple[Tensor, Tensor]:
-        """The adapted student at the wanted cells, and the teacher's vectors there, in one shape."""
-        resized = student.shape[-2:] != wanted.size[1:]
-        if not resized and len(wanted.cells[0]) < self.sparse_below * prod(wanted.size):
-            return adapter.at(student, wanted.cells), wanted.vectors.flatten(0, -2)
+    def _compared(self, adapter: Adapter, student: Tensor, teacher: TeacherTargets) -> tuple[Tensor, Tensor]:
+        """The adapted student and the teacher at the imitated cells, in the same shape."""
+        resized = student.shape[-2:] != teacher.size[1:]
+        if not resized and len(teacher.cells[0]) < self.sparse_below * prod(teacher.size):
+            return adapter.at(student, teacher.cells), teacher.vectors.flatten(0, -2)
         adapted = adapter(student)
         if resized:
-            # The resized map mixes neighbouring cells, so it is not a function of the chosen cells alone.
-            adapted = F.interpolate(adapted, wanted.size[1:], mode="bilinear", align_corners=False)
+            # Resizing mixes neighbouring cells, so the imitated cells alone are not enough.
+            adapted = F.interpolate(adapted, teacher.size[1:], mode="bilinear", align_corners=False)
         adapted = adapted.permute(0, 2, 3, 1)
-        if wanted.whole:
-            return adapted, wanted.vectors.view(adapted.shape)
-        return vectors_at(adapted, wanted.cells), wanted.vectors
+        if teacher.whole:
+            return adapted, teacher.vectors.view(adapted.shape)
+        return vectors_at(adapted, teacher.cells), teacher.vectors
 
 
 def vectors_at(features: Tensor, cells: Cells) -> Tensor:
-    """(N, C) of (batch, H, W, C) at cells. By index_select, whose backward is several times faster than indexing's."""
+    """(N, C) of (batch, H, W, C) at N cells, by index_select: its backward is several times faster than indexing's."""
     image, row, column = cells
     _, height, width, channels = features.shape
     return features.reshape(-1, channels).index_select(0, (image * height + row) * width + column)
 
 
-def describe_cells(wanted: Sequence[TeacherTargets], teacher: View, what: str) -> str:
-    """The share of wanted cells, in all and on each level."""
-    counts, sizes = [len(level.cells[0]) for level in wanted], [prod(level.size) for level in wanted]
+def describe_cells(teacher_targets: Sequence[TeacherTargets], teacher: View, what: str) -> str:
+    """The share of imitated cells, overall and on each level, for `Method.describe`."""
+    counts = [len(level.cells[0]) for level in teacher_targets]
+    sizes = [prod(level.size) for level in teacher_targets]
     levels = ", ".join(
         f"{count / size:.0%} at stride {level.stride}"
         for count, size, level in zip(counts, sizes, teacher.levels, strict=True)

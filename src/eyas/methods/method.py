@@ -1,4 +1,4 @@
-"""What every distillation method is: the base class, its weight, and what it is told of the pair it works on."""
+"""The base class of every distillation method, its weight, the level pairs it works on, and counts over processes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from torch import Tensor, distributed, nn
 from eyas.types import EyasError, Level, Target, View
 
 Reads = Literal["heads", "student_proposals", "teacher_proposals"]
+"""What a method can read of a view besides feature maps."""
 
 
 @dataclass(frozen=True)
 class LevelPair:
-    """A student's feature level and the teacher's level that it imitates.
+    """A student's feature level and the teacher's level that it is paired with.
 
     Attributes:
         student_tap: tap name in the student's network.
         student: the student's level.
         teacher_tap: tap name in the teacher's network.
         teacher: the teacher's level.
-        rectified: the teacher's map is never negative (the output of a ReLU).
+        rectified: whether the teacher's map is never negative, like the output of a ReLU.
     """
 
     student_tap: str
@@ -36,13 +37,17 @@ class LevelPair:
 
 @dataclass(frozen=True)
 class Auto:
-    """A weight that follows the gradients: see `eyas.distillation.weights`.
+    """An automatic weight, which holds the gradient ratio constant, see `eyas.distillation.weights`.
 
     Attributes:
-        fraction: the norm of the method's gradient at the student's imitated features over that of the detection loss.
-        warmup: batches, after the method's ``start_step``, in which only its adapters learn and the student does not
-            feel it. An adapter that has just been made passes no gradient worth measuring.
-        every: batches from one measurement to the next, after the first ten, which are all measured.
+        fraction: the gradient ratio: the norm of the method's gradient at the student's imitated features over the norm
+            of the detection loss's gradient there, in (0, 1000].
+        warmup: batches after ``start_step`` in which only the adapters learn, not the student. A new adapter passes no
+            gradient worth measuring.
+        every: batches between measurements, after the first ten batches, which are all measured.
+
+    Raises:
+        EyasError: a value is out of range.
     """
 
     fraction: float = 1.0
@@ -57,26 +62,28 @@ class Auto:
 
 
 Weight = float | Literal["auto"] | Auto
-"""A number, or a weight that follows the gradients; "auto" is ``Auto()``."""
+"""A number or an automatic weight; "auto" is ``Auto()``."""
 
 
 class Method(nn.Module):
-    """A distillation loss with its hyperparameters and its own trained layers (adapters), which training throws away.
+    """A distillation loss with its hyperparameters and its own trained layers (adapters), discarded after training.
 
     Args:
-        name: the key of its loss term, unique in a `eyas.Distiller`.
-        weight: factor that the distiller gives its loss.
-        start_step: the number of training batches before it counts, which are optimiser steps unless gradients are
-            accumulated; until then the teacher is not run for it.
+        name: key of the loss, unique within a `eyas.Distiller`.
+        weight: the distiller multiplies the loss by it.
+        start_step: training batches before the loss counts; until then the teacher does not run for it. Batches are
+            optimiser steps unless gradients are accumulated.
 
     Attributes:
-        reads: what it looks at besides feature maps. Only what some method reads is computed.
+        reads: what the method reads besides feature maps. Only what some method reads is computed.
+        version: raise it when the same options select other cells, so that teacher caches are recomputed.
 
     Raises:
-        EyasError: an option outside its range.
+        EyasError: an option is out of range.
     """
 
     reads: frozenset[Reads] = frozenset()
+    version: int = 1
 
     def __init__(self, name: str, weight: Weight, start_step: int = 0) -> None:
         super().__init__()
@@ -88,48 +95,48 @@ class Method(nn.Module):
         self.require(start_step >= 0, f"start_step cannot be negative, got {start_step}")
 
     def require(self, holds: bool, rule: str) -> None:
-        """Raises EyasError with the rule, under the method's name, when it does not hold."""
+        """Raise an EyasError with the method's name and the rule unless it holds."""
         if not holds:
             raise EyasError(f"{type(self).__name__}: {rule}")
 
     def setup(self, pairs: Sequence[LevelPair]) -> None:
-        """Make the layers that depend on the pairs, on the CPU.
+        """Make the layers that depend on the level pairs, on the CPU.
 
-        The distiller calls it once, before any optimiser exists, and moves them to the student's device. Random numbers
-        drawn from torch's default generator are the distiller's own: they neither follow nor disturb the global ones.
+        The distiller calls this once, before any optimiser exists, then moves the layers to the student's device. It
+        isolates torch's default generator, so drawing from it here neither depends on nor changes the global state.
         """
 
     def fingerprint(self) -> dict[str, object]:
-        """The options that decide which of the teacher's vectors it imitates, in JSON's types, for a teacher cache.
+        """The options that select the teacher's vectors to imitate, in JSON types, for the teacher cache.
 
         Raises:
-            EyasError: what it looks at is more than a cache of feature vectors holds.
+            EyasError: the method reads more than feature vectors, which is all that a cache holds.
         """
         raise EyasError(
-            f"{type(self).__name__} looks at more of the teacher than feature vectors, and no cache holds that: leave "
-            "--cache out, or take methods that imitate features (FGFI, FitNets, BoxMask)"
+            f"{type(self).__name__} looks at more of the teacher than feature vectors, which a cache does not hold: "
+            "leave --cache out, or use methods that imitate features (FGFI, FitNets, BoxMask)"
         )
 
     def describe(self, teacher: View, targets: Sequence[Target]) -> str:
-        """What a user should see of the method on a batch before training starts; empty when there is nothing."""
+        """One line for the user about the method on a batch, before training starts; may be empty."""
         return ""
 
     def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
-        """The loss of one batch, a float32 scalar, without its weight. It has a gradient path even where it is zero."""
+        """The loss of one batch, a float32 scalar without its weight. It has a gradient path even if it is zero."""
         raise NotImplementedError
 
 
 def global_count(count: Tensor) -> Tensor:
-    """A count over the batch of all processes, divided by their number; a float32 scalar.
+    """A count over the whole batch, divided by the number of processes R; a float32 scalar.
 
-    Gradients are averaged over processes, not summed: the average over R processes of ``S_r / (N / R)`` is
-    ``sum_r S_r / N``, the loss of the whole batch.
+    Gradients are averaged over processes, not summed. So process r must divide its sum S_r by N / R: the mean over
+    processes is then ``sum_r S_r / N``, the loss of the whole batch.
     """
     return mean_over_processes(count.float())
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a scalar over all processes, which all must ask for; itself where there is one."""
+    """The mean of a scalar over all processes, which must all call this. A single process returns it unchanged."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return value
     total = value.clone()
@@ -138,6 +145,6 @@ def mean_over_processes(value: Tensor) -> Tensor:
 
 
 def ratio(total: Tensor, count: Tensor | float) -> Tensor:
-    """``total / count``, and 0 where both are: any positive divisor does where nothing is counted."""
+    """``total / count``, and 0 if both are 0: nothing was counted, so any positive divisor will do."""
     count = torch.as_tensor(count, device=total.device).float()
     return total / count.clamp(min=torch.finfo(torch.float32).eps)

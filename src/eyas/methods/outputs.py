@@ -1,7 +1,7 @@
-"""Student and teacher head by head: what the methods that distil detection outputs have in common.
+"""Student and teacher outputs, paired head by head: the base class of the methods that distil detection outputs.
 
-The teacher has answered for the student's boxes, so row i of both speaks of one box. Which rows count, and what a sum
-over them is divided by, is the student detector's own rule: a soft loss then weighs what the hard loss beside it does.
+The teacher scores the student's boxes, so row i of both is about the same box. The student detector's own rule selects
+the rows that count and the divisor of their sum, so a soft loss has the scale of the hard loss next to it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from eyas.types import EyasError, HeadOutput, MatchedAnchors, Target, View
 
 @dataclass(frozen=True)
 class HeadPair:
-    """One head of both detectors, for the same boxes.
+    """The outputs of one head of both detectors, for the same boxes.
 
     Attributes:
-        name: of the head.
-        student: what the student says, from a training pass.
-        teacher: what the teacher says of the student's boxes.
+        name: the head's name.
+        student: the student's output, from a training pass.
+        teacher: the teacher's output for the student's boxes.
         matched: the rows that the student's own losses count.
-        divisor: what the sum over them is divided by, of all processes, see `eyas.methods.method.global_count`.
+        divisor: scalar that divides a sum over these rows, averaged over processes, see
+            `eyas.methods.method.global_count`.
     """
 
     name: str
@@ -35,44 +36,47 @@ class HeadPair:
     divisor: Tensor
 
     def logits(self) -> tuple[Tensor, Tensor]:
-        """The student's and the teacher's logits at the rows of the class loss, (M, C) float32 each."""
+        """The student's and the teacher's logits in the rows of the class loss, (M, C) float32 each."""
         rows = self.matched.rows
         return self.student.logits[rows].float(), self.teacher.logits[rows].float()
 
     def deltas(self) -> tuple[Tensor, Tensor] | None:
-        """Both box deltas at the rows of the box loss, in the trained slot, (P, 4) float32 each; None without boxes."""
+        """The student's and the teacher's box deltas in the rows and slots of the box loss, (P, 4) float32 each.
+
+        None if the head has no box deltas.
+        """
         if self.student.deltas is None or self.teacher.deltas is None:
             return None
         where = (self.matched.positives, self.matched.slots)
         return self.student.deltas[where].float(), self.teacher.deltas[where].float()
 
     def average(self, total: Tensor) -> Tensor:
-        """A sum over rows, divided as the detector divides the sum of its class loss."""
+        """A sum over rows, divided by the number that the detector divides its class loss by."""
         return ratio(total, self.divisor)
 
 
 class OutputDistillation(Method):
-    """The base of the methods that compare head outputs; a subclass says what a head adds to the loss, in `term`.
+    """Base class of the methods that compare head outputs. The loss is the sum over heads of a subclass's `term`.
 
     Args:
-        name: the key of its loss term.
-        weight: of the term, or auto.
-        heads: names of the heads to distil; None for all that the student has.
-        start_step: training batches before the term counts.
+        name: key of the loss.
+        weight: factor of the loss, or auto.
+        heads: names of the heads to distil; None for all of the student's.
+        start_step: training batches before the loss counts.
 
     Raises:
-        EyasError: an option outside its range; or, from the first batch, heads on which student and teacher differ.
+        EyasError: an option is out of range; or, at the first batch, student and teacher differ on a head.
     """
 
     reads: frozenset[Reads] = frozenset({"heads"})
 
     def __init__(self, name: str, weight: Weight, heads: Sequence[str] | None, start_step: int) -> None:
         super().__init__(name, weight, start_step)
-        self.require(heads is None or len(heads) > 0, "heads must name a head at least; leave it out for all of them")
+        self.require(heads is None or len(heads) > 0, "heads must name at least one head; leave it out to distil all")
         self.heads = heads
 
     def term(self, pair: HeadPair, student: View) -> Tensor:
-        """What one head adds to the loss, a scalar."""
+        """The loss of one head, a float32 scalar."""
         raise NotImplementedError
 
     def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
@@ -84,11 +88,11 @@ def pair_heads(student: View, teacher: View, names: Sequence[str] | None = None)
 
     Args:
         student: a view with heads, from a training pass.
-        teacher: a view whose heads are of the student's boxes.
-        names: which of the student's heads; None for all.
+        teacher: a view whose heads scored the student's boxes.
+        names: names of the student's heads to compare; None for all.
 
     Raises:
-        EyasError: there is no such head, the teacher lacks it, or the two do not agree on it; the head is named.
+        EyasError: the student or the teacher has no such head, or they disagree on it. The message names the head.
     """
     if not student.heads:
         raise EyasError("the student answers with no head, so its outputs cannot be distilled; use a feature method")
@@ -104,7 +108,7 @@ def _pair(name: str, student: View, teacher: View) -> HeadPair:
     if name not in teacher.heads:
         raise EyasError(
             f"head {name}: the teacher has none of this name, only {', '.join(teacher.heads) or 'none at all'}; "
-            f"choose others by the method's option heads"
+            f"choose other heads with the method's option heads"
         )
     if own.matched is None:
         raise EyasError(

@@ -1,10 +1,10 @@
-"""Mimicking the regions of proposals: the student imitates what the teacher's head would pool, and nothing else.
+"""Region mimicry: the student imitates only the features that the teacher's head would pool for proposals.
 
 Li, Jin, Yan, "Mimicking Very Efficient Network for Object Detection", CVPR 2017, section 3.2:
 ``L_m = 1/(2N) * sum_i 1/m_i * ||u_i - r(v_i)||^2``. ``u_i`` and ``v_i`` are the teacher's and the student's features of
 proposal i of N, ``r`` the transform from the student's channels to the teacher's, ``m_i`` the size of a region in
-cells. Every region is pooled to one size here, so ``m_i`` is a constant: the loss is a sum over channels and a mean
-over the cells of all regions, halved, which is the unit of `eyas.methods.imitation` too.
+cells. Every region is pooled to the same size here, so ``m_i`` is a constant: the loss is a sum over channels and a
+mean over the cells of all regions, halved, as in `eyas.methods.imitation`.
 """
 
 from __future__ import annotations
@@ -14,36 +14,39 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_area, roi_align
+from torchvision.ops import roi_align
 
 from eyas.methods.adapter import Adapter
 from eyas.methods.method import LevelPair, Method, Weight, global_count, ratio
+from eyas.ops.boxes import area
 from eyas.types import EyasError, Level, Target, View
 
 Source = Literal["teacher", "student"]
+"""The detector whose proposals are pooled."""
 CANONICAL_SIDE, CANONICAL_LEVEL = 224, 4
-"""k0 of the FPN paper: a box of this side, in pixels, is pooled from the level of stride 2^4."""
+"""The FPN paper's 224 and k0 = 4: a box with a side of 224 pixels is pooled from the level of stride 2^4."""
 EPSILON = 1e-6
-"""torchvision adds it to the logarithm of the side, so that a box of 224 pixels is not rounded down."""
+"""Added to the logarithm of the side, as in torchvision, so that a box of 224 pixels is not rounded down."""
 
 
 def assign_levels(boxes: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
     """The level that each box is pooled from: Lin et al., "Feature Pyramid Networks", CVPR 2017, equation 1.
 
+    If the strides are consecutive powers of two, the levels are those that torchvision's `MultiScaleRoIAlign` chooses.
+
     Args:
-        boxes: for each image, (n_i, 4) xyxy in pixels.
-        strides: of the levels, rising. Where a power of two is left out, the next finer level stands in for it; of
-            levels of equal stride, the first.
+        boxes: for each image, (n_i, 4) xyxy in pixels. The n_i add up to N.
+        strides: stride of each level, ascending. The next finer level replaces a missing power of two; the first of
+            several levels with the same stride is used.
 
     Returns:
-        (N,) int64, indices into ``strides``, image by image: the same as torchvision's `MultiScaleRoIAlign` chooses
-        where the strides are consecutive powers of two.
+        (N,) int64, indices into ``strides``, image by image.
     """
-    side = box_area(torch.cat(list(boxes)).float()).sqrt()
-    wanted = torch.floor(CANONICAL_LEVEL + torch.log2(side / CANONICAL_SIDE) + EPSILON)
+    side = area(torch.cat(list(boxes)).float()).sqrt()
+    level = torch.floor(CANONICAL_LEVEL + torch.log2(side / CANONICAL_SIDE) + EPSILON)
     distinct = sorted(set(strides))
     exponents = torch.tensor(distinct, dtype=torch.float32, device=side.device).log2()
-    chosen = (torch.searchsorted(exponents, wanted, right=True) - 1).clamp(min=0)
+    chosen = (torch.searchsorted(exponents, level, right=True) - 1).clamp(min=0)
     return torch.tensor([list(strides).index(stride) for stride in distinct], device=side.device)[chosen]
 
 
@@ -58,19 +61,19 @@ def pool_regions(
 ) -> list[Tensor]:
     """RoIAlign (He et al., ICCV 2017) of every box from its own level, as torchvision's detectors pool for their heads.
 
-    A map and the image share their origin, and a cell is ``stride`` pixels. The quotient of their sizes would be
-    another number where a detector pads the image inside.
+    Map and image share their origin, and a cell is ``stride`` pixels wide and high. The quotient of their sizes would
+    be wrong for a detector that pads the image internally.
 
     Args:
-        features: (batch, C, H, W) maps, one for each level; C may differ.
-        strides: pixels of the image per cell of each map.
-        boxes: for each image of the batch, (n_i, 4) xyxy in pixels.
-        levels: (N,) the level of each box, image by image; see `assign_levels`.
-        output_size: cells of a region along each side.
-        sampling_ratio: samples of the map per cell of a region along each side.
+        features: for each level, a (batch, C, H, W) map; C may differ between levels.
+        strides: image pixels per cell of each map.
+        boxes: for each image of the batch, (n_i, 4) xyxy in pixels. The n_i add up to N.
+        levels: (N,) int64, the level of each box, image by image; see `assign_levels`.
+        output_size: cells along each side of a region.
+        sampling_ratio: samples along each side of a cell.
 
     Returns:
-        For each level, (n, C, output_size, output_size) float32: the regions of its boxes, in the order of the boxes.
+        For each level, the regions of its boxes in their order: (n, C, output_size, output_size) float32.
     """
     image = torch.cat([torch.full_like(own[:, :1], index) for index, own in enumerate(boxes)])
     rows = torch.cat((image, torch.cat(list(boxes))), dim=1).float()
@@ -81,16 +84,16 @@ def pool_regions(
 
 
 def mimic_loss(adapted: Tensor, teacher: Tensor, count: Tensor | float) -> Tensor:
-    """The paper's normalised L2 loss of pooled regions.
+    """L_m of Li et al. (CVPR 2017, section 3.2), the normalised L2 loss of pooled regions.
 
     Args:
         adapted: (n, C, h, w), the student's regions after the transform.
         teacher: (n, C, h, w), the teacher's regions of the same boxes.
-        count: N, the proposals of the whole batch, see `global_count`; 0 gives a loss of 0 that still has a gradient
-            path.
+        count: N, the proposals of the whole batch on all levels, see `eyas.methods.method.global_count`. 0 gives a loss
+            of 0 that still has a gradient path.
 
     Returns:
-        A float32 scalar: the squared differences, summed over channels and averaged over the h*w cells, over 2N.
+        A float32 scalar, at least 0: the sum of squared differences over 2N*h*w.
     """
     cells = teacher.shape[-2] * teacher.shape[-1]
     return ratio((adapted.float() - teacher.float()).square().sum(), 2 * cells * count)
@@ -99,23 +102,24 @@ def mimic_loss(adapted: Tensor, teacher: Tensor, count: Tensor | float) -> Tenso
 class RoIMimic(Method):
     """The student mimics the teacher's pooled features of proposals (Li et al., CVPR 2017).
 
-    Each level pair has a transform of its own, because the levels of a student without FPN differ in their channels and
-    statistics. Levels that only propose, like the last one of an FPN's Faster R-CNN, are left out: nothing is ever
-    pooled from them. Both detectors' regions of a box come from the same level pair, chosen by the teacher's strides.
+    The loss is the squared difference, summed over channels and averaged over the cells of all regions of the batch,
+    halved. Each level pair has its own transform, because the levels of a student without FPN differ in channels and
+    statistics. Levels that only propose, like the last of Faster R-CNN's FPN, are left out: heads never pool from them.
+    Both detectors' regions of a box come from the same level pair, chosen by the teacher's strides.
 
     Args:
         weight: factor of the loss, or auto.
-        proposals: whose they are. The paper takes those of the student; the teacher's are the default of the one public
-            implementation, are good from the first step on, and suit a one-stage student.
-        output_size: cells of a pooled region along each side.
-        kernel_size: of the transform, a convolution on the pooled regions.
-        rois_per_image: the most proposals of an image, the first being the best; None takes all.
-        init_std: of the transform's weights.
+        proposals: whose proposals to pool, teacher or student. The paper uses the student's; the teacher's are good
+            from the first step, work for a one-stage student, and are the default of the one public implementation.
+        output_size: cells along each side of a pooled region.
+        kernel_size: kernel of the transform, a convolution on the pooled regions; odd.
+        rois_per_image: pool at most this many proposals per image, best first; None pools all.
+        init_std: standard deviation of the transform's initial weights.
         start_step: training batches before the loss counts.
-        name: the key of its loss term.
+        name: key of the loss.
 
     Raises:
-        EyasError: an option outside its range.
+        EyasError: an option is out of range.
     """
 
     def __init__(
@@ -148,7 +152,7 @@ class RoIMimic(Method):
     def setup(self, pairs: Sequence[LevelPair]) -> None:
         skipped = [_only_proposes(pair.student) or _only_proposes(pair.teacher) for pair in pairs]
         pooled = [index for index, skip in enumerate(skipped) if not skip]
-        # In the order of the strides, which `assign_levels` wants; pairs that the user names have any order.
+        # `assign_levels` needs ascending strides; pairs that the user names come in any order.
         self.pooled = tuple(sorted(pooled, key=lambda index: pairs[index].teacher.stride))
         self.require(bool(pooled), "no pair of levels that boxes are pooled from; pair levels that the heads read")
         self.adapters = nn.ModuleList(
@@ -179,13 +183,13 @@ class RoIMimic(Method):
         levels = assign_levels(boxes, [teacher.levels[index].stride for index in self.pooled])
         count = global_count(torch.tensor(len(levels), device=levels.device))
         regions = zip(self.adapters, *(self._regions(view, boxes, levels) for view in (student, teacher)), strict=True)
-        return torch.stack([mimic_loss(adapter(mine), wanted, count) for adapter, mine, wanted in regions]).sum()
+        return torch.stack([mimic_loss(adapter(own), teachers, count) for adapter, own, teachers in regions]).sum()
 
     def _boxes(self, view: View) -> list[Tensor]:
         if view.proposals is None:
             other = "student" if self.proposals == "teacher" else "teacher"
             raise EyasError(
-                f"{type(self).__name__}: the {self.proposals} makes no proposals, as one-stage detectors do not; take "
+                f"{type(self).__name__}: the {self.proposals} makes no proposals (one-stage detectors have none); use "
                 f'a Faster R-CNN, or proposals="{other}" if the {other} is one'
             )
         return [boxes[: self.rois_per_image].detach() for boxes in view.proposals]
@@ -197,5 +201,5 @@ class RoIMimic(Method):
 
 
 def _only_proposes(level: Level) -> bool:
-    """Whether no box is pooled from a level: its box range is empty."""
+    """Whether the heads never pool from a level: its box range is empty."""
     return level.box_range is not None and level.box_range[0] >= level.box_range[1]

@@ -1,8 +1,8 @@
-"""Vanilla distillation of detection outputs: the student's heads learn the teacher's answers, whatever the truth.
+"""Vanilla distillation of detection outputs: the student's heads learn the teacher's outputs, right or wrong.
 
 Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015 (arXiv 1503.02531), section 2: soft targets
-at a temperature T, their gradients restored by T^2. Wang et al. (CVPR 2019) compare it with feature imitation on KITTI.
-For boxes, which have no probabilities, the squared difference of the deltas takes the place of the divergence.
+at a temperature T, with gradients rescaled by T^2. Wang et al. (CVPR 2019) compare it with feature imitation on KITTI.
+Boxes have no probabilities, so they use the squared difference of the deltas instead of the divergence.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from eyas.types import View
 
 
 def kl_softmax(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """``T^2 KL(p_t || p_s)`` with p = softmax(logits / T), summed over rows.
+    """``T^2 KL(p_t || p_s)`` with p = softmax(logits / T), summed over rows (Hinton et al., section 2).
 
     Args:
         student_logits: (M, C).
-        teacher_logits: (M, C), a constant.
+        teacher_logits: (M, C), detached.
         temperature: T, above 0.
 
     Returns:
-        A float32 scalar, 0 if and only if in each row the logits differ by a constant.
+        A float32 scalar, at least 0. It is 0 if and only if the logits of each row differ by a constant.
     """
     student = (student_logits.float() / temperature).log_softmax(dim=1)
     teacher = (teacher_logits.detach().float() / temperature).log_softmax(dim=1)
@@ -34,9 +34,15 @@ def kl_softmax(student_logits: Tensor, teacher_logits: Tensor, temperature: floa
 
 
 def kl_sigmoid(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """``T^2 KL`` of two-way answers, p = sigmoid(logits / T), summed over rows and columns.
+    """``T^2 KL(p_t || p_s)`` of binary outputs with p = sigmoid(logits / T), summed over rows and columns.
 
-    Args and result are those of `kl_softmax`; 0 if and only if the logits are equal.
+    Args:
+        student_logits: (M, C).
+        teacher_logits: (M, C), detached.
+        temperature: T, above 0.
+
+    Returns:
+        A float32 scalar, at least 0. It is 0 if and only if the logits are equal.
     """
     student, teacher = student_logits.float() / temperature, teacher_logits.detach().float() / temperature
     yes = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
@@ -45,26 +51,27 @@ def kl_sigmoid(student_logits: Tensor, teacher_logits: Tensor, temperature: floa
 
 
 def squared_difference(student_deltas: Tensor, teacher_deltas: Tensor) -> Tensor:
-    """``|R_s - R_t|^2`` summed over rows: both (P, 4), the teacher's a constant, to a float32 scalar."""
+    """``|R_s - R_t|^2`` summed over rows, a float32 scalar. Both are (P, 4) box deltas; the teacher's are detached."""
     return (student_deltas.float() - teacher_deltas.detach().float()).square().sum()
 
 
 class Vanilla(OutputDistillation):
-    """Vanilla distillation of the outputs of every head.
+    """Vanilla distillation of the outputs of every head (Hinton et al., 2015).
 
-    The class term is over the rows of the student's own class loss, the box term over those of its box loss. Both are
-    divided by what the detector divides the sum of its class loss by.
+    The class term is the divergence, summed over the rows of the student's own class loss and over classes. The box
+    term is the squared difference of the deltas, summed over the rows of its box loss. Both are divided by the number
+    that the detector divides its class loss by, and the heads are added up.
 
     Args:
-        weight: of the term.
-        temperature: T of the class term. 1 by default, which Chen et al. (NIPS 2017) are said to have found best.
-        box_weight: of the box term within the whole; 0 distils the classes alone.
-        heads: names of the heads to distil; None for all that the student has.
-        start_step: training batches before the term counts.
-        name: the key of the loss term.
+        weight: factor of the whole loss, or auto.
+        temperature: T of the class term, above 0.
+        box_weight: factor of the box term; 0 distils only the classes.
+        heads: names of the heads to distil; None for all of the student's.
+        start_step: training batches before the loss counts.
+        name: key of the loss.
 
     Raises:
-        EyasError: an option outside its range; or, from the first batch, heads on which student and teacher differ.
+        EyasError: an option is out of range; or, at the first batch, student and teacher differ on a head.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""Tools on `nn.Module`: taps, evaluation mode, folded BatchNorm, compiling."""
+"""Tools on `nn.Module`: taps, evaluation mode, BatchNorm folding, compiling."""

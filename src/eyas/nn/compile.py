@@ -1,4 +1,4 @@
-"""torch.compile of the part of a detector that is imitated, with the taps on it still working."""
+"""torch.compile for the part of a detector that is imitated; taps on it keep working."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from eyas.types import Detector
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """What became of one module.
+class ModuleGraphs:
+    """The graphs that torch.compile makes of one module.
 
     Attributes:
-        name: of the module, relative to the detector's network.
-        graphs: compiled pieces; one where nothing breaks it up.
-        breaks: why it was broken up, one reason for each break.
+        name: the module's name, relative to the detector's network.
+        graphs: the number of graphs, 1 if the module compiles whole.
+        breaks: the reason for each graph break.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Compiled:
 
 
 def tapped_modules(detector: Detector) -> dict[str, nn.Module]:
-    """The modules that the levels are tapped at, by name, without those inside another of them."""
+    """The outermost modules that the levels are tapped at, by name: a tapped module inside another is left out."""
     names = {name.partition(":")[0] for name in detector.levels}
     outer = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
     return {name: detector.network.get_submodule(name) for name in sorted(outer)}
@@ -37,23 +37,23 @@ def tapped_modules(detector: Detector) -> dict[str, nn.Module]:
 def compile_levels(detector: Detector, *, backend: str = "inductor") -> None:
     """Compile, in place, the forward function of every module that the levels are tapped at.
 
-    Not the module itself: hooks, and so the taps, stay outside of what is compiled, in eager mode, and parameters keep
-    their names. What follows the levels (heads, matching, NMS), whose shapes follow the image, stays eager too. It is
-    compiled when it first runs, and again for other sizes or in evaluation mode.
+    Only the function is compiled, not the module: hooks, and so the taps, run outside it in eager mode, and parameters
+    keep their names. Heads, matching and NMS stay eager, because their shapes vary with the image. Compilation happens
+    on the first run, and again for other sizes or another mode.
 
     Args:
         detector: teacher or student.
-        backend: of torch.compile.
+        backend: the backend of torch.compile.
     """
     for module in tapped_modules(detector).values():
         forward: Any = torch.compile(module.forward, backend=backend)
         module.forward = forward
 
 
-def explain_levels(detector: Detector, images: Tensor) -> list[Compiled]:
-    """Where compiling breaks the graph up, from tracing a batch; to be called before `compile_levels`.
+def explain_levels(detector: Detector, images: Tensor) -> list[ModuleGraphs]:
+    """Where torch.compile breaks the graph, found by tracing a batch. Call it before `compile_levels`.
 
-    The modules run once in the mode they are in: BatchNorm's statistics follow the batch in training.
+    Tracing runs each module once in its current mode, so in training mode it updates BatchNorm statistics.
 
     Args:
         detector: teacher or student.
@@ -71,5 +71,5 @@ def explain_levels(detector: Detector, images: Tensor) -> list[Compiled]:
         with torch.no_grad():
             explained = torch._dynamo.explain(module.forward)(*arguments[0])
         reasons = tuple(str(reason.reason) for reason in explained.break_reasons)
-        found.append(Compiled(name, explained.graph_count, reasons))
+        found.append(ModuleGraphs(name, explained.graph_count, reasons))
     return found

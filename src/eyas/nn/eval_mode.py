@@ -1,4 +1,4 @@
-"""Evaluation mode for a while."""
+"""Temporary evaluation mode."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from torch import nn
 
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
-    """The network is in evaluation mode inside; afterwards every module has its own mode again.
+    """Puts a network in evaluation mode inside the context, then restores the mode of every module.
 
-    Not by train(mode): a module frozen in evaluation mode inside a training network must stay so.
+    Modes are restored one by one instead of by ``train()``, because a module frozen in evaluation mode inside a
+    training network must stay frozen.
     """
     modes = [(module, module.training) for module in network.modules()]
     network.eval()

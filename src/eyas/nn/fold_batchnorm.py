@@ -1,4 +1,4 @@
-"""A frozen network's BatchNorms folded into the convolutions before them: its maps stay, a pass over each is saved."""
+"""Folds frozen BatchNorm into the preceding convolution: same outputs, one memory pass less per layer."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from eyas.types import Detector, EyasError
 Norm: TypeAlias = nn.BatchNorm2d | nn.SyncBatchNorm | FrozenBatchNorm2d
 
 TOLERANCE = 1e-3
-"""How far a map may move, relative to its largest value: rounding stays far below, a wrong pair goes far above."""
+"""The largest change of a map, relative to its largest value: rounding stays far below it, a wrong fold far above."""
 
 
 def fold_batch_norms(detector: Detector) -> int:
     """Fold, in place, every BatchNorm that follows a convolution on the way to the detector's levels.
 
-    For a frozen teacher: what is saved of it afterwards has other tensors. Pairs are found by watching one random image
-    pass, not by names. A convolution that is a level's tap itself, or any module that runs twice, stays.
+    Only for a frozen teacher: its state dict has other tensors afterwards. Pairs are found from a forward pass of one
+    random image, not from names. A convolution that is itself tapped stays, and so does a module that runs twice.
 
     Args:
         detector: frozen, in evaluation mode.
@@ -35,10 +35,11 @@ def fold_batch_norms(detector: Detector) -> int:
         The number of BatchNorms folded.
 
     Raises:
-        EyasError: the maps changed, since something else reads a convolution's output too; all is as it was before.
+        EyasError: folding would change a level's map, because something else also reads a convolution's output. The
+            detector is left as it was.
     """
     names = list(detector.levels)
-    with _watched(detector.network) as pairs:
+    with _record_pairs(detector.network) as pairs:
         before = probe(detector, names, "teacher")
     tapped = {detector.network.get_submodule(name.partition(":")[0]) for name in names}
     replacements: dict[nn.Module, nn.Module] = {}
@@ -47,18 +48,18 @@ def fold_batch_norms(detector: Detector) -> int:
             replacements |= {conv: _folded(conv, norm), norm: nn.Identity()}
     _replace(detector.network, replacements)
     after = probe(detector, names, "teacher")
-    moved = [name for name in names if not _same(before[name], after[name])]
-    if moved:
+    changed = [name for name in names if not _close(before[name], after[name])]
+    if changed:
         _replace(detector.network, {new: old for old, new in replacements.items()})
         raise EyasError(
-            f"the teacher's BatchNorms cannot be folded into its convolutions: {', '.join(moved)} would change: "
+            f"the teacher's BatchNorms cannot be folded into its convolutions: {', '.join(changed)} would change: "
             "something besides the BatchNorm reads a convolution's output"
         )
     return len(replacements) // 2
 
 
 def fold_teacher(teacher: Detector, say: Callable[[str], None]) -> None:
-    """Fold the BatchNorms of a teacher that only runs from now on; say what became of it."""
+    """Fold the BatchNorms of a frozen teacher and say how many; if that fails, warn and leave the teacher as it is."""
     try:
         folded = fold_batch_norms(teacher)
     except EyasError as error:
@@ -69,19 +70,20 @@ def fold_teacher(teacher: Detector, say: Callable[[str], None]) -> None:
 
 
 @contextmanager
-def _watched(network: nn.Module) -> Iterator[dict[Norm, nn.Conv2d]]:
-    """Afterwards: BatchNorm -> the convolution whose output it read, of those that ran once inside.
+def _record_pairs(network: nn.Module) -> Iterator[dict[Norm, nn.Conv2d]]:
+    """Yields a dict that is filled on exit: BatchNorm -> the convolution whose output it read.
 
-    Exact types: a subclass may do more, as timm's, whose BatchNorm is an activation too.
+    Modules that did not run exactly once inside the context are left out. Types must match exactly, because a subclass
+    may do more: timm's BatchNorm includes an activation.
     """
-    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensor is held, or its id might become another's
+    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # keeps the tensors alive, so that ids are not reused
     found: list[tuple[Norm, nn.Conv2d]] = []
 
-    def ran(conv: nn.Conv2d, _: Any, output: Tensor) -> None:
+    def after_conv(conv: nn.Conv2d, _: Any, output: Tensor) -> None:
         times[conv] += 1
         outputs[id(output)] = conv, output
 
-    def reads(norm: Norm, inputs: tuple[Tensor, ...], _: Any) -> None:
+    def after_norm(norm: Norm, inputs: tuple[Tensor, ...], _: Any) -> None:
         if id(inputs[0]) in outputs and norm.running_mean is not None:
             found.append((norm, outputs[id(inputs[0])][0]))
         times[norm] += 1
@@ -90,9 +92,9 @@ def _watched(network: nn.Module) -> Iterator[dict[Norm, nn.Conv2d]]:
     handles = []
     for module in network.modules():
         if type(module) is nn.Conv2d:
-            handles.append(module.register_forward_hook(ran))
+            handles.append(module.register_forward_hook(after_conv))
         elif type(module) in (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d):
-            handles.append(module.register_forward_hook(reads))
+            handles.append(module.register_forward_hook(after_norm))
     pairs: dict[Norm, nn.Conv2d] = {}
     try:
         yield pairs
@@ -117,6 +119,6 @@ def _replace(network: nn.Module, replacements: Mapping[nn.Module, nn.Module]) ->
                 parent._modules[name] = replacements[child]
 
 
-def _same(before: Tensor, after: Tensor) -> bool:
+def _close(before: Tensor, after: Tensor) -> bool:
     scale = before.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
     return bool((before - after).abs().max() <= TOLERANCE * scale)

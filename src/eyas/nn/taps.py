@@ -1,4 +1,4 @@
-"""Taps: keep the output of named submodules during a forward pass, and stop the pass once the last one has fired."""
+"""Taps keep the outputs of named submodules during a forward pass, and can stop the pass after the last of them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from eyas.nn.eval_mode import eval_mode
 from eyas.types import Detector, EyasError, Size
 
+PROBE_SIZE: Size = (128, 160)
+"""(height, width) of the random image that `probe` runs."""
+
 
 class _LastTapFired(BaseException):
-    """Ends a forward pass from inside a hook; never leaves the `Taps` that raised it.
+    """Ends a forward pass from inside a hook; the `Taps` that raised it always catches it.
 
-    Not an `Exception`, so that no ``except Exception`` of the network takes it for a failure.
+    Not an `Exception`, so that an ``except Exception`` in the network does not catch it.
     """
 
     def __init__(self, taps: Taps) -> None:
@@ -25,19 +28,20 @@ class _LastTapFired(BaseException):
 
 
 class Taps:
-    """A context in which the outputs of named submodules are kept.
+    """A context that keeps the outputs of named submodules.
 
-    Inside it, run the network; afterwards `features` has one map per tap name. A tap name is a submodule's dotted name,
-    with ``:key`` behind it where the submodule returns a mapping or a sequence: ``backbone.body``, ``backbone:0``.
+    Run the network inside it; afterwards `features` maps each tap name to its output. A tap name is a submodule's
+    dotted name, followed by ``:key`` where the submodule returns a mapping or sequence: ``backbone.body``,
+    ``backbone:0``.
 
     Args:
         network: the module that the names are relative to.
         names: tap names. A submodule that runs several times in one pass is read the first time.
-        stop: end the forward pass as soon as the last tap has fired, silently: nothing after it is computed.
+        stop: end the forward pass silently once the last tap has fired, so that nothing after it is computed.
 
     Raises:
-        EyasError: a name is no submodule of the network, its output has no such key or is no tensor, it never ran, or
-            a later module overwrote what was kept.
+        EyasError: the network has no such submodule, the output has no such key or is not a tensor, a tap never fired,
+            or a later module changed a kept output in place.
     """
 
     def __init__(self, network: nn.Module, names: Iterable[str], *, stop: bool = False) -> None:
@@ -64,7 +68,7 @@ class Taps:
         missing = [name for name in self.names if name not in self.features]
         if missing:
             raise EyasError(f"these taps never fired in the forward pass: {', '.join(missing)}")
-        # A ReLU in place behind the tap would make the map of a whole pass another one than that of a stopped pass.
+        # After an in-place ReLU behind the tap, a full pass would keep another map than a stopped pass.
         changed = [name for name, version in self._versions.items() if self.features[name]._version != version]
         if changed:
             raise EyasError(
@@ -86,21 +90,50 @@ class Taps:
 
     def _keep(self, name: str, feature: Tensor) -> None:
         self.features[name] = feature
-        if not feature.is_inference():  # those have no version counter
+        if not feature.is_inference():  # inference tensors have no version counter
             self._versions[name] = feature._version
 
 
-def teacher_features(teacher: Detector, names: Iterable[str], images: Tensor) -> dict[str, Tensor]:
-    """The teacher's feature maps, without gradient and without running anything behind the last of them.
+def tap_features(detector: Detector, names: Iterable[str], images: Tensor) -> dict[str, Tensor]:
+    """A detector's feature maps by tap name, (batch, C, H, W) each, without gradients.
+
+    The pass stops after the last tap: heads and NMS never run.
 
     Args:
-        teacher: in evaluation mode.
+        detector: in evaluation mode.
         names: tap names.
         images: (batch, 3, height, width) in [0, 1].
     """
-    with torch.no_grad(), Taps(teacher.network, names, stop=True) as taps:
-        teacher.predict(images)
+    with torch.no_grad(), Taps(detector.network, names, stop=True) as taps:
+        detector.predict(images)
     return taps.features
+
+
+def some_parameter(detector: Detector) -> Tensor:
+    """A parameter, for its device and dtype. A network without parameters gives a float32 scalar on the CPU."""
+    return next(detector.network.parameters(), torch.zeros((), device="cpu"))
+
+
+def probe(detector: Detector, names: Sequence[str], role: str) -> dict[str, Tensor]:
+    """The feature maps of one random image, by tap name.
+
+    Args:
+        detector: teacher or student; it runs in evaluation mode.
+        names: tap names, each a level of the detector.
+        role: "teacher" or "student", for the error.
+
+    Raises:
+        EyasError: a map is not (1, C, H, W) with the C that the detector declares for the level.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(1, 3, *PROBE_SIZE, generator=generator, device="cpu").to(some_parameter(detector))
+    with eval_mode(detector.network):
+        features = tap_features(detector, names, images)
+    for name in names:
+        shape, promised = tuple(features[name].shape), detector.levels[name].channels
+        if len(shape) != 4 or shape[1] != promised:
+            raise EyasError(f"level {name!r} of the {role} is {shape}, not (1, {promised}, height, width) as declared")
+    return features
 
 
 def _module_name(tap: str) -> str:
@@ -131,35 +164,9 @@ def _pick(output: Any, tap: str) -> Tensor:
 
 
 def _entries(output: Any) -> dict[str, Any]:
-    """What a key can name. A tensor has no entries: ``:0`` would silently be the first image of the batch."""
+    """The entries that a key can name. A tensor has none: ``:0`` would silently be the first image of the batch."""
     if isinstance(output, Mapping):
         return {str(key): value for key, value in output.items()}
     if isinstance(output, Sequence) and not isinstance(output, str):
         return {str(index): value for index, value in enumerate(output)}
     return {}
-
-
-PROBE_SIZE: Size = (128, 160)
-"""(height, width) of the random image that is sent through both detectors."""
-
-
-def some_parameter(detector: Detector) -> Tensor:
-    """One that tells device and type; a network without parameters is taken to be on the CPU."""
-    return next(detector.network.parameters(), torch.zeros((), device="cpu"))
-
-
-def probe(detector: Detector, names: Sequence[str], role: str) -> dict[str, Tensor]:
-    """The feature maps of one random image, by tap name.
-
-    Raises:
-        EyasError: one has not the channels that the detector's levels promise.
-    """
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(1, 3, *PROBE_SIZE, generator=generator, device="cpu").to(some_parameter(detector))
-    with eval_mode(detector.network):
-        features = teacher_features(detector, names, images)
-    for name in names:
-        shape, promised = tuple(features[name].shape), detector.levels[name].channels
-        if len(shape) != 4 or shape[1] != promised:
-            raise EyasError(f"level {name!r} of the {role} is {shape}, not (1, {promised}, height, width) as declared")
-    return features

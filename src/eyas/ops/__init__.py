@@ -1,1 +1,1 @@
-"""Pure functions of tensors: anchors, overlaps, masks, boxes, pixels. No state, no files."""
+"""Pure tensor functions: anchors, overlaps, masks, boxes, pixels. No state, no I/O."""

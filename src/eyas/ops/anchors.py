@@ -1,7 +1,7 @@
 """Anchor grids: where the anchors of one feature level lie in the image.
 
-A grid is stored by its generators (cell shapes, step, offset), never as a list of anchors: everything the
-near-object mask needs is separable along the two axes.
+A grid stores cell anchors, step and offset, never a list of anchors: the near-object mask is separable along the two
+axes and needs no more.
 """
 
 from __future__ import annotations
@@ -18,14 +18,18 @@ from torch import Tensor
 class AnchorGrid:
     """K anchors repeated on every cell of an H x W feature map.
 
+    Anchor k of cell (i, j), row and column, is ``cell_anchors[k] + (x, y, x, y)`` with ``x = offset_x + j*step_x`` and
+    ``y = offset_y + i*step_y``.
+
     Attributes:
         cell_anchors: (K, 4) float boxes, xyxy in pixels, relative to a cell's origin.
-        size: (H, W), cells.
-        step: (step_y, step_x), pixels between neighbouring cells. Real-valued: ShuffleDet's spacing is not its stride.
-        offset: (offset_y, offset_x), pixels, the origin of cell (0, 0).
+        size: (H, W) in cells.
+        step: (step_y, step_x), pixels between neighbouring cells, above 0. Not rounded: ShuffleDet's spacing differs
+            from its stride.
+        offset: (offset_y, offset_x), the origin of cell (0, 0) in pixels.
 
-    The anchor k of cell (i, j) (row, column) is
-    ``cell_anchors[k] + (offset_x + j*step_x, offset_y + i*step_y) * (1, 1, 1, 1)`` in x, y, x, y order.
+    Raises:
+        ValueError: ``cell_anchors`` is not (K, 4) with K >= 1, a size is below 1, or a step is not positive.
     """
 
     cell_anchors: Tensor
@@ -47,12 +51,12 @@ class AnchorGrid:
         return len(self.cell_anchors)
 
     def origins(self, axis: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Tensor:
-        """Pixel coordinates of the cell origins along one axis: 0 gives (H,) rows, 1 gives (W,) columns."""
+        """The cell origins along one axis in pixels: (H,) y coordinates for axis 0, (W,) x coordinates for axis 1."""
         positions = torch.arange(self.size[axis], device=device, dtype=dtype or self.cell_anchors.dtype)
         return positions * self.step[axis] + self.offset[axis]
 
     def anchors(self) -> Tensor:
-        """Every anchor, (H, W, K, 4), xyxy in pixels. For drawing and for the reference mask only."""
+        """All anchors, (H, W, K, 4) xyxy in pixels. Only for drawing, tests and benchmarks."""
         y, x = (self.origins(axis, device=self.cell_anchors.device) for axis in (0, 1))
         rows, columns = torch.meshgrid(y, x, indexing="ij")
         origin = torch.stack((columns, rows, columns, rows), dim=-1)
@@ -60,22 +64,27 @@ class AnchorGrid:
 
 
 def shapes_to_cell_anchors(shapes: Sequence[tuple[float, float]]) -> Tensor:
-    """(width, height) pairs, in pixels, to (K, 4) boxes centred on the cell's origin."""
+    """Cell anchors, (K, 4) float32 xyxy centred on the cell's origin, from K (width, height) pairs in pixels."""
     sizes = torch.tensor(shapes, dtype=torch.float32)
     return torch.cat((-sizes / 2, sizes / 2), dim=1)
 
 
 def ratio_cell_anchors(side: float, ratios: Sequence[float] = (0.5, 1.0, 2.0)) -> Tensor:
-    """Anchors of one area, ``side**2`` pixels, and several height/width ratios, centred on the cell's origin."""
+    """Cell anchors, (K, 4), of area ``side**2`` square pixels, one for each of K height/width ratios."""
     return shapes_to_cell_anchors([(side / math.sqrt(ratio), side * math.sqrt(ratio)) for ratio in ratios])
 
 
 def default_grid(size: tuple[int, int], image_size: tuple[int, int]) -> AnchorGrid:
-    """The grid given to detectors that have no anchors: three ratios, side 4 x stride, centred in each cell.
+    """The grid of a detector without anchors: three height/width ratios (0.5, 1, 2), centred in each cell.
+
+    The anchors' area is that of a square of four times the step.
 
     Args:
-        size: (H, W) of the feature map.
-        image_size: (height, width) of the image in pixels; the step is their exact quotient.
+        size: (H, W) of the feature map in cells.
+        image_size: (height, width) of the image in pixels. The step is exactly ``image_size / size``.
+
+    Raises:
+        ValueError: a size is below 1.
     """
     step_y, step_x = image_size[0] / size[0], image_size[1] / size[1]
     cell_anchors = ratio_cell_anchors(4 * math.sqrt(step_y * step_x))

@@ -1,19 +1,20 @@
 """Near-object masks: which cells of a feature map the student imitates (Wang et al., CVPR 2019, section 3.1).
 
-For a ground-truth box g, ``M_g`` is the best IoU of any anchor with it, and a cell is *near* g when one of its K
-anchors has IoU > psi * M_g. The mask of an image is the union over its boxes.
+In the paper's symbols: for a ground-truth box g, ``M_g`` is the best IoU of any anchor with it and ``F_g = psi * M_g``
+is its threshold. A cell is *near* g when one of its K anchors has IoU > F_g. The mask I of an image is the union over
+its boxes. ``N_p``, the number of near cells in a batch, is counted by `eyas.methods.imitation.count_imitated_cells`.
 
-IoU on an anchor grid is separable, so the G x H x W x K table of the textbook never exists here. The overlap of anchor
-shape k at column j with box g is ``w[g, k, j]``, a trapezoid in j, and its overlap at row i is ``h[g, k, i]``. IoU
-grows with ``w * h``, hence
+IoU on an anchor grid is separable, so the G x H x W x K table of all IoUs is never built. The overlap of anchor shape k
+at column j with box g is ``w[g, k, j]``, a trapezoid in j, and its overlap at row i is ``h[g, k, i]``. IoU grows with
+``w * h``, hence
 
-- the best IoU of (g, k) on the grid is the one at ``max_j w`` and ``max_i h``, next to the centre of the box;
-- the near rows are those where h exceeds some bound given ``max_j w``; in one row, the near columns are those where w
-  exceeds some bound given h; and a trapezoid exceeds a bound on ONE interval.
+- the best IoU of (g, k) on the grid is at ``max_j w`` and ``max_i h``, next to the centre of the box;
+- the near rows are those where h exceeds a bound that follows from ``max_j w``; in each row, the near columns are those
+  where w exceeds a bound that follows from h; and a trapezoid exceeds a bound on ONE interval.
 
-So the mask is a union of at most G*K*H intervals, whose ends have a closed form: +1 and -1 at the ends, then one
-cumulative sum. The cost is O(G*K*H + H*W) in place of O(G*K*H*W). The anchor shapes of all levels are one flat axis of
-length S, so a detector with five levels costs no more calls than one with a single level.
+So the mask is a union of at most G*K*H intervals whose ends have a closed form: add +1 and -1 at the ends, then take
+one cumulative sum. The cost is O(G*K*H + H*W) instead of O(G*K*H*W). The anchor shapes of all levels form one flat axis
+of length S, so five levels take as many calls as one.
 """
 
 from __future__ import annotations
@@ -27,14 +28,16 @@ import torch
 from torch import Tensor
 
 from eyas.ops.anchors import AnchorGrid
-from eyas.ops.overlaps import GridTable, Overlaps, box_area, grid_table, iou_limits, iou_of
+from eyas.ops.boxes import area
+from eyas.ops.overlaps import GridTable, Overlaps, grid_table, iou_limits, iou_of
 
 AssignmentRule = Literal["global", "per_level", "by_size"]
-"""Which anchors ``M_g`` is the maximum over when a detector has several feature levels.
+"""Which anchors the maximum ``M_g`` is taken over when a detector has several feature levels.
 
-- ``global``: all anchors of all levels: an object is near only where its anchors fit, mostly on one or two levels.
-- ``per_level``: the anchors of each level: every object is near some cells of every level.
-- ``by_size``: an object belongs to one level, by the detector's own rule, and is near cells of that level only.
+- ``global``: all anchors of all levels. An object has near cells only where its anchors fit, mostly on one or two
+  levels.
+- ``per_level``: the anchors of each level separately. Every object has near cells on every level.
+- ``by_size``: the anchors of the one level that the detector assigns the object to. It has near cells only there.
 """
 
 
@@ -46,28 +49,29 @@ def near_object_masks(
     assignment: AssignmentRule = "global",
     box_ranges: Sequence[tuple[float, float] | None] | None = None,
 ) -> list[Tensor]:
-    """The near-object mask of every image on every level, exactly.
+    """The exact near-object mask of every image on every level (Wang et al., CVPR 2019, section 3.1).
 
     Args:
-        grids: the anchors of each level, L of them.
-        boxes: for each of the B images its (n, 4) ground-truth boxes, xyxy in pixels; n may be 0.
-        psi: share of the best IoU that an anchor must exceed, in [0, 1]. 0 takes every cell one of whose anchors
-            touches a box; 1 takes none, the comparison being strict.
-        assignment: see `AssignmentRule`.
-        box_ranges: for ``by_size``: per level the (low, high) pixels with low <= sqrt(area) < high that belong to it.
-            Entries that are None are derived from the grids, see `size_ranges`.
+        grids: the anchors of each of the L levels, from fine to coarse.
+        boxes: for each of the B images, (n, 4) ground-truth boxes, xyxy in pixels; n may be 0.
+        psi: the threshold F_g as a share of the best IoU M_g, in [0, 1]. 0 selects every cell with an anchor that
+            overlaps a box; 1 selects none, because the comparison is strict.
+        assignment: which anchors M_g is taken over, see `AssignmentRule`.
+        box_ranges: only for ``by_size``: for each level the (low, high) of its boxes, low <= sqrt(area) < high, in
+            pixels. An entry of None is derived from the grids, see `size_ranges`.
 
     Returns:
         L boolean tensors (B, H, W), on the device of the boxes.
 
     Raises:
-        ValueError: psi outside [0, 1], an unknown assignment, no level, or not one box range per level.
+        ValueError: psi is outside [0, 1], the assignment is unknown, there is no level, or ``box_ranges`` has not one
+            entry per level.
     """
     _check(grids, psi, assignment)
     flat, image = _flatten(boxes)
     table = grid_table(grids, flat)
     anchors = torch.cat([grid.cell_anchors for grid in grids]).to(flat, non_blocking=True)
-    axes, area_sum = Overlaps.of(anchors, table, flat), box_area(flat)[:, None] + box_area(anchors)
+    axes, area_sum = Overlaps.of(anchors, table, flat), area(flat)[:, None] + area(anchors)
 
     best_width, best_height = axes.best_overlap()
     iou = iou_of(best_width * best_height, area_sum)
@@ -90,9 +94,9 @@ def near_object_masks_reference(
     assignment: AssignmentRule = "global",
     box_ranges: Sequence[tuple[float, float] | None] | None = None,
 ) -> list[Tensor]:
-    """What `near_object_masks` computes, straight from the definition: the IoU of every anchor with every box.
+    """The masks of `near_object_masks`, straight from the definition: the IoU of every anchor with every box.
 
-    For tests and benchmarks. Same arguments, same result; time and memory O(G*K*H*W).
+    For tests and benchmarks. Arguments, result and errors are the same; time and memory are O(G*K*H*W).
     """
     _check(grids, psi, assignment)
     flat, image = _flatten(boxes)
@@ -111,14 +115,21 @@ def near_object_masks_reference(
 def size_ranges(
     grids: Sequence[AnchorGrid], declared: Sequence[tuple[float, float] | None] | None = None
 ) -> list[tuple[float, float]]:
-    """Which boxes belong to each level, as (low, high) pixels of sqrt(area), for ``by_size``.
+    """Which boxes belong to each level under ``by_size``: low <= sqrt(area) < high, in pixels.
 
-    A declared range (the detector's own rule) is kept. The others follow from the anchors: the border between two
-    neighbouring levels is the geometric mean of their typical anchor sides, so that a box goes to the level whose
-    anchors are nearest to it in scale.
+    A declared range (the detector's own rule) is kept. The others are derived: the border between two neighbouring
+    levels is the geometric mean of their typical anchor sides, so a box belongs to the level whose anchors are closest
+    in scale.
+
+    Args:
+        grids: the anchors of each level, from fine to coarse.
+        declared: for each level (low, high), or None to derive it; None derives all.
 
     Returns:
-        One half-open range per level; the derived ones cover (0, inf) without gaps.
+        (low, high) for each level. Derived ranges cover [0, inf) without gaps.
+
+    Raises:
+        ValueError: ``declared`` has not one entry per level.
     """
     sides = [_typical_side(grid) for grid in grids]
     borders = [0.0, *(math.sqrt(fine * coarse) for fine, coarse in pairwise(sides)), math.inf]
@@ -131,7 +142,7 @@ def size_ranges(
 
 
 def _typical_side(grid: AnchorGrid) -> float:
-    return math.exp(float(box_area(grid.cell_anchors).log().mean()) / 2)
+    return math.exp(float(area(grid.cell_anchors).log().mean()) / 2)
 
 
 def _check(grids: Sequence[AnchorGrid], psi: float, assignment: str) -> None:
@@ -144,7 +155,7 @@ def _check(grids: Sequence[AnchorGrid], psi: float, assignment: str) -> None:
 
 
 def _flatten(boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """All boxes, (G, 4), and the image each is of, (G,). Coordinates in float64 where the device has it."""
+    """All boxes, (G, 4), and the image index of each, (G,). Coordinates are float64 where the device supports it."""
     device = boxes[0].device if boxes else torch.device("cpu")
     dtype = torch.float32 if device.type == "mps" else torch.float64
     flat = torch.cat([box.reshape(-1, 4) for box in boxes]).to(dtype) if boxes else torch.zeros(0, 4, dtype=dtype)
@@ -161,16 +172,17 @@ def _bounds(
     grids: Sequence[AnchorGrid],
     box_ranges: Sequence[tuple[float, float] | None] | None,
 ) -> Tensor:
-    """F_g of each shape's level, from the best IoU (G, S) of each shape: (G, S), or (G, 1) where all levels share it.
+    """The thresholds F_g = psi * M_g, (G, S), or (G, 1) where all levels share them.
 
-    It is out of reach on a level that the box does not belong to.
+    ``best`` is the best IoU of each box and shape, (G, S); M_g is its maximum over the shapes that ``assignment``
+    names. F_g is infinite on a level that the box does not belong to.
     """
     if assignment == "global":
         return psi * best.amax(dim=1, keepdim=True)
     of_level = best.new_zeros(len(grids), len(boxes))
     of_level.scatter_reduce_(0, level[:, None].expand(-1, len(boxes)), best.t(), "amax").mul_(psi)
     if assignment == "by_size":
-        side = box_area(boxes).sqrt()
+        side = area(boxes).sqrt()
         ranges = torch.tensor(size_ranges(grids, box_ranges), dtype=boxes.dtype)
         low, high = ranges.to(boxes.device, non_blocking=True).unbind(1)
         of_level.masked_fill_((side < low[:, None]) | (side >= high[:, None]), math.inf)
@@ -178,15 +190,16 @@ def _bounds(
 
 
 def _list_rows(rows: Tensor, table: GridTable) -> tuple[Tensor, Tensor, Tensor]:
-    """The near rows of all boxes and shapes as one list, from the first and the one past the last, (2, G, S).
+    """All near rows as one list of N entries, from their first and one past their last row, (2, G, S).
 
     Returns:
-        Of each entry, N of them: the pair of box and shape, numbered over (G, S); the row; and whether it is near.
+        Three (N,) tensors: each entry's box and shape as a flat index into (G, S); its row; and whether the row is
+            near, a scalar True if all are.
     """
     _, boxes, shapes = rows.shape
     first, stop = rows.flatten(1)
     pair = torch.arange(len(first), device=rows.device)
-    if _may_wait(rows.device):
+    if _may_synchronise(rows.device):
         count = stop - first
         pair = pair.repeat_interleave(count)
         row = torch.arange(len(pair), device=rows.device) + (stop - count.cumsum(0)).index_select(0, pair)
@@ -196,15 +209,16 @@ def _list_rows(rows: Tensor, table: GridTable) -> tuple[Tensor, Tensor, Tensor]:
     return pair, row, (row >= first.index_select(0, pair)) & (row < stop.index_select(0, pair))
 
 
-def _may_wait(device: torch.device) -> bool:
-    """Whether N may depend on the values. The host would have to wait for an accelerator's queue to read it."""
+def _may_synchronise(device: torch.device) -> bool:
+    """Whether N may depend on the values. On an accelerator, reading it stalls the host until the queue is empty."""
     return device.type == "cpu"
 
 
 def _fill(grids: Sequence[AnchorGrid], ends: Tensor, images: int) -> list[Tensor]:
-    """(images, H, W) masks of each level from the first cell of each near interval and the one past it, (2, N).
+    """The masks of each level, (images, H, W), from the first and one past the last cell of each near interval, (2, N).
 
-    +1 at each start, -1 at each stop, then one cumulative sum. Cells are numbered as in `GridTable.rows_start`.
+    Adds +1 at each start and -1 at each stop, then takes one cumulative sum. Cells are numbered as in
+    `GridTable.rows_start`.
     """
     counts = [images * grid.size[0] * grid.size[1] for grid in grids]
     steps = torch.zeros(sum(counts) + 1, dtype=torch.int32, device=ends.device)
@@ -222,4 +236,4 @@ def _iou_table(grid: AnchorGrid, boxes: Tensor) -> Tensor:
     rows, columns = (torch.arange(cells, device=boxes.device, dtype=boxes.dtype)[:, None, None] for cells in grid.size)
     width, height = axes.along(0).overlap(columns), axes.along(1).overlap(rows)  # (W or H, G, K)
     intersection = width.transpose(0, 1)[:, None] * height.transpose(0, 1)[:, :, None]
-    return iou_of(intersection, box_area(boxes)[:, None, None, None] + box_area(anchors))
+    return iou_of(intersection, area(boxes)[:, None, None, None] + area(anchors))

@@ -1,4 +1,4 @@
-"""Pixels: 8 bits a channel from the file to the device, a quarter of what floats would take on the way, then floats."""
+"""Pixels: uint8 from the file to the device, where they become floats. Bytes are a quarter of the data to move."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 FILL = (124, 116, 104)
-"""The colour of padding: the ImageNet mean, which the detectors' usual normalisation maps to zero, in whole steps."""
+"""RGB of the padding, in [0, 255]: the rounded ImageNet mean, which the usual normalisation maps to about 0."""
 
 
 def as_float(images: Tensor) -> Tensor:
-    """Images (..., 3, height, width), uint8, as the networks take them: float32 in [0, 1]. Floats stay as they are."""
+    """Images for a network: uint8 (..., 3, height, width) becomes float32 in [0, 1], floats pass unchanged."""
     return images if images.is_floating_point() else F.to_dtype(images, torch.float32, scale=True)
 
 
 def filled(count: int, height: int, width: int, *, like: Tensor) -> Tensor:
-    """Images (count, 3, height, width) of the padding's colour, of the type and on the device of others."""
+    """Padding: (count, 3, height, width) images of the colour `FILL`, with the dtype and device of ``like``."""
     colour = torch.tensor(FILL, dtype=torch.uint8, device=like.device)
     if like.is_floating_point():
         colour = as_float(colour).to(like)

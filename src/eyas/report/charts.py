@@ -12,16 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.typing import ColorType
 
-from eyas.report.plots import COLOURS
+from eyas.report.colours import TEXT_COLOUR
+from eyas.report.plots import COLOURS, clean_axes
 
 Line = tuple[Sequence[float], Sequence[float]]
 """x and y."""
 SMALL = (3.3, 2.5)
 """Inches of a chart that stands beside others."""
 LARGE = (4.5, 3.0)
-"""Inches of a chart that stands alone or beside its table; wider ones would shrink, and their words, on a phone."""
-TEACHER_PLACE = -1
-"""In place of the place of an arm: the teacher is drawn in the colour of the text."""
+"""Inches of a chart that stands alone or beside its table; a wider one would shrink on a phone, and its words too."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class Dot:
     """One detector in a plane.
 
     Attributes:
-        x: its place.
-        y: its place.
+        x: cost.
+        y: accuracy.
         half_width: of the interval of y; None where there is none.
     """
 
@@ -53,16 +52,16 @@ def lines(
 
     Args:
         path: the SVG.
-        by_arm: place of the arm among all arms, which gives its colour, to its line.
-        x: what the x axis is.
-        y: what the y axis is.
+        by_arm: colour index of an arm -> its line.
+        x: title of the x axis.
+        y: title of the y axis.
         title: above it.
         unit: both axes go from 0 to 1.
         size: inches.
     """
     figure, axes = _chart(title, x, y, size)
-    for place, (across, up) in by_arm.items():
-        axes.plot(across, up, color=_colour(place), linewidth=1.3, alpha=0.9)
+    for index, (across, up) in by_arm.items():
+        axes.plot(across, up, color=_colour(index), linewidth=1.3, alpha=0.9)
     if unit:
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
     else:
@@ -76,19 +75,19 @@ def plane(path: Path, dots: Mapping[int, Dot], *, x: str, y: str) -> None:
 
     Args:
         path: the SVG.
-        dots: place, which gives the colour, to dot. The teacher's is a square.
-        x: what the x axis is.
-        y: what the y axis is.
+        dots: colour index -> dot. The teacher's is a square.
+        x: title of the x axis.
+        y: title of the y axis.
     """
     figure, axes = _chart("", x, y, SMALL)
-    for place, dot in dots.items():
+    for index, dot in dots.items():
         axes.errorbar(
             dot.x,
             dot.y,
             yerr=dot.half_width,
-            fmt="s" if place == TEACHER_PLACE else "o",
+            fmt="s" if index == TEXT_COLOUR else "o",
             markersize=6,
-            color=_colour(place),
+            color=_colour(index),
             capsize=3,
             linewidth=1.2,
         )
@@ -103,14 +102,14 @@ def dots(path: Path, rows: Sequence[str], by_arm: Mapping[int, Sequence[float]],
     Args:
         path: the SVG.
         rows: class names, from the top.
-        by_arm: place of the arm to one value for each row, NaN where there is none.
-        x: what the values are.
+        by_arm: colour index of an arm -> one value for each row, NaN where there is none.
+        x: title of the x axis.
     """
     figure = Figure(figsize=(LARGE[0], 0.8 + 0.27 * len(rows)), layout="constrained")
     axes = figure.subplots()
     shift = np.linspace(-1, 1, len(by_arm)) * min(0.22, 0.05 * (len(by_arm) - 1))
-    for (place, values), offset in zip(by_arm.items(), shift, strict=True):
-        axes.scatter(values, np.arange(len(rows)) + offset, s=24, color=_colour(place), linewidths=0)
+    for (index, values), offset in zip(by_arm.items(), shift, strict=True):
+        axes.scatter(values, np.arange(len(rows)) + offset, s=24, color=_colour(index), linewidths=0)
     axes.set(xlabel=x, yticks=range(len(rows)), yticklabels=list(rows), ylim=(len(rows) - 0.5, -0.5))
     axes.set_xlim(left=0)
     _plain(axes, grid="both")
@@ -124,14 +123,14 @@ def bars(path: Path, rows: Mapping[str, Sequence[float]], colours: Sequence[int]
     Args:
         path: the SVG.
         rows: name -> length of each part.
-        colours: place in `eyas.report.plots.COLOURS` of each part.
-        x: what the lengths are.
+        colours: index in `eyas.report.plots.COLOURS` of each part.
+        x: title of the x axis.
     """
     figure = Figure(figsize=(LARGE[0], 1.0 + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots()
     left = np.zeros(len(rows))
-    for place, colour in enumerate(colours):
-        lengths = np.array([values[place] for values in rows.values()], dtype=np.float64)
+    for part, colour in enumerate(colours):
+        lengths = np.array([values[part] for values in rows.values()], dtype=np.float64)
         axes.barh(range(len(rows)), lengths, left=left, height=0.62, color=COLOURS[colour], linewidth=0)
         left += lengths
     axes.set(xlabel=x, yticks=range(len(rows)), yticklabels=list(rows), ylim=(len(rows) - 0.4, -0.6))
@@ -140,14 +139,14 @@ def bars(path: Path, rows: Mapping[str, Sequence[float]], colours: Sequence[int]
 
 
 def binned(points: Sequence[tuple[float, float]], count: int = 120) -> Line:
-    """At most ``count`` points, each the mean of neighbours, so that a long run does not make a heavy page."""
+    """At most ``count`` points, each the mean of neighbours: a long run must not make a heavy page."""
     groups = np.array_split(np.asarray(points, dtype=np.float64).reshape(-1, 2), min(count, max(1, len(points))))
     means = [group.mean(axis=0) for group in groups if len(group)]
     return [float(mean[0]) for mean in means], [float(mean[1]) for mean in means]
 
 
-def _colour(place: int) -> ColorType:
-    return "#000000" if place == TEACHER_PLACE else COLOURS[place % len(COLOURS)]
+def _colour(index: int) -> ColorType:
+    return "#000000" if index == TEXT_COLOUR else COLOURS[index % len(COLOURS)]
 
 
 def _chart(title: str, x: str, y: str, size: tuple[float, float]) -> tuple[Figure, Axes]:
@@ -161,6 +160,5 @@ def _chart(title: str, x: str, y: str, size: tuple[float, float]) -> tuple[Figur
 
 
 def _plain(axes: Axes, *, grid: Literal["x", "both"]) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis=grid, alpha=0.25)
+    clean_axes(axes, grid=grid)
     axes.set_axisbelow(True)

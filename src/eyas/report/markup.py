@@ -1,4 +1,4 @@
-"""HTML from text: whatever comes from files is escaped here, in the one place where text becomes markup."""
+"""HTML from text. Text from files becomes markup here alone, and is escaped here."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ def text(words: str) -> Html:
     return Html(escape(words))
 
 
+def counted(number: int, noun: str) -> str:
+    """As ``1 object`` or ``2 objects``: plain text."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def join(parts: Iterable[Html]) -> Html:
     """Several pieces one after another."""
     return Html("\n".join(parts))
@@ -37,18 +42,18 @@ def paragraph(words: str, *, kind: str = "") -> Html:
 
 
 def section(name: str, title: str, *parts: Html) -> Html:
-    """A part of the page, which the contents link to.
+    """A section of the page, which the contents link to.
 
     Args:
         name: its anchor.
         title: its heading.
-        parts: what is in it.
+        parts: its content.
     """
     return Html(f'<section id="{escape(name)}">\n<h2>{escape(title)}</h2>\n{join(parts)}\n</section>')
 
 
 def heading(words: str) -> Html:
-    """A heading inside a part."""
+    """A heading inside a section."""
     return Html(f"<h3>{escape(words)}</h3>")
 
 
@@ -64,7 +69,7 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> H
 
 
 def figure(content: Html, caption: str) -> Html:
-    """A drawing with what it shows below it."""
+    """A drawing with its caption below it."""
     return Html(f"<figure>{content}<figcaption>{escape(caption)}</figcaption></figure>")
 
 
@@ -79,7 +84,7 @@ def beside(*parts: Html) -> Html:
 
 
 def together(*parts: Html) -> Html:
-    """Pieces that stay in one place of `beside`."""
+    """Pieces that stay in one column of `beside`."""
     return Html(f"<div>\n{join(parts)}\n</div>")
 
 
@@ -90,7 +95,7 @@ def picture(jpeg: bytes, alt: str) -> Html:
 
 
 def legend(entries: Mapping[str, str], *, label: str) -> Html:
-    """Which colour is what: name -> CSS colour."""
+    """Colours and their meaning: name -> CSS colour."""
     items = "".join(
         f'<li><span class="swatch" style="background:{escape(colour)}" aria-hidden="true"></span>{escape(name)}</li>'
         for name, colour in entries.items()
@@ -99,7 +104,7 @@ def legend(entries: Mapping[str, str], *, label: str) -> Html:
 
 
 def details(summary: str, *parts: Html) -> Html:
-    """What is shown when it is asked for."""
+    """Content behind a summary that opens it."""
     return Html(f"<details><summary>{escape(summary)}</summary>\n{join(parts)}\n</details>")
 
 
@@ -108,8 +113,8 @@ def page(title: str, lead: Html, sections: Mapping[str, tuple[str, Html]]) -> st
 
     Args:
         title: of the page.
-        lead: what stands above the contents.
-        sections: anchor -> title and markup of each part.
+        lead: markup above the contents.
+        sections: anchor -> title and content of each section.
     """
     links = "".join(f'<li><a href="#{escape(name)}">{escape(title)}</a></li>' for name, (title, _) in sections.items())
     return Template((ASSETS / "page.html").read_text()).substitute(

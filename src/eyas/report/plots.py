@@ -1,10 +1,11 @@
-"""Figures: detections and near-object masks drawn on images, curves over a run. Matplotlib without a display."""
+"""Drawings by matplotlib: detections and near-object masks on images, curves over a run, intervals. No display."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -23,7 +24,28 @@ VARIANCE_STYLES: Mapping[str, Mapping[str, Any]] = {
     "near": {"color": "#d55e00", "linestyle": "none", "marker": "^", "markersize": 3.5},
     "far": {"color": "#0072b2", "linestyle": "none", "marker": "o", "markersize": 3},
 }
-"""Vermilion and blue of Okabe and Ito, which colour-blind readers tell apart, and another marker each."""
+"""Vermilion and blue of Okabe and Ito, distinct to colour-blind readers, each with its own marker."""
+
+
+def rendered(draw: Callable[[Path], None], suffix: str, style: Mapping[str, Any] | None = None) -> bytes:
+    """The file that a function draws.
+
+    Args:
+        draw: writes the file of the given path.
+        suffix: of that path: .svg, .jpg, .png.
+        style: matplotlib's rc parameters meanwhile.
+    """
+    parameters: dict[Any, Any] = {"text.parse_math": False, **(style or {})}  # a class may be called $x$
+    with TemporaryDirectory() as folder, matplotlib.rc_context(parameters):
+        path = Path(folder) / f"figure{suffix}"
+        draw(path)
+        return path.read_bytes()
+
+
+def clean_axes(axes: matplotlib.axes.Axes, *, grid: Literal["x", "both"] = "both") -> None:
+    """A pale grid, and no frame at the top and on the right."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, alpha=0.25)
 
 
 def draw_boxes(axes: matplotlib.axes.Axes, boxes: Tensor, texts: Sequence[str], colours: Sequence[str]) -> None:
@@ -37,8 +59,8 @@ def draw_boxes(axes: matplotlib.axes.Axes, boxes: Tensor, texts: Sequence[str], 
             style = {"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
             # Above the box, or inside it where there is no room above.
             first, last = sorted(axes.get_ylim())
-            place, side = (top - 1, "bottom") if top - first > LABEL_ROOM * (last - first) else (top + 1, "top")
-            axes.text(left, place, text, fontsize=6, color="white", va=side, bbox=style, clip_on=True)
+            y, side = (top - 1, "bottom") if top - first > LABEL_ROOM * (last - first) else (top + 1, "top")
+            axes.text(left, y, text, fontsize=6, color="white", va=side, bbox=style, clip_on=True)
 
 
 def show_image(axes: matplotlib.axes.Axes, image: Tensor, title: str = "") -> None:
@@ -88,9 +110,9 @@ def side_by_side(
         show_image(axes[0], image, "ground truth" if row == 0 else "")
         names = [classes[label] for label in target["labels"].tolist()]
         draw_boxes(axes[0], target["boxes"], names, [OBJECT] * len(names))
-        for place, (name, predictions) in zip(axes[1:], columns.items(), strict=True):
-            show_image(place, image, name if row == 0 else "")
-            _draw_prediction(place, predictions[row], classes, threshold)
+        for panel, (name, predictions) in zip(axes[1:], columns.items(), strict=True):
+            show_image(panel, image, name if row == 0 else "")
+            _draw_prediction(panel, predictions[row], classes, threshold)
     figure.savefig(path)
 
 
@@ -134,7 +156,7 @@ def channel_variances(
 
     Args:
         levels: panel title -> ``whole``, ``near`` and ``far``, (C,) each, or None where there is no such cell.
-            Channels are sorted by the first that is there, so that one channel is at one place in all three.
+            Channels are sorted by the first of them, so that a channel has the same x in all three.
     """
     figure = Figure(figsize=(1.2 + 3.6 * len(levels), 3.6), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(levels), squeeze=False)[0]
@@ -142,15 +164,14 @@ def channel_variances(
         known = {where: values.cpu() for where, values in variances.items() if values is not None}
         order = next(iter(known.values())).argsort(descending=True) if known else None
         for where, values in known.items():
-            # A channel that never changes has no place on a log axis.
+            # A constant channel cannot be drawn on a log axis.
             shown = values[order].where(values[order] > 0, float("nan")).numpy()
             axes.plot(range(1, len(shown) + 1), shown, label=where, **VARIANCE_STYLES[where])
         if any(bool((values > 0).any()) for values in known.values()):
             axes.set_yscale("log")
         axes.set(xlabel="channel, by falling variance of the whole map", ylabel="variance over cells")
         axes.set_title(name, fontsize=9)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
+        clean_axes(axes)
         if known:
             axes.legend(frameon=False)
     figure.suptitle(title, fontsize=10)
@@ -187,8 +208,7 @@ def curves(
         )
     axes.set(xlabel=x, ylabel=y)
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
+    clean_axes(axes)
     axes.legend(frameon=False)
     figure.savefig(path)
 
@@ -206,8 +226,8 @@ def intervals(
     Args:
         path: the PNG.
         groups: by name.
-        x: what the values are.
-        line: name and place of a dashed line to compare with.
+        x: title of the x axis.
+        line: name and x of a dashed line to compare with.
         width: inches.
     """
     figure = Figure(figsize=(width, 0.9 + 0.36 * len(groups)), dpi=120, layout="constrained")
@@ -220,6 +240,5 @@ def intervals(
         axes.axvline(line[1], color="0.4", linestyle="--", linewidth=1)
         axes.text(line[1], -0.7, line[0], fontsize=8, color="0.4", ha="center", va="bottom")
     axes.set(xlabel=x, yticks=range(len(groups)), yticklabels=list(groups), ylim=(len(groups) - 0.4, -0.7))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="x", alpha=0.25)
+    clean_axes(axes, grid="x")
     figure.savefig(path)

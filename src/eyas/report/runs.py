@@ -1,4 +1,4 @@
-"""From folders to runs: which there are, which arm and seed each is, and what it logged."""
+"""Run folders as runs: their arm, their seed and their log."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 from yaml import YAMLError
 
-from eyas.comparison.arms import BASELINE
+from eyas.comparison.arms import BASELINE, current_name
 from eyas.runs.config import recorded_config
 from eyas.runs.log import LOG, read_log
 from eyas.runs.results import RunResult, last_epoch, read_run
 from eyas.types import EyasError
 
 TEACHER = "teacher"
-"""What the teacher of the runs is called on the page."""
+"""Name of the teacher on the page."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,11 +27,11 @@ class Run:
 
     Attributes:
         folder: its run folder.
-        arm: what it has in common with the runs that differ from it in their seed alone.
-        seed: as its config has it.
+        arm: the name that it shares with the runs that differ only in their seed.
+        seed: of its config.
         config: resolved options; empty for a run from Python.
-        result: comparison, curve and cost.
-        per_class: class name -> comparison, of its last evaluation.
+        result: metrics, curve and cost.
+        per_class: class name -> metrics, of its last evaluation.
         steps: the log lines of its training.
     """
 
@@ -45,7 +45,7 @@ class Run:
 
     @property
     def teacher(self) -> str | None:
-        """Its teacher as its config names it; None for plain training."""
+        """Its teacher as its config names it; None for a baseline."""
         return self.config.get("teacher")
 
     @property
@@ -58,13 +58,13 @@ Arms = dict[str, dict[int, Run]]
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class FoundRuns:
     """The runs of a report.
 
     Attributes:
-        arms: those that are finished; plain first, where there is one.
+        arms: of the finished runs, the baseline first.
         teachers: names of the run folders that are the teachers of others, and so no arms.
-        notes: what was left out, and why, in sentences.
+        notes: what is left out, and why, in sentences.
     """
 
     arms: Arms
@@ -74,17 +74,21 @@ class Found:
     def runs(self) -> list[Run]:
         return [run for arm in self.arms.values() for run in arm.values()]
 
+    def results(self) -> dict[str, dict[int, RunResult]]:
+        """Arm -> seed -> metrics, curve and cost, as `compare_arms` takes them."""
+        return {name: {seed: run.result for seed, run in seeds.items()} for name, seeds in self.arms.items()}
 
-def find_runs(paths: Sequence[Path], teacher: str | None = None) -> Found:
+
+def find_runs(paths: Sequence[Path], teacher: str | None = None) -> FoundRuns:
     """The finished runs of some folders, by arm and seed.
 
     Args:
         paths: run folders, and folders of run folders as `eyas compare` and `eyas demo` leave them.
-        teacher: run folder of the teacher where it is not where the runs say.
+        teacher: run folder of the teacher, where it is not the one that the runs name.
 
     Raises:
-        EyasError: a path without a run, no finished run at all, two runs of one arm and seed, runs of other classes or
-            of another metric, or a log that cannot be read.
+        EyasError: a path without a run, no finished run, two runs of one arm and seed, runs of different classes or
+            metrics, or a log that cannot be read.
     """
     folders = run_folders(paths)
     done = [folder for folder in folders if _is_finished(folder)]
@@ -97,11 +101,11 @@ def find_runs(paths: Sequence[Path], teacher: str | None = None) -> Found:
     runs = [read_folder(folder) for folder in done]
     named = [run.teacher for run in runs] if teacher is None else [teacher]
     teachers = {Path(name).resolve() for name in named if name is not None}
-    guides = [run for run in runs if run.folder.resolve() in teachers]
-    if len(guides) == len(runs):
-        guides = []  # the teacher itself is what the page is about
-    students = [run for run in runs if run not in guides]
-    return Found(by_arm(with_plain(students)), tuple(run.folder.name for run in guides), tuple(notes))
+    taught_by = [run for run in runs if run.folder.resolve() in teachers]
+    if len(taught_by) == len(runs):
+        taught_by = []  # the page is about the teacher itself
+    students = [run for run in runs if run not in taught_by]
+    return FoundRuns(by_arm(with_baseline(students)), tuple(run.folder.name for run in taught_by), tuple(notes))
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:
@@ -141,14 +145,14 @@ def read_folder(folder: Path) -> Run:
 def arm_name(name: str, seed: int) -> str:
     """The name of a run folder without the seed at its end: ``fgfi-3`` and ``fgfi-seed-3`` are both ``fgfi``.
 
-    A run called as the teacher is in the comparison, which is nobody's teacher here, is told from it.
+    A run called "teacher" that teaches no other run becomes "teacher (run)", since `TEACHER` is the teacher's name.
     """
-    arm = re.sub(rf"(?<=.)[-_](seed[-_]?)?{seed}$", "", name)
+    arm = current_name(re.sub(rf"(?<=.)[-_](seed[-_]?)?{seed}$", "", name))
     return f"{arm} (run)" if arm == TEACHER else arm
 
 
-def with_plain(runs: Sequence[Run]) -> list[Run]:
-    """The one arm without a teacher, beside arms that have one, is the plain student, whatever its folder is called."""
+def with_baseline(runs: Sequence[Run]) -> list[Run]:
+    """The runs, the only arm without a teacher, beside arms that have one, renamed to baseline."""
     untaught = {run.arm for run in runs if not run.taught}
     if len(untaught) != 1 or BASELINE in {run.arm for run in runs} or all(not run.taught for run in runs):
         return list(runs)
@@ -157,10 +161,10 @@ def with_plain(runs: Sequence[Run]) -> list[Run]:
 
 
 def by_arm(runs: Sequence[Run]) -> Arms:
-    """The runs by arm, plain first, and by seed.
+    """The runs by arm, the baseline first, and by seed.
 
     Raises:
-        EyasError: two runs of one arm and seed, or runs whose classes or figures are others.
+        EyasError: two runs of one arm and seed, or runs whose classes or metrics differ.
     """
     first = runs[0]
     arms: Arms = {}
@@ -189,7 +193,7 @@ def _is_finished(folder: Path) -> bool:
 
 @contextmanager
 def _readable(folder: Path) -> Iterator[None]:
-    """Inside it, a log or a config of another make raises EyasError."""
+    """Turns what a malformed log or config raises into an EyasError that names the folder."""
     try:
         yield
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, YAMLError) as error:

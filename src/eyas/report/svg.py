@@ -1,8 +1,7 @@
-"""Matplotlib figures as SVG inside the page: their text is text, and the style sheet decides their colours.
+"""Matplotlib figures as SVG inside the page: their text stays text, and the style sheet sets their colours.
 
-Matplotlib has no dark mode, but its SVG names every colour, so that each is replaced by a variable of the style sheet
-once the figure is drawn: black by the colour of the text, the colours of `eyas.report.plots.COLOURS` by
-``--c0`` to ``--c9``.
+Matplotlib has no dark mode, but its SVG names every colour. Once a figure is drawn, variables of the style sheet
+replace them: the colour of the text replaces black, ``--c0`` to ``--c9`` replace `eyas.report.plots.COLOURS`.
 """
 
 from __future__ import annotations
@@ -12,47 +11,35 @@ import re
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import matplotlib
 
-from eyas.report.charts import TEACHER_PLACE
+from eyas.report.colours import css_colour
 from eyas.report.markup import Html
-from eyas.report.plots import COLOURS
+from eyas.report.plots import COLOURS, rendered
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "eyas",
     "savefig.transparent": True,
-    "text.parse_math": False,  # a class may be called $x$
     "font.sans-serif": ["DejaVu Sans"],
 }
 PIXELS_PER_POINT = 1.25
 
 
-def variable(place: int) -> str:
-    """The CSS colour of an arm, or of the teacher: that which replaces what it is drawn in."""
-    if place == TEACHER_PLACE:
-        return "currentColor"
-    return f"var(--c{place % len(COLOURS)})"
-
-
 def drawing(draw: Callable[[Path], None], label: str) -> Html:
-    """What a function draws, as SVG for the page.
+    """The drawing of a function, as SVG for the page.
 
     Args:
-        draw: is given the path of an .svg file to write with matplotlib.
-        label: what it shows, for those who do not see it.
+        draw: writes an .svg file of the given path with matplotlib.
+        label: what it shows, for readers who do not see it.
     """
-    with TemporaryDirectory() as folder, matplotlib.rc_context(STYLE):
-        path = Path(folder) / "figure.svg"
-        draw(path)
-        return inline(path.read_text(), label)
+    return inline(rendered(draw, ".svg", STYLE).decode(), label)
 
 
 def inline(svg: str, label: str) -> Html:
-    """An SVG file of matplotlib's as part of a page: no prolog, no metadata, ids of its own, colours by variable."""
+    """An SVG file by matplotlib as part of a page: without prolog and metadata, unique ids, colours by variable."""
     body = svg[svg.index("<svg") :]
     head, _, body = body.partition(">")
     body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
@@ -68,8 +55,8 @@ def inline(svg: str, label: str) -> Html:
 
 
 def _recoloured(body: str) -> str:
-    """Colours inside tags by variable. What is between the tags, names among it, is left alone."""
-    colours = {matplotlib.colors.to_hex(colour): variable(place) for place, colour in enumerate(COLOURS)}
+    """Colours inside tags by variable. Text between the tags, names included, stays."""
+    colours = {matplotlib.colors.to_hex(colour): css_colour(index) for index, colour in enumerate(COLOURS)}
     colours |= {"#000000": "currentColor", "#666666": "var(--muted)"}
     pattern = re.compile("|".join(colours))
     return re.sub(r"<[^>]+>", lambda tag: pattern.sub(lambda found: colours[found.group()], tag.group()), body)

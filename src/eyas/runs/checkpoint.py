@@ -1,8 +1,8 @@
 """Checkpoints: written whole or not at all, read without pickles.
 
-A run folder holds ``model.json`` (how to build the detector), the weights of the detector alone as safetensors in its
-own library's names, and ``last.pt``, the state a run resumes from. Where the detector's library has a format of its
-own, the folder ``native`` of a finished run is in it.
+A run folder holds ``model.json`` (how to build the detector), the detector's weights as safetensors by its library's
+own names, and ``last.pt``, the state that a run resumes from. Where the detector's library has a format of its own, the
+folder ``native`` of a finished run is in that format.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ SPEC = "model.json"
 RESUME = "last.pt"
 BEST = "best.safetensors"
 OVERSIZE = 4
-"""A description may ask for this many times the bytes of the weights, which may be of a shorter type; not for more."""
+"""A description may ask for at most this many times the bytes of the weights, which may be of a shorter type."""
 NATIVE = "native"
-"""The folder of a run that the detector's own library reads."""
+"""The folder inside a run folder that the detector's own library reads."""
 
 
 @runtime_checkable
@@ -38,7 +38,7 @@ class NativeExport(Protocol):
     """A detector whose library has a format of its own."""
 
     def export_native(self, folder: Path) -> None:
-        """Write everything that the library needs to have the detector without Eyas."""
+        """Write everything that the library needs to open the detector without Eyas."""
         ...
 
 
@@ -86,19 +86,19 @@ class ModelSpec:
         return spec
 
 
-def load(folder: str | Path, *, best: bool = False) -> Detector:
+def load_run(folder: str | Path, *, best: bool = False) -> Detector:
     """The trained detector of a run folder, in evaluation mode on the CPU.
 
     Args:
         folder: of a run.
-        best: the weights of its best evaluation in place of the last.
+        best: the weights of its best evaluation instead of the last.
 
     Raises:
         EyasError: no run there, or weights of another architecture.
     """
     folder = Path(folder)
     spec = ModelSpec.load(folder)
-    if (folder / NATIVE).is_dir():  # it describes the detector, wherever what it was first made from may be now
+    if (folder / NATIVE).is_dir():  # it describes the detector even where the original source is gone
         spec = replace(spec, backbone=str(folder / NATIVE))
     path = folder / (BEST if best else spec.weights)
     detector = _built(spec, folder, path)
@@ -108,7 +108,7 @@ def load(folder: str | Path, *, best: bool = False) -> Detector:
 
 
 def _built(spec: ModelSpec, folder: Path, weights: Path) -> Detector:
-    """The detector of a description that somebody else may have written, and that asks for no more than the weights."""
+    """Build the detector of a description, which a stranger may have written: no larger than the weights justify."""
     try:
         if weights.is_file() and spec.model != "transformers":
             with torch.device("meta"):  # takes no memory
@@ -146,36 +146,36 @@ def load_weights(network: nn.Module, path: Path) -> None:
 def save_weights(network: nn.Module, path: Path) -> None:
     """The network's state dict as safetensors, written whole or not at all."""
     state = {key: value.detach().contiguous().cpu().clone() for key, value in network.state_dict().items()}
-    # Not save_file, which writes under a name of its own: killed then, it leaves that file.
+    # Not save_file: it writes to a temporary name of its own, and leaves that file when it is killed.
     write_atomic(path, lambda part: part.write_bytes(save(state)))
 
 
 def save_native(detector: Detector, folder: Path) -> None:
-    """Leave a detector in a run folder in its library's own format, where it has one; whole or not at all."""
+    """Write a detector into a run folder in its library's own format, where it has one; whole or not at all."""
     if not isinstance(detector, NativeExport):
         return
-    part, place = folder / f"{NATIVE}.part", folder / NATIVE
+    part, final = folder / f"{NATIVE}.part", folder / NATIVE
     try:
         shutil.rmtree(part, ignore_errors=True)
         detector.export_native(part)
-        shutil.rmtree(place, ignore_errors=True)
-        part.rename(place)
+        shutil.rmtree(final, ignore_errors=True)
+        part.rename(final)
     except WRITE_ERRORS as error:
-        raise could_not_write(place, error) from error
+        raise could_not_write(final, error) from error
 
 
 def save_state(state: Mapping[str, Any], path: Path) -> None:
-    """A nested mapping of tensors and plain values, readable with ``weights_only=True``."""
+    """Write a nested mapping of tensors and plain values, readable with ``weights_only=True``."""
 
     def write(part: Path) -> None:
-        with part.open("wb") as file:  # of what is wrong with a disk, the writer behind a path says nothing
+        with part.open("wb") as file:  # given a path, torch.save hides what is wrong with the disk
             torch.save(dict(state), file)
 
     write_atomic(path, write)
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """What `save_state` wrote of a run.
+    """Read what `save_state` wrote.
 
     Raises:
         EyasError: it is missing, damaged or something else, or has NaN or infinite weights.

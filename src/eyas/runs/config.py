@@ -23,14 +23,14 @@ FREE = (
     *("data", "out", "teacher", "dataset.workers", "dataset.worker_timeout"),
     *("run.device", "run.threads", "run.log_every", "run.resume", "run.trackers", "run.project"),
 )
-"""Options that may change when a run is resumed: they say where things are and how fast, not what is trained."""
+"""Options that may change when a run is resumed: where things are and how fast, not what is trained."""
 
 _config: ContextVar[str] = ContextVar("config", default="")
 
 
 @contextmanager
 def command_config(text: str) -> Iterator[None]:
-    """Inside it, runs record ``text`` (YAML) as the resolved config that they were started with."""
+    """Inside, runs record ``text`` (YAML) as the resolved config that they were started with."""
     token = _config.set(text)
     try:
         yield
@@ -57,7 +57,7 @@ def check_folder(folder: Path, *, resume: bool, config: str) -> None:
         config: YAML of the options; a resumed run must have those that it began with, but for `FREE`.
 
     Raises:
-        EyasError: the folder holds a run and ``resume`` is off, or the reverse, or the options are others.
+        EyasError: the folder holds a run and ``resume`` is off, or the reverse, or the options differ.
     """
     holds = holds_run(folder)
     if holds and not resume:
@@ -95,7 +95,7 @@ def recorded_options(folder: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the numbers of a run."""
+    """The versions that decide the numbers of a run."""
     packages = ("eyas", "torch", "torchvision", "accelerate", "numpy", "faster-coco-eval")
     found = {name: metadata.version(name) for name in packages}
     return {"python": platform.python_version(), **found, "machine": platform.machine(), "cpus": str(os.cpu_count())}
@@ -107,7 +107,7 @@ def _options(text: str) -> dict[str, Any]:
 
 
 def _trained(options: dict[str, Any]) -> dict[str, Any]:
-    """The options with the images of a step in place of those of a process: other processes may share out the same."""
+    """The options with the images of a step instead of those of a process: processes may share them differently."""
     if not {"devices", "dataset.batch_size"} <= options.keys():
         return options
     own = {name: value for name, value in options.items() if name not in ("devices", "dataset.batch_size")}

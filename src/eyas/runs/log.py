@@ -36,7 +36,7 @@ class RunLog:
         self._mended = False
 
     def once(self, kind: str, **values: Any) -> None:
-        """Write one line, unless the log has one of its kind, from before the run was resumed."""
+        """Write one line, unless the log has one of its kind from before the run was resumed."""
         if self.writes and not (self.path.exists() and read_log(self.path.parent, kind)):
             self(kind, **values)
 
@@ -57,7 +57,7 @@ class RunLog:
             self.also({"kind": kind, **values})
 
     def sync(self) -> None:
-        """Have the disk take all lines: where power fails after it, no checkpoint is ahead of the log."""
+        """Flush all lines to the disk, so that no checkpoint is ahead of the log when power fails."""
         if not self.writes or not self.path.exists():
             return
         try:
@@ -70,8 +70,8 @@ class RunLog:
 def read_log(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
     """The lines of a run's log, those of one kind or all.
 
-    Steps and evaluations that a resumed run did again are given once, as they were done the last time; a torn last
-    line, left by a killed run, is passed over.
+    Steps and evaluations that a resumed run repeated appear once, as they were done last. A torn last line, left by a
+    killed run, is skipped.
 
     Raises:
         EyasError: the folder has no log.
@@ -91,7 +91,7 @@ def read_log(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
 
 
 def _stands(line: Mapping[str, Any], resume: Mapping[str, Any]) -> bool:
-    """Whether a line tells of what was done before the checkpoint that a run was resumed from.
+    """Whether a line is from before the checkpoint that a run was resumed from.
 
     A checkpoint between the last step of an epoch and its evaluation has the step of both.
     """
@@ -123,7 +123,7 @@ class LogTail:
 
 
 def _cut_torn_line(path: Path) -> None:
-    """Remove what a killed run wrote of its last line, so that the next one does not continue it."""
+    """Remove the torn last line of a killed run, so that the next line does not continue it."""
     if not path.exists():
         return
     with path.open("rb+") as file:

@@ -1,29 +1,88 @@
-"""The detector behind a name: run folder, native folder, hub id or package.module:function."""
+"""From what a user names to a detector: a run folder, a folder or hub id of its library, or package.module:function."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
-from eyas.detectors.transformers.identity import is_native, open_native
-from eyas.runs.checkpoint import load
+from eyas.detectors.transformers.identity import is_native, native_files, open_native
+from eyas.runs.checkpoint import SPEC, ModelSpec, load_run
 from eyas.types import Detector, EyasError
 
 
-def load_teacher(name: str) -> Detector:
-    """The detector of a run folder, of a folder or hub id of its library, or what ``package.module:function`` returns.
+@dataclass(frozen=True)
+class DetectorSource:
+    """Where a detector comes from.
+
+    Attributes:
+        name: as the user gave it.
+        kind: "run" for a run folder, "library" for a folder or hub id of the detector's library, "code" for a function.
+        open: loads the detector, in evaluation mode on the CPU; raises EyasError when there is none.
+        files: those that make the detector what it is; empty where code or a hub makes it, or where nothing is there.
+    """
+
+    name: str
+    kind: Literal["run", "library", "code"]
+    open: Callable[[], Detector]
+    files: tuple[Path, ...] = ()
+
+    @property
+    def may_change(self) -> bool:
+        """Whether the same name may give another detector the next time: that of a function, or of a hub."""
+        return self.kind == "code" or (self.kind == "library" and not self.files)
+
+
+def resolve(name: str | Path, *, best: bool = False) -> DetectorSource:
+    """Tell what a name stands for. Nothing is loaded yet.
+
+    Args:
+        name: run folder, folder of save_pretrained, hub id, or package.module:function.
+        best: open the weights of a run's best evaluation instead of its last.
+    """
+    name, folder = str(name), Path(name)
+    if ":" in name and not folder.exists():
+        return DetectorSource(name, "code", partial(_call, name))
+    if is_native(name):
+        return DetectorSource(name, "library", partial(open_native, name), tuple(native_files(folder)))
+    return DetectorSource(name, "run", partial(load_run, folder, best=best), _run_files(folder))
+
+
+def load(name: str | Path, *, best: bool = False) -> Detector:
+    """The trained detector of a run folder, of a folder or hub id of its library, or of a function.
+
+    Args:
+        name: run folder; folder that transformers' save_pretrained wrote, or a hub id; or package.module:function,
+            which is called and returns an `eyas.Detector`.
+        best: the weights of a run's best evaluation instead of its last.
+
+    Returns:
+        The detector, in evaluation mode on the CPU.
 
     Raises:
-        EyasError: none of these is there.
+        EyasError: none of these is there, or the weights are of another architecture.
     """
-    if ":" not in name or Path(name).exists():
-        return open_native(name) if is_native(name) else load(name)
+    return resolve(name, best=best).open()
+
+
+def _run_files(folder: Path) -> tuple[Path, ...]:
+    """Description and weights of a run folder that has both."""
+    if not (folder / SPEC).is_file():
+        return ()
+    weights = folder / ModelSpec.load(folder).weights
+    return (folder / SPEC, weights) if weights.is_file() else ()
+
+
+def _call(name: str) -> Detector:
     module, _, function = name.partition(":")
     try:
         maker = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise EyasError(f"--teacher {name}: {error}; give a run folder, or package.module:function") from error
+        raise EyasError(f"{name}: {error}; give a run folder, or package.module:function") from error
     detector = maker()
     if not isinstance(detector, Detector):
-        raise EyasError(f"--teacher {name}: returned a {type(detector).__name__}, which is not an eyas.Detector")
+        raise EyasError(f"{name}: returned a {type(detector).__name__}, which is not an eyas.Detector")
     return detector

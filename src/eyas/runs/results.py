@@ -1,4 +1,4 @@
-"""What finished runs have to show: their evaluations, costs and data."""
+"""Reading finished runs: their evaluations, costs and data."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class RunResult:
     """A finished run.
 
     Attributes:
-        summary: figures of its last evaluation; NaN where a figure is undefined.
-        teacher: the same of its teacher; None for a plain run.
-        curve: epoch and figures of every evaluation.
-        seconds_per_step: median over its training steps.
-        peak_memory: bytes, of the process.
-        peak_device_memory: bytes, of the CUDA device.
+        summary: metrics of its last evaluation, by name; NaN where a metric is undefined.
+        teacher: the same for its teacher; None for a run without one.
+        curve: epoch and metrics of every evaluation.
+        seconds_per_step: median over its training steps; None where the log cannot tell.
+        peak_memory: bytes of the process; None where the run did not log it.
+        peak_device_memory: bytes of the CUDA device; None without one.
     """
 
     summary: dict[str, float]
@@ -40,19 +40,19 @@ class RunResult:
 
 
 def last_epoch(folder: Path) -> int:
-    """The last epoch that a run was evaluated after; 0 where there is none, or no run."""
+    """The epoch of a run's last evaluation; 0 where there is no evaluation, or no run."""
     if not (folder / LOG).is_file():
         return 0
     return max((line["epoch"] for line in read_log(folder, "val")), default=0)
 
 
 def last_summary(folder: Path, kind: str = "val") -> dict[str, float]:
-    """The figures of a run's last evaluation, or with kind "teacher" those of its teacher; null becomes NaN."""
-    return _figures(read_log(folder, kind)[-1])
+    """The metrics of a run's last evaluation, or of its teacher with kind "teacher"; null becomes NaN."""
+    return _metrics(read_log(folder, kind)[-1])
 
 
 def read_run(folder: Path) -> RunResult:
-    """What a finished run logged. Of several sittings, the time is that of the longest, the memory the largest."""
+    """A finished run from its log. A resumed run has the time of its longest sitting and the largest memory of all."""
     lines = read_log(folder)
     evaluations = [line for line in lines if line["kind"] == "val"]
     teachers = [line for line in lines if line["kind"] == "teacher"]
@@ -60,9 +60,9 @@ def read_run(folder: Path) -> RunResult:
     longest = max(sittings, key=lambda line: line["steps"], default=None)
     timed = longest["seconds_per_step"] if longest else None
     return RunResult(
-        summary=_figures(evaluations[-1]),
-        teacher=_figures(teachers[-1]) if teachers else None,
-        curve=tuple((line["epoch"], _figures(line)) for line in evaluations),
+        summary=_metrics(evaluations[-1]),
+        teacher=_metrics(teachers[-1]) if teachers else None,
+        curve=tuple((line["epoch"], _metrics(line)) for line in evaluations),
         seconds_per_step=timed if timed is not None else seconds_between_lines(lines),
         peak_memory=max((line["peak_memory"] for line in sittings), default=None),
         peak_device_memory=max((line["peak_device_memory"] or 0 for line in sittings), default=0) or None,
@@ -70,9 +70,9 @@ def read_run(folder: Path) -> RunResult:
 
 
 def seconds_between_lines(lines: Sequence[Mapping[str, Any]]) -> float | None:
-    """Median seconds per step by the wall times of the log, for runs that did not measure their steps.
+    """Median seconds per step from the log's wall times, for runs that did not measure their steps.
 
-    Only neighbours of one epoch count, between which there was no evaluation; None where there are none.
+    Only neighbouring lines of one epoch count, as no evaluation lies between them; None where there are none.
     """
     steps = [line for line in lines if line["kind"] == "train"]
     taken = [
@@ -83,21 +83,21 @@ def seconds_between_lines(lines: Sequence[Mapping[str, Any]]) -> float | None:
     return statistics.median(taken) if taken else None
 
 
-def _figures(line: Mapping[str, Any]) -> dict[str, float]:
+def _metrics(line: Mapping[str, Any]) -> dict[str, float]:
     return {name: math.nan if value is None else value for name, value in line["summary"].items()}
 
 
 def run_source(run: Path, classes: Sequence[str], *, data: Path | None = None, split: str | None = None) -> DataSource:
-    """The data that a run folder is looked at with: its own, and its validation split, where nothing else is said.
+    """The data to evaluate a run on: its own validation split, unless another folder or split is given.
 
     Args:
         run: run folder.
-        classes: the detector's, in label order.
+        classes: of the detector, in label order.
         data: another folder of a data set.
         split: another split.
 
     Raises:
-        EyasError: the run does not record its data and none is given, or `read` raises it.
+        EyasError: the run does not record its data and none is given, or the data cannot be read.
     """
     config = recorded_config(run)
     dataset = config.get("dataset", {})

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,20 @@ def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON, whole or not at all. Raises EyasError like `write_atomic`."""
     text = json_text(value, indent=2) + "\n"
     write_atomic(path, lambda part: part.write_text(text))
+
+
+def file_digest(path: Path) -> bytes:
+    """SHA-256 of the contents of a file, read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def files_digest(files: Sequence[Path]) -> str:
+    """SHA-256 of the names and the contents of some files, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode() + b"\0" + file_digest(path))
+    return digest.hexdigest()
 
 
 def _finite(value: Any) -> Any:

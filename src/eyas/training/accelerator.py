@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,15 @@ from eyas.types import EyasError
 
 
 def make_accelerator(run: RunArgs, optim: OptimArgs, folder: Path | None = None) -> Accelerator:
-    """The accelerator of a run, with its seed and threads set, and its trackers where it has a run folder.
+    """The accelerator of a run, with its trackers where it has a run folder.
 
     Raises:
-        EyasError: it has not the precision, or a tracker is not installed.
+        EyasError: the device lacks the precision, or a tracker is not installed.
     """
     trackers = [] if folder is None else chosen_trackers(run)
     events = ProjectConfiguration(logging_dir=None if folder is None else str(folder / EVENTS))
-    if run.threads:
-        torch.set_num_threads(run.threads)
     # accelerate keeps its settings as long as the process lives; a second run in it may have others.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    # Two strides of an axis of length 1 (depthwise weights) are the same layout, which DDP does not see.
-    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     precision = run.precision
     if precision == "auto":
         precision = "bf16" if computes_in_bf16(PartialState(cpu=run.device == "cpu").device) else "no"
@@ -50,19 +47,33 @@ def make_accelerator(run: RunArgs, optim: OptimArgs, folder: Path | None = None)
     if accelerator.distributed_type == DistributedType.FSDP:
         # Evaluating and saving read the student's own weights, which FSDP keeps in pieces.
         raise EyasError("FSDP is not supported yet; configure accelerate for DDP (MULTI_GPU), or leave it to --devices")
-    set_seed(run.seed)
     return accelerator
 
 
+@contextmanager
+def process_settings(run: RunArgs) -> Iterator[None]:
+    """Seed, threads and warning filters of the process of a command; threads and filters are put back on exit."""
+    threads = torch.get_num_threads()
+    with warnings.catch_warnings():
+        # Two strides of an axis of length 1 (depthwise weights) are the same layout, which DDP does not see.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        torch.set_num_threads(run.threads or threads)
+        set_seed(run.seed)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
 def computes_in_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16, by what it says of itself."""
+    """Whether the device reports instructions for bfloat16."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older PyTorch does not tell
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older PyTorch lacks it
     return device.type == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def same_buffers(network: nn.Module) -> None:
-    """Give every process the buffers of the first, the one that saves: BatchNorm's follow what each has seen."""
+    """Give every process the buffers of the first, which saves them: BatchNorm's differ with the images of each."""
     for buffer in network.buffers():
         broadcast(buffer)

@@ -1,8 +1,9 @@
-"""A training whose loss or gradient is not finite stops, and says where; the device is asked once in some batches."""
+"""Stops a training whose loss or gradient is not finite, naming step and images; reads the device only now and then."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from eyas.types import EyasError, Record, Target
 
 @dataclass(frozen=True)
 class _Number:
-    """What must be finite, and where it came about: a sum of losses, or the norm of a gradient."""
+    """A number that must be finite, and its origin: a sum of losses, or the norm of a gradient."""
 
     what: str
     step: int
@@ -23,13 +24,13 @@ class _Number:
 
 
 class FiniteLosses:
-    """Remembers the losses and gradient norms of some batches, on their device, until they are looked at together.
+    """Keeps the losses and gradient norms of some batches on their device and checks them together.
 
-    Looking at a number of a GPU waits until the GPU is done, and leaves it idle until the next batch is prepared.
+    Reading a number of a GPU waits until the GPU is done, and leaves it idle until the next batch is prepared.
 
     Args:
         records: of the training images, for their ids.
-        every: batches between looks; 1 looks at once, which on a CPU costs nothing.
+        every: batches between checks; 1 checks each at once, which costs nothing on a CPU.
     """
 
     def __init__(self, records: Sequence[Record], every: int) -> None:
@@ -40,7 +41,7 @@ class FiniteLosses:
         self._losses: dict[str, Tensor] = {}
 
     def add(self, step: int, total: Tensor, losses: Mapping[str, Tensor], targets: Sequence[Target]) -> None:
-        """Take in a batch and the sum of its losses. Raises EyasError as `check` does, when it is time to look."""
+        """Add a batch and the sum of its losses. Raises EyasError as `check` does, when a check is due."""
         self._losses = {name: loss.detach() for name, loss in losses.items()}
         records = tuple(target["index"] for target in targets)
         self._step.extend(records)
@@ -50,17 +51,27 @@ class FiniteLosses:
             self.check()
 
     def add_gradient(self, step: int, norm: Tensor) -> None:
-        """Take in the norm of the gradient of a step: of the batches that were added since the step before.
+        """Add the gradient norm of a step, whose batches were added since the step before.
 
-        Raises EyasError as `check` does, where batches are looked at one by one.
+        Raises EyasError as `check` does, where every batch is checked.
         """
         self._numbers.append(_Number("gradient", step, norm.detach(), self._losses, tuple(self._step)))
         self._step = []
         if self._every == 1:
             self.check()
 
+    @contextmanager
+    def checked(self) -> Iterator[None]:
+        """Check at the end, and when anything fails inside: a loss that was not finite before is the better reason."""
+        try:
+            yield
+        except Exception:
+            self.check()
+            raise
+        self.check()
+
     def check(self) -> None:
-        """Look at what there is. Raises EyasError for the first number that is not finite, with its images."""
+        """Check the numbers so far. Raises EyasError for the first that is not finite, with its images."""
         numbers, self._numbers, self._batches = self._numbers, [], 0
         if not numbers:
             return

@@ -1,4 +1,4 @@
-"""The same numbers twice: what torch leaves to chance for speed, made certain."""
+"""The same numbers twice: deterministic algorithms, and random states that a resumed run goes on with."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from eyas.types import EyasError
 
 @contextmanager
 def deterministic(on: bool) -> Iterator[None]:
-    """Inside, where ``on``, torch, cuDNN and cuBLAS take algorithms that give the same numbers every time.
+    """Inside, if ``on``, torch, cuDNN and cuBLAS use algorithms that give the same numbers every time.
 
-    The random numbers of a run come from its seed in any case, and do not depend on the number of data workers; this is
-    about the order in which a device adds. Enter it before the first work on a GPU: cuBLAS reads its setting then.
+    A run's random numbers come from its seed anyway and do not depend on the number of data workers; this fixes the
+    order in which a device adds. Enter it before the first work on a GPU, when cuBLAS reads its setting.
 
     Raises:
         EyasError: an operation has no such algorithm on the device.
@@ -50,14 +50,14 @@ def deterministic(on: bool) -> Iterator[None]:
 def seed_epoch(seed: int, epoch: int, process: int) -> None:
     """Seed torch's generators, on every device, for one epoch of one process.
 
-    What dropout draws then depends on nothing that came before: a resumed run, and a plain and a distilled run of one
-    seed, draw the same.
+    Dropout then depends on nothing that came before: a resumed run draws the same, and so do a baseline and a distilled
+    run of one seed.
     """
     torch.manual_seed(int(np.random.SeedSequence((seed, epoch, process)).generate_state(1, np.uint32)[0]))
 
 
 def random_states(accelerator: Accelerator) -> list[dict[str, Tensor]]:
-    """The state of each process, by kind of device; all processes must call it."""
+    """The random state of each process, by kind of device; all processes must call it."""
     own = {"cpu": torch.get_rng_state()}
     if accelerator.device.type == "cuda":
         own["cuda"] = torch.cuda.get_rng_state(accelerator.device)
@@ -66,7 +66,7 @@ def random_states(accelerator: Accelerator) -> list[dict[str, Tensor]]:
 
 
 def restore_random_state(states: Sequence[dict[str, Tensor]], accelerator: Accelerator) -> None:
-    """Go on with what `random_states` gave; a device that it knows nothing of is left as it is.
+    """Restore what `random_states` returned; a device that it does not list stays as it is.
 
     Raises:
         EyasError: the run had another number of processes.

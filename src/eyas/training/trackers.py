@@ -1,7 +1,7 @@
-"""The figures of a run's log, sent to TensorBoard, Weights & Biases or MLflow as well, through accelerate's trackers.
+"""The numbers of a run's log, sent to TensorBoard, Weights & Biases or MLflow as well, through accelerate's trackers.
 
-A figure is called by its path in ``log.jsonl``: ``train/losses/fgfi``, ``train/lr``, ``val/summary/map``. What is text,
-and what is NaN, stays in the log alone.
+A number is named by its path in ``log.jsonl``: ``train/losses/fgfi``, ``train/lr``, ``val/summary/map``. Text and NaN
+stay in the log alone.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from eyas.tools.files import write_json
 from eyas.types import EyasError
 
 RUNS = "trackers.json"
-"""File in the run folder: tracker -> what that tracker calls the run, with which a resumed run goes on."""
+"""File in the run folder: tracker -> its own id of the run, with which a resumed run goes on."""
 EVENTS = "tensorboard"
 """Folder in the run folder: TensorBoard's event files."""
 NOT_IN_A_NAME = re.compile(r"[^\w.\- /]")
-"""What MLflow refuses in the name of a figure; a class may be called anything."""
+"""Characters that MLflow refuses in a name; a class may be called anything."""
 
 
 def chosen_trackers(run: RunArgs) -> list[Tracker]:
@@ -46,7 +46,7 @@ def chosen_trackers(run: RunArgs) -> list[Tracker]:
     return list(dict.fromkeys(chosen))
 
 
-def figures(line: Mapping[str, Any]) -> dict[str, float]:
+def numbers(line: Mapping[str, Any]) -> dict[str, float]:
     """The finite numbers of a line of the log by their path, ``kind/key/key``, without its step and time."""
     found = _numbers(str(line["kind"]), {key: line[key] for key in line if key not in ("kind", "step", "time")})
     return {NOT_IN_A_NAME.sub("_", name): value for name, value in found}
@@ -55,13 +55,13 @@ def figures(line: Mapping[str, Any]) -> dict[str, float]:
 class Trackers:
     """Sends the lines of a log to the trackers of an accelerator, in the main process alone.
 
-    Lines that come before `start` are kept until then. A tracker that fails later on is left out with a warning: a
-    training is not lost to a server that is down, and the log has every figure.
+    Lines that come before `start` are kept until then. A tracker that fails later is dropped with a warning: a training
+    does not depend on a server, and the log has every number.
 
     Args:
         accelerator: from `make_accelerator`, which knows the trackers of the run.
         folder: the run folder; its name is that of the run.
-        project: what W&B calls the project and MLflow the experiment.
+        project: name of W&B's project and MLflow's experiment.
     """
 
     def __init__(self, accelerator: Accelerator, folder: Path, project: str) -> None:
@@ -72,7 +72,7 @@ class Trackers:
         self._say: Callable[[str], None] = print
 
     def start(self, say: Callable[[str], None], *, resumed_at: int | None = None) -> None:
-        """Start the trackers, or go on with the runs they have of this folder, and send what was kept.
+        """Start the trackers, or continue the runs they have of this folder, and send the lines kept so far.
 
         Args:
             say: prints one line.
@@ -103,22 +103,22 @@ class Trackers:
             self(line)
 
     def __call__(self, line: Mapping[str, Any]) -> None:
-        """Send the figures of one line."""
+        """Send the numbers of one line."""
         if not self._active:
             return
         if self._pending is not None:
             self._pending.append(dict(line))
             return
-        values, step = figures(line), max(line.get("step", 0), self._first_step)
+        values, step = numbers(line), max(line.get("step", 0), self._first_step)
         for tracker in list(self._accelerator.trackers):
             try:
                 tracker.log(values, step=step)
             except Exception as error:  # each library raises its own
                 self._accelerator.trackers.remove(tracker)
-                self._say(f"warning   {tracker.name} failed and gets no more figures; log.jsonl has them all: {error}")
+                self._say(f"warning   {tracker.name} failed and gets no more numbers; log.jsonl has them all: {error}")
 
     def _settings(self, known: Mapping[str, str], resumed_at: int | None) -> dict[str, dict[str, Any]]:
-        """What each tracker is started with, by its own names of the options."""
+        """The options that each tracker is started with, by its own names."""
         name = self._folder.resolve().name
         return {
             # TensorBoard then hides the steps that are done again.
@@ -129,7 +129,7 @@ class Trackers:
 
 
 def _run_of(tracker: Any) -> str:
-    """What a tracker calls the run that it has started."""
+    """A tracker's own id of the run that it has started."""
     if tracker.name == "wandb":
         return str(tracker.tracker.id)
     if tracker.name == "mlflow":
@@ -138,7 +138,7 @@ def _run_of(tracker: Any) -> str:
 
 
 def _option(value: Any) -> bool | int | float | str:
-    """An option as every tracker takes it."""
+    """An option in a type that every tracker takes."""
     return value if isinstance(value, bool | int | float | str) else json.dumps(value)
 
 

@@ -19,15 +19,14 @@ from eyas.detectors.shuffledet.loss import (
     AnchorMatches,
     assign,
     class_loss,
-    clip,
     confidence_loss,
     decode,
     encode,
     ignored_anchors,
-    iou,
 )
 from eyas.detectors.shuffledet.shufflenet import ShuffleNet
 from eyas.ops.anchors import AnchorGrid, shapes_to_cell_anchors
+from eyas.ops.boxes import clip, iou
 from eyas.types import EyasError, HeadOutputs, Level, Prediction, Size, Target
 
 KITTI_ANCHORS = (

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eyas.detectors.deployed import Candidates, Deployed, best, clipped, detections, take
+from eyas.detectors.deployed import Candidates, Deployed, best, detections, take
 from eyas.detectors.shuffledet.adapter import ShuffleDet
 from eyas.detectors.shuffledet.loss import decode
 from eyas.ops.anchors import shapes_to_cell_anchors
+from eyas.ops.boxes import clip
 from eyas.types import Size
 
 
@@ -33,7 +34,7 @@ class DeployedShuffleDet(Deployed):
         logits, confidence, deltas, anchors = raw
         scores, labels = (logits.softmax(dim=2) * confidence.sigmoid()[..., None]).max(dim=2)
         scores, places = best(scores, detector.detections)
-        boxes = clipped(decode(take(deltas, places), anchors[places]), size)
+        boxes = clip(decode(take(deltas, places), anchors[places]), size)
         found = Candidates(boxes, scores, labels.gather(1, places))
         return detections(
             found,

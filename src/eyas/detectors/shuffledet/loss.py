@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from eyas.ops.boxes import area, intersection, iou, to_centre_size
 from eyas.types import Target
 
 EXP_THRESHOLD = 1.0
@@ -41,18 +42,12 @@ class AnchorMatches:
     labels: Tensor
 
 
-def centre_size(boxes: Tensor) -> Tensor:
-    """(..., 4) xyxy to (..., 4) centre x, centre y, width, height."""
-    low, high = boxes[..., :2], boxes[..., 2:]
-    return torch.cat(((low + high) / 2, high - low), dim=-1)
-
-
 def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
     """Deltas (dx, dy, dw, dh) that `decode` turns into ``boxes``; both (n, 4) xyxy.
 
     Widths and heights below `MIN_SIZE` are raised to it.
     """
-    box, anchor = centre_size(boxes), centre_size(anchors)
+    box, anchor = to_centre_size(boxes), to_centre_size(anchors)
     shift = (box[..., :2] - anchor[..., :2]) / anchor[..., 2:]
     ratio = box[..., 2:].clamp(min=MIN_SIZE) / anchor[..., 2:]
     slope = math.exp(EXP_THRESHOLD)
@@ -62,36 +57,12 @@ def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
 
 def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
     """Deltas (..., 4) on anchors (..., 4) xyxy to boxes xyxy, pixels, not clipped."""
-    anchor = centre_size(anchors)
+    anchor = to_centre_size(anchors)
     centre = anchor[..., :2] + deltas[..., :2] * anchor[..., 2:]
     growth = deltas[..., 2:].clamp(max=EXP_THRESHOLD).exp()
     growth = growth * (1 + (deltas[..., 2:] - EXP_THRESHOLD).clamp(min=0))
     half = anchor[..., 2:] * growth / 2
     return torch.cat((centre - half, centre + half), dim=-1)
-
-
-def clip(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Boxes (..., 4) xyxy moved into [0, width] x [0, height] of the image, (height, width)."""
-    height, width = image_size
-    return boxes.clamp(min=0).minimum(boxes.new_tensor((width, height, width, height)))
-
-
-def intersection(a: Tensor, b: Tensor) -> Tensor:
-    """Areas of the overlaps of boxes xyxy, broadcast: (..., 4) and (..., 4) to (...)."""
-    width = torch.minimum(a[..., 2], b[..., 2]) - torch.maximum(a[..., 0], b[..., 0])
-    height = torch.minimum(a[..., 3], b[..., 3]) - torch.maximum(a[..., 1], b[..., 1])
-    return width.clamp_(min=0) * height.clamp_(min=0)
-
-
-def area(boxes: Tensor) -> Tensor:
-    """(..., 4) xyxy to (...), square pixels."""
-    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-
-
-def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union, broadcast as in `intersection`; 0 where both boxes are empty."""
-    shared = intersection(a, b)
-    return shared / (area(a) + area(b) - shared).clamp_(min=1e-9)
 
 
 def assign(anchors: Tensor, targets: Sequence[Target]) -> AnchorMatches:
@@ -138,7 +109,7 @@ def _assign_greedily(overlaps: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor
         row[taken] = -1
         index = int(row.argmax())
         if row[index] <= 0:
-            distance = (centre_size(box) - centre_size(anchors)).square().sum(dim=1)
+            distance = (to_centre_size(box) - to_centre_size(anchors)).square().sum(dim=1)
             distance[taken] = torch.inf
             index = int(distance.argmin())
         taken[index] = True

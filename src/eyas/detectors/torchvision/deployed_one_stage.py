@@ -11,8 +11,9 @@ from torchvision.models.detection._utils import BoxLinearCoder
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 
-from eyas.detectors.deployed import Candidates, Deployed, best, clipped, detections, normalised, take
+from eyas.detectors.deployed import Candidates, Deployed, best, detections, normalised, take
 from eyas.detectors.torchvision.adapter import FixedSizeTransform
+from eyas.ops.boxes import clip
 from eyas.types import Size
 
 
@@ -77,9 +78,9 @@ class DeployedOneStage(Deployed):
     def _boxes(self, deltas: Tensor, anchors: Tensor, size: Size) -> Tensor:
         coder = self.network.box_coder
         if isinstance(coder, BoxLinearCoder):
-            return clipped(coder.decode(deltas, anchors), size)
+            return clip(coder.decode(deltas, anchors), size)
         boxes = coder.decode_single(deltas.flatten(0, 1), anchors.flatten(0, 1))
-        return clipped(boxes.reshape(deltas.shape), size)
+        return clip(boxes.reshape(deltas.shape), size)
 
 
 def prepared(transform: FixedSizeTransform, images: Tensor) -> Tensor:

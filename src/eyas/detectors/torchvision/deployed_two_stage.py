@@ -11,8 +11,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import roi_align
 
-from eyas.detectors.deployed import DROPPED, Candidates, Deployed, after_nms, best, clipped, detections, take
+from eyas.detectors.deployed import DROPPED, Candidates, Deployed, after_nms, best, detections, take
 from eyas.detectors.torchvision.deployed_one_stage import prepared
+from eyas.ops.boxes import clip
 from eyas.types import Size
 
 SMALLEST_DETECTION = 1e-2
@@ -54,7 +55,7 @@ class DeployedFasterRCNN(Deployed):
         proposals, logits, deltas = raw[3:]
         batch, places, labels = logits.shape
         boxes = roi.box_coder.decode_single(deltas.flatten(0, 1), proposals.flatten(0, 1))
-        boxes = clipped(boxes.reshape(batch, places, labels, 4), size)[:, :, 1:]
+        boxes = clip(boxes.reshape(batch, places, labels, 4), size)[:, :, 1:]
         real = _sides(proposals)[..., None] > 0
         large = _sides(boxes) >= SMALLEST_DETECTION
         scores = torch.where(real & large, logits.softmax(dim=2)[..., 1:], DROPPED)
@@ -73,7 +74,7 @@ class DeployedFasterRCNN(Deployed):
             score, places = _best_logits(score, rpn.pre_nms_top_n())
             delta = take(delta, places)
             boxes = rpn.box_coder.decode_single(delta.flatten(0, 1), anchor[places].flatten(0, 1))
-            boxes = clipped(boxes.reshape(delta.shape), size)
+            boxes = clip(boxes.reshape(delta.shape), size)
             probability = score.sigmoid()
             real = (_sides(boxes) >= rpn.min_size) & (probability >= rpn.score_thresh) & score.isfinite()
             found.append(Candidates(boxes, torch.where(real, probability, DROPPED), torch.full_like(places, level)))

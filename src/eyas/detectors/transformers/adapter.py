@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import box_convert
 
 from eyas.detectors.padding import Padding
 from eyas.detectors.transformers.levels import FAMILIES, add_token_maps, derive_levels
 from eyas.detectors.transformers.loading import default_processor, load_model
+from eyas.ops.boxes import to_centre_size
 from eyas.types import EyasError, Prediction, Size, Target
 
 SCALE = 4.0
@@ -216,7 +216,7 @@ def as_labels(target: Target, size: Size) -> dict[str, Tensor]:
     """A target as transformers wants it: boxes as centre, width and height, in [0, 1] of an image of ``size``."""
     boxes = target["boxes"]
     scale = boxes.new_tensor((size[1], size[0], size[1], size[0]))
-    return {"class_labels": target["labels"], "boxes": box_convert(boxes, "xyxy", "cxcywh") / scale}
+    return {"class_labels": target["labels"], "boxes": to_centre_size(boxes) / scale}
 
 
 def _sorted(found: Mapping[str, Tensor]) -> Prediction:

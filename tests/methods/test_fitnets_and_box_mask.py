@@ -1,4 +1,4 @@
-"""FitNets' hint and the box masks: the same loss as FGFI's on other cells."""
+"""FitNets' hint and box masks: FGFI's loss on other cells."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def value(method: FeatureImitation, student: View, teacher: View, targets: list[
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3])
-def test_the_hint_written_as_loops(kernel_size: int) -> None:
+def test_the_hint_equals_loops_over_cells(kernel_size: int) -> None:
     student, teacher = views()
     method = prepared(FitNets(kernel_size=kernel_size), student, teacher)
     total, count = 0.0, 0
@@ -58,7 +58,7 @@ def test_the_hint_by_hand() -> None:
     assert float(method(*one, [toy_target()]).detach()) == 4.5
 
 
-def test_the_hint_is_there_without_objects() -> None:
+def test_the_hint_does_not_depend_on_objects() -> None:
     student, teacher = views()
     method = prepared(FitNets(), student, teacher)
     assert value(method, student, teacher, EMPTY) == value(method, student, teacher, TARGETS) > 0
@@ -70,7 +70,7 @@ def test_the_hint_is_there_without_objects() -> None:
 @pytest.mark.parametrize(
     ("box", "scale", "rows", "columns"),
     [
-        ((8, 8, 24, 16), 1.0, [1], [1, 2]),  # its edges are those of cells
+        ((8, 8, 24, 16), 1.0, [1], [1, 2]),  # edges on cell borders
         ((9, 7, 25, 17), 1.0, [0, 1, 2], [1, 2, 3]),
         ((8, 8, 24, 16), 2.0, [0, 1, 2], [0, 1, 2, 3]),  # 0 to 32 by 4 to 20
         ((0, 0, 32, 32), 0.5, [1, 2], [1, 2]),
@@ -102,7 +102,7 @@ def test_box_masks_against_every_cell_and_box() -> None:
         assert cells(box_masks(GRID, [box[None]])) == expected
 
 
-def test_the_box_mask_is_imitated() -> None:
+def test_box_mask_imitates_the_cells_inside_boxes() -> None:
     student, teacher = views()
     method = prepared(BoxMask(), student, teacher)
     masks = [box_masks(grid, [target["boxes"] for target in TARGETS]) for grid in teacher.grids]
@@ -121,7 +121,7 @@ def test_the_box_mask_is_imitated() -> None:
 
 @pytest.mark.parametrize("method", [FitNets(), BoxMask(), BoxMask(scale=1.5)])
 @pytest.mark.parametrize("targets", [EMPTY, [toy_target((8, 8, 30, 30)), toy_target()]])
-def test_gradients_only_into_student_and_adapters(method: FeatureImitation, targets: list[Target]) -> None:
+def test_gradients_reach_only_the_student_and_the_adapters(method: FeatureImitation, targets: list[Target]) -> None:
     student, teacher = views()
     loss, *gradients = loss_and_gradients(prepared(method, student, teacher), student, teacher, targets)
     assert torch.isfinite(loss) and all(torch.isfinite(gradient).all() for gradient in gradients)
@@ -131,7 +131,7 @@ def test_gradients_only_into_student_and_adapters(method: FeatureImitation, targ
 
 
 def test_the_hint_is_fgfi_with_every_cell() -> None:
-    """psi = 0 takes each cell whose anchors touch the box, and one box may touch them all."""
+    """psi = 0 selects each cell with an anchor that overlaps the box, and here the box overlaps all of them."""
     student, teacher = views()
     everywhere = [toy_target((0, 0, 96, 64)), toy_target((0, 0, 96, 64))]
     hint, near = (
@@ -141,11 +141,11 @@ def test_the_hint_is_fgfi_with_every_cell() -> None:
     assert near == pytest.approx(hint, rel=1e-6)
 
 
-def test_no_cell_is_near_at_psi_1() -> None:
+def test_fgfi_at_psi_1_has_no_loss() -> None:
     student, teacher = views()
     assert value(prepared(FGFI(psi=1.0), student, teacher), student, teacher, TARGETS) == 0
 
 
-def test_scale_must_be_positive() -> None:
+def test_a_scale_of_0_raises() -> None:
     with pytest.raises(EyasError, match="BoxMask: scale"):
         BoxMask(scale=0)

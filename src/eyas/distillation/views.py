@@ -1,0 +1,91 @@
+"""Batches, and what the methods see of the student for each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from eyas.methods.method import LevelPair, Reads
+from eyas.nn.taps import Taps
+from eyas.ops.pixels import as_float
+from eyas.types import Detector, DetectorWithHeads, EyasError, HeadOutputs, Size, Target, View
+
+
+def as_batch(images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> tuple[Tensor, Sequence[Target]]:
+    """Images as one float batch; targets of images that were padded here say the size of their image inside it.
+
+    Args:
+        images: (batch, 3, height, width), float32 in [0, 1] or uint8; or a sequence of (3, height, width).
+        targets: one for each image.
+    """
+    if isinstance(images, Tensor):
+        return as_float(images), targets
+    return pad_to_batch([as_float(image) for image in images]), [
+        {**target, "size": image_size(image)} for image, target in zip(images, targets, strict=True)
+    ]
+
+
+def pad_to_batch(images: Sequence[Tensor], divisor: int = 32) -> Tensor:
+    """Images of different sizes as one batch, padded with zeros on the right and at the bottom.
+
+    Args:
+        images: (3, height, width) each.
+        divisor: the sides of the batch are multiples of it.
+
+    Returns:
+        (batch, 3, height, width).
+    """
+    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+    height, width = (math.ceil(side / divisor) * divisor for side in (height, width))
+    batch = images[0].new_zeros(len(images), images[0].shape[0], height, width)
+    for slot, image in zip(batch, images, strict=True):
+        slot[:, : image.shape[1], : image.shape[2]] = image
+    return batch
+
+
+def image_size(images: Tensor) -> Size:
+    """(height, width) of images (..., height, width)."""
+    return images.shape[-2], images.shape[-1]
+
+
+def student_view(
+    student: Detector,
+    images: Tensor,
+    targets: Sequence[Target],
+    *,
+    pairs: Sequence[LevelPair],
+    reads: frozenset[Reads],
+) -> View:
+    """Run the student in training: its losses, its maps at the paired taps, and the heads that the methods read.
+
+    Args:
+        student: in training mode.
+        images: (batch, 3, height, width) in [0, 1], as the student sees them.
+        targets: one for each image.
+        pairs: the level pairs.
+        reads: what the methods look at besides feature maps.
+
+    Raises:
+        EyasError: a method reads heads or proposals, and the student gives none.
+    """
+    with Taps(student.network, [pair.student_tap for pair in pairs]) as taps:
+        if reads & {"heads", "student_proposals"}:
+            losses, outputs = with_heads(student, "student").losses_and_heads(images, targets)
+        else:
+            losses, outputs = student.losses(images, targets), HeadOutputs()
+    features = [taps.features[pair.student_tap] for pair in pairs]
+    levels = [pair.student for pair in pairs]
+    return View(features, levels, image_size(images), outputs.heads, outputs.proposals, dict(losses))
+
+
+def with_heads(detector: Detector, role: str) -> DetectorWithHeads:
+    """The detector itself. Raises EyasError when it gives no head outputs."""
+    if not isinstance(detector, DetectorWithHeads):
+        raise EyasError(
+            f"the {role}, a {type(detector).__name__}, gives no head outputs or proposals, which a method asks for; "
+            "use methods that compare features, or give it losses_and_heads() and score_boxes(), see "
+            "eyas.types.DetectorWithHeads"
+        )
+    return detector

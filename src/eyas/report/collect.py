@@ -1,0 +1,148 @@
+"""The data of a report: the runs, their comparison, and what their detectors find in the validation images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from eyas.args import DataArgs
+from eyas.comparison.arms import BASELINE
+from eyas.comparison.statistics import Comparison
+from eyas.data import DataSource
+from eyas.report.models import Detections, Model, detect, load_models, measure_models, one_run_each, teacher_origin
+from eyas.report.runs import TEACHER, Arms, FoundRuns, Run
+from eyas.runs.results import run_source
+from eyas.tools.progress import Progress
+from eyas.types import EyasError
+
+
+class LeftOut(Exception):
+    """Why a section cannot be shown."""
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """The options of a report.
+
+    Attributes:
+        data: folder of a data set; the runs' own when None.
+        split: the runs' validation split when None.
+        teacher: run folder, or package.module:function; the runs' own when None.
+        threshold: lowest score of the detections that are judged and drawn, in [0, 1].
+        images: how many of the worst and of the best images are shown, at least 1.
+        feed: batch size and workers.
+        device: where the detectors run.
+    """
+
+    data: Path | None = None
+    split: str | None = None
+    teacher: str | None = None
+    threshold: float = 0.3
+    images: int = 3
+    feed: DataArgs = field(default_factory=DataArgs)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise EyasError(f"threshold must lie in [0, 1], got {self.threshold}")
+        if self.images < 1:
+            raise EyasError(f"images must be at least 1, got {self.images}")
+
+
+@dataclass(frozen=True, eq=False)
+class ReportData:
+    """Everything that the sections of a report show.
+
+    Attributes:
+        found: the runs.
+        comparison: their comparison.
+        options: of the report.
+        runs: arm -> the one run whose detector is loaded.
+        models: `TEACHER` or arm -> detector, the teacher first; empty when none of the runs has its weights.
+        source: the validation data; None where they cannot be read.
+        detections: by the names of `models`; empty without images.
+        notes: what is left out, and why, in sentences.
+    """
+
+    found: FoundRuns
+    comparison: Comparison
+    options: ReportOptions
+    runs: Mapping[str, Run]
+    models: Mapping[str, Model] = field(default_factory=dict)
+    source: DataSource | None = None
+    detections: Mapping[str, Detections] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def arms(self) -> Arms:
+        """Arm -> seed -> run."""
+        return self.found.arms
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric that ranks the arms."""
+        return self.comparison.metric
+
+    @property
+    def best_arm(self) -> str:
+        """The best arm that has detections, the baseline last whatever its score."""
+        arms = [name for name in self.detections if name != TEACHER]
+        return max(arms, key=lambda name: (name != BASELINE, self._score(name)))
+
+    def source_and_detections(self) -> tuple[DataSource, Mapping[str, Detections]]:
+        """The validation data and the detections. Raises LeftOut where there are none."""
+        if self.source is None or not self.detections:
+            missing = "the data cannot be read" if self.source is None else "none of the runs has its weights"
+            raise LeftOut(f"{missing}; see the top of the page.")
+        return self.source, self.detections
+
+    def _score(self, arm: str) -> float:
+        mean = float(self.comparison.arms[arm].metrics[self.metric].mean)
+        return -math.inf if math.isnan(mean) else mean
+
+
+def collect(found: FoundRuns, comparison: Comparison, options: ReportOptions, progress: Progress) -> ReportData:
+    """Load, measure and run what the run folders still have, one run for each arm.
+
+    Raises:
+        EyasError: the data or the teacher of the options cannot be read. What only the runs name and is gone is left
+            out, with a note.
+    """
+    runs = one_run_each(found.arms)
+    first = next(iter(runs.values()))
+    source, notes = _read_source(first, options)
+    teacher = teacher_origin(found.runs(), options.teacher)
+    origins = {} if teacher is None else {TEACHER: teacher}
+    origins |= {name: str(run.folder) for name, run in runs.items()}
+    models, more = load_models(origins, list(first.per_class))
+    notes += more
+    if options.teacher is not None and models and TEACHER not in models:
+        raise EyasError(notes[-1])
+    if not models:
+        notes.append("None of the runs has its weights, so there are no detections.")
+        return ReportData(found, comparison, options, runs, source=source, notes=tuple(notes))
+    models = measure_models(models, source, progress)
+    detections: dict[str, Detections] = {}
+    if source is not None:
+        try:
+            detections = detect(models, source, options.feed, options.device, progress, threshold=options.threshold)
+        except EyasError as error:
+            if options.data is not None:
+                raise
+            notes.append(f"The images cannot be read: {error}.")
+            source = None
+    return ReportData(found, comparison, options, runs, models, source, detections, tuple(notes))
+
+
+def _read_source(run: Run, options: ReportOptions) -> tuple[DataSource | None, list[str]]:
+    """The validation data; or None and why."""
+    try:
+        return run_source(run.folder, list(run.per_class), data=options.data, split=options.split), []
+    except EyasError as error:
+        if options.data is not None:
+            raise
+        return None, [f"The data of the runs cannot be read: {error}. --data says where they are now."]

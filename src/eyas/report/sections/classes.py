@@ -1,0 +1,45 @@
+"""The metric of every class, in a chart and in a table."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+
+from eyas.comparison.statistics import title
+from eyas.report import charts
+from eyas.report.collect import ReportData
+from eyas.report.colours import arm_legend
+from eyas.report.markup import Html, beside, figure, join, paragraph, table
+from eyas.report.runs import Run
+from eyas.report.svg import drawing
+
+ID = "classes"
+TITLE = "Average precision by class"
+CLASSES_DRAWN = 40
+"""Above it a chart of all classes would be taller than any screen; the table has them all."""
+
+
+def section(data: ReportData) -> Html:
+    """Mean over the seeds."""
+    classes = list(next(iter(data.runs.values())).per_class)
+    means = {arm: [_mean(seeds, label, data.metric) for label in classes] for arm, seeds in data.arms.items()}
+    shown = title(data.metric).replace("mAP", "AP")
+    caption = f"{shown} by class: mean over the seeds"
+    body = [
+        [label, *("-" if math.isnan(values[row]) else f"{values[row]:.3f}" for values in means.values())]
+        for row, label in enumerate(classes)
+    ]
+    whole = table(caption, ["class", *means], body)
+    if len(classes) > CLASSES_DRAWN:
+        return join([paragraph(f"{len(classes)} classes are too many for a chart.", kind="note"), whole])
+    by_arm = dict(enumerate(means.values()))
+    chart = drawing(lambda path: charts.dots(path, classes, by_arm, x=shown), f"{caption}; the table has the values")
+    return join([arm_legend(data.arms), beside(figure(chart, f"{caption}, a dot for each arm."), whole)])
+
+
+def _mean(seeds: Mapping[int, Run], label: str, name: str) -> float:
+    """NaN where the metric is undefined for the class, which depends on the data and so is the same for every seed."""
+    values = [run.per_class[label].get(name) for run in seeds.values()]
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else math.nan

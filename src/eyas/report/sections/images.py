@@ -1,0 +1,115 @@
+"""The worst and the best images of the best arm, with what the teacher, the baseline and that arm found in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from eyas.comparison.arms import BASELINE
+from eyas.data import DataSource
+from eyas.data.images import decode
+from eyas.evaluation.errors import JudgedImage, ranked
+from eyas.report.collect import ReportData
+from eyas.report.markup import Html, counted, figure, grid, heading, join, legend, paragraph, picture
+from eyas.report.models import Detections
+from eyas.report.plots import OBJECT, draw_boxes, rendered, show_image
+from eyas.report.runs import TEACHER
+from eyas.report.sections.errors import VERDICT_NAMES
+from eyas.types import Prediction, Record
+
+ID = "images"
+TITLE = "Worst and best images"
+LONG_SIDE = 520
+"""Pixels of a photograph's longer side: about twice what a column of the page is wide."""
+DPI = 240
+"""Dots per inch: the words on the boxes can be read when the picture is half as wide."""
+QUALITY = 80
+MISSED = "#f0e442"
+VERDICT_COLOURS = {
+    "correct": "#0a8576",
+    "localisation": "#9c6400",
+    "class": "#a83f92",
+    "duplicate": "#2a78b8",
+    "false": "#cc3311",
+    "ignored": "#777777",
+}
+"""Each dark enough for white letters."""
+
+
+def section(data: ReportData) -> Html:
+    source, detections = data.source_and_detections()
+    best_arm, count = data.best_arm, data.options.images
+    columns = {name: detections[name] for name in (TEACHER, BASELINE, best_arm) if name in detections}
+    order = ranked(detections[best_arm].judged)
+    note = (
+        f"Images by the score of {best_arm}: objects found, among all objects and wrong detections. Below each image: "
+        "objects found and not, and wrong detections. Frames have the colour of the verdict; yellow ones without a "
+        "name are objects that were not found."
+    )
+    colours = {VERDICT_NAMES[kind]: colour for kind, colour in VERDICT_COLOURS.items()}
+    parts = [
+        paragraph(note, kind="note"),
+        legend({"object (ground truth)": OBJECT, "object not found": MISSED, **colours}, label="Colours of the frames"),
+    ]
+    for words, chosen in (("Worst", order[::-1][:count]), ("Best", order[:count])):
+        parts.append(heading(f"{words} images of {best_arm}"))
+        parts += [_row(columns, source, index) for index in chosen]
+    return join(parts)
+
+
+def _row(columns: Mapping[str, Detections], source: DataSource, index: int) -> Html:
+    """One image: its objects, then the detections of each detector."""
+    record, classes = source.records[index], source.classes
+    truth = picture(truth_picture(record, classes), _truth_words(record, classes))
+    shown = [figure(truth, f"image {record.image_id}: {counted(len(record.boxes), 'object')}")]
+    for name, found in columns.items():
+        judged = found.judged[index]
+        words = f"{judged.found} found, {len(judged.outcomes) - judged.found} not, {judged.wrong} wrong"
+        jpeg = detections_picture(record, found.predictions[index], judged, classes)
+        alt = f"Image {record.image_id}, detections of {name}: {words}"
+        shown.append(figure(picture(jpeg, alt), f"{name}: {words}"))
+    return grid(shown, kind="pictures")
+
+
+def truth_picture(record: Record, classes: Sequence[str]) -> bytes:
+    """An image with its objects, as JPEG."""
+    names = [classes[label] for label in record.labels.tolist()]
+    return _photograph(record, [(torch.from_numpy(record.boxes), names, [OBJECT] * len(names))])
+
+
+def detections_picture(record: Record, prediction: Prediction, judged: JudgedImage, classes: Sequence[str]) -> bytes:
+    """An image with the judged detections in the colours of their verdicts, and the objects not found, as JPEG."""
+    kept = list(judged.kept)
+    labels, scores = prediction["labels"][kept].tolist(), prediction["scores"][kept].tolist()
+    texts = [f"{classes[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+    missed = [index for index, outcome in enumerate(judged.outcomes) if outcome != "found"]
+    layers = [
+        (torch.from_numpy(record.boxes[missed]), [""] * len(missed), [MISSED] * len(missed)),
+        (prediction["boxes"][kept], texts, [VERDICT_COLOURS[verdict] for verdict in judged.verdicts]),
+    ]
+    return _photograph(record, layers)
+
+
+def _photograph(record: Record, layers: Sequence[tuple[Tensor, list[str], list[str]]]) -> bytes:
+    """The image of a record with layers of boxes, their texts and colours."""
+    scale = LONG_SIDE / max(record.width, record.height)
+
+    def draw(path: Path) -> None:
+        photograph = Figure(figsize=(record.width * scale / DPI, record.height * scale / DPI), dpi=DPI)
+        axes = photograph.add_axes((0, 0, 1, 1))
+        show_image(axes, decode(record))
+        for boxes, texts, colours in layers:
+            draw_boxes(axes, boxes, texts, colours)
+        photograph.savefig(path, pil_kwargs={"quality": QUALITY})
+
+    return rendered(draw, ".jpg")
+
+
+def _truth_words(record: Record, classes: Sequence[str]) -> str:
+    names = [classes[label] for label in record.labels.tolist()]
+    what = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names)) or "none"
+    return f"Image {record.image_id} with its objects framed: {what}"

@@ -1,0 +1,99 @@
+"""The table of the comparison, its intervals drawn, the gap closed, and the runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from eyas.comparison.arms import BASELINE
+from eyas.comparison.statistics import Comparison, gap_interval, rows, title
+from eyas.report.charts import LARGE
+from eyas.report.collect import ReportData
+from eyas.report.markup import Html, beside, details, figure, join, paragraph, table, together
+from eyas.report.plots import intervals
+from eyas.report.runs import Arms, Run
+from eyas.report.svg import drawing
+
+ID = "summary"
+TITLE = "Summary"
+
+
+def section(data: ReportData) -> Html:
+    comparison, name = data.comparison, title(data.metric)
+    head, *body = _without_empty_columns(rows(comparison))
+    parts = [
+        table(f"{name} of the last epoch: mean over the seeds", ["arm", *head[1:]], body),
+        paragraph(_legend_of_table(comparison), kind="note"),
+    ]
+    if len(comparison.arms) > 1 or comparison.teacher is not None:
+        drawn = figure(_intervals(comparison), f"{name}: mean, 95 % interval, and every seed as a dot.")
+        parts.append(beside(drawn, _gap_closed(data.arms, comparison)))
+    parts += [paragraph(note, kind="missing") for note in data.found.notes]
+    parts.append(details("The runs", _runs(data.arms, data.metric)))
+    return join(parts)
+
+
+def _legend_of_table(comparison: Comparison) -> str:
+    """The meaning of the columns."""
+    if any(len(arm.seeds) > 1 for arm in comparison.arms.values()):
+        words = "±: half width of the 95 % confidence interval of the mean over the seeds (Student's t). "
+    else:
+        words = "One seed does not show the spread: two trainings that differ only in their seed may differ by more. "
+    if BASELINE in comparison.arms:
+        words += "Minus baseline is paired by seed. "
+        if comparison.teacher is not None:
+            words += "Gap closed: (arm - baseline) / (teacher - baseline), of the means. "
+    else:
+        words += "There is no baseline arm, so no gain over the baseline and no gap closed. "
+    return words + "Seconds and memory are those of the training."
+
+
+def _intervals(comparison: Comparison) -> Html:
+    name, teacher = comparison.metric, comparison.teacher
+    groups = {}
+    for arm, values in comparison.arms.items():
+        found = values.metrics[name]
+        groups[arm] = (found.mean, found.half_width, found.values)
+    line = None if teacher is None else ("teacher", teacher[name])
+    means = ", ".join(f"{arm} {group[0]:.3f}" for arm, group in groups.items())
+    label = f"{title(name)} by arm: {means}" + ("" if line is None else f"; teacher {line[1]:.3f}")
+    return drawing(lambda path: intervals(path, groups, x=title(name), line=line, width=LARGE[0]), label)
+
+
+def _gap_closed(arms: Arms, comparison: Comparison) -> Html:
+    """The table of the gap closed with its intervals; nothing where the teacher is no better than the baseline."""
+    name, teacher = comparison.metric, comparison.teacher
+    if BASELINE not in arms or teacher is None:
+        return Html("")
+    baseline = _values(arms[BASELINE], name)
+    body = []
+    for arm, values in comparison.arms.items():
+        closed = values.metrics[name].gap_closed
+        if closed is not None:
+            ends = gap_interval(_values(arms[arm], name), baseline, teacher[name])
+            body.append([arm, f"{closed:.0%}", "-" if ends is None else f"{ends[0]:.0%} to {ends[1]:.0%}"])
+    if not body:
+        return Html("")
+    note = "The interval is Fieller's, for a ratio of two means of the same seeds; - where there are too few of them."
+    caption = f"Gap to the teacher closed, by {title(name)}"
+    return together(table(caption, ["arm", "gap closed", "95 % interval"], body), paragraph(note, kind="note"))
+
+
+def _without_empty_columns(lines: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The rows, head first, without the columns that are empty below the head, as memory in runs without its log."""
+    filled = [column for column in range(len(lines[0])) if column == 0 or any(line[column] for line in lines[1:])]
+    return [[line[column] for column in filled] for line in lines]
+
+
+def _runs(arms: Arms, name: str) -> Html:
+    body = []
+    for arm, seeds in arms.items():
+        for seed, run in seeds.items():
+            value = run.result.summary[name]
+            shown = "-" if math.isnan(value) else f"{value:.3f}"
+            body.append([str(run.folder), arm, str(seed), str(run.result.curve[-1][0]), shown])
+    return table("The runs of this page", ["folder", "arm", "seed", "epochs", title(name)], body)
+
+
+def _values(seeds: Mapping[int, Run], name: str) -> dict[int, float]:
+    return {seed: run.result.summary[name] for seed, run in seeds.items()}

@@ -1,0 +1,47 @@
+"""What a trainer trains: a module that returns every loss of a batch by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from eyas.types import Detector, Target
+
+
+class LossModule(Protocol):
+    """`eyas.Distiller` or `Baseline`: a module that holds the student and computes its losses."""
+
+    student: Detector
+
+    def __call__(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Every loss of a batch, scalars by name; the trainer sums them."""
+        ...
+
+    def weights(self) -> dict[str, float]:
+        """The weights of distillation terms as they stand, by name, for the log."""
+        ...
+
+    def gradient_ratios(self) -> dict[str, float]:
+        """The gradients of distillation terms over that of the detection loss, by name, as far as they are known."""
+        ...
+
+
+class Baseline(nn.Module):
+    """A student trained by its own losses alone."""
+
+    def __init__(self, student: Detector) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        return dict(self.student.losses(images, targets))
+
+    def weights(self) -> dict[str, float]:
+        """Empty: nothing is distilled."""
+        return {}
+
+    def gradient_ratios(self) -> dict[str, float]:
+        """Empty: nothing is distilled."""
+        return {}

@@ -1,0 +1,119 @@
+"""The state of a training: what is trained, how far it has come, and its checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
+
+from eyas.runs.checkpoint import load_state, save_state
+from eyas.training.reproducibility import random_states
+from eyas.types import Detector, EyasError
+
+
+@dataclass
+class TrainState:
+    """Everything that a checkpoint holds.
+
+    Attributes:
+        model: the module of losses, as the accelerator prepared it.
+        student: the detector inside it.
+        optimizer: of all trainable parameters of the model.
+        scheduler: of its learning rate.
+        ema: running average of the student; None where none is kept.
+        epochs: of the whole run.
+        batches: of one epoch, in this process.
+        epoch: epochs that are finished.
+        batch: batches of the running epoch that are finished.
+        step: optimiser steps that are finished.
+        best: the best evaluation so far.
+        random: the random state of each process in the middle of an epoch, from a checkpoint.
+    """
+
+    model: nn.Module
+    student: Detector
+    optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler
+    ema: AveragedModel | None
+    epochs: int
+    batches: int
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    best: float = -math.inf
+    random: Sequence[dict[str, Tensor]] = ()
+
+    @property
+    def evaluated(self) -> Detector:
+        """The detector that is evaluated and saved: the running average where one is kept."""
+        return self.student if self.ema is None else cast(Detector, self.ema.module)
+
+    def finish_step(self) -> None:
+        """Count an optimiser step: move the learning rate and the running average."""
+        self.scheduler.step()
+        self.step += 1
+        if self.ema is not None:
+            self.ema.update_parameters(cast(nn.Module, self.student))
+
+    def finish_epoch(self) -> None:
+        """Count an epoch."""
+        self.epoch, self.batch = self.epoch + 1, 0
+
+    def save(self, path: Path, accelerator: Accelerator) -> None:
+        """Write the checkpoint; every process must call it. Raises EyasError when the disk is full."""
+        model = accelerator.get_state_dict(self.model)
+        # Every epoch is seeded by itself: only the middle of one has a random state to go on with.
+        random = random_states(accelerator) if 0 < self.batch < self.batches else []
+        if not accelerator.is_main_process:
+            return
+        progress = {name: getattr(self, name) for name in ("epoch", "batch", "step", "best", "epochs")}
+        state = {
+            "model": model,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
+            "progress": progress,
+            "random": random,
+        }
+        save_state(state, path)
+
+    def restore(self, path: Path, accelerator: Accelerator) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            EyasError: the file is missing, damaged, of another run, or of a run with another number of epochs.
+        """
+        state = load_state(path)
+        try:
+            self._restore(state, path, accelerator)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise EyasError(
+                f"{path}: not a checkpoint of this run, or of another version of Eyas ({error}); start the run anew in "
+                "another --out"
+            ) from error
+
+    def _restore(self, state: Mapping[str, Any], path: Path, accelerator: Accelerator) -> None:
+        progress = state["progress"]
+        if progress["epochs"] != self.epochs:
+            raise EyasError(
+                f"{path.parent} holds a run of {progress['epochs']} epochs, on which its learning rates depend; resume "
+                f"it with --run.epochs {progress['epochs']}"
+            )
+        accelerator.unwrap_model(self.model).load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(state["scaler"])
+        self.epoch, self.batch, self.step, self.best = (progress[key] for key in ("epoch", "batch", "step", "best"))
+        self.random = state["random"]

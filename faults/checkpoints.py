@@ -27,9 +27,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from eyas.detectors.pretrained import read_tensors
-from eyas.detectors.transformers.identity import open_native
-from eyas.export.runtime import OnnxDetector
+from eyas.detectors.weight_files import read_weights_file
+from eyas.export.exported import ExportedDetector
+from eyas.export.onnx_format import OnnxRuntime
 from eyas.runs.checkpoint import load_state
 from eyas.runs.opening import load
 from eyas.types import EyasError
@@ -41,11 +41,11 @@ from faults.hostile_cases import cases
 PEAK_MIB, SECONDS = 128, 20
 
 READERS: dict[str, Callable[[Path], object]] = {
-    "weights": read_tensors,
+    "weights": read_weights_file,
     "resume": load_state,
     "run": lambda path: load(path.parent),
-    "transformers": lambda path: open_native(str(path.parent)),
-    "onnx": OnnxDetector,
+    "transformers": lambda path: load(path.parent),
+    "onnx": lambda path: ExportedDetector(OnnxRuntime(path), str(path)),
 }
 
 

@@ -7,19 +7,31 @@ student = eyas.build("retinanet", classes=teacher.classes, backbone="resnet18")
 distiller = eyas.Distiller(student, teacher, eyas.FGFI())
 """
 
-from eyas.data import from_coco_detection, from_supervision, to_supervision
-from eyas.detectors import build
-from eyas.distillation.distiller import Distiller
-from eyas.methods import FGFI, Auto, BoxMask, Chen2017, FitNets, Method, RoIMimic, Vanilla
-from eyas.ops.pixels import as_float
-from eyas.runs.opening import load
-from eyas.types import Detector, EyasError, Level, Prediction, Target
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from eyas.data import from_coco_detection, from_supervision, loader, read, to_supervision
+    from eyas.detectors import CustomDetector, TorchvisionDetector, TransformersDetector, build
+    from eyas.distillation.distiller import Distiller
+    from eyas.evaluation import evaluate
+    from eyas.export.pipeline import export_detector
+    from eyas.methods import FGFI, Auto, BoxMask, Chen2017, FitNets, Method, RoIMimic, Vanilla
+    from eyas.ops.anchors import AnchorGrid, default_grid
+    from eyas.ops.near_objects import near_object_masks
+    from eyas.ops.pixels import as_float
+    from eyas.runs.opening import load
+    from eyas.types import Detector, EyasError, Level, Prediction, Target
 
 __all__ = [
     "FGFI",
+    "AnchorGrid",
     "Auto",
     "BoxMask",
     "Chen2017",
+    "CustomDetector",
     "Detector",
     "Distiller",
     "EyasError",
@@ -29,11 +41,45 @@ __all__ = [
     "Prediction",
     "RoIMimic",
     "Target",
+    "TorchvisionDetector",
+    "TransformersDetector",
     "Vanilla",
     "as_float",
     "build",
+    "default_grid",
+    "evaluate",
+    "export_detector",
     "from_coco_detection",
     "from_supervision",
     "load",
+    "loader",
+    "near_object_masks",
+    "read",
     "to_supervision",
 ]
+
+HOMES = {
+    "data": ("from_coco_detection", "from_supervision", "loader", "read", "to_supervision"),
+    "detectors": ("CustomDetector", "TorchvisionDetector", "TransformersDetector", "build"),
+    "distillation.distiller": ("Distiller",),
+    "evaluation": ("evaluate",),
+    "export.pipeline": ("export_detector",),
+    "methods": ("FGFI", "Auto", "BoxMask", "Chen2017", "FitNets", "Method", "RoIMimic", "Vanilla"),
+    "ops.anchors": ("AnchorGrid", "default_grid"),
+    "ops.near_objects": ("near_object_masks",),
+    "ops.pixels": ("as_float",),
+    "runs.opening": ("load",),
+    "types": ("Detector", "EyasError", "Level", "Prediction", "Target"),
+}
+"""Module -> its names here. Each is imported when first used, so that a command answers without importing torch."""
+
+if not TYPE_CHECKING:  # or mypy would accept every name
+
+    def __getattr__(name: str) -> object:
+        for module, names in HOMES.items():
+            if name in names:
+                return globals().setdefault(name, getattr(import_module(f"eyas.{module}"), name))
+        raise AttributeError(f"module 'eyas' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -1,52 +1,33 @@
-"""The command line. Reading `COMMANDS` is reading the product."""
+"""The command line. Reading `COMMANDS` is reading the product.
+
+A parser is built for the one command that is asked, and nothing here imports torch: help, and errors in options, answer
+at once.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
-from eyas.commands.benchmark import benchmark
-from eyas.commands.cache import cache
 from eyas.commands.cluster import Nodes, slurm_environment
-from eyas.commands.compare import compare
-from eyas.commands.data import data
-from eyas.commands.demo import demo
-from eyas.commands.distill import distill
-from eyas.commands.doctor import doctor
-from eyas.commands.evaluate import evaluate
-from eyas.commands.export import export
-from eyas.commands.inspect import inspect
 from eyas.commands.launch import launch
-from eyas.commands.parsing import command_parser, run_config, summary
-from eyas.commands.predict import predict
-from eyas.commands.recipes import recipes
-from eyas.commands.report import report
-from eyas.commands.train import train
+from eyas.commands.parsing import command_parser, parse_options, run_config, summary
 from eyas.tools.signals import Stopped, stopped_by_sigterm
 from eyas.types import EyasError
 
-COMMANDS: dict[str, Callable[..., Any]] = {
-    "demo": demo,
-    "data": data,
-    "train": train,
-    "distill": distill,
-    "cache": cache,
-    "compare": compare,
-    "evaluate": evaluate,
-    "predict": predict,
-    "export": export,
-    "inspect": inspect,
-    "benchmark": benchmark,
-    "report": report,
-    "recipes": recipes,
-    "doctor": doctor,
-}
+COMMANDS = (
+    *("demo", "data", "train", "distill", "cache", "compare", "evaluate", "predict", "export", "inspect"),
+    *("benchmark", "report", "recipes", "doctor"),
+)
+"""Each is a function of the module of its name in `eyas.commands`."""
 POSITIONAL = ("data", "evaluate", "predict", "export", "inspect")
 """Commands whose required arguments are given by place."""
 LAUNCHED = ("train", "distill", "cache")
@@ -55,7 +36,9 @@ LAUNCHED = ("train", "distill", "cache")
 PLACES = ("nodes", "node_rank", "main_address")
 """Options that say where a process runs; not kept with the run."""
 
-STORY = """Eyas distils a large, accurate object detector into a small, fast one.
+STORY = """usage: eyas COMMAND [--OPTION VALUE ...]
+
+Eyas distils a large, accurate object detector into a small, fast one.
 
   eyas demo                                                      see it work on bundled data, in minutes
   eyas data cells/                                               what is in a data set, and what is wrong with it
@@ -71,7 +54,9 @@ STORY = """Eyas distils a large, accurate object detector into a small, fast one
   eyas report runs/compare                                       one page: curves, errors, cost, best and worst images
   eyas doctor                                                    what is installed, and whether a training would work
 
-Every option can stand in a YAML file given by --config; --print_config prints the resolved one."""
+Every option can stand in a YAML file given by --config; --print_config prints the resolved one.
+`eyas COMMAND --help` lists the options of a command.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,11 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.path.append("")  # methods and teachers of your own are imported from the folder you are in
     try:
         with stopped_by_sigterm():
-            parser, commands = build_parser()
-            config = parser.parse_args(arguments)
-            name = config.subcommand
-            return _run(name, config[name], commands[name], arguments)
-    except (EyasError, ArgumentError) as error:
+            if arguments and arguments[0] in ("-h", "--help"):
+                print(overview())
+                return 0
+            return _run(arguments, *parse(arguments))
+    except EyasError as error:
         print(f"eyas: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
@@ -94,64 +79,76 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.status if isinstance(stop, Stopped) else 130
 
 
-def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
-    """The parser and those of its commands, built from the signatures and docstrings of `COMMANDS`."""
-    parser = ArgumentParser(prog="eyas", description=STORY, formatter_class=_KeepLines, exit_on_error=False)
-    subcommands = parser.add_subcommands(metavar="COMMAND")
-    commands = {}
-    for name, function in COMMANDS.items():
-        own = OWN_PARSERS.get(name)
-        command = own() if own is not None else command_parser(function, positional=name in POSITIONAL)
-        if name in LAUNCHED:
-            _add_places(command)
-        subcommands.add_subcommand(name, command, help=summary(function))
-        commands[name] = command
-    return parser, commands
+def overview() -> str:
+    """The help of `eyas` itself: the story of a student, and every command with the first line of its docstring."""
+    return "\n".join([STORY, *(f"  {name:<10} {summary(command(name))}" for name in COMMANDS)])
 
 
-def recipes_parser() -> ArgumentParser:
-    """Both arguments of `recipes` are optional and given by place, which a signature cannot say."""
-    parser = command_parser(recipes, skip={"action", "name"})
-    parser.add_argument("action", nargs="?", default="list", choices=["list", "copy"], help="What to do.")
-    parser.add_argument("name", nargs="?", type=str | None, default=None, help="The recipe to copy, as listed.")
+def command(name: str) -> Callable[..., Any]:
+    """The function of a command."""
+    function: Callable[..., Any] = getattr(import_module(f"eyas.commands.{name}"), name)
+    return function
+
+
+def parse(arguments: Sequence[str]) -> tuple[str, ArgumentParser, Namespace]:
+    """The command that a command line asks for, its parser and its config.
+
+    Raises:
+        EyasError: no such command, or an option that is not one of its.
+    """
+    name = arguments[0] if arguments else ""
+    if name not in COMMANDS:
+        said = f"there is no command {name}" if name else "give a COMMAND"
+        raise EyasError(f"{said}; the commands are {', '.join(COMMANDS)}, and eyas --help tells what each does")
+    return name, *parse_options(partial(parser_of, name), arguments[1:])
+
+
+def parser_of(name: str, methods: bool) -> ArgumentParser:
+    """The parser of a command, with the methods imported or not; see `parse_options`."""
+    positional = name in POSITIONAL or name in OWN_ARGUMENTS
+    add = OWN_ARGUMENTS.get(name, {})
+    parser = command_parser(command(name), prog=f"eyas {name}", positional=positional, skip=add.keys(), methods=methods)
+    for argument, options in add.items():
+        parser.add_argument(argument, **options)
+        given = {"?": "[{}]", "+": "{} ..."}[options["nargs"]].format(argument.upper())
+        parser.usage = str(parser.usage).replace(" [--OPTION", f" {given} [--OPTION")
+    if name in LAUNCHED:
+        _add_places(parser)
     return parser
 
 
-def report_parser() -> ArgumentParser:
-    """The runs of `report` are several and given by place, which a signature cannot say."""
-    parser = command_parser(report, skip={"runs"})
-    text = "Run folders, or folders of run folders as compare and demo make."
-    parser.add_argument("runs", nargs="+", type=Path, help=text)
-    return parser
+OWN_ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
+    "recipes": {
+        "action": {"nargs": "?", "default": "list", "choices": ["list", "copy"], "help": "What to do."},
+        "name": {"nargs": "?", "type": str | None, "default": None, "help": "The recipe to copy, as listed."},
+    },
+    "report": {
+        "runs": {
+            "nargs": "+",
+            "type": Path,
+            "help": "Run folders, or folders of run folders as compare and demo make.",
+        },
+    },
+}
+"""Command -> arguments given by place that a signature cannot describe: optional ones, or several."""
 
 
-OWN_PARSERS = {"recipes": recipes_parser, "report": report_parser}
-"""Commands whose arguments a signature does not describe."""
-
-
-def _add_places(command: ArgumentParser) -> None:
+def _add_places(parser: ArgumentParser) -> None:
     text = "processes to start on this machine, one for each device"
-    command.add_argument("--devices", type=PositiveInt, default=1, help=text)
-    command.add_argument("--nodes", type=PositiveInt, default=1, help="machines; the command is given on each of them")
-    command.add_argument("--node_rank", type=int, default=0, help="which of them this is, from 0")
+    parser.add_argument("--devices", type=PositiveInt, default=1, help=text)
+    parser.add_argument("--nodes", type=PositiveInt, default=1, help="machines; the command is given on each of them")
+    parser.add_argument("--node_rank", type=int, default=0, help="which of them this is, from 0")
     text = "HOST:PORT of the machine of rank 0, where there are several"
-    command.add_argument("--main_address", type=str | None, default=None, help=text)
+    parser.add_argument("--main_address", type=str | None, default=None, help=text)
 
 
-class _KeepLines(DefaultHelpFormatter):
-    """Help whose description keeps its line breaks."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return text
-
-
-def _run(name: str, config: Namespace, parser: ArgumentParser, arguments: Sequence[str]) -> int:
+def _run(arguments: Sequence[str], name: str, parser: ArgumentParser, config: Namespace) -> int:
     if name in LAUNCHED:
         os.environ.update(slurm_environment(os.environ))
         nodes = Nodes(*(config.pop(option) for option in PLACES))
         if config.devices * nodes.number > 1 and "LOCAL_RANK" not in os.environ:
             return launch([sys.executable, "-m", "eyas", *arguments], config.devices, nodes)
-    result = run_config(COMMANDS[name], parser, config)
+    result = run_config(command(name), parser, config)
     return result if isinstance(result, int) else 0
 
 

@@ -1,13 +1,24 @@
-"""The options of every command, as frozen dataclasses: the signature is the schema of the command line and of YAML."""
+"""The options that commands share, as frozen dataclasses: the signature is the schema of the command line and of YAML.
+
+Nothing here imports torch, so that help and errors answer at once.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from eyas.data.options import Augmentation, Resize
 from eyas.types import EyasError
 
+if not TYPE_CHECKING:  # jsonargparse imports what stands below `if TYPE_CHECKING`, and methods need torch
+    Method = Any
+else:
+    from eyas.methods import Method
+
+CacheDtype = Literal["bfloat16", "float16", "float32"]
+Device = Literal["auto", "cpu"]
 Precision = Literal["no", "bf16", "fp16", "auto"]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 MetricName = Literal["coco", "voc", "kitti"]
@@ -118,7 +129,7 @@ class RunArgs:
     precision: Precision = "no"
     channels_last: bool = False
     compile: bool = False
-    device: Literal["auto", "cpu"] = "auto"
+    device: Device = "auto"
     threads: int = 0
     evaluate_every: int = 1
     metric: MetricName | None = None
@@ -131,6 +142,88 @@ class RunArgs:
     def __post_init__(self) -> None:
         _at_least(1, epochs=self.epochs, log_every=self.log_every)
         _at_least(0, seed=self.seed, threads=self.threads, evaluate_every=self.evaluate_every)
+
+
+@dataclass(frozen=True)
+class StudentArgs:
+    """The detector that is trained.
+
+    Attributes:
+        model: detector family: faster_rcnn, retinanet, fcos, ssd, shuffledet or transformers.
+        backbone: backbone of the family, such as resnet18, vgg11 or timm:NAME.
+        weights: torchvision's name of pretrained weights, or a file (.safetensors, or .pt read without pickle).
+        options: further keyword arguments of the family's builder.
+    """
+
+    model: str
+    backbone: str | None = None
+    weights: str | None = None
+    options: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class TeacherArgs:
+    """How the student imitates its teacher.
+
+    Attributes:
+        method: distillation losses: a class by import path, such as eyas.FGFI, with its arguments as --method.NAME, or
+            in YAML a list of such classes; fine-grained feature imitation when left out. --method.help CLASS lists the
+            arguments.
+        pairs: student level: teacher level, where pairing by stride is not what you want.
+        any_teacher: go on with a teacher that scores near zero, or that has other classes than the data.
+        teacher_scale: how many times larger the teacher sees the images, in [1, 4]; --dataset.resize is the student's
+            size.
+        cache: folder for the teacher's vectors: what is missing there is computed before the first step, and the
+            teacher does not run in training. The same folder serves every run.
+        cache_dtype: precision of the cached vectors: bfloat16, float16 or float32.
+    """
+
+    method: Method | list[Method] | None = None
+    pairs: dict[str, str] | None = None
+    any_teacher: bool = False
+    teacher_scale: float = 1.0
+    cache: Path | None = None
+    cache_dtype: CacheDtype = "bfloat16"
+
+
+@dataclass(frozen=True)
+class SplitArgs:
+    """The images that a trained detector is run on.
+
+    Attributes:
+        data: folder of a data set; the run's own when left out.
+        split: name of the split; the run's validation split when left out.
+    """
+
+    data: Path | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class BatchArgs:
+    """How a trained detector is fed.
+
+    Attributes:
+        batch_size: images at a time.
+        workers: processes that decode images.
+        device: auto takes the accelerator where there is one; cpu does not.
+    """
+
+    batch_size: int = 8
+    workers: int = 1
+    device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        _at_least(1, batch_size=self.batch_size)
+        _at_least(0, workers=self.workers)
+
+    def dataset(self, resize: Resize = Resize()) -> DataArgs:
+        """The same batches of images of one input size."""
+        return DataArgs(resize=resize, batch_size=self.batch_size, workers=self.workers)
+
+
+FLAT = (StudentArgs, TeacherArgs, SplitArgs, BatchArgs)
+"""Dataclasses whose fields are options without a prefix: ``--model``, where `DataArgs` has ``--dataset.format``."""
 
 
 def _at_least(minimum: float, **options: float) -> None:

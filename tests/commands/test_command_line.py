@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from eyas.__main__ import COMMANDS, build_parser, main
+from eyas.__main__ import COMMANDS, main, parse, parser_of
 from eyas.methods import FGFI
 from eyas.runs.log import read_log
 from eyas.runs.opening import load
@@ -220,21 +219,18 @@ def test_recipes_are_listed_and_copied(
 
 def parsed(arguments: list[str]) -> tuple[Any, Any]:
     """The config of a command and its instances, without running it."""
-    parser, commands = build_parser()
-    config = parser.parse_args(arguments)
-    name = config.subcommand
-    return config[name], commands[name].instantiate(config[name])
+    _, parser, config = parse(arguments)
+    return config, parser.instantiate(config)
 
 
 DISTILL = ["distill", "--data=d", "--teacher=t", "--model=m", "--out=o"]
 
 
 def test_help_tells_the_story(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["--help"])
-    assert stop.value.code == 0
+    assert main(["--help"]) == 0
     shown = capsys.readouterr().out
     assert all(f"eyas {name}" in shown for name in ("demo", "data", "train", "distill", "evaluate", "predict"))
+    assert all(f"\n  {name} " in shown for name in COMMANDS)
     assert "--print_config" in shown
 
 
@@ -244,13 +240,10 @@ def test_every_option_is_documented(name: str, capsys: pytest.CaptureFixture[str
         main([name, "--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    _, commands = build_parser()
-    for action in commands[name]._actions:
-        if action.dest.rpartition(".")[2] not in ("help", "config", "print_config", "method"):
+    for action in parser_of(name, methods=False)._actions:
+        if action.dest.rpartition(".")[2] not in ("help", "config", "print_config"):
             assert action.help, f"{name}: {action.dest} has no help"
-            assert not action.help.startswith(("(type", "(required", "(default")), f"{name}: {action.dest} has no help"
-    for option in inspect.signature(COMMANDS[name]).parameters:
-        assert option in shown or name == "recipes"  # whose two arguments are told by their place
+            assert [*action.option_strings, action.dest.upper()][0] in shown
     assert "--config" in shown
 
 

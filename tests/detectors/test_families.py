@@ -13,12 +13,11 @@ import transformers
 from torch import nn
 
 import eyas
-from eyas.detectors import BUILDERS, TransformersDetector
-from eyas.detectors.deploy import deploy
+from eyas.detectors import BUILDERS, TransformersDetector, deploy
 from eyas.detectors.transformers.levels import FAMILIES
 from eyas.export.check import raw_differences
-from eyas.export.graph import add_metadata, to_onnx, without_heads
-from eyas.export.runtime import OnnxDetector, open_session
+from eyas.export.exported import ExportedDetector
+from eyas.export.onnx_format import OnnxRuntime, add_metadata, to_onnx, without_heads
 from eyas.runs.checkpoint import ModelSpec, save_weights
 from eyas.types import Detector, Prediction
 from helpers import families
@@ -103,12 +102,12 @@ def exported(name: str, folder: Path) -> None:
     deployed = deploy(detector)
     model = to_onnx(deployed, SIZE, raw=False, dynamic_size=False)
     images = torch.rand(3, 3, *SIZE, generator=torch.Generator().manual_seed(4))
-    assert max(raw_differences(deployed, open_session(model.SerializeToString()), [images]).values()) < TOLERANCE
+    assert max(raw_differences(deployed, OnnxRuntime(model.SerializeToString()), [images]).values()) < TOLERANCE
     shipped = without_heads(model)
     values = {"classes": detector.classes, "resize": {}, "size": SIZE, "raw": False, "parameters": 1, "gflops": 1.0}
     add_metadata(shipped, {f"eyas.{key}": value for key, value in values.items()})
     with torch.no_grad():
-        same(detector.predict(images), OnnxDetector(shipped.SerializeToString()).predict(images))
+        same(detector.predict(images), ExportedDetector(OnnxRuntime(shipped.SerializeToString())).predict(images))
 
 
 def reloaded(name: str, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""RetinaNet, FCOS and SSD: torchvision's losses recomputed from the response, and answers on another's anchors."""
+"""RetinaNet, FCOS and SSD: torchvision's losses recomputed from the head outputs; scores of another's anchors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from eyas.detectors import TorchvisionDetector, build
-from eyas.detectors.torchvision.recording import recording
+from eyas.detectors.torchvision.call_recorder import record_call
 from eyas.nn.taps import Taps
 from eyas.types import DetectorWithHeads, EyasError, HeadOutput, Target
 
@@ -67,13 +67,13 @@ def test_losses_and_gradients_are_those_of_losses_bit_for_bit(family: str, case:
     plain = detector.losses(images(), CASES[case])
     state = torch.get_rng_state()
     torch.manual_seed(3)
-    losses, response = detector.losses_and_heads(images(), CASES[case])
+    losses, outputs = detector.losses_and_heads(images(), CASES[case])
     assert torch.equal(torch.get_rng_state(), state)  # nothing more was drawn
     assert list(losses) == list(plain)
     assert all(torch.equal(losses[name], plain[name]) for name in plain)
     pairs = zip(gradients(detector, losses), gradients(detector, plain), strict=True)
     assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
-    assert response.proposals is None
+    assert outputs.proposals is None
 
 
 def class_targets(head: HeadOutput, truth: Tensor, shift: int) -> Tensor:
@@ -106,7 +106,7 @@ def labels_of(boxes: Tensor, positives: Tensor, targets: list[Target], anchors: 
 
 
 def class_loss(family: str, head: HeadOutput, labels: Tensor) -> Tensor:
-    """Summed over the assigned rows."""
+    """Summed over the matched rows."""
     assert head.matched is not None
     logits, labels = head.logits[head.matched.rows], labels[head.matched.rows]
     if family == "ssd":
@@ -129,21 +129,21 @@ def box_loss(detector: TorchvisionDetector, family: str, head: HeadOutput) -> Te
 
 
 def recomputed(detector: TorchvisionDetector, family: str, images: Tensor, targets: list[Target]) -> None:
-    losses, response = detector.train().losses_and_heads(images, targets)
-    head = response.heads["anchors"]
-    assigned = head.matched
-    assert assigned is not None
-    assert (assigned.class_loss, assigned.box_loss) == ("classification", "bbox_regression")
-    assert bool((assigned.slots == 0).all())
-    truth = labels_of(decoded(detector, head), assigned.positives, targets, len(head.boxes[0]))
+    losses, outputs = detector.train().losses_and_heads(images, targets)
+    head = outputs.heads["anchors"]
+    matched = head.matched
+    assert matched is not None
+    assert (matched.class_loss, matched.box_loss) == ("classification", "bbox_regression")
+    assert bool((matched.slots == 0).all())
+    truth = labels_of(decoded(detector, head), matched.positives, targets, len(head.boxes[0]))
     labels = class_targets(head, truth, shift=1 if family == "ssd" else 0)
-    torch.testing.assert_close(class_loss(family, head, labels) / assigned.divisor, losses["classification"])
-    torch.testing.assert_close(box_loss(detector, family, head) / assigned.divisor, losses["bbox_regression"])
+    torch.testing.assert_close(class_loss(family, head, labels) / matched.divisor, losses["classification"])
+    torch.testing.assert_close(box_loss(detector, family, head) / matched.divisor, losses["bbox_regression"])
     if family == "fcos":
-        left_top, right_bottom = assigned.box_targets[:, :2], assigned.box_targets[:, 2:]
+        left_top, right_bottom = matched.box_targets[:, :2], matched.box_targets[:, 2:]
         low, high = torch.minimum(left_top, right_bottom), torch.maximum(left_top, right_bottom)
         wanted = (low / high).prod(dim=1).sqrt()
-        centre = response.heads["centerness"]
+        centre = outputs.heads["centerness"]
         assert centre.matched is not None and centre.deltas is None
         logits = centre.logits[centre.matched.rows, 0]
         total = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
@@ -152,7 +152,7 @@ def recomputed(detector: TorchvisionDetector, family: str, images: Tensor, targe
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("family", ["fcos", "ssd"])
-def test_torchvisions_losses_follow_from_the_response(family: str, case: str) -> None:
+def test_torchvisions_losses_follow_from_the_head_outputs(family: str, case: str) -> None:
     recomputed(light(family), family, images(), CASES[case])
 
 
@@ -163,35 +163,35 @@ def test_retinanets_losses_follow_where_images_have_equally_many_positives(targe
 
 def test_retinanets_losses_image_by_image() -> None:
     detector = light("retinanet").train()
-    losses, response = detector.losses_and_heads(images(), OBJECTS)
-    head = response.heads["anchors"]
-    assigned = head.matched
-    assert assigned is not None
+    losses, outputs = detector.losses_and_heads(images(), OBJECTS)
+    head = outputs.heads["anchors"]
+    matched = head.matched
+    assert matched is not None
     anchors = len(head.boxes[0])
-    truth = labels_of(decoded(detector, head), assigned.positives, OBJECTS, anchors)
+    truth = labels_of(decoded(detector, head), matched.positives, OBJECTS, anchors)
     labels, total, counts = class_targets(head, truth, 0), torch.zeros(()), []
     for index in range(2):
-        rows = assigned.rows[assigned.rows // anchors == index]
-        counts.append(int((assigned.positives // anchors == index).sum()))
+        rows = matched.rows[matched.rows // anchors == index]
+        counts.append(int((matched.positives // anchors == index).sum()))
         hot = torch.zeros(len(rows), 2)
         hot[labels[rows] >= 0, labels[rows][labels[rows] >= 0]] = 1
         total = total + sigmoid_focal_loss(head.logits[rows], hot, reduction="sum") / counts[-1] / 2
     torch.testing.assert_close(total, losses["classification"])
-    assert counts[0] != counts[1] and float(assigned.divisor) == sum(counts)
-    assert len(assigned.rows) < 2 * anchors  # those between the thresholds are left out
+    assert counts[0] != counts[1] and float(matched.divisor) == sum(counts)
+    assert len(matched.rows) < 2 * anchors  # those between the thresholds are left out
 
 
 def test_ssd_mines_three_negatives_for_each_positive() -> None:
-    response = light("ssd").train().losses_and_heads(images(), CASES["mixed"])[1]
-    head = response.heads["anchors"]
-    assigned = head.matched
-    assert assigned is not None
-    positives, anchors = len(assigned.positives), len(head.boxes[0])
-    negatives = assigned.rows[positives:]
-    assert positives > 0 and len(assigned.rows) == 4 * positives == len(assigned.rows.unique())
-    assert int((assigned.rows // anchors).min()) == 1  # none in the image without objects
+    outputs = light("ssd").train().losses_and_heads(images(), CASES["mixed"])[1]
+    head = outputs.heads["anchors"]
+    matched = head.matched
+    assert matched is not None
+    positives, anchors = len(matched.positives), len(head.boxes[0])
+    negatives = matched.rows[positives:]
+    assert positives > 0 and len(matched.rows) == 4 * positives == len(matched.rows.unique())
+    assert int((matched.rows // anchors).min()) == 1  # none in the image without objects
     loss = -head.logits.log_softmax(dim=1)[anchors:, 0]
-    loss[assigned.positives - anchors] = -1
+    loss[matched.positives - anchors] = -1
     assert set(negatives.tolist()) == set((loss.topk(3 * positives).indices + anchors).tolist())
 
 
@@ -212,7 +212,7 @@ def test_shapes_and_coding() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_gradient_through_the_response_reaches_the_backbone(family: str) -> None:
+def test_gradient_of_the_head_outputs_reaches_the_backbone(family: str) -> None:
     detector = light(family, norm="batch").train()
     first = next(detector.network.backbone.parameters())
     for head in detector.losses_and_heads(images(), OBJECTS)[1].heads.values():
@@ -224,7 +224,7 @@ def test_gradient_through_the_response_reaches_the_backbone(family: str) -> None
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_answers_on_anchors_in_one_pass_with_taps(family: str) -> None:
+def test_scores_anchors_in_one_pass_with_taps(family: str) -> None:
     student, teacher = light(family).train(), light(family, seed=5).eval()
     network = teacher.network
     trained = student.losses_and_heads(images(), OBJECTS)[1]
@@ -233,7 +233,7 @@ def test_answers_on_anchors_in_one_pass_with_taps(family: str) -> None:
     handle = network.backbone.register_forward_hook(lambda module, inputs, output: calls.append(output))
     with (
         Taps(network, teacher.levels) as taps,
-        recording(network, "postprocess_detections") as detections,
+        record_call(network, "postprocess_detections") as detections,
     ):
         answered = teacher.score_boxes(images(), boxes, proposals=True)
     handle.remove()

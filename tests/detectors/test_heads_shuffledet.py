@@ -1,4 +1,4 @@
-"""ShuffleDet's two heads: its losses recomputed from them, and its answers on another detector's anchors."""
+"""ShuffleDet's two heads: its losses recomputed from them, and its scores of another detector's anchors."""
 
 from __future__ import annotations
 
@@ -55,37 +55,37 @@ def test_losses_and_gradients_are_those_of_losses_bit_for_bit(case: str) -> None
     plain = detector.losses(images(), CASES[case])
     state = torch.get_rng_state()
     torch.manual_seed(3)
-    losses, response = detector.losses_and_heads(images(), CASES[case])
+    losses, outputs = detector.losses_and_heads(images(), CASES[case])
     assert torch.equal(torch.get_rng_state(), state)
     assert list(losses) == list(plain) == ["loss_class", "loss_box", "loss_confidence"]
     assert all(torch.equal(losses[name], plain[name]) for name in plain)
     pairs = zip(gradients(detector, losses), gradients(detector, plain), strict=True)
     assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
-    assert response.proposals is None and list(response.heads) == ["classes", "confidence"]
+    assert outputs.proposals is None and list(outputs.heads) == ["classes", "confidence"]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_losses_follow_from_the_response(case: str) -> None:
+def test_losses_follow_from_the_head_outputs(case: str) -> None:
     targets = CASES[case]
-    losses, response = small().train().losses_and_heads(images(), targets)
-    classes, confidence = response.heads["classes"], response.heads["confidence"]
-    assigned, counted = classes.matched, confidence.matched
-    assert assigned is not None and counted is not None and classes.deltas is not None
+    losses, outputs = small().train().losses_and_heads(images(), targets)
+    classes, confidence = outputs.heads["classes"], outputs.heads["confidence"]
+    matched, counted = classes.matched, confidence.matched
+    assert matched is not None and counted is not None and classes.deltas is not None
     labels = torch.cat([item["labels"] for item in targets])
-    total = class_loss(classes.logits[assigned.rows], labels)
-    torch.testing.assert_close(total / assigned.divisor, losses[assigned.class_loss])
-    deltas = classes.deltas[assigned.positives, assigned.slots]
-    total = (deltas - assigned.box_targets).square().sum()
-    torch.testing.assert_close(5 * total / assigned.divisor, losses[assigned.box_loss])
+    total = class_loss(classes.logits[matched.rows], labels)
+    torch.testing.assert_close(total / matched.divisor, losses[matched.class_loss])
+    deltas = classes.deltas[matched.positives, matched.slots]
+    total = (deltas - matched.box_targets).square().sum()
+    torch.testing.assert_close(5 * total / matched.divisor, losses[matched.box_loss])
     truth = torch.cat([item["boxes"] for item in targets])
-    own = torch.cat(list(classes.boxes))[assigned.positives]
-    torch.testing.assert_close(decode(assigned.box_targets, own), truth, atol=1e-3, rtol=1e-4)
-    assert float(assigned.divisor) == max(len(truth), 1) and len(assigned.rows.unique()) == len(truth)
+    own = torch.cat(list(classes.boxes))[matched.positives]
+    torch.testing.assert_close(decode(matched.box_targets, own), truth, atol=1e-3, rtol=1e-4)
+    assert float(matched.divisor) == max(len(truth), 1) and len(matched.rows.unique()) == len(truth)
     # The confidence: 75 times the mean over objects, halved for two images, and 100 times the mean over the rest.
     sigmoid = confidence.logits[:, 0].sigmoid()
     quality = iou(clip(decode(deltas, own), (64, 96)), truth)
-    on_objects = (sigmoid[assigned.rows] - quality).square().sum() * 75 / 2 / assigned.divisor
-    rest = torch.tensor(sorted(set(counted.rows.tolist()) - set(assigned.rows.tolist())))
+    on_objects = (sigmoid[matched.rows] - quality).square().sum() * 75 / 2 / matched.divisor
+    rest = torch.tensor(sorted(set(counted.rows.tolist()) - set(matched.rows.tolist())))
     on_rest = 100 * sigmoid[rest].square().mean()
     torch.testing.assert_close(on_objects + on_rest, losses[counted.class_loss])
     assert counted.class_loss == "loss_confidence" and float(counted.divisor) == len(counted.rows)
@@ -93,10 +93,10 @@ def test_losses_follow_from_the_response(case: str) -> None:
 
 
 def test_ignored_anchors_are_not_counted_but_those_of_objects() -> None:
-    response = small().train().losses_and_heads(images(), CROWDED)[1]
-    classes, confidence = response.heads["classes"].matched, response.heads["confidence"].matched
+    outputs = small().train().losses_and_heads(images(), CROWDED)[1]
+    classes, confidence = outputs.heads["classes"].matched, outputs.heads["confidence"].matched
     assert classes is not None and confidence is not None
-    anchors = response.heads["confidence"].boxes[0]
+    anchors = outputs.heads["confidence"].boxes[0]
     inside = anchors.clamp(min=0).minimum(torch.tensor([60.0, 60, 60, 60]))
     shared = (inside[:, 2:] - inside[:, :2]).clamp(min=0).prod(dim=1)
     ignored = set(torch.where(shared > 0.5 * (anchors[:, 2:] - anchors[:, :2]).prod(dim=1))[0].tolist())
@@ -106,7 +106,7 @@ def test_ignored_anchors_are_not_counted_but_those_of_objects() -> None:
 
 
 @torch.no_grad()
-def test_shapes_and_answers_in_one_pass_with_taps() -> None:
+def test_shapes_and_scored_boxes_in_one_pass_with_taps() -> None:
     student, teacher = small().train(), small(seed=5, width=0.5, stem_channels=16).eval()
     trained = student.losses_and_heads(images(), OBJECTS)[1]
     boxes = {name: head.boxes for name, head in trained.heads.items()}
@@ -129,7 +129,7 @@ def test_shapes_and_answers_in_one_pass_with_taps() -> None:
     assert list(teacher.score_boxes(images(), {"confidence": boxes["confidence"]}).heads) == ["confidence"]
 
 
-def test_a_detector_in_evaluation_mode_answers_what_it_is_trained_on() -> None:
+def test_scored_boxes_equal_the_training_outputs() -> None:
     detector = small().eval()
     losses, trained = detector.losses_and_heads(images(), OBJECTS)
     answered = detector.score_boxes(images(), {name: head.boxes for name, head in trained.heads.items()})
@@ -139,7 +139,7 @@ def test_a_detector_in_evaluation_mode_answers_what_it_is_trained_on() -> None:
 
 
 @pytest.mark.parametrize("head", ["classes", "confidence"])
-def test_gradient_through_the_response_reaches_the_backbone(head: str) -> None:
+def test_gradient_of_the_head_outputs_reaches_the_backbone(head: str) -> None:
     detector = small().train()
     detector.losses_and_heads(images(), OBJECTS)[1].heads[head].logits.square().sum().backward()
     first = next(detector.backbone.parameters())

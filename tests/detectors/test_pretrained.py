@@ -13,10 +13,11 @@ from torchvision.models import ResNet18_Weights, mobilenet_v3_small
 from torchvision.ops import FrozenBatchNorm2d
 
 from eyas.detectors import build
-from eyas.detectors.pretrained import EPSILON, Weights, load_trunk, read_tensors, without_epsilon
 from eyas.detectors.torchvision.backbones import make_trunk
 from eyas.detectors.torchvision.faster_rcnn import _load_vgg_head
+from eyas.detectors.torchvision.pretrained import EPSILON, load_trunk, without_epsilon
 from eyas.detectors.torchvision.roi_heads import DropoutHead
+from eyas.detectors.weight_files import Weights, read_weights_file
 from eyas.runs.checkpoint import ModelSpec, save_weights
 from eyas.types import Detector, EyasError
 
@@ -130,10 +131,10 @@ def test_unreadable_files(tmp_path: Path) -> None:
         small(tmp_path / "text.safetensors")
     torch.save(make_trunk("mobilenet_v3_small").module, tmp_path / "pickle.pt")  # would run code when unpickled
     with pytest.raises(EyasError, match="to read those is to run code"):
-        read_tensors(tmp_path / "pickle.pt")
+        read_weights_file(tmp_path / "pickle.pt")
     torch.save({"epoch": 3}, tmp_path / "other.pt")
     with pytest.raises(EyasError, match="no state dict"):
-        read_tensors(tmp_path / "other.pt")
+        read_weights_file(tmp_path / "other.pt")
 
 
 def test_names(monkeypatch: pytest.MonkeyPatch) -> None:

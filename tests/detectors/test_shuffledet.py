@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from eyas.detectors.shuffledet.adapter import KITTI_ANCHORS, ShuffleDet, anchors_for
-from eyas.detectors.shuffledet.loss import assign, class_loss, decode, encode, ignored_anchors
+from eyas.detectors.shuffledet.loss import class_loss, decode, encode, ignored_anchors, match_anchors
 from eyas.detectors.shuffledet.shufflenet import ShuffleUnit, channel_shuffle, scaled
 from eyas.ops.boxes import iou, to_centre_size
 from eyas.types import Detector, EyasError, Target
@@ -123,7 +123,7 @@ def test_decode_by_hand() -> None:
     assert to_centre_size(box)[0].tolist() == pytest.approx([30, 30, 40, 40 * 3 * math.e], rel=1e-5)
 
 
-def naive_assign(anchors: Tensor, boxes: Tensor) -> list[int]:
+def naive_match(anchors: Tensor, boxes: Tensor) -> list[int]:
     taken: list[int] = []
     for box in boxes:
         free = [index for index in range(len(anchors)) if index not in taken]
@@ -137,7 +137,7 @@ def naive_assign(anchors: Tensor, boxes: Tensor) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_assignment_against_the_naive_rule(seed: int) -> None:
+def test_matching_equals_the_naive_rule(seed: int) -> None:
     torch.manual_seed(seed)
     anchors = small().grid((4, 4), (64, 64)).anchors().reshape(-1, 4)
     targets, expected = [], []
@@ -147,21 +147,21 @@ def test_assignment_against_the_naive_rule(seed: int) -> None:
         boxes = torch.cat((corner, corner + torch.randint(2, 40, (count, 2))), dim=1)
         boxes[1::3] = boxes[:1]
         targets.append(Target(boxes=boxes, labels=torch.arange(count)))
-        expected += naive_assign(anchors, boxes)
-    assigned = assign(anchors, targets)
-    assert assigned.anchor.tolist() == expected
-    assert assigned.image.tolist() == [1] * 6 + [3] * 9 + [4]
-    assert assigned.labels.tolist() == [*range(6), *range(9), 0]
-    assert torch.equal(assigned.boxes, torch.cat([item["boxes"] for item in targets]))
+        expected += naive_match(anchors, boxes)
+    matched = match_anchors(anchors, targets)
+    assert matched.anchor.tolist() == expected
+    assert matched.image.tolist() == [1] * 6 + [3] * 9 + [4]
+    assert matched.labels.tolist() == [*range(6), *range(9), 0]
+    assert torch.equal(matched.boxes, torch.cat([item["boxes"] for item in targets]))
 
 
-def test_assignment_by_hand() -> None:
+def test_matching_by_hand() -> None:
     anchors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 20], [50, 50, 60, 60]])
     same = [0.0, 0, 10, 10]
     # The second object finds its best anchor taken; the third overlaps no free one; for the fourth none is left.
-    assigned = assign(anchors, [target([same, same, [100, 100, 110, 110], same], [0, 1, 0, 1])])
-    assert assigned.anchor.tolist() == [0, 1, 2]
-    assert assigned.labels.tolist() == [0, 1, 0]
+    matched = match_anchors(anchors, [target([same, same, [100, 100, 110, 110], same], [0, 1, 0, 1])])
+    assert matched.anchor.tolist() == [0, 1, 2]
+    assert matched.labels.tolist() == [0, 1, 0]
 
 
 def test_class_loss_by_hand() -> None:

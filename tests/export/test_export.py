@@ -17,14 +17,13 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-import eyas.export.pipeline
 from eyas.__main__ import main
-from eyas.detectors import build
-from eyas.detectors.deploy import deploy
-from eyas.detectors.deployed import Candidates, Deployed, as_predictions, best, nms_kept
+from eyas.commands.export import export
+from eyas.detectors import build, deploy
+from eyas.detectors.deployed import Candidates, Deployed, as_predictions, nms_kept, top_scores
 from eyas.export.check import difference, failures, latencies, raw_differences
-from eyas.export.graph import add_metadata, to_onnx, without_heads
-from eyas.export.runtime import OnnxDetector, open_detector, open_session, pad_to
+from eyas.export.exported import ExportedDetector, open_detector, pad_to
+from eyas.export.onnx_format import OnnxExporter, OnnxRuntime, add_metadata, to_onnx, without_heads
 from eyas.ops.pixels import FILL, as_float
 from eyas.runs.checkpoint import ModelSpec, save_weights
 from eyas.runs.opening import load
@@ -82,12 +81,12 @@ def exported(name: str, dynamic_size: bool = False) -> Exported:
     return Exported(detector, deployed, to_onnx(deployed, SIZE, raw=False, dynamic_size=dynamic_size))
 
 
-def described(model: onnx.ModelProto, size: Size | None) -> bytes:
-    """The detections of a model, as a file has them."""
+def opened(model: onnx.ModelProto, size: Size | None) -> ExportedDetector:
+    """The detector of a model's file."""
     shipped = without_heads(model)
     values = {"classes": CLASSES, "resize": {}, "size": size, "raw": False, "parameters": 1, "gflops": 1.0}
     add_metadata(shipped, {f"eyas.{name}": value for name, value in values.items()})
-    return shipped.SerializeToString()
+    return ExportedDetector(OnnxRuntime(shipped.SerializeToString()))
 
 
 def assert_same(ours: list[Prediction], theirs: list[Prediction]) -> None:
@@ -118,10 +117,10 @@ def test_the_graph_of_fixed_shapes_detects_the_same(name: str) -> None:
 )
 def test_a_file_equals_pytorch_at_any_batch_size(name: str) -> None:
     case = exported(name)
-    session, found = open_session(case.model.SerializeToString()), OnnxDetector(described(case.model, SIZE))
+    runtime, found = OnnxRuntime(case.model.SerializeToString()), opened(case.model, SIZE)
     for batch in (1, 3):
         images = torch.rand(batch, 3, *SIZE)
-        differences = raw_differences(case.deployed, session, [images])
+        differences = raw_differences(case.deployed, runtime, [images])
         assert set(differences) - {"unmatched"} == set(case.deployed.raw_names)
         assert max(differences.values()) < 1e-4
         with torch.no_grad():
@@ -134,10 +133,10 @@ def test_a_file_equals_pytorch_at_any_batch_size(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_file_of_any_size_equals_pytorch(name: str) -> None:
     case = exported(name, dynamic_size=True)
-    session = open_session(case.model.SerializeToString())
+    runtime = OnnxRuntime(case.model.SerializeToString())
     images = [torch.rand(1, 3, 128, 96), torch.rand(2, 3, 75, 130)]
-    assert max(raw_differences(case.deployed, session, images).values()) < 1e-4
-    found = OnnxDetector(described(case.model, None))
+    assert max(raw_differences(case.deployed, runtime, images).values()) < 1e-4
+    found = opened(case.model, None)
     for batch in images:
         with torch.no_grad():
             assert_same(case.detector.predict(batch), found.predict(batch))
@@ -153,10 +152,10 @@ def test_nms_by_image_and_group() -> None:
     assert nms_kept(boxes, scores, groups, 2, 0.7)[0].all()
 
 
-def test_the_best_are_all_where_there_are_fewer() -> None:
+def test_top_scores_are_all_where_there_are_fewer() -> None:
     scores = torch.tensor([[0.1, 0.9, 0.5]])
-    assert best(scores, 2)[1].tolist() == [[1, 2]]
-    assert best(scores, 5)[1].tolist() == [[1, 2, 0]]
+    assert top_scores(scores, 2)[1].tolist() == [[1, 2]]
+    assert top_scores(scores, 5)[1].tolist() == [[1, 2, 0]]
 
 
 def test_images_are_padded_as_in_a_batch() -> None:
@@ -168,7 +167,7 @@ def test_images_are_padded_as_in_a_batch() -> None:
         pad_to(images, (3, 8))
 
 
-def test_what_fails() -> None:
+def test_failures_name_every_output_that_differs() -> None:
     assert failures({"a": 1e-4, "unmatched": 0.005}, 1e-3, 0.5, 0.5009) == []
     assert failures({}, 1e-3, float("nan"), float("nan")) == []
     texts = failures({"a": 2e-3, "b": float("nan"), "unmatched": 0.02}, 1e-3, 0.5, 0.4985)
@@ -189,8 +188,8 @@ def test_latencies_take_turns() -> None:
     assert calls == ["a", "b"] * 3 and figures.keys() == {"a", "b"}
 
 
-def test_other_detectors_are_refused() -> None:
-    with pytest.raises(EyasError, match="SimpleNamespace has no deployed form; export knows ShuffleDet"):
+def test_a_detector_without_a_deployed_form_is_refused() -> None:
+    with pytest.raises(EyasError, match="SimpleNamespace has no deployed form; give it a method deployed"):
         deploy(cast(Detector, SimpleNamespace(network=nn.Identity())))
 
 
@@ -239,17 +238,17 @@ def raw_file(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_raw_outputs(run: Path, raw_file: Path) -> None:
-    session = open_session(raw_file)
-    names = [output.name for output in session.get_outputs()]
+def test_a_raw_file_has_head_outputs_and_opens_as_no_detector(run: Path, raw_file: Path) -> None:
+    runtime = OnnxRuntime(raw_file)
+    names = [output.name for output in runtime.session.get_outputs()]
     assert names == ["class_logits", "confidence_logits", "box_deltas", "anchors"]
-    assert max(raw_differences(deploy(load(run)), session, [torch.rand(2, 3, 64, 64)]).values()) < 1e-3
+    assert max(raw_differences(deploy(load(run)), runtime, [torch.rand(2, 3, 64, 64)]).values()) < 1e-3
     with pytest.raises(EyasError, match="without --raw"):
         open_detector(raw_file)
 
 
 @pytest.mark.slow
-def test_any_size_by_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_exports_any_size(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "any.onnx"
     assert main(["export", str(run), f"--out={out}", "--dynamic_size=true", "--runs=1"]) == 0
     assert "any size, any number of images, detections inside" in capsys.readouterr().out
@@ -270,7 +269,7 @@ def test_an_export_that_differs_is_refused(
         weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) + 1e3, weights.name))
         return model
 
-    monkeypatch.setattr(eyas.export.pipeline, "to_onnx", damaged)
+    monkeypatch.setattr(OnnxExporter, "trace", staticmethod(damaged))
     out = tmp_path / "student.onnx"
     out.write_bytes(b"an earlier one")
     assert main(["export", str(run), f"--out={out}", "--raw=true"]) == 2
@@ -290,7 +289,7 @@ def test_a_missing_package_is_named(
     assert package in message and 'pip install "eyas[onnx]"' in message
 
 
-def test_bad_files_and_options(run: Path, tmp_path: Path) -> None:
+def test_bad_files_and_options_are_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(EyasError, match="no such file"):
         open_detector(tmp_path / "none.onnx")
     (tmp_path / "bad.onnx").write_bytes(b"not onnx")
@@ -303,15 +302,15 @@ def test_bad_files_and_options(run: Path, tmp_path: Path) -> None:
             [onnx.helper.make_tensor_value_info("a", 1, [1])], [onnx.helper.make_tensor_value_info("b", 1, [1])]),
         opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10,
     )  # fmt: skip
-    with pytest.raises(EyasError, match="not an ONNX file of eyas export"):
-        OnnxDetector(foreign.SerializeToString())
+    with pytest.raises(EyasError, match="not a file of eyas export"):
+        ExportedDetector(OnnxRuntime(foreign.SerializeToString()))
     with pytest.raises(EyasError, match="at least 1"):
-        eyas.commands.export.export(run, calibration=0)
+        export(run, calibration=0)
 
 
-def test_the_head_of_a_run_without_data_is_not_guessed(tmp_path: Path) -> None:
+def test_exporting_a_run_without_data_asks_for_data(tmp_path: Path) -> None:
     spec = ModelSpec("shuffledet", CLASSES, options=MODEL)
     save_weights(spec.build().network, tmp_path / spec.weights)
     spec.save(tmp_path)
     with pytest.raises(EyasError, match="give --data"):
-        eyas.commands.export.export(tmp_path)
+        export(tmp_path)

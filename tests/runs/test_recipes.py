@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from eyas.__main__ import build_parser, main
+from eyas.__main__ import main, parse
 from eyas.runs.log import read_log
 from eyas.runs.recipes import shipped_recipes
 from helpers.recipe_data import small, write_data
@@ -175,11 +175,10 @@ def test_the_commands_of_the_header_parse(name: str, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     for other in beside(name, list(RECIPES)):
         Path(RECIPES[other].name).write_text(RECIPES[other].read_text())
-    parser, _ = build_parser()
     used = set()
     for arguments in commands(name):
-        config = parser.parse_args(arguments)
-        used |= {Path(str(path)).name for path in config[config.subcommand].get("config") or []}
+        _, _, config = parse(arguments)
+        used |= {Path(str(path)).name for path in config.get("config") or []}
     demo = name == "digits/teacher"  # trained by `eyas demo` alone
     assert demo or RECIPES[name].name in used
 

@@ -13,11 +13,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from eyas.args import DataArgs, RunArgs
+from eyas.args import CacheDtype, DataArgs, RunArgs
 from eyas.cache.fill import SAMPLE, CacheFiller
 from eyas.cache.identity import TeacherOnDemand, read_json
 from eyas.cache.store import (
-    CacheDtype,
     CacheSize,
     TeacherCache,
     adopt_format_1,

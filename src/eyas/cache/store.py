@@ -15,13 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from eyas.args import CacheDtype
 from eyas.cache.shards import (
     KEY_BYTES,
     LevelRecord,
@@ -45,7 +46,6 @@ NAMES_OF_FORMAT_1 = {
     "FitNets": "eyas.methods.fitnets.FitNets",
 }
 """Method -> its class in fingerprints of format 1, which have no version and are otherwise the same."""
-CacheDtype = Literal["bfloat16", "float16", "float32"]
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 META = "meta.json"
 

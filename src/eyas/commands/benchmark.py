@@ -7,23 +7,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eyas.args import DataArgs, OptimArgs, RunArgs
-from eyas.cache.store import CacheDtype
-from eyas.distillation.distiller import Distiller
-from eyas.methods import Method
-from eyas.nn.compile import explain_levels
-from eyas.ops.pixels import as_float
-from eyas.runs.checkpoint import ModelSpec
-from eyas.runs.opening import resolve
-from eyas.tools.files import write_json
+from eyas.args import DataArgs, OptimArgs, RunArgs, StudentArgs, TeacherArgs
 from eyas.tools.tables import as_text
-from eyas.tools.timing import Spans, listening, span
-from eyas.training.loss_module import Baseline, LossModule
-from eyas.training.setup import RunSetup, Setup, chosen_methods
-from eyas.training.trainer import Trainer, train_loader
 from eyas.types import Detector, EyasError
+
+if TYPE_CHECKING:
+    from eyas.tools.timing import Spans
+    from eyas.training.loss_module import LossModule
+    from eyas.training.setup import Setup
+    from eyas.training.trainer import Trainer
 
 PARTS = ("data", "student", "teacher", "mask", "adapter", "loss", "weight", "backward", "optimizer")
 """In the order of a step. ``teacher`` is reading the cache where there is one; ``loss`` is all of a method but its mask
@@ -32,57 +26,52 @@ and adapter; ``weight`` is measuring an automatic one; ``backward`` is that of s
 
 def benchmark(
     data: Path,
-    model: str,
+    student: StudentArgs,
     teacher: str | None = None,
-    backbone: str | None = None,
-    options: dict[str, Any] | None = None,
-    method: Method | list[Method] | None = None,
-    pairs: dict[str, str] | None = None,
-    teacher_scale: float = 1.0,
-    cache: Path | None = None,
-    cache_dtype: CacheDtype = "bfloat16",
+    teaching: TeacherArgs = TeacherArgs(),
     steps: int = 20,
     warmup: int = 25,
     json_file: Path | None = None,
-    dataset: DataArgs = DataArgs(),  # noqa: B008 (frozen: the signature is the schema)
-    optim: OptimArgs = OptimArgs(),  # noqa: B008
-    run: RunArgs = RunArgs(),  # noqa: B008
+    dataset: DataArgs = DataArgs(),
+    optim: OptimArgs = OptimArgs(),
+    run: RunArgs = RunArgs(),
 ) -> None:
     """Say what a step of a training spends its time on, and the peak memory of each part. Nothing is kept.
 
     Args:
-        data: folder of a data set: COCO, VOC, KITTI or YOLO, recognised from what is in it.
-        model: detector family of the student: faster_rcnn, retinanet, fcos, ssd, shuffledet or transformers.
+        data: folder of a data set: COCO, VOC, KITTI or YOLO, recognised from its files.
         teacher: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; or
-            package.module:function. Plain training when left out.
-        backbone: backbone of the student's family, such as resnet18, vgg11 or timm:NAME.
-        options: further keyword arguments of the family's builder.
-        method: distillation losses, by class; fine-grained feature imitation when left out.
-        pairs: student level: teacher level, where pairing by stride is not what you want.
-        teacher_scale: how many times larger the teacher sees the images.
-        cache: folder of the teacher's vectors, as in distill; what is missing there is computed first.
-        cache_dtype: of the vectors in the cache: bfloat16, float16 or float32.
+            package.module:function. Without one, the step of `eyas train` is timed.
+        any_teacher: ignored here: the teacher is not scored.
         steps: timed steps.
         warmup: steps before them; an automatic weight is measured in each of its first twenty.
-        json_file: also write the figures there.
+        json_file: also write the times there.
         dataset: how the data is read and fed.
         optim: the optimiser.
         run: the run.
     """
     if steps < 1 or warmup < 0:
         raise EyasError(f"--steps must be at least 1 and --warmup at least 0, got {steps} and {warmup}")
-    run, scale = replace(run, trackers=None), 1.0 if teacher is None else teacher_scale
+    from eyas.distillation.distiller import Distiller
+    from eyas.runs.checkpoint import ModelSpec
+    from eyas.runs.opening import resolve
+    from eyas.tools.files import write_json
+    from eyas.training.loss_module import Baseline
+    from eyas.training.setup import RunSetup, chosen_methods
+
+    run, scale = replace(run, trackers=None), 1.0 if teacher is None else teaching.teacher_scale
     with TemporaryDirectory() as folder, RunSetup(data, Path(folder) / "run", dataset, optim, run, scale) as setup:
-        spec = ModelSpec(model, setup.train.classes, backbone, options or {}, dataset.resize)
-        student = spec.build()
-        module: LossModule = Baseline(student)
+        spec = ModelSpec(student.model, setup.train.classes, student.backbone, student.options or {}, dataset.resize)
+        detector = spec.build(student.weights)
+        module: LossModule = Baseline(detector)
         if teacher is not None:
-            methods = chosen_methods(method)
-            session = setup.teacher_session(resolve(teacher), methods, cache, cache_dtype)
-            module = Distiller(student, session.teacher, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed)
+            methods = chosen_methods(teaching.method)
+            session = setup.teacher_session(resolve(teacher), methods, teaching.cache, teaching.cache_dtype)
+            pairs = teaching.pairs
+            module = Distiller(detector, session.teacher, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed)
             session.prepare(module.pairs)
         if run.compile:
-            say_breaks(student, setup)
+            say_breaks(detector, setup)
         spans, whole = time_steps(setup.trainer(module, spec), steps, warmup)
         print(table(spans, whole, steps))
         if json_file is not None:
@@ -91,6 +80,10 @@ def benchmark(
 
 def say_breaks(student: Detector, setup: Setup) -> None:
     """Where compiling breaks the student's graph up."""
+    from eyas.nn.compile import explain_levels
+    from eyas.ops.pixels import as_float
+    from eyas.training.trainer import train_loader
+
     images, _ = next(iter(train_loader(setup.train, setup.dataset, setup.run.seed)))
     for module in explain_levels(student, as_float(images)):
         setup.say(f"compile   {module.name}: {module.graphs} graphs, {len(module.breaks)} breaks")
@@ -100,6 +93,8 @@ def say_breaks(student: Detector, setup: Setup) -> None:
 
 def time_steps(trainer: Trainer, steps: int, warmup: int) -> tuple[Spans, float]:
     """The parts of so many steps, and the seconds of as many again that nobody listened to."""
+    from eyas.tools.timing import Spans, listening, span
+
     trainer.state.model.train()
     batches = _endless(trainer)
     for _ in range(warmup):

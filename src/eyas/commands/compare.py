@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentError
-
 from eyas.commands.distill import distill
 from eyas.commands.parsing import resolve
 from eyas.commands.train import train
@@ -69,10 +67,7 @@ def compare(
 
 def resolve_command(command: str, arguments: Sequence[str]) -> str:
     """The YAML that a run of ``eyas COMMAND`` would record. Raises EyasError where an option does not fit."""
-    try:
-        return resolve(TRAININGS[command], arguments)
-    except ArgumentError as error:
-        raise EyasError(str(error)) from error
+    return resolve(TRAININGS[command], arguments)
 
 
 def about(plan: Plan) -> dict[str, object]:

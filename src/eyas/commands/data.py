@@ -6,8 +6,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from eyas.data import check_images, read, report
-
 
 def data(
     path: Path,
@@ -27,6 +25,8 @@ def data(
         images: also decode every image, and list those that would stop a training.
         model: run folder of a detector, to compare its anchors with the boxes at its input size.
     """
+    from eyas.data import check_images, read, report
+
     resize = grids = None
     if model is not None:
         # Here, since without a model this command answers before torch would be imported.

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from textwrap import indent
-from typing import Literal
+from typing import TYPE_CHECKING
 
-import torch
-from packaging.requirements import Requirement
-from torchvision.ops import nms
-
-from eyas.args import DataArgs
-from eyas.detectors import build
+from eyas.args import DataArgs, Device
 from eyas.tools.tables import as_text
 from eyas.types import Size, Target
+
+if TYPE_CHECKING:
+    import torch
+    from packaging.requirements import Requirement
 
 EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
     "timm": ("backbones by timm's names", ("timm",)),
@@ -49,8 +48,8 @@ class Check:
 
 
 def doctor(
-    dataset: DataArgs = DataArgs(),  # noqa: B008 (frozen: the signature is the schema)
-    device: Literal["auto", "cpu"] = "auto",
+    dataset: DataArgs = DataArgs(),
+    device: Device = "auto",
 ) -> int:
     """Say what is installed, which devices there are, and whether a training would work here.
 
@@ -86,6 +85,8 @@ def required() -> list[str]:
 
 def packages() -> Iterator[Check]:
     """Whether what Eyas needs, and what torchvision needs of torch, is installed in a version that serves."""
+    from packaging.requirements import Requirement
+
     for needs, requirement in [
         *(("eyas", requirement) for requirement in _requirements()),
         *(("torchvision", Requirement(text)) for text in metadata.requires("torchvision") or () if "torch" in text),
@@ -108,8 +109,10 @@ def extras() -> Iterator[tuple[str, str, str, str]]:
         yield extra, "missing" if missing else str(versions[0]), purpose, install
 
 
-def devices(device: Literal["auto", "cpu"]) -> list[torch.device]:
+def devices(device: Device) -> list[torch.device]:
     """The CPU and, unless ``device`` is cpu, every accelerator that torch sees."""
+    import torch
+
     found = [torch.device("cpu")]
     if device == "auto" and torch.accelerator.is_available():
         kind = torch.accelerator.current_accelerator()
@@ -120,6 +123,8 @@ def devices(device: Literal["auto", "cpu"]) -> list[torch.device]:
 
 def describe(device: torch.device) -> str:
     """A device in words: name and memory, or threads."""
+    import torch
+
     if device.type == "cpu":
         text = f"{torch.get_num_threads()} threads on {os.cpu_count()} cores"
         if SHM.is_dir():
@@ -159,6 +164,11 @@ def shared_memory(data: DataArgs, free: int | None = None) -> Check:
 
 def step(device: torch.device) -> Check:
     """Whether one step of a small detector, and NMS, run on a device."""
+    import torch
+    from torchvision.ops import nms
+
+    from eyas.detectors import build
+
     name = f"a training step on {device}"
     try:
         detector = build("shuffledet", ("thing",), options={"width": 0.25})
@@ -177,6 +187,8 @@ def step(device: torch.device) -> Check:
 
 
 def _requirements() -> list[Requirement]:
+    from packaging.requirements import Requirement
+
     found = [Requirement(text) for text in metadata.requires("eyas") or ()]
     return [requirement for requirement in found if requirement.marker is None or requirement.marker.evaluate()]
 

@@ -4,50 +4,42 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from eyas.args import DataArgs, MetricName
-from eyas.evaluation import default_metric
-from eyas.evaluation.predict import predict_source, score
-from eyas.export.runtime import cost_of, open_detector
-from eyas.runs.checkpoint import SPEC, ModelSpec
-from eyas.runs.config import recorded_config
-from eyas.runs.opening import load
-from eyas.runs.results import run_source
-from eyas.tools.devices import pick_device
-from eyas.tools.files import write_json
-from eyas.tools.progress import Progress
+from eyas.args import BatchArgs, MetricName, SplitArgs
 
 
 def evaluate(
     run: Path,
-    data: Path | None = None,
-    split: str | None = None,
+    subset: SplitArgs = SplitArgs(),
     best: bool = False,
     metric: MetricName | None = None,
-    batch_size: int = 8,
-    workers: int = 1,
-    device: Literal["auto", "cpu"] = "auto",
+    feed: BatchArgs = BatchArgs(),
     json_file: Path | None = None,
 ) -> None:
     """Score a trained detector per class, beside its teacher where it had one, with its size and speed.
 
     Args:
         run: run folder of a training, or an ONNX file that export made.
-        data: folder of a data set; the run's own when left out.
-        split: split to score; the run's validation split when left out.
         best: take the best checkpoint instead of the last.
         metric: the rules to score by; the run's own, or the data format's, when left out.
-        batch_size: images at a time.
-        workers: processes that decode images.
-        device: auto takes the accelerator where there is one; cpu does not.
         json_file: also write the metrics and costs there.
     """
+    from eyas.evaluation import default_metric
+    from eyas.evaluation.predict import predict_source, score
+    from eyas.export.exported import cost_of, open_detector
+    from eyas.runs.checkpoint import SPEC, ModelSpec
+    from eyas.runs.config import recorded_config
+    from eyas.runs.opening import load
+    from eyas.runs.results import run_source
+    from eyas.tools.devices import pick_device
+    from eyas.tools.files import write_json
+    from eyas.tools.progress import Progress
+
     (resize, detector), config = open_detector(run, best=best), recorded_config(run)
-    source = run_source(run, detector.classes, data=data, split=split)
+    source = run_source(run, detector.classes, data=subset.data, split=subset.split)
     rule: str = metric or config.get("run", {}).get("metric") or default_metric(source.format)
-    feed = DataArgs(resize=resize, batch_size=batch_size, workers=workers)
-    where = pick_device(device)
+    where = pick_device(feed.device)
     rows = {"model": (run, detector)}
     teacher = config.get("teacher")
     there = teacher is not None and Path(teacher, SPEC).is_file()
@@ -56,7 +48,8 @@ def evaluate(
     scores: dict[str, Any] = {"metric": rule, "data": str(source.root), "split": source.split}
     with Progress() as progress:
         for name, (path, detector) in rows.items():
-            result = score(rule, source, predict_source(detector, source, feed, where, progress, name))
+            found = predict_source(detector, source, feed.dataset(resize), where, progress, name)
+            result = score(rule, source, found)
             cost = cost_of(detector, resize.output_size((source.records[0].height, source.records[0].width)))
             progress.say(f"{name}  {path}\n{result.table()}\n{result.headline()}   {cost.headline()}\n")
             scores[name] = {"summary": result.summary, "per_class": result.per_class, "cost": asdict(cost)}

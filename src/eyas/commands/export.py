@@ -1,17 +1,10 @@
-"""`eyas export`: a trained detector as an ONNX file that was compared with PyTorch before it got its name."""
+"""`eyas export`: a trained detector to an ONNX file, which is compared with PyTorch before it is written."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from eyas.args import MetricName
-from eyas.export.graph import require_onnx
-from eyas.export.pipeline import export_detector, summary
-from eyas.runs.checkpoint import ModelSpec
-from eyas.runs.config import recorded_config
-from eyas.runs.opening import load
-from eyas.runs.results import run_source
-from eyas.tools.files import write_json
+from eyas.args import MetricName, SplitArgs
 
 
 def export(
@@ -20,8 +13,7 @@ def export(
     raw: bool = False,
     dynamic_size: bool = False,
     int8: bool = False,
-    data: Path | None = None,
-    split: str | None = None,
+    subset: SplitArgs = SplitArgs(),
     best: bool = False,
     metric: MetricName | None = None,
     tolerance: float = 1e-3,
@@ -30,29 +22,37 @@ def export(
     workers: int = 0,
     json_file: Path | None = None,
 ) -> None:
-    """Export a trained detector to ONNX and compare it with PyTorch; no file is left where they differ.
+    """Export a trained detector to ONNX and compare it with PyTorch; nothing is written where they differ.
 
     Args:
         run: run folder of a training.
-        out: the file; RUN/student.onnx, after the name of the run's weights, when left out.
-        raw: the heads' outputs, without detections and NMS.
-        dynamic_size: leave the input's height and width open, not the number of images alone.
+        out: the file; by default RUN/student.onnx, named after the run's weights.
+        raw: head outputs only, without detections and NMS.
+        dynamic_size: leave the input's height and width open, not only the number of images.
         int8: also write FILE.int8.onnx, quantised to 8-bit integers, and score it.
-        data: folder of a data set to compare on; the run's own when left out.
-        split: split to compare on; the run's validation split when left out.
-        best: take the best checkpoint in place of the last.
-        metric: the rules to score by; the run's own, or the data format's, when left out.
+        best: export the best checkpoint instead of the last.
+        metric: the rules to score by; by default the run's own, or the data format's.
         tolerance: largest difference of an output, relative to its largest value or to 1 if that is more.
-        calibration: training images from which the 8-bit ranges are taken.
+        calibration: number of training images that give the ranges of 8-bit integers.
         runs: timed predictions of each, of one image on one thread.
         workers: processes that decode images.
-        json_file: also write the figures there.
+        json_file: also write the results there.
     """
-    require_onnx()
-    spec = ModelSpec.load(run)
-    out = out or run / f"{Path(spec.weights).stem}.onnx"
-    source = run_source(run, spec.classes, data=data, split=split)
-    figures = export_detector(
+    from eyas.export.formats import EXPORTERS
+    from eyas.export.pipeline import export_detector, summary
+    from eyas.runs.checkpoint import ModelSpec
+    from eyas.runs.config import recorded_config
+    from eyas.runs.opening import load
+    from eyas.runs.results import run_source
+    from eyas.tools.files import write_json
+
+    exporter = EXPORTERS["onnx"]
+    exporter.require()
+    spec, config = ModelSpec.load(run), recorded_config(run)
+    train_split = str(config.get("dataset", {}).get("train_split", "train"))
+    out = out or run / f"{Path(spec.weights).stem}{exporter.suffix}"
+    source = run_source(run, spec.classes, data=subset.data, split=subset.split)
+    result = export_detector(
         load(run, best=best),
         out,
         source,
@@ -60,17 +60,13 @@ def export(
         resize=spec.resize,
         raw=raw,
         dynamic_size=dynamic_size,
-        training=run_source(run, spec.classes, data=data, split=_train_split(run)) if int8 else None,
-        metric=metric or recorded_config(run).get("run", {}).get("metric"),
+        training=run_source(run, spec.classes, data=subset.data, split=train_split) if int8 else None,
+        metric=metric or config.get("run", {}).get("metric"),
         tolerance=tolerance,
         calibration=calibration,
         runs=runs,
         workers=workers,
     )
     if json_file is not None:
-        write_json(json_file, {**figures, "run": str(run)})
-    print(summary(figures))
-
-
-def _train_split(run: Path) -> str:
-    return str(recorded_config(run).get("dataset", {}).get("train_split", "train"))
+        write_json(json_file, {**result, "run": str(run)})
+    print(summary(result))

@@ -6,36 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from eyas.args import DataArgs
-from eyas.data import DataSource
+from eyas.args import BatchArgs, SplitArgs
 from eyas.data.options import Resize
-from eyas.data.workers import safe_batches
-from eyas.evaluation.predict import val_loader
-from eyas.evaluation.variance import inspect_features, table, to_json, verdict
-from eyas.ops.near_objects import AssignmentRule
-from eyas.report.plots import channel_variances
-from eyas.report.sections.masks import draw_masks, first_with_objects
-from eyas.runs.checkpoint import SPEC, ModelSpec
-from eyas.runs.opening import load
-from eyas.runs.results import run_source
-from eyas.tools.devices import pick_device
-from eyas.tools.files import make_folder, write_json
-from eyas.tools.progress import Progress
 from eyas.types import EyasError
 
 
 def inspect(
     run: str,
-    data: Path | None = None,
-    split: str | None = None,
+    subset: SplitArgs = SplitArgs(),
     psi: float = 0.5,
-    assignment: AssignmentRule = "global",
+    assignment: Literal["global", "per_level", "by_size"] = "global",
     images: int | None = None,
     out: Path | None = None,
-    resize: Resize = Resize(),  # noqa: B008 (frozen: the signature is the schema)
-    batch_size: int = 8,
-    workers: int = 1,
-    device: Literal["auto", "cpu"] = "auto",
+    resize: Resize = Resize(),
+    feed: BatchArgs = BatchArgs(),
     json_file: Path | None = None,
 ) -> None:
     """Measure how a teacher's features vary near objects and far from them: the case for the mask, on your data.
@@ -43,31 +27,41 @@ def inspect(
     Args:
         run: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; or
             package.module:function, which is called and returns one.
-        data: folder of a data set; the run's own when left out.
-        split: split of the images; the run's validation split when left out.
         psi: share of an object's best IoU that an anchor must exceed for its cell to be near, in [0, 1].
-        assignment: what that best IoU is the maximum of when there are several levels.
+        assignment: over which levels that best IoU is the maximum, where there are several.
         images: how many of the split's first images to use; all when left out.
         out: folder for inspection.json, variance.png and near_masks.png; RUN/inspection when left out.
         resize: size of the input; the run's own when left out.
-        batch_size: images at a time.
-        workers: processes that decode images.
-        device: auto takes the accelerator where there is one; cpu does not.
         json_file: also write inspection.json's content there.
     """
     if not 0 <= psi <= 1:
         raise EyasError(f"--psi must lie in [0, 1], got {psi}")
+    if images is not None and images < 1:
+        raise EyasError(f"--images must be at least 1, got {images}")
+    from eyas.data.workers import safe_batches
+    from eyas.evaluation.predict import val_loader
+    from eyas.evaluation.variance import inspect_features, table, to_json, verdict
+    from eyas.report.plots import channel_variances
+    from eyas.report.sections.masks import draw_masks, first_with_objects
+    from eyas.runs.checkpoint import SPEC, ModelSpec
+    from eyas.runs.opening import load
+    from eyas.runs.results import run_source
+    from eyas.tools.devices import pick_device
+    from eyas.tools.files import make_folder, write_json
+    from eyas.tools.progress import Progress
+
     folder, detector = Path(run), load(run)
-    source = first_records(run_source(folder, detector.classes, data=data, split=split), images)
+    source = run_source(folder, detector.classes, data=subset.data, split=subset.split)
+    source = replace(source, records=source.records[:images])
     resize = ModelSpec.load(folder).resize if resize == Resize() and (folder / SPEC).is_file() else resize
     out = out or (folder if folder.is_dir() else Path()) / "inspection"
     make_folder(out)
-    where = pick_device(device)
+    where = pick_device(feed.device)
     detector.network.to(where)
-    feed = DataArgs(resize=resize, batch_size=batch_size, workers=workers)
     with Progress() as progress:
         task = progress.task("inspect", len(source.records))
-        batches = ((pixels.to(where), targets) for pixels, targets in safe_batches(val_loader(source, feed)))
+        loader = val_loader(source, feed.dataset(resize))
+        batches = ((pixels.to(where), targets) for pixels, targets in safe_batches(loader))
         levels = inspect_features(
             detector, batches, psi=psi, assignment=assignment, advance=lambda count: progress.advance(task, count)
         )
@@ -84,10 +78,3 @@ def inspect(
     draw_masks(out / "near_masks.png", detector, *first_with_objects(source, resize), psi=psi, assignment=assignment)
     print(f"{folder.name} on {count} images of {source.split}, near by psi {psi:g}, {assignment}\n{table(levels)}\n")
     print(f"{verdict(levels)}\n{out}/: inspection.json, variance.png, near_masks.png")
-
-
-def first_records(source: DataSource, images: int | None) -> DataSource:
-    """The source with its first images only. Raises EyasError on a number below 1."""
-    if images is not None and images < 1:
-        raise EyasError(f"--images must be at least 1, got {images}")
-    return replace(source, records=source.records[:images])

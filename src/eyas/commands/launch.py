@@ -28,7 +28,7 @@ INTERRUPTED = 130
 """The status of a command that Ctrl-C has stopped."""
 
 
-def launch(command: Sequence[str], processes: int, nodes: Nodes = Nodes()) -> int:  # noqa: B008 (frozen)
+def launch(command: Sequence[str], processes: int, nodes: Nodes = Nodes()) -> int:
     """Run a command in several processes of this machine; returns 0, or the status of the first that failed.
 
     The first process has this one's output. What the others write to standard error is shown when one of them failed

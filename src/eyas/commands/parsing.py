@@ -1,36 +1,179 @@
-"""Signature to schema: parsers made from functions, and options read from a recipe as a command would read them."""
+"""Signature to schema: parsers made from functions, and options read from a recipe as a command would read them.
+
+Parsing takes two passes where a command has methods, which are classes and need torch: the first takes any value for
+``method`` and finds every other error, the second runs only when a method was given and all else is right.
+"""
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import MISSING, fields
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_type_hints
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse.typing import register_type
 
+from eyas.args import FLAT
+from eyas.commands.wording import PlainHelp, plain_error
 from eyas.runs.config import command_config
 from eyas.types import EyasError
 
+METHOD = "method"
+NEEDS_CLASSES = (f"--{METHOD}.help", "--print_config")
+"""Options that are answered with the methods imported, whatever the others are."""
+
+
+class AnyMethod:
+    """A value of ``method`` as it was given, for the first pass. A type of its own, or jsonargparse imports the class
+    that the value names."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+register_type(AnyMethod, serializer=lambda method: method.value, deserializer=AnyMethod)
+
 
 def command_parser(
-    function: Callable[..., Any], *, positional: bool = False, skip: Collection[str] = ()
+    function: Callable[..., Any],
+    *,
+    prog: str = "eyas",
+    positional: bool = False,
+    skip: Collection[str] = (),
+    methods: bool = True,
 ) -> ArgumentParser:
     """The parser of a command: options from its signature, help from its docstring, ``--config`` for a YAML file.
 
     Args:
         function: the command.
+        prog: how the command is called.
         positional: its required arguments are given by place.
         skip: arguments that a signature does not describe, for the caller to add.
+        methods: import the methods, so that ``method`` makes one; otherwise it takes any value.
     """
-    parser = ArgumentParser(description=summary(function), exit_on_error=False)
+    flat = one_parameter_each(function, methods=methods)
+    parser = ArgumentParser(prog=prog, description=summary(function), exit_on_error=False, formatter_class=PlainHelp)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
-    parser.add_function_arguments(function, as_positional=positional, skip=set(skip))
+    parser.add_function_arguments(flat, as_group=False, as_positional=positional, skip=set(skip))
+    required = [name for name, option in inspect.signature(flat).parameters.items() if option.default is option.empty]
+    given = [name.upper() if positional else f"--{name} {name.upper()}" for name in required if name not in skip]
+    parser.usage = " ".join(["%(prog)s", *given, "[--OPTION VALUE ...]"])
     return parser
 
 
 def summary(function: Callable[..., Any]) -> str:
     """The first line of a docstring."""
     return (function.__doc__ or "").partition("\n")[0]
+
+
+def one_parameter_each(function: Callable[..., Any], *, methods: bool) -> Callable[..., Any]:
+    """The function with one parameter for each option: the fields of a `FLAT` dataclass stand beside its own.
+
+    A parameter of its own wins over a field of the same name, and so does its docstring. The dataclass is made of the
+    options before the call.
+    """
+    hints = _hints(function, methods)
+    parameters = inspect.signature(function).parameters
+    groups = {name: hints[name] for name in parameters if hints[name] in FLAT}
+    own = parameters.keys() - groups.keys()
+    options = []
+    for name, parameter in parameters.items():
+        if name in groups:
+            kinds = _hints(groups[name], methods)
+            for field in fields(groups[name]):
+                default = Parameter.empty if field.default is MISSING else field.default
+                option = Parameter(field.name, parameter.kind, default=default, annotation=kinds[field.name])
+                options += [] if field.name in own else [option]
+        else:
+            options.append(parameter.replace(annotation=hints[name]))
+    options.sort(key=lambda option: option.default is not Parameter.empty)
+
+    def call(**values: Any) -> Any:
+        made = {
+            name: kind(**{field.name: values[field.name] for field in fields(kind)}) for name, kind in groups.items()
+        }
+        return function(**{name: values[name] for name in own}, **made)
+
+    call.__signature__ = Signature(options)  # type: ignore[attr-defined]
+    call.__doc__ = _docstring(function, list(groups.values()))
+    return call
+
+
+def _hints(described: Any, methods: bool) -> dict[str, Any]:
+    """Parameter or field -> its type, `AnyMethod` for a method unless these are to be imported."""
+    method: type = AnyMethod
+    if methods:
+        from eyas.methods import Method
+
+        method = Method
+    own = {name: hint for name, hint in described.__annotations__.items() if name != "return"}
+    return get_type_hints(
+        SimpleNamespace(__annotations__=own), vars(sys.modules[described.__module__]), {"Method": method}
+    )
+
+
+def _docstring(function: Callable[..., Any], groups: Sequence[type]) -> str:
+    """The function's docstring, with the fields of the groups among its arguments."""
+    head, mark, own = (inspect.getdoc(function) or "").partition("\nArgs:\n")
+    described = [(inspect.getdoc(group) or "").partition("\nAttributes:\n")[2] for group in groups]
+    return f"{head}\nArgs:\n" + "\n".join([*described, own if mark else ""])
+
+
+def parse_options(
+    build: Callable[[bool], ArgumentParser], arguments: Sequence[str]
+) -> tuple[ArgumentParser, Namespace]:
+    """The parser of a command and its config. Methods are imported only where they are given and all else is right.
+
+    Args:
+        build: makes the command's parser, with the methods imported or not.
+        arguments: of the command line, without the command.
+
+    Raises:
+        EyasError: an option that the command does not have, a value of another type, or one that is out of range.
+    """
+    parser = build(False)
+    if METHOD not in parser.get_defaults():
+        return parser, _parse(parser, arguments)
+    if not any(argument.startswith(NEEDS_CLASSES) for argument in arguments):
+        others = _without_methods(arguments)
+        config = _parse(parser, others)
+        if len(others) == len(arguments) and config[METHOD] is None:
+            return parser, config
+        _instances(parser, config)
+    parser = build(True)
+    return parser, _parse(parser, arguments)
+
+
+def _without_methods(arguments: Sequence[str]) -> list[str]:
+    """The arguments without ``--method``, its options and their values."""
+    kept: list[str] = []
+    value_follows = False
+    for argument in arguments:
+        if argument.partition("=")[0].partition(".")[0].removesuffix("+") == f"--{METHOD}":
+            value_follows = "=" not in argument
+        elif value_follows and not argument.startswith("--"):
+            value_follows = False
+        else:
+            kept.append(argument)
+            value_follows = False
+    return kept
+
+
+def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    """The config of the arguments. Raises EyasError where the parser refuses one."""
+    try:
+        config: Namespace = parser.parse_args(list(arguments))
+    except ArgumentError as error:
+        raise EyasError(plain_error(str(error), parser)) from error
+    for name, default in parser.get_defaults().items(branches=True):
+        if isinstance(default, Namespace) and not isinstance(config[name], Namespace):
+            raise EyasError(f"--{name}: give a mapping of its options, not {config[name]}")
+    return config
 
 
 def run_config(function: Callable[..., Any], parser: ArgumentParser, config: Namespace) -> Any:
@@ -40,7 +183,7 @@ def run_config(function: Callable[..., Any], parser: ArgumentParser, config: Nam
     with command_config(parser.dump(config, skip_validation=True)):
         options = vars(_instances(parser, config))
         options.pop("devices", None)  # of the command line, not of the function: how many processes there are
-        return function(**options)
+        return one_parameter_each(function, methods=False)(**options)
 
 
 def _instances(parser: ArgumentParser, config: Namespace) -> Namespace:
@@ -67,18 +210,17 @@ def run_recipe(function: Callable[..., Any], recipes: Sequence[Path], overrides:
     parser = command_parser(function)
     arguments = [f"--config={recipe}" for recipe in recipes]
     arguments += [f"--{key}={value}" for key, value in overrides.items()]
-    return run_config(function, parser, parser.parse_args(arguments))
+    return run_config(function, parser, _parse(parser, arguments))
 
 
 def resolve(function: Callable[..., Any], arguments: Sequence[str]) -> str:
     """The options that ``eyas COMMAND arguments`` would have, as the YAML that its run would record.
 
     Raises:
-        ArgumentError: an option that the command does not have, or a value of another type.
-        EyasError: a class refuses its arguments.
+        EyasError: an option that the command does not have, a value of another type, or one that a class refuses.
     """
     parser = command_parser(function)
-    config = parser.parse_args(list(arguments))
+    config = _parse(parser, arguments)
     config.pop("config", None)
     _instances(parser, config)
     return str(parser.dump(config, skip_validation=True))

@@ -5,21 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-import torch
-
-from eyas.data import eval_transform, to_record_frame
-from eyas.data.dataset import ground_truth
-from eyas.data.images import SUFFIXES, decode, image_size
-from eyas.evaluation.predict import on_cpu
-from eyas.export.runtime import open_detector
-from eyas.ops.pixels import as_float
-from eyas.report.plots import draw_detections
-from eyas.tools.devices import pick_device
-from eyas.tools.files import make_folder, write_json
-from eyas.tools.progress import Progress
+from eyas.args import Device
 from eyas.types import EyasError, Prediction, Record
 
 
@@ -29,7 +17,7 @@ def predict(
     out: Path = Path("predictions"),
     threshold: float = 0.3,
     best: bool = False,
-    device: Literal["auto", "cpu"] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Detect objects in an image or a folder of images: boxes as JSON, and drawn as PNG.
 
@@ -41,6 +29,19 @@ def predict(
         best: take the best checkpoint instead of the last.
         device: auto takes the accelerator where there is one; cpu does not.
     """
+    import torch
+
+    from eyas.data import eval_transform, to_record_frame
+    from eyas.data.dataset import ground_truth
+    from eyas.data.images import decode
+    from eyas.evaluation.predict import on_cpu
+    from eyas.export.exported import open_detector
+    from eyas.ops.pixels import as_float
+    from eyas.report.plots import draw_detections
+    from eyas.tools.devices import pick_device
+    from eyas.tools.files import make_folder, write_json
+    from eyas.tools.progress import Progress
+
     drawings = drawings_of(find_images(images), images, out)
     (resize, detector), where = open_detector(run, best=best), pick_device(device)
     detector.network.to(where)
@@ -64,6 +65,8 @@ def predict(
 
 def find_images(path: Path) -> list[Path]:
     """The image itself, or every image below a folder, sorted. Raises EyasError when there is none."""
+    from eyas.data.images import SUFFIXES
+
     if path.is_file():
         return [path]
     found = sorted(entry for entry in path.rglob("*") if entry.suffix in SUFFIXES)
@@ -93,6 +96,10 @@ def drawings_of(paths: Sequence[Path], root: Path, out: Path) -> dict[Path, Path
 
 def unlabelled(path: Path) -> Record:
     """A record for an image that has no annotations."""
+    import numpy as np
+
+    from eyas.data.images import image_size
+
     width, height = image_size(path)
     boxes, labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
     return Record(path.stem, path, width, height, boxes, labels, boxes, labels)

@@ -1,45 +1,80 @@
-"""Detectors: one adapter per library, your own through `CustomDetector`, and builders by name."""
+"""Detectors: one folder per library, your own through `CustomDetector`, and builders by name.
+
+A library's folder contains
+
+- ``__init__.py``: its `LIBRARY`, the names of its models and where their builders are;
+- ``adapter.py``: a class that satisfies `eyas.types.Detector`, with ``deployed()`` where it can be exported;
+- ``heads.py``, where its outputs can be distilled: what `eyas.types.DetectorWithHeads` asks for;
+- ``deployed.py``: the detector as a graph of fixed output shapes, an `eyas.detectors.deployed.Deployed`;
+- a `NativeFormat`, where the library has a file format of its own.
+
+To add a library, write the folder and add its `LIBRARY` to `LIBRARIES` below. ``shuffledet`` is the shortest example.
+Nothing outside the folder knows the library. Importing this module imports neither torchvision nor transformers.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from eyas.detectors import shuffledet, torchvision, transformers
 from eyas.detectors.custom import CustomDetector
-from eyas.detectors.pretrained import Weights, load_detector, read_tensors
-from eyas.detectors.shuffledet.adapter import ShuffleDet
-from eyas.detectors.torchvision.adapter import TorchvisionDetector
-from eyas.detectors.torchvision.backbones import TRUNKS
-from eyas.detectors.torchvision.faster_rcnn import faster_rcnn
-from eyas.detectors.torchvision.one_stage import fcos, retinanet
-from eyas.detectors.torchvision.ssd import ssd
-from eyas.detectors.transformers.adapter import TransformersDetector, transformers_detector
+from eyas.detectors.deployed import Candidates, Deployed, deploy, take_rows, top_scores
+from eyas.detectors.library import Library, NativeFormat, imported
+from eyas.detectors.weight_files import load_detector, read_weights_file
 from eyas.types import Detector, EyasError
+
+if TYPE_CHECKING:
+    from eyas.detectors.shuffledet.adapter import ShuffleDet
+    from eyas.detectors.torchvision.adapter import TorchvisionDetector
+    from eyas.detectors.torchvision.faster_rcnn import faster_rcnn
+    from eyas.detectors.torchvision.one_stage import fcos, retinanet
+    from eyas.detectors.torchvision.ssd import ssd
+    from eyas.detectors.transformers.adapter import TransformersDetector, transformers_detector
 
 __all__ = [
     "BUILDERS",
+    "LIBRARIES",
+    "Candidates",
     "CustomDetector",
+    "Deployed",
     "ShuffleDet",
     "TorchvisionDetector",
     "TransformersDetector",
     "build",
+    "deploy",
     "faster_rcnn",
     "fcos",
+    "library_of",
+    "native_format",
     "retinanet",
     "ssd",
+    "take_rows",
+    "top_scores",
     "transformers_detector",
 ]
 
-BUILDERS: Mapping[str, Callable[..., Detector]] = {
-    "faster_rcnn": faster_rcnn,
-    "retinanet": retinanet,
-    "fcos": fcos,
-    "ssd": ssd,
-    "shuffledet": ShuffleDet,
-    "transformers": transformers_detector,
-}
-"""What `build` and the command line know by name."""
+LIBRARIES: tuple[Library, ...] = (torchvision.LIBRARY, shuffledet.LIBRARY, transformers.LIBRARY)
+BUILDERS: Mapping[str, Library] = {model: library for library in LIBRARIES for model in library.builders}
+"""Model name -> its library: what `build` and the command line know by name."""
+
+
+def __getattr__(name: str) -> Any:
+    """An adapter or a builder of a library, imported when it is first asked for."""
+    for library in LIBRARIES:
+        for path in (library.adapter, *library.builders.values()):
+            if path.endswith(f":{name}"):
+                return imported(path)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def library_of(model: str) -> Library:
+    """The library of a model. Raises EyasError, which lists the models, when there is none of that name."""
+    if model not in BUILDERS:
+        raise EyasError(f"there is no model {model!r}; known are {', '.join(BUILDERS)}")
+    return BUILDERS[model]
 
 
 def build(
@@ -55,39 +90,41 @@ def build(
     Args:
         model: a key of `BUILDERS`.
         classes: class names in label order.
-        backbone: its name, for the families that have a choice; see `eyas.detectors.torchvision.backbones`. For
-            transformers what has the configuration: a hub id, a folder, a config.json.
-        weights: a name of torchvision's, or a file; see `eyas.detectors.pretrained`. For transformers also
-            "pretrained", a hub id or a folder. None starts at random.
+        backbone: its name, for models that have a choice; see `eyas.detectors.torchvision.backbones`. For transformers
+            the source of the configuration: a hub id, a folder or a config.json.
+        weights: a file, see `eyas.detectors.weight_files`, or a name that the library knows: for torchvision see
+            `eyas.detectors.torchvision.pretrained`, for transformers "pretrained", a hub id or a folder. None starts
+            at random.
         options: further keyword arguments of the builder.
 
     Raises:
-        EyasError: an unknown model, backbone or option (the message lists those there are), or weights that do not fit.
+        EyasError: an unknown model, backbone or option (the message lists the known ones), or weights that do not fit.
     """
-    if model not in BUILDERS:
-        raise EyasError(f"there is no model {model!r}; known are {', '.join(BUILDERS)}")
+    library = library_of(model)
     if not classes:
         raise EyasError(f"{model} needs at least one class name")
-    builder = BUILDERS[model]
+    builder = imported(library.builders[model])
     known = [name for name in inspect.signature(builder).parameters if name != "classes"]
-    own = {"backbone", "weights"} & set(known)
-    allowed = [name for name in known if name not in own]
+    allowed = [name for name in known if name not in ("backbone", "weights")]
     chosen = dict(options or {})
     unknown = [name for name in chosen if name not in allowed]
     if unknown:
         raise EyasError(f"{model} has no option {unknown[0]!r}; it has {', '.join(allowed)}")
-    if "backbone" in own:
+    if "backbone" in known:
         if backbone is None:
-            choice = f"{', '.join(TRUNKS)} or timm:NAME"
-            if builder is transformers_detector:
-                choice = "what has its configuration, a hub id, a folder or a config.json"
-            raise EyasError(f"{model} needs a backbone: {choice}")
+            raise EyasError(f"{model} needs a backbone: {library.backbones()}")
         chosen["backbone"] = backbone
     elif backbone is not None:
         raise EyasError(f"{model} has its own backbone; leave out backbone {backbone!r}")
-    if "weights" in own:
-        return builder(classes, weights=weights, **chosen)
-    detector = builder(classes, **chosen)
-    if weights is not None:
-        load_detector(detector.network, Weights(str(weights), read_tensors(Path(weights))))
+    if "weights" in known:
+        chosen["weights"] = weights
+    detector: Detector = builder(classes, **chosen)
+    if weights is not None and "weights" not in known:
+        load_detector(detector.network, read_weights_file(Path(weights)))
     return detector
+
+
+def native_format(name: str) -> NativeFormat | None:
+    """The format of a library that recognises a name, a folder or an id on its hub; None when no library does."""
+    formats = (library.native for library in LIBRARIES if library.native is not None)
+    return next((native for native in formats if native.recognises(name)), None)

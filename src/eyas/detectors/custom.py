@@ -21,22 +21,22 @@ Predict = Callable[[nn.Module, Tensor], list[Prediction]]
 class CustomDetector(nn.Module):
     """Any module that detects; satisfies `eyas.types.Detector`.
 
-    As a teacher whose scores you do not want to see, both callables may be left out: its features are then those of
-    ``network(images)``.
+    A teacher that is never evaluated needs neither callable: its features are those of ``network(images)``.
 
     Args:
         network: the module.
         classes: class names in label order.
-        losses: computes the detection losses. It shifts labels itself where the network counts a background, and leaves
-            ``ignore`` regions out of the loss where it can.
+        losses: computes the detection losses. It shifts labels if the network counts a background, and leaves
+            ``ignore`` regions out of the loss if it can.
         predict: detects.
-        levels: tap name -> level, with its anchors where it has some. Or tap names alone: channels and strides are then
-            found by sending a blank image through ``network(images)``, and anchors are `default_grid`'s.
+        levels: tap name -> level, with its anchors if it has some. Or tap names alone: a blank image through
+            ``network(images)`` then shows channels and strides, and the anchors are those of `default_grid`.
         image_size: (height, width) of that image.
-        deployed: makes of the network a graph that ONNX can have; see `eyas.detectors.deployed.Deployed`.
+        deployed: turns the network into a graph that can be exported, an `eyas.detectors.deployed.Deployed`.
 
     Raises:
-        EyasError: a tap name that is no submodule, or a tapped output that is no (batch, channels, height, width) map.
+        EyasError: a tap name that is not a submodule, or a tapped output that is not a (batch, channels, height, width)
+            map.
     """
 
     def __init__(
@@ -64,20 +64,20 @@ class CustomDetector(nn.Module):
         return self.losses(images, targets)
 
     def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """The given callable's losses. Raises EyasError when there is none."""
+        """The losses of the given callable. Raises EyasError when there is none."""
         if self._losses is None:
             raise EyasError("this CustomDetector was made without `losses`, so it can be a teacher only")
         return self._losses(self.network, images, targets)
 
     def predict(self, images: Tensor) -> list[Prediction]:
-        """The given callable's detections. Without one the network runs, for its feature maps, then EyasError."""
+        """The detections of the given callable. Without one, the network runs for its feature maps, then EyasError."""
         if self._predict is not None:
             return self._predict(self.network, images)
         self.network(images)
         raise EyasError("this CustomDetector was made without `predict`, so it has feature maps but no detections")
 
     def deployed(self) -> Deployed:
-        """What is exported. Raises EyasError when the detector was made without it."""
+        """The graph to export. Raises EyasError when the detector was made without one."""
         if self._deployed is None:
             raise EyasError(
                 "this CustomDetector was made without `deployed`, so there is nothing to export: what `predict` does "
@@ -87,10 +87,10 @@ class CustomDetector(nn.Module):
 
 
 def probe_levels(network: nn.Module, names: Sequence[str], image_size: Size) -> dict[str, Level]:
-    """Channels and strides of tapped maps, from a blank image; the modes of the modules stay as they are.
+    """Channels and strides of tapped maps, from a blank image; the modules keep their modes.
 
     Raises:
-        EyasError: a tap name that is no submodule, or an output that is no map.
+        EyasError: a tap name that is not a submodule, or an output that is not a map.
     """
     like = next(network.parameters(), torch.zeros(()))
     with eval_mode(network), torch.no_grad(), Taps(network, names, stop=True) as taps:

@@ -1,29 +1,30 @@
-"""Detectors as graphs of fixed output shapes: what an exporter can trace, for any number of images at once.
+"""Detectors as graphs of fixed output shapes, which an exporter can trace for any batch size.
 
-A detector's own post-processing lets the data decide the shapes: scores above a threshold, boxes that NMS leaves. Here
-candidates keep their places and those that drop out get the score -1, so that every shape follows from the input's.
+In a detector's own post-processing the shapes depend on the data: scores above a threshold, boxes that survive NMS.
+Here every candidate keeps its slot, and a dropped one gets the score -1, so every shape follows from the input's shape.
 The detections are the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms
 
 from eyas.detectors.padding import Padding
-from eyas.types import Prediction, Size
+from eyas.types import Detector, EyasError, Prediction, Size
 
 DROPPED = -1.0
-"""The score of a candidate that is out, and of an empty place."""
+"""The score of a dropped candidate and of an empty slot."""
+DETECTIONS = ("boxes", "scores", "labels")
+"""Names of the detections: (batch, D, 4), (batch, D) and (batch, D), where D is the detector's limit."""
 
 
 class Candidates(NamedTuple):
-    """Boxes on their way to detections; M places per image."""
+    """Boxes on their way to detections, M slots per image."""
 
     boxes: Tensor
     """(batch, M, 4) float32, xyxy, pixels."""
@@ -34,16 +35,16 @@ class Candidates(NamedTuple):
 
 
 class Deployed(nn.Module):
-    """A detector in evaluation mode as a graph: images to its heads' outputs and its detections.
+    """A detector in evaluation mode as a graph: images to head outputs and detections.
 
     Attributes:
-        raw_names: names of the heads' outputs.
-        matched: those of them whose rows are in an order that the smallest difference changes: ``proposals``, and
-            what is said of each.
-        coupled: what is said of a proposal depends on the other ones too.
-        ordered: and on its place, so that one in another place is another one.
-        strict: to be traced by TorchDynamo, which is slower and leaves more open: a detector that takes the ``len`` of
-            a batch fixes its size otherwise.
+        raw_names: names of the head outputs.
+        matched: the outputs whose row order depends on rounding, ``proposals`` and their scores and boxes. A comparison
+            matches their rows by proposal.
+        coupled: the outputs of a proposal depend on the other proposals.
+        ordered: the outputs of a proposal also depend on its slot, so a proposal in another slot does not match.
+        strict: trace with TorchDynamo. It is slower, but keeps the batch size open in a detector that takes the ``len``
+            of a batch.
     """
 
     raw_names: tuple[str, ...] = ()
@@ -53,33 +54,57 @@ class Deployed(nn.Module):
     strict: bool = False
 
     def raw(self, images: Tensor) -> tuple[tuple[Tensor, ...], Sequence[int]]:
-        """The heads' outputs for images (batch, 3, height, width) in [0, 1], and how many rows each level has."""
+        """The head outputs for images (batch, 3, height, width) in [0, 1], and the number of rows of each level."""
         raise NotImplementedError
 
     def detect(self, raw: Sequence[Tensor], rows: Sequence[int], size: Size) -> Candidates:
-        """Detections from what `raw` gave for images of (height, width), by falling score; see `as_predictions`."""
+        """Detections by falling score from the outputs of `raw` for images of (height, width); see `as_predictions`."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The heads' outputs, then boxes, scores and labels of the detections."""
+        """The head outputs, then boxes, scores and labels of the detections."""
         raw, rows = self.raw(images)
         return (*raw, *self.detect(raw, rows, (images.shape[-2], images.shape[-1])))
 
 
+@runtime_checkable
+class Deployable(Protocol):
+    """A detector that can be exported."""
+
+    def deployed(self) -> Deployed:
+        """The detector as a graph; it shares the detector's weights."""
+        ...
+
+
+def deploy(detector: Detector) -> Deployed:
+    """A detector as a graph of fixed output shapes, in evaluation mode; it shares the detector's weights.
+
+    Raises:
+        EyasError: a detector without ``deployed()``, or a `CustomDetector` made without it.
+    """
+    detector.network.eval()
+    if not isinstance(detector, Deployable):
+        raise EyasError(
+            f"{type(detector).__name__} has no deployed form; give it a method deployed(), or bring it in through a "
+            "CustomDetector made with `deployed`"
+        )
+    return detector.deployed().eval()
+
+
 class HeadsOnly(nn.Module):
-    """The heads' outputs of a deployed detector and nothing after them."""
+    """The head outputs of a deployed detector, without detections."""
 
     def __init__(self, deployed: Deployed) -> None:
         super().__init__()
         self.deployed = deployed
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images to the outputs that ``deployed.raw_names`` names."""
+        """The outputs that ``deployed.raw_names`` names."""
         return self.deployed.raw(images)[0]
 
 
 def as_predictions(found: Candidates) -> list[Prediction]:
-    """Without the empty places, which have the label -1."""
+    """Detections by image, without the empty slots, which have the label -1."""
     predictions: list[Prediction] = []
     for boxes, scores, labels in zip(*found, strict=True):
         real = labels >= 0
@@ -89,17 +114,19 @@ def as_predictions(found: Candidates) -> list[Prediction]:
 
 @torch.library.custom_op("eyas::nms_kept", mutates_args=())
 def nms_kept(boxes: Tensor, scores: Tensor, groups: Tensor, num_groups: int, threshold: float) -> Tensor:
-    """Which candidates NMS leaves, image by image and group by group: (batch, M) bool.
+    """The candidates that survive NMS in each image and group: (batch, M) bool.
 
-    An operator of its own, because ONNX has NMS for a batch and PyTorch has not; exporters translate it.
+    A custom operator, because ONNX has NMS for a batch and PyTorch does not; exporters translate it.
 
     Args:
         boxes: (batch, M, 4) xyxy.
-        scores: (batch, M); those below 0 are out, and suppress nothing.
-        groups: (batch, M) int64 in [0, num_groups): only boxes of one group suppress each other.
-        num_groups: how many there are.
-        threshold: IoU above which the lower of two goes.
+        scores: (batch, M); a candidate below 0 is dropped and suppresses nothing.
+        groups: (batch, M) int64 in [0, num_groups); boxes suppress each other only within a group.
+        num_groups: number of groups.
+        threshold: IoU above which the lower-scoring box is dropped.
     """
+    from torchvision.ops import batched_nms  # importing it takes longer than all of this package
+
     kept = torch.zeros_like(scores, dtype=torch.bool)
     for image in range(len(boxes)):
         real = torch.where(scores[image] >= 0)[0]
@@ -114,12 +141,12 @@ def _(boxes: Tensor, scores: Tensor, groups: Tensor, num_groups: int, threshold:
 
 
 def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float], padding: Padding) -> Tensor:
-    """Images (batch, 3, height, width), whose sizes may stay open, normalised and then padded with zeros.
+    """Images normalised and then padded with zeros; their sizes may stay open in a trace.
 
     Args:
-        images: in [0, 1].
-        mean: of each channel.
-        std: of each channel.
+        images: (batch, 3, height, width) in [0, 1].
+        mean: per channel.
+        std: per channel.
         padding: on the right and at the bottom.
     """
     means, deviations = (images.new_tensor(values).view(-1, 1, 1) for values in (mean, std))
@@ -129,9 +156,9 @@ def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float], padd
 
 
 def open_size(size: Size, padding: Padding) -> Size:
-    """`Padding.padded` of a size that may stay open.
+    """`Padding.padded` of a size that may stay open in a trace.
 
-    Without negative numbers: dividing them, ONNX rounds towards zero.
+    It divides no negative number, because ONNX would round the quotient towards zero.
     """
     height, width = (
         (torch.sym_max(side, least) + padding.divisible - 1) // padding.divisible * padding.divisible
@@ -140,38 +167,38 @@ def open_size(size: Size, padding: Padding) -> Size:
     return height, width  # type: ignore[return-value]  # symbols in a trace
 
 
-def best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The highest ``count`` scores of each image, falling, and their places; all of them where there are fewer.
+def top_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The highest ``count`` scores of each image, falling, and their indices; all N where there are fewer.
 
     Args:
-        scores: (batch, N). Where N is not known when a graph is made, the result is filled up with `DROPPED`.
+        scores: (batch, N). While N is open in a trace, missing scores are `DROPPED`.
         count: at least 1.
     """
     length = scores.shape[1]
     if isinstance(length, int):
         return scores.topk(min(count, length), dim=1)
-    values, places = F.pad(scores, (0, count), value=DROPPED).topk(count, dim=1)
-    return values, places.clamp(max=length - 1)
+    values, indices = F.pad(scores, (0, count), value=DROPPED).topk(count, dim=1)
+    return values, indices.clamp(max=length - 1)
 
 
-def take(rows: Tensor, places: Tensor) -> Tensor:
-    """Rows (batch, N, D) at places (batch, k) to (batch, k, D)."""
-    return rows.gather(1, places[..., None].expand(-1, -1, rows.shape[2]))
+def take_rows(rows: Tensor, indices: Tensor) -> Tensor:
+    """Rows (batch, N, D) at indices (batch, k): (batch, k, D)."""
+    return rows.gather(1, indices[..., None].expand(-1, -1, rows.shape[2]))
 
 
 def after_nms(found: Candidates, groups: Tensor, num_groups: int, threshold: float, count: int) -> Candidates:
-    """The best that NMS leaves: (batch, count) or less, by falling score, with `DROPPED` at the end.
+    """The best candidates after NMS: (batch, count) or fewer, by falling score, `DROPPED` ones last.
 
     Args:
         found: the candidates.
         groups: (batch, M) in [0, num_groups).
-        num_groups: how many there are.
-        threshold: IoU.
+        num_groups: number of groups.
+        threshold: IoU, see `nms_kept`.
         count: the most per image.
     """
     kept = nms_kept(found.boxes, found.scores, groups, num_groups, threshold)
-    scores, places = best(torch.where(kept, found.scores, DROPPED), count)
-    return Candidates(take(found.boxes, places), scores, found.labels.gather(1, places))
+    scores, indices = top_scores(torch.where(kept, found.scores, DROPPED), count)
+    return Candidates(take_rows(found.boxes, indices), scores, found.labels.gather(1, indices))
 
 
 def detections(
@@ -181,14 +208,14 @@ def detections(
 
     Args:
         found: the candidates.
-        num_labels: labels are below it.
-        threshold: scores must be above it.
-        nms: IoU above which the lower of two of one label goes.
+        num_labels: number of labels, background included.
+        threshold: detections must score more.
+        nms: IoU above which the lower-scoring of two boxes of one label is dropped.
         count: the most per image.
-        first_label: what the first class is called; lower ones are the background and go, last of all.
+        first_label: label of the first class; lower labels are background, which is dropped last.
 
     Returns:
-        Labels from 0. Empty places have the label -1, the score 0 and a box of zeros.
+        Labels from 0. Empty slots have the label -1, the score 0 and a box of zeros.
     """
     scores = torch.where(found.scores > threshold, found.scores, DROPPED)
     left = after_nms(found._replace(scores=scores), found.labels, num_labels, nms, count)

@@ -1,4 +1,4 @@
-"""What every adapter checks before it answers for the boxes of another detector."""
+"""Checks that every adapter makes before it scores the boxes of another detector."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from torch import Tensor
 from eyas.types import EyasError
 
 SAME_PIXELS = 0.01
-"""Anchors closer than this, in pixels, are the same; those of SSD differ in their last bits between devices."""
+"""Pixels; anchors closer than this are the same. Those of SSD differ in their last bits between devices."""
 
 
 def check_heads(asked: Iterable[str], known: Sequence[str], detector: str) -> None:
-    """That a detector has every head that is asked for.
+    """Raises EyasError unless a detector has every requested head.
 
-    Raises:
-        EyasError: it has not.
+    Args:
+        asked: names of the requested heads.
+        known: names of the detector's heads.
+        detector: its name, for the message.
     """
     missing = [name for name in asked if name not in known]
     if missing:
@@ -28,15 +30,12 @@ def check_heads(asked: Iterable[str], known: Sequence[str], detector: str) -> No
 
 
 def check_anchors(head: str, given: Sequence[Tensor], own: Sequence[Tensor]) -> None:
-    """That another detector's anchors are this one's own, box by box.
+    """Raises EyasError unless another detector's anchors are this one's own, box by box.
 
     Args:
         head: its name, for the message.
         given: for each image, (n, 4) xyxy.
         own: for each image, (n, 4) xyxy.
-
-    Raises:
-        EyasError: they are not.
     """
     counts, own_counts = ([len(boxes) for boxes in images] for images in (given, own))
     advice = "give both detectors the same anchors, levels and input size"

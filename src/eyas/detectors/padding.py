@@ -1,4 +1,4 @@
-"""How detectors pad a batch before the network sees it."""
+"""The padding of a batch before the network sees it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from eyas.types import Size
 
 @dataclass(frozen=True)
 class Padding:
-    """How a batch is padded on the right and at the bottom before the backbone sees it.
+    """Padding on the right and at the bottom.
 
     Attributes:
         divisible: both sides become a multiple of it.
-        minimum: (height, width) that the sides reach at least.
+        minimum: (height, width), the least size after padding.
     """
 
     divisible: int

@@ -1,9 +1,8 @@
-"""`eyas export`: a trained detector as an ONNX file that was compared with PyTorch before it got its name."""
+"""`eyas export`: a trained detector to a file, which is compared with PyTorch before it is written."""
 
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -18,14 +17,13 @@ from eyas.args import DataArgs
 from eyas.data import DataSource
 from eyas.data.options import Resize
 from eyas.data.workers import safe_batches
-from eyas.detectors.deploy import deploy
-from eyas.detectors.deployed import Deployed
+from eyas.detectors import deploy
 from eyas.evaluation import default_metric
 from eyas.evaluation.cost import count_flops
 from eyas.evaluation.predict import predict_records, score, val_loader
-from eyas.export.check import MAP_TOLERANCE, failures, latencies, quantised, raw_differences, runner
-from eyas.export.graph import add_metadata, require_onnx, to_onnx, without_heads
-from eyas.export.runtime import open_session, pad_to
+from eyas.export.check import MAP_TOLERANCE, RawDetector, failures, latencies, raw_differences
+from eyas.export.exported import ExportedDetector, pad_to
+from eyas.export.formats import EXPORTERS
 from eyas.ops.pixels import as_float
 from eyas.tools.files import could_not_write, write_atomic
 from eyas.tools.progress import Progress
@@ -33,7 +31,8 @@ from eyas.tools.tables import as_text
 from eyas.types import Detector, EyasError, Size, Target
 
 COMPARED = 16
-"""Images whose outputs of the heads are compared, and on which latency is measured."""
+"""Number of images on which head outputs are compared and latency is measured."""
+PYTORCH, INT8 = "PyTorch", "INT8"
 
 
 def export_detector(
@@ -41,8 +40,9 @@ def export_detector(
     out: Path,
     source: DataSource,
     *,
+    format: str = "onnx",
     name: str = "custom",
-    resize: Resize = Resize(),  # noqa: B008 (frozen)
+    resize: Resize = Resize(),
     raw: bool = False,
     dynamic_size: bool = False,
     training: DataSource | None = None,
@@ -52,49 +52,63 @@ def export_detector(
     runs: int = 20,
     workers: int = 0,
 ) -> dict[str, Any]:
-    """`export` of a detector that you have in Python; the figures, of which `summary` makes text.
+    """Export a detector and compare the file with PyTorch; nothing is written where they differ.
 
     Args:
         detector: in evaluation mode, on the CPU.
         out: the file.
-        source: what it is compared on.
-        name: of the kind of detector, for the file's metadata.
-        resize: size of its input.
-        raw: see `export`.
-        dynamic_size: see `export`.
-        training: images for the ranges of 8-bit integers; without it there is no INT8 file.
-        metric: a name in `eyas.evaluation.METRICS`; the data format's when left out.
-        tolerance: see `export`.
-        calibration: see `export`.
-        runs: see `export`.
-        workers: see `export`.
+        source: images to compare on.
+        format: a key of `eyas.export.formats.EXPORTERS`.
+        name: the kind of detector, for the file's metadata.
+        resize: of its input.
+        raw: head outputs only, without detections and NMS.
+        dynamic_size: leave the input's height and width open, not only the number of images.
+        training: images for the ranges of 8-bit integers; without them there is no INT8 file.
+        metric: a name in `eyas.evaluation.METRICS`; by default the data format's.
+        tolerance: largest difference of an output, relative to its largest value or to 1 if that is more.
+        calibration: number of training images for the ranges.
+        runs: timed predictions of each, of one image on one thread.
+        workers: processes that decode images.
+
+    Returns:
+        Differences, scores, latencies and file sizes; `summary` prints them.
 
     Raises:
-        EyasError: a detector that has no deployed form, that the exporter cannot trace, or that differs.
+        EyasError: a detector that has no deployed form, that cannot be traced, or whose file differs from PyTorch.
     """
-    require_onnx()
+    if format not in EXPORTERS:
+        raise EyasError(f"there is no export format {format!r}; known are {', '.join(EXPORTERS)}")
+    exporter = EXPORTERS[format]
+    exporter.require()
     if min(calibration, runs) < 1 or not tolerance > 0:
         raise EyasError("--calibration and --runs must be at least 1, and --tolerance above 0")
-    _remove_earlier(out, _int8_file(out))
+    int8_file = out.with_name(f"{out.stem}.int8{exporter.suffix}")
+    _remove_earlier(out, int8_file)
     deployed, rule = deploy(detector), metric or default_metric(source.format)
     size = largest_size(source, resize)
-    model = to_onnx(deployed, size, raw=raw, dynamic_size=dynamic_size)
     fixed = None if dynamic_size else size
-    add_metadata(model, describe(name, resize, detector, fixed=fixed, traced=size, raw=raw))
-    shipped = (model if raw else without_heads(model)).SerializeToString()
+    model = exporter.trace(deployed, size, raw=raw, dynamic_size=dynamic_size)
+    metadata = file_metadata(name, resize, detector, fixed=fixed, traced=size, raw=raw)
+    shipped, complete = exporter.serialise(model, metadata, raw=raw)
     feed = CalibrationImages(source, DataArgs(resize=resize, batch_size=1, workers=workers), fixed)
-    differences = raw_differences(deployed, open_session(model.SerializeToString()), feed.images(COMPARED))
-    rows: dict[str, Detector] = {"PyTorch": detector, "onnxruntime": runner(shipped, deployed, raw=raw)}
+    differences = raw_differences(deployed, exporter.open(complete), feed.images(COMPARED))
+
+    def opened(content: bytes, threads: int | None = None) -> Detector:
+        runtime = exporter.open(content, threads)
+        return RawDetector(runtime, deployed) if raw else ExportedDetector(runtime)
+
+    rows = {PYTORCH: detector, exporter.runtime: opened(shipped)}
     scores = {row: feed.score(row, one, rule) for row, one in rows.items()}
-    wrong = failures(differences, tolerance, scores["PyTorch"], scores["onnxruntime"])
+    wrong = failures(differences, tolerance, scores[PYTORCH], scores[exporter.runtime])
     if wrong:
         raise EyasError(f"{out}: the exported {name} is not PyTorch's, nothing was written: {'; '.join(wrong)}")
     files = {out: shipped}
     if training is not None:
-        files[_int8_file(out)] = content = _quantise(shipped, replace(feed, source=training), calibration)
-        rows["INT8"] = runner(content, deployed, raw=raw)
-        scores["INT8"] = feed.score("INT8", rows["INT8"], rule)
-    times = _latencies(rows, files, deployed, list(feed.images(COMPARED)), raw, runs)
+        files[int8_file] = exporter.quantise(shipped, replace(feed, source=training).images(calibration))
+        scores[INT8] = feed.score(INT8, opened(files[int8_file]), rule)
+    single = zip(list(scores)[1:], files.values(), strict=True)
+    calls = {PYTORCH: detector.predict, **{row: opened(content, threads=1).predict for row, content in single}}
+    times = latencies(calls, list(feed.images(COMPARED)), runs)
     for path, content in files.items():
         write_atomic(path, partial(Path.write_bytes, data=content))
     return {
@@ -106,12 +120,12 @@ def export_detector(
 
 @dataclass(frozen=True)
 class CalibrationImages:
-    """The images that are compared: one at a time, resized and, for a fixed size, padded.
+    """Images for comparison and calibration: one at a time, resized and, for a fixed size, padded.
 
     Attributes:
-        source: of the images.
-        feed: how they are read.
-        size: (height, width), or None to leave them.
+        source: the data set.
+        feed: how its images are read.
+        size: (height, width) to pad to; None for no padding.
     """
 
     source: DataSource
@@ -130,7 +144,7 @@ class CalibrationImages:
         return (images for images, _ in few.batches())
 
     def score(self, name: str, detector: Detector, metric: str) -> float:
-        """The primary figure of a detector on all images."""
+        """The primary metric of a detector on all images."""
         with Progress() as progress:
             task = progress.task(name, len(self.source.records))
             found = predict_records(
@@ -141,15 +155,15 @@ class CalibrationImages:
 
 
 def largest_size(source: DataSource, resize: Resize) -> Size:
-    """(height, width) that holds every image of a source once it is resized."""
+    """The smallest (height, width) that holds every resized image of a source."""
     sizes = [resize.output_size((record.height, record.width)) for record in source.records]
     return max(height for height, _ in sizes), max(width for _, width in sizes)
 
 
-def describe(
+def file_metadata(
     name: str, resize: Resize, detector: Detector, *, fixed: Size | None, traced: Size, raw: bool
 ) -> dict[str, Any]:
-    """What the file says of itself, by name; `eyas.export.runtime.OnnxDetector` reads it."""
+    """The metadata of a file, by name; `eyas.export.exported.ExportedDetector` reads it."""
     with torch.no_grad():
         flops = count_flops(detector, torch.rand(1, 3, *traced, generator=torch.Generator().manual_seed(0)))
     return {
@@ -164,48 +178,29 @@ def describe(
     }
 
 
-def summary(figures: Mapping[str, Any]) -> str:
-    """The figures of an export as a few lines of text."""
-    size = figures["size"]
+def summary(result: Mapping[str, Any]) -> str:
+    """The result of `export_detector` as a few lines of text."""
+    size = result["size"]
     shape = "any size" if size is None else f"{size[0]} x {size[1]}"
-    inside = "the heads' outputs" if figures["raw"] else "detections inside"
-    written = ", ".join(f"{name} {count / 2**20:.1f} MB" for name, count in figures["bytes"].items())
-    names = list(figures["score"])
+    inside = "the heads' outputs" if result["raw"] else "detections inside"
+    written = ", ".join(f"{name} {count / 2**20:.1f} MB" for name, count in result["bytes"].items())
+    names = list(result["score"])
     rows = [
         ["", *names],
-        ["mAP", *(f"{figures['score'][name]:.4f}" for name in names)],
-        ["ms per image, 1 thread", *(f"{figures['latency_ms'][name]:.1f}" for name in names)],
+        ["mAP", *(f"{result['score'][name]:.4f}" for name in names)],
+        ["ms per image, 1 thread", *(f"{result['latency_ms'][name]:.1f}" for name in names)],
     ]
-    compared = min(COMPARED, figures["images"])
-    largest = ", ".join(f"{name} {value:.1e}" for name, value in figures["difference"].items())
+    compared = min(COMPARED, result["images"])
+    largest = ", ".join(f"{name} {value:.1e}" for name, value in result["difference"].items())
     return (
-        f"{figures['file']}   {figures['model']}, {shape}, any number of images, {inside}\n{as_text(rows)}\n"
-        f"mAP ({figures['metric']}) on {figures['images']} images of {figures['split']}, "
+        f"{result['file']}   {result['model']}, {shape}, any number of images, {inside}\n{as_text(rows)}\n"
+        f"mAP ({result['metric']}) on {result['images']} images of {result['split']}, "
         f"tolerance {MAP_TOLERANCE:g}\nlargest difference on {compared} images: {largest}\nwritten: {written}"
     )
 
 
-def _quantise(model: bytes, training: CalibrationImages, count: int) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        return quantised(model, training.images(count), Path(folder))
-
-
-def _latencies(
-    rows: dict[str, Detector], files: dict[Path, bytes], deployed: Deployed, images: list[Tensor], raw: bool, runs: int
-) -> dict[str, float]:
-    """Of PyTorch and of each file in a session of one thread."""
-    calls = {"PyTorch": rows["PyTorch"].predict}
-    for name, content in zip(list(rows)[1:], files.values(), strict=True):
-        calls[name] = runner(content, deployed, raw=raw, threads=1).predict
-    return latencies(calls, images, runs)
-
-
-def _int8_file(out: Path) -> Path:
-    return out.with_name(f"{out.stem}.int8.onnx")
-
-
 def _remove_earlier(*paths: Path) -> None:
-    """A file of an earlier export must not pass for one of this run when this export fails."""
+    """Remove the files of an earlier export, so that they are not taken for new ones if this export fails."""
     for path in paths:
         try:
             with contextlib.suppress(FileNotFoundError):

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import nn
 
 from eyas.data.options import Resize
-from eyas.detectors import build
+from eyas.detectors import build, library_of
 from eyas.tools.files import WRITE_ERRORS, could_not_write, write_atomic, write_json
 from eyas.tools.tensor_files import check_weights, read_pt, read_safetensors
 from eyas.types import Detector, EyasError
@@ -110,7 +110,7 @@ def load_run(folder: str | Path, *, best: bool = False) -> Detector:
 def _built(spec: ModelSpec, folder: Path, weights: Path) -> Detector:
     """Build the detector of a description, which a stranger may have written: no larger than the weights justify."""
     try:
-        if weights.is_file() and spec.model != "transformers":
+        if weights.is_file() and library_of(spec.model).meta_device:
             with torch.device("meta"):  # takes no memory
                 state = spec.build().network.state_dict()
             wanted = sum(value.numel() * value.element_size() for value in state.values())

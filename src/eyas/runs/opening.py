@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from eyas.detectors.transformers.identity import is_native, native_files, open_native
+from eyas.detectors import native_format
 from eyas.runs.checkpoint import SPEC, ModelSpec, load_run
 from eyas.types import Detector, EyasError
 
@@ -46,8 +46,9 @@ def resolve(name: str | Path, *, best: bool = False) -> DetectorSource:
     name, folder = str(name), Path(name)
     if ":" in name and not folder.exists():
         return DetectorSource(name, "code", partial(_call, name))
-    if is_native(name):
-        return DetectorSource(name, "library", partial(open_native, name), tuple(native_files(folder)))
+    native = native_format(name)
+    if native is not None:
+        return DetectorSource(name, "library", partial(native.open, name), tuple(native.files(folder)))
     return DetectorSource(name, "run", partial(load_run, folder, best=best), _run_files(folder))
 
 

@@ -12,10 +12,9 @@ from typing import Self
 import torch
 from accelerate import Accelerator
 
-from eyas.args import DataArgs, OptimArgs, RunArgs
+from eyas.args import CacheDtype, DataArgs, OptimArgs, RunArgs
 from eyas.cache.identity import TeacherOnDemand
 from eyas.cache.session import CacheSession
-from eyas.cache.store import CacheDtype
 from eyas.data import read
 from eyas.evaluation import EvaluationResult, default_metric
 from eyas.evaluation.predict import score_detector, val_loader

@@ -13,16 +13,18 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
+from eyas.detectors.deployed import Deployed
 from eyas.detectors.head_checks import check_heads
-from eyas.detectors.shuffledet.heads import HEADS, Raw, outputs_on, with_matched
+from eyas.detectors.shuffledet.deployed import DeployedShuffleDet
+from eyas.detectors.shuffledet.heads import HEADS, Raw, matched_heads, outputs_on
 from eyas.detectors.shuffledet.loss import (
     AnchorMatches,
-    assign,
     class_loss,
     confidence_loss,
     decode,
     encode,
     ignored_anchors,
+    match_anchors,
 )
 from eyas.detectors.shuffledet.shufflenet import ShuffleNet
 from eyas.ops.anchors import AnchorGrid, shapes_to_cell_anchors
@@ -44,7 +46,7 @@ KITTI_ANCHORS = (
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CONFIDENCE_PRIOR = 0.1
-"""The confidence of every anchor before training. Lower ones start where sigmoid and square are flat."""
+"""The confidence of every anchor before training. Lower values start where sigmoid and square are flat."""
 
 
 class ShuffleDet(nn.Module):
@@ -56,17 +58,17 @@ class ShuffleDet(nn.Module):
         classes: class names, in label order.
         width: multiplies the backbone's channels; the paper's are 1, 0.5 and 0.25.
         stem_channels: outputs of the first convolution (24; the authors' 1x teacher has 16).
-        anchor_shapes: (width, height) in pixels; `anchors_for` finds those of a data set.
+        anchor_shapes: (width, height) in pixels; `anchors_for` computes them for a data set.
         zero_init_residual: start the units that have a shortcut as identities, see `ShuffleNet`.
-        dropout: of the last feature, before the head.
+        dropout: of the last feature map, before the head.
         score_threshold: detections must score above this.
-        detections: the best this many anchors of an image enter NMS.
-        nms_threshold: IoU above which NMS drops the lower of two detections of one class.
+        detections: number of best anchors of an image that enter NMS.
+        nms_threshold: IoU above which NMS drops the lower-scoring of two detections of one class.
         mean: of the images' channels.
         std: of the images' channels.
         class_weight: of the class loss.
         box_weight: of the box loss.
-        object_weight: of the confidence loss on assigned anchors.
+        object_weight: of the confidence loss on matched anchors.
         rest_weight: of the confidence loss on the others.
     """
 
@@ -117,7 +119,7 @@ class ShuffleDet(nn.Module):
         return self
 
     def grid(self, size: Size, image_size: Size) -> AnchorGrid:
-        """The anchors of a feature map. The authors spread H cells over H + 1 steps, so the step is not 16."""
+        """The anchors of a feature map. The authors divide the image into H + 1 steps, so a step is not 16 pixels."""
         step = (image_size[0] / (size[0] + 1), image_size[1] / (size[1] + 1))
         return AnchorGrid(shapes_to_cell_anchors(self.anchor_shapes), size, step, offset=step)
 
@@ -147,42 +149,42 @@ class ShuffleDet(nn.Module):
         return self.losses_and_heads(images, targets)[0]
 
     def losses_and_heads(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], HeadOutputs]:
-        """`losses`, and the outputs of the heads that they were computed from."""
+        """`losses`, and the head outputs they were computed from."""
         raw, anchors = self(images)
         with torch.autocast(images.device.type, enabled=False):
-            assigned, ignored = assign(anchors, targets), ignored_anchors(anchors, targets)
-            losses = self._loss_terms(raw, anchors, assigned, ignored, (images.shape[-2], images.shape[-1]))
-            return losses, HeadOutputs(with_matched(raw, anchors, assigned, ignored))
+            matches, ignored = match_anchors(anchors, targets), ignored_anchors(anchors, targets)
+            losses = self._loss_terms(raw, anchors, matches, ignored, (images.shape[-2], images.shape[-1]))
+            return losses, HeadOutputs(matched_heads(raw, anchors, matches, ignored))
 
     def score_boxes(
         self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False
     ) -> HeadOutputs:
-        """The outputs of the heads on given anchors, which must be its own. It has no proposals, and answers None.
+        """The head outputs for given anchors, which must be its own.
 
         Args:
             images: (batch, 3, height, width) in [0, 1].
             boxes: head name -> for each image (A, 4) xyxy.
-            proposals: makes no difference.
+            proposals: ignored; this detector has none and gives None.
 
         Raises:
-            EyasError: the training mode, an unknown head, or other anchors.
+            EyasError: training mode, an unknown head, or anchors that are not its own.
         """
         if self.training:
-            raise EyasError("responding needs the evaluation mode: call detector.eval() first")
+            raise EyasError("scoring boxes needs the evaluation mode: call detector.eval() first")
         check_heads(boxes, HEADS, type(self).__name__)
         return HeadOutputs(outputs_on(boxes, *self(images)))
 
     def _loss_terms(
-        self, raw: Raw, anchors: Tensor, assigned: AnchorMatches, ignored: Tensor | None, image_size: Size
+        self, raw: Raw, anchors: Tensor, matches: AnchorMatches, ignored: Tensor | None, image_size: Size
     ) -> dict[str, Tensor]:
-        where = (assigned.image, assigned.anchor)
-        own, deltas = anchors[assigned.anchor], raw.deltas[where]
-        quality = iou(clip(decode(deltas.detach(), own), image_size), assigned.boxes)
+        where = (matches.image, matches.anchor)
+        own, deltas = anchors[matches.anchor], raw.deltas[where]
+        quality = iou(clip(decode(deltas.detach(), own), image_size), matches.boxes)
         count = max(len(quality), 1)
-        confidence = confidence_loss(raw.confidence, quality, assigned, ignored, self.object_weight, self.rest_weight)
+        confidence = confidence_loss(raw.confidence, quality, matches, ignored, self.object_weight, self.rest_weight)
         return {
-            "loss_class": self.class_weight / count * class_loss(raw.classes[where], assigned.labels),
-            "loss_box": self.box_weight / count * (deltas - encode(assigned.boxes, own)).square().sum(),
+            "loss_class": self.class_weight / count * class_loss(raw.classes[where], matches.labels),
+            "loss_box": self.box_weight / count * (deltas - encode(matches.boxes, own)).square().sum(),
             "loss_confidence": confidence,
         }
 
@@ -202,6 +204,10 @@ class ShuffleDet(nn.Module):
             predictions.append({"boxes": boxes[kept], "scores": score[kept], "labels": label[kept]})
         return predictions
 
+    def deployed(self) -> Deployed:
+        """The detector as a graph of fixed output shapes; it shares the weights."""
+        return DeployedShuffleDet(self)
+
     def _initialise_head(self) -> None:
         nn.init.normal_(self.head.weight, std=0.001)
         assert self.head.bias is not None
@@ -217,8 +223,8 @@ def anchors_for(boxes_wh: Tensor, k: int = 9, *, steps: int = 300) -> list[tuple
 
     Args:
         boxes_wh: (n, 2) widths and heights, pixels of the network's input; n >= 1.
-        k: how many shapes.
-        steps: an upper bound; it stops when no box changes its cluster.
+        k: number of shapes.
+        steps: the most iterations; they end when no box changes its cluster.
 
     Returns:
         At most k distinct (width, height), by rising area; fewer where there are fewer distinct boxes.
@@ -227,7 +233,7 @@ def anchors_for(boxes_wh: Tensor, k: int = 9, *, steps: int = 300) -> list[tuple
     sizes = sizes[(sizes > 0).all(dim=1)]
     if len(sizes) == 0:
         raise EyasError("anchors_for: no box with a width and a height above 0; are there annotations?")
-    # Start at quantiles of the area: no random numbers, and every scale has its centre.
+    # Starting at quantiles of the area needs no random numbers and gives every scale a centre.
     ordered = sizes[sizes.prod(dim=1).argsort(stable=True)]
     centres = ordered[((torch.arange(k) + 0.5) / k * len(ordered)).long()]
     owner = torch.full((len(sizes),), -1)

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from eyas.detectors.deployed import Candidates, Deployed, best, detections, take
-from eyas.detectors.shuffledet.adapter import ShuffleDet
+from eyas.detectors.deployed import Candidates, Deployed, detections, take_rows, top_scores
 from eyas.detectors.shuffledet.loss import decode
 from eyas.ops.anchors import shapes_to_cell_anchors
 from eyas.ops.boxes import clip
 from eyas.types import Size
 
+if TYPE_CHECKING:
+    from eyas.detectors.shuffledet.adapter import ShuffleDet
+
 
 class DeployedShuffleDet(Deployed):
-    """ShuffleDet: one class per anchor, the best anchors, then NMS."""
+    """One class per anchor, the best anchors, then NMS.
+
+    Args:
+        detector: in evaluation mode.
+    """
 
     raw_names = ("class_logits", "confidence_logits", "box_deltas", "anchors")
 
@@ -33,9 +40,9 @@ class DeployedShuffleDet(Deployed):
         detector = self.detector
         logits, confidence, deltas, anchors = raw
         scores, labels = (logits.softmax(dim=2) * confidence.sigmoid()[..., None]).max(dim=2)
-        scores, places = best(scores, detector.detections)
-        boxes = clip(decode(take(deltas, places), anchors[places]), size)
-        found = Candidates(boxes, scores, labels.gather(1, places))
+        scores, indices = top_scores(scores, detector.detections)
+        boxes = clip(decode(take_rows(deltas, indices), anchors[indices]), size)
+        found = Candidates(boxes, scores, labels.gather(1, indices))
         return detections(
             found,
             len(detector.classes),
@@ -45,7 +52,7 @@ class DeployedShuffleDet(Deployed):
         )
 
     def _anchors(self, cells: Size, size: Size) -> Tensor:
-        """(A, 4): those of `ShuffleDet.grid`, by tensors alone, so that the sizes may stay open."""
+        """(A, 4): the anchors of `ShuffleDet.grid`, from tensors alone, so that the sizes may stay open in a trace."""
         shapes = shapes_to_cell_anchors(self.detector.anchor_shapes)
         steps = [shapes.new_empty(()).fill_(side) / (count + 1) for side, count in zip(size, cells, strict=True)]
         y, x = ((torch.arange(count) + 1) * step for step, count in zip(steps, cells, strict=True))

@@ -1,4 +1,4 @@
-"""ShuffleDet's outputs as the two heads that methods compare: ``classes`` and ``confidence``."""
+"""ShuffleDet's outputs as the two heads that methods compare, ``classes`` and ``confidence``."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from eyas.types import HeadOutput, MatchedAnchors
 
 HEADS = ("classes", "confidence")
 CODING = ("squeezedet", EXP_THRESHOLD)
-"""Centre shifts in anchor sizes, and log sizes that go on linearly above the threshold."""
+"""Centre shifts in anchor sizes, and logarithms of sizes, linear above the threshold."""
 
 
 class Raw(NamedTuple):
-    """The head's output, float32; A = H * W * K anchors in row, column, shape order."""
+    """The output of the last convolution, float32; A = H * W * K anchors in row, column, shape order."""
 
     classes: Tensor
     """(batch, A, C) logits."""
@@ -35,7 +35,7 @@ class Raw(NamedTuple):
 
 
 def head_outputs(raw: Raw, anchors: Tensor) -> dict[str, HeadOutput]:
-    """Both heads on the anchors of every image, (A, 4) xyxy."""
+    """Both heads for the anchors, (A, 4) xyxy, of every image."""
     boxes = [anchors] * len(raw.classes)
     deltas = raw.deltas.reshape(-1, 1, 4)
     return {
@@ -45,44 +45,40 @@ def head_outputs(raw: Raw, anchors: Tensor) -> dict[str, HeadOutput]:
 
 
 def outputs_on(boxes: Mapping[str, Sequence[Tensor]], raw: Raw, anchors: Tensor) -> dict[str, HeadOutput]:
-    """The heads that ``boxes`` names.
-
-    Raises:
-        EyasError: boxes that are not the anchors of each image.
-    """
+    """The heads that ``boxes`` names. Raises EyasError unless those boxes are the anchors of each image."""
     heads = head_outputs(raw, anchors)
     for name, given in boxes.items():
         check_anchors(name, given, heads[name].boxes)
     return {name: heads[name] for name in boxes}
 
 
-def with_matched(raw: Raw, anchors: Tensor, assigned: AnchorMatches, ignored: Tensor | None) -> dict[str, HeadOutput]:
-    """Both heads with the rows that the losses count.
+def matched_heads(raw: Raw, anchors: Tensor, matches: AnchorMatches, ignored: Tensor | None) -> dict[str, HeadOutput]:
+    """Both heads with their matched anchors.
 
-    Classes and boxes are trained on the anchors that answer for an object, and divided by their number; the confidence
-    on all but those in ignore regions, and divided here by their number (its loss has two terms with factors of their
-    own). The detector's loss weights are in no divisor.
+    Classes and boxes are trained on the anchors matched to an object, and divided by their number. The confidence is
+    trained on all anchors outside ignore regions, and divided here by their number (its loss has two terms with their
+    own factors). No divisor includes the detector's loss weights.
 
     Args:
         raw: of the training pass.
         anchors: (A, 4) xyxy.
-        assigned: the objects.
+        matches: the anchor of each object.
         ignored: (batch, A) bool, or None where there are no ignore regions.
     """
     heads = head_outputs(raw, anchors)
-    objects = assigned.image * len(anchors) + assigned.anchor
+    objects = matches.image * len(anchors) + matches.anchor
     counted = torch.ones_like(raw.confidence_logits, dtype=torch.bool) if ignored is None else ~ignored
-    counted[assigned.image, assigned.anchor] = True  # an object keeps its anchor even inside an ignore region
+    counted[matches.image, matches.anchor] = True  # an object keeps its anchor even inside an ignore region
     everywhere = torch.where(counted.flatten())[0]
-    targets = encode(assigned.boxes, anchors[assigned.anchor])
+    targets = encode(matches.boxes, anchors[matches.anchor])
     return {
-        "classes": replace(heads["classes"], matched=_assigned(objects, objects, targets, "loss_class", "loss_box")),
+        "classes": replace(heads["classes"], matched=_matched(objects, objects, targets, "loss_class", "loss_box")),
         "confidence": replace(
-            heads["confidence"], matched=_assigned(everywhere, objects[:0], targets[:0], "loss_confidence", "")
+            heads["confidence"], matched=_matched(everywhere, objects[:0], targets[:0], "loss_confidence", "")
         ),
     }
 
 
-def _assigned(rows: Tensor, positives: Tensor, box_targets: Tensor, class_loss: str, box_loss: str) -> MatchedAnchors:
+def _matched(rows: Tensor, positives: Tensor, box_targets: Tensor, class_loss: str, box_loss: str) -> MatchedAnchors:
     slots, divisor = torch.zeros_like(positives), torch.tensor(float(max(len(rows), 1)), device=rows.device)
     return MatchedAnchors(rows, positives, slots, box_targets, divisor, class_loss, box_loss)

@@ -1,4 +1,4 @@
-"""ShuffleDet's box coding, anchor assignment and loss: pure functions on tensors.
+"""ShuffleDet's box coding, anchor matching and loss: pure functions on tensors.
 
 They are SqueezeDet's (Wu et al., 2017, arXiv 1612.01051, equation 3) with the weights of the FGFI authors.
 """
@@ -18,21 +18,21 @@ from eyas.ops.boxes import area, intersection, iou, to_centre_size
 from eyas.types import Target
 
 EXP_THRESHOLD = 1.0
-"""Deltas of width and height above this are decoded along the tangent of exp there, so that no box explodes."""
+"""Above it, deltas of width and height are decoded along the tangent of exp, so that no box explodes."""
 MIN_SIZE = 1.0
-"""Pixels; thinner boxes are encoded as this thin, so that their logarithm stays finite."""
+"""Pixels; thinner boxes are encoded with this side, so that its logarithm stays finite."""
 IGNORED_SHARE = 0.5
 """Anchors with more than this share of their area in one ignore region are neither object nor background."""
 
 
 @dataclass(frozen=True, eq=False)
 class AnchorMatches:
-    """Which anchor answers for which object, over a batch.
+    """The objects of a batch and the anchor matched to each.
 
     Attributes:
         image: (n,) int64, index in the batch.
         anchor: (n,) int64, index among the A anchors of the image. No (image, anchor) pair occurs twice.
-        boxes: (n, 4) float32, xyxy, pixels, the objects.
+        boxes: (n, 4) float32, xyxy, pixels: the objects.
         labels: (n,) int64.
     """
 
@@ -65,14 +65,14 @@ def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
     return torch.cat((centre - half, centre + half), dim=-1)
 
 
-def assign(anchors: Tensor, targets: Sequence[Target]) -> AnchorMatches:
-    """Give every object of a batch an anchor of its own.
+def match_anchors(anchors: Tensor, targets: Sequence[Target]) -> AnchorMatches:
+    """Match every object of a batch to an anchor of its own.
 
-    Each object, in order, takes the free anchor of best IoU; with none overlapping, the nearest free one by the squared
-    distance of (cx, cy, w, h). Of equal anchors the first is taken. Objects beyond the number of anchors get none.
+    Each object, in order, takes the free anchor of highest IoU; where none overlaps, the nearest free one by the
+    squared distance of (cx, cy, w, h). Ties go to the first anchor. Objects beyond the number of anchors get none.
 
     Args:
-        anchors: (A, 4) xyxy, those of every image.
+        anchors: (A, 4) xyxy, the same in every image.
         targets: one per image.
     """
     boxes = torch.cat([target["boxes"] for target in targets]).to(anchors)
@@ -83,12 +83,12 @@ def assign(anchors: Tensor, targets: Sequence[Target]) -> AnchorMatches:
         return AnchorMatches(image, image, boxes.reshape(0, 4), labels)
     overlaps = iou(boxes[:, None], anchors)
     best, chosen = overlaps.max(dim=1)
-    wishes = (image * len(anchors) + chosen).tolist()
-    # Where no two objects want one anchor, and every object overlaps one, the greedy choice is the plain maximum.
-    if len(set(wishes)) < len(wishes) or bool((best <= 0).any()):
+    wanted = (image * len(anchors) + chosen).tolist()
+    # If no two objects want the same anchor and every object overlaps one, the greedy choice is the plain maximum.
+    if len(set(wanted)) < len(wanted) or bool((best <= 0).any()):
         starts = [sum(counts[:index]) for index in range(len(counts) + 1)]
         pieces = [
-            _assign_greedily(overlaps[start:stop], boxes[start:stop], anchors)
+            _match_greedily(overlaps[start:stop], boxes[start:stop], anchors)
             for start, stop in itertools.pairwise(starts)
         ]
         chosen = torch.cat(pieces)
@@ -97,8 +97,8 @@ def assign(anchors: Tensor, targets: Sequence[Target]) -> AnchorMatches:
     return AnchorMatches(image, chosen, boxes, labels)
 
 
-def _assign_greedily(overlaps: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:
-    """The rule of `assign` in one image: overlaps (n, A) to anchor indices (n,), -1 where no anchor is left."""
+def _match_greedily(overlaps: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:
+    """The rule of `match_anchors` in one image: IoUs (n, A) to anchor indices (n,), -1 where no anchor is left."""
     overlaps = overlaps.clone()
     taken = torch.zeros(len(anchors), dtype=torch.bool, device=anchors.device)
     chosen: list[int] = []
@@ -130,10 +130,10 @@ def ignored_anchors(anchors: Tensor, targets: Sequence[Target], share: float = I
 
 
 def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy of every class on the softmax, summed: logits (n, C) and labels (n,) to a scalar."""
+    """Binary cross-entropy of every class on the softmax, summed to a scalar: logits (n, C), labels (n,)."""
     hot = F.one_hot(labels, logits.shape[1]).bool()
     log_p = logits.log_softmax(dim=1)
-    # Bounded away from log(0); the other term still pulls there.
+    # Bounded away from log(0); where the bound stops this gradient, the other term still has one.
     log_not_p = torch.log1p(-log_p.exp().clamp(max=1 - 1e-6))
     return -torch.where(hot, log_p, log_not_p).sum()
 
@@ -141,27 +141,28 @@ def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def confidence_loss(
     confidence: Tensor,
     quality: Tensor,
-    assigned: AnchorMatches,
+    matches: AnchorMatches,
     ignored: Tensor | None,
     object_weight: float = 75.0,
     rest_weight: float = 100.0,
 ) -> Tensor:
-    """Squared error of the confidence: against the decoded box's IoU on assigned anchors, against 0 on the rest.
+    """Squared error of the confidence: against the decoded box's IoU on matched anchors, against 0 on the rest.
 
     Args:
         confidence: (batch, A) in [0, 1].
-        quality: (n,) IoU of the assigned anchors' decoded boxes with their objects, without gradient.
-        assigned: n objects.
+        quality: (n,) IoU of the matched anchors' decoded boxes with their objects, without gradient.
+        matches: of n objects.
         ignored: (batch, A) bool, left out of the rest; or None.
-        object_weight: divided by the objects of the batch, and averaged over images, as the authors do.
-        rest_weight: weight of the mean over the rest. (The authors divide by an image's anchors less the *batch's*
-            objects, which vanishes for large batches of small images; here by the mean number left in an image.)
+        object_weight: weight of the matched anchors' term, which is divided by the number of objects and by the batch
+            size, as the authors do.
+        rest_weight: weight of the mean over the rest. (The authors divide by an image's anchors minus the *batch's*
+            objects, which may reach 0 for large batches of small images; this divides by the mean number per image.)
     """
     batch, count = len(confidence), max(len(quality), 1)
-    on_objects = confidence[assigned.image, assigned.anchor]
+    on_objects = confidence[matches.image, matches.anchor]
     rest = torch.ones_like(confidence)
     if ignored is not None:
         rest.masked_fill_(ignored, 0)
-    rest[assigned.image, assigned.anchor] = 0
+    rest[matches.image, matches.anchor] = 0
     loss = object_weight / (count * batch) * (on_objects - quality).square().sum()
     return loss + rest_weight * (confidence.square() * rest).sum() / rest.sum().clamp(min=1)

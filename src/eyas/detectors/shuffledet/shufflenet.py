@@ -16,7 +16,7 @@ GROUPS = 3
 STAGES = ((240, 4), (480, 6), (960, 4))
 """(output channels at width 1, units); the first unit of each has stride 2."""
 LAST_CHANNELS = 768
-"""Channels of the last feature at width 1."""
+"""Channels of the last feature map at width 1."""
 _UNIT = 4 * GROUPS
 """A unit's bottleneck has a quarter of its output channels, in equal groups: outputs are multiples of this."""
 
@@ -36,7 +36,7 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
 
 
 def _groups_for(channels: int) -> int:
-    """Group 3 where the channels allow it. After a stem of 16 the first unit's last convolution is dense, as theirs."""
+    """3 if it divides the channels. After a stem of 16 the first unit's last convolution is dense, as the authors'."""
     return GROUPS if channels % GROUPS == 0 else 1
 
 
@@ -47,7 +47,7 @@ class ShuffleUnit(nn.Module):
         in_channels: C_in.
         out_channels: C_out, a multiple of 12.
         stride: 1 or 2; with 2 the branch is concatenated to the average-pooled input.
-        first: whether this unit follows the stem: its first convolution is not grouped, for it has few inputs.
+        first: whether this unit follows the stem; its first convolution is then not grouped, because it has few inputs.
         shortcut: with stride 1, whether the input is added to the branch.
     """
 
@@ -88,8 +88,8 @@ class ShuffleNet(nn.Module):
         width: multiplies the channels of every part but the stem.
         stem_channels: outputs of the first convolution.
         zero_init_residual: start every unit with a shortcut as the identity, by a zero scale in its last BatchNorm
-            (Goyal et al., 2017, section 5.1). The network then trains as a shallow one at first, which saves a student
-            that has few steps a long plateau.
+            (Goyal et al., 2017, section 5.1). The network then trains like a shallow one at first, which avoids a long
+            plateau in short trainings.
     """
 
     def __init__(self, width: float = 1.0, stem_channels: int = 24, *, zero_init_residual: bool = False) -> None:
@@ -106,7 +106,7 @@ class ShuffleNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, 3, H, W), normalised, to (batch, 768 * width, ceil(H / 16), ceil(W / 16))."""
-        # ReLU commutes with the maximum: after the pool it passes over a quarter of the largest map.
+        # ReLU commutes with the maximum, and after the pool its map is a quarter as large.
         x = F.relu_(F.max_pool2d(self.stem_norm(self.stem(x)), 3, stride=2, padding=1))
         features: Tensor = self.units(x)
         return features

@@ -1,1 +1,23 @@
-"""Detectors of torchvision."""
+"""torchvision's Faster R-CNN, RetinaNet, FCOS and SSD."""
+
+from __future__ import annotations
+
+from eyas.detectors.library import Library
+
+
+def _backbones() -> str:
+    from eyas.detectors.torchvision.backbones import TRUNKS
+
+    return f"{', '.join(TRUNKS)} or timm:NAME"
+
+
+LIBRARY = Library(
+    adapter="eyas.detectors.torchvision.adapter:TorchvisionDetector",
+    builders={
+        "faster_rcnn": "eyas.detectors.torchvision.faster_rcnn:faster_rcnn",
+        "retinanet": "eyas.detectors.torchvision.one_stage:retinanet",
+        "fcos": "eyas.detectors.torchvision.one_stage:fcos",
+        "ssd": "eyas.detectors.torchvision.ssd:ssd",
+    },
+    backbones=_backbones,
+)

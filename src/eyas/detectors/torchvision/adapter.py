@@ -7,40 +7,40 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
-from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from eyas.detectors.deployed import Deployed
 from eyas.detectors.head_checks import check_heads
 from eyas.detectors.padding import Padding
-from eyas.detectors.torchvision import heads as torchvision_heads
-from eyas.detectors.torchvision import stages as torchvision_stages
+from eyas.detectors.torchvision import heads_one_stage, heads_two_stage
+from eyas.detectors.torchvision.deployed_one_stage import DeployedOneStage
+from eyas.detectors.torchvision.deployed_two_stage import DeployedFasterRCNN
 from eyas.detectors.torchvision.levels import PROBE_SIZE, derive_levels
+from eyas.detectors.torchvision.transform import FixedSizeTransform
 from eyas.types import EyasError, HeadOutputs, Prediction, Size, Target
 
 
 class TorchvisionDetector(nn.Module):
-    """A torchvision detector, built by you or by `eyas.detectors.build`; satisfies
-    `eyas.types.DetectorWithHeads`. Its heads are ``rpn`` and ``roi`` for Faster R-CNN, ``anchors`` for the others, and
-    ``centerness`` for FCOS.
+    """A torchvision detector, built by you or by `eyas.detectors.build`; satisfies `eyas.types.DetectorWithHeads`.
+
+    Its heads are ``rpn`` and ``roi`` for Faster R-CNN, ``anchors`` for the others, and ``centerness`` for FCOS.
 
     `network` stays the torchvision module with its own names, so its state dict loads in plain torchvision. Three
-    things about it are changed. Its inner transform no longer resizes: images come resized. Its heads and anchors
-    compute in float32 under autocast too, since coordinates do not fit into 16 bits. And Faster R-CNN fixes the scales
-    of its levels at once, not at the first image it sees.
+    things change. Its inner transform no longer resizes: images come resized. Its heads and anchors compute in float32
+    under autocast too, because coordinates do not fit into 16 bits. Faster R-CNN fixes the scales of its levels at
+    construction, not at its first image.
 
-    The inner transform still normalises, and pads on the right and at the bottom to the multiple of 32 that torchvision
-    pads to. Feature maps and grids then belong to the padded image, boxes to the image: the frames share their origin.
+    The inner transform still normalises, and pads on the right and at the bottom to torchvision's multiple of 32.
+    Feature maps and grids then belong to the padded image, boxes to the image: the frames share their origin.
 
-    Ignore regions are background to these losses, as torchvision has no notion of them.
+    Ignore regions are background to these losses: torchvision does not know them.
 
     Args:
         model: the detector.
         classes: class names in label order, without the background.
-        min_size: (height, width) that smaller images are padded to. Left out, it is an SSD's own input size, because
-            the last layers of SSD300 need it, and nothing for the others.
+        min_size: (height, width) that smaller images are padded to. By default an SSD's own input size, which the last
+            layers of SSD300 need, and no minimum for the others.
 
     Raises:
         EyasError: another kind of model, or a head for another number of classes.
@@ -76,8 +76,8 @@ class TorchvisionDetector(nn.Module):
             targets: one per image, with boxes of positive width and height.
 
         Raises:
-            EyasError: the network is in evaluation mode, in which torchvision computes no losses. To keep BatchNorm
-                still while training, build with ``norm="frozen"``.
+            EyasError: the network is in evaluation mode, in which torchvision computes no losses. To freeze BatchNorm
+                while training, build with ``norm="frozen"``.
         """
         if not self.network.training:
             raise EyasError("losses need the training mode: call detector.train() first")
@@ -86,45 +86,44 @@ class TorchvisionDetector(nn.Module):
         return losses
 
     def losses_and_heads(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], HeadOutputs]:
-        """`losses`, number for number, and the outputs of the heads that they were computed from.
+        """`losses`, bit for bit, and the head outputs they were computed from. Arguments and errors as in `losses`.
 
-        For Faster R-CNN the proposals are those that its second stage was trained on. Arguments and errors are those of
-        `losses`.
+        The proposals are those that Faster R-CNN's second stage was trained on.
         """
         network = self.network
         if isinstance(network, FasterRCNN):
-            with torchvision_stages.stage_calls(network) as calls:
+            with heads_two_stage.record_stages(network) as calls:
                 losses = self.losses(images, targets)
-            return losses, torchvision_stages.training_response(network, calls)
-        with torchvision_heads.loss_call(network) as call:
+            return losses, heads_two_stage.training_head_outputs(network, calls)
+        with heads_one_stage.record_loss(network) as call:
             losses = self.losses(images, targets)
-        return losses, torchvision_heads.training_response(network, call)
+        return losses, heads_one_stage.training_head_outputs(network, call)
 
     def score_boxes(
         self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False
     ) -> HeadOutputs:
-        """The outputs of the heads on given boxes, after one pass of the backbone and without any detection.
+        """The head outputs for given boxes, after one pass of the backbone and without post-processing.
 
         Args:
             images: (batch, 3, height, width) in [0, 1].
             boxes: head name -> for each image (n, 4) xyxy. Anchors must be the network's own; ``roi`` takes any boxes.
-            proposals: also what the RPN proposes after its NMS. One-stage detectors have none, and answer None.
+            proposals: also give the RPN's proposals after NMS. One-stage detectors have none and give None.
 
         Raises:
             EyasError: the network is in training mode, has no such head, or has other anchors.
         """
         network = self.network
         if network.training:
-            raise EyasError("responding needs the evaluation mode: call detector.eval() first")
+            raise EyasError("scoring boxes needs the evaluation mode: call detector.eval() first")
         two_stages = isinstance(network, FasterRCNN)
-        known = torchvision_stages.HEADS if two_stages else torchvision_heads.head_names(network)
+        known = heads_two_stage.HEADS if two_stages else heads_one_stage.head_names(network)
         check_heads(boxes, known, type(network).__name__)
         batch, _ = network.transform(images)
         maps = network.backbone(batch.tensors)
         maps = {"0": maps} if isinstance(maps, Tensor) else maps
         if two_stages:
-            return torchvision_stages.score_boxes(network, batch, maps, boxes, proposals)
-        return torchvision_heads.score_boxes(network, batch, maps, boxes)
+            return heads_two_stage.score_boxes(network, batch, maps, boxes, proposals)
+        return heads_one_stage.score_boxes(network, batch, maps, boxes)
 
     def predict(self, images: Tensor) -> list[Prediction]:
         """Detections after NMS, by falling score, clipped to the images.
@@ -133,55 +132,31 @@ class TorchvisionDetector(nn.Module):
             images: (batch, 3, height, width) in [0, 1].
 
         Raises:
-            EyasError: the network is in training mode, in which torchvision does not detect.
+            EyasError: the network is in training mode.
         """
         if self.network.training:
             raise EyasError("detecting needs the evaluation mode: call detector.eval() first")
         predictions: list[Prediction] = []
         for found in self.network(images):
             order = found["scores"].argsort(descending=True, stable=True)
-            # A head that counts the background among its sigmoid classes can answer with it.
+            # A head that has a sigmoid column for the background can detect it.
             order = order[found["labels"][order] >= self._first_label]
             boxes, labels = found["boxes"][order], found["labels"][order] - self._first_label
             predictions.append({"boxes": boxes, "scores": found["scores"][order], "labels": labels})
         return predictions
 
-
-class FixedSizeTransform(GeneralizedRCNNTransform):
-    """torchvision's transform without its resizing: it normalises and pads, a whole batch at a time.
-
-    Args:
-        inner: the transform it takes the place of.
-        padding: of the batch.
-    """
-
-    def __init__(self, inner: GeneralizedRCNNTransform, padding: Padding) -> None:
-        super().__init__(
-            inner.min_size, inner.max_size, inner.image_mean, inner.image_std, inner.size_divisible, inner.fixed_size
-        )
-        self.padding = padding
-
-    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """Both as they are."""
-        return image, target
-
-    def forward(
-        self, images: Tensor | Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None
-    ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:
-        """Images, one batch or several of one size, to the normalised and padded batch with the sizes before it."""
-        batch = images if isinstance(images, Tensor) else torch.stack(list(images))
-        mean, std = (batch.new_tensor(values).view(-1, 1, 1) for values in (self.image_mean, self.image_std))
-        height, width = batch.shape[-2:]
-        padded = self.padding.padded((height, width))
-        batch = F.pad((batch - mean) / std, (0, padded[1] - width, 0, padded[0] - height))
-        return ImageList(batch, [(height, width)] * len(batch)), None if targets is None else list(targets)
+    def deployed(self) -> Deployed:
+        """The detector as a graph of fixed output shapes; it shares the weights."""
+        if isinstance(self.network, FasterRCNN):
+            return DeployedFasterRCNN(self.network)
+        return DeployedOneStage(self.network, self._first_label)
 
 
 def first_label(model: nn.Module, num_classes: int) -> int:
-    """The label that torchvision gives to the first class: 1 where label 0 is the background.
+    """torchvision's label of the first class: 1 where label 0 is the background, else 0.
 
-    Faster R-CNN and SSD always count the background. RetinaNet and FCOS need none, but torchvision's own COCO weights
-    leave their label 0 unused.
+    Faster R-CNN and SSD always count the background. RetinaNet and FCOS do not need to, but torchvision's own COCO
+    weights leave their label 0 unused.
 
     Raises:
         EyasError: the head is for another number of classes.
@@ -204,9 +179,10 @@ def _head_classes(model: Any) -> int:
 
 
 def _keep_float32(model: Any, generator: nn.Module) -> None:
-    """torchvision computes anchors and boxes in the type of the features; bfloat16 has whole pixels up to 256 only.
+    """Hooks that convert the generator's inputs and the heads' outputs to float32.
 
-    Worse, it converts the generator's cell anchors for good. Hooks make what goes in or comes out float32.
+    torchvision computes anchors and boxes in the type of the features, and bfloat16 counts whole pixels only up to 256.
+    It also converts the generator's cell anchors permanently.
     """
     generator.register_forward_pre_hook(_maps_as_float32)
     heads = [model.rpn.head, model.roi_heads.box_predictor] if isinstance(model, FasterRCNN) else [model.head]
@@ -216,7 +192,7 @@ def _keep_float32(model: Any, generator: nn.Module) -> None:
 
 def _maps_as_float32(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     images, maps = args
-    # Only shape, type and device of the maps are read: no memory is needed for them.
+    # Only the shape, type and device of the maps are read, so they need no memory.
     return images, [feature.new_empty((), dtype=torch.float32).expand(feature.shape) for feature in maps]
 
 

@@ -1,7 +1,7 @@
-"""Backbones by name: a trunk (VGG, ResNet, MobileNet, timm), and what a detector sees of it: an FPN or one level.
+"""Backbones by name: a trunk (VGG, ResNet, MobileNet, timm) with an FPN, or cut after one level.
 
-A name may end in ``_fpn`` (a feature pyramid) or ``_c4`` (the one map of stride 16). Without either, VGG means its one
-map of stride 16, as in the FGFI paper, and everything else an FPN.
+A name may end in ``_fpn`` (a feature pyramid) or ``_c4`` (one map of stride 16). Without a suffix, a VGG has one map of
+stride 16, as in the FGFI paper, and all others have an FPN.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Trunk:
 
     Attributes:
         name: without a suffix.
-        module: its parts run one after the other; their names are torchvision's. A timm network returns its maps.
-        layers: stride in pixels -> the last part of that stride and its channels.
+        module: a sequence of layers with torchvision's names, or a timm network that returns its maps.
+        layers: stride in pixels -> name and channels of the last layer of that stride.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Trunk:
     layers: Mapping[int, tuple[str, int]]
 
     def require(self, strides: Sequence[int]) -> None:
-        """Raises EyasError unless there is a map of every stride."""
+        """Raises EyasError unless the trunk has a map of every stride."""
         missing = [stride for stride in strides if stride not in self.layers]
         if missing:
             known = ", ".join(map(str, self.layers))
@@ -83,7 +83,7 @@ def make_trunk(name: str, norm: Norm = "batch") -> Trunk:
 
     Args:
         name: one of `TRUNKS`, or ``timm:NAME``.
-        norm: "batch" trains BatchNorm; "frozen" keeps its statistics and scales as loaded, for small batches.
+        norm: "batch" trains BatchNorm; "frozen" keeps its loaded statistics and scales, for small batches.
     """
     if norm not in ("batch", "frozen"):
         raise EyasError(f"norm is {norm!r}; it can be batch or frozen")
@@ -107,7 +107,7 @@ def make_trunk(name: str, norm: Norm = "batch") -> Trunk:
 
 
 def last_layers(module: nn.Sequential, size: int = 64) -> dict[int, tuple[str, int]]:
-    """Stride -> name and channels of the last part with that stride, from running the parts on a blank image."""
+    """Stride -> name and channels of the last layer of that stride, from running the layers on a blank image."""
     layers: dict[int, tuple[str, int]] = {}
     feature = torch.zeros(1, 3, size, size)
     with eval_mode(module), torch.no_grad():
@@ -123,10 +123,10 @@ class PyramidBackbone(nn.Module):
     Its state dict has the names of torchvision's ``BackboneWithFPN``.
 
     Args:
-        trunk: of the strides below.
+        trunk: with maps of these strides.
         strides: of the trunk's maps that enter the pyramid.
         channels: of every map of the pyramid.
-        top: what comes above the trunk's last map: "pool" subsamples it once (Faster R-CNN), "p6p7" convolves it twice
+        top: the levels above the last map: "pool" subsamples it once (Faster R-CNN), "p6p7" applies two convolutions
             (RetinaNet, FCOS).
         norm: BatchNorm in the pyramid.
     """
@@ -154,7 +154,7 @@ class PyramidBackbone(nn.Module):
 
 
 def single_level(trunk: Trunk, stride: int = 16) -> nn.Sequential:
-    """The parts of a trunk up to the last one of a stride; ``out_channels`` says how many channels come out."""
+    """The layers of a trunk up to the last one of a stride; ``out_channels`` is the number of its output channels."""
     trunk.require([stride])
     last, channels = trunk.layers[stride]
     if not isinstance(trunk.module, nn.Sequential):
@@ -170,12 +170,12 @@ def single_level(trunk: Trunk, stride: int = 16) -> nn.Sequential:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm of up to 32 groups, each of at least two channels: one value, on a map of one cell, has no variance."""
+    """GroupNorm of up to 32 groups of at least two channels: on a map of one cell, one channel has no variance."""
     return nn.GroupNorm(gcd(32, channels // 2) if channels % 2 == 0 else 1, channels)
 
 
 def freeze_batch_norm(module: nn.Module) -> nn.Module:
-    """The module with every BatchNorm2d replaced by one whose statistics and scales stay as they are."""
+    """The module with every BatchNorm2d replaced by one with constant statistics and scales."""
     if isinstance(module, nn.BatchNorm2d):
         frozen: nn.Module = FrozenBatchNorm2d(module.num_features, eps=module.eps)
         frozen.load_state_dict(module.state_dict())
@@ -186,7 +186,7 @@ def freeze_batch_norm(module: nn.Module) -> nn.Module:
 
 
 class TimmMaps(nn.Module):
-    """The chosen maps of a timm feature network, by name."""
+    """Selected maps of a timm feature network, by name."""
 
     def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
         super().__init__()
@@ -214,7 +214,7 @@ def _timm_trunk(name: str, frozen: bool) -> Trunk:
 
 
 def _initialise_vgg(module: nn.Module) -> None:
-    """As torchvision's VGG does: PyTorch's default is too small for sixteen layers without normalisation."""
+    """As in torchvision's VGG: PyTorch's default is too small for sixteen layers without normalisation."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""ShuffleDet, RetinaNet, FCOS and SSD as graphs of fixed shapes, see `eyas.detectors.deployed`."""
+"""RetinaNet, FCOS and SSD as graphs of fixed shapes, see `eyas.detectors.deployed`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torchvision.models.detection._utils import BoxLinearCoder
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 
-from eyas.detectors.deployed import Candidates, Deployed, best, detections, normalised, take
-from eyas.detectors.torchvision.adapter import FixedSizeTransform
+from eyas.detectors.deployed import Candidates, Deployed, detections, normalised, take_rows, top_scores
+from eyas.detectors.torchvision.transform import FixedSizeTransform
 from eyas.ops.boxes import clip
 from eyas.types import Size
 
@@ -21,7 +21,7 @@ class DeployedOneStage(Deployed):
     """torchvision's RetinaNet, FCOS and SSD.
 
     Args:
-        network: in evaluation mode, its transform already Eyas's.
+        network: in evaluation mode, of a `TorchvisionDetector`.
         first_label: torchvision's label of the first class.
     """
 
@@ -37,7 +37,7 @@ class DeployedOneStage(Deployed):
         maps = network.backbone(batch)
         levels = [maps] if isinstance(maps, Tensor) else list(maps.values())
         outputs = network.head(levels)
-        # One image stands for all: the anchors are the same, and the size of the batch stays open.
+        # All images have the same anchors; asking for those of one keeps the batch size open.
         (anchors,) = network.anchor_generator(ImageList(batch, [(images.shape[-2], images.shape[-1])]), levels)
         logits, deltas = outputs["cls_logits"], outputs["bbox_regression"]
         centerness = (outputs["bbox_ctrness"],) if isinstance(network, FCOS) else ()
@@ -62,17 +62,17 @@ class DeployedOneStage(Deployed):
     def _level(self, scores: Tensor, deltas: Tensor, anchors: Tensor, size: Size) -> Candidates:
         """The best pairs of anchor and label of one level."""
         labels = scores.shape[2]
-        scores, places = best(scores.flatten(1), self.network.topk_candidates)
-        rows = places // labels
-        return Candidates(self._boxes(take(deltas, rows), anchors[rows], size), scores, places % labels)
+        scores, indices = top_scores(scores.flatten(1), self.network.topk_candidates)
+        rows = indices // labels
+        return Candidates(self._boxes(take_rows(deltas, rows), anchors[rows], size), scores, indices % labels)
 
     def _per_label(self, scores: Tensor, deltas: Tensor, anchors: Tensor, size: Size) -> Candidates:
-        """The best anchors for each label but the background."""
+        """The best anchors for each label except the background."""
         found = []
         for label in range(1, scores.shape[2]):
-            score, places = best(scores[..., label], self.network.topk_candidates)
-            boxes = self._boxes(take(deltas, places), anchors[places], size)
-            found.append(Candidates(boxes, score, torch.full_like(places, label)))
+            score, indices = top_scores(scores[..., label], self.network.topk_candidates)
+            boxes = self._boxes(take_rows(deltas, indices), anchors[indices], size)
+            found.append(Candidates(boxes, score, torch.full_like(indices, label)))
         return Candidates(*(torch.cat(field, dim=1) for field in zip(*found, strict=True)))
 
     def _boxes(self, deltas: Tensor, anchors: Tensor, size: Size) -> Tensor:
@@ -84,11 +84,11 @@ class DeployedOneStage(Deployed):
 
 
 def prepared(transform: FixedSizeTransform, images: Tensor) -> Tensor:
-    """What the transform does to a batch, with sizes that may stay open."""
+    """The output of the transform for a batch, whose sizes may stay open in a trace."""
     return normalised(images, transform.image_mean, transform.image_std, transform.padding)
 
 
 def _rows(network: RetinaNet | FCOS | SSD, levels: Sequence[Tensor]) -> list[int]:
-    """Rows of the heads' outputs that belong to each level."""
+    """The number of rows of the head outputs that belong to each level."""
     per_cell = network.anchor_generator.num_anchors_per_location()
     return [level.shape[2] * level.shape[3] * count for level, count in zip(levels, per_cell, strict=True)]

@@ -11,20 +11,20 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import roi_align
 
-from eyas.detectors.deployed import DROPPED, Candidates, Deployed, after_nms, best, detections, take
+from eyas.detectors.deployed import DROPPED, Candidates, Deployed, after_nms, detections, take_rows, top_scores
 from eyas.detectors.torchvision.deployed_one_stage import prepared
 from eyas.ops.boxes import clip
 from eyas.types import Size
 
 SMALLEST_DETECTION = 1e-2
-"""Pixels; torchvision's own limit for the sides of a detection."""
+"""Pixels; torchvision's own lower limit for the sides of a detection."""
 
 
 class DeployedFasterRCNN(Deployed):
-    """Faster R-CNN with or without FPN. Places that hold no proposal have boxes of zeros and logits of zeros.
+    """Faster R-CNN with or without FPN. An empty proposal slot has a box of zeros and logits of zeros.
 
     Args:
-        network: in evaluation mode, its transform already Eyas's.
+        network: in evaluation mode, of a `TorchvisionDetector`.
     """
 
     raw_names = ("rpn_logits", "rpn_deltas", "anchors", "proposals", "roi_logits", "roi_deltas")
@@ -53,31 +53,31 @@ class DeployedFasterRCNN(Deployed):
     def detect(self, raw: Sequence[Tensor], rows: Sequence[int], size: Size) -> Candidates:
         roi = self.network.roi_heads
         proposals, logits, deltas = raw[3:]
-        batch, places, labels = logits.shape
+        batch, slots, labels = logits.shape
         boxes = roi.box_coder.decode_single(deltas.flatten(0, 1), proposals.flatten(0, 1))
-        boxes = clip(boxes.reshape(batch, places, labels, 4), size)[:, :, 1:]
+        boxes = clip(boxes.reshape(batch, slots, labels, 4), size)[:, :, 1:]
         real = _sides(proposals)[..., None] > 0
         large = _sides(boxes) >= SMALLEST_DETECTION
         scores = torch.where(real & large, logits.softmax(dim=2)[..., 1:], DROPPED)
-        label = torch.arange(1, labels, device=logits.device).expand(batch, places, -1)
+        label = torch.arange(1, labels, device=logits.device).expand(batch, slots, -1)
         found = Candidates(boxes.flatten(1, 2), scores.flatten(1), label.flatten(1))
         limits = {"threshold": roi.score_thresh, "nms": roi.nms_thresh, "count": roi.detections_per_img}
         return detections(found, labels, **limits, first_label=1)
 
     def _propose(self, logits: Tensor, deltas: Tensor, anchors: Tensor, rows: Sequence[int], size: Size) -> Tensor:
-        """(batch, P, 4) proposals by falling score, zeros where there are fewer."""
+        """(batch, P, 4) proposals by falling score; empty slots are zeros."""
         rpn = self.network.rpn
         parts = zip(logits.split(rows, 1), deltas.split(rows, 1), anchors.split(rows), strict=True)
         found = []
         for level, (score, delta, anchor) in enumerate(parts):
-            # By logits, as torchvision does: the sigmoid of two large ones may be the same number.
-            score, places = _best_logits(score, rpn.pre_nms_top_n())
-            delta = take(delta, places)
-            boxes = rpn.box_coder.decode_single(delta.flatten(0, 1), anchor[places].flatten(0, 1))
+            # By logits, as torchvision does: the sigmoids of two large logits may round to the same number.
+            score, indices = _top_logits(score, rpn.pre_nms_top_n())
+            delta = take_rows(delta, indices)
+            boxes = rpn.box_coder.decode_single(delta.flatten(0, 1), anchor[indices].flatten(0, 1))
             boxes = clip(boxes.reshape(delta.shape), size)
             probability = score.sigmoid()
             real = (_sides(boxes) >= rpn.min_size) & (probability >= rpn.score_thresh) & score.isfinite()
-            found.append(Candidates(boxes, torch.where(real, probability, DROPPED), torch.full_like(places, level)))
+            found.append(Candidates(boxes, torch.where(real, probability, DROPPED), torch.full_like(indices, level)))
         all_levels = Candidates(*(torch.cat(field, dim=1) for field in zip(*found, strict=True)))
         left = after_nms(all_levels, all_levels.labels, len(rows), rpn.nms_thresh, rpn.post_nms_top_n())
         return torch.where((left.scores >= 0)[..., None], left.boxes, 0.0)
@@ -85,17 +85,17 @@ class DeployedFasterRCNN(Deployed):
     def _second_stage(self, maps: Mapping[str, Tensor], proposals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Proposals (batch, P, 4), their logits (batch, P, labels) and deltas (batch, P, 4 labels)."""
         roi = self.network.roi_heads
-        image, place = torch.where(_sides(proposals) > 0)
-        pooled = self._pool(maps, image, proposals[image, place])
+        image, slot = torch.where(_sides(proposals) > 0)
+        pooled = self._pool(maps, image, proposals[image, slot])
         logits, deltas = roi.box_predictor(roi.box_head(pooled))
-        batch, places, _ = proposals.shape
-        where = (image, place)
-        all_logits = logits.new_zeros(batch, places, logits.shape[1]).index_put(where, logits)
-        all_deltas = deltas.new_zeros(batch, places, deltas.shape[1]).index_put(where, deltas)
+        batch, slots, _ = proposals.shape
+        where = (image, slot)
+        all_logits = logits.new_zeros(batch, slots, logits.shape[1]).index_put(where, logits)
+        all_deltas = deltas.new_zeros(batch, slots, deltas.shape[1]).index_put(where, deltas)
         return proposals, all_logits, all_deltas
 
     def _pool(self, maps: Mapping[str, Tensor], image: Tensor, boxes: Tensor) -> Tensor:
-        """`MultiScaleRoIAlign` of boxes (n, 4) in the images of those indices."""
+        """torchvision's `MultiScaleRoIAlign` of boxes (n, 4) in images of the indices (n,)."""
         pool = self.network.roi_heads.box_roi_pool
         levels = [level for name, level in maps.items() if name in pool.featmap_names]
         rois = torch.cat((image[:, None].to(boxes.dtype), boxes), dim=1)
@@ -111,14 +111,14 @@ class DeployedFasterRCNN(Deployed):
         return pooled
 
 
-def _best_logits(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """`best` for values of any sign: what fills up is minus infinity."""
+def _top_logits(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`top_scores` for values of any sign: missing ones are minus infinity."""
     length = logits.shape[1]
     if isinstance(length, int):
-        return best(logits, count)
+        return top_scores(logits, count)
     filled = torch.nn.functional.pad(logits, (0, count), value=-torch.inf)
-    values, places = filled.topk(count, dim=1)
-    return values, places.clamp(max=length - 1)
+    values, indices = filled.topk(count, dim=1)
+    return values, indices.clamp(max=length - 1)
 
 
 def _sides(boxes: Tensor) -> Tensor:

@@ -11,12 +11,21 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
 
-from eyas.detectors.pretrained import Weights
 from eyas.detectors.torchvision.adapter import TorchvisionDetector
 from eyas.detectors.torchvision.backbones import VGGS, Norm
-from eyas.detectors.torchvision.parts import RATIOS, AnchorSizes, Parts, Pyramid, finish, make_anchors, make_parts
+from eyas.detectors.torchvision.building import (
+    RATIOS,
+    AnchorSizes,
+    Backbone,
+    Pyramid,
+    finish,
+    make_anchors,
+    make_backbone,
+)
+from eyas.detectors.torchvision.pretrained import is_whole_detector
 from eyas.detectors.torchvision.resnet import LAYOUTS
 from eyas.detectors.torchvision.roi_heads import DropoutHead, StageHead
+from eyas.detectors.weight_files import Weights
 
 SINGLE_LEVEL_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
 VGG_WIDTH = 4096
@@ -50,33 +59,33 @@ def faster_rcnn(
         backbone: name, see `eyas.detectors.torchvision.backbones`. ``vgg11`` and ``vgg16`` have the VGG's own two
             fully connected layers as RoI head, ``resnet..._c4`` the last stage of the ResNet, the others two layers of
             1024.
-        weights: name of torchvision weights, or a file; see `eyas.detectors.pretrained`.
+        weights: name of torchvision weights, or a file; see `eyas.detectors.torchvision.pretrained`.
         norm: "batch" or "frozen" BatchNorm in the backbone.
         fpn_channels: channels of every level of an FPN.
         fpn_norm: BatchNorm in the FPN.
-        strides: of the trunk's maps that enter an FPN; one more level of twice the last stride only proposes.
-        anchor_sizes: pixels. With an FPN one number, or a list of numbers, per level; else all for the one map.
-            Left out: 8 times the stride with an FPN, 32 to 512 without.
+        strides: of the trunk's maps that enter an FPN. Another level, of twice the last stride, only proposes.
+        anchor_sizes: pixels. With an FPN one number, or a list of numbers, per level; else all for the single map.
+            Default: 8 times the stride with an FPN, 32 to 512 without.
         anchor_ratios: height over width.
         head_width: of the two layers of the RoI head.
-        dropout: behind the layers of VGG's RoI head.
+        dropout: after each layer of VGG's RoI head.
         proposals_train: the most proposals of an image in training, per level before NMS and in all after it.
         proposals_test: the same in evaluation.
         rpn_samples: anchors of an image in the RPN's loss.
         roi_samples: proposals of an image in the RoI head's loss.
         score_threshold: lowest score of a detection.
-        nms_threshold: IoU above which NMS drops the lower of two detections of one class.
+        nms_threshold: IoU above which NMS drops the lower-scoring of two detections of one class.
         detections: the most per image.
 
     Raises:
         EyasError: an unknown backbone, options that contradict it, or weights that do not fit.
     """
-    parts = make_parts("faster_rcnn", backbone, weights, norm, Pyramid(strides, fpn_channels, "pool", fpn_norm))
-    default = [(8.0 * stride,) for stride in parts.strides] if parts.fpn else [SINGLE_LEVEL_SIZES]
-    pool, head, width = _roi_head(parts, head_width, dropout)
+    base = make_backbone("faster_rcnn", backbone, weights, norm, Pyramid(strides, fpn_channels, "pool", fpn_norm))
+    default = [(8.0 * stride,) for stride in base.strides] if base.fpn else [SINGLE_LEVEL_SIZES]
+    pool, head, width = _roi_head(base, head_width, dropout)
     model = FasterRCNN(
-        parts.backbone,
-        rpn_anchor_generator=make_anchors(len(parts.strides), anchor_sizes, anchor_ratios, default),
+        base.module,
+        rpn_anchor_generator=make_anchors(len(base.strides), anchor_sizes, anchor_ratios, default),
         box_roi_pool=pool,
         box_head=head,
         box_predictor=FastRCNNPredictor(width, len(classes) + 1),
@@ -90,30 +99,30 @@ def faster_rcnn(
         box_nms_thresh=nms_threshold,
         box_detections_per_img=detections,
     )
-    return finish(model, classes, parts.weights)
+    return finish(model, classes, base.weights)
 
 
-def _roi_head(parts: Parts, width: int | None, dropout: float) -> tuple[MultiScaleRoIAlign, nn.Module, int]:
-    """RoI pooling, what comes behind it, and the width of its output."""
-    pooled = [str(index) for index in range(len(parts.strides) - 1)] if parts.fpn else ["0"]
-    if not parts.fpn and (parts.trunk.name in LAYOUTS or parts.trunk.name.endswith("_half")):
-        # 14 x 14, which the stage's stride makes 7 x 7.
-        head = StageHead(parts.trunk.module.get_submodule("layer4"))
-        return MultiScaleRoIAlign(pooled, output_size=14, sampling_ratio=2), head, parts.trunk.layers[32][1]
+def _roi_head(base: Backbone, width: int | None, dropout: float) -> tuple[MultiScaleRoIAlign, nn.Module, int]:
+    """RoI pooling, the RoI head, and the width of the head's output."""
+    pooled = [str(index) for index in range(len(base.strides) - 1)] if base.fpn else ["0"]
+    if not base.fpn and (base.trunk.name in LAYOUTS or base.trunk.name.endswith("_half")):
+        # The stage has stride 2, so 14 x 14 becomes 7 x 7.
+        head = StageHead(base.trunk.module.get_submodule("layer4"))
+        return MultiScaleRoIAlign(pooled, output_size=14, sampling_ratio=2), head, base.trunk.layers[32][1]
     pool = MultiScaleRoIAlign(pooled, output_size=7, sampling_ratio=2)
-    inputs = parts.channels * 7 * 7
-    if not parts.fpn and parts.trunk.name in VGGS:
+    inputs = base.channels * 7 * 7
+    if not base.fpn and base.trunk.name in VGGS:
         width = VGG_WIDTH if width is None else width
         vgg_head = DropoutHead(inputs, width, dropout)
-        if parts.weights is not None and not parts.weights.whole and width == VGG_WIDTH:
-            _load_vgg_head(vgg_head, parts.weights)
+        if base.weights is not None and not is_whole_detector(base.weights) and width == VGG_WIDTH:
+            _load_vgg_head(vgg_head, base.weights)
         return pool, vgg_head, width
     width = 1024 if width is None else width
     return pool, TwoMLPHead(inputs, width), width
 
 
 def _load_vgg_head(head: DropoutHead, weights: Weights) -> None:
-    """The classification network's fully connected layers, where the weights have them."""
+    """Load the classification network's fully connected layers if the weights have them."""
     with torch.no_grad():
         for layer, name in ((head.fc6, "classifier.0"), (head.fc7, "classifier.3")):
             if f"{name}.weight" in weights.tensors and weights.tensors[f"{name}.weight"].shape == layer.weight.shape:

@@ -1,4 +1,4 @@
-"""The levels of a torchvision detector: tap names, anchors and box ranges, read off the detector itself."""
+"""The levels of a torchvision detector: tap names, anchors and box ranges, read from the detector itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from eyas.ops.anchors import AnchorGrid
 from eyas.types import EyasError, Level, Size
 
 PROBE_SIZE: Size = (256, 256)
-"""(height, width) of the blank image that shows a detector's levels; every usual stride divides it."""
+"""(height, width) of the blank image that shows a detector's levels; every common stride divides it."""
 NO_BOXES = (0.0, 0.0)
 """The box range of a level that only proposes: no box is assigned to it."""
 BoxRange = tuple[float, float] | None
@@ -28,7 +28,7 @@ BoxRange = tuple[float, float] | None
 
 @dataclass(frozen=True, eq=False)
 class CornerGrid:
-    """Builds the anchors of one level of an `AnchorGenerator`: centred on the cells' corners, whole-pixel steps."""
+    """Builds the anchors of one level of an `AnchorGenerator`: centred on the cells' corners, steps in whole pixels."""
 
     generator: AnchorGenerator
     index: int
@@ -55,7 +55,7 @@ class DefaultBoxGrid:
         return AnchorGrid(self._cell_boxes((height, width)), size, step, (step[0] / 2, step[1] / 2))
 
     def _cell_boxes(self, image_size: Size) -> Tensor:
-        """(K, 4): the generator's own boxes on a map of one cell, moved to its origin."""
+        """(K, 4): the generator's own boxes on a map of one cell, centred at the origin."""
         counts = self.generator.num_anchors_per_location()
         image = ImageList(torch.empty(()).expand(1, 3, *image_size), [image_size])
         boxes: Tensor = self.generator(image, [torch.empty(1, 1, 1, 1) for _ in counts])[0].split(counts)[self.index]
@@ -70,10 +70,10 @@ def derive_levels(network: Any, generator: Any, padding: Padding, size: Size) ->
         network: the detector.
         generator: its anchor generator.
         padding: of its input.
-        size: (height, width) of the blank image to send through.
+        size: (height, width) of the blank image.
 
     Raises:
-        EyasError: an anchor generator of a kind that is not torchvision's, or not of the backbone's levels.
+        EyasError: an anchor generator that is not torchvision's, or not for the backbone's number of levels.
     """
     features, size = probe(network, padding.padded(size)), padding.padded(size)
     counts = generator.num_anchors_per_location() if hasattr(generator, "num_anchors_per_location") else []
@@ -94,7 +94,7 @@ def derive_levels(network: Any, generator: Any, padding: Padding, size: Size) ->
 
 
 def probe(network: Any, size: Size) -> dict[str, Tensor]:
-    """Tap name -> feature map of a blank image. The modes of the modules stay as they are; nothing is drawn."""
+    """Tap name -> feature map of a blank image. The modules keep their modes, and no random number is drawn."""
     parameter = next(network.parameters())
     with eval_mode(network), torch.no_grad():
         output = network.backbone(parameter.new_zeros(1, 3, *size))
@@ -102,16 +102,16 @@ def probe(network: Any, size: Size) -> dict[str, Tensor]:
 
 
 def box_ranges(network: Any, generator: Any, features: Mapping[str, Tensor], size: Size) -> Sequence[BoxRange]:
-    """Per level, the square roots of box areas that the detector assigns to it; None where it has no such rule.
+    """Per level, the range of square roots of box areas assigned to it; None where the detector has no such rule.
 
-    Faster R-CNN: the level that a box of that size is pooled from (FPN paper, equation 1); levels that only propose
-    have an empty range. FCOS: a cell regresses distances between 4 and 8 times its stride, which is half the side of a
-    square box seen from its centre.
+    Faster R-CNN: the boxes pooled from the level (FPN paper, equation 1); a level that only proposes has an empty
+    range. FCOS: a cell regresses distances between 4 and 8 times its stride; from the centre of a square box they are
+    half its side.
     """
     if isinstance(network, FasterRCNN):
         return _pooling_ranges(network.roi_heads.box_roi_pool, features, size)
     if isinstance(network, FCOS):
-        # FCOS keeps its strides as the side of its one anchor per cell.
+        # The side of FCOS's one anchor per cell is the stride.
         sides = [float(anchors[0, 2] - anchors[0, 0]) for anchors in generator.cell_anchors]
         lows = [0.0, *(2 * 4 * side for side in sides[1:])]
         highs = [*(2 * 8 * side for side in sides[:-1]), float("inf")]
@@ -121,9 +121,9 @@ def box_ranges(network: Any, generator: Any, features: Mapping[str, Tensor], siz
 
 def _pooling_ranges(pool: MultiScaleRoIAlign, features: Mapping[str, Tensor], size: Size) -> Sequence[BoxRange]:
     by_key = {tap.partition(":")[2] or "0": feature for tap, feature in features.items()}
-    # torchvision guesses the scales of the levels from the first image it ever pools, and keeps them. Pooling here
-    # once, from an image whose size every stride divides, makes them right whatever size comes first. Only the sizes of
-    # the maps count, and those of a network on the meta device have no values.
+    # torchvision infers the scales of the levels from the first image it pools, and keeps them. Pooling once here, from
+    # an image that every stride divides, makes them right for any first image. Only the sizes of the maps matter; maps
+    # of a network on the meta device have no values.
     with torch.device("cpu"):
         blank = {key: torch.zeros(1, 1, *feature.shape[-2:]) for key, feature in by_key.items()}
         pool(blank, [torch.tensor([[0.0, 0.0, 16.0, 16.0]])], [size])
@@ -131,10 +131,10 @@ def _pooling_ranges(pool: MultiScaleRoIAlign, features: Mapping[str, Tensor], si
     if len(pooled) < 2:
         return [None] * len(by_key)
     mapper = pool.map_levels
-    # torchvision adds eps to the logarithm of the size before it rounds down.
+    # torchvision adds eps to the logarithm of the size before rounding down.
     edges = [mapper.s0 * 2 ** (k - mapper.lvl0 - mapper.eps) for k in range(mapper.k_min + 1, mapper.k_max + 1)]
     limits = [0.0, *edges, float("inf")]
-    # Levels of equal stride share one range, and torchvision pools from the first of them only.
+    # Levels of equal stride share one range, and torchvision pools only from the first of them.
     own = dict(zip(pooled, pairwise(limits), strict=False))
     return [own.get(key, NO_BOXES) for key in by_key]
 

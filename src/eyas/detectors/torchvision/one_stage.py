@@ -11,7 +11,7 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 
 from eyas.detectors.torchvision.adapter import TorchvisionDetector
 from eyas.detectors.torchvision.backbones import Norm, Top, group_norm
-from eyas.detectors.torchvision.parts import RATIOS, AnchorSizes, Pyramid, finish, make_anchors, make_parts
+from eyas.detectors.torchvision.building import RATIOS, AnchorSizes, Pyramid, finish, make_anchors, make_backbone
 from eyas.types import EyasError
 
 
@@ -38,30 +38,30 @@ def retinanet(
     Args:
         classes: class names in label order.
         backbone: name, see `eyas.detectors.torchvision.backbones`.
-        weights: name of torchvision weights, or a file; see `eyas.detectors.pretrained`.
+        weights: name of torchvision weights, or a file; see `eyas.detectors.torchvision.pretrained`.
         norm: "batch" or "frozen" BatchNorm in the backbone.
         fpn_channels: channels of every level of an FPN, and of the head.
         fpn_norm: BatchNorm in the FPN.
         strides: of the trunk's maps that enter an FPN.
         top: "p6p7" adds levels of 2 and 4 times the last stride, "pool" one of 2 times.
-        anchor_sizes: pixels. With an FPN one number, or a list of numbers, per level; else all for the one map.
-            Left out: 4 times the stride, and 2^(1/3) and 2^(2/3) times that, rounded down.
+        anchor_sizes: pixels. With an FPN one number, or a list of numbers, per level; else all for the single map.
+            Default: 4 times the stride, and 2^(1/3) and 2^(2/3) times that, rounded down.
         anchor_ratios: height over width.
         head_convs: 3x3 convolutions before the last one, for classes and for boxes; 0 to 4.
-        head_norm: GroupNorm behind them, which lets a network be trained from scratch at the usual learning rates.
+        head_norm: GroupNorm after each, so that a network trains from scratch at the usual learning rates.
         score_threshold: lowest score of a detection.
-        nms_threshold: IoU above which NMS drops the lower of two detections of one class.
+        nms_threshold: IoU above which NMS drops the lower-scoring of two detections of one class.
         detections: the most per image.
 
     Raises:
         EyasError: an unknown backbone, options that contradict it, or weights that do not fit.
     """
-    parts = make_parts("retinanet", backbone, weights, norm, Pyramid(strides, fpn_channels, top, fpn_norm))
-    octaves = [[int(4 * stride * 2 ** (third / 3)) for third in range(3)] for stride in parts.strides]
-    anchors = make_anchors(len(parts.strides), anchor_sizes, anchor_ratios, octaves)
-    head = _retinanet_head(parts.channels, anchors.num_anchors_per_location()[0], len(classes), head_convs, head_norm)
+    base = make_backbone("retinanet", backbone, weights, norm, Pyramid(strides, fpn_channels, top, fpn_norm))
+    octaves = [[int(4 * stride * 2 ** (third / 3)) for third in range(3)] for stride in base.strides]
+    anchors = make_anchors(len(base.strides), anchor_sizes, anchor_ratios, octaves)
+    head = _retinanet_head(base.channels, anchors.num_anchors_per_location()[0], len(classes), head_convs, head_norm)
     model = RetinaNet(
-        parts.backbone,
+        base.module,
         num_classes=len(classes),
         anchor_generator=anchors,
         head=head,
@@ -69,7 +69,7 @@ def retinanet(
         nms_thresh=nms_threshold,
         detections_per_img=detections,
     )
-    return finish(model, classes, parts.weights)
+    return finish(model, classes, base.weights)
 
 
 def fcos(
@@ -88,33 +88,33 @@ def fcos(
     nms_threshold: float = 0.6,
     detections: int = 100,
 ) -> TorchvisionDetector:
-    """FCOS (Tian et al., 2019), which has one square anchor as large as the stride on every cell.
+    """FCOS (Tian et al., 2019), with one square anchor of the stride's size at every cell.
 
     Args:
         classes: class names in label order.
         backbone: name, see `eyas.detectors.torchvision.backbones`.
-        weights: name of torchvision weights, or a file; see `eyas.detectors.pretrained`.
+        weights: name of torchvision weights, or a file; see `eyas.detectors.torchvision.pretrained`.
         norm: "batch" or "frozen" BatchNorm in the backbone.
         fpn_channels: channels of every level of an FPN, and of the head; 64 or more, in steps of 32 (GroupNorm).
         fpn_norm: BatchNorm in the FPN.
         strides: of the trunk's maps that enter an FPN.
         top: "p6p7" adds levels of 2 and 4 times the last stride, "pool" one of 2 times.
         head_convs: 3x3 convolutions before the last one, for classes and for boxes.
-        center_radius: cells this many strides around a box's centre are trained to find it.
+        center_radius: cells within this many strides of a box's centre are trained to detect it.
         score_threshold: lowest score of a detection.
-        nms_threshold: IoU above which NMS drops the lower of two detections of one class.
+        nms_threshold: IoU above which NMS drops the lower-scoring of two detections of one class.
         detections: the most per image.
 
     Raises:
         EyasError: an unknown backbone, options that contradict it, or weights that do not fit.
     """
-    parts = make_parts("fcos", backbone, weights, norm, Pyramid(strides, fpn_channels, top, fpn_norm))
-    channels = parts.channels
+    base = make_backbone("fcos", backbone, weights, norm, Pyramid(strides, fpn_channels, top, fpn_norm))
+    channels = base.channels
     if channels % 32 or channels == 32:
         raise EyasError(f"FCOS's head normalises 32 groups of 2 channels or more; fpn_channels cannot be {channels}")
-    cells = [[stride] for stride in parts.strides]
+    cells = [[stride] for stride in base.strides]
     model = FCOS(
-        parts.backbone,
+        base.module,
         num_classes=len(classes),
         anchor_generator=make_anchors(len(cells), None, (1.0,), cells),
         head=FCOSHead(channels, 1, len(classes), head_convs),
@@ -123,7 +123,7 @@ def fcos(
         nms_thresh=nms_threshold,
         detections_per_img=detections,
     )
-    return finish(model, classes, parts.weights)
+    return finish(model, classes, base.weights)
 
 
 def _retinanet_head(channels: int, anchors: int, classes: int, convs: int, norm: bool) -> RetinaNetHead:

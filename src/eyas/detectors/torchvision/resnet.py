@@ -1,6 +1,6 @@
-"""ResNets of any width, tensor for tensor in torchvision's names, without the classification layer.
+"""ResNets of any width (He et al., CVPR 2016) with torchvision's tensor names, without the classification layer.
 
-He et al., CVPR 2016. Half the width in every layer gives the 101h and 50h students of the FGFI paper (section 4.2).
+Half the width in every layer gives the 101h and 50h students of the FGFI paper (section 4.2).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def resnet(name: str, norm: NormLayer = nn.BatchNorm2d, *, width: int = 64) -> n
 
     Args:
         name: a key of `LAYOUTS`.
-        norm: makes the normalisation layer of so many channels.
+        norm: channels -> normalisation layer.
         width: channels of the stem; 64 is torchvision's network, 32 halves every layer.
     """
     block, depths = LAYOUTS[name]

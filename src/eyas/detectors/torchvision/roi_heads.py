@@ -1,4 +1,4 @@
-"""What Faster R-CNN does with the pooled features of a proposal, before classes and boxes are predicted."""
+"""RoI heads of Faster R-CNN: pooled features of a proposal to the input of its class and box predictors."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
 
 class DropoutHead(TwoMLPHead):
-    """Two fully connected layers with dropout behind each, as in the VGG Faster R-CNN.
+    """Two fully connected layers with dropout after each, as in the VGG Faster R-CNN.
 
     Args:
         inputs: channels times pooled height times pooled width.
-        width: of both layers; VGG's own are 4096 wide.
-        dropout: share of values set to zero in training.
+        width: outputs of each layer; VGG's own have 4096.
+        dropout: probability of setting a value to zero in training.
     """
 
     def __init__(self, inputs: int, width: int, dropout: float = 0.5) -> None:

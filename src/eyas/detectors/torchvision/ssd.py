@@ -14,7 +14,7 @@ from torchvision.models.detection.ssd import SSD, SSDFeatureExtractorVGG
 
 from eyas.detectors.torchvision.adapter import TorchvisionDetector
 from eyas.detectors.torchvision.backbones import Norm, Trunk, group_norm, split_name
-from eyas.detectors.torchvision.parts import finish, trunk_and_weights
+from eyas.detectors.torchvision.building import finish, trunk_and_weights
 from eyas.types import EyasError
 
 SSD300_SIZE = (300, 300)
@@ -24,7 +24,7 @@ SSD300_MEAN = [0.48235, 0.45882, 0.40784]
 SSD300_STD = [1 / 255, 1 / 255, 1 / 255]
 """SSD300's VGG was trained on pixels in [0, 255]."""
 NOMINAL_SIZE = (256, 256)
-"""What plain torchvision would resize to with the other backbones. Here images keep their size."""
+"""The input size torchvision is given for the other backbones. Here images keep their size."""
 
 
 def ssd(
@@ -43,20 +43,20 @@ def ssd(
 ) -> TorchvisionDetector:
     """SSD (Liu et al., 2016).
 
-    ``vgg16`` is torchvision's SSD300: smaller images are padded to 300 x 300. With any other backbone, of any image
-    size, the trunk's maps of stride 16 and 32 are followed by further ones, each of twice the stride.
+    ``vgg16`` is torchvision's SSD300: smaller images are padded to 300 x 300. With other backbones images have any
+    size, and further maps, each of twice the stride, follow the trunk's maps of stride 16 and 32.
 
     Args:
         classes: class names in label order.
         backbone: name without suffix, see `eyas.detectors.torchvision.backbones`.
-        weights: name of torchvision weights, or a file; see `eyas.detectors.pretrained`.
+        weights: name of torchvision weights, or a file; see `eyas.detectors.torchvision.pretrained`.
         norm: "batch" or "frozen" BatchNorm in the backbone.
-        extra_levels: maps behind the trunk's; SSD300 has its own four.
+        extra_levels: maps after the trunk's; SSD300 has its own four.
         extra_channels: of these maps.
-        min_scale: side of the smallest default boxes, in parts of the image; SSD300 has its own.
-        max_scale: side of the largest default boxes, in parts of the image; SSD300 has its own.
+        min_scale: side of the smallest default boxes, as a fraction of the image; SSD300 has its own.
+        max_scale: side of the largest default boxes, as a fraction of the image; SSD300 has its own.
         score_threshold: lowest score of a detection.
-        nms_threshold: IoU above which NMS drops the lower of two detections of one class.
+        nms_threshold: IoU above which NMS drops the lower-scoring of two detections of one class.
         detections: the most per image.
 
     Raises:
@@ -88,11 +88,11 @@ def ssd(
 
 
 class ExtraMaps(nn.Module):
-    """A trunk's maps of stride 16 and 32, and further ones that each halve the one before.
+    """A trunk's maps of stride 16 and 32, and further maps, each half the size of the previous one.
 
     Args:
-        trunk: of these strides.
-        levels: further maps.
+        trunk: with maps of these strides.
+        levels: number of further maps.
         channels: of the further maps.
     """
 
@@ -117,7 +117,7 @@ class ExtraMaps(nn.Module):
 
 
 def _halving(inputs: int, outputs: int) -> nn.Sequential:
-    # Not BatchNorm: the last maps can have one cell, of which a batch of one image has no variance.
+    # Not BatchNorm: the last maps may have one cell, and in a batch of one image its variance is undefined.
     return nn.Sequential(
         nn.Conv2d(inputs, outputs // 2, 1, bias=False),
         group_norm(outputs // 2),

@@ -1,6 +1,6 @@
-"""Detectors of Hugging Face transformers: DETR and its kin, as teachers and as students.
+"""Detectors of Hugging Face transformers, DETR and its relatives, as teachers and as students.
 
-transformers is an extra, ``pip install eyas[transformers]``, and is imported only when such a detector is made.
+transformers is an extra, ``pip install eyas[transformers]``, and is imported only when such a detector is built.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from eyas.detectors.deployed import Deployed
 from eyas.detectors.padding import Padding
+from eyas.detectors.transformers.deployed import DeployedTransformers
 from eyas.detectors.transformers.levels import FAMILIES, add_token_maps, derive_levels
 from eyas.detectors.transformers.loading import default_processor, load_model
 from eyas.ops.boxes import to_centre_size
@@ -29,20 +31,21 @@ class TransformersDetector(nn.Module):
     """A detector of transformers, built by you or by `transformers_detector`; satisfies `eyas.types.Detector`.
 
     `network` stays the library's module with its own names: its state dict, and the folder that `export_native` writes,
-    load in plain transformers. Images come resized, in [0, 1]; they are normalised as the model's image processor says,
-    which for RT-DETR and D-FINE is not at all, and padded on the right and at the bottom to what the model's strides
-    and windows divide. There is no padding mask: all images of a batch have one size, and what a loader pads is seen.
+    load in plain transformers. Images come resized, in [0, 1]. They are normalised as the model's image processor does
+    (RT-DETR and D-FINE do not normalise), and padded on the right and at the bottom to a size that the model's strides
+    and windows divide. There is no padding mask: all images of a batch have one size, and the model sees a loader's
+    padding.
 
     None of these detectors has anchors. The grid of every level has ``anchor_ratios`` of side ``anchor_scale`` times
-    the stride in each cell. Of levels of one stride the encoder's come before the backbone's, and are paired first.
-    A transformer's tokens are levels where they are an image's: see `eyas.detectors.transformers.levels.TokenMaps`.
+    the stride in each cell. Among levels of one stride the encoder's come before the backbone's, and are paired first.
+    Image tokens of a transformer become levels too, see `eyas.detectors.transformers.levels.TokenMaps`.
 
-    Ignore regions are background to these losses, as the library has no notion of them.
+    Ignore regions are background to these losses: the library does not know them.
 
     Args:
         model: one of the classes in `eyas.detectors.transformers.levels.FAMILIES`.
-        classes: class names in label order; left out, those of the model's config.
-        processor: the model's image processor; left out, the library's default for this kind of model.
+        classes: class names in label order; by default those of the model's config.
+        processor: the model's image processor; by default the library's for this kind of model.
         score_threshold: detections must score more.
         anchor_scale: side of the square anchor of every level, in strides.
         anchor_ratios: height over width.
@@ -86,43 +89,43 @@ class TransformersDetector(nn.Module):
     def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The library's own loss, whose terms add up to its total; an image may have no boxes.
 
-        A term is the sum of its kind (``loss_bbox`` and so on) over decoder layers, encoder and denoising queries, each
-        times the library's weight. Without gradients, under ``no_grad`` or of a frozen network, the weights cannot be
-        told and there is one term, ``loss``.
+        A term is the sum of its kind (such as ``loss_bbox``) over decoder layers, encoder and denoising queries, each
+        times the library's weight. Without gradients (under ``no_grad``, or a frozen network) the weights are unknown
+        and there is one term, ``loss``.
 
         Args:
             images: (batch, 3, height, width) in [0, 1].
             targets: one per image, with boxes of positive width and height.
 
         Raises:
-            EyasError: the network is in evaluation mode, in which some of these models have other queries than their
-                losses expect.
+            EyasError: the network is in evaluation mode, in which the queries of some of these models differ from those
+                their losses expect.
         """
         if not self.network.training:
             raise EyasError("losses need the training mode: call detector.train() first")
         batch, size = self._prepare(images)
         output = self.network(pixel_values=batch, labels=[as_labels(target, size) for target in targets])
         terms = loss_terms(output.loss, output.loss_dict)
-        # DDP waits for the gradient of every parameter, in every batch.
+        # DDP waits for a gradient of every parameter in every batch.
         first = next(iter(terms))
         idle = sum((parameter.sum() for parameter in self._idle()), output.loss.new_zeros(()))
         return {**terms, first: terms[first] + 0 * idle}
 
     def predict(self, images: Tensor) -> list[Prediction]:
-        """Detections by the library's own post-processing, by falling score. These detectors need no NMS, and their
-        boxes may reach over the image's edge.
+        """Detections by the library's own post-processing, by falling score, without NMS. Boxes may extend beyond the
+        image.
 
         Args:
             images: (batch, 3, height, width) in [0, 1].
 
         Raises:
-            EyasError: the network is in training mode, in which some of these models answer with more queries.
+            EyasError: the network is in training mode, in which some of these models have more queries.
         """
         if self.network.training:
             raise EyasError("detecting needs the evaluation mode: call detector.eval() first")
         batch, size = self._prepare(images)
         output = self.network(pixel_values=batch)
-        # In bfloat16, coordinates would be off by pixels.
+        # In bfloat16, coordinates would be wrong by pixels.
         raw = SimpleNamespace(logits=output.logits.float(), pred_boxes=output.pred_boxes.float())
         found = self.processor.post_process_object_detection(
             raw, threshold=self.score_threshold, target_sizes=[size] * len(images)
@@ -130,10 +133,14 @@ class TransformersDetector(nn.Module):
         return [_sorted(entry) for entry in found]
 
     def export_native(self, folder: Path) -> None:
-        """Write config, weights and image processor so that ``from_pretrained(folder)`` of transformers reads them."""
+        """Write config, weights and image processor, for ``from_pretrained(folder)`` of transformers."""
         network: Any = self.network
         network.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+
+    def deployed(self) -> Deployed:
+        """The detector as a graph of fixed output shapes; it shares the weights."""
+        return DeployedTransformers(self)
 
     def _idle(self) -> list[nn.Parameter]:
         names = FAMILIES[type(self.network).__name__].idle
@@ -163,18 +170,18 @@ def transformers_detector(
     """A detector of transformers, in training mode on the CPU.
 
     Args:
-        classes: class names in label order. None takes those of the configuration.
-        backbone: what has the configuration: a hub id, a folder that ``save_pretrained`` wrote, or a config.json.
-        weights: None starts at random, "pretrained" takes those of ``backbone``, another hub id or folder takes its; or
-            a file of this very architecture (.safetensors, or .pt read without pickle). Where they are for another
-            number of classes, what depends on it starts anew and a warning says so.
+        classes: class names in label order; None for those of the configuration.
+        backbone: the source of the configuration: a hub id, a folder that ``save_pretrained`` wrote, or a config.json.
+        weights: None starts at random; "pretrained" loads those of ``backbone``; or another hub id or folder, or a file
+            of the same architecture (.safetensors, or .pt read without pickle). Tensors whose shapes depend on the
+            number of classes start anew if it differs, and a warning says so.
         config: values that replace those of the configuration, such as num_queries.
         score_threshold: detections must score more.
         anchor_scale: side of the square anchor of every level, in strides.
         anchor_ratios: height over width.
 
     Raises:
-        EyasError: transformers is not installed, nothing is found there, or weights that do not fit.
+        EyasError: transformers is not installed, nothing is found at the source, or weights that do not fit.
     """
     model, processor = load_model(backbone, weights, classes, config or {})
     detector = TransformersDetector(
@@ -195,12 +202,12 @@ def loss_terms(total: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Args:
         total: scalar, a weighted sum of some of the terms.
         terms: by name, such as ``loss_bbox``, ``loss_bbox_0`` or ``loss_bbox_dn_1``, which are of one kind. Some are
-            for the log only.
+            not part of the total.
     """
     if not total.requires_grad:
         return {"loss": total}
     trained = {name: term for name, term in terms.items() if term.requires_grad}
-    # A weighted sum's gradient with respect to its terms is their weights.
+    # The gradient of a weighted sum with respect to a term is the term's weight.
     weights = torch.autograd.grad(total, list(trained.values()), retain_graph=True, allow_unused=True)
     kinds: dict[str, Tensor] = {}
     for (name, term), weight in zip(trained.items(), weights, strict=True):
@@ -213,7 +220,7 @@ def loss_terms(total: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def as_labels(target: Target, size: Size) -> dict[str, Tensor]:
-    """A target as transformers wants it: boxes as centre, width and height, in [0, 1] of an image of ``size``."""
+    """A target as transformers expects it: boxes as centre, width and height in [0, 1] of an image of ``size``."""
     boxes = target["boxes"]
     scale = boxes.new_tensor((size[1], size[0], size[1], size[0]))
     return {"class_labels": target["labels"], "boxes": to_centre_size(boxes) / scale}

@@ -1,38 +1,41 @@
-"""DETR and its kin of transformers as graphs of fixed shapes, see `eyas.detectors.deployed`. They need no NMS."""
+"""Detectors of transformers as graphs of fixed shapes, see `eyas.detectors.deployed`. They need no NMS."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from eyas.detectors.deployed import Candidates, Deployed, normalised, open_size, take
-from eyas.detectors.transformers.adapter import TransformersDetector
+from eyas.detectors.deployed import Candidates, Deployed, normalised, open_size, take_rows
 from eyas.detectors.transformers.levels import FAMILIES
 from eyas.types import Size
 
+if TYPE_CHECKING:
+    from eyas.detectors.transformers.adapter import TransformersDetector
+
 PROBED = 1000
-"""Queries that an image processor's rule is read from; more than any rule keeps."""
+"""Number of queries that show an image processor's rule; more than any rule keeps."""
 
 
 class Rule(NamedTuple):
-    """How an image processor makes detections of queries."""
+    """How an image processor turns queries into detections."""
 
     softmax: bool
-    """Each query has its best class, and the last column is no object. Else the best pairs of query and class."""
+    """The best class of each query, where the last column means no object; else the best pairs of query and class."""
     most: int | None
-    """How many pairs, at most; None for as many as there are queries."""
+    """The most pairs; None for the number of queries."""
 
 
 class DeployedTransformers(Deployed):
-    """A detector of transformers with what its image processor does before it and after it.
+    """A detector of transformers, with the normalisation and the post-processing of its image processor.
 
-    The heads' outputs are the library's ``logits`` and ``pred_boxes``: centre, width and height in [0, 1] of the padded
-    image. Where the encoder's scores choose the queries, the chosen boxes come first, as ``proposals``, xyxy in pixels.
+    The head outputs are the library's ``logits`` and ``pred_boxes``: centre, width and height in [0, 1] of the padded
+    image. Where scores of the encoder select the queries, the selected boxes come first, as ``proposals``, xyxy in
+    pixels.
 
     Args:
         detector: in evaluation mode.
@@ -48,7 +51,7 @@ class DeployedTransformers(Deployed):
         self.std: Sequence[float] = processor.image_std if normalises else (1.0, 1.0, 1.0)
         family = FAMILIES[type(detector.network).__name__]
         self.strict, self.ordered, self.proposals = family.strict, family.ordered, family.proposals(config)
-        self.coupled = True  # by the attention between queries
+        self.coupled = True  # queries attend to each other
         self.raw_names = (*(("proposals",) if self.proposals else ()), "class_logits", "pred_boxes")
         self.matched = self.raw_names if self.proposals else ()
         self.rule = read_rule(processor)
@@ -70,13 +73,13 @@ class DeployedTransformers(Deployed):
         logits, boxes = raw[-2:]
         if self.rule.softmax:
             scores, labels = logits.softmax(dim=2)[..., :-1].max(dim=2)
-            scores, places = scores.topk(scores.shape[1], dim=1)
-            labels = labels.gather(1, places)
+            scores, indices = scores.topk(scores.shape[1], dim=1)
+            labels = labels.gather(1, indices)
         else:
             pairs, columns = logits.sigmoid().flatten(1), logits.shape[2]
-            scores, places = pairs.topk(min(pairs.shape[1], self.rule.most or logits.shape[1]), dim=1)
-            places, labels = places // columns, places % columns
-        found = in_pixels(take(boxes, places), open_size(size, self.padding))
+            scores, indices = pairs.topk(min(pairs.shape[1], self.rule.most or logits.shape[1]), dim=1)
+            indices, labels = indices // columns, indices % columns
+        found = in_pixels(take_rows(boxes, indices), open_size(size, self.padding))
         real = scores > self.score_threshold
         return Candidates(
             torch.where(real[..., None], found, 0.0), torch.where(real, scores, 0.0), torch.where(real, labels, -1)
@@ -84,11 +87,10 @@ class DeployedTransformers(Deployed):
 
 
 class OpenSizes(TorchFunctionMode):
-    """Inside, ``torch.linspace`` and ``torch.as_tensor`` of sizes that are open in a trace leave them open.
+    """Inside, ``torch.linspace`` and ``torch.as_tensor`` keep sizes open that are open in a trace.
 
-    `torch.export` takes the steps of the one and the numbers of the other for constants, without a word, and Deformable
-    DETR and its kin use them for grids of cells and the sizes of maps: their graphs would fit the size that they were
-    traced with and no other.
+    `torch.export` silently turns the steps of the former and the numbers of the latter into constants. Deformable DETR
+    and its relatives use both for grids of cells and sizes of maps, so their graphs would fit the traced size only.
     """
 
     def __torch_function__(
@@ -118,17 +120,17 @@ def _as_tensor(value: Any, options: Mapping[str, Any]) -> Tensor:
 
 
 def read_rule(processor: Any) -> Rule:
-    """The rule of an image processor's post-processing, from what it makes of queries that all say the same."""
+    """The rule of an image processor's post-processing, from its output for identical queries."""
     logits, boxes = torch.full((1, PROBED, 2), 5.0), torch.full((1, PROBED, 4), 0.5)
     raw = SimpleNamespace(logits=logits, pred_boxes=boxes)
     (found,) = processor.post_process_object_detection(raw, threshold=0.0, target_sizes=[(1, 1)])
-    # Of two columns that are equal the softmax makes 0.5, the sigmoid 0.99.
+    # For two equal columns the softmax gives 0.5, the sigmoid 0.99.
     count = len(found["scores"])
     return Rule(bool(found["scores"].max() < 0.6), None if count == PROBED else count)
 
 
 def in_pixels(boxes: Tensor, size: Size) -> Tensor:
-    """Boxes (..., 4), centre, width and height in [0, 1], to xyxy in pixels of images of (height, width)."""
+    """Boxes (..., 4), centre, width and height in [0, 1] of an image of (height, width), to xyxy in pixels."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     corners = torch.cat((centre - half, centre + half), dim=-1)
     return torch.stack((corners[..., 0::2] * size[1], corners[..., 1::2] * size[0]), dim=-1).flatten(-2)

@@ -1,7 +1,7 @@
-"""The levels of a transformers detector: the modules that return its maps, and its tokens made into maps.
+"""The levels of a transformers detector: the modules that return its maps, and its tokens reshaped to maps.
 
-Nothing here goes by the names of one backbone: a forward pass shows which module returned the very tensors that the
-backbone and the encoder hand on, so backbones of transformers and of timm are found alike.
+No backbone's names appear here. A forward pass shows which module returned the tensors that the backbone and the
+encoder pass on, so backbones of transformers and of timm are found alike.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from eyas.ops.anchors import AnchorGrid, ratio_cell_anchors
 from eyas.types import EyasError, Level, Size
 
 TOKEN_MAPS = "token_maps"  # nosec B105
-"""Name of the `TokenMaps` in a network that has one."""
+"""Name of the `TokenMaps` inside a network."""
 PARTS = (TOKEN_MAPS, "model.encoder", "model.backbone")
-"""The modules that hand maps on, the later in the network first: of two maps of one stride, the first is paired."""
+"""The modules that pass maps on, last in the network first: of two maps of one stride, the first is paired."""
 DENOISING = ("model.denoising_class_embed.weight",)
-"""Queries made of noisy boxes, of which a batch without boxes has none."""
+"""Embeds noisy boxes as queries; a batch without boxes has none."""
 MASK_TOKEN = ("model.backbone.backbone.embeddings.mask_token",)
-"""Of DINOv2's own training."""
+"""Used only in DINOv2's own training."""
 PROBE_SIDE = 128
-"""Pixels that a side of the probe image has at least."""
+"""Pixels; the least side of the probe image."""
 
 
 @dataclass(frozen=True)
 class TokenSource:
-    """Where tokens can be looked at as maps.
+    """Where a network has tokens that can be reshaped to maps.
 
     Attributes:
-        module: the module whose output holds the tokens, or whose input does.
+        module: the module whose output, or input, has the tokens.
         sizes: modules, or lists of modules, whose outputs have the sizes of the maps, in the order of the tokens.
         of_input: the tokens are the first input of ``module``, not the last hidden state of its output.
-        before: tokens in front that belong to no cell.
+        before: number of leading tokens that belong to no cell.
     """
 
     module: str
@@ -49,15 +49,15 @@ class TokenSource:
 
 
 class TokenMaps(nn.Module):
-    """An identity that tokens pass through as maps, where taps can see them.
+    """An identity that tokens pass through as maps, so that taps can read them.
 
     A transformer's tokens are (batch, tokens, channels), and no module of the library returns them as a map. Hooks send
-    them through here on their way: what comes next gets the very same numbers, and the loss's gradient passes through
-    the maps. It has no parameters, so the library's state dict is as it was.
+    them through this module: the next module gets the same numbers, and the loss's gradient passes through the maps.
+    It has no parameters, so the library's state dict does not change.
 
     Args:
-        count: how many maps the tokens make up.
-        before: tokens in front that belong to no cell.
+        count: number of maps.
+        before: number of leading tokens that belong to no cell.
     """
 
     def __init__(self, count: int, before: int) -> None:
@@ -80,7 +80,7 @@ class TokenMaps(nn.Module):
         return output
 
     def through(self, tokens: Tensor) -> Tensor:
-        """(batch, tokens, channels), the same values."""
+        """Tokens (batch, tokens, channels), unchanged; those of cells pass through `forward` as maps."""
         counts = [self.before, *(height * width for height, width in self.sizes)]
         front, *cells, behind = tokens.split([*counts, tokens.shape[1] - sum(counts)], dim=1)
         maps = [part.transpose(1, 2).unflatten(2, size) for part, size in zip(cells, self.sizes, strict=True)]
@@ -89,13 +89,13 @@ class TokenMaps(nn.Module):
 
 @dataclass(frozen=True)
 class StrideGrid:
-    """Anchors for a level of a detector that has none: boxes of some shapes, centred in the cells.
+    """Anchors for a level of a detector that has none: boxes of a few shapes, centred in the cells.
 
-    Where the stride divides the image, `eyas.ops.anchors.default_grid` gives the same.
+    Equal to `eyas.ops.anchors.default_grid` where the stride divides the image.
 
     Attributes:
         stride: pixels per cell.
-        scale: the side of the square one, in strides.
+        scale: side of the square anchor, in strides.
         ratios: height over width.
     """
 
@@ -110,18 +110,18 @@ class StrideGrid:
 
 @dataclass(frozen=True)
 class Family:
-    """What the adapter has to know of a kind of detector.
+    """The properties of one kind of detector that its config does not state.
 
     Attributes:
-        processor: the library's image processor, for models that come without one.
-        divisor: config -> what both sides of its input must be multiples of.
-        tokens: config -> its tokens that are worth a map, where it has some.
-        idle: parameters that no loss depends on in some batches or in any.
-        proposals: config -> the field of its output with the boxes that the queries start from, where scores of the
-            encoder choose them.
+        processor: the library's image processor, for a model without its own.
+        divisor: config -> both sides of the input must be multiples of it.
+        tokens: config -> the tokens to reshape to maps; None if there are none.
+        idle: parameters that no loss depends on, in some batches or in any.
+        proposals: config -> the output field with the boxes that the queries start from, if scores of the encoder
+            select them; else None.
         ordered: see `eyas.detectors.deployed.Deployed`.
         strict: see `eyas.detectors.deployed.Deployed`.
-        least: config -> pixels that both sides of an image need, so that there are cells for every query.
+        least: config -> least side of an image, pixels, that gives a cell to every query.
     """
 
     processor: str
@@ -158,7 +158,7 @@ def _encoded(*sizes: str) -> Callable[[Any], TokenSource]:
 
 
 def _before_last_layer(config: Any) -> TokenSource:
-    # What YOLOS's last layer makes of the image's own tokens reaches no loss: only its detection tokens are read.
+    # The last layer's image tokens reach no loss: YOLOS reads only its detection tokens. So take the layer's input.
     last = f"vit.encoder.layer.{config.num_hidden_layers - 1}"
     return TokenSource(last, ("vit.embeddings.patch_embeddings.projection",), of_input=True, before=1)
 
@@ -196,7 +196,7 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def add_token_maps(network: nn.Module, source: TokenSource) -> None:
-    """Put a `TokenMaps` into a network; one that is there already stays."""
+    """Put a `TokenMaps` into a network that has none yet."""
     if hasattr(network, TOKEN_MAPS):
         return
     sized: list[nn.Module] = []
@@ -219,15 +219,15 @@ def derive_levels(
 ) -> dict[str, Level]:
     """The levels of a detector from one forward pass: strides, channels and tap names.
 
-    A map that no trainable parameter lies before is left out, since nothing can learn from it; unless nothing at all is
-    trainable, as in a teacher.
+    Leaves out maps that depend on no trainable parameter, because nothing can learn from them, unless the whole network
+    is frozen, as in a teacher.
 
     Args:
         network: the detector, with its token maps.
-        divisor: what the sides of its input must be multiples of.
+        divisor: the sides of its input must be multiples of it.
         scale: see `StrideGrid`.
         ratios: see `StrideGrid`.
-        least: pixels that they need.
+        least: least side of its input, pixels.
 
     Raises:
         EyasError: no module returns a map.
@@ -248,19 +248,19 @@ def derive_levels(
 
 
 def probe_maps(network: nn.Module, side: int) -> dict[str, Tensor]:
-    """Tap name -> map, of a blank square image, in the order of `PARTS`.
+    """Tap name -> map of a blank square image, in the order of `PARTS`.
 
-    The modes of the modules stay as they are and nothing is drawn. A map that no module returned as it was handed on,
-    such as one reshaped from windows of tokens, has no tap name and is left out.
+    The modules keep their modes, and no random number is drawn. A map that no module returned unchanged, such as one
+    reshaped from windows of tokens, has no tap name and is left out.
     """
     returned: list[tuple[str, Tensor]] = []
-    handed_on: dict[str, list[Tensor]] = {}
+    passed_on: dict[str, list[Tensor]] = {}
 
     def keep(name: str, _: nn.Module, arguments: Any, output: Any) -> None:
         if isinstance(output, Tensor):
             returned.append((name, output))
         if name in PARTS:
-            handed_on[name] = list(_maps_in(output))
+            passed_on[name] = list(_maps_in(output))
 
     handles = [module.register_forward_hook(partial(keep, name)) for name, module in network.named_modules() if name]
     like = next(network.parameters())
@@ -272,9 +272,9 @@ def probe_maps(network: nn.Module, side: int) -> dict[str, Tensor]:
             handle.remove()
     found: dict[str, Tensor] = {}
     for part in PARTS:
-        # The outermost module that returns a tensor is the last to do so. Those behind the part may return it as well.
+        # The outermost module that returns a tensor is the last to return it. Modules after the part may return it too.
         names = {id(tensor): name for name, tensor in returned if name.startswith(f"{part}.")}
-        for index, tensor in enumerate(handed_on.get(part, [])):
+        for index, tensor in enumerate(passed_on.get(part, [])):
             name = f"{part}:{index}" if part == TOKEN_MAPS else names.get(id(tensor))
             if name is not None:
                 found[name] = tensor
@@ -282,7 +282,7 @@ def probe_maps(network: nn.Module, side: int) -> dict[str, Tensor]:
 
 
 def _maps_in(output: Any) -> Iterator[Tensor]:
-    """The (batch, channels, height, width) tensors in nested mappings and sequences, in their order."""
+    """The (batch, channels, height, width) tensors in nested mappings and sequences, in order."""
     if isinstance(output, Tensor):
         if output.ndim == 4:
             yield output

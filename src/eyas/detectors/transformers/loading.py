@@ -1,4 +1,4 @@
-"""Where a transformers detector comes from: a hub id, a folder or a config file; and its weights."""
+"""A model of transformers from a hub id, a folder or a config file, and its weights."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from eyas.detectors.pretrained import SUFFIXES, Weights, load_detector, read_tensors
+from eyas.detectors.weight_files import SUFFIXES, load_detector, read_weights_file
 from eyas.types import EyasError
 
 PRETRAINED = "pretrained"
-"""The weights of the very source that the configuration is of."""
+"""The weights of the source that has the configuration."""
 PROCESSOR = "preprocessor_config.json"
 LOADER_OPTIONS = frozenset(
     {
@@ -22,7 +22,7 @@ LOADER_OPTIONS = frozenset(
         *("return_unused_kwargs", "revision", "subfolder", "token", "trust_remote_code", "use_auth_token"),
     }
 )
-"""What ``from_pretrained`` takes besides values of the configuration, and a checkpoint's description may not set."""
+"""Arguments of ``from_pretrained`` that are not values of the configuration. A checkpoint must not set them."""
 
 
 def library() -> Any:
@@ -42,16 +42,16 @@ def default_processor(name: str) -> Any:
 def load_model(
     source: str, weights: str | Path | None, classes: Sequence[str] | None, overrides: Mapping[str, Any]
 ) -> tuple[nn.Module, Any]:
-    """A model with a head for the classes, and its image processor, None where it comes without one.
+    """A model with a head for the classes, and its image processor, None if its source has none.
 
     Args:
         source: hub id, folder or config file.
         weights: None, "pretrained", a hub id, a folder or a file of tensors.
         classes: class names in label order; None for the configuration's.
-        overrides: values in place of the configuration's.
+        overrides: values that replace those of the configuration.
 
     Raises:
-        EyasError: transformers is not installed, nothing is found there, or weights that do not fit.
+        EyasError: transformers is not installed, nothing is found at the source, or weights that do not fit.
     """
     refused = sorted(LOADER_OPTIONS & set(overrides))
     if refused:
@@ -66,7 +66,7 @@ def load_model(
     if origin is None or Path(origin).suffix in SUFFIXES:
         model: nn.Module = _make(source, config)
         if origin is not None:
-            load_detector(model, Weights(origin, read_tensors(Path(origin))))
+            load_detector(model, read_weights_file(Path(origin)))
         return model, _processor(source)
     if origin == source:
         _say_renamed(source, own, classes)
@@ -82,7 +82,7 @@ def _make(source: str, config: Any) -> nn.Module:
 
 
 def _pretrained(origin: str, config: Any) -> nn.Module:
-    # By default the library would take the checkpoint's own type, which may be float16.
+    # By default the library would use the checkpoint's own type, which may be float16.
     model, report = _read(
         origin,
         library().AutoModelForObjectDetection,
@@ -121,13 +121,13 @@ def _processor(source: str) -> Any:
 
 
 def _read(source: str, reader: Any, **options: Any) -> Any:
-    """What ``reader.from_pretrained`` makes of a source. Raises EyasError when there is nothing."""
+    """``reader.from_pretrained(source)``. Raises EyasError when it finds nothing or cannot read it."""
     if not Path(source).exists() and (
         source.startswith((".", "/", "~")) or Path(source).suffix in (".json", *SUFFIXES)
     ):
         raise EyasError(f"{source}: no such file or folder; give one with a config.json, or a hub id such as org/name")
     try:
-        # A source may bring Python code of its own; left out, the library would ask on the terminal whether to run it.
+        # A source may contain Python code. Without this argument the library asks on the terminal whether to run it.
         return reader.from_pretrained(source, trust_remote_code=False, **options)
-    except (OSError, ValueError) as error:  # all that the library raises for what it cannot find or read
+    except (OSError, ValueError) as error:  # the library raises these for anything it cannot find or read
         raise EyasError(f"{source}: transformers cannot read it ({error})") from error

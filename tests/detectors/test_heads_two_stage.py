@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eyas.detectors import TorchvisionDetector, build
-from eyas.detectors.torchvision.recording import recording
+from eyas.detectors.torchvision.call_recorder import record_call
 from eyas.nn.taps import Taps
 from eyas.types import DetectorWithHeads, EyasError, HeadOutput, Target
 
@@ -79,32 +79,32 @@ def chosen_deltas(head: HeadOutput) -> Tensor:
 
 
 @pytest.mark.parametrize(("kind", "case"), [*PAIRS, ("c4", "objects")])
-def test_torchvisions_losses_follow_from_the_response(kind: str, case: str) -> None:
-    losses, response = light(kind).train().losses_and_heads(images(), CASES[case])
-    rpn, roi = response.heads["rpn"], response.heads["roi"]
+def test_torchvisions_losses_follow_from_the_head_outputs(kind: str, case: str) -> None:
+    losses, outputs = light(kind).train().losses_and_heads(images(), CASES[case])
+    rpn, roi = outputs.heads["rpn"], outputs.heads["roi"]
     for head in (rpn, roi):
-        assigned = head.matched
-        assert assigned is not None
+        matched = head.matched
+        assert matched is not None
         assert len(head.logits) == sum(len(boxes) for boxes in head.boxes)
-        assert float(assigned.divisor) == len(assigned.rows) > 0
-        box_loss = F.smooth_l1_loss(chosen_deltas(head), assigned.box_targets, beta=1 / 9, reduction="sum")
-        torch.testing.assert_close(box_loss / assigned.divisor, losses[assigned.box_loss])
+        assert float(matched.divisor) == len(matched.rows) > 0
+        box_loss = F.smooth_l1_loss(chosen_deltas(head), matched.box_targets, beta=1 / 9, reduction="sum")
+        torch.testing.assert_close(box_loss / matched.divisor, losses[matched.box_loss])
         labels = torch.zeros(len(head.logits), dtype=torch.int64)
-        labels[assigned.positives] = assigned.slots if head is roi else 1
-        logits, labels = head.logits[assigned.rows], labels[assigned.rows]
+        labels[matched.positives] = matched.slots if head is roi else 1
+        logits, labels = head.logits[matched.rows], labels[matched.rows]
         if head is roi:
             total = F.cross_entropy(logits, labels, reduction="sum")
         else:
             total = F.binary_cross_entropy_with_logits(logits[:, 0], labels.float(), reduction="sum")
-        torch.testing.assert_close(total / assigned.divisor, losses[assigned.class_loss])
+        torch.testing.assert_close(total / matched.divisor, losses[matched.class_loss])
     assert (len(rpn.matched.positives) > 0) == (case != "empty")  # type: ignore[union-attr]
-    assert response.proposals is not None
-    assert all(torch.equal(a, b) for a, b in zip(response.proposals, roi.boxes, strict=True))
+    assert outputs.proposals is not None
+    assert all(torch.equal(a, b) for a, b in zip(outputs.proposals, roi.boxes, strict=True))
 
 
 def test_shapes_and_coding() -> None:
-    response = light("fpn").train().losses_and_heads(images(), OBJECTS)[1]
-    rpn, roi = response.heads["rpn"], response.heads["roi"]
+    outputs = light("fpn").train().losses_and_heads(images(), OBJECTS)[1]
+    rpn, roi = outputs.heads["rpn"], outputs.heads["roi"]
     # Strides 4 to 64 on 64 x 96, three anchors on each cell.
     anchors = 3 * (16 * 24 + 8 * 12 + 4 * 6 + 2 * 3 + 1 * 2)
     assert [boxes.shape for boxes in rpn.boxes] == [(anchors, 4)] * 2
@@ -117,10 +117,10 @@ def test_shapes_and_coding() -> None:
 
 def test_box_targets_decode_to_the_objects() -> None:
     detector = light("fpn").train()
-    response = detector.losses_and_heads(images(), OBJECTS)[1]
+    outputs = detector.losses_and_heads(images(), OBJECTS)[1]
     truth = torch.cat([item["boxes"] for item in OBJECTS])
     for name, coder in (("rpn", detector.network.rpn.box_coder), ("roi", detector.network.roi_heads.box_coder)):
-        head = response.heads[name]
+        head = outputs.heads[name]
         assert head.matched is not None
         boxes = coder.decode_single(head.matched.box_targets, torch.cat(list(head.boxes))[head.matched.positives])
         assert len(boxes) > 0
@@ -128,7 +128,7 @@ def test_box_targets_decode_to_the_objects() -> None:
 
 
 @pytest.mark.parametrize("head", ["rpn", "roi"])
-def test_gradient_through_the_response_reaches_the_backbone(head: str) -> None:
+def test_gradient_of_the_head_outputs_reaches_the_backbone(head: str) -> None:
     detector = light("fpn", norm="batch").train()
     detector.zero_grad()
     output = detector.losses_and_heads(images(), OBJECTS)[1].heads[head]
@@ -139,22 +139,22 @@ def test_gradient_through_the_response_reaches_the_backbone(head: str) -> None:
 
 
 @pytest.mark.parametrize("kind", LIGHT)
-def test_a_frozen_detector_answers_its_own_training_boxes_alike(kind: str) -> None:
+def test_scored_training_boxes_equal_the_training_outputs(kind: str) -> None:
     detector = light(kind).train()
     with torch.no_grad():
         if kind == "c4":  # the last stage of its RoI head has BatchNorm of its own
             detector.network.roi_heads.box_head.eval()
         trained = detector.losses_and_heads(images(), OBJECTS)[1]
         boxes = {name: head.boxes for name, head in trained.heads.items()}
-        answered = detector.eval().score_boxes(images(), boxes)
-    assert answered.proposals is None
+        scored = detector.eval().score_boxes(images(), boxes)
+    assert scored.proposals is None
     for name, head in trained.heads.items():
-        answer = answered.heads[name]
-        torch.testing.assert_close(answer.logits, head.logits)
-        torch.testing.assert_close(answer.deltas, head.deltas)
-        assert (answer.activation, answer.background, answer.coding) == (head.activation, head.background, head.coding)
-        assert answer.matched is None
-        assert all(torch.equal(a, b) for a, b in zip(answer.boxes, head.boxes, strict=True))
+        found = scored.heads[name]
+        torch.testing.assert_close(found.logits, head.logits)
+        torch.testing.assert_close(found.deltas, head.deltas)
+        assert (found.activation, found.background, found.coding) == (head.activation, head.background, head.coding)
+        assert found.matched is None
+        assert all(torch.equal(a, b) for a, b in zip(found.boxes, head.boxes, strict=True))
 
 
 @torch.no_grad()
@@ -162,34 +162,34 @@ def test_a_teacher_scores_the_students_proposals() -> None:
     teacher = light("fpn", seed=5).eval()
     student = light("fpn").train().losses_and_heads(images(), OBJECTS)[1]
     assert student.proposals is not None
-    answer = teacher.score_boxes(images(), {"roi": student.proposals}).heads["roi"]
+    found = teacher.score_boxes(images(), {"roi": student.proposals}).heads["roi"]
     network = teacher.network
     batch, _ = network.transform(images())
     pooled = network.roi_heads.box_roi_pool(network.backbone(batch.tensors), list(student.proposals), batch.image_sizes)
     logits, deltas = network.roi_heads.box_predictor(network.roi_heads.box_head(pooled))
-    assert torch.equal(answer.logits, logits)
-    assert answer.deltas is not None and torch.equal(answer.deltas.flatten(1), deltas)
-    assert not torch.allclose(answer.logits, student.heads["roi"].logits)
+    assert torch.equal(found.logits, logits)
+    assert found.deltas is not None and torch.equal(found.deltas.flatten(1), deltas)
+    assert not torch.allclose(found.logits, student.heads["roi"].logits)
 
 
 @torch.no_grad()
 def test_proposals_are_what_the_second_stage_would_classify() -> None:
     detector = light("fpn").eval()
-    with recording(detector.network.roi_heads, "box_roi_pool") as pooled:
+    with record_call(detector.network.roi_heads, "box_roi_pool") as pooled:
         detector.predict(images())
-    with recording(detector.network.roi_heads, "box_roi_pool") as unused:
-        response = detector.score_boxes(images(), {}, proposals=True)
-    assert unused.arguments == () and response.heads == {} and response.proposals is not None
-    assert [len(boxes) for boxes in response.proposals] == [50, 50]
-    assert all(torch.equal(a, b) for a, b in zip(response.proposals, pooled.arguments[1], strict=True))
+    with record_call(detector.network.roi_heads, "box_roi_pool") as unused:
+        outputs = detector.score_boxes(images(), {}, proposals=True)
+    assert unused.arguments == () and outputs.heads == {} and outputs.proposals is not None
+    assert [len(boxes) for boxes in outputs.proposals] == [50, 50]
+    assert all(torch.equal(a, b) for a, b in zip(outputs.proposals, pooled.arguments[1], strict=True))
 
 
 @torch.no_grad()
-def test_rpn_answers_alike_with_and_without_proposals() -> None:
+def test_rpn_outputs_are_equal_with_and_without_proposals() -> None:
     detector = light("fpn").eval()
     maps = detector.network.backbone(detector.network.transform(images())[0].tensors)
     anchors = detector.network.rpn.anchor_generator(detector.network.transform(images())[0], list(maps.values()))
-    with recording(detector.network.rpn, "filter_proposals") as filtered:
+    with record_call(detector.network.rpn, "filter_proposals") as filtered:
         plain = detector.score_boxes(images(), {"rpn": anchors})
     assert filtered.arguments == ()  # no NMS unless asked for
     both = detector.score_boxes(images(), {"rpn": anchors}, proposals=True)
@@ -229,8 +229,8 @@ def test_images_without_boxes_to_score(kind: str) -> None:
     detector = light(kind).eval()
     none, one = torch.zeros(0, 4), torch.tensor([[3.0, 4, 40, 50]])
     assert detector.score_boxes(images(), {"roi": [none, none]}).heads["roi"].logits.shape == (0, 3)
-    answer = detector.score_boxes(images(), {"roi": [none, one]}).heads["roi"]
-    assert answer.logits.shape == (1, 3) and answer.deltas is not None and answer.deltas.shape == (1, 3, 4)
+    found = detector.score_boxes(images(), {"roi": [none, one]}).heads["roi"]
+    assert found.logits.shape == (1, 3) and found.deltas is not None and found.deltas.shape == (1, 3, 4)
 
 
 @pytest.mark.parametrize("kind", ["fpn", "plain"])
@@ -240,16 +240,16 @@ def test_heads_are_float32_under_autocast(kind: str) -> None:
         losses, trained = detector.losses_and_heads(images(), MIXED)
         boxes = {name: head.boxes for name, head in trained.heads.items()}
         with torch.no_grad():
-            answered = detector.eval().score_boxes(images(), boxes, proposals=True)
+            scored = detector.eval().score_boxes(images(), boxes, proposals=True)
     assert all(loss.isfinite() for loss in losses.values())
-    for response in (trained, answered):
-        assert response.proposals is not None and response.proposals[0].dtype == torch.float32
-        for head in response.heads.values():
+    for outputs in (trained, scored):
+        assert outputs.proposals is not None and outputs.proposals[0].dtype == torch.float32
+        for head in outputs.heads.values():
             assert head.logits.dtype == torch.float32
             assert head.deltas is not None and head.deltas.dtype == torch.float32
 
 
-def test_nothing_is_left_behind() -> None:
+def test_recording_leaves_the_network_unchanged() -> None:
     detector = light("fpn").train()
     network = detector.network
     before = [(module, set(vars(module)), len(module._forward_hooks)) for module in network.modules()]

@@ -1,4 +1,4 @@
-"""What the builders of all torchvision families share: backbone, weights, anchors."""
+"""The steps that the builders of all torchvision families share: backbone, weights, anchors."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import cast
 from torch import nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from eyas.detectors.pretrained import Family, Weights, load_detector, load_trunk, read_weights
 from eyas.detectors.torchvision.adapter import TorchvisionDetector
 from eyas.detectors.torchvision.backbones import Norm, PyramidBackbone, Top, Trunk, make_trunk, single_level, split_name
+from eyas.detectors.torchvision.pretrained import PREDICTORS, Family, is_whole_detector, load_trunk, read_weights
+from eyas.detectors.weight_files import Weights, load_detector
 from eyas.types import EyasError, Size
 
 AnchorSizes = Sequence[float] | Sequence[Sequence[float]]
@@ -21,32 +22,32 @@ SINGLE_STRIDE = 16
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The lower half of a detector.
+class Backbone:
+    """The backbone of a detector, built by name.
 
     Attributes:
-        trunk: of the backbone, with its weights where those of a backbone were given.
-        backbone: what the detector runs.
-        strides: of the backbone's maps, pixels.
-        fpn: whether the backbone has an FPN.
-        weights: as read; a whole detector's wait for the rest of the detector.
+        trunk: its convolutional part, with its weights if those of a backbone were given.
+        module: the trunk and what lies on top; the detector runs this.
+        strides: of its maps, pixels.
+        fpn: whether it ends in an FPN.
+        weights: as read; `finish` loads those of a whole detector.
     """
 
     trunk: Trunk
-    backbone: nn.Module
+    module: nn.Module
     strides: tuple[int, ...]
     fpn: bool
     weights: Weights | None
 
     @property
     def channels(self) -> int:
-        """Of each of the backbone's maps, as torchvision wants to know it."""
-        return cast(int, self.backbone.out_channels)
+        """Of each of its maps."""
+        return cast(int, self.module.out_channels)
 
 
 @dataclass(frozen=True)
 class Pyramid:
-    """The FPN to put on a trunk: see `PyramidBackbone`."""
+    """The options of an FPN, see `PyramidBackbone`."""
 
     strides: Sequence[int]
     channels: int
@@ -63,15 +64,15 @@ class Pyramid:
 def trunk_and_weights(
     family: Family, name: str, norm: Norm, weights: str | Path | None, *, fpn: bool
 ) -> tuple[Trunk, Weights | None]:
-    """The trunk of a backbone, and the weights, already in the trunk where they are a backbone's."""
+    """The trunk of a backbone and the weights as read, which are in the trunk already if they are a backbone's."""
     trunk = make_trunk(name, norm)
     found = None if weights is None else read_weights(weights, family, name, fpn=fpn)
-    if found is not None and not found.whole:
+    if found is not None and not is_whole_detector(found):
         load_trunk(trunk.module, found)
     return trunk, found
 
 
-def make_parts(family: Family, backbone: str, weights: str | Path | None, norm: Norm, pyramid: Pyramid) -> Parts:
+def make_backbone(family: Family, backbone: str, weights: str | Path | None, norm: Norm, pyramid: Pyramid) -> Backbone:
     """Build a backbone by name.
 
     Raises:
@@ -85,20 +86,23 @@ def make_parts(family: Family, backbone: str, weights: str | Path | None, norm: 
     trunk, found = trunk_and_weights(family, name, norm, weights, fpn=fpn)
     if fpn:
         module = PyramidBackbone(trunk, pyramid.strides, pyramid.channels, pyramid.top, norm=pyramid.norm)
-        return Parts(trunk, module, pyramid.levels, True, found)
-    return Parts(trunk, single_level(trunk, SINGLE_STRIDE), (SINGLE_STRIDE,), False, found)
+        return Backbone(trunk, module, pyramid.levels, True, found)
+    return Backbone(trunk, single_level(trunk, SINGLE_STRIDE), (SINGLE_STRIDE,), False, found)
 
 
 def make_anchors(
     levels: int, sizes: AnchorSizes | None, ratios: Sequence[float], default: Sequence[Sequence[float]]
 ) -> AnchorGenerator:
-    """Anchors of every ratio and the sizes of each level.
+    """An anchor of every ratio and size at each cell of a level.
 
     Args:
-        levels: how many maps the backbone has.
+        levels: number of maps of the backbone.
         sizes: pixels: one number per level, all numbers for the one level, or a list of numbers per level.
         ratios: height over width.
         default: sizes per level when none are given.
+
+    Raises:
+        EyasError: sizes for another number of levels, or levels with different numbers of sizes.
     """
     if sizes is None:
         per_level = [tuple(level) for level in default]
@@ -115,7 +119,7 @@ def make_anchors(
 def finish(
     model: nn.Module, classes: Sequence[str], weights: Weights | None, *, min_size: Size | None = None
 ) -> TorchvisionDetector:
-    """Load a whole detector's weights and wrap the model."""
-    if weights is not None and weights.whole:
-        load_detector(model, weights)
+    """The model as a detector, with its weights loaded if they are those of a whole detector."""
+    if weights is not None and is_whole_detector(weights):
+        load_detector(model, weights, PREDICTORS)
     return TorchvisionDetector(model, classes, min_size=min_size)

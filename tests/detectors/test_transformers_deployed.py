@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,11 @@ import transformers
 from torch import Tensor, nn
 
 from eyas.__main__ import main
-from eyas.detectors import TransformersDetector
-from eyas.detectors.deploy import deploy
+from eyas.detectors import TransformersDetector, deploy
 from eyas.detectors.deployed import Candidates, Deployed, as_predictions
 from eyas.detectors.transformers.deployed import OpenSizes, Rule, in_pixels, read_rule
 from eyas.export.check import raw_differences
-from eyas.export.graph import to_onnx
-from eyas.export.runtime import open_session
+from eyas.export.onnx_format import OnnxRuntime, to_onnx
 from eyas.runs.opening import load
 from eyas.types import EyasError, Prediction, Size
 from helpers.families import TRANSFORMERS, of_transformers, trained
@@ -124,17 +123,19 @@ class Saying(Deployed):
         return (boxes, corners[None]), []
 
 
-class Session:
-    """Answers with some of the same rows, the last of which may be another's."""
+class Shuffled:
+    """A runtime whose rows are in another order, the last perhaps moved."""
+
+    metadata: Mapping[str, Any] = {}
 
     def __init__(self, order: list[int], shift: float) -> None:
         self.order, self.shift = order, shift
 
-    def run(self, names: list[str], inputs: Any) -> list[Any]:
+    def run(self, images: Tensor, names: Sequence[str]) -> list[Tensor]:
         boxes, logits = (rows[:, self.order].clone() for rows in Saying().raw(torch.zeros(1))[0])
         boxes[:, -1] += self.shift
         logits[:, -1] += self.shift
-        return [boxes.numpy(), logits.numpy()]
+        return [boxes, logits]
 
 
 @pytest.mark.parametrize(
@@ -153,8 +154,8 @@ def test_rows_are_compared_by_proposal(
 ) -> None:
     deployed = Saying()
     deployed.coupled, deployed.ordered = coupled, ordered
-    session: Any = Session(order, shift)
-    found = raw_differences(deployed, session, [torch.rand(1, 3, 8, 8)])
+    runtime = Shuffled(order, shift)
+    found = raw_differences(deployed, runtime, [torch.rand(1, 3, 8, 8)])
     assert found["unmatched"] == unmatched
     assert found["class_logits"] == pytest.approx(logits, rel=1e-3)
 
@@ -202,9 +203,9 @@ def test_a_graph_of_one_batch_size_is_refused() -> None:
 def test_a_file_of_any_size_equals_pytorch(name: str) -> None:
     deployed = deploy(trained(name))
     model = to_onnx(deployed, (64, 96), raw=False, dynamic_size=True)
-    session = open_session(model.SerializeToString())
+    runtime = OnnxRuntime(model.SerializeToString())
     for images in (torch.rand(1, 3, 128, 96), torch.rand(3, 3, 75, 130)):
-        assert max(raw_differences(deployed, session, [images]).values()) < 1e-3
+        assert max(raw_differences(deployed, runtime, [images]).values()) < 1e-3
 
 
 @pytest.mark.slow

@@ -16,9 +16,9 @@ from torch import nn
 from eyas.__main__ import main
 from eyas.cache.identity import TeacherOnDemand
 from eyas.comparison.plan import same_teacher
-from eyas.detectors import TransformersDetector
+from eyas.detectors import TransformersDetector, native_format
 from eyas.detectors.transformers import loading as huggingface_sources
-from eyas.detectors.transformers.identity import is_hub_id, is_native, native_files
+from eyas.detectors.transformers.native import SavedPretrained, is_hub_id
 from eyas.runs.checkpoint import SPEC
 from eyas.runs.log import read_log
 from eyas.runs.opening import load, resolve
@@ -95,9 +95,9 @@ def test_what_is_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """A mistyped run folder is not looked for on a hub."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    assert is_hub_id(HUB) and is_native(HUB)
+    assert is_hub_id(HUB) and native_format(HUB) is not None
     for name in ("runs/teacher", "teacher", "./teacher", "../owls", "/owls/nano", "owls/nano/one", "module:function"):
-        assert not is_hub_id(name) and not is_native(name), name
+        assert not is_hub_id(name) and native_format(name) is None, name
     with pytest.raises(EyasError, match=r"runs/teacher: no model\.json here"):
         load("runs/teacher")
 
@@ -111,7 +111,7 @@ def test_a_folder_of_something_else(tmp_path: Path) -> None:
 def test_the_cache_knows_a_folder_by_its_files(made: Path, folder: Path, tmp_path: Path) -> None:
     before = on_demand(str(made)).identity(tmp_path)
     assert before == on_demand(str(folder)).identity(tmp_path)
-    assert [path.name for path in native_files(folder)][-1] == "model.safetensors"
+    assert [path.name for path in SavedPretrained().files(folder)][-1] == "model.safetensors"
     (folder / "README.md").write_text("notes")
     assert before == on_demand(str(folder)).identity(tmp_path)
     processor = folder / "preprocessor_config.json"

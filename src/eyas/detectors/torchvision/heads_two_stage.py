@@ -1,4 +1,4 @@
-"""The outputs of torchvision's Faster R-CNN: its region proposal network, ``rpn``, and its second stage, ``roi``."""
+"""The head outputs of torchvision's Faster R-CNN: ``rpn`` (region proposals) and ``roi`` (second stage)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from eyas.detectors.head_checks import check_anchors
-from eyas.detectors.torchvision.recording import Call, recording
+from eyas.detectors.torchvision.call_recorder import Call, record_call
 from eyas.types import HeadOutput, HeadOutputs, MatchedAnchors
 
 HEADS = ("rpn", "roi")
@@ -21,7 +21,7 @@ HEADS = ("rpn", "roi")
 
 @dataclass(frozen=True)
 class StageCalls:
-    """What torchvision's own training pass computed on its way to the losses.
+    """The steps of torchvision's own training pass that lead to the losses.
 
     Attributes:
         anchors: of ``rpn.anchor_generator``.
@@ -39,26 +39,26 @@ class StageCalls:
 
 
 @contextmanager
-def stage_calls(network: FasterRCNN) -> Iterator[StageCalls]:
-    """Records one training pass of the network inside the context, for `training_response`."""
+def record_stages(network: FasterRCNN) -> Iterator[StageCalls]:
+    """Records one training pass of the network inside the context, for `training_head_outputs`."""
     rpn, roi = network.rpn, network.roi_heads
     with (
-        recording(rpn, "anchor_generator") as anchors,
-        recording(rpn, "compute_loss") as rpn_loss,
-        recording(rpn, "fg_bg_sampler") as sampler,
-        recording(roi, "select_training_samples") as samples,
-        recording(roi, "box_predictor") as predictor,
+        record_call(rpn, "anchor_generator") as anchors,
+        record_call(rpn, "compute_loss") as rpn_loss,
+        record_call(rpn, "fg_bg_sampler") as sampler,
+        record_call(roi, "select_training_samples") as samples,
+        record_call(roi, "box_predictor") as predictor,
     ):
         yield StageCalls(anchors, rpn_loss, sampler, samples, predictor)
 
 
-def training_response(network: FasterRCNN, calls: StageCalls) -> HeadOutputs:
-    """Both heads with what they were trained on in a recorded pass; the proposals are those the second stage scored."""
+def training_head_outputs(network: FasterRCNN, calls: StageCalls) -> HeadOutputs:
+    """Both heads of a recorded pass with their matched anchors, and the proposals that trained the second stage."""
     objectness, deltas, _, box_targets = calls.rpn_loss.arguments
-    matched = _rpn_assigned(calls.sampler.result, box_targets)
+    matched = _rpn_matched(calls.sampler.result, box_targets)
     rpn = _rpn_output(network, calls.anchors.result, objectness, deltas, matched)
     proposals, _, labels, box_targets = calls.samples.result
-    matched = _roi_assigned(torch.cat(labels), torch.cat(box_targets))
+    matched = _roi_matched(torch.cat(labels), torch.cat(box_targets))
     logits, deltas = calls.predictor.result
     roi = _roi_output(network, proposals, logits, deltas, matched)
     return HeadOutputs({"rpn": rpn, "roi": roi}, proposals)
@@ -71,14 +71,14 @@ def score_boxes(
     boxes: Mapping[str, Sequence[Tensor]],
     proposals: bool,
 ) -> HeadOutputs:
-    """The heads that ``boxes`` names on those boxes, and the network's own proposals where they are asked for.
+    """The outputs for given boxes of the heads that ``boxes`` names, and the network's own proposals if requested.
 
     Args:
         network: in evaluation mode.
         batch: normalised and padded images.
-        maps: the backbone's, by level.
+        maps: of the backbone, by level.
         boxes: head name -> for each image (n, 4) xyxy.
-        proposals: also propose.
+        proposals: also give the network's own proposals.
 
     Raises:
         EyasError: anchors that are not the network's own.
@@ -100,13 +100,13 @@ def score_boxes(
 def _propose(
     network: FasterRCNN, batch: ImageList, maps: Mapping[str, Tensor], proposals: bool
 ) -> tuple[Sequence[Tensor] | None, list[Tensor], tuple[list[Tensor], list[Tensor]]]:
-    """Proposals or, without them, None; the anchors of each image; logits and deltas of each level."""
+    """Proposals if requested, else None; the anchors of each image; logits and deltas of each level."""
     rpn = network.rpn
     if not proposals:
         levels = list(maps.values())
         outputs = rpn.head(levels)
         return None, rpn.anchor_generator(batch, levels), outputs
-    with recording(rpn, "head") as head, recording(rpn, "anchor_generator") as anchors:
+    with record_call(rpn, "head") as head, record_call(rpn, "anchor_generator") as anchors:
         found, _ = rpn(batch, dict(maps))
     return found, anchors.result, head.result
 
@@ -130,8 +130,8 @@ def _roi_output(
     return HeadOutput(boxes, logits, "softmax", 0, deltas, coding, matched)
 
 
-def _rpn_assigned(sampled: tuple[list[Tensor], list[Tensor]], box_targets: Sequence[Tensor]) -> MatchedAnchors:
-    """The anchors that the sampler drew, positive ones first as in torchvision's loss; it divides by their number."""
+def _rpn_matched(sampled: tuple[list[Tensor], list[Tensor]], box_targets: Sequence[Tensor]) -> MatchedAnchors:
+    """The sampled anchors, positives first as in torchvision's loss, which divides by their number."""
     positives, negatives = (torch.where(torch.cat(masks))[0] for masks in sampled)
     rows = torch.cat((positives, negatives))
     return MatchedAnchors(
@@ -145,8 +145,13 @@ def _rpn_assigned(sampled: tuple[list[Tensor], list[Tensor]], box_targets: Seque
     )
 
 
-def _roi_assigned(labels: Tensor, box_targets: Tensor) -> MatchedAnchors:
-    """Every proposal that was kept for training: its label, 0 for the background, and the deltas of its object."""
+def _roi_matched(labels: Tensor, box_targets: Tensor) -> MatchedAnchors:
+    """The sampled proposals.
+
+    Args:
+        labels: (n,) int64, 0 for the background.
+        box_targets: (n, 4), the deltas of each proposal's object.
+    """
     positives = torch.where(labels > 0)[0]
     return MatchedAnchors(
         rows=torch.arange(len(labels), device=labels.device),

@@ -1,4 +1,4 @@
-"""The outputs of torchvision's one-stage detectors, RetinaNet, FCOS and SSD: ``anchors``, and FCOS's ``centerness``."""
+"""The head outputs of torchvision's RetinaNet, FCOS and SSD: ``anchors``, and FCOS's ``centerness``."""
 
 from __future__ import annotations
 
@@ -16,53 +16,53 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 
 from eyas.detectors.head_checks import check_anchors
-from eyas.detectors.torchvision.recording import Call, recording
+from eyas.detectors.torchvision.call_recorder import Call, record_call
 from eyas.types import HeadOutput, HeadOutputs, MatchedAnchors
 
 OneStage: TypeAlias = RetinaNet | FCOS | SSD
 
 
 def head_names(network: OneStage) -> tuple[str, ...]:
-    """The heads of a one-stage detector."""
+    """The names of a one-stage detector's heads."""
     return ("anchors", "centerness") if isinstance(network, FCOS) else ("anchors",)
 
 
 @contextmanager
-def loss_call(network: OneStage) -> Iterator[Call]:
-    """Records one training pass of the network inside the context, for `training_response`.
+def record_loss(network: OneStage) -> Iterator[Call]:
+    """Records one training pass of the network inside the context, for `training_head_outputs`.
 
-    All three compute their losses in a ``compute_loss(targets, head_outputs, anchors, matched_idxs)`` once anchors are
-    matched: SSD's is the network's own, the others' their head's.
+    All three compute their losses in ``compute_loss(targets, head_outputs, anchors, matched_idxs)``: a method of the
+    network in SSD, of its head in the others.
     """
     owner = network if isinstance(network, SSD) else network.head
-    with recording(owner, "compute_loss") as call:
+    with record_call(owner, "compute_loss") as call:
         yield call
 
 
-def training_response(network: OneStage, call: Call) -> HeadOutputs:
-    """Every head with what it was trained on in a recorded pass."""
-    targets, outputs, anchors, matched = call.arguments
-    counted = _assigned(network, targets, outputs["cls_logits"].detach(), anchors, torch.stack(list(matched)))
+def training_head_outputs(network: OneStage, call: Call) -> HeadOutputs:
+    """Every head of a recorded pass with its matched anchors."""
+    targets, outputs, anchors, owners = call.arguments
+    matched = _matched(network, targets, outputs["cls_logits"].detach(), anchors, torch.stack(list(owners)))
     heads = _outputs(network, outputs, anchors)
-    heads["anchors"] = replace(heads["anchors"], matched=counted)
+    heads["anchors"] = replace(heads["anchors"], matched=matched)
     if "centerness" in heads:
-        heads["centerness"] = replace(heads["centerness"], matched=_centerness_assigned(counted))
+        heads["centerness"] = replace(heads["centerness"], matched=_centerness_matched(matched))
     return HeadOutputs(heads)
 
 
 def score_boxes(
     network: OneStage, batch: ImageList, maps: Mapping[str, Tensor], boxes: Mapping[str, Sequence[Tensor]]
 ) -> HeadOutputs:
-    """The heads that ``boxes`` names.
+    """The outputs for given boxes of the heads that ``boxes`` names.
 
     Args:
         network: in evaluation mode.
         batch: normalised and padded images.
-        maps: the backbone's, by level.
+        maps: of the backbone, by level.
         boxes: head name -> for each image (n, 4) xyxy, which must be the network's own anchors.
 
     Raises:
-        EyasError: other anchors.
+        EyasError: anchors that are not the network's own.
     """
     if not boxes:
         return HeadOutputs()
@@ -93,29 +93,37 @@ def _outputs(network: OneStage, outputs: Mapping[str, Tensor], anchors: Sequence
     return heads
 
 
-def _assigned(
+def _matched(
     network: OneStage,
     targets: Sequence[Mapping[str, Tensor]],
     logits: Tensor,
     anchors: Sequence[Tensor],
-    matched: Tensor,
+    owners: Tensor,
 ) -> MatchedAnchors:
-    """What the losses count: logits (batch, A, C), matched (batch, A) with an object's index or a negative number."""
-    positives = torch.where(matched.flatten() >= 0)[0]
-    objects = [target["boxes"][match[match >= 0]] for target, match in zip(targets, matched, strict=True)]
+    """The rows that the losses count.
+
+    Args:
+        network: the detector.
+        targets: of each image.
+        logits: (batch, A, C).
+        anchors: of each image, (A, 4) xyxy.
+        owners: (batch, A) int64, the index of the anchor's object, or negative: torchvision's ``matched_idxs``.
+    """
+    positives = torch.where(owners.flatten() >= 0)[0]
+    objects = [target["boxes"][owner[owner >= 0]] for target, owner in zip(targets, owners, strict=True)]
     return MatchedAnchors(
-        rows=_class_rows(network, targets, logits, matched),
+        rows=_class_rows(network, targets, logits, owners),
         positives=positives,
         slots=torch.zeros_like(positives),
         box_targets=_encode(network, torch.cat(objects), torch.cat(list(anchors))[positives]),
-        divisor=_divisor(network, matched),
+        divisor=_divisor(network, owners),
         class_loss="classification",
         box_loss="bbox_regression",
     )
 
 
-def _centerness_assigned(matched: MatchedAnchors) -> MatchedAnchors:
-    """FCOS trains the centerness where it trains boxes, and divides all its losses by the same number."""
+def _centerness_matched(matched: MatchedAnchors) -> MatchedAnchors:
+    """FCOS trains the centerness on the rows of its box loss, and divides all its losses by one number."""
     none = matched.positives[:0]
     return replace(
         matched,
@@ -128,37 +136,37 @@ def _centerness_assigned(matched: MatchedAnchors) -> MatchedAnchors:
     )
 
 
-def _class_rows(network: OneStage, targets: Sequence[Mapping[str, Tensor]], logits: Tensor, matched: Tensor) -> Tensor:
+def _class_rows(network: OneStage, targets: Sequence[Mapping[str, Tensor]], logits: Tensor, owners: Tensor) -> Tensor:
     if isinstance(network, SSD):
-        return torch.cat([torch.where(chosen.flatten())[0] for chosen in _mined(network, targets, logits, matched)])
+        return torch.cat([torch.where(chosen.flatten())[0] for chosen in _mined(network, targets, logits, owners)])
     # FCOS has no anchors between thresholds.
-    return torch.where(matched.flatten() != Matcher.BETWEEN_THRESHOLDS)[0]
+    return torch.where(owners.flatten() != Matcher.BETWEEN_THRESHOLDS)[0]
 
 
 def _mined(
-    network: SSD, targets: Sequence[Mapping[str, Tensor]], logits: Tensor, matched: Tensor
+    network: SSD, targets: Sequence[Mapping[str, Tensor]], logits: Tensor, owners: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """SSD's positives and its hard negatives, each (batch, A) bool: those of the highest loss, image by image.
+    """SSD's positives and hard negatives, each (batch, A) bool. Those are the negatives of highest loss in each image.
 
-    The rule and its operations are those of torchvision's ``SSD.compute_loss``, which gives away none of its choice.
-    With more positives than negatives to be had, it counts positives among the negatives too; so does this.
+    Repeats the operations of torchvision's ``SSD.compute_loss``, which does not expose its choice. Like it, this
+    counts positives among the negatives where an image has too few negatives.
     """
-    positive = matched >= 0
-    labels = torch.zeros_like(matched)
-    for label, match, chosen, target in zip(labels, matched, positive, targets, strict=True):
-        label[chosen] = target["labels"][match[chosen]]
+    positive = owners >= 0
+    labels = torch.zeros_like(owners)
+    for label, owner, chosen, target in zip(labels, owners, positive, targets, strict=True):
+        label[chosen] = target["labels"][owner[chosen]]
     loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
     order = loss.masked_fill(positive, -torch.inf).sort(1, descending=True)[1]
     return positive, order.sort(1)[1] < network.neg_to_pos_ratio * positive.sum(1, keepdim=True)
 
 
-def _divisor(network: OneStage, matched: Tensor) -> Tensor:
+def _divisor(network: OneStage, owners: Tensor) -> Tensor:
     """SSD and FCOS divide by the positives of the batch, at least 1.
 
-    RetinaNet divides each image's sum by its own positives, at least 1, and averages over images, which no one number
-    can express. Given here is the sum over the images of those numbers: the same wherever images have equally many.
+    RetinaNet divides each image's sum by its own positives, at least 1, and averages over images. No single divisor
+    does that; the sum of those numbers over the images does where they are equal.
     """
-    counts = (matched >= 0).sum(1)
+    counts = (owners >= 0).sum(1)
     if isinstance(network, RetinaNet):
         return counts.clamp(min=1).sum().float()
     return counts.sum().clamp(min=1).float()
@@ -166,7 +174,7 @@ def _divisor(network: OneStage, matched: Tensor) -> Tensor:
 
 def _encode(network: OneStage, objects: Tensor, anchors: Tensor) -> Tensor:
     coder = network.box_coder
-    if isinstance(coder, BoxLinearCoder):  # which names its arguments the other way round
+    if isinstance(coder, BoxLinearCoder):  # its arguments are in the opposite order
         targets: Tensor = coder.encode(anchors, objects)
     else:
         targets = coder.encode_single(objects, anchors)

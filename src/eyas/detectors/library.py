@@ -1,0 +1,56 @@
+"""A detector library as the rest of Eyas sees it: the builders of its models and, if any, its own file format."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from eyas.types import Detector
+
+
+class NativeFormat(Protocol):
+    """The format in which a library saves its detectors, so that they are used without a run folder of Eyas.
+
+    A name is what a user types as a teacher: a folder, or an id on the library's hub.
+    """
+
+    def recognises(self, name: str) -> bool:
+        """Whether the name is a folder of this format or an id on the library's hub."""
+        ...
+
+    def open(self, name: str) -> Detector:
+        """The detector in evaluation mode on the CPU. Raises EyasError when there is none."""
+        ...
+
+    def files(self, folder: Path) -> list[Path]:
+        """The files that tell one saved detector from another, in a fixed order; none if the weights are on a hub."""
+        ...
+
+
+@dataclass(frozen=True)
+class Library:
+    """One detector library. Creating it imports nothing; its builders import the library.
+
+    Attributes:
+        adapter: "module:class" of its detectors.
+        builders: model name -> "module:function" that builds the detector from its classes and keyword arguments.
+        backbones: the backbones a builder takes, in words, for the error of a missing one.
+        meta_device: whether its builders work under ``torch.device("meta")``, where a model takes no memory. A run's
+            description is built there first, to refuse one that asks for far more than its weights.
+        native: the library's own file format.
+    """
+
+    adapter: str
+    builders: Mapping[str, str]
+    backbones: Callable[[], str] = str
+    meta_device: bool = True
+    native: NativeFormat | None = None
+
+
+def imported(path: str) -> Any:
+    """The object that "module:name" names."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -20,11 +20,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from eyas.data.formats.records import build_record
 from eyas.detectors import build
 from eyas.distillation.distiller import Distiller
 from eyas.methods import FGFI, BoxMask, Chen2017, FitNets, LevelPair, Method, RoIMimic, Vanilla
 from eyas.training.finite import FiniteLosses
-from eyas.types import Detector, EyasError, Level, Record, Target, View
+from eyas.types import Detector, EyasError, Level, Target, View
 from faults import command_line
 
 SIZE = (96, 128)
@@ -147,10 +148,7 @@ def huge(name: str, precision: str, scale: float, seed: int = 0) -> tuple[str, s
     loss.backward()
     parameters = [*method.parameters(), first.features[0]]
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    records = [
-        Record(f"image{n}", Path(), SIZE[1], SIZE[0], NONE, NONE[:, 0].long(), NONE, NONE[:, 0].long())
-        for n in range(4)
-    ]
+    records = [build_record(f"image{n}", Path(), (SIZE[1], SIZE[0]), [], Path())[0] for n in range(4)]
     finite = FiniteLosses(records, every=1)
     images: list[Target] = [{**target, "index": index} for index, target in zip((2, 3), usual, strict=True)]
     try:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from eyas.data import DataSource, read
 from eyas.data.images import decode
@@ -116,19 +116,19 @@ def judge(source: DataSource, touched: set[str], fault: str, lists: bool) -> str
     """
     harmless = fault in {change.__name__ for change in dirty_data.HARMLESS}
     for record in source.records:
-        sides = torch.tensor([record.width, record.height]).repeat(2)
+        sides = np.array([record.width, record.height] * 2)
         for boxes in (record.boxes, record.ignore):
-            if not bool(torch.isfinite(boxes).all() & (boxes >= 0).all() & (boxes <= sides).all()):
+            if not (np.isfinite(boxes).all() and (boxes >= 0).all() and (boxes <= sides).all()):
                 return f"{record.image_id}: boxes outside the image: {boxes.tolist()}"
-            if not bool((boxes[:, 2:] > boxes[:, :2]).all()):
+            if not (boxes[:, 2:] > boxes[:, :2]).all():
                 return f"{record.image_id}: boxes without area: {boxes.tolist()}"
-        if len(record.labels) != len(record.boxes) or not bool((record.labels < len(source.classes)).all()):
+        if len(record.labels) != len(record.boxes) or not (record.labels < len(source.classes)).all():
             return f"{record.image_id}: labels {record.labels.tolist()}"
         if harmless or (record.path.stem not in touched and not lists):
             written = dirty_data.boxes_of(int(record.path.stem))
-            boxes = torch.tensor([box for _, box in written], dtype=torch.float32)
+            boxes = np.array([box for _, box in written], dtype=np.float32)
             labels = [source.classes.index(name) for name, _ in written]
-            same = boxes.shape == record.boxes.shape and torch.allclose(boxes, record.boxes, atol=1e-4)
+            same = boxes.shape == record.boxes.shape and np.allclose(boxes, record.boxes, atol=1e-4)
             if not same or labels != record.labels.tolist():
                 return f"{record.image_id}: other boxes than written: {record.boxes.tolist()}"
     if harmless and len(source.records) != dirty_data.IMAGES:

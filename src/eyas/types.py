@@ -31,7 +31,7 @@ class EyasError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One image of a data set and its annotations, in the frame of the image file.
+    """One image of a data set and its annotations, in the frame of the image file. Arrays are numpy's.
 
     Attributes:
         image_id: the image's name in predictions, messages and reports, unique in the data set.
@@ -43,19 +43,19 @@ class Record:
         ignore: (m, 4) float32, xyxy: crowd, difficult, DontCare. Losses, masks and recall leave them out, and
             detections on them are not false positives.
         ignore_labels: (m,) int64: the one class an ignore region applies to, or -1 for every class.
-        attributes: more per object, each (n,): ``area`` (square pixels, COCO's segment area), ``truncated`` in [0, 1]
-            and ``occluded`` in {0, 1, 2, 3} (KITTI). Absent where the format has none.
+        attributes: more per object, each (n,) float32: ``area`` (square pixels, COCO's segment area), ``truncated`` in
+            [0, 1] and ``occluded`` in {0, 1, 2, 3} (KITTI). Empty where the format has none.
     """
 
     image_id: str
     path: Path
     width: int
     height: int
-    boxes: Tensor
-    labels: Tensor
-    ignore: Tensor
-    ignore_labels: Tensor
-    attributes: Mapping[str, Tensor] = field(default_factory=dict)
+    boxes: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    ignore: npt.NDArray[np.float32]
+    ignore_labels: npt.NDArray[np.int64]
+    attributes: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
 
 class Target(TypedDict):

@@ -27,6 +27,7 @@ from eyas.cache.store import (
 )
 from eyas.cache.teacher import CachedTeacher, TeacherSummary
 from eyas.data import Augmentation, Resize, train_transform
+from eyas.data.formats.records import Annotation, build_record
 from eyas.distillation.distiller import Distiller
 from eyas.methods import FGFI, BoxMask, Chen2017, FitNets, RoIMimic, Vanilla
 from eyas.methods.imitation import TeacherTargets, gather
@@ -207,9 +208,17 @@ def test_writers_never_share_a_file_and_readers_see_all(tmp_path: Path) -> None:
 
 
 def record(path: Path) -> Record:
-    boxes = torch.tensor([[1.0, 2, 30, 40]])
-    labels, none = torch.tensor([0]), torch.zeros(0, dtype=torch.int64)
-    return Record("a", path, 64, 48, boxes, labels, torch.zeros(0, 4), none)
+    boxes = np.array([[1, 2, 30, 40]], np.float32)
+    return Record("a", path, 64, 48, boxes, np.array([0]), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+
+
+def test_the_digest_of_an_image_stays_that_of_earlier_versions(tmp_path: Path) -> None:
+    """Or no cache would be found again."""
+    path = tmp_path / "a.png"
+    path.write_bytes(b"pixels")
+    cat = Annotation((1, 2, 30.3, 40), 1, attributes={"area": 7.7, "occluded": 2.0})
+    annotated, _ = build_record("a", path, (64, 48), [cat, Annotation((0, 0, 9, 9), -1, ignore=True)], path)
+    assert image_digest(annotated).hex() == "060c2512b47b6c77ba3eb764449f9f98ac13bcc260f7ca9006b8f359edfe5d41"
 
 
 def test_a_key_depends_on_bytes_boxes_and_variant(tmp_path: Path) -> None:
@@ -217,12 +226,12 @@ def test_a_key_depends_on_bytes_boxes_and_variant(tmp_path: Path) -> None:
     path.write_bytes(b"pixels")
     before = record(path)
     keys = {record_key(image_digest(before), variant) for variant in (0, 1)}
-    moved = before.boxes + torch.tensor([0.0, 0, 0, 1e-4])
+    moved = before.boxes + np.array([0, 0, 0, 1e-4], np.float32)
     others = [
         replace(before, boxes=moved),
-        replace(before, boxes=before.boxes.repeat(2, 1), labels=torch.tensor([0, 0])),
-        replace(before, labels=torch.tensor([1])),
-        replace(before, ignore=before.boxes, ignore_labels=torch.tensor([0])),
+        replace(before, boxes=before.boxes.repeat(2, axis=0), labels=np.array([0, 0])),
+        replace(before, labels=np.array([1])),
+        replace(before, ignore=before.boxes, ignore_labels=np.array([0])),
         replace(before, width=63),
     ]
     keys |= {record_key(image_digest(other), 0) for other in others}

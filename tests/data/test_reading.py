@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from eyas.data import read
 from eyas.types import EyasError
+from helpers.tiny import write_squares
 
 
 def test_nothing_recognised_lists_what_was_looked_for(tmp_path):
@@ -34,3 +38,17 @@ def test_bad_options(tmp_path):
         read(tmp_path, "train", classes=["a", "a"])
     with pytest.raises(EyasError, match="at least one, got: none"):
         read(tmp_path, "train", classes=[])
+
+
+def test_annotations_are_read_without_torch(tmp_path):
+    """Which takes seconds to import, and `eyas data` would wait for it."""
+    write_squares(tmp_path)
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "sys.modules['torch'] = sys.modules['torchvision'] = None\n"
+        "from eyas.data import read, report\n"
+        f"print(report(read(Path({str(tmp_path)!r}), 'train')))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.stderr == "" and "8 images (0 without objects)" in ran.stdout

@@ -61,10 +61,10 @@ def test_build_record_parts_objects_from_ignore_regions_and_lists_problems_with_
     assert [str(p) for p in problems] == ["labels.txt:8: dog (9, 2, 3, 4) has swapped corners; dropped"]
 
 
-def test_a_record_without_boxes_has_tensors_of_the_right_shape():
+def test_a_record_without_boxes_has_arrays_of_the_right_shape():
     record = record_of(Path("a.png"), (20, 10))
     assert record.boxes.shape == record.ignore.shape == (0, 4)
-    assert record.labels.dtype == record.ignore_labels.dtype == torch.int64
+    assert record.labels.dtype == record.ignore_labels.dtype == np.int64
 
 
 def test_read_ids_takes_the_first_word_and_refuses_repetition(tmp_path):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from eyas import FGFI, Chen2017, Distiller, FitNets
 from eyas.__main__ import main
-from eyas.data.transforms import Resize
+from eyas.data.options import Resize
 from eyas.detectors import build
 from eyas.distillation.pairing import pair_levels
 from eyas.distillation.teacher_scale import resize_for_student

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from eyas.evaluation import voc
 from eyas.evaluation.errors import JudgedImage, confusions, judge, ranked, totals
 from eyas.evaluation.precision_recall import curve, curves, mean_curve
 from eyas.types import Prediction, Record
+from helpers.evaluation_cases import make_record
 
 Box = tuple[float, float, float, float]
 A: Box = (0, 0, 10, 10)
@@ -22,12 +22,8 @@ FAR: Box = (200, 200, 210, 210)
 
 
 def record(*objects: tuple[Box, int], ignore: tuple[tuple[Box, int], ...] = ()) -> Record:
-    boxes, labels = torch.tensor([box for box, _ in objects]), torch.tensor([label for _, label in objects])
-    regions, concerned = torch.tensor([box for box, _ in ignore]), torch.tensor([label for _, label in ignore])
-    return Record(
-        "1", Path("1.png"), 300, 300, boxes.view(-1, 4).float(), labels.long(), regions.view(-1, 4).float(),
-        concerned.long(),
-    )  # fmt: skip
+    (boxes, labels), (regions, concerned) = (([b for b, _ in rows], [k for _, k in rows]) for rows in (objects, ignore))
+    return make_record(boxes, labels, regions, concerned)
 
 
 def found(*rows: tuple[Box, int, float]) -> Prediction:

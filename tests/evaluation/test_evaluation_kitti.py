@@ -67,8 +67,8 @@ def naive(records: list[Record], predictions: list[Prediction], label: int, leve
     images, objects, minimum = [], 0, (0.7, 0.5, 0.5)[label]
     for record, prediction in zip(records, predictions, strict=True):
         truth = []
-        for i in torch.nonzero(record.labels == label).flatten().tolist():
-            box = record.boxes[i].double().numpy()
+        for i in np.flatnonzero(record.labels == label):
+            box = record.boxes[i].astype(float)
             counts = (
                 box[3] - box[1] > HEIGHT[level]
                 and record.attributes["occluded"][i] <= OCCLUSION[level]
@@ -76,11 +76,11 @@ def naive(records: list[Record], predictions: list[Prediction], label: int, leve
             )
             objects += bool(counts)
             truth.append((box, counts))
-        truth += [(box.double().numpy(), False) for box in record.ignore[record.ignore_labels == label]]
+        truth += [(box.astype(float), False) for box in record.ignore[record.ignore_labels == label]]
         images.append(
             {
                 "truth": truth,
-                "dont_care": [box.double().numpy() for box in record.ignore[record.ignore_labels == -1]],
+                "dont_care": [box.astype(float) for box in record.ignore[record.ignore_labels == -1]],
                 "scores": prediction["scores"].tolist(),
                 "found": [
                     (box.double().numpy(), kind == label)

@@ -35,10 +35,10 @@ def naive(records: list[Record], predictions: list[Prediction], label: int) -> t
     shift = np.array([1, 1, 0, 0])
     queue, truth, objects = [], [], 0
     for i, (record, prediction) in enumerate(zip(records, predictions, strict=True)):
-        mine = [(box + shift, False) for box in record.boxes[record.labels == label].double().numpy()]
+        mine = [(box + shift, False) for box in record.boxes[record.labels == label].astype(float)]
         objects += len(mine)
         for of in (label, -1):
-            mine += [(box + shift, True) for box in record.ignore[record.ignore_labels == of].double().numpy()]
+            mine += [(box + shift, True) for box in record.ignore[record.ignore_labels == of].astype(float)]
         truth.append(mine)
         for box, confidence, kind in zip(*(prediction[k] for k in ("boxes", "scores", "labels")), strict=True):
             if kind == label:

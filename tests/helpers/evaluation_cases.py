@@ -11,14 +11,14 @@ from eyas.types import Prediction, Record
 
 
 def make_record(
-    boxes=(), labels=(), ignore=(), ignore_labels=(), *, image_id: str = "a", **attributes: torch.Tensor
+    boxes=(), labels=(), ignore=(), ignore_labels=(), *, image_id: str = "a", **attributes: np.ndarray
 ) -> Record:
-    def tensor(rows) -> torch.Tensor:
-        return torch.as_tensor(np.asarray(rows, dtype=np.float32)).reshape(-1, 4)
+    def rows(values) -> np.ndarray:
+        return np.array(values, dtype=np.float32).reshape(-1, 4)
 
     return Record(
-        image_id, Path("a.png"), 400, 300, tensor(boxes), torch.tensor(labels, dtype=torch.int64),
-        tensor(ignore), torch.tensor(ignore_labels, dtype=torch.int64), attributes,
+        image_id, Path("a.png"), 400, 300, rows(boxes), np.array(labels, dtype=np.int64),
+        rows(ignore), np.array(ignore_labels, dtype=np.int64), attributes,
     )  # fmt: skip
 
 
@@ -45,11 +45,11 @@ def random_case(
         count, regions = generator.integers(0, 8), generator.integers(0, 3)
         boxes, ignore = random_boxes(generator, count), random_boxes(generator, regions)
         extra = {
-            "occluded": torch.from_numpy(generator.integers(0, 4, count)).float(),
-            "truncated": torch.from_numpy(generator.choice([0, 0, 0.15, 0.16, 0.3, 0.5, 0.51], count)).float(),
+            "occluded": generator.integers(0, 4, count).astype(np.float32),
+            "truncated": generator.choice([0, 0, 0.15, 0.16, 0.3, 0.5, 0.51], count).astype(np.float32),
         }
         if area:
-            extra["area"] = torch.from_numpy(generator.uniform(0.3, 1, count) * np.prod(boxes[:, 2:] - boxes[:, :2], 1))
+            extra["area"] = generator.uniform(0.3, 1, count) * np.prod(boxes[:, 2:] - boxes[:, :2], 1)
         records.append(
             make_record(
                 boxes, generator.integers(0, classes, count), ignore, generator.integers(-1, classes, regions),
@@ -60,7 +60,7 @@ def random_case(
         shaken = near + generator.normal(0, 0.06, near.shape) * (near[:, 2:] - near[:, :2]).repeat(2, axis=1)
         shaken[:, 2:] = np.maximum(shaken[:, 2:], shaken[:, :2] + 1)
         found = np.concatenate((shaken, random_boxes(generator, generator.integers(0, 5) + crowded)))
-        labels = np.concatenate((np.tile(records[-1].labels.numpy(), 2), np.zeros(len(found) - 2 * count)))
+        labels = np.concatenate((np.tile(records[-1].labels, 2), np.zeros(len(found) - 2 * count)))
         changed = generator.random(len(found)) < 0.15
         labels[changed] = generator.integers(0, classes, changed.sum())
         # Scores on a coarse grid, so that equal scores occur.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,10 +18,10 @@ RECORDS = [
         path=Path("none"),
         width=8,
         height=8,
-        boxes=torch.zeros(0, 4),
-        labels=torch.zeros(0, dtype=torch.int64),
-        ignore=torch.zeros(0, 4),
-        ignore_labels=torch.zeros(0, dtype=torch.int64),
+        boxes=np.zeros((0, 4), np.float32),
+        labels=np.zeros(0, np.int64),
+        ignore=np.zeros((0, 4), np.float32),
+        ignore_labels=np.zeros(0, np.int64),
     )
     for i in range(4)
 ]

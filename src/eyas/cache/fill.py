@@ -16,7 +16,7 @@ from eyas.args import DataArgs
 from eyas.cache.store import CacheSize, TeacherCache
 from eyas.cache.teacher import ImageVariant
 from eyas.data import Augmentation, DataSource, DetectionDataset, collate, train_transform
-from eyas.data.dataset import Draw, Sample
+from eyas.data.dataset import Draw, Sample, ground_truth
 from eyas.data.transforms import Transform
 from eyas.data.workers import WorkerProgress, name_failed_images, with_timeout, worker_options
 from eyas.methods.imitation import FeatureImitation
@@ -142,7 +142,7 @@ class CacheFiller:
         index, variant = image
         record = self.source.records[index]
         blank = torch.empty(3, record.height, record.width, dtype=torch.uint8, device="meta")
-        pixels, target = self._transforms()[variant](blank, {"boxes": record.boxes, "labels": record.labels})
+        pixels, target = self._transforms()[variant](blank, ground_truth(record))
         return (pixels.shape[-2], pixels.shape[-1]), target
 
     def _map_sizes(self, size: Size) -> list[torch.Size]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -233,9 +234,9 @@ def image_digest(record: Record) -> bytes:
     except OSError as error:
         raise EyasError(f"{record.path}: cannot be read ({error}); restore it, or remove its annotations") from error
     digest = hashlib.sha256(pixels + f"{record.width}x{record.height}".encode())
-    attributes = [record.attributes[name] for name in sorted(record.attributes)]
-    for values in (record.boxes, record.labels, record.ignore, record.ignore_labels, *attributes):
-        digest.update(f"|{len(values)}:".encode() + values.contiguous().numpy().tobytes())
+    arrays: list[npt.NDArray[Any]] = [record.boxes, record.labels, record.ignore, record.ignore_labels]
+    for values in (*arrays, *(record.attributes[name] for name in sorted(record.attributes))):
+        digest.update(f"|{len(values)}:".encode() + values.tobytes())
     return digest.digest()
 
 

@@ -15,15 +15,15 @@ def data(
     images: bool = False,
     model: Path | None = None,
 ) -> None:
-    """Say what is in a data set, and every box or record that would be dropped, with file and line.
+    """Print what a data set holds, and every box or record that is dropped, with file and line.
 
     Args:
         path: folder of a data set.
-        split: the splits to look at; train and val when left out.
+        split: the splits to read; train and val when left out.
         format: coco, voc, kitti or yolo; recognised from the folder when left out.
         classes: class names in label order; taken from the data set when left out.
-        images: also decode every image, and list those that a training would stop at.
-        model: run folder of a detector, whose anchors are then compared with the boxes in its input.
+        images: also decode every image, and list those that would stop a training.
+        model: run folder of a detector, to compare its anchors with the boxes at its input size.
     """
     from eyas.data import check_images, read, report
 

@@ -101,7 +101,7 @@ def packages() -> Iterator[Check]:
 
 
 def extras() -> Iterator[tuple[str, str, str, str]]:
-    """Of each extra: its name, its version or "missing", what it is for, and how to install it where it is missing."""
+    """Each extra: its name, its version or "missing", its purpose, and how to install it if it is missing."""
     for extra, (purpose, names) in EXTRAS.items():
         versions = [_version(name) for name in names]
         missing = None in versions

@@ -22,7 +22,7 @@ from eyas.tools.signals import Stopped, stopped_by_sigterm
 PATIENCE = 10.0
 """Seconds that the other processes have to end by themselves when one has failed."""
 SAVING = 120.0
-"""Seconds that all have to end the step in hand and save, when this process is interrupted or terminated."""
+"""Seconds for all processes to end the current step and save, when this process is interrupted or terminated."""
 POLL = 0.1
 INTERRUPTED = 130
 """The status of a command that Ctrl-C has stopped."""

@@ -32,6 +32,7 @@ def predict(
     import torch
 
     from eyas.data import eval_transform, to_record_frame
+    from eyas.data.dataset import ground_truth
     from eyas.data.images import decode
     from eyas.evaluation.predict import on_cpu
     from eyas.export.exported import open_detector
@@ -51,7 +52,7 @@ def predict(
         for path, drawn in drawings.items():
             record = unlabelled(path)
             image = decode(record)
-            pixels, _ = transform(image, {"boxes": record.boxes, "labels": record.labels})
+            pixels, _ = transform(image, ground_truth(record))
             found = on_cpu(detector.predict(as_float(pixels[None].to(where)))[0])
             found = to_record_frame(found, record, (pixels.shape[-2], pixels.shape[-1]))
             entries += as_json(record, found, detector.classes)
@@ -95,12 +96,12 @@ def drawings_of(paths: Sequence[Path], root: Path, out: Path) -> dict[Path, Path
 
 def unlabelled(path: Path) -> Record:
     """A record for an image that has no annotations."""
-    import torch
+    import numpy as np
 
     from eyas.data.images import image_size
 
     width, height = image_size(path)
-    boxes, labels = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    boxes, labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
     return Record(path.stem, path, width, height, boxes, labels, boxes, labels)
 
 

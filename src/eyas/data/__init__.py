@@ -36,7 +36,7 @@ __all__ = [
     "write_coco",
 ]
 
-NEED_TORCH = {
+HOMES = {
     "dataset": ("DetectionDataset", "collate", "loader", "to_record_frame"),
     "formats.coco": ("write_coco",),
     "formats.records": ("DataSource", "Problem"),
@@ -45,12 +45,12 @@ NEED_TORCH = {
     "summary": ("check_images", "report"),
     "transforms": ("eval_transform", "train_transform"),
 }
-"""The modules that import torch, and what they export here. Each is imported when a name of its is first used."""
+"""Module -> its names here. Each is imported when first used, so that annotations are read without importing torch."""
 
-if not TYPE_CHECKING:  # or mypy would take every name for one of this package
+if not TYPE_CHECKING:  # or mypy would accept every name
 
     def __getattr__(name: str) -> object:
-        for module, names in NEED_TORCH.items():
+        for module, names in HOMES.items():
             if name in names:
                 return getattr(import_module(f"{__name__}.{module}"), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

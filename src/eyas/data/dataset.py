@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,21 +26,21 @@ Sample = tuple[Tensor, Target]
 class Draw(NamedTuple):
     """A record and the one augmentation of it that belongs to a seed and an epoch."""
 
-    index: int  # type: ignore[assignment]  # hides a method of tuples that nobody calls here
+    index: int  # type: ignore[assignment]  # hides a method of tuples that is not called here
     epoch: int
     seed: int
 
 
 class DetectionDataset(Dataset[Sample]):
-    """The records of a source, decoded and transformed when they are asked for.
+    """The records of a source, decoded and transformed on access.
 
     ``dataset[i]`` augments with torch's default generator, as torchvision's own data sets do. ``dataset[Draw(i, epoch,
     seed)]`` always gives the same sample and leaves the generator as it was.
 
     Attributes:
         source: the records.
-        transform: what is done to them.
-        worker_progress: where workers say what they have in hand, see `eyas.data.workers`.
+        transform: turns an image and its target into the network's input.
+        worker_progress: where workers note what they are decoding, see `eyas.data.workers`.
     """
 
     def __init__(self, source: DataSource, transform: Transform, worker_progress: WorkerProgress | None = None) -> None:
@@ -65,35 +64,27 @@ class DetectionDataset(Dataset[Sample]):
         finally:
             generator.set_state(before)
 
-    def __reduce__(self) -> tuple[object, ...]:
-        # Where workers are spawned, not forked, torch would hand over every tensor as an open file, some thousands.
-        return _rebuild, (_changed(self.source, Tensor.numpy), self.transform, self.worker_progress)
-
     def _sample(self, index: int) -> Sample:
         record = self.source.records[index]
-        target: Target = {"boxes": record.boxes, "labels": record.labels, "ignore": record.ignore}
         with nullcontext() if self.worker_progress is None else self.worker_progress.at(index):
-            image, target = self.transform(decode(record), target)
+            image, target = self.transform(decode(record), ground_truth(record))
         return image, {**target, "index": index, "size": (image.shape[-2], image.shape[-1])}
 
 
-def _rebuild(source: DataSource, transform: Transform, worker_progress: WorkerProgress | None) -> DetectionDataset:
-    return DetectionDataset(_changed(source, torch.from_numpy), transform, worker_progress)
+def ground_truth(record: Record) -> Target:
+    """The boxes, labels and ignore regions of a record as tensors, in the frame of the image file.
 
-
-def _changed(source: DataSource, change: Callable[[Any], Any]) -> DataSource:
-    """The source with all its tensors as arrays, or the reverse."""
-    return replace(source, records=tuple(_record(record, change) for record in source.records))
-
-
-def _record(record: Record, change: Callable[[Any], Any]) -> Record:
-    names = ("boxes", "labels", "ignore", "ignore_labels")
-    attributes = {name: change(values) for name, values in record.attributes.items()}
-    return replace(record, **{name: change(getattr(record, name)) for name in names}, attributes=attributes)
+    They share the record's memory: a transform makes new ones.
+    """
+    return {
+        "boxes": torch.from_numpy(record.boxes),
+        "labels": torch.from_numpy(record.labels),
+        "ignore": torch.from_numpy(record.ignore),
+    }
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, list[Target]]:
-    """Samples to (B, 3, H, W) images, padded right and bottom to the largest of the batch, and their targets."""
+    """Stack samples to (B, 3, H, W) images, padded right and bottom to the largest of the batch, and their targets."""
     images = [image for image, _ in samples]
     height = max(image.shape[-2] for image in images)
     width = max(image.shape[-1] for image in images)
@@ -106,11 +97,11 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, list[Target]]:
 
 
 def to_record_frame(prediction: Prediction, record: Record, size: Size) -> Prediction:
-    """Detections from the network's frame to the frame of the image file, clipped to it.
+    """Scale detections from the network's frame to the frame of the image file, and clip them to it.
 
     Args:
         prediction: boxes in pixels of the network's input.
-        record: the image they were found in.
+        record: the image in which they were found.
         size: (height, width) of the image inside the batch before padding, ``target["size"]``.
     """
     boxes = scale(prediction["boxes"], record.width / size[1], record.height / size[0])
@@ -172,11 +163,14 @@ def loader(
         transform: `train_transform` or `eval_transform`, or your own.
         batch_size: images per batch and process.
         shuffle: a new order every epoch, or the order of the records.
-        workers: processes that decode and transform; 0 does it in this one. Where there is a new order every epoch,
-            they wait for the next one; else they end with the last record.
+        workers: processes that decode and transform; 0 does both in this one. With ``shuffle`` they stay for the next
+            epoch; without it they end after the last record.
         seed: any integer from 0.
         drop_last: leave out a last batch that is not full.
-        worker_timeout: seconds without a batch after which workers are taken to hang; 0 waits for ever.
+        worker_timeout: seconds without a batch after which workers count as hung; 0 waits for ever.
+
+    Raises:
+        EyasError: a number is out of range, or ``drop_last`` leaves no batch.
     """
     if batch_size < 1 or workers < 0 or seed < 0:
         raise EyasError(f"need batch_size >= 1, workers >= 0, seed >= 0; got {batch_size}, {workers}, {seed}")
@@ -191,6 +185,6 @@ def loader(
         drop_last=drop_last,
         persistent_workers=shuffle and workers > 0,
         pin_memory=torch.cuda.is_available(),
-        # Without its own generator the loader would draw the workers' base seed from, and so disturb, the default one.
+        # Its own, or the loader would draw the workers' base seed from the default generator.
         generator=torch.Generator().manual_seed(seed),
     )

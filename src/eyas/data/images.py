@@ -1,8 +1,8 @@
-"""Image files: their size from the header alone, and their pixels when a record is read.
+"""Image files: the size from the header alone, and the pixels.
 
-An image is what its viewer shows: where EXIF says that the camera was turned, the pixels are turned, and the size is
-that of the turned image. An annotation that states the size of the pixels as they are stored was drawn on those, and
-gets those. TIFF files are turned by Pillow itself, always.
+An image is what a viewer shows: the pixels are turned as EXIF says, and the size is that of the turned image. An
+annotation that states the size of the stored pixels was drawn on those, and gets those. Pillow always turns TIFF files
+itself.
 """
 
 from __future__ import annotations
@@ -11,19 +11,22 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+import numpy.typing as npt
 from PIL import Image
-from torch import Tensor
 
 from eyas.types import EyasError, Record
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".JPG", ".JPEG", ".PNG", ".BMP")
-"""What counts as an image file, in the order in which a name without suffix is looked up."""
+"""The suffixes of image files, in the order in which a name without suffix is looked up."""
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000")
-"""Pillow's readers that may look at a file. Its others start programs (PostScript) or are for no photographs."""
+"""Pillow's readers that may open a file. Its others start programs (PostScript) or are not for photographs."""
 
 MAX_PIXELS = 89_478_485
 """Pixels of one image, a quarter of a gigabyte as RGB. A file of some kilobytes can claim far more: a bomb."""
@@ -38,7 +41,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What shows an image of this EXIF orientation upright. Numbers from 5 on swap width and height."""
+"""EXIF orientation -> the turn that shows the image upright. From 5 on, width and height are swapped."""
 
 
 class ImageError(EyasError):
@@ -59,7 +62,14 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def decode(record: Record) -> Tensor:
-    """The pixels of a record, (3, height, width) uint8, RGB, in the frame that its annotation was drawn in.
+    """The pixels of a record as a tensor, (3, height, width) uint8; otherwise as `read_pixels`."""
+    import torch  # here, so that annotations are read without it
+
+    return torch.from_numpy(read_pixels(record)).permute(2, 0, 1)
+
+
+def read_pixels(record: Record) -> npt.NDArray[np.uint8]:
+    """The pixels of a record, (height, width, 3) uint8, RGB, in the frame that its annotation was drawn in.
 
     That frame is the image that a viewer shows; for a record of another size it is the pixels as they are stored. Of
     several frames or pages the first counts, and transparency is left out.
@@ -81,8 +91,7 @@ def decode(record: Record) -> Tensor:
         pixels = _rgb(image)
         if turn is not None and wanted == seen:
             pixels = pixels.transpose(turn)
-        # Not asarray: PyTorch warns of arrays that cannot be written to.
-        return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
+        return np.array(pixels)  # not asarray: PyTorch warns of arrays that cannot be written to
 
 
 def find_image(folder: Path, name: str) -> Path:
@@ -97,10 +106,7 @@ def find_image(folder: Path, name: str) -> Path:
 
 
 def is_file(path: Path) -> bool:
-    """Whether a file can be opened there. False as well for a loop of links, a pipe, and a name that no file can have.
-
-    `Path.is_file` raises for names that are too long.
-    """
+    """Whether this is a regular file. False for a loop of links, a pipe and a too long name (`is_file` raises)."""
     try:
         return path.is_file()
     except OSError:
@@ -108,7 +114,7 @@ def is_file(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder. False as well for a name that no folder can have, for which `Path.is_dir` raises."""
+    """Whether this is a folder. False for a too long name (`Path.is_dir` raises)."""
     try:
         return path.is_dir()
     except OSError:
@@ -117,12 +123,12 @@ def is_folder(path: Path) -> bool:
 
 @contextmanager
 def _opened(path: Path, trouble: str) -> Iterator[Image.Image]:
-    """An image file of one of `FORMATS` and a sane size; whatever goes wrong while it is used is an `ImageError`."""
+    """Open an image of one of `FORMATS` and at most `MAX_PIXELS`. Every error inside becomes an `ImageError`."""
     if not is_file(path):
         raise ImageError(f"{path}: no such image; restore it, or remove its annotations")
     try:
         with warnings.catch_warnings():
-            # Of odd metadata, and of sizes below the limit here. What concerns the pixels is raised.
+            # Warnings of odd metadata, and of sizes below the limit here. Errors in the pixels are raised.
             warnings.filterwarnings("ignore", module="PIL")
             with Image.open(path, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:

@@ -1,6 +1,6 @@
 """Data sets of other libraries as sources, and predictions as another library has them: supervision, torchvision.
 
-supervision is an extra, ``pip install eyas[supervision]``, and is imported only here, when one of these is called.
+supervision is an extra, ``pip install eyas[supervision]``, imported when one of its two functions is called.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def from_supervision(dataset: DetectionDataset, split: str = "train") -> DataSou
         split: what messages call it.
 
     Raises:
-        EyasError: supervision is missing, this is something else or has its images in memory, boxes without a class,
-            an image that cannot be read, or no image at all.
+        EyasError: supervision is missing; another type of data set; images in memory only; boxes without a class; an
+            image that cannot be read; no image at all.
     """
     if not isinstance(dataset, _supervision().DetectionDataset):
         raise EyasError(f"from_supervision takes a supervision.DetectionDataset, not a {type(dataset).__name__}")
@@ -61,7 +61,7 @@ def from_coco_detection(dataset: CocoDetection, split: str = "train") -> DataSou
         split: what messages call it.
 
     Raises:
-        EyasError: this is something else, its annotations are not COCO's, an image is missing, or there is none.
+        EyasError: another type of data set, annotations that are not COCO's, a missing image, or no image at all.
     """
     if not isinstance(dataset, CocoDetection):
         raise EyasError(
@@ -79,7 +79,7 @@ def to_supervision(prediction: Prediction, classes: Sequence[str] | None = None)
     """A prediction as ``supervision.Detections``: (n, 4) xyxy pixels, confidence, class_id.
 
     Args:
-        prediction: of one image, in whichever frame you want to draw or count it.
+        prediction: of one image, in the frame in which you draw or count it.
         classes: the class names in label order; with them ``data["class_name"]`` is set, which annotators show.
 
     Raises:
@@ -99,7 +99,7 @@ def to_supervision(prediction: Prediction, classes: Sequence[str] | None = None)
 
 
 def _annotations(detections: Detections, path: Path) -> list[Annotation]:
-    """What supervision says of one image, not checked yet."""
+    """The annotations of one image, not checked yet."""
     count = len(detections)
     if not count:
         return []

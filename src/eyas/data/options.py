@@ -35,10 +35,10 @@ class Resize:
             raise EyasError(f"resize longer ({self.longer}) must not be less than shorter ({self.shorter})")
 
     def times(self, scale: float) -> Resize:
-        """A size so many times larger.
+        """The same resize to ``scale`` times the size.
 
         Raises:
-            EyasError: no size is given, so that there is nothing to be larger than.
+            EyasError: this resize keeps the size, so there is nothing to scale.
         """
         if scale != 1 and self == Resize():
             raise EyasError("give the student's size by --dataset.resize, which the teacher's is to be larger than")
@@ -100,10 +100,10 @@ class Augmentation:
             raise EyasError(f"augmentation shift must be in [0, 1), got {self.shift}")
 
     def variants(self) -> tuple[int, ...]:
-        """The geometric variants of an image that training sees, see `eyas.types.Target`.
+        """The geometric variants in which training sees an image, see `eyas.types.Target`.
 
         Raises:
-            EyasError: there is no end of them; the message says which options to drop.
+            EyasError: there are infinitely many; the message names the options to drop.
         """
         endless = {
             "scale '[1, 1]'": tuple(self.scale) != (1.0, 1.0),

@@ -1,9 +1,10 @@
-"""Read a data set in whichever format its folder shows."""
+"""Read a data set in the format that its folder shows. A new format is one module and one line in `FORMATS`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from eyas.data.formats import coco, kitti, voc, yolo
 from eyas.data.formats.records import DataSource, Problem, checked
@@ -11,7 +12,26 @@ from eyas.types import EyasError
 
 __all__ = ["DataSource", "Problem", "read"]
 
-FORMATS = {"coco": coco, "voc": voc, "kitti": kitti, "yolo": yolo}
+
+class Format(Protocol):
+    """What a module of `eyas.data.formats` holds.
+
+    Attributes:
+        LAYOUT: the files of a split, for messages, with ``{split}`` in it.
+    """
+
+    LAYOUT: str
+
+    def recognised(self, root: Path) -> bool:
+        """Whether the folder has this layout."""
+        ...
+
+    def read_split(self, root: Path, split: str, classes: Sequence[str] | None) -> DataSource:
+        """Read one split, each image by `formats.records.build_record`, which drops and clips boxes."""
+        ...
+
+
+FORMATS: dict[str, Format] = {"coco": coco, "voc": voc, "kitti": kitti, "yolo": yolo}
 
 
 def read(root: Path, split: str, *, format: str | None = None, classes: Sequence[str] | None = None) -> DataSource:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from eyas.data.formats.records import DataSource, Problem
-from eyas.data.images import decode
+from eyas.data.images import read_pixels
 from eyas.data.options import Resize
-from eyas.ops.anchors import AnchorGrid
-from eyas.ops.boxes import area, scale
 from eyas.types import EyasError, Record, Size
 
-Grids = Callable[[Size], Sequence[AnchorGrid]]
+if TYPE_CHECKING:
+    from eyas.ops.anchors import AnchorGrid
+
+Floats = npt.NDArray[np.float32]
+
+Grids = Callable[[Size], Sequence["AnchorGrid"]]
 """(height, width) of the network's input -> the anchor grids of all levels."""
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -29,20 +33,17 @@ def report(source: DataSource, *, resize: Resize | None = None, grids: Grids | N
 
     Args:
         source: what `eyas.data.read` gave.
-        resize: the network's input size; box sizes and anchors are told in its frame. None: the frame of the files.
-        grids: the detector's anchors for an input size; without it the report says nothing of anchors.
+        resize: the network's input size, in whose frame boxes are measured; None measures in the frame of the files.
+        grids: the detector's anchors for an input size; without them the report leaves anchors out.
     """
     resize = resize or Resize()
     frames = [resize.output_size((record.height, record.width)) for record in source.records]
-    boxes = [
-        scale(record.boxes, frame[1] / record.width, frame[0] / record.height)
-        for record, frame in zip(source.records, frames, strict=True)
-    ]
-    sections = [_head(source), _classes(source), _image_sizes(source.records), _box_sizes(torch.cat(boxes))]
+    boxes = [_resized(record, frame) for record, frame in zip(source.records, frames, strict=True)]
+    sections = [_head(source), _classes(source), _image_sizes(source.records), _box_sizes(np.concatenate(boxes))]
     if grids is not None:
         sections.append(_coverage(boxes, frames, grids))
     sections.append(_problems(source))
-    # Names of files need not be UTF-8, and a terminal that is takes no others.
+    # File names need not be UTF-8, and a UTF-8 terminal refuses those that are not.
     return "\n\n".join(sections).encode("utf-8", "backslashreplace").decode()
 
 
@@ -58,35 +59,46 @@ def check_images(source: DataSource, advance: Callable[[], object] = lambda: Non
     problems = []
     for record in source.records:
         try:
-            decode(record)
+            read_pixels(record)
         except EyasError as error:
             problems.append(Problem(record.path, None, str(error).removeprefix(f"{record.path}: ")))
         advance()
     return tuple(problems)
 
 
-def best_iou(boxes: Tensor, grids: Sequence[AnchorGrid]) -> Tensor:
+def best_iou(boxes: Floats, grids: Sequence[AnchorGrid]) -> Floats:
     """The largest IoU of each box with any anchor of any grid: (n, 4) xyxy to (n,).
 
     For one anchor shape the IoU rises with the overlap, and the overlap is separable, so the best is at the best
-    column and the best row: nothing of size boxes x anchors is made.
+    column and the best row. Memory is O(boxes x (rows + columns)), never O(boxes x anchors).
     """
-    if not len(boxes):
-        return boxes.new_zeros(0)
-    chunks = [torch.stack([_best_on_grid(part, grid) for grid in grids]).amax(0) for part in boxes.split(CHUNK)]
-    return torch.cat(chunks)
+    best = np.zeros(len(boxes), np.float32)
+    for start in range(0, len(boxes), CHUNK):
+        part = slice(start, start + CHUNK)
+        best[part] = np.max([_best_on_grid(boxes[part], grid) for grid in grids], axis=0)
+    return best
 
 
-def _best_on_grid(boxes: Tensor, grid: AnchorGrid) -> Tensor:
-    cells = grid.cell_anchors.to(boxes)
+def _best_on_grid(boxes: Floats, grid: AnchorGrid) -> Floats:
+    cells: Floats = grid.cell_anchors.cpu().numpy().astype(np.float32)
     overlap = []
     for axis, low, high in ((1, 0, 2), (0, 1, 3)):
-        origins = grid.origins(axis, dtype=boxes.dtype, device=boxes.device)
+        origins = grid.origins(axis).cpu().numpy().astype(np.float32)
         start, end = cells[:, low, None] + origins, cells[:, high, None] + origins
-        shared = torch.minimum(boxes[:, high, None, None], end) - torch.maximum(boxes[:, low, None, None], start)
-        overlap.append(shared.clamp(min=0).amax(-1))
+        shared = np.minimum(boxes[:, high, None, None], end) - np.maximum(boxes[:, low, None, None], start)
+        overlap.append(shared.clip(min=0).max(-1))
     common = overlap[0] * overlap[1]
-    return (common / (area(boxes)[:, None] + area(cells) - common)).amax(-1)
+    found: Floats = (common / (_area(boxes)[:, None] + _area(cells) - common)).max(-1)
+    return found
+
+
+def _area(boxes: Floats) -> Floats:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def _resized(record: Record, frame: Size) -> Floats:
+    x, y = frame[1] / record.width, frame[0] / record.height
+    return record.boxes * np.array([x, y, x, y], np.float32)
 
 
 def _head(source: DataSource) -> str:
@@ -124,10 +136,10 @@ def _image_sizes(records: Sequence[Record]) -> str:
     return f"image sizes  {', '.join(shown)}{more}"
 
 
-def _box_sizes(boxes: Tensor) -> str:
+def _box_sizes(boxes: Floats) -> str:
     if not len(boxes):
         return "box sizes    no objects"
-    side = area(boxes).sqrt()
+    side = np.sqrt(_area(boxes))
     ratio = (boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1])
     small, large = int((side < 32).sum()), int((side >= 96).sum())
     return (
@@ -138,22 +150,21 @@ def _box_sizes(boxes: Tensor) -> str:
     )
 
 
-def _coverage(boxes: Sequence[Tensor], frames: Sequence[Size], grids: Grids) -> str:
-    by_frame: dict[Size, list[Tensor]] = {}
+def _coverage(boxes: Sequence[Floats], frames: Sequence[Size], grids: Grids) -> str:
+    by_frame: dict[Size, list[Floats]] = {}
     for part, frame in zip(boxes, frames, strict=True):
         by_frame.setdefault(frame, []).append(part)
-    best = torch.cat([best_iou(torch.cat(parts), grids(frame)) for frame, parts in by_frame.items()])
+    best = np.concatenate([best_iou(np.concatenate(parts), grids(frame)) for frame, parts in by_frame.items()])
     if not len(best):
         return "anchors      no objects"
-    shares = ", ".join(f">= {limit} {(best >= limit).float().mean():.1%}" for limit in (0.4, 0.5, 0.7))
+    shares = ", ".join(f">= {limit} {(best >= limit).mean(dtype=np.float32):.1%}" for limit in (0.4, 0.5, 0.7))
     return (
         f"anchors      best IoU of a box with an anchor: {_quantiles(best, '.2f')}\n             {shares} of the boxes"
     )
 
 
-def _quantiles(values: Tensor, form: str) -> str:
-    # Not torch.quantile, which refuses more than 2**24 values.
-    ordered = values.sort().values
+def _quantiles(values: Floats, form: str) -> str:
+    ordered = np.sort(values)
     picked = [float(ordered[round(q * (len(ordered) - 1))]) for q in QUANTILES]
     return ", ".join(f"{q:.0%} {value:{form}}" for q, value in zip(QUANTILES, picked, strict=True))
 

@@ -36,16 +36,16 @@ def train_transform(resize: Resize, augmentation: Augmentation) -> Transform:
 
 @dataclass(frozen=True)
 class WithHostBoxes:
-    """A transform whose targets have their boxes once more, for the host.
+    """A transform whose targets also have ``host_boxes``, see `eyas.types.Target`.
 
-    Not every transform's: who changes the boxes of a batch afterwards would have to change both.
+    A separate step, since code that changes the boxes of a batch later has to change both.
     """
 
     transform: Transform
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
         image, target = self.transform(image, target)
-        # A copy: a worker moves its tensors to memory that processes share, away from under an array that is theirs.
+        # A copy: a worker moves its tensors to shared memory, away from under an array that shares theirs.
         return image, {**target, "host_boxes": target["boxes"].numpy().copy()}
 
 

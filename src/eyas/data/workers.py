@@ -1,52 +1,50 @@
-"""Worker processes that decode images: one that dies or hangs is told of with the image that it had in hand."""
+"""Worker processes that decode images. A dead or hung worker is reported with the image it was decoding."""
 
 from __future__ import annotations
 
-import atexit
 import os
 import re
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing import active_children
+from multiprocessing.context import BaseContext
 from typing import Protocol, TypedDict, TypeVar, runtime_checkable
 
 import torch
 from torch.utils.data import get_worker_info
 
 from eyas.data.formats.records import DataSource
+from eyas.data.worker_process import WorkerContext, kill, running
 from eyas.tools.signals import leave_signals_to_parent
 from eyas.types import EyasError, Record
 
 DEAD = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)")
-PATIENCE = 5.0
-"""Seconds to wait for workers that were killed."""
 HUNG = re.compile(r"DataLoader timed out after ([\d.]+) seconds")
-
+"""PyTorch's messages."""
 
 Batch = TypeVar("Batch")
 
 
 class WorkerProgress:
-    """What each worker of a loader has in hand, in memory that it shares with the process that waits for it.
+    """What each worker of a loader is decoding, in memory that it shares with the process that waits for it.
 
     Args:
         workers: how many there are.
     """
 
     def __init__(self, workers: int) -> None:
-        # Of each worker: its process id, the index of its last record, and whether it is still at it.
+        # One row a worker: its process id, the index of its last record, and whether it is still decoding that one.
         self._table = torch.full((workers, 3), -1, dtype=torch.int64).share_memory_()
 
     def enter(self, worker: int) -> None:
-        """This process is the worker of that number, and has had nothing yet."""
+        """Register this process as the worker of that number."""
         self._table[worker] = torch.tensor([os.getpid(), -1, 0])
 
     @contextmanager
     def at(self, index: int) -> Iterator[None]:
-        """Inside, this worker has the record of an index in hand. Does nothing in a process that is no worker."""
+        """Inside, this worker is decoding the record of an index. Does nothing in a process that is no worker."""
         info = get_worker_info()
         if info is None:
             yield
@@ -63,29 +61,39 @@ class WorkerProgress:
         return [process for process, _, _ in self._table.tolist() if process >= 0]
 
     def last(self, processes: list[int]) -> list[int]:
-        """The records that workers had last, by their process ids."""
+        """The last record of each of these workers, by process id."""
         return [index for process, index, _ in self._table.tolist() if process in processes and index >= 0]
 
     def now(self) -> list[int]:
-        """The records that workers have in hand."""
+        """The records that workers are decoding."""
         return [index for _, index, busy in self._table.tolist() if busy == 1]
 
 
+@runtime_checkable
+class TracksWorkers(Protocol):
+    """A data set that knows what its workers are decoding."""
+
+    source: DataSource
+    worker_progress: WorkerProgress
+
+
 class WorkerOptions(TypedDict):
-    """What a DataLoader is told of its workers."""
+    """The arguments of a DataLoader that concern its workers."""
 
     num_workers: int
     timeout: float
     worker_init_fn: Callable[[int], None]
+    multiprocessing_context: BaseContext | None
 
 
 def worker_options(workers: int, timeout: float) -> WorkerOptions:
-    """Of so many workers, which are taken to hang after so many seconds without a batch; 0 waits for ever."""
-    # Without workers there is nothing to wait for, and PyTorch refuses a timeout.
+    """The arguments for a number of workers that count as hung after ``timeout`` seconds without a batch; 0: never."""
+    # Without workers PyTorch refuses a timeout and a context.
     return {
         "num_workers": workers,
         "timeout": timeout if workers else 0,
         "worker_init_fn": _begin,
+        "multiprocessing_context": WorkerContext() if workers else None,
     }
 
 
@@ -97,39 +105,39 @@ def _begin(worker: int) -> None:
 
 
 class _Watch(threading.Thread):
-    """Ends the workers of a loader when the main thread has waited for them for too long.
+    """Kills the workers of a loader when the main thread has waited for a batch for too long.
 
-    PyTorch's own timeout ends while it waits in the queue for a batch; the pixels then come over a connection to the
-    worker, and a process that has stopped altogether never answers there.
+    PyTorch's own timeout covers only the wait in the queue. The pixels then come over a connection to the worker, where
+    a stopped process never answers.
     """
 
     def __init__(self, worker_progress: WorkerProgress, seconds: float) -> None:
         super().__init__(name="data workers", daemon=True)
-        self._held, self._limit = worker_progress, 1.25 * seconds + 1  # PyTorch's timeout first
+        self._progress, self._limit = worker_progress, 1.25 * seconds + 1  # PyTorch's timeout first
         self._over = threading.Event()
         self.since: float | None = None
-        """When the main thread began to wait; None where it does not."""
+        """When the main thread began to wait; None while it does not wait."""
         self.fired = False
 
     def run(self) -> None:
-        """Look at the time, until `stop`."""
+        """Check the time, until `stop`."""
         while not self._over.wait(min(1.0, self._limit / 4)):
             since = self.since
             if since is not None and time.monotonic() - since > self._limit:
                 self.fired = True
-                _end(self._held.processes())  # which wakes the main thread
+                kill(running(self._progress.processes()))  # which wakes the main thread
                 return
 
     def stop(self) -> None:
-        """The loader is at its end."""
+        """End the watch."""
         self._over.set()
 
 
 def with_timeout(batches: Iterable[Batch], loader: object) -> Iterator[Batch]:
-    """The batches. Whatever comes of a worker that dies or hangs meanwhile is PyTorch's own RuntimeError.
+    """The batches. A worker that dies or hangs raises PyTorch's own RuntimeError, also where PyTorch would wait.
 
     Args:
-        batches: of the loader, or what it was prepared to, or the rest of them.
+        batches: of the loader or of what it was prepared to, or the rest of them.
         loader: a DataLoader whose data set tracks its workers. Batches of any other loader pass unchanged.
     """
     dataset, seconds = getattr(loader, "dataset", None), float(getattr(loader, "timeout", 0))
@@ -161,42 +169,23 @@ def with_timeout(batches: Iterable[Batch], loader: object) -> Iterator[Batch]:
         watch.stop()
 
 
-def _ended(worker_progress: WorkerProgress) -> list[int]:
-    """The workers that are no more, for which it waits a moment: connections are closed before a process ends."""
-    end = time.monotonic() + 1
-    while True:
-        alive = {child.pid for child in active_children()}
-        dead = [process for process in worker_progress.processes() if process not in alive]
-        if dead or time.monotonic() > end:
-            return dead
-        time.sleep(0.02)
-
-
-@runtime_checkable
-class TracksWorkers(Protocol):
-    """A data set whose workers can be told of."""
-
-    source: DataSource
-    worker_progress: WorkerProgress
-
-
 @contextmanager
 def name_failed_images(loader: object) -> Iterator[None]:
-    """Inside, a data worker of a loader that dies or hangs is an `EyasError` that names the images it had in hand.
+    """Inside, a worker of this loader that dies or hangs raises an `EyasError` that names the images it was decoding.
 
-    PyTorch tells of a dead one wherever the main thread is just then, not in the loader alone: the error of another
-    loader's passes, for whoever has that loader around this one.
+    PyTorch reports a dead worker wherever the main thread is, not only in the loader. So the error of another loader's
+    worker passes, for that loader's own ``name_failed_images`` further out.
     """
     try:
         yield
     except RuntimeError as error:
         dataset = getattr(loader, "dataset", None)
-        said = None
+        message = None
         if isinstance(dataset, TracksWorkers):
-            said = _of_dead(str(error), dataset) or _of_hung(str(error), dataset)
-        if said is None:
+            message = _dead_message(str(error), dataset) or _hung_message(str(error), dataset)
+        if message is None:
             raise
-        raise EyasError(said) from error
+        raise EyasError(message) from error
 
 
 def safe_batches(loader: Iterable[Batch]) -> Iterator[Batch]:
@@ -205,8 +194,8 @@ def safe_batches(loader: Iterable[Batch]) -> Iterator[Batch]:
         yield from with_timeout(loader, loader)
 
 
-def _of_dead(error: str, dataset: TracksWorkers) -> str | None:
-    """What to tell the user of an error of PyTorch's loader; None where no worker of this data set has ended."""
+def _dead_message(error: str, dataset: TracksWorkers) -> str | None:
+    """The message for an error of PyTorch's loader; None where no worker of this data set has ended."""
     found = DEAD.search(error)
     dead = [int(number) for number in found[1].split(",")] if found else []
     if found is None or not set(dead) & set(dataset.worker_progress.processes()):
@@ -219,44 +208,32 @@ def _of_dead(error: str, dataset: TracksWorkers) -> str | None:
     )
 
 
-def _of_hung(error: str, dataset: TracksWorkers) -> str | None:
-    """The same of workers that hang; they are ended, or the command would wait for them when it ends itself."""
+def _hung_message(error: str, dataset: TracksWorkers) -> str | None:
+    """The message for PyTorch's timeout; None for another error. Kills the workers, for the command would wait for them
+    when it ends."""
     if (found := HUNG.search(error)) is None:
         return None
-    worker_progress, records = dataset.worker_progress, dataset.source.records
-    now, last = worker_progress.now(), worker_progress.last(worker_progress.processes())
-    what = f"in hand they have {_named(now, records)}" if now else f"the last they had were {_named(last, records)}"
-    _end(worker_progress.processes())
+    progress, records = dataset.worker_progress, dataset.source.records
+    now, last = progress.now(), progress.last(progress.processes())
+    images = f"they are decoding {_named(now, records)}" if now else f"their last images were {_named(last, records)}"
+    kill(running(progress.processes()))
     return (
-        f"the data workers gave no batch for {float(found[1]):g} s; {what}. Look at that file and the disk it is on, "
+        f"the data workers gave no batch for {float(found[1]):g} s; {images}. Look at that file and the disk it is on, "
         "or raise --dataset.worker_timeout; the last checkpoint is intact"
     )
 
 
-def _end(processes: list[int]) -> None:
-    """Kill workers. PyTorch would raise an error of its own, in the middle of anything, if it heard of their death."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if in_main_thread else None
-    try:
-        for process in processes:
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-        end = time.monotonic() + PATIENCE
-        while {child.pid for child in active_children()} & set(processes) and time.monotonic() < end:
-            time.sleep(0.05)
-    finally:
-        if in_main_thread:
-            signal.signal(signal.SIGCHLD, before)
-
-
-@atexit.register
-def _end_all() -> None:
-    """Kill what workers there are when Python ends, as after an error whose traceback keeps their loader alive.
-
-    Python itself would send them one SIGTERM and wait, and that is the one they live through.
-    """
-    _end([child.pid for child in active_children() if child.daemon and child.pid is not None])
-
-
 def _named(indices: list[int], records: tuple[Record, ...]) -> str:
     return ", ".join(f"{records[index].path} (image {records[index].image_id})" for index in indices) or "none"
+
+
+def _ended(worker_progress: WorkerProgress) -> list[int]:
+    """The process ids of the workers that have ended. Waits up to 1 s, since a dying process closes its connections
+    first."""
+    end = time.monotonic() + 1
+    while True:
+        alive = {child.pid for child in active_children()}
+        dead = [process for process in worker_progress.processes() if process not in alive]
+        if dead or time.monotonic() > end:
+            return dead
+        time.sleep(0.02)

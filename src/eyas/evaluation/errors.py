@@ -82,7 +82,7 @@ def judge(record: Record, prediction: Prediction, *, threshold: float) -> Judged
     order = np.argsort(-scores, kind="stable")
     kept = order[scores[order] >= threshold]
     boxes, labels = array(prediction["boxes"])[kept], prediction["labels"].cpu().numpy()[kept]
-    objects = record.labels.numpy()
+    objects = record.labels
     iou, same = overlaps(boxes, array(record.boxes)), labels[:, None] == objects[None, :]
     own, other = np.where(same, iou, 0.0), np.where(same, 0.0, iou)
     ignored = _ignored(record, boxes, labels)
@@ -163,7 +163,7 @@ def _outcome(index: int, taken: bool, seen: dict[str, set[int]]) -> str:
 
 def _ignored(record: Record, boxes: Array, labels: Labels) -> Flags:
     """(D,): more than half of the detection lies on an ignore region that concerns its class."""
-    concerned = record.ignore_labels.numpy()
+    concerned = record.ignore_labels
     if len(concerned) == 0:
         return np.zeros(len(boxes), bool)
     concerns = (concerned[None, :] == labels[:, None]) | (concerned[None, :] == -1)

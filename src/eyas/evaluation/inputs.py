@@ -83,10 +83,10 @@ def to_arrays(records: Sequence[Record], predictions: Sequence[Prediction]) -> l
     return [
         ImageArrays(
             objects=array(record.boxes),
-            labels=record.labels.numpy(),
+            labels=record.labels,
             attributes={name: array(values) for name, values in record.attributes.items()},
             ignore=array(record.ignore),
-            ignore_labels=record.ignore_labels.numpy(),
+            ignore_labels=record.ignore_labels,
             detections=array(prediction["boxes"]),
             scores=array(prediction["scores"]),
             detection_labels=prediction["labels"].cpu().numpy(),
@@ -115,9 +115,10 @@ def of_class(images: Sequence[ImageArrays], label: int) -> list[ClassInImage]:
     return found
 
 
-def array(tensor: torch.Tensor) -> Array:
-    """A tensor, on any device, as float64."""
-    return tensor.detach().cpu().numpy().astype(np.float64)
+def array(values: npt.NDArray[np.float32] | torch.Tensor) -> Array:
+    """A record's array, or a prediction's tensor on any device, as float64."""
+    found = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
+    return found.astype(np.float64)
 
 
 def intersections(a: Array, b: Array) -> Array:

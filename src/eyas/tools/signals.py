@@ -108,9 +108,9 @@ def _handling(handler: Handler, *numbers: int) -> Iterator[None]:
 
 
 def leave_signals_to_parent(_: int) -> None:
-    """Let a data worker survive the signal that all processes of a command get, so that the current step has its batch.
+    """Let a data worker live through a signal to all processes of a command, so that the current step gets its batch.
 
-    A second SIGTERM ends it: that one comes from its parent. (A ``worker_init_fn`` of a DataLoader.)
+    A second SIGTERM, which its parent sends, ends the worker. Serves as ``worker_init_fn`` of a DataLoader.
     """
 
     def once(number: int, _: FrameType | None) -> None:

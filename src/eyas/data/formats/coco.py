@@ -12,11 +12,11 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
-from torch import Tensor
 
 from eyas.data.formats.records import (
     PATH_SHOWN,
@@ -35,6 +35,9 @@ from eyas.data.formats.records import (
 from eyas.data.images import image_size, is_file
 from eyas.tools.files import write_atomic
 from eyas.types import EyasError, Record
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LAYOUT = "annotations/instances_{split}.json, {split}/_annotations.coco.json or {split}.json (COCO)"
 LISTS = ("images", "annotations", "categories")
@@ -145,7 +148,7 @@ def write_coco(
     root: Path,
     split: str,
     classes: Sequence[str],
-    items: Iterable[tuple[str, Image.Image | np.ndarray, Tensor, Tensor]],
+    items: Iterable[tuple[str, Image.Image | np.ndarray, npt.NDArray[Any] | Tensor, npt.NDArray[Any] | Tensor]],
 ) -> Path:
     """Write one split: ``images/SPLIT/NAME.png`` and, last and in one step, ``annotations/instances_SPLIT.json``.
 
@@ -155,7 +158,8 @@ def write_coco(
         root: the folder, made when it is missing.
         split: "train" or "val".
         classes: class names in label order.
-        items: (name, RGB image as a PIL image or (height, width, 3) uint8, (n, 4) xyxy boxes in pixels, (n,) labels).
+        items: (name, RGB image as a PIL image or (height, width, 3) uint8, (n, 4) xyxy boxes in pixels, (n,) labels),
+            boxes and labels as arrays or tensors.
 
     Returns:
         The JSON file.
@@ -209,8 +213,8 @@ def _annotation_file(root: Path, split: str) -> Path:
         if len(years) > 1:
             listed = ", ".join(path.name for path in years)
             raise EyasError(f"{root / 'annotations'}: several files are of the split {split}: {listed}; keep one")
-        places = (f"annotations/instances_{name}.json", f"annotations/{name}.json", f"{name}/_annotations.coco.json")
-        for path in (*years, *(root / place for place in places), root / f"{name}.json"):
+        usual = (f"annotations/instances_{name}.json", f"annotations/{name}.json", f"{name}/_annotations.coco.json")
+        for path in (*years, *(root / file for file in usual), root / f"{name}.json"):
             if path.is_file():
                 return path
     there = ", ".join(sorted(str(path.relative_to(root)) for path in root.glob("*/*.json"))) or "none"

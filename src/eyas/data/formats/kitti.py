@@ -16,8 +16,8 @@ from eyas.data.formats.records import (
     DataSource,
     build_record,
     inside,
+    location,
     number,
-    place,
     read_ids,
     read_text,
     split_names,
@@ -63,7 +63,7 @@ def parse(text: str, path: Path, classes: Sequence[str]) -> list[Annotation]:
             continue
         else:
             known = ", ".join(dict.fromkeys((*classes, *TYPES)))
-            raise EyasError(f"{place(path, line)}: unknown class {kind[:SHOWN]!r}; the known ones are {known}")
+            raise EyasError(f"{location(path, line)}: unknown class {kind[:SHOWN]!r}; the known ones are {known}")
         annotations.append(annotation)
     return annotations
 
@@ -74,7 +74,7 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
     records, problems = [], []
     listed = _list_file(root, split)
     for name, line in read_ids(listed).items():
-        written_in = inside(base / "label_2", base / "label_2" / f"{name}.txt", place(listed, line))
+        written_in = inside(base / "label_2", base / "label_2" / f"{name}.txt", location(listed, line))
         annotations = parse(read_text(written_in), written_in, names)
         image = find_image(base / "image_2", name)
         record, wrong = build_record(name, image, image_size(image), annotations, written_in)
@@ -103,16 +103,16 @@ def _list_file(root: Path, split: str) -> Path:
 def _attributes(truncated: float, occluded: float, path: Path, line: int) -> dict[str, float]:
     """Both, or -1 for one that is not known, as in result files."""
     if not (0 <= truncated <= 1 or truncated == -1):
-        raise EyasError(f"{place(path, line)}: truncated is {truncated:g}; write a number from 0 to 1")
+        raise EyasError(f"{location(path, line)}: truncated is {truncated:g}; write a number from 0 to 1")
     if occluded not in (-1, 0, 1, 2, 3):
-        raise EyasError(f"{place(path, line)}: occluded is {occluded:g}; write 0, 1, 2 or 3")
+        raise EyasError(f"{location(path, line)}: occluded is {occluded:g}; write 0, 1, 2 or 3")
     return {"truncated": truncated, "occluded": occluded}
 
 
 def _numbers(words: list[str], path: Path, line: int) -> list[float]:
     if len(words) not in (15, 16):
-        raise EyasError(f"{place(path, line)}: {len(words)} columns, but a KITTI label has 15 (16 with a score)")
+        raise EyasError(f"{location(path, line)}: {len(words)} columns, but a KITTI label has 15 (16 with a score)")
     try:
         return [number(word) for word in words[1:]]
     except ValueError as error:
-        raise EyasError(f"{place(path, line)}: {error}") from None
+        raise EyasError(f"{location(path, line)}: {error}") from None

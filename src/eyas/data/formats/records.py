@@ -1,7 +1,7 @@
-"""From parsed annotations to records: what every format's reader shares.
+"""From parsed annotations to records: shared by the readers of all formats.
 
-A file whose syntax is wrong raises `EyasError`; a box whose geometry is wrong is dropped, or clipped to the frame, and
-listed as a `Problem`, so that one bad box does not cost the data set and nothing goes unsaid.
+Wrong syntax raises `EyasError`. `build_record` drops a box with wrong geometry, or clips it to the frame, as `fit_box`
+decides; each is listed as a `Problem`, which ``eyas data`` prints. One bad box does not cost the data set.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from eyas.data.images import MAX_PIXELS, is_file
 from eyas.types import EyasError, Record
@@ -27,20 +26,20 @@ SHOWN, PATH_SHOWN = 60, 300
 """Characters of a bad value, and of a bad path, that a message shows."""
 
 CLIP_TOLERANCE = 1.0
-"""Pixels. A box that leaves the frame by no more is clipped without a word: that is rounding, or the other origin."""
+"""Pixels. Overshoot up to this is clipped silently: rounding, or 1-based coordinates."""
 
 MIN_SIDE = 1e-3
-"""Pixels. A box thinner than this has no area: it is the rounding of one, and its area might vanish in float32."""
+"""Pixels. A thinner box has no area: it is a rounding error, and its area might vanish in float32."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A record or a box that is dropped, or a box that is clipped, and where it is written.
+    """A record or box that is dropped, or a box that is clipped, and where it is written.
 
     Attributes:
         path: the annotation file.
         line: 1-based line in it, or None where the format has no useful lines (COCO JSON).
-        message: what is wrong and what became of it.
+        message: what is wrong, and whether it is dropped or clipped.
     """
 
     path: Path
@@ -48,7 +47,7 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{place(self.path, self.line)}: {self.message}"
+        return f"{location(self.path, self.line)}: {self.message}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +81,7 @@ class Annotation:
         line: where it is written, if the format has lines.
         ignore: an ignore region, not an object.
         attributes: more about an object, see `Record.attributes`.
-        name: how a message calls it.
+        name: what messages call it.
     """
 
     box: Box
@@ -94,7 +93,7 @@ class Annotation:
 
 
 def checked(source: DataSource) -> DataSource:
-    """The source itself. Raises `EyasError` when it has no images, or lost every box."""
+    """The source itself. Raises `EyasError` when it has no images, or every box was dropped."""
     if not source.records:
         raise EyasError(
             f"{source.root}: the split {source.split} has no images ({source.format} format); the data set is empty"
@@ -106,7 +105,7 @@ def checked(source: DataSource) -> DataSource:
     return source
 
 
-def place(path: Path, line: int | None) -> str:
+def location(path: Path, line: int | None) -> str:
     """``file:line``, or the file alone where there is no line."""
     return f"{path}" if line is None else f"{path}:{line}"
 
@@ -172,11 +171,11 @@ def build_record(
         path=path,
         width=width,
         height=height,
-        boxes=torch.tensor([box for box, _ in objects], dtype=torch.float32).reshape(-1, 4),
-        labels=torch.tensor([a.label for _, a in objects], dtype=torch.int64),
-        ignore=torch.tensor([box for box, _ in regions], dtype=torch.float32).reshape(-1, 4),
-        ignore_labels=torch.tensor([a.label for _, a in regions], dtype=torch.int64),
-        attributes={name: torch.tensor([a.attributes[name] for _, a in objects]) for name in names},
+        boxes=np.array([box for box, _ in objects], dtype=np.float32).reshape(-1, 4),
+        labels=np.array([a.label for _, a in objects], dtype=np.int64),
+        ignore=np.array([box for box, _ in regions], dtype=np.float32).reshape(-1, 4),
+        ignore_labels=np.array([a.label for _, a in regions], dtype=np.int64),
+        attributes={name: np.array([a.attributes[name] for _, a in objects], dtype=np.float32) for name in names},
     )
     return record, problems
 
@@ -185,7 +184,7 @@ def label_of(name: str, classes: Sequence[str], path: Path, line: int | None) ->
     """The label of a class name. Raises `EyasError` naming file, line, class and the known classes."""
     if name not in classes:
         raise EyasError(
-            f"{place(path, line)}: unknown class {name[:SHOWN]!r}; the classes are {', '.join(classes)}. "
+            f"{location(path, line)}: unknown class {name[:SHOWN]!r}; the classes are {', '.join(classes)}. "
             "Correct the annotation, or name every class with the classes option."
         )
     return list(classes).index(name)
@@ -230,14 +229,14 @@ def class_name(name: object, where: str) -> str:
 
 
 def shown(value: object) -> str:
-    """A bad value, as a message has it: the beginning of it at most."""
+    """A bad value as messages show it, cut to `SHOWN` characters."""
     return reprlib.repr(value)[:SHOWN]
 
 
 def inside(root: Path, path: Path, where: str) -> Path:
     """The path itself. Raises `EyasError` that begins with ``where`` when it leads out of the data set's folder.
 
-    Only the written path counts: a link that lies in the folder may lead anywhere, for whoever made it chose so.
+    Only the written path counts: a link inside the folder may lead anywhere, by its owner's choice.
     """
     if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root)):
         raise EyasError(

@@ -23,8 +23,8 @@ from eyas.data.formats.records import (
     class_name,
     inside,
     label_of,
+    location,
     number,
-    place,
     read_ids,
     read_text,
     shown,
@@ -102,7 +102,7 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
     listed = _list_file(root, split)
     ids = read_ids(listed)
     for name, line in ids.items():
-        inside(root / "Annotations", _annotation_path(root, name), place(listed, line))
+        inside(root / "Annotations", _annotation_path(root, name), location(listed, line))
     files = {name: _parse_file(root, name) for name in ids}
     names = tuple(classes) if classes is not None else _class_names(root, files)
     records, problems = [], []

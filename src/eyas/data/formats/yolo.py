@@ -25,8 +25,8 @@ from eyas.data.formats.records import (
     class_name,
     inside,
     label_of,
+    location,
     number,
-    place,
     read_text,
     shown,
     split_names,
@@ -132,12 +132,12 @@ def parse(text: str, path: Path, size: tuple[int, int], names: Sequence[str]) ->
         try:
             index, *values = [number(word) for word in content.split()]
         except ValueError as error:
-            raise EyasError(f"{place(path, line)}: {error}") from None
+            raise EyasError(f"{location(path, line)}: {error}") from None
         if len(values) != 4 and (len(values) < 6 or len(values) % 2):
-            raise EyasError(f"{place(path, line)}: {len(values) + 1} columns; write `class cx cy w h` or a polygon")
+            raise EyasError(f"{location(path, line)}: {len(values) + 1} columns; write `class cx cy w h` or a polygon")
         if index not in range(len(names)):
             raise EyasError(
-                f"{place(path, line)}: unknown class {index:g}; data.yaml names {len(names)}, "
+                f"{location(path, line)}: unknown class {index:g}; data.yaml names {len(names)}, "
                 f"0 to {len(names) - 1}: {', '.join(names)}"
             )
         found.append((_pixels(values, size), names[int(index)], line))
@@ -199,13 +199,13 @@ def _images(config: YoloConfig, split: str) -> tuple[list[Path], list[Problem]]:
     images: list[Path] = []
     problems: list[Problem] = []
     for entry in entries:
-        location = _resolve(config, entry)
-        if location.is_file():
-            images += _listed(location, config.base)
+        folder_or_list = _resolve(config, entry)
+        if folder_or_list.is_file():
+            images += _listed(folder_or_list, config.base)
         else:
-            found = sorted(path for path in location.rglob("*") if path.suffix in SUFFIXES)
+            found = sorted(path for path in folder_or_list.rglob("*") if path.suffix in SUFFIXES)
             images += found
-            problems += _strays(location, found)
+            problems += _strays(folder_or_list, found)
     if len(set(images)) != len(images):
         raise EyasError(
             f"{config.path}: {split}: names an image twice; folders and lists of one split must be disjoint"
@@ -229,7 +229,7 @@ def _listed(list_file: Path, base: Path) -> list[Path]:
     images = []
     for line, content in enumerate(read_text(list_file).splitlines(), start=1):
         if content.strip():
-            image = inside(base, list_file.parent / content.strip(), place(list_file, line))
+            image = inside(base, list_file.parent / content.strip(), location(list_file, line))
             if not is_file(image):
                 shown_path = str(image)[:PATH_SHOWN]
                 raise EyasError(f"{list_file}:{line}: {shown_path} does not exist; restore it, or take it off the list")

@@ -41,7 +41,7 @@ class Backbone:
 
     @property
     def channels(self) -> int:
-        """Of each of its maps."""
+        """The channels of each of its maps."""
         return cast(int, self.module.out_channels)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -77,7 +78,7 @@ def _row(columns: Mapping[str, Detections], source: DataSource, index: int) -> H
 def truth_picture(record: Record, classes: Sequence[str]) -> bytes:
     """An image with its objects, as JPEG."""
     names = [classes[label] for label in record.labels.tolist()]
-    return _photograph(record, [(record.boxes, names, [OBJECT] * len(names))])
+    return _photograph(record, [(torch.from_numpy(record.boxes), names, [OBJECT] * len(names))])
 
 
 def detections_picture(record: Record, prediction: Prediction, judged: JudgedImage, classes: Sequence[str]) -> bytes:
@@ -87,7 +88,7 @@ def detections_picture(record: Record, prediction: Prediction, judged: JudgedIma
     texts = [f"{classes[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
     missed = [index for index, outcome in enumerate(judged.outcomes) if outcome != "found"]
     layers = [
-        (record.boxes[missed], [""] * len(missed), [MISSED] * len(missed)),
+        (torch.from_numpy(record.boxes[missed]), [""] * len(missed), [MISSED] * len(missed)),
         (prediction["boxes"][kept], texts, [VERDICT_COLOURS[verdict] for verdict in judged.verdicts]),
     ]
     return _photograph(record, layers)

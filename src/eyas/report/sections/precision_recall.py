@@ -47,7 +47,7 @@ def section(data: ReportData) -> Html:
 
 def _most_common(source: DataSource) -> list[str]:
     """The classes with the most objects, falling, `PANELS` at most."""
-    labels = np.concatenate([record.labels.numpy() for record in source.records])
+    labels = np.concatenate([record.labels for record in source.records])
     counts = np.bincount(labels, minlength=len(source.classes))
     return [source.classes[label] for label in np.argsort(-counts, kind="stable")[:PANELS] if counts[label]]
 

@@ -71,8 +71,8 @@ def decode(record: Record) -> Tensor:
 def read_pixels(record: Record) -> npt.NDArray[np.uint8]:
     """The pixels of a record, (height, width, 3) uint8, RGB, in the frame that its annotation was drawn in.
 
-    That frame is the image that a viewer shows; for a record of another size it is the pixels as they are stored. Of
-    several frames or pages the first counts, and transparency is left out.
+    That frame is the image that a viewer shows; for a record of another size it is the pixels as they are stored. The
+    first of several frames or pages counts, and transparency is left out.
 
     Raises `EyasError` naming the file when it cannot be decoded, has more than 8 bits per channel, is larger than
     `MAX_PIXELS`, or has another size than its annotation says.

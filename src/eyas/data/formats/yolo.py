@@ -38,7 +38,7 @@ LAYOUT = "data.yaml with names: and {split}: (YOLO)"
 CONFIG_NAMES = ("data.yaml", "data.yml", "dataset.yaml")
 
 DIGITS = 100
-"""Of an integer in ``data.yaml``, where classes are counted."""
+"""The most digits of an integer in ``data.yaml``."""
 
 
 @dataclass(frozen=True)

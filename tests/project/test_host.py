@@ -42,7 +42,7 @@ if fault == "stopped":
 """
 
 STATE = """
-import atexit, logging, pkgutil, random, signal, sys, threading, warnings
+import atexit, logging, pkgutil, random, signal, sys, threading, time, warnings
 from importlib import import_module
 from pathlib import Path
 
@@ -75,6 +75,9 @@ def state():
     }
 
 def check(what, before, but=()):
+    deadline = time.monotonic() + 10  # the thread that feeds a worker's queue ends by itself, a little later
+    while threading.active_count() > before["threads"] and time.monotonic() < deadline:
+        time.sleep(0.05)
     after = state()
     changed = [name for name in before if name not in but and before[name] != after[name]]
     if changed:

@@ -53,7 +53,8 @@ def test_everything_shipped_is_on_the_page() -> None:
     for folder in assets.iterdir():
         assert f"`{folder.relative_to(ROOT).as_posix()}`" in PAGE, folder
     files = {path.name for path in assets.rglob("*") if path.is_file()}
-    assert files == {"model.json", "model.safetensors", "provenance.json", "page.html", "style.css"}, "say what is new"
+    known = {"demo.yaml", "model.json", "model.safetensors", "provenance.json", "page.html", "style.css"}
+    assert files == known, "a new file needs its origin and licence on the page"
 
 
 def test_nothing_is_under_the_agpl() -> None:

@@ -316,6 +316,17 @@ def test_another_caches_folder_is_not_taken(tmp_path: Path) -> None:
         TeacherCache(tmp_path, {"format": 2}, CHANNELS, "float32")
 
 
+def test_a_damaged_fingerprint_is_named_and_made_again(tmp_path: Path) -> None:
+    opened(tmp_path)
+    meta = tmp_path / "meta.json"
+    meta.write_text(meta.read_text()[:-3])
+    with pytest.raises(EyasError, match=r"meta\.json: not readable .*; remove it, and it is made again"):
+        opened(tmp_path)
+    meta.unlink()
+    opened(tmp_path)
+    assert json.loads(meta.read_text()) == SHARED
+
+
 # --- variants ---
 
 

@@ -255,10 +255,10 @@ def read_json(path: Path) -> dict[str, Any]:
 def _check_own(method: Method) -> None:
     """Refuse a subclass with masks of its own, which would share its base class's records."""
     classes = type(method).__mro__
-    told = next(index for index, kind in enumerate(classes) if "fingerprint" in vars(kind))
+    base = next(index for index, kind in enumerate(classes) if "fingerprint" in vars(kind))
     for name in ("masks", "select", "forward"):
-        if any(name in vars(kind) for kind in classes[:told]):
+        if any(name in vars(kind) for kind in classes[:base]):
             raise EyasError(
                 f"{type(method).__name__} has {name}() of its own, but not fingerprint(), by which a cache tells it "
-                f"from {classes[told].__name__}: add one that returns the options of its masks, or leave --cache out"
+                f"from {classes[base].__name__}: add one that returns the options of its masks, or leave --cache out"
             )

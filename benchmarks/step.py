@@ -187,7 +187,6 @@ class Sides:
                 [method],
                 train=self.source,
                 data=self.data,
-                run=self.run,
                 accelerator=self.accelerator,
                 progress=progress,
             )

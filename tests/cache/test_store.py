@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +63,7 @@ def opened(folder: Path, dtype: CacheDtype = "float32") -> TeacherCache:
 
 
 def write(store: TeacherCache, wanted: Sequence[TeacherTargets], first: int = 0, rank: int = 0) -> None:
-    with store.writer(rank) as writer:
+    with ShardWriter(store.folder, rank) as writer:
         for number, levels in enumerate(store.split(wanted), start=first):
             writer.add(key(number), levels)
     store.refresh()
@@ -172,7 +172,7 @@ def test_a_torn_record_is_missing_and_replaced(tmp_path: Path, harm: str) -> Non
     store, wanted = damaged(tmp_path, harm)
     keys = [key(number) for number in range(4)]
     assert store.missing(keys) == {key(3)}
-    with store.writer(0) as writer:
+    with ShardWriter(store.folder, 0) as writer:
         writer.add(key(3), store.split(wanted)[3])
     assert not opened(tmp_path).missing(keys)
     store.refresh()
@@ -191,7 +191,11 @@ def test_writers_never_share_a_file_and_readers_see_all(tmp_path: Path) -> None:
     wanted = wanted_of(features, masks)
     first, second = opened(tmp_path), opened(tmp_path)
     levels = first.split(wanted)
-    with first.writer(0) as one, second.writer(0) as other, second.writer(1) as third:
+    with (
+        ShardWriter(first.folder, 0) as one,
+        ShardWriter(second.folder, 0) as other,
+        ShardWriter(second.folder, 1) as third,
+    ):
         one.add(key(0), levels[0])
         other.add(key(1), levels[1])
         third.add(key(2), levels[0])
@@ -312,6 +316,17 @@ def test_another_caches_folder_is_not_taken(tmp_path: Path) -> None:
         TeacherCache(tmp_path, {"format": 2}, CHANNELS, "float32")
 
 
+def test_a_damaged_fingerprint_is_named_and_made_again(tmp_path: Path) -> None:
+    opened(tmp_path)
+    meta = tmp_path / "meta.json"
+    meta.write_text(meta.read_text()[:-3])
+    with pytest.raises(EyasError, match=r"meta\.json: not readable .*; remove it, and it is made again"):
+        opened(tmp_path)
+    meta.unlink()
+    opened(tmp_path)
+    assert json.loads(meta.read_text()) == SHARED
+
+
 # --- variants ---
 
 
@@ -367,7 +382,7 @@ def test_a_teacher_made_by_code_is_told_by_its_tensors_and_anchors() -> None:
 def test_a_distiller_takes_a_cached_teacher() -> None:
     """Levels and their kind as the teacher itself has them; what is to be run, or is not said, is refused."""
     known = summarise_teacher(seeded(1, 6), "digest")
-    assert TeacherSummary.from_json(json.loads(json.dumps(known.to_json()))) == known
+    assert TeacherSummary.from_json(json.loads(json.dumps(asdict(known)))) == known
     cached, live = (Distiller(seeded(0), teacher, FGFI()) for teacher in (CachedTeacher(known), seeded(1, 6)))
     for mine, theirs in zip(cached.pairs, live.pairs, strict=True):
         assert (mine.student_tap, mine.teacher_tap, mine.rectified) == (

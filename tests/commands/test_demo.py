@@ -17,7 +17,6 @@ import eyas.comparison.arms
 from eyas.commands.compare import resolve_command
 from eyas.commands.demo import CONFIG, TEACHER, demo
 from eyas.commands.digits import DIGITS, caption, digits_plan, remove, table, train_digits_teacher
-from eyas.comparison.arms import flat_options
 from eyas.comparison.statistics import compare_arms
 from eyas.data import DetectionDataset, eval_transform, read
 from eyas.data.digits import CLASSES, DigitsSpec, compose
@@ -25,6 +24,7 @@ from eyas.data.formats.coco import write_coco
 from eyas.evaluation import evaluate
 from eyas.evaluation.cost import ModelCost
 from eyas.ops.pixels import as_float
+from eyas.runs.config import flat_options
 from eyas.runs.opening import load
 from eyas.runs.recipes import shipped_recipes
 from eyas.runs.results import RunResult, last_summary

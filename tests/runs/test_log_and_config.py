@@ -9,11 +9,22 @@ from pathlib import Path
 import pytest
 import yaml
 
-from eyas.runs.config import check_folder, command_config, resolved_config, start_folder
+from eyas.runs.config import (
+    check_folder,
+    command_config,
+    flat_options,
+    recorded_config,
+    recorded_options,
+    resolved_config,
+    start_folder,
+)
 from eyas.runs.log import RunLog, read_log
 from eyas.types import EyasError
 
-CONFIG = {"data": "d", "out": "o", "optim": {"lr": 0.1, "milestones": [0.5]}, "run": {"epochs": 4, "resume": False}}
+CONFIG = {
+    **{"data": "d", "out": "o", "optim": {"lr": 0.1, "milestones": [0.5]}, "run": {"epochs": 4, "resume": False}},
+    **{"classes": ["a"], "methods": [{"psi": 0.5}, {"psi": 0.6}]},
+}
 TEXT = yaml.safe_dump(CONFIG)
 
 
@@ -103,6 +114,9 @@ def test_a_folder_of_something_else_is_used(tmp_path: Path) -> None:
         ({"run": {"epochs": 8, "resume": True}}, "run.epochs 4, not 8"),
         ({"optim": {"lr": 0.2, "milestones": [0.5]}}, "optim.lr 0.1, not 0.2"),
         ({"method": "m"}, "method None, not m"),
+        ({"classes": ["a", "b"]}, r"classes \['a'\], not \['a', 'b'\]"),
+        ({"methods": [{"psi": 0.5}, {"psi": 0.7}]}, "methods.1.psi 0.6, not 0.7"),
+        ({"methods": [{"psi": 0.5}]}, "methods.1.psi 0.6, not None"),
     ],
 )
 def test_resume_with_other_options_is_refused(tmp_path: Path, change: dict[str, object], said: str) -> None:
@@ -118,6 +132,24 @@ def test_resume_may_change_where_and_how_fast(tmp_path: Path) -> None:
     check_folder(tmp_path, resume=True, config="")
     start_folder(tmp_path, config=yaml.safe_dump(changed))
     assert (tmp_path / "config.yaml").read_text() == TEXT, "the config is that of the run's beginning"
+
+
+def test_options_are_named_with_dots_and_methods_by_their_place(tmp_path: Path) -> None:
+    assert recorded_options(tmp_path) == recorded_config(tmp_path) == {}
+    start_folder(tmp_path, config=TEXT)
+    assert recorded_config(tmp_path) == CONFIG
+    assert recorded_options(tmp_path) == {
+        **{"data": "d", "out": "o", "optim.lr": 0.1, "optim.milestones": [0.5], "run.epochs": 4, "run.resume": False},
+        **{"classes": ["a"], "methods.0.psi": 0.5, "methods.1.psi": 0.6},
+    }
+    assert flat_options({"a": {}, "b": [], "c": None, "d": [{}, 1]}) == {
+        "a": {},
+        "b": [],
+        "c": None,
+        "d.0": {},
+        "d.1": 1,
+    }
+    assert flat_options(None) == flat_options({}) == {}
 
 
 def test_the_config_of_a_command_is_known_inside_it_only() -> None:

@@ -278,7 +278,7 @@ def test_a_tracker_that_does_not_start_stops_the_run(tmp_path: Path) -> None:
 
 def test_a_resumed_run_goes_on_in_the_runs_it_has(tmp_path: Path) -> None:
     (tmp_path / "trackers.json").write_text('{"wandb": "abc", "mlflow": "def"}')
-    (tmp_path / "config.yaml").write_text("optim:\n  lr: 0.1\n  milestones: [0.5]\n")
+    (tmp_path / "config.yaml").write_text("optim:\n  lr: 0.1\n  milestones: [0.5]\nmethod:\n- class_path: eyas.FGFI\n")
     old, new = Tracker("mlflow"), Tracker("added")
     new_id = type("Run", (), {"info": type("Info", (), {"run_id": "def"})})
     old.tracker = new_id  # type: ignore[attr-defined]
@@ -289,7 +289,8 @@ def test_a_resumed_run_goes_on_in_the_runs_it_has(tmp_path: Path) -> None:
     assert accelerator.settings["wandb"]["id"] == "abc"
     assert accelerator.settings["mlflow"]["run_id"] == "def"
     assert accelerator.settings["tensorboard"] == {"purge_step": 7}
-    assert not hasattr(old, "config") and new.config == {"optim.lr": 0.1, "optim.milestones": "[0.5]"}
+    options = {"optim.lr": 0.1, "optim.milestones": "[0.5]", "method.0.class_path": "eyas.FGFI"}
+    assert not hasattr(old, "config") and new.config == options
     assert old.calls == [(6, {"balance/detection": 2.0})], "not before the step at which it goes on"
     assert json.loads((tmp_path / "trackers.json").read_text()) == {"wandb": "abc", "mlflow": "def", "added": "added"}
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from eyas.args import CacheDtype, DataArgs, RunArgs
-from eyas.cache.fill import SAMPLE, CacheFiller
-from eyas.cache.identity import TeacherOnDemand, read_json
+from eyas.args import CacheDtype, DataArgs
+from eyas.cache.fill import SAMPLE, Cached, CacheFiller
+from eyas.cache.identity import TeacherOnDemand
 from eyas.cache.store import (
     CacheSize,
     TeacherCache,
@@ -25,6 +24,7 @@ from eyas.cache.store import (
     fingerprint,
     image_digest,
     publish,
+    read_json,
     record_key,
 )
 from eyas.cache.teacher import CachedTeacher, ImageVariant, LevelSummary, TeacherSummary
@@ -34,24 +34,14 @@ from eyas.evaluation import EvaluationResult
 from eyas.methods import LevelPair, Method
 from eyas.methods.imitation import FeatureImitation
 from eyas.nn.fold_batchnorm import fold_teacher
+from eyas.runs.results import nulls_as_nan
 from eyas.tools.files import make_folder
 from eyas.tools.progress import Progress
 from eyas.types import Detector, EyasError
 
 
 class CacheSession:
-    """The teacher of a run, from a cache.
-
-    Args:
-        root: the folder of the user's caches.
-        dtype: of new records.
-        teacher: the teacher.
-        methods: what is distilled.
-        train: the images that are trained on.
-        data: how they are fed.
-        run: the run.
-        accelerator: of the run.
-        progress: prints what happens.
+    """The teacher of a run, from the user's caches in the folder ``root``; new records have vectors of type ``dtype``.
 
     Raises:
         EyasError: an augmentation with unlimited variants, a method whose teacher cannot be cached, or no such teacher.
@@ -66,7 +56,6 @@ class CacheSession:
         *,
         train: DataSource,
         data: DataArgs,
-        run: RunArgs,
         accelerator: Accelerator,
         progress: Progress,
     ) -> None:
@@ -75,22 +64,22 @@ class CacheSession:
             method.fingerprint()
         self.root, self.dtype, self._on_demand = root, dtype, teacher
         self.methods = cast(Sequence[FeatureImitation], methods)  # only these have a fingerprint()
-        self.train, self.data, self.run = train, data, run
-        self.accelerator, self.progress = accelerator, progress
+        self.train, self.data, self.accelerator, self.progress = train, data, accelerator, progress
         make_folder(root)
-        self.summary = self._summarise()
-        self.teacher = CachedTeacher(self.summary)
+        self.teacher = CachedTeacher(self._summarise())
 
     def prepare(self, pairs: Sequence[LevelPair]) -> None:
         """Compute the missing records, print the size of the cache, and let `teacher` answer from it."""
-        keys = self._keys()
+        digests = self._digests(self.train)
+        keys = {
+            (at, variant): record_key(image, variant) for at, image in enumerate(digests) for variant in self.variants
+        }
         stores = self._stores(pairs)
-        representatives = {store.folder: method for store, method in zip(stores.values(), self.methods, strict=True)}
-        unique = {store.folder: store for store in stores.values()}
-        self._fill(list(representatives.values()), list(unique.values()), [pair.teacher_tap for pair in pairs], keys)
-        for method, store in zip(representatives.values(), unique.values(), strict=True):
-            size = store.measure(keys.values())
-            self.progress.say(f"cache     {method.name}: {size}")
+        by_folder = {store.folder: (method, store) for method, store in zip(self.methods, stores.values(), strict=True)}
+        cached = list(by_folder.values())
+        self._fill(cached, [pair.teacher_tap for pair in pairs], keys)
+        for method, store in cached:
+            self.progress.say(f"cache     {method.name}: {store.measure(keys.values())}")
         self.teacher.attach(stores, keys)
         self._on_demand.forget()
 
@@ -98,10 +87,12 @@ class CacheSession:
         """The teacher's evaluation, remembered from the last time or made now."""
         digests = [digest.hex() for digest in self._digests(val)]
         asked = digest_of([metric, list(val.classes), asdict(self.data.resize), digests])
-        path = self.root / f"score-{self.summary.identity[:12]}-{asked[:12]}.json"
+        path = self.root / f"score-{self.teacher.summary.identity[:12]}-{asked[:12]}.json"
         if path.is_file():
             with _readable(path):
-                return _result_from_json(read_json(path))
+                values = read_json(path)
+                per_class = {name: nulls_as_nan(entries) for name, entries in values["per_class"].items()}
+                return EvaluationResult(values["metric"], nulls_as_nan(values["summary"]), per_class)
         result = score(self._on_demand.detector)
         if self.accelerator.is_main_process:
             publish(path, asdict(result))
@@ -109,18 +100,16 @@ class CacheSession:
 
     def _summarise(self) -> TeacherSummary:
         """The teacher as the cache knows it, or from the teacher itself, and then noted in the cache under its name."""
-        identity = self._on_demand.identity(self.root)
+        identity, name = self._on_demand.identity(self.root), self._on_demand.source.name
         path = self.root / f"teacher-{identity[:12]}.json"
-        values: dict[str, Any] = {"names": []}
         if path.is_file():
             values = read_json(path)
         else:
-            values |= summarise_teacher(self._on_demand.detector, identity).to_json()
+            values = {"names": [], **asdict(summarise_teacher(self._on_demand.detector, identity))}
         with _readable(path):
-            known = TeacherSummary.from_json({key: value for key, value in values.items() if key != "names"})
-            new = self._on_demand.name not in values["names"]
-            if new:
-                values["names"].append(self._on_demand.name)
+            known = TeacherSummary.from_json(values)
+            new = name not in values["names"]
+            values["names"] = [*values["names"], name]
         if new and self.accelerator.is_main_process:
             publish(path, values)
         return known
@@ -133,7 +122,7 @@ class CacheSession:
         for method in self.methods:
             shared = fingerprint(
                 method,
-                teacher=self.summary.identity,
+                teacher=self.teacher.summary.identity,
                 taps=[pair.teacher_tap for pair in pairs],
                 resize=asdict(self.data.resize),
                 dtype=self.dtype,
@@ -146,59 +135,31 @@ class CacheSession:
             by_name[method.name] = stores[folder]
         return by_name
 
-    def _fill(
-        self,
-        methods: Sequence[FeatureImitation],
-        stores: Sequence[TeacherCache],
-        taps: Sequence[str],
-        keys: Mapping[ImageVariant, bytes],
-    ) -> None:
+    def _fill(self, cached: Sequence[Cached], taps: Sequence[str], keys: Mapping[ImageVariant, bytes]) -> None:
         mine = {image: key for image, key in keys.items() if self._is_mine(image[0])}
-        missing = [store.missing(mine.values()) for store in stores]
-        filling = self._filling(methods, stores, taps) if any(missing) else None
-        self._announce(methods, [] if filling is None else filling.predict(missing, mine))
-        if filling is not None:
-            task = self.progress.task("cache", len({key for gaps in missing for key in gaps}))
-            filling.run(
-                missing, mine, self.accelerator.process_index, lambda images: self.progress.advance(task, images)
-            )
+        missing = [store.missing(mine.values()) for _, store in cached]
+        filler = CacheFiller(self._on_demand, taps, cached, self.train, self.data, self.accelerator)
+        if any(missing):
+            fold_teacher(self._on_demand.detector, self.progress.say)  # as a run without a cache has it, bit by bit
+        self._announce(cached, filler.predict(missing, mine))
+        if any(missing):
+            task = self.progress.task("cache", len(set().union(*missing)))
+            filler.run(missing, mine, partial(self.progress.advance, task))
             self.progress.finish(task)
         self.accelerator.wait_for_everyone()
-        for store in stores:
+        for _, store in cached:
             store.refresh()
             if not store.holds(keys.values()):
                 raise EyasError(f"{store.folder}: lacks records just written; give all processes one --cache folder")
 
-    def _filling(
-        self, methods: Sequence[FeatureImitation], stores: Sequence[TeacherCache], taps: Sequence[str]
-    ) -> CacheFiller:
-        """Loads the teacher."""
-        fold_teacher(self._on_demand.detector, self.progress.say)  # as a run without a cache has it, bit by bit
-        return CacheFiller(
-            teacher=self._on_demand.detector,
-            taps=taps,
-            methods=methods,
-            caches=stores,
-            source=self.train,
-            data=self.data,
-            device=self.accelerator.device,
-            layout=torch.channels_last if self.run.channels_last else torch.contiguous_format,
-            autocast=self.accelerator.autocast,
-        )
-
-    def _announce(self, methods: Sequence[Method], predicted: Sequence[CacheSize]) -> None:
+    def _announce(self, cached: Sequence[Cached], predicted: Sequence[CacheSize]) -> None:
         """Print how much all processes together are about to write for each method."""
         everyone: list[Sequence[CacheSize]] = gather_object([predicted])
-        for at, method in enumerate(methods):
-            total = sum((sizes[at] for sizes in everyone if sizes), start=CacheSize())
+        for (method, _), sizes in zip(cached, zip(*everyone, strict=True), strict=True):
+            total = sum(sizes, start=CacheSize())
             if total.records:
                 how = "; estimated" if total.records > SAMPLE else ""
                 self.progress.say(f"cache     {method.name}: to write, {total}{how}")
-
-    def _keys(self) -> dict[ImageVariant, bytes]:
-        """The key of every image and variant that training can ask for."""
-        digests = self._digests(self.train)
-        return {(at, v): record_key(image, v) for at, image in enumerate(digests) for v in self.variants}
 
     def _digests(self, source: DataSource) -> list[bytes]:
         """The digest of every image of a source; the processes share the reading."""
@@ -233,13 +194,3 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EyasError(f"{path}: not a file of this cache ({error!r}); remove it, and it is made again") from error
-
-
-def _result_from_json(values: Mapping[str, Any]) -> EvaluationResult:
-    """Undefined metrics are null in JSON."""
-
-    def numbers(entries: Mapping[str, float | None]) -> dict[str, float]:
-        return {name: math.nan if value is None else value for name, value in entries.items()}
-
-    per_class = {name: numbers(entries) for name, entries in values["per_class"].items()}
-    return EvaluationResult(values["metric"], numbers(values["summary"]), per_class)

@@ -35,26 +35,14 @@ Bits = npt.NDArray[np.int16] | npt.NDArray[np.int32]
 
 
 class LevelRecord(NamedTuple):
-    """One image on one level.
-
-    Attributes:
-        size: (H, W) of the teacher's map.
-        cells: (n,) int32, row * W + column, ascending.
-        vectors: (n, C), the bits of the teacher's vectors at these cells.
-    """
+    """One image on one level."""
 
     size: Size
+    """(H, W) of the teacher's map."""
     cells: npt.NDArray[np.int32]
+    """(n,) int32, row * W + column, ascending."""
     vectors: Bits
-
-
-class Entry(NamedTuple):
-    """Where a record is: the index of its shard's map, and its bytes in it; and its CRC-32."""
-
-    shard: int
-    offset: int
-    length: int
-    crc: int
+    """(n, C), the bits of the teacher's vectors at these cells."""
 
 
 def record_bytes(counts: Sequence[int], channels: Sequence[int], itemsize: int) -> int:
@@ -75,8 +63,7 @@ def encode(key: bytes, levels: Sequence[LevelRecord]) -> bytes:
 
 def decode(record: memoryview, channels: Sequence[int], bits: npt.DTypeLike) -> list[LevelRecord]:
     """The levels of a record, as views of it."""
-    sizes = np.frombuffer(record, "<i4", 3 * len(channels), KEY_BYTES).reshape(-1, 3).tolist()
-    offset, cells, levels = KEY_BYTES + 12 * len(channels), [], []
+    sizes, offset, cells, levels = stored_sizes(record, len(channels)), KEY_BYTES + 12 * len(channels), [], []
     for _, _, count in sizes:
         cells.append(np.frombuffer(record, "<i4", count, offset))
         offset += 4 * count
@@ -88,47 +75,72 @@ def decode(record: memoryview, channels: Sequence[int], bits: npt.DTypeLike) -> 
     return levels
 
 
-class Shards:
-    """Every record in a folder, read-only.
+def stored_sizes(record: memoryview, levels: int) -> list[tuple[int, int, int]]:
+    """(H, W, n) of each level of a record."""
+    sizes = np.frombuffer(record, "<i4", 3 * levels, KEY_BYTES).tolist()
+    return list(zip(sizes[::3], sizes[1::3], sizes[2::3], strict=True))
 
-    Args:
-        folder: of the shards; it need not exist.
-    """
+
+def well_formed(record: memoryview, channels: Sequence[int], itemsize: int) -> bool:
+    """Whether a record fits maps of these channels: its sizes, counts and cells agree with its length."""
+    if len(record) < KEY_BYTES + 12 * len(channels):
+        return False
+    sizes = stored_sizes(record, len(channels))
+    if not all(0 < h <= MAX_SIDE and 0 < w <= MAX_SIDE and 0 <= n <= h * w for h, w, n in sizes):
+        return False
+    if len(record) != record_bytes([count for _, _, count in sizes], channels, itemsize):
+        return False
+    for (height, width), cells, _ in decode(record, channels, f"i{itemsize}"):
+        if len(cells) and (cells[0] < 0 or cells[-1] >= height * width or bool((np.diff(cells) <= 0).any())):
+            return False
+    return True
+
+
+class Shards:
+    """Every record in a folder, by its key, read-only. The folder need not exist."""
 
     def __init__(self, folder: Path) -> None:
-        self._maps: list[mmap.mmap] = []
-        self._entries: dict[bytes, Entry] = {}
+        self._records: dict[bytes, tuple[memoryview, int]] = {}
         for path in sorted(folder.glob("shard-*.index"), key=_number):
             data = path.with_suffix(".bin")
             if data.is_file() and data.stat().st_size:
                 with data.open("rb") as file:
-                    self._maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-                self._entries.update(_entries(path.read_bytes(), len(self._maps) - 1, len(self._maps[-1])))
+                    shard = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                self._records.update(_whole_records(path.read_bytes(), shard))
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._entries
+        return key in self._records
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._entries)
+        return iter(self._records)
 
     def __getitem__(self, key: bytes) -> memoryview:
-        entry = self._entries[key]
-        return memoryview(self._maps[entry.shard])[entry.offset : entry.offset + entry.length]
+        return self._records[key][0]
 
     def intact(self, key: bytes) -> bool:
         """Whether the record is there and is what was written: its checksum and its key are right."""
-        if key not in self._entries:
+        if key not in self._records:
             return False
-        record = self[key]
-        return zlib.crc32(record) == self._entries[key].crc and record[:KEY_BYTES] == key
+        record, checksum = self._records[key]
+        return zlib.crc32(record) == checksum and record[:KEY_BYTES] == key
+
+
+def _whole_records(index: bytes, shard: memoryview) -> Iterator[tuple[bytes, tuple[memoryview, int]]]:
+    """Key, bytes and CRC-32 of the records that lie inside their shard, by the whole lines of its index."""
+    for line in index.split(b"\n")[:-1]:
+        try:
+            key, offset, size, checksum = json.loads(line)
+            key, start, end, checksum = bytes.fromhex(key), int(offset), int(offset) + int(size), int(checksum)
+        except (ValueError, TypeError):
+            continue  # the disk has damaged the line
+        if end <= len(shard):
+            yield key, (shard[start:end], checksum)
 
 
 class ShardWriter:
-    """Writes a new shard, made with the first record; a context.
+    """Writes a new shard, made with the first record, into a folder that exists; a context.
 
-    Args:
-        folder: of the shards; it must exist.
-        rank: of this process, a part of the shard's name.
+    The rank of this process is a part of the shard's name.
     """
 
     def __init__(self, folder: Path, rank: int) -> None:
@@ -175,44 +187,3 @@ class ShardWriter:
 
 def _number(path: Path) -> int:
     return int(path.name.split("-")[1])
-
-
-def _entries(index: bytes, shard: int, length: int) -> Iterator[tuple[bytes, Entry]]:
-    """The whole lines of an index whose records lie inside their shard."""
-    for line in index.split(b"\n")[:-1]:
-        entry = _parse(line)
-        if entry is not None and entry[1].offset + entry[1].length <= length:
-            yield entry[0], entry[1]._replace(shard=shard)
-
-
-def _parse(line: bytes) -> tuple[bytes, Entry] | None:
-    """The entry of a line; None for a line that the disk has damaged."""
-    try:
-        key, offset, size, crc = json.loads(line)
-        return bytes.fromhex(key), Entry(0, int(offset), int(size), int(crc))
-    except (ValueError, TypeError):
-        return None
-
-
-def well_formed(record: memoryview, channels: Sequence[int], itemsize: int) -> bool:
-    """Whether a record fits maps of these channels: its sizes, counts and cells agree with its length."""
-    start = KEY_BYTES + 12 * len(channels)
-    if len(record) < start:
-        return False
-    sizes = stored_sizes(record, len(channels))
-    if not all(0 < h <= MAX_SIDE and 0 < w <= MAX_SIDE and 0 <= n <= h * w for h, w, n in sizes):
-        return False
-    if len(record) != record_bytes([count for _, _, count in sizes], channels, itemsize):
-        return False
-    for height, width, count in sizes:
-        cells = np.frombuffer(record, "<i4", count, start)
-        start += cells.nbytes
-        if count and (cells[0] < 0 or cells[-1] >= height * width or bool((np.diff(cells) <= 0).any())):
-            return False
-    return True
-
-
-def stored_sizes(record: memoryview, levels: int) -> list[tuple[int, int, int]]:
-    """(H, W, n) of each level of a record."""
-    sizes = np.frombuffer(record, "<i4", 3 * levels, KEY_BYTES).reshape(-1, 3)
-    return [(int(height), int(width), int(cells)) for height, width, cells in sizes]

@@ -23,19 +23,10 @@ import torch
 from torch import Tensor
 
 from eyas.args import CacheDtype
-from eyas.cache.shards import (
-    KEY_BYTES,
-    LevelRecord,
-    Shards,
-    ShardWriter,
-    decode,
-    record_bytes,
-    stored_sizes,
-    well_formed,
-)
+from eyas.cache.shards import KEY_BYTES, LevelRecord, Shards, decode, record_bytes, stored_sizes, well_formed
 from eyas.methods import Method
 from eyas.methods.imitation import TeacherTargets, to_device_async
-from eyas.tools.files import could_not_write, write_json
+from eyas.tools.files import make_folder, write_json
 from eyas.types import EyasError, Record, Size
 
 FORMAT = 2
@@ -52,23 +43,19 @@ META = "meta.json"
 
 @dataclass(frozen=True)
 class CacheSize:
-    """How much a cache holds.
-
-    Attributes:
-        records: images times geometric variants.
-        size: bytes, all of them.
-        dense: bytes that the teacher's whole maps would take at the same precision.
-    """
+    """How much a cache holds."""
 
     records: float = 0
+    """Images times geometric variants."""
     size: float = 0
+    """Bytes of all records."""
     dense: float = 0
+    """Bytes that the teacher's whole maps would take at the same precision."""
 
     def __add__(self, other: CacheSize) -> CacheSize:
         return CacheSize(self.records + other.records, self.size + other.size, self.dense + other.dense)
 
-    def scaled(self, factor: float) -> CacheSize:
-        """The same times a factor, to go from a sample to all."""
+    def __mul__(self, factor: float) -> CacheSize:
         return CacheSize(self.records * factor, self.size * factor, self.dense * factor)
 
     def __str__(self) -> str:
@@ -84,7 +71,7 @@ class TeacherCache:
 
     Args:
         folder: made if it is not there.
-        fingerprint: see `fingerprint`; the folder's own must be the same.
+        fingerprint: see `fingerprint`; the folder's own must be the same, or EyasError is raised.
         channels: C of the teacher's map on each level.
         dtype: of the vectors.
     """
@@ -94,7 +81,12 @@ class TeacherCache:
     ) -> None:
         self.folder, self.channels, self.dtype = folder, tuple(channels), DTYPES[dtype]
         self._bits = np.int32 if dtype == "float32" else np.int16
-        _claim(folder, fingerprint)
+        make_folder(folder)
+        meta = folder / META
+        if not meta.is_file():
+            publish(meta, fingerprint)
+        elif read_json(meta) != fingerprint:
+            raise EyasError(f"{meta}: is of another cache than the folder's name says; remove this folder")
         self._shards = Shards(folder)
 
     def refresh(self) -> None:
@@ -107,43 +99,26 @@ class TeacherCache:
 
     def missing(self, keys: Iterable[bytes]) -> set[bytes]:
         """The keys without a record, or with a damaged one; every byte is read and checked."""
-        return {key for key in keys if not self._intact(key)}
-
-    def _intact(self, key: bytes) -> bool:
-        return self._shards.intact(key) and well_formed(self._shards[key], self.channels, self.dtype.itemsize)
-
-    def writer(self, rank: int) -> ShardWriter:
-        """A writer of new records; a context."""
-        return ShardWriter(self.folder, rank)
+        shards, channels, itemsize = self._shards, self.channels, self.dtype.itemsize
+        return {key for key in keys if not (shards.intact(key) and well_formed(shards[key], channels, itemsize))}
 
     def read(self, keys: Sequence[bytes], device: torch.device) -> list[TeacherTargets]:
-        """The teacher's vectors for a batch of images, level by level; on a batch padded to its largest image.
-
-        A batch's map is as high as the highest and as wide as the widest map of its images alone.
-        """
+        """The teacher's vectors for a batch, level by level; the batch's map is padded to the largest of its images."""
         records = [decode(self._shards[key], self.channels, self._bits) for key in keys]
         return [self._batch(levels, device) for levels in zip(*records, strict=True)]
 
     def _batch(self, images: Sequence[LevelRecord], device: torch.device) -> TeacherTargets:
         widths, counts = [image.size[1] for image in images], [len(image.cells) for image in images]
         size = (len(images), max(image.size[0] for image in images), max(widths))
-        image = np.repeat(np.arange(len(images)), counts)
         cells = np.concatenate([image.cells for image in images]).astype(np.int64)
-        row, column = np.divmod(cells, np.repeat(widths, counts))
+        axes = (np.repeat(np.arange(len(images)), counts), *np.divmod(cells, np.repeat(widths, counts)))
         bits = np.concatenate([image.vectors for image in images])
-        where = [to_device_async(torch.from_numpy(axis), device) for axis in (image, row, column)]
-        return TeacherTargets(
-            (where[0], where[1], where[2]), to_device_async(torch.from_numpy(bits).view(self.dtype), device), size
-        )
+        image, row, column, vectors = (to_device_async(torch.from_numpy(values), device) for values in (*axes, bits))
+        return TeacherTargets((image, row, column), vectors.view(self.dtype), size)
 
     def split(self, wanted: Sequence[TeacherTargets]) -> list[list[LevelRecord]]:
-        """The record of each image of a batch, all of whose images have one size.
-
-        Raises:
-            EyasError: a value that float16 cannot hold.
-        """
-        by_level = [self._split_level(level) for level in wanted]
-        return [list(levels) for levels in zip(*by_level, strict=True)]
+        """The records of a batch whose images have one size. Raises EyasError when float16 cannot hold a value."""
+        return [list(levels) for levels in zip(*map(self._split_level, wanted), strict=True)]
 
     def _split_level(self, wanted: TeacherTargets) -> list[LevelRecord]:
         image, row, column = (axis.cpu().numpy() for axis in wanted.cells)
@@ -161,9 +136,8 @@ class TeacherCache:
         """The size of the records of these keys."""
         total = CacheSize()
         for key in set(keys):
-            record = self._shards[key]
-            sizes = stored_sizes(record, len(self.channels))
-            total += CacheSize(1, len(record), self._dense([(height, width) for height, width, _ in sizes]))
+            sizes = [(height, width) for height, width, _ in stored_sizes(self._shards[key], len(self.channels))]
+            total += CacheSize(1, len(self._shards[key]), self._dense(sizes))
         return total
 
     def predict(self, wanted: Sequence[Tensor]) -> CacheSize:
@@ -180,7 +154,7 @@ class TeacherCache:
 def fingerprint(
     method: Method, *, teacher: str, taps: Sequence[str], resize: Mapping[str, Any], dtype: CacheDtype, precision: str
 ) -> dict[str, Any]:
-    """What all records of a cache share, in JSON's types.
+    """What all records of a cache share, as it comes back from a JSON file.
 
     Args:
         method: whose class and options decide which cells there are.
@@ -193,18 +167,20 @@ def fingerprint(
     Raises:
         EyasError: the method's vectors cannot be cached.
     """
-    options = method.fingerprint()
+    options, kind = method.fingerprint(), type(method)
     _check_own(method)
+    # Methods of Eyas are named without their module, which may move.
+    name = kind.__qualname__ if kind.__module__.startswith("eyas.") else f"{kind.__module__}.{kind.__qualname__}"
     shared = {
         "format": FORMAT,
         "teacher": teacher,
         "taps": list(taps),
-        "method": {"class": _class_name(method), "version": method.version, **options},
+        "method": {"class": name, "version": method.version, **options},
         "resize": dict(resize),
         "dtype": dtype,
         "precision": precision,
     }
-    return dict(json.loads(json.dumps(shared)))  # as it comes back from its file
+    return dict(json.loads(json.dumps(shared)))
 
 
 def cache_folder(root: Path, fingerprint: Mapping[str, Any]) -> Path:
@@ -268,35 +244,21 @@ def in_bytes(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def _claim(folder: Path, fingerprint: Mapping[str, Any]) -> None:
-    """Make the folder of a cache. Raises EyasError when the folder is that of another fingerprint."""
-    path = folder / META
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file of the cache. Raises EyasError when it is damaged."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        known = json.loads(path.read_text()) if path.is_file() else None
-    except OSError as error:
-        raise could_not_write(path, error) from error
-    except (ValueError, RecursionError) as error:
-        raise EyasError(f"{path}: not readable ({error}); remove this folder, and it is made again") from error
-    if known is None:
-        publish(path, fingerprint)
-    elif known != fingerprint:
-        raise EyasError(f"{path}: is of another cache than the folder's name says; remove this folder")
-
-
-def _class_name(method: Method) -> str:
-    """Free of the module for the methods of Eyas, whose modules may move."""
-    kind = type(method)
-    return kind.__qualname__ if kind.__module__.startswith("eyas.") else f"{kind.__module__}.{kind.__qualname__}"
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise EyasError(f"{path}: not readable ({error}); remove it, and it is made again") from error
 
 
 def _check_own(method: Method) -> None:
     """Refuse a subclass with masks of its own, which would share its base class's records."""
     classes = type(method).__mro__
-    told = next(index for index, kind in enumerate(classes) if "fingerprint" in vars(kind))
+    base = next(index for index, kind in enumerate(classes) if "fingerprint" in vars(kind))
     for name in ("masks", "select", "forward"):
-        if any(name in vars(kind) for kind in classes[:told]):
+        if any(name in vars(kind) for kind in classes[:base]):
             raise EyasError(
                 f"{type(method).__name__} has {name}() of its own, but not fingerprint(), by which a cache tells it "
-                f"from {classes[told].__name__}: add one that returns the options of its masks, or leave --cache out"
+                f"from {classes[base].__name__}: add one that returns the options of its masks, or leave --cache out"
             )

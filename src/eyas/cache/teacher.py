@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -20,35 +20,23 @@ ImageVariant = tuple[int, int]
 
 @dataclass(frozen=True)
 class LevelSummary:
-    """A feature level of a teacher that is not loaded.
-
-    Attributes:
-        channels: of the map.
-        stride: pixels per cell.
-        rectified: the map is never negative.
-    """
+    """A feature level of a teacher that is not loaded."""
 
     channels: int
     stride: int
     rectified: bool
+    """Whether the map is never negative."""
 
 
 @dataclass(frozen=True)
 class TeacherSummary:
-    """A teacher that is not loaded.
-
-    Attributes:
-        identity: digest of its weights and architecture.
-        classes: its class names, in label order.
-        levels: tap name -> level.
-    """
+    """A teacher that is not loaded. `dataclasses.asdict` makes what its file holds."""
 
     identity: str
+    """Digest of its weights and architecture."""
     classes: tuple[str, ...]
     levels: Mapping[str, LevelSummary]
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "classes": list(self.classes)}
+    """By tap name."""
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TeacherSummary:
@@ -57,18 +45,13 @@ class TeacherSummary:
 
 
 class CachedTeacher:
-    """Answers from the cache; the teacher network is never loaded. An `eyas.distillation.teachers.Teacher`.
-
-    Args:
-        summary: what is known of the teacher.
-    """
+    """Answers from the cache; the teacher network is never loaded. An `eyas.distillation.teachers.Teacher`."""
 
     networks = ()
 
     def __init__(self, summary: TeacherSummary) -> None:
-        self.classes = summary.classes
+        self.summary, self.classes = summary, summary.classes
         self.levels = {name: Level(level.channels, level.stride) for name, level in summary.levels.items()}
-        self._rectified = {name: level.rectified for name, level in summary.levels.items()}
         self._caches: Mapping[str, TeacherCache] = {}
         self._keys: Mapping[ImageVariant, bytes] = {}
 
@@ -78,7 +61,7 @@ class CachedTeacher:
 
     def rectified(self, taps: Sequence[str]) -> dict[str, bool]:
         """As the teacher itself said when the cache was made."""
-        return {tap: self._rectified[tap] for tap in taps}
+        return {tap: self.summary.levels[tap].rectified for tap in taps}
 
     def view(
         self,

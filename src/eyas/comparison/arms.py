@@ -82,21 +82,6 @@ def current_name(arm: str) -> str:
     return BASELINE if arm == FORMER_BASELINE else arm
 
 
-def flat_options(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted option name to value; a mapping in a list is named by its index."""
-    named: dict[str, Any] = {}
-    entries: Mapping[Any, Any] = {}
-    if isinstance(values, Mapping):
-        entries = values
-    elif isinstance(values, list) and any(isinstance(entry, Mapping) for entry in values):
-        entries = dict(enumerate(values))
-    if not entries:
-        return {prefix: values} if prefix else {}
-    for key, value in entries.items():
-        named.update(flat_options(value, f"{prefix}.{key}" if prefix else str(key)))
-    return named
-
-
 def _resolve(layers: Sequence[Any]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for layer in layers:

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from eyas.comparison.arms import BASELINE, FORMER_BASELINE, ArmOptions, flat_options, resolve_arms
+from eyas.comparison.arms import BASELINE, FORMER_BASELINE, ArmOptions, resolve_arms
 from eyas.runs import opening
-from eyas.runs.config import CONFIG, FREE
+from eyas.runs.config import CONFIG, FREE, flat_options, recorded_options
 from eyas.runs.results import RunResult, last_epoch, read_run
 from eyas.tools.files import file_digest, files_digest, make_folder, write_atomic, write_json
 from eyas.types import EyasError
@@ -164,11 +164,9 @@ def refuse_changes(arm: Arm, folder: Path) -> None:
 
     An option that the run does not record and that was not given came with a later version: it has its default.
     """
-    file = folder / CONFIG
-    if not file.is_file():
+    if not (folder / CONFIG).is_file():
         return
-    before = flat_options(yaml.safe_load(file.read_text()))
-    asked = flat_options(arm.options)
+    before, asked = recorded_options(folder), flat_options(arm.options)
     for name in sorted(before.keys() | arm.resolved.keys()):
         new = name not in before and name not in asked
         if name not in UNCHECKED and not new and before.get(name) != arm.resolved.get(name):

@@ -38,8 +38,7 @@ class NativeExport(Protocol):
     """A detector whose library has a format of its own."""
 
     def export_native(self, folder: Path) -> None:
-        """Write everything that the library needs to open the detector without Eyas."""
-        ...
+        """Write all that the library needs to open the detector without Eyas."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +86,7 @@ class ModelSpec:
 
 
 def load_run(folder: str | Path, *, best: bool = False) -> Detector:
-    """The trained detector of a run folder, in evaluation mode on the CPU.
-
-    Args:
-        folder: of a run.
-        best: the weights of its best evaluation instead of the last.
+    """The trained detector of a run folder, in evaluation mode on the CPU: of its last or its best evaluation.
 
     Raises:
         EyasError: no run there, or weights of another architecture.
@@ -133,11 +128,10 @@ def load_weights(network: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise EyasError(f"{path}: no such weights file; the run may not have finished its first evaluation")
     state = read_safetensors(path)
-    own = network.state_dict()
-    wrong = [key for key in own.keys() | state.keys() if key not in own or key not in state]
-    wrong += [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
+    own, found = ({key: value.shape for key, value in values.items()} for values in (network.state_dict(), state))
+    wrong = sorted(key for key in own.keys() | found.keys() if own.get(key) != found.get(key))
     if wrong:
-        some = ", ".join(sorted(wrong)[:5])
+        some = ", ".join(wrong[:5])
         raise EyasError(f"{path}: a checkpoint of another architecture; {len(wrong)} tensors do not fit: {some} ...")
     check_weights(str(path), state)
     network.load_state_dict(state)

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from eyas.runs.log import LOG
-from eyas.tools.files import could_not_write, write_atomic, write_json
+from eyas.tools.files import make_folder, write_atomic, write_json
 from eyas.types import EyasError
 
 CONFIG = "config.yaml"
@@ -49,10 +49,10 @@ def holds_run(folder: Path) -> bool:
 
 
 def check_folder(folder: Path, *, resume: bool, config: str) -> None:
-    """Whether a run may start, or go on, in a folder.
+    """Check that a run may start, or go on, in a folder, which need not exist.
 
     Args:
-        folder: the run folder; it need not exist.
+        folder: the run folder.
         resume: go on with the run that is there.
         config: YAML of the options; a resumed run must have those that it began with, but for `FREE`.
 
@@ -66,7 +66,7 @@ def check_folder(folder: Path, *, resume: bool, config: str) -> None:
         return
     if not holds:
         raise EyasError(f"{folder} holds no run to resume; check --out, or leave --run.resume out")
-    before, now = (_trained(_options(text)) for text in ((folder / CONFIG).read_text(), config))
+    before, now = _trained(recorded_options(folder)), _trained(flat_options(yaml.safe_load(config)))
     if not before or not now:
         return  # started from Python, where there is no config to compare
     for name in sorted(before.keys() | now.keys()):
@@ -79,19 +79,41 @@ def check_folder(folder: Path, *, resume: bool, config: str) -> None:
 
 def start_folder(folder: Path, *, config: str) -> None:
     """Make a run folder with the resolved config and the versions in it; a resumed run keeps the config it has."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise could_not_write(folder, error) from error
+    make_folder(folder)
     if not (folder / CONFIG).exists():
         write_atomic(folder / CONFIG, lambda part: part.write_text(config))
     write_json(folder / VERSIONS, versions())
 
 
-def recorded_options(folder: Path) -> dict[str, Any]:
-    """Option name, dotted, to value, as a run folder records them; empty where it was made from Python."""
+def recorded_config(folder: Path) -> dict[str, Any]:
+    """The resolved config of a run; empty where it was made from Python."""
     path = folder / CONFIG
-    return _options(path.read_text()) if path.is_file() else {}
+    return (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
+
+
+def recorded_options(folder: Path) -> dict[str, Any]:
+    """The resolved config of a run as `flat_options`."""
+    return flat_options(recorded_config(folder))
+
+
+def flat_options(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted option name to value; a mapping in a list is named by its index, as in ``method.0.class_path``.
+
+    Args:
+        values: a config from YAML, or None where that is empty.
+        prefix: of the names.
+    """
+    entries: Mapping[Any, Any] = {}
+    if isinstance(values, Mapping):
+        entries = values
+    elif isinstance(values, list) and any(isinstance(entry, Mapping) for entry in values):
+        entries = dict(enumerate(values))
+    if not entries:
+        return {prefix: values} if prefix else {}
+    options: dict[str, Any] = {}
+    for key, value in entries.items():
+        options |= flat_options(value, f"{prefix}.{key}" if prefix else str(key))
+    return options
 
 
 def versions() -> dict[str, str]:
@@ -101,28 +123,9 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found, "machine": platform.machine(), "cpus": str(os.cpu_count())}
 
 
-def _options(text: str) -> dict[str, Any]:
-    """Option name, dotted, to value."""
-    return dict(_flat("", yaml.safe_load(text) or {}))
-
-
 def _trained(options: dict[str, Any]) -> dict[str, Any]:
     """The options with the images of a step instead of those of a process: processes may share them differently."""
     if not {"devices", "dataset.batch_size"} <= options.keys():
         return options
     own = {name: value for name, value in options.items() if name not in ("devices", "dataset.batch_size")}
     return {**own, "devices x dataset.batch_size": options["devices"] * options["dataset.batch_size"]}
-
-
-def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(f"{prefix}{key}.", value)
-        else:
-            yield prefix + key, value
-
-
-def recorded_config(run: Path) -> dict[str, Any]:
-    """The resolved config of a run; empty where it was made from Python."""
-    path = run / CONFIG
-    return (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}

@@ -19,20 +19,16 @@ LOG = "log.jsonl"
 class RunLog:
     """Appends one JSON object per line to ``log.jsonl`` in a run folder, each with its kind and wall time.
 
-    Every process may hold one; only the main process writes.
-
     Args:
         folder: the run folder.
-        writes: whether this process is the one that writes.
+        writes: whether this process is the main one; the others write nothing.
         also: is given each line once it is written.
     """
 
     def __init__(
         self, folder: Path, *, writes: bool = True, also: Callable[[Mapping[str, Any]], None] | None = None
     ) -> None:
-        self.path = folder / LOG
-        self.writes = writes
-        self.also = also
+        self.path, self.writes, self.also = folder / LOG, writes, also
         self._mended = False
 
     def once(self, kind: str, **values: Any) -> None:
@@ -95,24 +91,17 @@ def _stands(line: Mapping[str, Any], resume: Mapping[str, Any]) -> bool:
 
     A checkpoint between the last step of an epoch and its evaluation has the step of both.
     """
-    if line["kind"] == "val" and line.get("epoch", 0) > resume.get("epoch", math.inf):
-        return False
-    return bool(line.get("step", 0) <= resume["step"])
+    later = line["kind"] == "val" and line.get("epoch", 0) > resume.get("epoch", math.inf)
+    return not later and bool(line.get("step", 0) <= resume["step"])
 
 
 class LogTail:
-    """Reads what was appended to a run's log since the last call, whole lines only, as a training writes it.
-
-    Args:
-        folder: the run folder; it need not exist yet.
-    """
+    """Reads the whole lines that a training has appended to its log since the last call. The log need not exist yet."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / LOG
-        self._read = 0
+        self._path, self._read = folder / LOG, 0
 
     def __call__(self) -> list[dict[str, Any]]:
-        """The new lines, in their order."""
         if not self._path.is_file():
             return []
         with self._path.open("rb") as file:

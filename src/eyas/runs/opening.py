@@ -16,19 +16,16 @@ from eyas.types import Detector, EyasError
 
 @dataclass(frozen=True)
 class DetectorSource:
-    """Where a detector comes from.
-
-    Attributes:
-        name: as the user gave it.
-        kind: "run" for a run folder, "library" for a folder or hub id of the detector's library, "code" for a function.
-        open: loads the detector, in evaluation mode on the CPU; raises EyasError when there is none.
-        files: those that make the detector what it is; empty where code or a hub makes it, or where nothing is there.
-    """
+    """Where a detector comes from."""
 
     name: str
+    """As the user gave it."""
     kind: Literal["run", "library", "code"]
+    """A run folder; a folder or hub id of the detector's library; or a function."""
     open: Callable[[], Detector]
+    """Loads the detector, in evaluation mode on the CPU. Raises EyasError when there is none."""
     files: tuple[Path, ...] = ()
+    """Those that define the detector, a run's description before its weights; empty for code, a hub or nothing."""
 
     @property
     def may_change(self) -> bool:
@@ -37,12 +34,7 @@ class DetectorSource:
 
 
 def resolve(name: str | Path, *, best: bool = False) -> DetectorSource:
-    """Tell what a name stands for. Nothing is loaded yet.
-
-    Args:
-        name: run folder, folder of save_pretrained, hub id, or package.module:function.
-        best: open the weights of a run's best evaluation instead of its last.
-    """
+    """Tell what a name, as `load` takes it, stands for. Nothing is loaded yet."""
     name, folder = str(name), Path(name)
     if ":" in name and not folder.exists():
         return DetectorSource(name, "code", partial(_call, name))

@@ -15,8 +15,6 @@ from eyas.runs.config import recorded_config
 from eyas.runs.log import LOG, read_log
 from eyas.types import EyasError
 
-# Reading runs ------------------------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class RunResult:
@@ -48,7 +46,7 @@ def last_epoch(folder: Path) -> int:
 
 def last_summary(folder: Path, kind: str = "val") -> dict[str, float]:
     """The metrics of a run's last evaluation, or of its teacher with kind "teacher"; null becomes NaN."""
-    return _metrics(read_log(folder, kind)[-1])
+    return nulls_as_nan(read_log(folder, kind)[-1]["summary"])
 
 
 def read_run(folder: Path) -> RunResult:
@@ -60,9 +58,9 @@ def read_run(folder: Path) -> RunResult:
     longest = max(sittings, key=lambda line: line["steps"], default=None)
     timed = longest["seconds_per_step"] if longest else None
     return RunResult(
-        summary=_metrics(evaluations[-1]),
-        teacher=_metrics(teachers[-1]) if teachers else None,
-        curve=tuple((line["epoch"], _metrics(line)) for line in evaluations),
+        summary=nulls_as_nan(evaluations[-1]["summary"]),
+        teacher=nulls_as_nan(teachers[-1]["summary"]) if teachers else None,
+        curve=tuple((line["epoch"], nulls_as_nan(line["summary"])) for line in evaluations),
         seconds_per_step=timed if timed is not None else seconds_between_lines(lines),
         peak_memory=max((line["peak_memory"] for line in sittings), default=None),
         peak_device_memory=max((line["peak_device_memory"] or 0 for line in sittings), default=0) or None,
@@ -83,8 +81,9 @@ def seconds_between_lines(lines: Sequence[Mapping[str, Any]]) -> float | None:
     return statistics.median(taken) if taken else None
 
 
-def _metrics(line: Mapping[str, Any]) -> dict[str, float]:
-    return {name: math.nan if value is None else value for name, value in line["summary"].items()}
+def nulls_as_nan(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """Metrics as they were before JSON, which has null where they are undefined."""
+    return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 
 def run_source(run: Path, classes: Sequence[str], *, data: Path | None = None, split: str | None = None) -> DataSource:
@@ -93,15 +92,14 @@ def run_source(run: Path, classes: Sequence[str], *, data: Path | None = None, s
     Args:
         run: run folder.
         classes: of the detector, in label order.
-        data: another folder of a data set.
-        split: another split.
+        data: folder of another data set.
+        split: its name in the data set.
 
     Raises:
         EyasError: the run does not record its data and none is given, or the data cannot be read.
     """
     config = recorded_config(run)
-    dataset = config.get("dataset", {})
-    folder = data or config.get("data")
+    dataset, folder = config.get("dataset", {}), data or config.get("data")
     if folder is None:
         raise EyasError(f"{run} does not say which data it was trained on; give --data")
     format = dataset.get("format") if data is None else None

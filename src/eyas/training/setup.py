@@ -105,7 +105,6 @@ class Setup:
             methods,
             train=self.train,
             data=self.teacher_data,
-            run=self.run,
             accelerator=self.accelerator,
             progress=self.progress,
         )

@@ -28,20 +28,10 @@ Object area is ``attributes["area"]`` (COCO's segment area), or the box's where 
 
 
 def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Sequence[Prediction]) -> EvaluationResult:
-    """COCO's metrics.
+    """COCO's metrics; arguments and errors as for `eyas.evaluation.evaluate`.
 
-    Args:
-        records: the ground truth.
-        classes: class names in label order.
-        predictions: entry i belongs to record i, in the frame of its image file.
-
-    Returns:
-        `NAMES`. The summary is COCO's own: the mean over classes and thresholds together. It differs from the mean of
-        the classes' metrics only by rounding.
-
-    Raises:
-        ValueError: records and predictions differ in number.
-        EyasError: a label outside the class list, or a box or score that is not finite.
+    The summary is COCO's own: the mean over classes and thresholds together. It differs from the mean of the classes'
+    metrics only by rounding.
     """
     check(records, classes, predictions)
     if not records or not classes:
@@ -57,9 +47,8 @@ def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Seq
     precision = np.asarray(evaluation.eval["precision"])[..., -1]
     recall = np.asarray(evaluation.eval["recall"])[..., -1]
     precision, recall = (np.where(values > -1, values, np.nan) for values in (precision, recall))
-    every = slice(None)
     per_class = {name: _metrics(precision, recall, slice(k, k + 1)) for k, name in enumerate(classes)}
-    return EvaluationResult("coco", _metrics(precision, recall, every), per_class)
+    return EvaluationResult("coco", _metrics(precision, recall, slice(None)), per_class)
 
 
 def ground_truth(records: Sequence[Record], classes: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
@@ -68,8 +57,7 @@ def ground_truth(records: Sequence[Record], classes: Sequence[str]) -> dict[str,
     for number, record in enumerate(records, start=1):
         images.append({"id": number, "width": record.width, "height": record.height})
         areas = record.attributes["area"].tolist() if "area" in record.attributes else [None] * len(record.boxes)
-        objects = zip(record.boxes.tolist(), record.labels.tolist(), areas, strict=True)
-        for box, label, area in objects:
+        for box, label, area in zip(record.boxes.tolist(), record.labels.tolist(), areas, strict=True):
             annotations.append(_annotation(number, label, box, area, crowd=0))
         for box, label in zip(record.ignore.tolist(), record.ignore_labels.tolist(), strict=True):
             concerned = range(len(classes)) if label == -1 else (label,)

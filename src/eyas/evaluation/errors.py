@@ -21,7 +21,7 @@ best overlap of such a detection is with it; else *missed*.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,22 +101,15 @@ def judge(record: Record, prediction: Prediction, *, threshold: float) -> Judged
     )
 
 
-def totals(images: Iterable[JudgedImage]) -> tuple[Counter[str], Counter[str]]:
+def totals(images: Sequence[JudgedImage]) -> tuple[Counter[str], Counter[str]]:
     """Objects by outcome and detections by verdict, counted over all images."""
-    outcomes: Counter[str] = Counter()
-    verdicts: Counter[str] = Counter()
-    for image in images:
-        outcomes.update(image.outcomes)
-        verdicts.update(image.verdicts)
-    return outcomes, verdicts
+    outcomes = Counter(outcome for image in images for outcome in image.outcomes)
+    return outcomes, Counter(verdict for image in images for verdict in image.verdicts)
 
 
-def confusions(images: Iterable[JudgedImage]) -> Counter[tuple[int, int]]:
+def confusions(images: Sequence[JudgedImage]) -> Counter[tuple[int, int]]:
     """(label of the object, label of the detection) -> how often the two were confused, over all images."""
-    counts: Counter[tuple[int, int]] = Counter()
-    for image in images:
-        counts.update(image.confusions)
-    return counts
+    return Counter(pair for image in images for pair in image.confusions)
 
 
 def ranked(images: Sequence[JudgedImage]) -> list[int]:
@@ -124,13 +117,12 @@ def ranked(images: Sequence[JudgedImage]) -> list[int]:
 
     Between equal scores, the image with more found objects is better, then the one with fewer errors.
     """
-    known = [(image.score, image, index) for index, image in enumerate(images)]
-    judged = [
-        (-score, -image.found, image.wrong + len(image.outcomes) - image.found, index)
-        for score, image, index in known
-        if score is not None
-    ]
-    return [index for *_, index in sorted(judged)]
+
+    def rank(index: int) -> tuple[float, int, int]:
+        image = images[index]
+        return -(image.score or 0.0), -image.found, image.wrong + len(image.outcomes) - image.found
+
+    return sorted((index for index, image in enumerate(images) if image.score is not None), key=rank)
 
 
 def _verdict(own: Array, other: Array, ignored: bool, taken: Flags, seen: dict[str, set[int]]) -> str:

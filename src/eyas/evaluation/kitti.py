@@ -27,21 +27,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from eyas.evaluation.inputs import (
-    Array,
-    ClassInImage,
-    Flags,
-    areas,
-    check,
-    intersections,
-    of_class,
-    overlaps,
-    to_arrays,
-)
+from eyas.evaluation.inputs import Array, ClassInImage, Flags, areas, by_class, intersections, overlaps
 from eyas.evaluation.result import EvaluationResult, summarise
 from eyas.types import Prediction, Record
-
-DIFFICULTIES = ("easy", "moderate", "hard")
 
 FORMATS = ("kitti",)
 NAMES = (
@@ -63,7 +51,7 @@ class Limits:
     truncated: float
 
 
-LIMITS = (Limits(40, 0, 0.15), Limits(25, 1, 0.30), Limits(25, 2, 0.50))
+LIMITS = {"easy": Limits(40, 0, 0.15), "moderate": Limits(25, 1, 0.30), "hard": Limits(25, 2, 0.50)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,27 +78,16 @@ class ImageOverlaps:
 
 
 def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Sequence[Prediction]) -> EvaluationResult:
-    """KITTI's metrics.
+    """KITTI's metrics; arguments and errors as for `eyas.evaluation.evaluate`.
 
-    Args:
-        records: the ground truth. An ignore region of label -1 is DontCare, one of a class is an object of a
-            neighbouring class (a van, for cars). Objects without ``occluded`` or ``truncated`` count as fully visible.
-        classes: class names in label order.
-        predictions: entry i belongs to record i, in the frame of its image file.
-
-    Returns:
-        `NAMES`. A class without an object of a difficulty has NaN there.
-
-    Raises:
-        ValueError: records and predictions differ in number.
-        EyasError: a label outside the class list, or a box or score that is not finite.
+    An ignore region of label -1 is DontCare, one of a class is an object of a neighbouring class (a van, for cars).
+    Objects without ``occluded`` or ``truncated`` count as fully visible. A class without an object of a difficulty has
+    NaN there.
     """
-    check(records, classes, predictions)
-    images = to_arrays(records, predictions)
     per_class = {}
-    for label, name in enumerate(classes):
-        found = [image_overlaps(image, minimum_overlap(name)) for image in of_class(images, label)]
-        curves = {difficulty: curve(found, limits) for difficulty, limits in zip(DIFFICULTIES, LIMITS, strict=True)}
+    for name, images in by_class(records, classes, predictions):
+        found = [image_overlaps(image, minimum_overlap(name)) for image in images]
+        curves = {difficulty: curve(found, limits) for difficulty, limits in LIMITS.items()}
         by_40 = {f"map_{difficulty}": float(points[1:].mean()) for difficulty, points in curves.items()}
         by_11 = {f"map_{difficulty}_11": float(points[::4].mean()) for difficulty, points in curves.items()}
         per_class[name] = {"map": by_40["map_moderate"], **by_40, **by_11}
@@ -148,8 +125,7 @@ def curve(images: Sequence[ImageOverlaps], limits: Limits) -> Array:
     if objects == 0:
         return np.full(POINTS, np.nan)
     pairs = list(zip(images, counted, strict=True))
-    scores = np.concatenate([_true_scores(image, flags, limits) for image, flags in pairs])
-    steps = thresholds(scores, objects)
+    steps = thresholds(np.concatenate([_true_scores(image, flags, limits) for image, flags in pairs]), objects)
     true, false = np.sum([_true_and_false(image, flags, limits, steps) for image, flags in pairs], axis=0)
     precision = np.zeros(POINTS)
     np.divide(true, true + false, out=precision[: len(steps)], where=true + false > 0)

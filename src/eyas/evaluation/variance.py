@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,12 +39,7 @@ class Moments:
 
     @classmethod
     def of(cls, features: Tensor, cells: Tensor) -> Moments:
-        """The moments of the chosen cells of one batch.
-
-        Args:
-            features: (B, C, H, W), any floating type.
-            cells: (B, H, W) bool.
-        """
+        """The moments of the chosen cells, (B, H, W) bool, of features (B, C, H, W) of any floating type."""
         values = features.permute(0, 2, 3, 1)[cells].cpu().double()
         if not len(values):
             nothing = torch.zeros(features.shape[1], dtype=torch.float64)
@@ -61,10 +56,6 @@ class Moments:
         mean = self.mean + apart * (other.count / count)
         between = apart.square() * (self.count * other.count / count)
         return Moments(count, mean, self.deviation + other.deviation + between)
-
-    def deviation_from(self, centre: Tensor) -> Tensor:
-        """(C,): the sum over the cells of ``(value - centre)**2``."""
-        return self.deviation + self.count * (self.mean - centre).square()
 
     @property
     def variance(self) -> Tensor | None:
@@ -103,7 +94,7 @@ class LevelInspection:
     @property
     def near_to_far(self) -> float | None:
         """Variance near over variance far, each the mean over channels. None where either has none, or far has 0."""
-        return _near_to_far(self.near, self.far)
+        return _quotient(_mean(self.near.variance), _mean(self.far.variance))
 
     @property
     def near_to_far_of_images(self) -> float | None:
@@ -122,8 +113,9 @@ class LevelInspection:
 
         The share that a loss on the whole map spends far from objects while the student gives the mean everywhere.
         """
-        whole = self.whole
-        return _quotient(float(self.far.deviation_from(whole.mean).sum()), float(whole.deviation.sum()))
+        whole, far = self.whole, self.far
+        from_mean = far.deviation + far.count * (far.mean - whole.mean).square()
+        return _quotient(float(from_mean.sum()), float(whole.deviation.sum()))
 
     def variances(self) -> dict[str, Tensor | None]:
         """(C,) per-channel variance: "whole", "near" and "far"."""
@@ -261,20 +253,15 @@ def _level(name: str, level: Level, features: Tensor, near: Tensor, sizes: Seque
     none = Moments.of(features[:0], near[:0])
     found = LevelInspection(name, level, none, none)
     for index in range(len(features)):
-        one = slice(index, index + 1)
-        inner, outer = (Moments.of(features[one], cells[one] & image[one]) for cells in (near, ~near))
-        ratio = _near_to_far(inner, outer)
-        found = _merge(found, LevelInspection(name, level, inner, outer, () if ratio is None else (ratio,)))
+        row = slice(index, index + 1)
+        one = LevelInspection(name, level, *(Moments.of(features[row], c[row] & image[row]) for c in (near, ~near)))
+        found = _merge(found, one if one.near_to_far is None else replace(one, ratios=(one.near_to_far,)))
     return found
 
 
 def _merge(one: LevelInspection, other: LevelInspection) -> LevelInspection:
     near, far = one.near.merge(other.near), one.far.merge(other.far)
-    return LevelInspection(one.name, one.level, near, far, one.ratios + other.ratios)
-
-
-def _near_to_far(near: Moments, far: Moments) -> float | None:
-    return _quotient(_mean(near.variance), _mean(far.variance))
+    return replace(one, near=near, far=far, ratios=one.ratios + other.ratios)
 
 
 def _size(images: Tensor) -> Size:

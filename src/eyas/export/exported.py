@@ -27,8 +27,7 @@ class ExportedDetector:
         levels: none.
         resize: the resize of the training.
         size: (height, width) of the input, to which smaller images are padded; None if it takes any size.
-        parameters: number of the detector's parameters.
-        gflops: per image, as in `eyas.evaluation.cost.ModelCost`.
+        parameters, gflops: as in `eyas.evaluation.cost.ModelCost`.
 
     Args:
         runtime: the opened file.

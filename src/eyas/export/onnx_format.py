@@ -6,7 +6,8 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,20 +78,14 @@ def require_onnx() -> None:
 
 
 def to_onnx(deployed: Deployed, size: Size, *, raw: bool, dynamic_size: bool) -> onnx.ModelProto:
-    """An ONNX model of any batch size.
+    """An ONNX model of any batch size; arguments as for `eyas.export.formats.Exporter.trace`.
 
     Its input is ``images``, (batch, 3, height, width) float32 in [0, 1]; it normalises and pads inside. Its outputs
-    are those of `Deployed.raw_names` and then, unless ``raw``, `DETECTIONS`.
-
-    Args:
-        deployed: in evaluation mode, on the CPU.
-        size: (height, width) of the input; ``dynamic_size`` may trace with a larger one.
-        raw: head outputs only, no detections.
-        dynamic_size: leave height and width open too.
+    are those of `Deployed.raw_names` and then, unless ``raw``, `DETECTIONS`. ``dynamic_size`` may trace with a larger
+    size.
 
     Raises:
-        EyasError: a package is missing, or the exporter cannot trace this detector for any batch size; the message has
-            its reason.
+        EyasError: a package is missing, or the exporter cannot trace this detector; the message has its reason.
     """
     require_onnx()
     batch = torch.export.Dim("batch", min=1)
@@ -101,12 +96,7 @@ def to_onnx(deployed: Deployed, size: Size, *, raw: bool, dynamic_size: bool) ->
     names = [*deployed.raw_names, *(() if raw else DETECTIONS)]
     module: nn.Module = HeadsOnly(deployed) if raw else deployed
     images = (torch.rand(2, 3, *size),)
-    hint = "; leave out --dynamic_size" if dynamic_size else ""
-    with warnings.catch_warnings(), torch.no_grad():
-        # The exporter's own warnings; the result is compared with PyTorch afterwards.
-        warnings.simplefilter("ignore")
-        logging.getLogger("onnxscript").setLevel(logging.ERROR)
-        logging.getLogger("onnx_ir").setLevel(logging.ERROR)
+    with _quiet(), torch.no_grad():
         try:
             traced = torch.export.export(module, images, dynamic_shapes=(axes,), strict=deployed.strict)
             program = torch.onnx.export(
@@ -122,13 +112,27 @@ def to_onnx(deployed: Deployed, size: Size, *, raw: bool, dynamic_size: bool) ->
                 verbose=False,
             )
         except Exception as error:  # tracing runs the detector's own code and documents no exception types
-            raise EyasError(f"the exporter cannot trace this detector ({_first_line(error)}){hint}") from error
+            reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
+            hint = "; leave out --dynamic_size" if dynamic_size else ""
+            raise EyasError(f"the exporter cannot trace this detector ({reason}){hint}") from error
     assert program is not None
     return program.model_proto
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's warnings and loggers silenced, since the result is compared with PyTorch; as before afterwards."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def without_heads(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -23,7 +23,7 @@ from eyas.commands.export import export
 from eyas.detectors import build, deploy
 from eyas.detectors.deployed import Candidates, Deployed, as_predictions, nms_kept, top_scores
 from eyas.export.check import difference, failures, latencies, raw_differences
-from eyas.export.exported import ExportedDetector, open_detector, pad_to
+from eyas.export.formats import ExportedDetector, open_detector, pad_to
 from eyas.export.onnx_format import OnnxExporter, OnnxRuntime, add_metadata, to_onnx, without_heads
 from eyas.ops.pixels import FILL, as_float
 from eyas.runs.checkpoint import ModelSpec, save_weights

@@ -38,9 +38,8 @@ def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Seq
         undefined = dict.fromkeys(NAMES, float("nan"))
         return EvaluationResult("coco", undefined, {name: dict(undefined) for name in classes})
     truth = COCO(ground_truth(records, classes), print_function=_ignore)
-    results = truth.loadRes(detections(predictions))
     # Not the class called COCOeval: that one prints.
-    evaluation = COCOeval_faster(truth, results, "bbox", print_function=_ignore)
+    evaluation = COCOeval_faster(truth, truth.loadRes(detections(predictions)), "bbox", print_function=_ignore)
     evaluation.evaluate()
     evaluation.accumulate()
     # (threshold, recall, class, area, max detections) and (threshold, class, area, max detections); -1 is undefined.
@@ -80,11 +79,9 @@ def detections(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
 
 
 def _annotation(image: int, label: int, box: list[float], area: float | None, *, crowd: int) -> dict[str, Any]:
-    x, y, width, height = _xywh(box)
-    area = width * height if area is None else area
-    return {
-        "image_id": image, "category_id": label, "bbox": [x, y, width, height], "area": area, "iscrowd": crowd
-    }  # fmt: skip
+    bbox = _xywh(box)
+    area = bbox[2] * bbox[3] if area is None else area
+    return {"image_id": image, "category_id": label, "bbox": bbox, "area": area, "iscrowd": crowd}
 
 
 def _xywh(box: list[float]) -> list[float]:

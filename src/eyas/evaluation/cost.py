@@ -135,9 +135,8 @@ def table(costs: Mapping[str, ModelCost]) -> str:
     for name, cost in costs.items():
         spread = f"{cost.latency_p10_ms:.1f}-{cost.latency_p90_ms:.1f}"
         memory = "-" if cost.peak_memory_mb is None else f"{cost.peak_memory_mb:.0f}"
-        rows.append(
-            [name, f"{cost.parameters / 1e6:.2f}", f"{cost.gflops:.2f}", f"{cost.latency_ms:.1f}", spread, memory]
-        )
+        millions, latency = f"{cost.parameters / 1e6:.2f}", f"{cost.latency_ms:.1f}"
+        rows.append([name, millions, f"{cost.gflops:.2f}", latency, spread, memory])
     return as_text(rows)
 
 

@@ -127,15 +127,14 @@ def ranked(images: Sequence[JudgedImage]) -> list[int]:
 
 def _verdict(own: Array, other: Array, ignored: bool, taken: Flags, seen: dict[str, set[int]]) -> str:
     """The verdict on one detection from its IoU with objects of its class and of others. Updates taken and seen."""
-    if len(own):
-        best = int(np.where(taken, 0.0, own).argmax())
-        if own[best] >= MATCH and not taken[best]:
-            taken[best] = True
-            return "correct"
+    if len(own) == 0:
+        return "ignored" if ignored else "false"
+    best = int(np.where(taken, 0.0, own).argmax())
+    if own[best] >= MATCH and not taken[best]:
+        taken[best] = True
+        return "correct"
     if ignored:
         return "ignored"
-    if len(own) == 0:
-        return "false"
     if own.max() >= MATCH:
         return "duplicate"
     if other.max() >= MATCH:
@@ -155,10 +154,8 @@ def _outcome(index: int, taken: bool, seen: dict[str, set[int]]) -> str:
 
 def _ignored(record: Record, boxes: Array, labels: Labels) -> Flags:
     """(D,): more than half of the detection lies on an ignore region that concerns its class."""
-    concerned = record.ignore_labels
-    if len(concerned) == 0:
-        return np.zeros(len(boxes), bool)
-    concerns = (concerned[None, :] == labels[:, None]) | (concerned[None, :] == -1)
+    concerned = record.ignore_labels[None, :]
+    concerns = (concerned == labels[:, None]) | (concerned == -1)
     inside = intersections(boxes, array(record.ignore)) > 0.5 * areas(boxes)[:, None]
     covered: Flags = (inside & concerns).any(axis=1)
     return covered

@@ -95,8 +95,7 @@ def _of_class(record: Record, label: int, detections: Array, scores: Array, own:
 
 def array(values: npt.NDArray[np.float32] | torch.Tensor) -> Array:
     """A record's array, or a prediction's tensor on any device, as float64."""
-    found = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
-    return found.astype(np.float64)
+    return (values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values).astype(np.float64)
 
 
 def intersections(a: Array, b: Array) -> Array:

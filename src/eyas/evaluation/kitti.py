@@ -25,9 +25,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from eyas.evaluation.inputs import Array, ClassInImage, Flags, areas, by_class, intersections, overlaps
+from eyas.evaluation.inputs import Array, ClassInImage, Flags, Labels, areas, by_class, intersections, overlaps
 from eyas.evaluation.result import EvaluationResult, summarise
 from eyas.types import Prediction, Record
 
@@ -60,7 +59,6 @@ class ImageOverlaps:
 
     Attributes:
         overlap: (D, G) IoU, above the class's minimum, else 0.
-        scores: (D,).
         own: (D,) the detection is of this class.
         on_dont_care: (D,) the detection lies on a DontCare region.
         heights: (D,) pixels, of detections.
@@ -120,25 +118,19 @@ def image_overlaps(image: ClassInImage, minimum: float) -> ImageOverlaps:
 
 def curve(images: Sequence[ImageOverlaps], limits: Limits) -> Array:
     """Precision at `POINTS` recall steps, the best at that step or a later one; NaN without an object that counts."""
-    counted = [_counted(image, limits) for image in images]
-    objects = int(sum(flags.sum() for flags in counted))
+    cases = [(image, *_flags(image, limits)) for image in images]
+    objects = int(sum(counted.sum() for _, counted, _, _ in cases))
     if objects == 0:
         return np.full(POINTS, np.nan)
-    pairs = list(zip(images, counted, strict=True))
-    steps = thresholds(np.concatenate([_true_scores(image, flags, limits) for image, flags in pairs]), objects)
-    true, false = np.sum([_true_and_false(image, flags, limits, steps) for image, flags in pairs], axis=0)
+    steps = thresholds(np.concatenate([_true_scores(*case) for case in cases]), objects)
+    true, false = np.sum([_true_and_false(*case, steps) for case in cases], axis=0)
     precision = np.zeros(POINTS)
     np.divide(true, true + false, out=precision[: len(steps)], where=true + false > 0)
     return np.maximum.accumulate(precision[::-1])[::-1]
 
 
 def thresholds(scores: Array, objects: int) -> Array:
-    """The scores at which the recall passes 0, 1/40, 2/40, ... most closely, falling; at most `POINTS`.
-
-    Args:
-        scores: of the true detections, in any order.
-        objects: the number of objects, at least as many.
-    """
+    """At most `POINTS` of the true detections' scores, falling: where recall passes 0, 1/40, 2/40, ... most closely."""
     ordered = np.sort(scores)[::-1]
     steps: list[float] = []
     target = 0.0
@@ -152,22 +144,16 @@ def thresholds(scores: Array, objects: int) -> Array:
     return np.array(steps)
 
 
-def _counted(image: ImageOverlaps, limits: Limits) -> Flags:
-    """(G,): the objects of this difficulty; the others are ignored."""
+def _flags(image: ImageOverlaps, limits: Limits) -> tuple[Flags, Flags, Flags]:
+    """(G,): the objects that count; (D,) each: the detections too low to count, of whatever class; those that count."""
     # "At most the minimum height is ignored" is the kit's present form; before the 3D benchmark it was "below".
     visible = (image.occluded <= limits.occluded) & (image.truncated <= limits.truncated)
-    return visible & (image.object_heights > limits.height)
-
-
-def _kinds(image: ImageOverlaps, limits: Limits) -> tuple[Flags, Flags]:
-    """(D,) each: the detections too low to count, of whatever class, and those that count."""
     low = image.heights < limits.height
-    return low, image.own & ~low
+    return visible & (image.object_heights > limits.height), low, image.own & ~low
 
 
-def _true_scores(image: ImageOverlaps, counted: Flags, limits: Limits) -> Array:
+def _true_scores(image: ImageOverlaps, counted: Flags, low: Flags, valid: Flags) -> Array:
     """Scores of the true detections when each object takes the highest score among those that overlap it enough."""
-    low, valid = _kinds(image, limits)
     free = low | valid
     scores = []
     for column in np.flatnonzero(image.overlap.any(axis=0)):
@@ -181,14 +167,12 @@ def _true_scores(image: ImageOverlaps, counted: Flags, limits: Limits) -> Array:
     return np.array(scores, dtype=np.float64)
 
 
-def _true_and_false(image: ImageOverlaps, counted: Flags, limits: Limits, steps: Array) -> npt.NDArray[np.int64]:
+def _true_and_false(image: ImageOverlaps, counted: Flags, low: Flags, valid: Flags, steps: Array) -> Labels:
     """(2, S): true and false detections at each of S score thresholds, each object taking the greatest overlap.
 
     Only where no detection that counts is left does an object take a low one, the first in the list.
     """
-    low, valid = _kinds(image, limits)
-    active = image.scores[None, :] >= steps[:, None]
-    free = active & (low | valid)
+    free = (image.scores[None, :] >= steps[:, None]) & (low | valid)
     true = np.zeros(len(steps), np.int64)
     rows = np.arange(len(steps))
     for column in np.flatnonzero(image.overlap.any(axis=0)):

@@ -22,12 +22,7 @@ def curves(
 
 
 def curve(true: Flags, objects: int) -> Array | None:
-    """(101,): the best precision at each recall or a higher one, 0 where none gets there; None without objects.
-
-    Args:
-        true: whether each detection is true, by falling score.
-        objects: the number of objects.
-    """
+    """(101,): `voc.curve` of verdicts by falling score; None without objects."""
     return voc.curve(true, objects, POINTS) if objects else None
 
 

@@ -32,8 +32,7 @@ def predict_records(
         detector: left in the mode it was in.
         batches: images and targets of the source, on the detector's device, in any order, some or all.
         source: the data set.
-        progress: where the bar appears.
-        name: of the bar.
+        progress, name: where a bar is shown, and what it is called.
     """
     predictions: dict[int, Prediction] = {}
     task = progress.task(name, len(source.records))

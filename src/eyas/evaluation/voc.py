@@ -73,13 +73,7 @@ def eleven_point(true: Flags, objects: int) -> float:
 
 
 def curve(true: Flags, objects: int, points: int) -> Array:
-    """(points,): the best precision at recall 0, ..., 1 or a higher one, 0 where none gets there.
-
-    Args:
-        true: verdicts by falling score.
-        objects: the number of objects, at least 1.
-        points: evenly spaced, at least 2.
-    """
+    """(points,): the best precision at recall 0, ..., 1 or a higher one, 0 where none gets there. Needs an object."""
     # In integers: found / objects >= step / (points - 1).
     first = np.searchsorted((points - 1) * np.cumsum(true), np.arange(points) * objects)
     return np.append(_envelope(true), 0.0)[first]

@@ -41,16 +41,11 @@ class CompletedRuntime:
 
 
 def raw_differences(deployed: Deployed, runtime: Runtime, images: Iterable[Tensor]) -> dict[str, float]:
-    """The largest difference of each head output, see `difference`.
+    """The largest `difference` of each head output on images (batch, 3, height, width) in [0, 1].
 
     Rows of the outputs in `Deployed.matched` are compared between equal proposals; ``unmatched`` is the fraction of
     PyTorch's proposals that the other lacks. For a `Deployed.coupled` detector, an image with an unmatched proposal is
     not compared; if that is every image, the fraction is 1.
-
-    Args:
-        deployed: PyTorch's detector.
-        runtime: the exported one.
-        images: batches of (batch, 3, height, width) in [0, 1].
     """
     largest = dict.fromkeys(deployed.raw_names, 0.0)
     missing = total = 0
@@ -63,8 +58,7 @@ def raw_differences(deployed: Deployed, runtime: Runtime, images: Iterable[Tenso
             ours, theirs, lost = _matched(ours, theirs, deployed)
             missing, total = missing + lost, total + lost + len(ours[deployed.matched[0]])
         for name in names:
-            # Unlike max, numpy's keeps a NaN.
-            largest[name] = float(np.maximum(largest[name], difference(ours[name], theirs[name])))
+            largest[name] = float(np.maximum(largest[name], difference(ours[name], theirs[name])))  # max drops NaN
     return largest | ({"unmatched": missing / max(total, 1)} if deployed.matched else {})
 
 
@@ -83,8 +77,7 @@ def failures(differences: Mapping[str, float], tolerance: float, ours: float, th
     Args:
         differences: of `raw_differences`.
         tolerance: for each of them except ``unmatched``.
-        ours: PyTorch's score. Two NaN scores (no objects at all) are equal.
-        theirs: score of the exported detector.
+        ours, theirs: the scores of both. Two NaN scores (no objects at all) are equal.
     """
     found = []
     for name, value in differences.items():
@@ -97,12 +90,9 @@ def failures(differences: Mapping[str, float], tolerance: float, ours: float, th
 
 
 def latencies(predict: Mapping[str, Callable[[Tensor], Any]], images: Sequence[Tensor], runs: int) -> dict[str, float]:
-    """Median milliseconds per image. The detectors take turns, so that other load on the machine affects all alike.
+    """Median milliseconds per image (1, 3, height, width), over ``runs`` calls of each function after an untimed one.
 
-    Args:
-        predict: functions by name.
-        images: each (1, 3, height, width), taken in turn.
-        runs: timed calls of each, after one untimed call.
+    The detectors take turns, so that other load on the machine affects all alike.
     """
     times: dict[str, list[float]] = {name: [] for name in predict}
     with cpu_threads(1), torch.no_grad():

@@ -7,7 +7,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,15 +28,7 @@ INSTALL = 'install them with: pip install "eyas[onnx]"'
 
 
 class OnnxRuntime:
-    """onnxruntime on the CPU; satisfies `eyas.export.formats.Runtime`.
-
-    Args:
-        model: the file or its content.
-        threads: inside an operation; by default torch's number.
-
-    Raises:
-        EyasError: a package or the file is missing, or onnxruntime cannot read it.
-    """
+    """onnxruntime on the CPU; satisfies `eyas.export.formats.Runtime`. Arguments and errors as for `Exporter.open`."""
 
     def __init__(self, model: Path | bytes, threads: int | None = None) -> None:
         require_onnx()
@@ -88,12 +80,10 @@ def to_onnx(deployed: Deployed, size: Size, *, raw: bool, dynamic_size: bool) ->
         EyasError: a package is missing, or the exporter cannot trace this detector; the message has its reason.
     """
     require_onnx()
-    batch = torch.export.Dim("batch", min=1)
-    axes: dict[int, Any] = {0: batch}
+    axes: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
     if dynamic_size:
         axes |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
         size = (max(size[0], OPEN_SIZE[0]), max(size[1], OPEN_SIZE[1]))
-    names = [*deployed.raw_names, *(() if raw else DETECTIONS)]
     module: nn.Module = HeadsOnly(deployed) if raw else deployed
     images = (torch.rand(2, 3, *size),)
     with _quiet(), torch.no_grad():
@@ -103,7 +93,7 @@ def to_onnx(deployed: Deployed, size: Size, *, raw: bool, dynamic_size: bool) ->
                 traced,
                 dynamo=True,
                 input_names=["images"],
-                output_names=names,
+                output_names=[*deployed.raw_names, *(() if raw else DETECTIONS)],
                 opset_version=OPSET,
                 custom_translation_table={
                     torch.ops.eyas.nms_kept.default: _nms_kept_in_onnx,
@@ -122,17 +112,13 @@ def to_onnx(deployed: Deployed, size: Size, *, raw: bool, dynamic_size: bool) ->
 @contextmanager
 def _quiet() -> Iterator[None]:
     """The exporter's warnings and loggers silenced, since the result is compared with PyTorch; as before afterwards."""
-    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with warnings.catch_warnings(), ExitStack() as afterwards:
+        warnings.simplefilter("ignore")
+        for name in ("onnxscript", "onnx_ir"):
+            logger = logging.getLogger(name)
+            afterwards.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
+        yield
 
 
 def without_heads(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -179,12 +165,11 @@ class OnnxExporter:
         from onnxruntime import quantization
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
-        class Reader(quantization.CalibrationDataReader):
-            def __init__(self) -> None:
-                self.left = iter(images)
+        left = iter(images)
 
+        class Reader(quantization.CalibrationDataReader):
             def get_next(self) -> dict[str, Any] | None:
-                batch = next(self.left, None)
+                batch = next(left, None)
                 return None if batch is None else _inputs(batch)
 
         with tempfile.TemporaryDirectory() as folder:

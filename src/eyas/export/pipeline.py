@@ -21,8 +21,7 @@ from eyas.evaluation import default_metric
 from eyas.evaluation.cost import count_flops
 from eyas.evaluation.predict import predict_records, score, val_loader
 from eyas.export.check import MAP_TOLERANCE, CompletedRuntime, failures, latencies, raw_differences
-from eyas.export.exported import ExportedDetector, pad_to
-from eyas.export.formats import EXPORTERS
+from eyas.export.formats import EXPORTERS, ExportedDetector, pad_to
 from eyas.ops.pixels import as_float
 from eyas.tools.files import could_not_write, write_atomic
 from eyas.tools.progress import Progress
@@ -99,8 +98,7 @@ def export_detector(
 
     rows = {PYTORCH: detector, exporter.runtime: opened(shipped)}
     scores = {row: feed.score(row, one, rule) for row, one in rows.items()}
-    wrong = failures(differences, tolerance, scores[PYTORCH], scores[exporter.runtime])
-    if wrong:
+    if wrong := failures(differences, tolerance, scores[PYTORCH], scores[exporter.runtime]):
         raise EyasError(f"{out}: the exported {name} is not PyTorch's, nothing was written: {'; '.join(wrong)}")
     files = {out: shipped}
     if training is not None:
@@ -147,7 +145,7 @@ class CalibrationImages:
 def file_metadata(
     name: str, resize: Resize, detector: Detector, *, fixed: Size | None, traced: Size, raw: bool
 ) -> dict[str, Any]:
-    """The metadata of a file, by name; `eyas.export.exported.ExportedDetector` reads it."""
+    """The metadata of a file, by name; `eyas.export.formats.ExportedDetector` reads it."""
     with torch.no_grad():
         flops = count_flops(detector, torch.rand(1, 3, *traced, generator=torch.Generator().manual_seed(0)))
     return {
@@ -168,18 +166,16 @@ def summary(result: Mapping[str, Any]) -> str:
     shape = "any size" if size is None else f"{size[0]} x {size[1]}"
     inside = "the heads' outputs" if result["raw"] else "detections inside"
     written = ", ".join(f"{name} {count / 2**20:.1f} MB" for name, count in result["bytes"].items())
-    names = list(result["score"])
     rows = [
-        ["", *names],
-        ["mAP", *(f"{result['score'][name]:.4f}" for name in names)],
-        ["ms per image, 1 thread", *(f"{result['latency_ms'][name]:.1f}" for name in names)],
+        ["", *result["score"]],
+        ["mAP", *(f"{score:.4f}" for score in result["score"].values())],
+        ["ms per image, 1 thread", *(f"{result['latency_ms'][name]:.1f}" for name in result["score"])],
     ]
-    compared = min(COMPARED, result["images"])
     largest = ", ".join(f"{name} {value:.1e}" for name, value in result["difference"].items())
     return (
         f"{result['file']}   {result['model']}, {shape}, any number of images, {inside}\n{as_text(rows)}\n"
-        f"mAP ({result['metric']}) on {result['images']} images of {result['split']}, "
-        f"tolerance {MAP_TOLERANCE:g}\nlargest difference on {compared} images: {largest}\nwritten: {written}"
+        f"mAP ({result['metric']}) on {result['images']} images of {result['split']}, tolerance {MAP_TOLERANCE:g}\n"
+        f"largest difference on {min(COMPARED, result['images'])} images: {largest}\nwritten: {written}"
     )
 
 

@@ -28,7 +28,7 @@ import torch
 from safetensors.torch import save_file
 
 from eyas.detectors.weight_files import read_weights_file
-from eyas.export.exported import ExportedDetector
+from eyas.export.formats import ExportedDetector
 from eyas.export.onnx_format import OnnxRuntime
 from eyas.runs.checkpoint import load_state
 from eyas.runs.opening import load

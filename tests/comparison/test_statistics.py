@@ -7,9 +7,20 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.special import stdtrit
 
-from eyas.comparison.statistics import compare_arms, estimate, gap_closed, markdown, paired_difference, rows, title
+from eyas.comparison.statistics import (
+    compare_arms,
+    estimate,
+    gap_closed,
+    gap_interval,
+    markdown,
+    paired_difference,
+    rows,
+    title,
+)
 from eyas.runs.log import LOG
 from eyas.runs.results import RunResult, last_epoch, read_run, seconds_between_lines
 from eyas.types import EyasError
@@ -64,6 +75,33 @@ def test_gap_closed() -> None:
     assert gap_closed(0.2, 0.3, 0.5) == pytest.approx(-0.5)
     assert gap_closed(0.6, 0.3, 0.5) == pytest.approx(1.5)
     assert gap_closed(0.4, 0.5, 0.5) is None
+
+
+def test_the_interval_of_a_known_gap_is_that_of_the_gain() -> None:
+    """With one baseline for all seeds the gap has no spread: Fieller's interval is Student's, divided by the gap."""
+    method, baseline = {0: 0.30, 1: 0.32, 2: 0.37}, dict.fromkeys(range(3), 0.2)
+    ends = gap_interval(method, baseline, 0.6)
+    half = float(stdtrit(2, 0.975)) * float(np.std([0.30, 0.32, 0.37], ddof=1)) / math.sqrt(3)
+    assert ends == pytest.approx(((0.13 - half) / 0.4, (0.13 + half) / 0.4))
+
+
+def test_the_interval_holds_the_true_share_at_its_rate() -> None:
+    random = np.random.default_rng(2)
+    inside = 0
+    for _ in range(1000):
+        baseline = 0.2 + random.normal(0, 0.02, 4)
+        method = 0.6 * baseline + 0.4 * 0.5 + random.normal(0, 0.02, 4)  # closes 40 % of the gap
+        ends = gap_interval(dict(enumerate(method)), dict(enumerate(baseline)), 0.5)
+        assert ends is not None
+        inside += ends[0] <= 0.4 <= ends[1]
+    assert 0.93 < inside / 1000 < 0.97
+
+
+def test_no_interval_without_two_seeds_or_without_a_gap() -> None:
+    assert gap_interval({0: 0.3}, {0: 0.2}, 0.5) is None
+    assert gap_interval({0: 0.3, 1: 0.3}, {2: 0.2, 3: 0.2}, 0.5) is None
+    assert gap_interval({0: 0.3, 1: 0.4}, {0: 0.2, 1: 0.6}, 0.5) is None, "the gap may be zero"
+    assert gap_interval({0: 0.3, 1: 0.4}, {0: 0.6, 1: 0.7}, 0.5) is None, "the baseline is above the teacher"
 
 
 # Reading -------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import eyas
 from eyas.detectors import BUILDERS, TransformersDetector, deploy
 from eyas.detectors.transformers.levels import FAMILIES
 from eyas.export.check import raw_differences
-from eyas.export.exported import ExportedDetector
+from eyas.export.formats import ExportedDetector
 from eyas.export.onnx_format import OnnxRuntime, add_metadata, to_onnx, without_heads
 from eyas.runs.checkpoint import ModelSpec, save_weights
 from eyas.types import Detector, Prediction

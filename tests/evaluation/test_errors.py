@@ -1,15 +1,11 @@
-"""Verdicts on boxes that were worked out by hand, and the intervals and curves of the report."""
+"""Verdicts on boxes and precision-recall curves, worked out by hand."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import pytest
 import torch
-from scipy.special import stdtrit
 
-from eyas.comparison.statistics import gap_interval
 from eyas.evaluation import voc
 from eyas.evaluation.errors import JudgedImage, confusions, judge, ranked, totals
 from eyas.evaluation.precision_recall import curve, curves, mean_curve
@@ -159,33 +155,3 @@ def test_the_mean_of_a_curve_is_near_the_average_precision() -> None:
     assert mean is not None
     assert mean.mean() == pytest.approx(voc.evaluate(records, ["a", "b"], said).summary["map_50"], abs=0.01)
     assert mean_curve({"b": None}) is None
-
-
-# The gap closed ----------------------------------------------------------------------------------------------------
-
-
-def test_the_interval_of_a_known_gap_is_that_of_the_gain() -> None:
-    """With one baseline for all seeds the gap has no spread: Fieller's interval is Student's, divided by the gap."""
-    method, baseline = {0: 0.30, 1: 0.32, 2: 0.37}, dict.fromkeys(range(3), 0.2)
-    ends = gap_interval(method, baseline, 0.6)
-    half = float(stdtrit(2, 0.975)) * float(np.std([0.30, 0.32, 0.37], ddof=1)) / math.sqrt(3)
-    assert ends == pytest.approx(((0.13 - half) / 0.4, (0.13 + half) / 0.4))
-
-
-def test_the_interval_holds_the_true_share_at_its_rate() -> None:
-    random = np.random.default_rng(2)
-    inside = 0
-    for _ in range(1000):
-        baseline = 0.2 + random.normal(0, 0.02, 4)
-        method = 0.6 * baseline + 0.4 * 0.5 + random.normal(0, 0.02, 4)  # closes 40 % of the gap
-        ends = gap_interval(dict(enumerate(method)), dict(enumerate(baseline)), 0.5)
-        assert ends is not None
-        inside += ends[0] <= 0.4 <= ends[1]
-    assert 0.93 < inside / 1000 < 0.97
-
-
-def test_no_interval_without_two_seeds_or_without_a_gap() -> None:
-    assert gap_interval({0: 0.3}, {0: 0.2}, 0.5) is None
-    assert gap_interval({0: 0.3, 1: 0.3}, {2: 0.2, 3: 0.2}, 0.5) is None
-    assert gap_interval({0: 0.3, 1: 0.4}, {0: 0.2, 1: 0.6}, 0.5) is None, "the gap may be zero"
-    assert gap_interval({0: 0.3, 1: 0.4}, {0: 0.6, 1: 0.7}, 0.5) is None, "the baseline is above the teacher"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import re
 import sys
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from eyas.commands.export import export
 from eyas.detectors import build, deploy
 from eyas.detectors.deployed import Candidates, Deployed, as_predictions, nms_kept, top_scores
 from eyas.export.check import difference, failures, latencies, raw_differences
-from eyas.export.exported import ExportedDetector, open_detector, pad_to
+from eyas.export.formats import ExportedDetector, open_detector, pad_to
 from eyas.export.onnx_format import OnnxExporter, OnnxRuntime, add_metadata, to_onnx, without_heads
 from eyas.ops.pixels import FILL, as_float
 from eyas.runs.checkpoint import ModelSpec, save_weights
@@ -191,6 +192,21 @@ def test_latencies_take_turns() -> None:
 def test_a_detector_without_a_deployed_form_is_refused() -> None:
     with pytest.raises(EyasError, match="SimpleNamespace has no deployed form; give it a method deployed"):
         deploy(cast(Detector, SimpleNamespace(network=nn.Identity())))
+
+
+@pytest.mark.parametrize("name", ["onnxscript", "onnx_ir"])
+def test_the_exporters_loggers_are_silent_only_while_it_traces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger, inside = logging.getLogger(name), []
+
+    class Broken(Deployed):
+        def raw(self, images: torch.Tensor) -> Any:
+            inside.append(logger.level)
+            raise RuntimeError("no trace")
+
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    with pytest.raises(EyasError, match="cannot trace this detector"):
+        to_onnx(Broken().eval(), SIZE, raw=False, dynamic_size=False)
+    assert set(inside) == {logging.ERROR} and logger.level == logging.INFO
 
 
 @pytest.fixture(scope="module")

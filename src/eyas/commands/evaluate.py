@@ -27,7 +27,7 @@ def evaluate(
     """
     from eyas.evaluation import default_metric
     from eyas.evaluation.predict import predict_source, score
-    from eyas.export.exported import cost_of, open_detector
+    from eyas.export.formats import cost_of, open_detector
     from eyas.runs.checkpoint import SPEC, ModelSpec
     from eyas.runs.config import recorded_config
     from eyas.runs.opening import load

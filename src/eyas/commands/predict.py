@@ -35,7 +35,7 @@ def predict(
     from eyas.data.dataset import ground_truth
     from eyas.data.images import decode
     from eyas.evaluation.predict import on_cpu
-    from eyas.export.exported import open_detector
+    from eyas.export.formats import open_detector
     from eyas.ops.pixels import as_float
     from eyas.report.plots import draw_detections
     from eyas.tools.devices import pick_device

@@ -28,38 +28,26 @@ Object area is ``attributes["area"]`` (COCO's segment area), or the box's where 
 
 
 def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Sequence[Prediction]) -> EvaluationResult:
-    """COCO's metrics.
+    """COCO's metrics; arguments and errors as for `eyas.evaluation.evaluate`.
 
-    Args:
-        records: the ground truth.
-        classes: class names in label order.
-        predictions: entry i belongs to record i, in the frame of its image file.
-
-    Returns:
-        `NAMES`. The summary is COCO's own: the mean over classes and thresholds together. It differs from the mean of
-        the classes' metrics only by rounding.
-
-    Raises:
-        ValueError: records and predictions differ in number.
-        EyasError: a label outside the class list, or a box or score that is not finite.
+    The summary is COCO's own: the mean over classes and thresholds together. It differs from the mean of the classes'
+    metrics only by rounding.
     """
     check(records, classes, predictions)
     if not records or not classes:
         undefined = dict.fromkeys(NAMES, float("nan"))
         return EvaluationResult("coco", undefined, {name: dict(undefined) for name in classes})
     truth = COCO(ground_truth(records, classes), print_function=_ignore)
-    results = truth.loadRes(detections(predictions))
     # Not the class called COCOeval: that one prints.
-    evaluation = COCOeval_faster(truth, results, "bbox", print_function=_ignore)
+    evaluation = COCOeval_faster(truth, truth.loadRes(detections(predictions)), "bbox", print_function=_ignore)
     evaluation.evaluate()
     evaluation.accumulate()
     # (threshold, recall, class, area, max detections) and (threshold, class, area, max detections); -1 is undefined.
     precision = np.asarray(evaluation.eval["precision"])[..., -1]
     recall = np.asarray(evaluation.eval["recall"])[..., -1]
     precision, recall = (np.where(values > -1, values, np.nan) for values in (precision, recall))
-    every = slice(None)
     per_class = {name: _metrics(precision, recall, slice(k, k + 1)) for k, name in enumerate(classes)}
-    return EvaluationResult("coco", _metrics(precision, recall, every), per_class)
+    return EvaluationResult("coco", _metrics(precision, recall, slice(None)), per_class)
 
 
 def ground_truth(records: Sequence[Record], classes: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
@@ -68,8 +56,7 @@ def ground_truth(records: Sequence[Record], classes: Sequence[str]) -> dict[str,
     for number, record in enumerate(records, start=1):
         images.append({"id": number, "width": record.width, "height": record.height})
         areas = record.attributes["area"].tolist() if "area" in record.attributes else [None] * len(record.boxes)
-        objects = zip(record.boxes.tolist(), record.labels.tolist(), areas, strict=True)
-        for box, label, area in objects:
+        for box, label, area in zip(record.boxes.tolist(), record.labels.tolist(), areas, strict=True):
             annotations.append(_annotation(number, label, box, area, crowd=0))
         for box, label in zip(record.ignore.tolist(), record.ignore_labels.tolist(), strict=True):
             concerned = range(len(classes)) if label == -1 else (label,)
@@ -92,11 +79,9 @@ def detections(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
 
 
 def _annotation(image: int, label: int, box: list[float], area: float | None, *, crowd: int) -> dict[str, Any]:
-    x, y, width, height = _xywh(box)
-    area = width * height if area is None else area
-    return {
-        "image_id": image, "category_id": label, "bbox": [x, y, width, height], "area": area, "iscrowd": crowd
-    }  # fmt: skip
+    bbox = _xywh(box)
+    area = bbox[2] * bbox[3] if area is None else area
+    return {"image_id": image, "category_id": label, "bbox": bbox, "area": area, "iscrowd": crowd}
 
 
 def _xywh(box: list[float]) -> list[float]:

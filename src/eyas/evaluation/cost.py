@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -93,7 +93,7 @@ def measure(
     device = torch.device(device)
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(batch_size, 3, *image_size, generator=generator).to(device)
-    with _prepared(detector, device, threads), torch.no_grad():
+    with cpu_threads(threads), _moved(detector.network, device), torch.no_grad():
         flops = count_flops(detector, images[:1])
         for _ in range(warmup):
             detector.predict(images)
@@ -135,26 +135,31 @@ def table(costs: Mapping[str, ModelCost]) -> str:
     for name, cost in costs.items():
         spread = f"{cost.latency_p10_ms:.1f}-{cost.latency_p90_ms:.1f}"
         memory = "-" if cost.peak_memory_mb is None else f"{cost.peak_memory_mb:.0f}"
-        rows.append(
-            [name, f"{cost.parameters / 1e6:.2f}", f"{cost.gflops:.2f}", f"{cost.latency_ms:.1f}", spread, memory]
-        )
+        millions, latency = f"{cost.parameters / 1e6:.2f}", f"{cost.latency_ms:.1f}"
+        rows.append([name, millions, f"{cost.gflops:.2f}", latency, spread, memory])
     return as_text(rows)
 
 
 @contextmanager
-def _prepared(detector: Detector, device: torch.device, threads: int | None) -> Iterator[None]:
-    """The detector on the device and in evaluation mode, with a number of threads; everything as before afterwards."""
-    network = detector.network
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """A number of CPU threads inside an operation, None for the present one; as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _moved(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """The network on the device and in evaluation mode; as before afterwards."""
     first = next(network.parameters(), None)
     home = first.device if first is not None else device
-    before = torch.get_num_threads()
     try:
-        if threads is not None:
-            torch.set_num_threads(threads)
         with eval_mode(network.to(device)):
             yield
     finally:
-        torch.set_num_threads(before)
         network.to(home)
 
 

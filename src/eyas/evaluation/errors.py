@@ -21,7 +21,7 @@ best overlap of such a detection is with it; else *missed*.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,22 +101,15 @@ def judge(record: Record, prediction: Prediction, *, threshold: float) -> Judged
     )
 
 
-def totals(images: Iterable[JudgedImage]) -> tuple[Counter[str], Counter[str]]:
+def totals(images: Sequence[JudgedImage]) -> tuple[Counter[str], Counter[str]]:
     """Objects by outcome and detections by verdict, counted over all images."""
-    outcomes: Counter[str] = Counter()
-    verdicts: Counter[str] = Counter()
-    for image in images:
-        outcomes.update(image.outcomes)
-        verdicts.update(image.verdicts)
-    return outcomes, verdicts
+    outcomes = Counter(outcome for image in images for outcome in image.outcomes)
+    return outcomes, Counter(verdict for image in images for verdict in image.verdicts)
 
 
-def confusions(images: Iterable[JudgedImage]) -> Counter[tuple[int, int]]:
+def confusions(images: Sequence[JudgedImage]) -> Counter[tuple[int, int]]:
     """(label of the object, label of the detection) -> how often the two were confused, over all images."""
-    counts: Counter[tuple[int, int]] = Counter()
-    for image in images:
-        counts.update(image.confusions)
-    return counts
+    return Counter(pair for image in images for pair in image.confusions)
 
 
 def ranked(images: Sequence[JudgedImage]) -> list[int]:
@@ -124,26 +117,24 @@ def ranked(images: Sequence[JudgedImage]) -> list[int]:
 
     Between equal scores, the image with more found objects is better, then the one with fewer errors.
     """
-    known = [(image.score, image, index) for index, image in enumerate(images)]
-    judged = [
-        (-score, -image.found, image.wrong + len(image.outcomes) - image.found, index)
-        for score, image, index in known
-        if score is not None
-    ]
-    return [index for *_, index in sorted(judged)]
+
+    def rank(index: int) -> tuple[float, int, int]:
+        image = images[index]
+        return -(image.score or 0.0), -image.found, image.wrong + len(image.outcomes) - image.found
+
+    return sorted((index for index, image in enumerate(images) if image.score is not None), key=rank)
 
 
 def _verdict(own: Array, other: Array, ignored: bool, taken: Flags, seen: dict[str, set[int]]) -> str:
     """The verdict on one detection from its IoU with objects of its class and of others. Updates taken and seen."""
-    if len(own):
-        best = int(np.where(taken, 0.0, own).argmax())
-        if own[best] >= MATCH and not taken[best]:
-            taken[best] = True
-            return "correct"
+    if len(own) == 0:
+        return "ignored" if ignored else "false"
+    best = int(np.where(taken, 0.0, own).argmax())
+    if own[best] >= MATCH and not taken[best]:
+        taken[best] = True
+        return "correct"
     if ignored:
         return "ignored"
-    if len(own) == 0:
-        return "false"
     if own.max() >= MATCH:
         return "duplicate"
     if other.max() >= MATCH:
@@ -163,10 +154,8 @@ def _outcome(index: int, taken: bool, seen: dict[str, set[int]]) -> str:
 
 def _ignored(record: Record, boxes: Array, labels: Labels) -> Flags:
     """(D,): more than half of the detection lies on an ignore region that concerns its class."""
-    concerned = record.ignore_labels
-    if len(concerned) == 0:
-        return np.zeros(len(boxes), bool)
-    concerns = (concerned[None, :] == labels[:, None]) | (concerned[None, :] == -1)
+    concerned = record.ignore_labels[None, :]
+    concerns = (concerned == labels[:, None]) | (concerned == -1)
     inside = intersections(boxes, array(record.ignore)) > 0.5 * areas(boxes)[:, None]
     covered: Flags = (inside & concerns).any(axis=1)
     return covered

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,20 +14,6 @@ from eyas.types import EyasError, Prediction, Record
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, eq=False)
-class ImageArrays:
-    """One record and its prediction as arrays. Boxes are (_, 4) xyxy in pixels of the image file."""
-
-    objects: Array
-    labels: Labels
-    attributes: Mapping[str, Array]
-    ignore: Array
-    ignore_labels: Labels
-    detections: Array
-    scores: Array
-    detection_labels: Labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,47 +64,38 @@ def check(records: Sequence[Record], classes: Sequence[str], predictions: Sequen
             )
 
 
-def to_arrays(records: Sequence[Record], predictions: Sequence[Prediction]) -> list[ImageArrays]:
-    """Every record with its prediction; converted once, since each class goes through all of them."""
-    return [
-        ImageArrays(
-            objects=array(record.boxes),
-            labels=record.labels,
-            attributes={name: array(values) for name, values in record.attributes.items()},
-            ignore=array(record.ignore),
-            ignore_labels=record.ignore_labels,
-            detections=array(prediction["boxes"]),
-            scores=array(prediction["scores"]),
-            detection_labels=prediction["labels"].cpu().numpy(),
-        )
-        for record, prediction in zip(records, predictions, strict=True)
-    ]
+def by_class(
+    records: Sequence[Record], classes: Sequence[str], predictions: Sequence[Prediction]
+) -> Iterator[tuple[str, list[ClassInImage]]]:
+    """Each class with the images that have an object or a detection of it; errors as `check` raises them."""
+    check(records, classes, predictions)
+    # Converted once, since each class goes through all of them.
+    found = [(array(one["boxes"]), array(one["scores"]), one["labels"].cpu().numpy()) for one in predictions]
+    for label, name in enumerate(classes):
+        images = [
+            _of_class(record, label, boxes, scores, labels == label)
+            for record, (boxes, scores, labels) in zip(records, found, strict=True)
+            if label in record.labels or label in labels
+        ]
+        yield name, images
 
 
-def of_class(images: Sequence[ImageArrays], label: int) -> list[ClassInImage]:
-    """One class in each image that has an object or a detection of it."""
-    found = []
-    for image in images:
-        objects, own = image.labels == label, image.detection_labels == label
-        if objects.any() or own.any():
-            found.append(
-                ClassInImage(
-                    objects=image.objects[objects],
-                    attributes={name: values[objects] for name, values in image.attributes.items()},
-                    own_ignore=image.ignore[image.ignore_labels == label],
-                    any_ignore=image.ignore[image.ignore_labels == -1],
-                    detections=image.detections,
-                    scores=image.scores,
-                    own=own,
-                )
-            )
-    return found
+def _of_class(record: Record, label: int, detections: Array, scores: Array, own: Flags) -> ClassInImage:
+    objects = record.labels == label
+    return ClassInImage(
+        objects=array(record.boxes[objects]),
+        attributes={name: array(values[objects]) for name, values in record.attributes.items()},
+        own_ignore=array(record.ignore[record.ignore_labels == label]),
+        any_ignore=array(record.ignore[record.ignore_labels == -1]),
+        detections=detections,
+        scores=scores,
+        own=own,
+    )
 
 
 def array(values: npt.NDArray[np.float32] | torch.Tensor) -> Array:
     """A record's array, or a prediction's tensor on any device, as float64."""
-    found = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
-    return found.astype(np.float64)
+    return (values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values).astype(np.float64)
 
 
 def intersections(a: Array, b: Array) -> Array:

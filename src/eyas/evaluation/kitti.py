@@ -25,23 +25,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from eyas.evaluation.inputs import (
-    Array,
-    ClassInImage,
-    Flags,
-    areas,
-    check,
-    intersections,
-    of_class,
-    overlaps,
-    to_arrays,
-)
+from eyas.evaluation.inputs import Array, ClassInImage, Flags, Labels, areas, by_class, intersections, overlaps
 from eyas.evaluation.result import EvaluationResult, summarise
 from eyas.types import Prediction, Record
-
-DIFFICULTIES = ("easy", "moderate", "hard")
 
 FORMATS = ("kitti",)
 NAMES = (
@@ -63,7 +50,7 @@ class Limits:
     truncated: float
 
 
-LIMITS = (Limits(40, 0, 0.15), Limits(25, 1, 0.30), Limits(25, 2, 0.50))
+LIMITS = {"easy": Limits(40, 0, 0.15), "moderate": Limits(25, 1, 0.30), "hard": Limits(25, 2, 0.50)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +59,6 @@ class ImageOverlaps:
 
     Attributes:
         overlap: (D, G) IoU, above the class's minimum, else 0.
-        scores: (D,).
         own: (D,) the detection is of this class.
         on_dont_care: (D,) the detection lies on a DontCare region.
         heights: (D,) pixels, of detections.
@@ -90,27 +76,16 @@ class ImageOverlaps:
 
 
 def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Sequence[Prediction]) -> EvaluationResult:
-    """KITTI's metrics.
+    """KITTI's metrics; arguments and errors as for `eyas.evaluation.evaluate`.
 
-    Args:
-        records: the ground truth. An ignore region of label -1 is DontCare, one of a class is an object of a
-            neighbouring class (a van, for cars). Objects without ``occluded`` or ``truncated`` count as fully visible.
-        classes: class names in label order.
-        predictions: entry i belongs to record i, in the frame of its image file.
-
-    Returns:
-        `NAMES`. A class without an object of a difficulty has NaN there.
-
-    Raises:
-        ValueError: records and predictions differ in number.
-        EyasError: a label outside the class list, or a box or score that is not finite.
+    An ignore region of label -1 is DontCare, one of a class is an object of a neighbouring class (a van, for cars).
+    Objects without ``occluded`` or ``truncated`` count as fully visible. A class without an object of a difficulty has
+    NaN there.
     """
-    check(records, classes, predictions)
-    images = to_arrays(records, predictions)
     per_class = {}
-    for label, name in enumerate(classes):
-        found = [image_overlaps(image, minimum_overlap(name)) for image in of_class(images, label)]
-        curves = {difficulty: curve(found, limits) for difficulty, limits in zip(DIFFICULTIES, LIMITS, strict=True)}
+    for name, images in by_class(records, classes, predictions):
+        found = [image_overlaps(image, minimum_overlap(name)) for image in images]
+        curves = {difficulty: curve(found, limits) for difficulty, limits in LIMITS.items()}
         by_40 = {f"map_{difficulty}": float(points[1:].mean()) for difficulty, points in curves.items()}
         by_11 = {f"map_{difficulty}_11": float(points[::4].mean()) for difficulty, points in curves.items()}
         per_class[name] = {"map": by_40["map_moderate"], **by_40, **by_11}
@@ -143,26 +118,19 @@ def image_overlaps(image: ClassInImage, minimum: float) -> ImageOverlaps:
 
 def curve(images: Sequence[ImageOverlaps], limits: Limits) -> Array:
     """Precision at `POINTS` recall steps, the best at that step or a later one; NaN without an object that counts."""
-    counted = [_counted(image, limits) for image in images]
-    objects = int(sum(flags.sum() for flags in counted))
+    cases = [(image, *_flags(image, limits)) for image in images]
+    objects = int(sum(counted.sum() for _, counted, _, _ in cases))
     if objects == 0:
         return np.full(POINTS, np.nan)
-    pairs = list(zip(images, counted, strict=True))
-    scores = np.concatenate([_true_scores(image, flags, limits) for image, flags in pairs])
-    steps = thresholds(scores, objects)
-    true, false = np.sum([_true_and_false(image, flags, limits, steps) for image, flags in pairs], axis=0)
+    steps = thresholds(np.concatenate([_true_scores(*case) for case in cases]), objects)
+    true, false = np.sum([_true_and_false(*case, steps) for case in cases], axis=0)
     precision = np.zeros(POINTS)
     np.divide(true, true + false, out=precision[: len(steps)], where=true + false > 0)
     return np.maximum.accumulate(precision[::-1])[::-1]
 
 
 def thresholds(scores: Array, objects: int) -> Array:
-    """The scores at which the recall passes 0, 1/40, 2/40, ... most closely, falling; at most `POINTS`.
-
-    Args:
-        scores: of the true detections, in any order.
-        objects: the number of objects, at least as many.
-    """
+    """At most `POINTS` of the true detections' scores, falling: where recall passes 0, 1/40, 2/40, ... most closely."""
     ordered = np.sort(scores)[::-1]
     steps: list[float] = []
     target = 0.0
@@ -176,22 +144,16 @@ def thresholds(scores: Array, objects: int) -> Array:
     return np.array(steps)
 
 
-def _counted(image: ImageOverlaps, limits: Limits) -> Flags:
-    """(G,): the objects of this difficulty; the others are ignored."""
+def _flags(image: ImageOverlaps, limits: Limits) -> tuple[Flags, Flags, Flags]:
+    """(G,): the objects that count; (D,) each: the detections too low to count, of whatever class; those that count."""
     # "At most the minimum height is ignored" is the kit's present form; before the 3D benchmark it was "below".
     visible = (image.occluded <= limits.occluded) & (image.truncated <= limits.truncated)
-    return visible & (image.object_heights > limits.height)
-
-
-def _kinds(image: ImageOverlaps, limits: Limits) -> tuple[Flags, Flags]:
-    """(D,) each: the detections too low to count, of whatever class, and those that count."""
     low = image.heights < limits.height
-    return low, image.own & ~low
+    return visible & (image.object_heights > limits.height), low, image.own & ~low
 
 
-def _true_scores(image: ImageOverlaps, counted: Flags, limits: Limits) -> Array:
+def _true_scores(image: ImageOverlaps, counted: Flags, low: Flags, valid: Flags) -> Array:
     """Scores of the true detections when each object takes the highest score among those that overlap it enough."""
-    low, valid = _kinds(image, limits)
     free = low | valid
     scores = []
     for column in np.flatnonzero(image.overlap.any(axis=0)):
@@ -205,14 +167,12 @@ def _true_scores(image: ImageOverlaps, counted: Flags, limits: Limits) -> Array:
     return np.array(scores, dtype=np.float64)
 
 
-def _true_and_false(image: ImageOverlaps, counted: Flags, limits: Limits, steps: Array) -> npt.NDArray[np.int64]:
+def _true_and_false(image: ImageOverlaps, counted: Flags, low: Flags, valid: Flags, steps: Array) -> Labels:
     """(2, S): true and false detections at each of S score thresholds, each object taking the greatest overlap.
 
     Only where no detection that counts is left does an object take a low one, the first in the list.
     """
-    low, valid = _kinds(image, limits)
-    active = image.scores[None, :] >= steps[:, None]
-    free = active & (low | valid)
+    free = (image.scores[None, :] >= steps[:, None]) & (low | valid)
     true = np.zeros(len(steps), np.int64)
     rows = np.arange(len(steps))
     for column in np.flatnonzero(image.overlap.any(axis=0)):

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from eyas.evaluation.inputs import Array, Flags, check, of_class, to_arrays
-from eyas.evaluation.voc import verdicts
+from eyas.evaluation import voc
+from eyas.evaluation.inputs import Array, Flags, by_class
 from eyas.types import Prediction, Record
 
 POINTS = 101
@@ -17,36 +17,13 @@ POINTS = 101
 def curves(
     records: Sequence[Record], classes: Sequence[str], predictions: Sequence[Prediction]
 ) -> dict[str, Array | None]:
-    """Class name -> (101,) precision; None for a class without objects.
-
-    Args:
-        records: the ground truth.
-        classes: class names in label order.
-        predictions: entry i belongs to record i, in the frame of its image file.
-
-    Raises:
-        ValueError: records and predictions differ in number.
-        EyasError: a label outside the class list, or a box or score that is not finite.
-    """
-    check(records, classes, predictions)
-    images = to_arrays(records, predictions)
-    return {name: curve(*verdicts(of_class(images, label))) for label, name in enumerate(classes)}
+    """Class name -> `curve`; arguments and errors as for `eyas.evaluation.evaluate`."""
+    return {name: curve(*voc.verdicts(images)) for name, images in by_class(records, classes, predictions)}
 
 
 def curve(true: Flags, objects: int) -> Array | None:
-    """(101,): the best precision at each recall or a higher one, 0 where none gets there; None without objects.
-
-    Args:
-        true: whether each detection is true, by falling score.
-        objects: the number of objects.
-    """
-    if objects == 0:
-        return None
-    found = np.cumsum(true)
-    precision = found / np.arange(1, len(true) + 1)
-    envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
-    # In integers: found / objects >= step / 100.
-    return np.asarray(envelope[np.searchsorted((POINTS - 1) * found, np.arange(POINTS) * objects)], dtype=np.float64)
+    """(101,): `voc.curve` of verdicts by falling score; None without objects."""
+    return voc.curve(true, objects, POINTS) if objects else None
 
 
 def mean_curve(by_class: Mapping[str, Array | None]) -> Array | None:

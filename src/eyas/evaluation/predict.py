@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from accelerate.utils import gather_object
@@ -24,7 +24,7 @@ Batches = Iterable[tuple[Tensor, list[Target]]]
 
 
 def predict_records(
-    detector: Detector, batches: Batches, source: DataSource, *, advance: Callable[[int], None] | None = None
+    detector: Detector, batches: Batches, source: DataSource, progress: Progress, name: str
 ) -> dict[int, Prediction]:
     """Detections by record index, on the CPU, in the frame of the image files.
 
@@ -32,33 +32,34 @@ def predict_records(
         detector: left in the mode it was in.
         batches: images and targets of the source, on the detector's device, in any order, some or all.
         source: the data set.
-        advance: called with the number of images after each batch.
+        progress, name: where a bar is shown, and what it is called.
     """
     predictions: dict[int, Prediction] = {}
+    task = progress.task(name, len(source.records))
     with eval_mode(detector.network), torch.no_grad(), name_failed_images(batches):
         for images, targets in with_timeout(batches, batches):
             for prediction, target in zip(detector.predict(as_float(images)), targets, strict=True):
                 index = target["index"]
                 predictions[index] = to_record_frame(on_cpu(prediction), source.records[index], target["size"])
-            if advance:
-                advance(len(targets))
+            progress.advance(task, len(targets))
+    progress.finish(task)
     return predictions
 
 
 def on_cpu(prediction: Prediction) -> Prediction:
     """A prediction, copied to the CPU."""
-    boxes, scores, labels = (prediction[key].cpu() for key in ("boxes", "scores", "labels"))
-    return {"boxes": boxes, "scores": scores, "labels": labels}
+    return Prediction(
+        boxes=prediction["boxes"].cpu(), scores=prediction["scores"].cpu(), labels=prediction["labels"].cpu()
+    )
 
 
 def score_detector(
     detector: Detector, batches: Batches, source: DataSource, metric: str, progress: Progress, name: str
 ) -> EvaluationResult:
     """Score a detector on every image of a source, each process on its share, behind a progress bar of that name."""
-    task = progress.task(name, len(source.records))
-    mine = predict_records(detector, batches, source, advance=lambda images: progress.advance(task, images))
-    progress.finish(task)
-    return score(metric, source, gather_predictions(mine))
+    shards = gather_object([predict_records(detector, batches, source, progress, name)])
+    # Records padded in to even the shards occur once.
+    return score(metric, source, {index: found for shard in shards for index, found in shard.items()})
 
 
 def anchor_grids(detector: Detector, image_size: Size) -> list[AnchorGrid]:
@@ -73,14 +74,7 @@ def anchor_grids(detector: Detector, image_size: Size) -> list[AnchorGrid]:
 
 def score(metric: str, source: DataSource, predictions: dict[int, Prediction]) -> EvaluationResult:
     """Evaluate predictions of every record of a source, by index."""
-    ordered: Sequence[Prediction] = [predictions[index] for index in range(len(source.records))]
-    return evaluate(metric, source.records, source.classes, ordered)
-
-
-def gather_predictions(mine: dict[int, Prediction]) -> dict[int, Prediction]:
-    """The predictions of all processes, by record index; records padded in to even the shards occur once."""
-    shards: list[dict[int, Prediction]] = gather_object([mine])
-    return {index: found for shard in shards for index, found in shard.items()}
+    return evaluate(metric, source.records, source.classes, [predictions[i] for i in range(len(source.records))])
 
 
 def val_loader(source: DataSource, data: DataArgs) -> Loader:
@@ -99,14 +93,9 @@ def val_loader(source: DataSource, data: DataArgs) -> Loader:
 def predict_source(
     detector: Detector, source: DataSource, feed: DataArgs, device: torch.device, progress: Progress, name: str
 ) -> dict[int, Prediction]:
-    """Predictions for every image of a source, by record index, behind a progress bar of that name.
-
-    The detector runs on the device and is on the CPU afterwards.
-    """
+    """`predict_records` for every image of a source. The detector runs on the device and is on the CPU afterwards."""
     detector.network.to(device)
-    task = progress.task(name, len(source.records))
     batches = ((images.to(device), targets) for images, targets in safe_batches(val_loader(source, feed)))
-    found = predict_records(detector, batches, source, advance=lambda images: progress.advance(task, images))
-    progress.finish(task)
+    found = predict_records(detector, batches, source, progress, name)
     detector.network.cpu()
     return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,10 +25,9 @@ from eyas.types import Detector, Level, Size, Target, View
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Mean and squared deviations of C channels over some cells; float64, on the CPU.
+    """Mean and squared deviations of C channels over ``count`` cells; float64, on the CPU.
 
     Attributes:
-        count: cells.
         mean: (C,), 0 where there is no cell.
         deviation: (C,), the sum over the cells of ``(value - mean)**2``.
     """
@@ -39,12 +38,7 @@ class Moments:
 
     @classmethod
     def of(cls, features: Tensor, cells: Tensor) -> Moments:
-        """The moments of the chosen cells of one batch.
-
-        Args:
-            features: (B, C, H, W), any floating type.
-            cells: (B, H, W) bool.
-        """
+        """The moments of the chosen cells, (B, H, W) bool, of features (B, C, H, W) of any floating type."""
         values = features.permute(0, 2, 3, 1)[cells].cpu().double()
         if not len(values):
             nothing = torch.zeros(features.shape[1], dtype=torch.float64)
@@ -62,10 +56,6 @@ class Moments:
         between = apart.square() * (self.count * other.count / count)
         return Moments(count, mean, self.deviation + other.deviation + between)
 
-    def deviation_from(self, centre: Tensor) -> Tensor:
-        """(C,): the sum over the cells of ``(value - centre)**2``."""
-        return self.deviation + self.count * (self.mean - centre).square()
-
     @property
     def variance(self) -> Tensor | None:
         """(C,): population variance, as `numpy.var`; None where there is no cell."""
@@ -74,13 +64,10 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class LevelInspection:
-    """One feature level over a data set.
+    """One feature level over a data set, ``name`` being that of its tap.
 
     Attributes:
-        name: of its tap.
-        level: its description.
-        near: moments of the cells near an object.
-        far: of all others.
+        near: moments of the cells near an object; ``far`` has those of all others.
         ratios: variance near over variance far of each image that has both, each the mean over channels.
     """
 
@@ -103,7 +90,7 @@ class LevelInspection:
     @property
     def near_to_far(self) -> float | None:
         """Variance near over variance far, each the mean over channels. None where either has none, or far has 0."""
-        return _near_to_far(self.near, self.far)
+        return _quotient(_mean(self.near.variance), _mean(self.far.variance))
 
     @property
     def near_to_far_of_images(self) -> float | None:
@@ -122,8 +109,9 @@ class LevelInspection:
 
         The share that a loss on the whole map spends far from objects while the student gives the mean everywhere.
         """
-        whole = self.whole
-        return _quotient(float(self.far.deviation_from(whole.mean).sum()), float(whole.deviation.sum()))
+        whole, far = self.whole, self.far
+        from_mean = far.deviation + far.count * (far.mean - whole.mean).square()
+        return _quotient(float(from_mean.sum()), float(whole.deviation.sum()))
 
     def variances(self) -> dict[str, Tensor | None]:
         """(C,) per-channel variance: "whole", "near" and "far"."""
@@ -166,8 +154,7 @@ def inspect_features(
     Args:
         teacher: left in the mode it was in.
         batches: images (B, 3, height, width), uint8 or float32 in [0, 1], on the teacher's device, and their targets.
-        psi: of the near-object mask.
-        assignment: of the near-object mask.
+        psi, assignment: of the near-object mask.
         advance: called with the number of images after each batch.
 
     Returns:
@@ -178,8 +165,8 @@ def inspect_features(
         for images, targets in batches:
             view, masks = view_and_masks(teacher, images, targets, psi=psi, assignment=assignment)
             sizes = [target.get("size", view.image_size) for target in targets]
-            names = zip(teacher.levels.items(), view.features, masks, strict=True)
-            batch = [_level(name, level, feature, mask, sizes) for (name, level), feature, mask in names]
+            levels = zip(teacher.levels, view.levels, view.features, masks, strict=True)
+            batch = [_level(*level, sizes) for level in levels]
             found = batch if not found else [_merge(*pair) for pair in zip(found, batch, strict=True)]
             if advance:
                 advance(len(targets))
@@ -191,7 +178,8 @@ def view_and_masks(
 ) -> tuple[View, list[Tensor]]:
     """The teacher's features of a batch, and the near-object mask of each level, (B, H, W). In evaluation mode."""
     features = tap_features(teacher, teacher.levels, as_float(images))
-    view = View([features[name] for name in teacher.levels], list(teacher.levels.values()), _size(images))
+    size = (images.shape[-2], images.shape[-1])
+    view = View([features[name] for name in teacher.levels], list(teacher.levels.values()), size)
     ranges = [level.box_range for level in view.levels]
     boxes = [target["boxes"].to(images.device) for target in targets]
     return view, near_object_masks(view.grids, boxes, psi=psi, assignment=assignment, box_ranges=ranges)
@@ -257,28 +245,20 @@ def _verdict(level: LevelInspection) -> str:
 
 
 def _level(name: str, level: Level, features: Tensor, near: Tensor, sizes: Sequence[Size]) -> LevelInspection:
-    image = inside(_size(features), level.stride, sizes).to(near.device)
+    image = inside((features.shape[-2], features.shape[-1]), level.stride, sizes).to(near.device)
     none = Moments.of(features[:0], near[:0])
     found = LevelInspection(name, level, none, none)
     for index in range(len(features)):
-        one = slice(index, index + 1)
-        inner, outer = (Moments.of(features[one], cells[one] & image[one]) for cells in (near, ~near))
-        ratio = _near_to_far(inner, outer)
-        found = _merge(found, LevelInspection(name, level, inner, outer, () if ratio is None else (ratio,)))
+        row = slice(index, index + 1)
+        inner, outer = (Moments.of(features[row], cells[row] & image[row]) for cells in (near, ~near))
+        one = LevelInspection(name, level, inner, outer)
+        found = _merge(found, one if one.near_to_far is None else replace(one, ratios=(one.near_to_far,)))
     return found
 
 
 def _merge(one: LevelInspection, other: LevelInspection) -> LevelInspection:
-    near, far = one.near.merge(other.near), one.far.merge(other.far)
-    return LevelInspection(one.name, one.level, near, far, one.ratios + other.ratios)
-
-
-def _near_to_far(near: Moments, far: Moments) -> float | None:
-    return _quotient(_mean(near.variance), _mean(far.variance))
-
-
-def _size(images: Tensor) -> Size:
-    return images.shape[-2], images.shape[-1]
+    ratios = one.ratios + other.ratios
+    return replace(one, near=one.near.merge(other.near), far=one.far.merge(other.far), ratios=ratios)
 
 
 def _mean(values: Tensor | None) -> float | None:

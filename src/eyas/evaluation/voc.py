@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eyas.evaluation.inputs import Array, ClassInImage, Flags, check, of_class, overlaps, to_arrays
+from eyas.evaluation.inputs import Array, ClassInImage, Flags, by_class, overlaps
 from eyas.evaluation.result import EvaluationResult, summarise
 from eyas.types import Prediction, Record
 
@@ -30,25 +30,13 @@ MIN_OVERLAP = 0.5
 
 
 def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Sequence[Prediction]) -> EvaluationResult:
-    """VOC's metrics.
+    """VOC's metrics; arguments and errors as for `eyas.evaluation.evaluate`.
 
-    Args:
-        records: the ground truth. Ignore regions are difficult objects: of their class, or of every class.
-        classes: class names in label order.
-        predictions: entry i belongs to record i, in the frame of its image file.
-
-    Returns:
-        `NAMES`. A class without an object that is not difficult has NaN.
-
-    Raises:
-        ValueError: records and predictions differ in number.
-        EyasError: a label outside the class list, or a box or score that is not finite.
+    Ignore regions are difficult objects: of their class, or of every class. A class with no others has NaN.
     """
-    check(records, classes, predictions)
-    images = to_arrays(records, predictions)
     per_class = {}
-    for label, name in enumerate(classes):
-        true, objects = verdicts(of_class(images, label))
+    for name, images in by_class(records, classes, predictions):
+        true, objects = verdicts(images)
         per_class[name] = {"map_50": area(true, objects), "map_50_11": eleven_point(true, objects)}
     return summarise("voc", per_class, NAMES)
 
@@ -80,16 +68,15 @@ def area(true: Flags, objects: int) -> float:
 
 
 def eleven_point(true: Flags, objects: int) -> float:
-    """The mean, over recall 0, 0.1, ..., 1, of the best precision at that recall or a higher one, 0 if none gets there.
+    """The mean of `curve` over recall 0, 0.1, ..., 1; arguments as for `area`."""
+    return float(curve(true, objects, 11).mean()) if objects else float("nan")
 
-    Arguments as for `area`.
-    """
-    if objects == 0:
-        return float("nan")
-    envelope, found = _envelope(true), np.cumsum(true)
-    # In integers: found / objects >= level / 10.
-    first = np.searchsorted(10 * found, np.arange(11) * objects)
-    return float(np.append(envelope, 0.0)[first].mean())
+
+def curve(true: Flags, objects: int, points: int) -> Array:
+    """(points,): the best precision at recall 0, ..., 1 or a higher one, 0 where none gets there. Needs an object."""
+    # In integers: found / objects >= step / (points - 1).
+    first = np.searchsorted((points - 1) * np.cumsum(true), np.arange(points) * objects)
+    return np.append(_envelope(true), 0.0)[first]
 
 
 def _envelope(true: Flags) -> Array:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from eyas.detectors.deployed import Deployed, as_predictions
+from eyas.detectors.deployed import Deployed
+from eyas.evaluation.cost import cpu_threads
 from eyas.export.formats import Runtime
-from eyas.types import EyasError, Level, Prediction, Size, Target
+from eyas.types import Size
 
 MAP_TOLERANCE = 0.001
 """The largest allowed difference between the two scores."""
@@ -23,49 +24,32 @@ UNMATCHED = 0.01
 """The largest allowed fraction of PyTorch's proposals that the exported detector lacks."""
 
 
-class RawDetector:
-    """An exported model without detections, completed by PyTorch's post-processing; only for the comparison.
-
-    Args:
-        runtime: the opened model.
-        deployed: the detector it was exported from.
-    """
-
-    classes: tuple[str, ...] = ()
-    levels: Mapping[str, Level] = {}
+class CompletedRuntime:
+    """The opened file of head outputs, completed by PyTorch's post-processing; only for the comparison."""
 
     def __init__(self, runtime: Runtime, deployed: Deployed) -> None:
-        self.runtime, self.deployed, self.network = runtime, deployed, nn.Module()
+        self.runtime, self.deployed = runtime, deployed
+        self.metadata = {**runtime.metadata, "eyas.raw": False}
         self._rows: dict[Size, Sequence[int]] = {}
 
-    def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Always raises EyasError."""
-        raise EyasError("an exported file cannot be trained")
-
-    def predict(self, images: Tensor) -> list[Prediction]:
-        """Detections in each image."""
+    def run(self, images: Tensor, names: Sequence[str]) -> list[Tensor]:
+        """The detections, whatever names are given."""
         size = (images.shape[-2], images.shape[-1])
         if size not in self._rows:
             self._rows[size] = self.deployed.raw(images[:1])[1]
-        outputs = self.runtime.run(images, self.deployed.raw_names)
-        return as_predictions(self.deployed.detect(outputs, self._rows[size], size))
+        return [*self.deployed.detect(self.runtime.run(images, self.deployed.raw_names), self._rows[size], size)]
 
 
 def raw_differences(deployed: Deployed, runtime: Runtime, images: Iterable[Tensor]) -> dict[str, float]:
-    """The largest difference of each head output, see `difference`.
+    """The largest `difference` of each head output on images (batch, 3, height, width) in [0, 1].
 
     Rows of the outputs in `Deployed.matched` are compared between equal proposals; ``unmatched`` is the fraction of
     PyTorch's proposals that the other lacks. For a `Deployed.coupled` detector, an image with an unmatched proposal is
     not compared; if that is every image, the fraction is 1.
-
-    Args:
-        deployed: PyTorch's detector.
-        runtime: the exported one.
-        images: batches of (batch, 3, height, width) in [0, 1].
     """
     largest = dict.fromkeys(deployed.raw_names, 0.0)
     missing = total = 0
-    names = list(deployed.raw_names)
+    names = deployed.raw_names
     for batch in images:
         with torch.no_grad():
             ours = dict(zip(names, deployed.raw(batch)[0], strict=True))
@@ -74,7 +58,7 @@ def raw_differences(deployed: Deployed, runtime: Runtime, images: Iterable[Tenso
             ours, theirs, lost = _matched(ours, theirs, deployed)
             missing, total = missing + lost, total + lost + len(ours[deployed.matched[0]])
         for name in names:
-            largest[name] = _larger(largest[name], difference(ours[name], theirs[name]))
+            largest[name] = float(np.maximum(largest[name], difference(ours[name], theirs[name])))  # max drops NaN
     return largest | ({"unmatched": missing / max(total, 1)} if deployed.matched else {})
 
 
@@ -93,8 +77,7 @@ def failures(differences: Mapping[str, float], tolerance: float, ours: float, th
     Args:
         differences: of `raw_differences`.
         tolerance: for each of them except ``unmatched``.
-        ours: PyTorch's score. Two NaN scores (no objects at all) are equal.
-        theirs: score of the exported detector.
+        ours, theirs: the scores of both. Two NaN scores (no objects at all) are equal.
     """
     found = []
     for name, value in differences.items():
@@ -107,15 +90,12 @@ def failures(differences: Mapping[str, float], tolerance: float, ours: float, th
 
 
 def latencies(predict: Mapping[str, Callable[[Tensor], Any]], images: Sequence[Tensor], runs: int) -> dict[str, float]:
-    """Median milliseconds per image. The detectors take turns, so that other load on the machine affects all alike.
+    """Median milliseconds per image (1, 3, height, width), over ``runs`` calls of each function after an untimed one.
 
-    Args:
-        predict: functions by name.
-        images: each (1, 3, height, width), taken in turn.
-        runs: timed calls of each, after one untimed call.
+    The detectors take turns, so that other load on the machine affects all alike.
     """
     times: dict[str, list[float]] = {name: [] for name in predict}
-    with _one_thread(), torch.no_grad():
+    with cpu_threads(1), torch.no_grad():
         for run in range(runs + 1):
             for name, call in predict.items():
                 start = time.perf_counter()
@@ -144,21 +124,5 @@ def _matched(
         for name, (left, right) in pairs.items():
             left.append(ours[name][image, real[same]])
             right.append(theirs[name][image, nearest[same]])
-    reduced = ({name: torch.cat(both[side]) for name, both in pairs.items()} for side in (0, 1))
-    left_rows, right_rows = reduced
+    left_rows, right_rows = ({name: torch.cat(both[side]) for name, both in pairs.items()} for side in (0, 1))
     return {**ours, **left_rows}, {**theirs, **right_rows}, lost
-
-
-def _larger(a: float, b: float) -> float:
-    """The maximum, or NaN if either is NaN, which Python's max may drop."""
-    return a if a != a or a > b else b
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

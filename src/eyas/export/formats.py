@@ -1,4 +1,4 @@
-"""The file formats of `eyas export`.
+"""The file formats of `eyas export`, and a detector from a file, on the CPU.
 
 A format is one file with an `Exporter` and a `Runtime`, and one line in `EXPORTERS`. `eyas.export.onnx_format` is the
 example; nothing else in this package knows a format.
@@ -7,14 +7,20 @@ example; nothing else in this package knows a format.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from eyas.detectors.deployed import Deployed
+from eyas.data.options import Resize
+from eyas.detectors.deployed import DETECTIONS, Candidates, Deployed, as_predictions
+from eyas.evaluation.cost import ModelCost, measure
 from eyas.export.onnx_format import OnnxExporter
-from eyas.types import Size
+from eyas.ops.pixels import filled
+from eyas.runs.checkpoint import ModelSpec
+from eyas.runs.opening import load
+from eyas.types import Detector, EyasError, Level, Prediction, Size, Target
 
 
 class Runtime(Protocol):
@@ -64,15 +70,16 @@ class Exporter(Protocol):
         ...
 
     def open(self, model: Path | bytes, threads: int | None = None) -> Runtime:
-        """A file, or its content, ready to run. Raises EyasError when it is missing or cannot be read."""
+        """A file, or its content, ready to run, with threads inside an operation (None: torch's number).
+
+        Raises EyasError when it, or a package, is missing, or it cannot be read.
+        """
         ...
 
     def quantise(self, model: bytes, images: Iterable[Tensor]) -> bytes:
-        """The content of a file with 8-bit integers. Raises EyasError where the format has none.
+        """A file's content with 8-bit integers, calibrated on images (1, 3, height, width) in [0, 1].
 
-        Args:
-            model: content of a file.
-            images: for calibration, each (1, 3, height, width) in [0, 1].
+        Raises EyasError where the format has none.
         """
         ...
 
@@ -81,3 +88,98 @@ EXPORTERS: Mapping[str, Exporter] = {"onnx": OnnxExporter()}
 """Format name -> exporter."""
 RUNTIMES: Mapping[str, Callable[[Path], Runtime]] = {exporter.suffix: exporter.open for exporter in EXPORTERS.values()}
 """Suffix of a file -> the function that opens it."""
+
+
+class ExportedDetector:
+    """Satisfies `eyas.types.Detector` as far as a file can: it predicts.
+
+    Attributes:
+        network, levels: empty; the weights are in the file.
+        classes: class names in label order.
+        resize: the resize of the training.
+        size: (height, width) of the input, to which smaller images are padded; None if it takes any size.
+        parameters, gflops: as in `eyas.evaluation.cost.ModelCost`.
+
+    Args:
+        runtime: the opened file.
+        name: of the file, for messages.
+
+    Raises:
+        EyasError: `eyas export` did not make this file, or made it without detections.
+    """
+
+    def __init__(self, runtime: Runtime, name: str = "the model") -> None:
+        self.runtime, self.name = runtime, name
+        try:
+            values = runtime.metadata
+            self.classes: tuple[str, ...] = tuple(values["eyas.classes"])
+            self.resize = Resize(**values["eyas.resize"])
+            self.size: Size | None = tuple(values["eyas.size"]) if values["eyas.size"] else None
+            self.parameters, self.gflops = int(values["eyas.parameters"]), float(values["eyas.gflops"])
+            raw = bool(values["eyas.raw"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise EyasError(f"{name}: not a file of eyas export ({error!r})") from error
+        if raw:
+            raise EyasError(f"{name}: has the heads' outputs and no detections; export it again without --raw")
+        self.network: nn.Module = nn.Module()
+        self.levels: Mapping[str, Level] = {}
+
+    def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Always raises EyasError: a file does not train."""
+        raise EyasError(f"{self.name}: an exported file cannot be trained; give the folder of the run")
+
+    def predict(self, images: Tensor) -> list[Prediction]:
+        """Detections in each image, by falling score, on the CPU.
+
+        Args:
+            images: (batch, 3, height, width) in [0, 1].
+
+        Raises:
+            EyasError: images larger than the file's fixed size.
+        """
+        fitted = images if self.size is None else pad_to(images, self.size, self.name)
+        return as_predictions(Candidates(*self.runtime.run(fitted, DETECTIONS)))
+
+
+def open_detector(run: Path, *, best: bool = False) -> tuple[Resize, Detector]:
+    """The detector of a run folder, or of a file that `eyas export` made, and the resize of its input.
+
+    Args:
+        run: the folder or the file.
+        best: the best checkpoint of the run instead of the last.
+
+    Raises:
+        EyasError: it cannot be read, or the best checkpoint of a file is requested.
+    """
+    if run.suffix not in RUNTIMES:
+        return ModelSpec.load(run).resize, load(run, best=best)
+    if best:
+        raise EyasError(f"{run}: an exported file has one set of weights; leave out --best, or export with it")
+    exported = ExportedDetector(RUNTIMES[run.suffix](run), str(run))
+    return exported.resize, exported
+
+
+def cost_of(detector: Detector, size: Size) -> ModelCost:
+    """`measure`, with parameters and FLOPs from the metadata of an exported file, which can no longer be counted."""
+    cost = measure(detector, size)
+    if isinstance(detector, ExportedDetector):
+        return replace(cost, parameters=detector.parameters, gflops=detector.gflops)
+    return cost
+
+
+def pad_to(images: Tensor, size: Size, name: str = "the model") -> Tensor:
+    """Images padded on the right and at the bottom to (height, width), like smaller images of a training batch.
+
+    Raises EyasError when they are larger.
+    """
+    height, width = images.shape[-2:]
+    if (height, width) == size:
+        return images
+    if height > size[0] or width > size[1]:
+        raise EyasError(
+            f"{name}: takes images up to {size[0]} x {size[1]} (height x width), and this one is {height} x {width}; "
+            "export with --dynamic_size true"
+        )
+    padded = filled(len(images), *size, like=images)
+    padded[:, :, :height, :width] = images
+    return padded

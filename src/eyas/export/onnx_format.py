@@ -6,7 +6,8 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +28,7 @@ INSTALL = 'install them with: pip install "eyas[onnx]"'
 
 
 class OnnxRuntime:
-    """onnxruntime on the CPU; satisfies `eyas.export.formats.Runtime`.
-
-    Args:
-        model: the file or its content.
-        threads: inside an operation; by default torch's number.
-
-    Raises:
-        EyasError: a package or the file is missing, or onnxruntime cannot read it.
-    """
+    """onnxruntime on the CPU; satisfies `eyas.export.formats.Runtime`. Arguments and errors as for `Exporter.open`."""
 
     def __init__(self, model: Path | bytes, threads: int | None = None) -> None:
         require_onnx()
@@ -77,43 +70,30 @@ def require_onnx() -> None:
 
 
 def to_onnx(deployed: Deployed, size: Size, *, raw: bool, dynamic_size: bool) -> onnx.ModelProto:
-    """An ONNX model of any batch size.
+    """An ONNX model of any batch size; arguments as for `eyas.export.formats.Exporter.trace`.
 
     Its input is ``images``, (batch, 3, height, width) float32 in [0, 1]; it normalises and pads inside. Its outputs
-    are those of `Deployed.raw_names` and then, unless ``raw``, `DETECTIONS`.
-
-    Args:
-        deployed: in evaluation mode, on the CPU.
-        size: (height, width) of the input; ``dynamic_size`` may trace with a larger one.
-        raw: head outputs only, no detections.
-        dynamic_size: leave height and width open too.
+    are those of `Deployed.raw_names` and then, unless ``raw``, `DETECTIONS`. ``dynamic_size`` may trace with a larger
+    size.
 
     Raises:
-        EyasError: a package is missing, or the exporter cannot trace this detector for any batch size; the message has
-            its reason.
+        EyasError: a package is missing, or the exporter cannot trace this detector; the message has its reason.
     """
     require_onnx()
-    batch = torch.export.Dim("batch", min=1)
-    axes: dict[int, Any] = {0: batch}
+    axes: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
     if dynamic_size:
         axes |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
         size = (max(size[0], OPEN_SIZE[0]), max(size[1], OPEN_SIZE[1]))
-    names = [*deployed.raw_names, *(() if raw else DETECTIONS)]
     module: nn.Module = HeadsOnly(deployed) if raw else deployed
     images = (torch.rand(2, 3, *size),)
-    hint = "; leave out --dynamic_size" if dynamic_size else ""
-    with warnings.catch_warnings(), torch.no_grad():
-        # The exporter's own warnings; the result is compared with PyTorch afterwards.
-        warnings.simplefilter("ignore")
-        logging.getLogger("onnxscript").setLevel(logging.ERROR)
-        logging.getLogger("onnx_ir").setLevel(logging.ERROR)
+    with _quiet(), torch.no_grad():
         try:
             traced = torch.export.export(module, images, dynamic_shapes=(axes,), strict=deployed.strict)
             program = torch.onnx.export(
                 traced,
                 dynamo=True,
                 input_names=["images"],
-                output_names=names,
+                output_names=[*deployed.raw_names, *(() if raw else DETECTIONS)],
                 opset_version=OPSET,
                 custom_translation_table={
                     torch.ops.eyas.nms_kept.default: _nms_kept_in_onnx,
@@ -122,13 +102,23 @@ def to_onnx(deployed: Deployed, size: Size, *, raw: bool, dynamic_size: bool) ->
                 verbose=False,
             )
         except Exception as error:  # tracing runs the detector's own code and documents no exception types
-            raise EyasError(f"the exporter cannot trace this detector ({_first_line(error)}){hint}") from error
+            reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
+            hint = "; leave out --dynamic_size" if dynamic_size else ""
+            raise EyasError(f"the exporter cannot trace this detector ({reason}){hint}") from error
     assert program is not None
     return program.model_proto
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's warnings and loggers silenced, since the result is compared with PyTorch; as before afterwards."""
+    with warnings.catch_warnings(), ExitStack() as afterwards:
+        warnings.simplefilter("ignore")
+        for name in ("onnxscript", "onnx_ir"):
+            logger = logging.getLogger(name)
+            afterwards.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
+        yield
 
 
 def without_heads(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -175,12 +165,11 @@ class OnnxExporter:
         from onnxruntime import quantization
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
-        class Reader(quantization.CalibrationDataReader):
-            def __init__(self) -> None:
-                self.left = iter(images)
+        left = iter(images)
 
+        class Reader(quantization.CalibrationDataReader):
             def get_next(self) -> dict[str, Any] | None:
-                batch = next(self.left, None)
+                batch = next(left, None)
                 return None if batch is None else _inputs(batch)
 
         with tempfile.TemporaryDirectory() as folder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -21,9 +20,8 @@ from eyas.detectors import deploy
 from eyas.evaluation import default_metric
 from eyas.evaluation.cost import count_flops
 from eyas.evaluation.predict import predict_records, score, val_loader
-from eyas.export.check import MAP_TOLERANCE, RawDetector, failures, latencies, raw_differences
-from eyas.export.exported import ExportedDetector, pad_to
-from eyas.export.formats import EXPORTERS
+from eyas.export.check import MAP_TOLERANCE, CompletedRuntime, failures, latencies, raw_differences
+from eyas.export.formats import EXPORTERS, ExportedDetector, pad_to
 from eyas.ops.pixels import as_float
 from eyas.tools.files import could_not_write, write_atomic
 from eyas.tools.progress import Progress
@@ -85,7 +83,8 @@ def export_detector(
     int8_file = out.with_name(f"{out.stem}.int8{exporter.suffix}")
     _remove_earlier(out, int8_file)
     deployed, rule = deploy(detector), metric or default_metric(source.format)
-    size = largest_size(source, resize)
+    heights, widths = zip(*(resize.output_size((one.height, one.width)) for one in source.records), strict=True)
+    size = (max(heights), max(widths))  # holds every resized image
     fixed = None if dynamic_size else size
     model = exporter.trace(deployed, size, raw=raw, dynamic_size=dynamic_size)
     metadata = file_metadata(name, resize, detector, fixed=fixed, traced=size, raw=raw)
@@ -95,12 +94,11 @@ def export_detector(
 
     def opened(content: bytes, threads: int | None = None) -> Detector:
         runtime = exporter.open(content, threads)
-        return RawDetector(runtime, deployed) if raw else ExportedDetector(runtime)
+        return ExportedDetector(CompletedRuntime(runtime, deployed) if raw else runtime)
 
     rows = {PYTORCH: detector, exporter.runtime: opened(shipped)}
     scores = {row: feed.score(row, one, rule) for row, one in rows.items()}
-    wrong = failures(differences, tolerance, scores[PYTORCH], scores[exporter.runtime])
-    if wrong:
+    if wrong := failures(differences, tolerance, scores[PYTORCH], scores[exporter.runtime]):
         raise EyasError(f"{out}: the exported {name} is not PyTorch's, nothing was written: {'; '.join(wrong)}")
     files = {out: shipped}
     if training is not None:
@@ -120,13 +118,7 @@ def export_detector(
 
 @dataclass(frozen=True)
 class CalibrationImages:
-    """Images for comparison and calibration: one at a time, resized and, for a fixed size, padded.
-
-    Attributes:
-        source: the data set.
-        feed: how its images are read.
-        size: (height, width) to pad to; None for no padding.
-    """
+    """Images of a data set, one at a time, resized and padded to a size (height, width), if any."""
 
     source: DataSource
     feed: DataArgs
@@ -146,24 +138,14 @@ class CalibrationImages:
     def score(self, name: str, detector: Detector, metric: str) -> float:
         """The primary metric of a detector on all images."""
         with Progress() as progress:
-            task = progress.task(name, len(self.source.records))
-            found = predict_records(
-                detector, self.batches(), self.source, advance=lambda count: progress.advance(task, count)
-            )
-            progress.finish(task)
+            found = predict_records(detector, self.batches(), self.source, progress, name)
         return score(metric, self.source, found).primary
-
-
-def largest_size(source: DataSource, resize: Resize) -> Size:
-    """The smallest (height, width) that holds every resized image of a source."""
-    sizes = [resize.output_size((record.height, record.width)) for record in source.records]
-    return max(height for height, _ in sizes), max(width for _, width in sizes)
 
 
 def file_metadata(
     name: str, resize: Resize, detector: Detector, *, fixed: Size | None, traced: Size, raw: bool
 ) -> dict[str, Any]:
-    """The metadata of a file, by name; `eyas.export.exported.ExportedDetector` reads it."""
+    """The metadata of a file, by name; `eyas.export.formats.ExportedDetector` reads it."""
     with torch.no_grad():
         flops = count_flops(detector, torch.rand(1, 3, *traced, generator=torch.Generator().manual_seed(0)))
     return {
@@ -184,18 +166,16 @@ def summary(result: Mapping[str, Any]) -> str:
     shape = "any size" if size is None else f"{size[0]} x {size[1]}"
     inside = "the heads' outputs" if result["raw"] else "detections inside"
     written = ", ".join(f"{name} {count / 2**20:.1f} MB" for name, count in result["bytes"].items())
-    names = list(result["score"])
     rows = [
-        ["", *names],
-        ["mAP", *(f"{result['score'][name]:.4f}" for name in names)],
-        ["ms per image, 1 thread", *(f"{result['latency_ms'][name]:.1f}" for name in names)],
+        ["", *result["score"]],
+        ["mAP", *(f"{score:.4f}" for score in result["score"].values())],
+        ["ms per image, 1 thread", *(f"{result['latency_ms'][name]:.1f}" for name in result["score"])],
     ]
-    compared = min(COMPARED, result["images"])
     largest = ", ".join(f"{name} {value:.1e}" for name, value in result["difference"].items())
     return (
         f"{result['file']}   {result['model']}, {shape}, any number of images, {inside}\n{as_text(rows)}\n"
-        f"mAP ({result['metric']}) on {result['images']} images of {result['split']}, "
-        f"tolerance {MAP_TOLERANCE:g}\nlargest difference on {compared} images: {largest}\nwritten: {written}"
+        f"mAP ({result['metric']}) on {result['images']} images of {result['split']}, tolerance {MAP_TOLERANCE:g}\n"
+        f"largest difference on {min(COMPARED, result['images'])} images: {largest}\nwritten: {written}"
     )
 
 
@@ -203,7 +183,6 @@ def _remove_earlier(*paths: Path) -> None:
     """Remove the files of an earlier export, so that they are not taken for new ones if this export fails."""
     for path in paths:
         try:
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+            path.unlink(missing_ok=True)
         except OSError as error:
             raise could_not_write(path, error) from error

@@ -67,8 +67,11 @@ def resolve_arms(student: ArmOptions, arms: Mapping[str, ArmOptions]) -> dict[st
     for name, layers in {BASELINE: ArmOptions(None), **named}.items():
         if not NAME.fullmatch(name):
             raise EyasError(f"arm {name!r}: name it by letters, digits and . + - _, since its runs are folders")
+        options: dict[str, Any] = {}
         try:
-            options = _resolve([*_as_list(student.value), *_as_list(layers.value)])
+            for layer in (*_as_list(student.value), *_as_list(layers.value)):
+                for mapping in _expand(layer):
+                    _add(options, mapping)
         except EyasError as error:
             raise EyasError(f"arm {name}: {error}") from error
         if name == BASELINE and "method" in options:
@@ -84,25 +87,14 @@ def current_name(arm: str) -> str:
 
 def flat_options(values: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted option name to value; a mapping in a list is named by its index."""
-    named: dict[str, Any] = {}
-    entries: Mapping[Any, Any] = {}
-    if isinstance(values, Mapping):
-        entries = values
-    elif isinstance(values, list) and any(isinstance(entry, Mapping) for entry in values):
-        entries = dict(enumerate(values))
-    if not entries:
+    listed = isinstance(values, list) and any(isinstance(entry, Mapping) for entry in values)
+    entries = dict(enumerate(values)) if listed else values
+    if not isinstance(entries, Mapping) or not entries:
         return {prefix: values} if prefix else {}
+    named: dict[str, Any] = {}
     for key, value in entries.items():
         named.update(flat_options(value, f"{prefix}.{key}" if prefix else str(key)))
     return named
-
-
-def _resolve(layers: Sequence[Any]) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    for layer in layers:
-        for mapping in _expand(layer):
-            _add(options, mapping)
-    return options
 
 
 def _expand(layer: Any) -> Iterator[dict[str, Any]]:

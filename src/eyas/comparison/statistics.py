@@ -146,8 +146,8 @@ def _arm(
         gain, closed = None if arm is baseline else paired_difference(values, base), None
         if gain is not None and teacher is not None:
             # Of the means over the common seeds: a ratio for each seed blows up where its gap is small.
-            means = (statistics.fmean(side) for side in zip(*_pairs(values, base), strict=True))
-            closed = gap_closed(*means, teacher[name])
+            method_mean, base_mean = map(statistics.fmean, zip(*_pairs(values, base), strict=True))
+            closed = gap_closed(method_mean, base_mean, teacher[name])
         own = estimate(list(values.values()))
         metrics[name] = MetricResult(own.mean, own.half_width, own.values, gain, closed)
     seconds = [run.seconds_per_step for run in arm.values() if run.seconds_per_step is not None]

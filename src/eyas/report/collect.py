@@ -14,7 +14,7 @@ from eyas.comparison.arms import BASELINE
 from eyas.comparison.statistics import Comparison
 from eyas.data import DataSource
 from eyas.report.models import Detections, Model, detect, load_models, measure_models, one_run_each, teacher_origin
-from eyas.report.runs import TEACHER, Arms, FoundRuns, Run
+from eyas.report.runs import TEACHER, FoundRuns, Run
 from eyas.runs.results import run_source
 from eyas.tools.progress import Progress
 from eyas.types import EyasError
@@ -78,20 +78,14 @@ class ReportData:
     notes: tuple[str, ...] = ()
 
     @property
-    def arms(self) -> Arms:
-        """Arm -> seed -> run."""
-        return self.found.arms
-
-    @property
-    def metric(self) -> str:
-        """Name of the metric that ranks the arms."""
-        return self.comparison.metric
-
-    @property
     def best_arm(self) -> str:
         """The best arm that has detections, the baseline last whatever its score."""
-        arms = [name for name in self.detections if name != TEACHER]
-        return max(arms, key=lambda name: (name != BASELINE, self._score(name)))
+
+        def rank(name: str) -> tuple[bool, float]:
+            mean = self.comparison.arms[name].metrics[self.comparison.metric].mean
+            return name != BASELINE, -math.inf if math.isnan(mean) else mean
+
+        return max((name for name in self.detections if name != TEACHER), key=rank)
 
     def source_and_detections(self) -> tuple[DataSource, Mapping[str, Detections]]:
         """The validation data and the detections. Raises LeftOut where there are none."""
@@ -99,10 +93,6 @@ class ReportData:
             missing = "the data cannot be read" if self.source is None else "none of the runs has its weights"
             raise LeftOut(f"{missing}; see the top of the page.")
         return self.source, self.detections
-
-    def _score(self, arm: str) -> float:
-        mean = float(self.comparison.arms[arm].metrics[self.metric].mean)
-        return -math.inf if math.isnan(mean) else mean
 
 
 def collect(found: FoundRuns, comparison: Comparison, options: ReportOptions, progress: Progress) -> ReportData:

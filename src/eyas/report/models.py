@@ -21,9 +21,6 @@ from eyas.runs.opening import load
 from eyas.tools.progress import Progress
 from eyas.types import Detector, EyasError, Prediction, Size
 
-ANY: Size = (1, 1)
-"""Stands for the size of an image where the input has a fixed one."""
-
 
 @dataclass(frozen=True, eq=False)
 class Model:
@@ -77,17 +74,15 @@ def load_models(origins: Mapping[str, str], classes: Sequence[str]) -> tuple[dic
         classes: of the runs, in label order.
     """
     detectors: dict[str, Detector] = {}
-    problems: dict[str, str] = {}
+    problems: dict[str, EyasError] = {}
     for name, origin in origins.items():
         try:
             detector = load(origin)
-        except EyasError as error:
-            problems[name] = str(error)
-            continue
-        if tuple(detector.classes) == tuple(classes):
+            if tuple(detector.classes) != tuple(classes):
+                raise EyasError(f"{origin}: its classes are not those of the runs")
             detectors[name] = detector
-        else:
-            problems[name] = f"{origin}: its classes are not those of the runs"
+        except EyasError as error:
+            problems[name] = error
     notes = []
     if problems:
         name, reason = next(iter(problems.items()))
@@ -118,7 +113,7 @@ def input_size(resize: Resize, source: DataSource | None) -> Size | None:
     """(height, width) that costs are measured at: of the first image as the network gets it, or the fixed one."""
     if source is not None:
         return resize.output_size((source.records[0].height, source.records[0].width))
-    return None if resize.height is None else resize.output_size(ANY)
+    return None if resize.height is None else resize.output_size((1, 1))  # the fixed one, whatever is given
 
 
 def detect(

@@ -1,4 +1,4 @@
-"""Drawings by matplotlib: detections and near-object masks on images, curves over a run, intervals. No display."""
+"""Drawings by matplotlib: detections and near-object masks on images, variances of channels. No display."""
 
 from __future__ import annotations
 
@@ -175,70 +175,4 @@ def channel_variances(
         if known:
             axes.legend(frameon=False)
     figure.suptitle(title, fontsize=10)
-    figure.savefig(path)
-
-
-def curves(
-    path: Path,
-    lines: Mapping[str, Sequence[tuple[float, float]]],
-    *,
-    x: str,
-    y: str,
-    groups: Mapping[str, str],
-    size: tuple[float, float] = (5.4, 3.4),
-) -> None:
-    """Lines of (x, y) points by name; ``groups`` gives the legend entry, and so the colour, of each line.
-
-    ``size`` is in inches.
-    """
-    figure = Figure(figsize=size, dpi=120, layout="constrained")
-    axes = figure.subplots()
-    seen: list[str] = []
-    for name, points in lines.items():
-        group = groups[name]
-        label = None if group in seen else group
-        if label:
-            seen.append(group)
-        axes.plot(
-            *zip(*points, strict=True),
-            color=COLOURS[seen.index(group) % len(COLOURS)],
-            label=label,
-            linewidth=1.6,
-            alpha=0.85,
-        )
-    axes.set(xlabel=x, ylabel=y)
-    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-    clean_axes(axes)
-    axes.legend(frameon=False)
-    figure.savefig(path)
-
-
-def intervals(
-    path: Path,
-    groups: Mapping[str, tuple[float, float | None, Sequence[float]]],
-    *,
-    x: str,
-    line: tuple[str, float] | None = None,
-    width: float = 5.6,
-) -> None:
-    """A row per group, from the top: mean with its interval (mean, half width or None, values) and a dot per value.
-
-    Args:
-        path: the PNG.
-        groups: by name.
-        x: title of the x axis.
-        line: name and x of a dashed line to compare with.
-        width: inches.
-    """
-    figure = Figure(figsize=(width, 0.9 + 0.36 * len(groups)), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    for row, (mean, half_width, values) in enumerate(groups.values()):
-        colour = COLOURS[row % len(COLOURS)]
-        axes.scatter(values, [row - 0.22] * len(values), s=12, color=colour, alpha=0.5, linewidths=0)
-        axes.errorbar(mean, row, xerr=half_width, fmt="D", markersize=4, color=colour, capsize=3, linewidth=1.6)
-    if line is not None:
-        axes.axvline(line[1], color="0.4", linestyle="--", linewidth=1)
-        axes.text(line[1], -0.7, line[0], fontsize=8, color="0.4", ha="center", va="bottom")
-    axes.set(xlabel=x, yticks=range(len(groups)), yticklabels=list(groups), ylim=(len(groups) - 0.4, -0.7))
-    clean_axes(axes, grid="x")
     figure.savefig(path)

@@ -1,24 +1,27 @@
-"""Matplotlib figures as SVG inside the page: their text stays text, and the style sheet sets their colours.
+"""Matplotlib figures as SVG inside the page, and the colours that they share with its legends.
 
 Matplotlib has no dark mode, but its SVG names every colour. Once a figure is drawn, variables of the style sheet
-replace them: the colour of the text replaces black, ``--c0`` to ``--c9`` replace `eyas.report.plots.COLOURS`.
+replace them: the colour of the text replaces black, ``--c0`` to ``--c9`` replace `eyas.report.plots.COLOURS`. Text
+stays text.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 
-from eyas.report.colours import css_colour
-from eyas.report.markup import Html
+from eyas.report.markup import Html, legend
 from eyas.report.plots import COLOURS, rendered
+from eyas.report.runs import TEACHER
 
+TEXT_COLOUR = -1
+"""Instead of an index in `eyas.report.plots.COLOURS`: the colour of the text, which is the teacher's."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "eyas",
@@ -28,20 +31,30 @@ STYLE: dict[Any, Any] = {
 PIXELS_PER_POINT = 1.25
 
 
+def colour_of(name: str, arms: Iterable[str]) -> int:
+    """The colour of a detector on every chart: the index of its arm, or `TEXT_COLOUR` for the teacher."""
+    return TEXT_COLOUR if name == TEACHER else list(arms).index(name)
+
+
+def css_colour(index: int) -> str:
+    """The CSS value of a colour, a variable of the style sheet."""
+    return "currentColor" if index == TEXT_COLOUR else f"var(--c{index % len(COLOURS)})"
+
+
+def colour_legend(names: Iterable[str], arms: Iterable[str], *, of: str = "detectors") -> Html:
+    """The colours of some detectors: arms, and the teacher."""
+    return legend({name: css_colour(colour_of(name, arms)) for name in names}, label=f"Colours of the {of}")
+
+
 def drawing(draw: Callable[[Path], None], label: str) -> Html:
-    """The drawing of a function, as SVG for the page.
+    """The drawing of a function, as SVG for the page: without prolog and metadata, unique ids, colours by variable.
 
     Args:
         draw: writes an .svg file of the given path with matplotlib.
         label: what it shows, for readers who do not see it.
     """
-    return inline(rendered(draw, ".svg", STYLE).decode(), label)
-
-
-def inline(svg: str, label: str) -> Html:
-    """An SVG file by matplotlib as part of a page: without prolog and metadata, unique ids, colours by variable."""
-    body = svg[svg.index("<svg") :]
-    head, _, body = body.partition(">")
+    svg = rendered(draw, ".svg", STYLE).decode()
+    head, _, body = svg[svg.index("<svg") :].partition(">")
     body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
     # Two figures in one page must not share ids, which matplotlib counts from 1 in each.
     mark = "f" + hashlib.sha256((label + svg).encode()).hexdigest()[:8] + "-"

@@ -21,8 +21,6 @@ from eyas.report.runs import TEACHER
 from eyas.report.sections.errors import VERDICT_NAMES
 from eyas.types import Prediction, Record
 
-ID = "images"
-TITLE = "Worst and best images"
 LONG_SIDE = 520
 """Pixels of a photograph's longer side: about twice what a column of the page is wide."""
 DPI = 240

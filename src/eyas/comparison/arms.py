@@ -47,11 +47,7 @@ class ArmOptions:
         return cls(yaml.safe_load(value) if isinstance(value, str) else value)
 
 
-def _is_layers(value: Any, _: type) -> bool:
-    return isinstance(value, ArmOptions)
-
-
-register_type(ArmOptions, serializer=lambda layers: layers.value, deserializer=ArmOptions.parse, type_check=_is_layers)
+register_type(ArmOptions, serializer=lambda layers: layers.value, deserializer=ArmOptions.parse)
 
 
 def resolve_arms(student: ArmOptions, arms: Mapping[str, ArmOptions]) -> dict[str, dict[str, Any]]:

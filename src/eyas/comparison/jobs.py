@@ -214,8 +214,9 @@ def train_missing(plan: Plan, *, jobs: int | None = None, threads: int | None = 
     order = sorted(plan.arms, key=lambda arm: "method" not in arm.options)
     todo = [(arm, seed) for seed in plan.seeds for arm in order if not plan.is_finished(arm, seed)]
     done = len(plan.arms) * len(plan.seeds) - len(todo)
-    seeds = ", ".join(map(str, plan.seeds))
-    print(f"{len(plan.arms)} arms, seeds {seeds}: {len(todo)} trainings, {done} finished before")
+    print(
+        f"{len(plan.arms)} arms, seeds {', '.join(map(str, plan.seeds))}: {len(todo)} trainings, {done} finished before"
+    )
     if not todo:
         return {}
     share = ResourceShare.of_machine(len(todo), processes=jobs, threads=threads, devices=_devices(plan))

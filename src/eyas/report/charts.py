@@ -16,6 +16,8 @@ from eyas.report.svg import TEXT_COLOUR
 
 Line = tuple[Sequence[float], Sequence[float]]
 """x and y."""
+Inches = tuple[float, float]
+"""Width and height."""
 Dot = tuple[float, float, float | None]
 """Cost, accuracy, and half the interval of the accuracy; None where there is none."""
 SMALL = (3.3, 2.5)
@@ -25,14 +27,7 @@ LARGE = (4.5, 3.0)
 
 
 def lines(
-    path: Path,
-    by_arm: Mapping[int, Line],
-    *,
-    x: str,
-    y: str,
-    title: str,
-    unit: bool = False,
-    size: tuple[float, float] = SMALL,
+    path: Path, by_arm: Mapping[int, Line], *, x: str, y: str, title: str, unit: bool = False, size: Inches = SMALL
 ) -> None:
     """A small chart of one line for each arm.
 
@@ -116,7 +111,7 @@ def _colour(index: int) -> ColorType:
     return "#000000" if index == TEXT_COLOUR else COLOURS[index % len(COLOURS)]
 
 
-def _chart(title: str, x: str, y: str, size: tuple[float, float]) -> tuple[Figure, Axes]:
+def _chart(title: str, x: str, y: str, size: Inches) -> tuple[Figure, Axes]:
     figure, axes = _empty(size)
     axes.set(xlabel=x, ylabel=y)
     axes.set_title(title, fontsize=10)
@@ -124,7 +119,7 @@ def _chart(title: str, x: str, y: str, size: tuple[float, float]) -> tuple[Figur
     return figure, axes
 
 
-def _empty(size: tuple[float, float], grid: Literal["x", "both"] = "both") -> tuple[Figure, Axes]:
+def _empty(size: Inches, grid: Literal["x", "both"] = "both") -> tuple[Figure, Axes]:
     """A chart with its grid below what is drawn later."""
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()

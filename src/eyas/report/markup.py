@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -17,8 +18,13 @@ ASSETS = Path(str(resources.files("eyas"))) / "assets" / "report"
 
 
 def counted(number: int, noun: str) -> str:
-    """As ``1 object`` or ``2 objects``: plain text."""
+    """As ``1 object`` or ``2 objects``: text, not markup."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def shown(metric: float) -> str:
+    """As ``0.431``, a dash for NaN: text, not markup."""
+    return "-" if math.isnan(metric) else f"{metric:.3f}"
 
 
 def join(parts: Iterable[Html]) -> Html:
@@ -27,7 +33,7 @@ def join(parts: Iterable[Html]) -> Html:
 
 
 def paragraph(words: str, *, kind: str = "") -> Html:
-    """A paragraph of plain text.
+    """A paragraph of text.
 
     Args:
         words: its text.

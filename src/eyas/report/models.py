@@ -19,7 +19,7 @@ from eyas.report.runs import TEACHER, Arms, Run
 from eyas.runs.checkpoint import SPEC, ModelSpec
 from eyas.runs.opening import load
 from eyas.tools.progress import Progress
-from eyas.types import Detector, EyasError, Prediction, Size
+from eyas.types import Detector, EyasError, Prediction
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,25 +95,23 @@ def load_models(origins: Mapping[str, str], classes: Sequence[str]) -> tuple[dic
 
 
 def measure_models(models: Mapping[str, Model], source: DataSource | None, progress: Progress) -> dict[str, Model]:
-    """The models with their costs. Models of one architecture share one measurement, free of the noise between two."""
+    """The models with their costs, at the size of the first image as the network gets it, or at a fixed input size.
+
+    Models of one architecture share one measurement, free of the noise between two.
+    """
+    # A fixed input size is that of any image.
+    image = (1, 1) if source is None else (source.records[0].height, source.records[0].width)
     known: dict[str, ModelCost] = {}
     result = {}
     task = progress.task("measure", len(models), unit="models", images=0)
     for name, model in models.items():
-        size, key = input_size(model.resize, source), _architecture(model)
-        if size is not None and key not in known:
-            known[key] = measure(model.detector, size)
+        key = _architecture(model)
+        if key not in known and (source is not None or model.resize.height is not None):
+            known[key] = measure(model.detector, model.resize.output_size(image))
         result[name] = replace(model, cost=known.get(key))
         progress.advance(task)
     progress.finish(task)
     return result
-
-
-def input_size(resize: Resize, source: DataSource | None) -> Size | None:
-    """(height, width) that costs are measured at: of the first image as the network gets it, or the fixed one."""
-    if source is not None:
-        return resize.output_size((source.records[0].height, source.records[0].width))
-    return None if resize.height is None else resize.output_size((1, 1))  # the fixed one, whatever is given
 
 
 def detect(
@@ -133,7 +131,7 @@ def detect(
         feed: batch size and workers.
         device: where the detectors run; they are on the CPU again afterwards.
         progress: where the bars appear.
-        threshold: lowest score of the detections that are judged.
+        threshold: lowest score of the detections that are judged, in [0, 1].
 
     Raises:
         EyasError: an image that cannot be decoded.

@@ -8,7 +8,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from eyas.ops.pixels import as_float
@@ -42,18 +44,16 @@ def rendered(draw: Callable[[Path], None], suffix: str, style: Mapping[str, Any]
         return path.read_bytes()
 
 
-def clean_axes(axes: matplotlib.axes.Axes, *, grid: Literal["x", "both"] = "both") -> None:
+def clean_axes(axes: Axes, *, grid: Literal["x", "both"] = "both") -> None:
     """A pale grid, and no frame at the top and on the right."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, alpha=0.25)
 
 
-def draw_boxes(axes: matplotlib.axes.Axes, boxes: Tensor, texts: Sequence[str], colours: Sequence[str]) -> None:
+def draw_boxes(axes: Axes, boxes: Tensor, texts: Sequence[str], colours: Sequence[str]) -> None:
     """Boxes (n, 4) with a text above each."""
     for (left, top, right, bottom), text, colour in zip(boxes.tolist(), texts, colours, strict=True):
-        frame = matplotlib.patches.Rectangle(
-            (left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=1.4
-        )
+        frame = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=1.4)
         axes.add_patch(frame)
         if text:
             style = {"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
@@ -63,7 +63,7 @@ def draw_boxes(axes: matplotlib.axes.Axes, boxes: Tensor, texts: Sequence[str], 
             axes.text(left, y, text, fontsize=6, color="white", va=side, bbox=style, clip_on=True)
 
 
-def show_image(axes: matplotlib.axes.Axes, image: Tensor, title: str = "") -> None:
+def show_image(axes: Axes, image: Tensor, title: str = "") -> None:
     """An image (3, H, W), uint8 or in [0, 1]. Pixel (0, 0) covers [0, 1] x [0, 1], as boxes count."""
     height, width = image.shape[-2:]
     axes.imshow(as_float(image).permute(1, 2, 0).clamp(0, 1).cpu().numpy(), extent=(0, width, height, 0))
@@ -84,14 +84,17 @@ def draw_detections(
     figure.savefig(path)
 
 
-def _draw_prediction(
-    axes: matplotlib.axes.Axes, prediction: Prediction, classes: Sequence[str], threshold: float
-) -> None:
+def detection_texts(prediction: Prediction, kept: Tensor, classes: Sequence[str]) -> list[str]:
+    """Class and score of the kept detections, as ``cat 0.93``; ``kept`` is an index or a mask of them."""
+    labels, scores = prediction["labels"][kept].tolist(), prediction["scores"][kept].tolist()
+    return [f"{classes[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+
+
+def _draw_prediction(axes: Axes, prediction: Prediction, classes: Sequence[str], threshold: float) -> None:
     sure = prediction["scores"] >= threshold
     labels = prediction["labels"][sure].tolist()
-    texts = [f"{classes[i]} {s:.2f}" for i, s in zip(labels, prediction["scores"][sure].tolist(), strict=True)]
     colours = [matplotlib.colors.to_hex(COLOURS[label % len(COLOURS)]) for label in labels]
-    draw_boxes(axes, prediction["boxes"][sure], texts, colours)
+    draw_boxes(axes, prediction["boxes"][sure], detection_texts(prediction, sure, classes), colours)
 
 
 def side_by_side(

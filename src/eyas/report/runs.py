@@ -47,10 +47,6 @@ class Run:
         """Its teacher as its config names it; None for a baseline."""
         return self.config.get("teacher")
 
-    @property
-    def taught(self) -> bool:
-        return self.teacher is not None or self.result.teacher is not None
-
 
 Arms = dict[str, dict[int, Run]]
 """Arm -> seed -> run."""
@@ -156,11 +152,11 @@ def arm_name(name: str, seed: int) -> str:
 
 def with_baseline(runs: Sequence[Run]) -> list[Run]:
     """The runs, the only arm without a teacher, beside arms that have one, renamed to baseline."""
-    untaught = {run.arm for run in runs if not run.taught}
-    if len(untaught) != 1 or BASELINE in {run.arm for run in runs} or all(not run.taught for run in runs):
+    untaught = [run for run in runs if run.teacher is None and run.result.teacher is None]
+    names = {run.arm for run in untaught}
+    if len(names) != 1 or len(untaught) == len(runs) or BASELINE in {run.arm for run in runs}:
         return list(runs)
-    (name,) = untaught
-    return [replace(run, arm=BASELINE) if run.arm == name else run for run in runs]
+    return [replace(run, arm=BASELINE) if run.arm in names else run for run in runs]
 
 
 def by_arm(runs: Sequence[Run]) -> Arms:
@@ -182,6 +178,5 @@ def by_arm(runs: Sequence[Run]) -> Arms:
                 f"{other.folder} and {run.folder} are both arm {run.arm}, seed {run.seed}; report them apart, or give "
                 "one of the folders another name"
             )
-    names = list(dict.fromkeys(run.arm for run in runs))
-    names.sort(key=lambda name: name != BASELINE)
-    return {name: arms[name] for name in names}
+    names = dict.fromkeys(run.arm for run in runs)
+    return {name: arms[name] for name in sorted(names, key=lambda name: name != BASELINE)}

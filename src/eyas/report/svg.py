@@ -60,16 +60,13 @@ def drawing(draw: Callable[[Path], None], label: str) -> Html:
     mark = "f" + hashlib.sha256((label + svg).encode()).hexdigest()[:8] + "-"
     body = re.sub(r'(<[^>]*?\bid=")', rf"\g<1>{mark}", body)
     body = body.replace("url(#", f"url(#{mark}").replace('xlink:href="#', f'href="#{mark}')
+    colours = {matplotlib.colors.to_hex(colour): css_colour(index) for index, colour in enumerate(COLOURS)}
+    colours |= {"#000000": "currentColor", "#666666": "var(--muted)"}
+    pattern = re.compile("|".join(colours))
+    # Inside tags only: text between them, names included, stays.
+    body = re.sub(r"<[^>]+>", lambda tag: pattern.sub(lambda found: colours[found.group()], tag.group()), body)
     box = re.search(r'viewBox="([\d. -]+)"', head)
     assert box is not None  # matplotlib always writes one
     width = float(box.group(1).split()[2]) * PIXELS_PER_POINT
     opening = f'<svg viewBox="{box.group(1)}" role="img" aria-label="{escape(label)}"'
-    return Html(f'{opening} style="width:100%;max-width:{width:.0f}px">{_recoloured(body)}')
-
-
-def _recoloured(body: str) -> str:
-    """Colours inside tags by variable. Text between the tags, names included, stays."""
-    colours = {matplotlib.colors.to_hex(colour): css_colour(index) for index, colour in enumerate(COLOURS)}
-    colours |= {"#000000": "currentColor", "#666666": "var(--muted)"}
-    pattern = re.compile("|".join(colours))
-    return re.sub(r"<[^>]+>", lambda tag: pattern.sub(lambda found: colours[found.group()], tag.group()), body)
+    return Html(f'{opening} style="width:100%;max-width:{width:.0f}px">{body}')

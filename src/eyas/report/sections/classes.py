@@ -10,7 +10,7 @@ from functools import partial
 from eyas.comparison.statistics import title
 from eyas.report import charts
 from eyas.report.collect import ReportData
-from eyas.report.markup import Html, beside, figure, join, paragraph, table
+from eyas.report.markup import Html, beside, figure, join, paragraph, shown, table
 from eyas.report.runs import Run
 from eyas.report.svg import colour_legend, drawing
 
@@ -22,16 +22,13 @@ def section(data: ReportData) -> Html:
     arms, metric = data.found.arms, data.comparison.metric
     classes = list(next(iter(data.runs.values())).per_class)
     means = {arm: [_mean(seeds, label, metric) for label in classes] for arm, seeds in arms.items()}
-    shown = title(metric).replace("mAP", "AP")
-    caption = f"{shown} by class: mean over the seeds"
-    body = [
-        [label, *("-" if math.isnan(values[row]) else f"{values[row]:.3f}" for values in means.values())]
-        for row, label in enumerate(classes)
-    ]
+    name = title(metric).replace("mAP", "AP")
+    caption = f"{name} by class: mean over the seeds"
+    body = [[label, *(shown(values[row]) for values in means.values())] for row, label in enumerate(classes)]
     whole = table(caption, ["class", *means], body)
     if len(classes) > CLASSES_DRAWN:
         return join([paragraph(f"{len(classes)} classes are too many for a chart.", kind="note"), whole])
-    draw = partial(charts.dots, rows=classes, by_arm=dict(enumerate(means.values())), x=shown)
+    draw = partial(charts.dots, rows=classes, by_arm=dict(enumerate(means.values())), x=name)
     chart = drawing(draw, f"{caption}; the table has the values")
     legend = colour_legend(arms, arms, of="arms")
     return join([legend, beside(figure(chart, f"{caption}, a dot for each arm."), whole)])

@@ -10,7 +10,7 @@ from eyas.comparison.statistics import Comparison, title
 from eyas.evaluation.cost import ModelCost
 from eyas.report import charts
 from eyas.report.collect import LeftOut, ReportData
-from eyas.report.markup import Html, figure, grid, join, paragraph, table
+from eyas.report.markup import Html, figure, grid, join, paragraph, shown, table
 from eyas.report.runs import TEACHER
 from eyas.report.svg import colour_legend, colour_of, drawing
 
@@ -27,15 +27,15 @@ def section(data: ReportData) -> Html:
     costs = {name: model.cost for name, model in data.models.items() if model.cost is not None}
     if not costs:
         raise LeftOut("nothing was measured, since without the data the size of an image is not known; give --data.")
-    arms, shown = data.found.arms, title(data.comparison.metric)
+    arms, metric = data.found.arms, title(data.comparison.metric)
     scores = {name: _score(name, data.comparison) for name in costs}
     known = {colour_of(name, arms): name for name in costs if not math.isnan(scores[name][0])}
     panels = []
     for axis, value in AXES.items():
         dots = {colour: (value(costs[name]), *scores[name]) for colour, name in known.items()}
-        draw = partial(charts.plane, dots=dots, x=axis, y=shown)
-        panels.append(figure(drawing(draw, f"{shown} against {axis}; the table below has the values"), ""))
-    head = ["detector", shown, "parameters", "GFLOPs", "latency", "10 % to 90 %"]
+        draw = partial(charts.plane, dots=dots, x=axis, y=metric)
+        panels.append(figure(drawing(draw, f"{metric} against {axis}; the table below has the values"), ""))
+    head = ["detector", metric, "parameters", "GFLOPs", "latency", "10 % to 90 %"]
     whole = table("Size and latency", head, [_row(name, cost, scores[name][0]) for name, cost in costs.items()])
     height, width = (one := next(iter(costs.values()))).image_size
     note = (
@@ -49,7 +49,7 @@ def section(data: ReportData) -> Html:
 def _row(name: str, cost: ModelCost, score: float) -> list[str]:
     return [
         name,
-        "-" if math.isnan(score) else f"{score:.3f}",
+        shown(score),
         f"{cost.parameters / 1e6:.2f} M",
         f"{cost.gflops:.2f}",
         f"{cost.latency_ms:.1f} ms",

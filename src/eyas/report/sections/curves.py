@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ from eyas.comparison.statistics import Comparison, title
 from eyas.report import charts
 from eyas.report.collect import ReportData
 from eyas.report.comparison_files import draw_curves
-from eyas.report.markup import Html, beside, figure, grid, heading, join, paragraph, together
+from eyas.report.markup import Html, beside, figure, grid, heading, join, paragraph, shown, together
 from eyas.report.runs import Arms, Run
 from eyas.report.svg import colour_legend, drawing
 
@@ -23,15 +22,14 @@ def section(data: ReportData) -> Html:
 
 def _metric(comparison: Comparison) -> Html:
     """A line for each run."""
-    shown = title(comparison.metric)
+    metric = title(comparison.metric)
     runs = {f"{name}-{seed}": run for name, arm in comparison.arms.items() for seed, run in arm.runs.items()}
     if max(len(run.curve) for run in runs.values()) == 1:
-        return paragraph(f"No curve of {shown}: the runs were evaluated once only.", kind="missing")
-    ends = {name: run.curve[-1][1][comparison.metric] for name, run in runs.items()}
-    words = ", ".join(f"{name} ends at {'-' if math.isnan(end) else f'{end:.3f}'}" for name, end in ends.items())
+        return paragraph(f"No curve of {metric}: the runs were evaluated once only.", kind="missing")
+    ends = [f"{name} ends at {shown(run.curve[-1][1][comparison.metric])}" for name, run in runs.items()]
     draw = partial(draw_curves, comparison=comparison, size=charts.LARGE)
-    chart = drawing(draw, f"{shown} over the epochs, a line for each run: {words}")
-    return figure(chart, f"{shown} on the validation images, a line for each run.")
+    chart = drawing(draw, f"{metric} over the epochs, a line for each run: {', '.join(ends)}")
+    return figure(chart, f"{metric} on the validation images, a line for each run.")
 
 
 def _losses(arms: Arms) -> Html:

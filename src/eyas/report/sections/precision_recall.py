@@ -47,13 +47,9 @@ def _most_common(source: DataSource) -> list[str]:
 
 
 def _chart(
-    by_model: Mapping[str, Array | None],
-    arms: Iterable[str],
-    heading: str,
-    label: str,
-    size: tuple[float, float] = charts.SMALL,
+    found: Mapping[str, Array | None], arms: Iterable[str], heading: str, label: str, size: charts.Inches = charts.SMALL
 ) -> Html:
-    known = {name: values.tolist() for name, values in by_model.items() if values is not None}
+    known = {name: values.tolist() for name, values in found.items() if values is not None}
     lines: dict[int, charts.Line] = {colour_of(name, arms): (RECALL, values) for name, values in known.items()}
     draw = partial(charts.lines, by_arm=lines, x="recall", y="precision", title=heading, unit=True, size=size)
     return drawing(draw, label)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,8 +10,8 @@ from eyas.comparison.statistics import ArmResult, Comparison, gap_interval, rows
 from eyas.report.charts import LARGE
 from eyas.report.collect import ReportData
 from eyas.report.comparison_files import draw_intervals
-from eyas.report.markup import Html, beside, details, figure, join, paragraph, table, together
-from eyas.report.runs import Arms
+from eyas.report.markup import Html, beside, details, figure, join, paragraph, shown, table, together
+from eyas.report.runs import Run
 from eyas.report.svg import drawing
 
 
@@ -27,7 +26,7 @@ def section(data: ReportData) -> Html:
         drawn = figure(_intervals(comparison), f"{name}: mean, 95 % interval, and every seed as a dot.")
         parts.append(beside(drawn, _gap_closed(comparison)))
     parts += [paragraph(note, kind="missing") for note in data.found.notes]
-    parts.append(details("The runs", _runs(data.found.arms, comparison.metric)))
+    parts.append(details("The runs", _runs(data.found.runs(), comparison.metric)))
     return join(parts)
 
 
@@ -81,11 +80,9 @@ def _without_empty_columns(lines: Sequence[Sequence[str]]) -> list[list[str]]:
     return [[line[column] for column in filled] for line in lines]
 
 
-def _runs(arms: Arms, name: str) -> Html:
-    body = []
-    for arm, seeds in arms.items():
-        for seed, run in seeds.items():
-            value = run.result.summary[name]
-            shown = "-" if math.isnan(value) else f"{value:.3f}"
-            body.append([str(run.folder), arm, str(seed), str(run.result.curve[-1][0]), shown])
+def _runs(runs: Sequence[Run], name: str) -> Html:
+    body = [
+        [str(run.folder), run.arm, str(run.seed), str(run.result.curve[-1][0]), shown(run.result.summary[name])]
+        for run in runs
+    ]
     return table("The runs of this page", ["folder", "arm", "seed", "epochs", title(name)], body)

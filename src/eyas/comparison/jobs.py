@@ -55,10 +55,7 @@ class Job:
 
 
 class JobProgress:
-    """Follows the log of a running job.
-
-    Args:
-        job: its run folder need not exist yet.
+    """Follows the log of a running job, whose run folder need not exist yet.
 
     Attributes:
         step: the last step in the log; a resumed run goes back to that of its checkpoint.
@@ -214,9 +211,8 @@ def train_missing(plan: Plan, *, jobs: int | None = None, threads: int | None = 
     order = sorted(plan.arms, key=lambda arm: "method" not in arm.options)
     todo = [(arm, seed) for seed in plan.seeds for arm in order if not plan.is_finished(arm, seed)]
     done = len(plan.arms) * len(plan.seeds) - len(todo)
-    print(
-        f"{len(plan.arms)} arms, seeds {', '.join(map(str, plan.seeds))}: {len(todo)} trainings, {done} finished before"
-    )
+    seeds = ", ".join(map(str, plan.seeds))
+    print(f"{len(plan.arms)} arms, seeds {seeds}: {len(todo)} trainings, {done} finished before")
     if not todo:
         return {}
     share = ResourceShare.of_machine(len(todo), processes=jobs, threads=threads, devices=_devices(plan))

@@ -168,11 +168,7 @@ def refuse_changes(arm: Arm, folder: Path) -> None:
 
 
 def same_teacher(out: Path, teacher: str) -> None:
-    """Record the teacher of a comparison, by the bytes of its weights where it has files.
-
-    Raises:
-        EyasError: the comparison in this folder has another teacher.
-    """
+    """Record a comparison's teacher, by the bytes of its weights where it has files. Raises EyasError for another."""
     refuse_other_teacher(out, teacher)
     if not (out / TEACHER_FILE).is_file():
         make_folder(out)

@@ -145,7 +145,7 @@ def _arm(
         values, base = ({seed: run.summary[name] for seed, run in runs.items()} for runs in (arm, baseline))
         gain, closed = None if arm is baseline else paired_difference(values, base), None
         if gain is not None and teacher is not None:
-            # Of the means over the common seeds: a ratio for each seed blows up where its gap is small.
+            # The means over the common seeds, since a ratio for each seed blows up where its gap is small.
             method_mean, base_mean = map(statistics.fmean, zip(*_pairs(values, base), strict=True))
             closed = gap_closed(method_mean, base_mean, teacher[name])
         own = estimate(list(values.values()))

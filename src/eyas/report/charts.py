@@ -34,9 +34,7 @@ def lines(
     Args:
         path: the SVG.
         by_arm: colour index of an arm -> its line.
-        x: title of the x axis.
-        y: title of the y axis.
-        title: above it.
+        x, y, title: words at the axes and above them.
         unit: both axes go from 0 to 1.
         size: inches.
     """

@@ -54,11 +54,7 @@ def one_run_each(arms: Arms) -> dict[str, Run]:
 
 
 def teacher_origin(runs: Sequence[Run], given: str | None) -> str | None:
-    """The teacher to load: the given one, else the one that the runs name; None where they name none.
-
-    Raises:
-        EyasError: the runs name several.
-    """
+    """The given teacher, else the one that the runs name; None where they name none. Raises EyasError for several."""
     named = list(dict.fromkeys(run.teacher for run in runs if run.teacher is not None))
     if given is None and len(named) > 1:
         raise EyasError(f"the runs have several teachers: {', '.join(named)}; report them apart, or give --teacher")

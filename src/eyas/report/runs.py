@@ -103,8 +103,7 @@ def find_runs(paths: Sequence[Path], teacher: str | None = None) -> FoundRuns:
 def run_folders(paths: Sequence[Path]) -> list[Path]:
     """Every run folder among the paths and directly below them, each once, in the order of the paths and then by name.
 
-    Raises:
-        EyasError: a path that is no run folder and has none in it.
+    Raises EyasError for a path that is no run folder and has none in it.
     """
     found: dict[Path, Path] = {}
     for path in paths:

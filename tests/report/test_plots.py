@@ -9,7 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eyas.report.plots import curves, draw_detections, near_masks, side_by_side
+from eyas.comparison.statistics import compare_arms
+from eyas.report.comparison_files import draw_curves
+from eyas.report.plots import draw_detections, near_masks, side_by_side
+from eyas.runs.results import RunResult
 from eyas.types import Prediction, Target
 
 CLASSES = ("cat", "dog")
@@ -80,11 +83,13 @@ def test_near_masks_tint_the_near_cells(tmp_path: Path) -> None:
     assert right.mean() > 0.3 and left.mean() < 0.05
 
 
-def test_curves_give_each_group_one_colour(tmp_path: Path) -> None:
-    lines = {"a0": [(1, 0.1), (2, 0.2)], "a1": [(1, 0.2), (2, 0.3)], "b0": [(1, 0.4), (2, 0.5)]}
-    curves(
-        tmp_path / "c.png", lines, x="epoch", y="mAP", groups={"a0": "baseline", "a1": "baseline", "b0": "distilled"}
-    )
+def test_curves_give_each_arm_one_colour(tmp_path: Path) -> None:
+    def run(*scores: float) -> RunResult:
+        curve = tuple((epoch + 1, {"map": score}) for epoch, score in enumerate(scores))
+        return RunResult(curve[-1][1], None, curve, None, None, None)
+
+    runs = {"baseline": {0: run(0.1, 0.2), 1: run(0.2, 0.3)}, "distilled": {0: run(0.4, 0.5)}}
+    draw_curves(tmp_path / "c.png", compare_arms(runs))
     image = pixels(tmp_path / "c.png")
     hues = image[np.ptp(image, axis=2) > 120]
     blue, orange = hues[hues[:, 2] > hues[:, 0]], hues[hues[:, 0] > hues[:, 2]]

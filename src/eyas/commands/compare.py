@@ -48,9 +48,9 @@ def compare(
         threads: CPU threads of each; the cores shared out evenly when left out.
         report_only: train nothing; report the runs that are finished.
     """
+    from eyas.comparison.jobs import train_missing
     from eyas.comparison.plan import make_plan
     from eyas.comparison.statistics import compare_arms, note, rows
-    from eyas.comparison.trainings import train_missing
     from eyas.report.comparison_files import write_comparison
 
     plan = make_plan(data, teacher, student, arms or {}, out=out, seeds=seeds, resolve=resolve_command)

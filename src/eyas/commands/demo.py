@@ -32,9 +32,9 @@ def demo(
         fresh: begin again instead of going on with what the folder holds.
     """
     from eyas.commands import digits
+    from eyas.comparison.jobs import train_missing
     from eyas.comparison.plan import refuse_other_teacher
     from eyas.comparison.statistics import compare_arms
-    from eyas.comparison.trainings import train_missing
     from eyas.data.digits import data_hash
     from eyas.report.comparison_files import write_comparison
 

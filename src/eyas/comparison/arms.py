@@ -47,11 +47,7 @@ class ArmOptions:
         return cls(yaml.safe_load(value) if isinstance(value, str) else value)
 
 
-def _is_layers(value: Any, _: type) -> bool:
-    return isinstance(value, ArmOptions)
-
-
-register_type(ArmOptions, serializer=lambda layers: layers.value, deserializer=ArmOptions.parse, type_check=_is_layers)
+register_type(ArmOptions, serializer=lambda layers: layers.value, deserializer=ArmOptions.parse)
 
 
 def resolve_arms(student: ArmOptions, arms: Mapping[str, ArmOptions]) -> dict[str, dict[str, Any]]:
@@ -67,8 +63,11 @@ def resolve_arms(student: ArmOptions, arms: Mapping[str, ArmOptions]) -> dict[st
     for name, layers in {BASELINE: ArmOptions(None), **named}.items():
         if not NAME.fullmatch(name):
             raise EyasError(f"arm {name!r}: name it by letters, digits and . + - _, since its runs are folders")
+        options: dict[str, Any] = {}
         try:
-            options = _resolve([*_as_list(student.value), *_as_list(layers.value)])
+            for layer in (*_as_list(student.value), *_as_list(layers.value)):
+                for mapping in _expand(layer):
+                    _add(options, mapping)
         except EyasError as error:
             raise EyasError(f"arm {name}: {error}") from error
         if name == BASELINE and "method" in options:
@@ -80,14 +79,6 @@ def resolve_arms(student: ArmOptions, arms: Mapping[str, ArmOptions]) -> dict[st
 def current_name(arm: str) -> str:
     """The name of an arm, `BASELINE` also where an earlier version called it plain."""
     return BASELINE if arm == FORMER_BASELINE else arm
-
-
-def _resolve(layers: Sequence[Any]) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    for layer in layers:
-        for mapping in _expand(layer):
-            _add(options, mapping)
-    return options
 
 
 def _expand(layer: Any) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Several trainings at a time, each a process with its own share of the cores, behind one progress bar.
+"""The trainings of a comparison, several at a time: each a process with its own share of the cores.
 
 Small networks gain little from a second thread: two trainings side by side with one thread each finish sooner than one
 after the other with two.
@@ -12,11 +12,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from eyas.comparison.plan import Arm, Plan, command_line, same_teacher
+from eyas.data import read
 from eyas.runs.checkpoint import RESUME
 from eyas.runs.config import CONFIG
 from eyas.runs.log import LOG, LogTail
@@ -51,10 +55,7 @@ class Job:
 
 
 class JobProgress:
-    """Follows the log of a running job.
-
-    Args:
-        job: its run folder need not exist yet.
+    """Follows the log of a running job, whose run folder need not exist yet.
 
     Attributes:
         step: the last step in the log; a resumed run goes back to that of its checkpoint.
@@ -65,12 +66,14 @@ class JobProgress:
         self._tail = LogTail(job.folder)
         self._last: dict[str, Any] = {}
 
-    def update(self) -> None:
-        """Read what was appended to the log since the last call."""
+    def update(self) -> int:
+        """Read what was appended to the log since the last call. Returns by how many steps the job went on."""
+        before = self.step
         for line in self._tail():
             self.step = line.get("step", self.step)
             if line["kind"] == "train":
                 self._last = line
+        return self.step - before
 
     def text(self) -> str:
         """``distilled-0 epoch 3 step 240/400 loss 1.234``, or the name alone before the first step."""
@@ -80,27 +83,6 @@ class JobProgress:
         loss = sum(math.nan if value is None else value for value in self._last["losses"].values())
         epoch = self._last["epoch"] + 1
         return f"{self.job.folder.name} epoch {epoch} step {self.step}/{self.job.steps} loss {loss:.3f}"
-
-
-class _JobsTask:
-    """One task of a `Progress` for all jobs: it counts their steps; its lines show each running job."""
-
-    def __init__(self, jobs: Sequence[Job], progress: Progress) -> None:
-        self._followed = {job: JobProgress(job) for job in jobs}
-        steps, images = sum(job.steps for job in jobs), sum(job.steps * job.images for job in jobs)
-        self._progress, self._seen = progress, 0
-        self._task = progress.task("train", steps, unit="steps", images=images / max(1, steps))
-
-    def update(self, running: Iterable[Job]) -> None:
-        for each in self._followed.values():
-            each.update()
-        done = sum(each.step for each in self._followed.values())
-        detail = "   ".join(self._followed[job].text() for job in running)
-        self._progress.advance(self._task, done - self._seen, detail=detail)
-        self._seen = done
-
-    def finish(self) -> None:
-        self._progress.finish(self._task)
 
 
 @dataclass(frozen=True)
@@ -167,7 +149,9 @@ def run_jobs(
     """
     share = share or ResourceShare.of_machine(len(jobs))
     waiting, running, failed = list(jobs), dict[int, tuple[Job, subprocess.Popen[bytes]]](), dict[Job, str]()
-    shown = _JobsTask(jobs, progress)
+    followed = {job: JobProgress(job) for job in jobs}
+    steps, images = sum(job.steps for job in jobs), sum(job.steps * job.images for job in jobs)
+    task = progress.task("train", steps, unit="steps", images=images / max(1, steps))
     try:
         while waiting or running:
             for slot in range(share.processes):
@@ -184,13 +168,14 @@ def run_jobs(
                     if not keep_going:
                         raise EyasError(failed[job])
                 progress.say(f"          {job.folder.name} {'failed' if job in failed else 'finished'}")
-            shown.update(job for job, _ in running.values())
+            done = sum(each.update() for each in followed.values())
+            progress.advance(task, done, detail="   ".join(followed[job].text() for job, _ in running.values()))
     finally:
         for _, process in running.values():
             process.terminate()
         for _, process in running.values():
             process.wait()
-        shown.finish()
+        progress.finish(task)
     return failed
 
 
@@ -203,3 +188,55 @@ def _start(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
 def _what_happened(job: Job, status: int) -> str:
     last = "\n".join(job.printed.read_text(errors="replace").splitlines()[-LINES_SHOWN:])
     return f"{job.folder}: the training ended with status {status}; it printed last\n{last}"
+
+
+def train_missing(plan: Plan, *, jobs: int | None = None, threads: int | None = None) -> dict[str, str]:
+    """Train what is not finished; a run that fails does not stop the others.
+
+    Args:
+        plan: of the comparison.
+        jobs: trainings at a time; one for each GPU, or for each core, when None.
+        threads: CPU threads of each; the cores shared out evenly when None.
+
+    Returns:
+        Run name to what went wrong with it.
+
+    Raises:
+        EyasError: the runs that are there had another teacher.
+    """
+    same_teacher(plan.out, plan.teacher)
+    plan.write_configs()
+    # Seeds outermost: an early stop leaves seeds that are complete. The longer trainings of a seed first: the cores are
+    # then busy to the end.
+    order = sorted(plan.arms, key=lambda arm: "method" not in arm.options)
+    todo = [(arm, seed) for seed in plan.seeds for arm in order if not plan.is_finished(arm, seed)]
+    done = len(plan.arms) * len(plan.seeds) - len(todo)
+    seeds = ", ".join(map(str, plan.seeds))
+    print(f"{len(plan.arms)} arms, seeds {seeds}: {len(todo)} trainings, {done} finished before")
+    if not todo:
+        return {}
+    share = ResourceShare.of_machine(len(todo), processes=jobs, threads=threads, devices=_devices(plan))
+    options = plan.arms[0].resolved  # the others have as many images unless they choose another split
+    source = read(plan.data, options["dataset.train_split"], format=options.get("dataset.format"))
+    commands = [_job(plan, arm, seed, share.threads, len(source.records)) for arm, seed in todo]
+    with Progress() as progress:
+        failed = run_jobs(commands, progress, share=share, keep_going=True)
+    return {job.folder.name: text for job, text in failed.items()}
+
+
+def _job(plan: Plan, arm: Arm, seed: int, threads: int, images: int) -> Job:
+    folder = plan.folder(arm, seed)
+    command = command_line(arm.options, plan.config(arm), plan.data, plan.teacher, folder)
+    more = {"run.seed": seed, "run.threads": threads, **resume_options(folder)}
+    batch, accumulate = arm.resolved["dataset.batch_size"], arm.resolved["optim.accumulate"]
+    steps = math.ceil(math.ceil(images / batch) / accumulate) * arm.epochs
+    return Job((*command, *(f"--{key}={value}" for key, value in more.items())), folder, steps, batch * accumulate)
+
+
+def _devices(plan: Plan) -> list[str]:
+    """The CUDA devices, as CUDA_VISIBLE_DEVICES names them; none where the arms stay on the CPU."""
+    if all(arm.resolved["run.device"] == "cpu" for arm in plan.arms):
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+    return names[: torch.cuda.device_count()]

@@ -47,10 +47,6 @@ class Arm:
     def epochs(self) -> int:
         return int(self.resolved["run.epochs"])
 
-    @property
-    def distils(self) -> bool:
-        return "method" in self.options
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -78,10 +74,6 @@ class Plan:
     def config(self, arm: Arm) -> Path:
         """The file of an arm's options."""
         return self.out / ARMS / f"{arm.name}.yaml"
-
-    def command(self, arm: Arm, seed: int) -> list[str]:
-        """The command line of one training, without ``eyas``."""
-        return command_line(arm.options, self.config(arm), self.data, self.teacher, self.folder(arm, seed))
 
     def is_finished(self, arm: Arm, seed: int) -> bool:
         return last_epoch(self.folder(arm, seed)) == arm.epochs
@@ -117,12 +109,9 @@ def make_plan(
     """The plan of a comparison, every option checked before anything is trained.
 
     Args:
-        data: see `Plan`.
-        teacher: see `Plan`.
+        data, teacher, out, seeds: see `Plan`.
         student: what all arms have in common.
         arms: arm name to what the arm adds.
-        out: see `Plan`.
-        seeds: see `Plan`.
         resolve: the command line's parser.
 
     Raises:
@@ -177,11 +166,7 @@ def refuse_changes(arm: Arm, folder: Path) -> None:
 
 
 def same_teacher(out: Path, teacher: str) -> None:
-    """Record the teacher of a comparison, by the bytes of its weights where it has files.
-
-    Raises:
-        EyasError: the comparison in this folder has another teacher.
-    """
+    """Record a comparison's teacher, by the bytes of its weights where it has files. Raises EyasError for another."""
     refuse_other_teacher(out, teacher)
     if not (out / TEACHER_FILE).is_file():
         make_folder(out)

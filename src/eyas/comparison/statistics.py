@@ -46,31 +46,21 @@ class Estimate:
 
 def estimate(values: Sequence[float]) -> Estimate:
     """The mean of at least one value and its 95 % interval: mean ± t(0.975, n - 1) · s / sqrt(n)."""
-    count = len(values)
-    half_width = None
+    count, half_width = len(values), None
     if count > 1:
-        quantile = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))
-        half_width = quantile * float(np.std(values, ddof=1)) / math.sqrt(count)
+        half_width = _quantile(count) * float(np.std(values, ddof=1)) / math.sqrt(count)
     return Estimate(statistics.fmean(values), half_width, tuple(values))
 
 
 def paired_difference(method: Mapping[int, float], baseline: Mapping[int, float]) -> Estimate | None:
-    """Method minus baseline over the seeds that both have; None where they share none.
-
-    Args:
-        method: seed to value.
-        baseline: seed to value.
-    """
-    seeds = [seed for seed in method if seed in baseline]
-    return estimate([method[seed] - baseline[seed] for seed in seeds]) if seeds else None
+    """Method minus baseline, each seed to value, over the seeds that both have; None where they share none."""
+    pairs = _pairs(method, baseline)
+    return estimate([own - base for own, base in pairs]) if pairs else None
 
 
 def gap_closed(method: float, baseline: float, teacher: float) -> float | None:
     """(method - baseline) / (teacher - baseline); None where the teacher is not above the baseline."""
     return (method - baseline) / (teacher - baseline) if teacher > baseline else None
-
-
-# The result --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -152,10 +142,12 @@ def _arm(
 ) -> ArmResult:
     metrics = {}
     for name in next(iter(arm.values())).summary:
-        values = {seed: run.summary[name] for seed, run in arm.items()}
-        base = {seed: run.summary[name] for seed, run in baseline.items()}
-        gain = None if arm is baseline else paired_difference(values, base)
-        closed = None if gain is None or teacher is None else _gap(values, base, teacher[name])
+        values, base = ({seed: run.summary[name] for seed, run in runs.items()} for runs in (arm, baseline))
+        gain, closed = None if arm is baseline else paired_difference(values, base), None
+        if gain is not None and teacher is not None:
+            # The means over the common seeds, since a ratio for each seed blows up where its gap is small.
+            method_mean, base_mean = map(statistics.fmean, zip(*_pairs(values, base), strict=True))
+            closed = gap_closed(method_mean, base_mean, teacher[name])
         own = estimate(list(values.values()))
         metrics[name] = MetricResult(own.mean, own.half_width, own.values, gain, closed)
     seconds = [run.seconds_per_step for run in arm.values() if run.seconds_per_step is not None]
@@ -169,23 +161,22 @@ def _arm(
     )
 
 
-def _gap(method: Mapping[int, float], baseline: Mapping[int, float], teacher: float) -> float | None:
-    """The gap closed by the means over the common seeds: a ratio for each seed blows up where its gap is small."""
-    seeds = [seed for seed in method if seed in baseline]
-    own, base = (statistics.fmean(values[seed] for seed in seeds) for values in (method, baseline))
-    return gap_closed(own, base, teacher)
+def _pairs(method: Mapping[int, float], baseline: Mapping[int, float]) -> list[tuple[float, float]]:
+    """The values of the seeds that both have."""
+    return [(value, baseline[seed]) for seed, value in method.items() if seed in baseline]
 
 
-# Tables ------------------------------------------------------------------------------------------------------------
+def _quantile(count: int) -> float:
+    """Student's t(0.975, count - 1)."""
+    return float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))
 
 
 def rows(comparison: Comparison) -> list[list[str]]:
     """The table as text: its head, the teacher, then the arms in their order."""
     main = comparison.metric
-    shown = [name for name in (main, "map_50") if name in next(iter(comparison.arms.values())).metrics]
-    shown = list(dict.fromkeys(shown))
-    head = ["", *map(title, shown), "minus baseline", "gap closed", "s/step", "memory", "seeds"]
-    table = [head]
+    known = next(iter(comparison.arms.values())).metrics
+    shown = [name for name in dict.fromkeys((main, "map_50")) if name in known]
+    table = [["", *map(title, shown), "minus baseline", "gap closed", "s/step", "memory", "seeds"]]
     if comparison.teacher is not None:
         table.append(["teacher", *(f"{comparison.teacher[name]:.3f}" for name in shown), *[""] * 5])
     for name, arm in comparison.arms.items():
@@ -238,13 +229,12 @@ def gap_interval(
         The two ends; None with fewer than two common seeds, or where the gap itself cannot be told from 0 and no
         ratio can be ruled out on one side.
     """
-    seeds = [seed for seed in method if seed in baseline]
-    count = len(seeds)
-    if count < 2:
+    pairs = _pairs(method, baseline)
+    if len(pairs) < 2:
         return None
-    gain = np.array([method[seed] - baseline[seed] for seed in seeds])
-    gap = np.array([teacher - baseline[seed] for seed in seeds])
-    factor = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2)) ** 2 / count
+    own, base = np.array(pairs).T
+    gain, gap = own - base, teacher - base
+    factor = _quantile(len(pairs)) ** 2 / len(pairs)
     (gain_variance, covariance), (_, gap_variance) = factor * np.cov(gain, gap)
     # (gain - r gap)^2 <= t^2 var(gain - r gap) / n is quadratic in r.
     square = gap.mean() ** 2 - gap_variance

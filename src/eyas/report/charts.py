@@ -1,9 +1,8 @@
-"""The charts that only the report has; `eyas.report.plots` has the curves and the intervals."""
+"""The charts that only the report has; `eyas.report.comparison_files` has the curves and the intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,50 +11,30 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.typing import ColorType
 
-from eyas.report.colours import TEXT_COLOUR
 from eyas.report.plots import COLOURS, clean_axes
+from eyas.report.svg import TEXT_COLOUR
 
 Line = tuple[Sequence[float], Sequence[float]]
 """x and y."""
+Inches = tuple[float, float]
+"""Width and height."""
+Dot = tuple[float, float, float | None]
+"""Cost, accuracy, and half the interval of the accuracy; None where there is none."""
 SMALL = (3.3, 2.5)
 """Inches of a chart that stands beside others."""
 LARGE = (4.5, 3.0)
 """Inches of a chart that stands alone or beside its table; a wider one would shrink on a phone, and its words too."""
 
 
-@dataclass(frozen=True)
-class Dot:
-    """One detector in a plane.
-
-    Attributes:
-        x: cost.
-        y: accuracy.
-        half_width: of the interval of y; None where there is none.
-    """
-
-    x: float
-    y: float
-    half_width: float | None
-
-
 def lines(
-    path: Path,
-    by_arm: Mapping[int, Line],
-    *,
-    x: str,
-    y: str,
-    title: str,
-    unit: bool = False,
-    size: tuple[float, float] = SMALL,
+    path: Path, by_arm: Mapping[int, Line], *, x: str, y: str, title: str, unit: bool = False, size: Inches = SMALL
 ) -> None:
     """A small chart of one line for each arm.
 
     Args:
         path: the SVG.
         by_arm: colour index of an arm -> its line.
-        x: title of the x axis.
-        y: title of the y axis.
-        title: above it.
+        x, y, title: words at the axes and above them.
         unit: both axes go from 0 to 1.
         size: inches.
     """
@@ -71,27 +50,12 @@ def lines(
 
 
 def plane(path: Path, dots: Mapping[int, Dot], *, x: str, y: str) -> None:
-    """Detectors by cost and accuracy, with the interval of the accuracy.
-
-    Args:
-        path: the SVG.
-        dots: colour index -> dot. The teacher's is a square.
-        x: title of the x axis.
-        y: title of the y axis.
-    """
+    """Detectors by cost and accuracy, by colour index; the teacher's dot is a square. Titles of the axes: x, y."""
     figure, axes = _chart("", x, y, SMALL)
-    for index, dot in dots.items():
-        axes.errorbar(
-            dot.x,
-            dot.y,
-            yerr=dot.half_width,
-            fmt="s" if index == TEXT_COLOUR else "o",
-            markersize=6,
-            color=_colour(index),
-            capsize=3,
-            linewidth=1.2,
-        )
-    axes.set_xlim(left=0, right=max((dot.x for dot in dots.values()), default=1.0) * 1.12)
+    for index, (cost, accuracy, half_width) in dots.items():
+        marker, colour = "s" if index == TEXT_COLOUR else "o", _colour(index)
+        axes.errorbar(cost, accuracy, yerr=half_width, fmt=marker, markersize=6, color=colour, capsize=3, linewidth=1.2)
+    axes.set_xlim(left=0, right=max((dot[0] for dot in dots.values()), default=1.0) * 1.12)
     axes.margins(y=0.2)
     figure.savefig(path)
 
@@ -105,14 +69,12 @@ def dots(path: Path, rows: Sequence[str], by_arm: Mapping[int, Sequence[float]],
         by_arm: colour index of an arm -> one value for each row, NaN where there is none.
         x: title of the x axis.
     """
-    figure = Figure(figsize=(LARGE[0], 0.8 + 0.27 * len(rows)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _empty((LARGE[0], 0.8 + 0.27 * len(rows)))
     shift = np.linspace(-1, 1, len(by_arm)) * min(0.22, 0.05 * (len(by_arm) - 1))
     for (index, values), offset in zip(by_arm.items(), shift, strict=True):
         axes.scatter(values, np.arange(len(rows)) + offset, s=24, color=_colour(index), linewidths=0)
     axes.set(xlabel=x, yticks=range(len(rows)), yticklabels=list(rows), ylim=(len(rows) - 0.5, -0.5))
     axes.set_xlim(left=0)
-    _plain(axes, grid="both")
     axes.tick_params(axis="y", length=0)
     figure.savefig(path)
 
@@ -126,15 +88,13 @@ def bars(path: Path, rows: Mapping[str, Sequence[float]], colours: Sequence[int]
         colours: index in `eyas.report.plots.COLOURS` of each part.
         x: title of the x axis.
     """
-    figure = Figure(figsize=(LARGE[0], 1.0 + 0.3 * len(rows)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _empty((LARGE[0], 1.0 + 0.3 * len(rows)), grid="x")
     left = np.zeros(len(rows))
     for part, colour in enumerate(colours):
         lengths = np.array([values[part] for values in rows.values()], dtype=np.float64)
         axes.barh(range(len(rows)), lengths, left=left, height=0.62, color=COLOURS[colour], linewidth=0)
         left += lengths
     axes.set(xlabel=x, yticks=range(len(rows)), yticklabels=list(rows), ylim=(len(rows) - 0.4, -0.6))
-    _plain(axes, grid="x")
     figure.savefig(path)
 
 
@@ -149,16 +109,18 @@ def _colour(index: int) -> ColorType:
     return "#000000" if index == TEXT_COLOUR else COLOURS[index % len(COLOURS)]
 
 
-def _chart(title: str, x: str, y: str, size: tuple[float, float]) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
+def _chart(title: str, x: str, y: str, size: Inches) -> tuple[Figure, Axes]:
+    figure, axes = _empty(size)
     axes.set(xlabel=x, ylabel=y)
     axes.set_title(title, fontsize=10)
     axes.tick_params(labelsize=9)
-    _plain(axes, grid="both")
     return figure, axes
 
 
-def _plain(axes: Axes, *, grid: Literal["x", "both"]) -> None:
+def _empty(size: Inches, grid: Literal["x", "both"] = "both") -> tuple[Figure, Axes]:
+    """A chart with its grid below what is drawn later."""
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
     clean_axes(axes, grid=grid)
     axes.set_axisbelow(True)
+    return figure, axes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from eyas.comparison.arms import BASELINE
 from eyas.comparison.statistics import Comparison
 from eyas.data import DataSource
 from eyas.report.models import Detections, Model, detect, load_models, measure_models, one_run_each, teacher_origin
-from eyas.report.runs import TEACHER, Arms, FoundRuns, Run
+from eyas.report.runs import TEACHER, FoundRuns, Run
 from eyas.runs.results import run_source
 from eyas.tools.progress import Progress
 from eyas.types import EyasError
@@ -38,13 +38,13 @@ class ReportOptions:
         device: where the detectors run.
     """
 
-    data: Path | None = None
-    split: str | None = None
-    teacher: str | None = None
-    threshold: float = 0.3
-    images: int = 3
-    feed: DataArgs = field(default_factory=DataArgs)
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    data: Path | None
+    split: str | None
+    teacher: str | None
+    threshold: float
+    images: int
+    feed: DataArgs
+    device: torch.device
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -72,26 +72,20 @@ class ReportData:
     comparison: Comparison
     options: ReportOptions
     runs: Mapping[str, Run]
-    models: Mapping[str, Model] = field(default_factory=dict)
-    source: DataSource | None = None
-    detections: Mapping[str, Detections] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-    @property
-    def arms(self) -> Arms:
-        """Arm -> seed -> run."""
-        return self.found.arms
-
-    @property
-    def metric(self) -> str:
-        """Name of the metric that ranks the arms."""
-        return self.comparison.metric
+    models: Mapping[str, Model]
+    source: DataSource | None
+    detections: Mapping[str, Detections]
+    notes: tuple[str, ...]
 
     @property
     def best_arm(self) -> str:
         """The best arm that has detections, the baseline last whatever its score."""
-        arms = [name for name in self.detections if name != TEACHER]
-        return max(arms, key=lambda name: (name != BASELINE, self._score(name)))
+
+        def rank(name: str) -> tuple[bool, float]:
+            mean = self.comparison.arms[name].metrics[self.comparison.metric].mean
+            return name != BASELINE, -math.inf if math.isnan(mean) else mean
+
+        return max((name for name in self.detections if name != TEACHER), key=rank)
 
     def source_and_detections(self) -> tuple[DataSource, Mapping[str, Detections]]:
         """The validation data and the detections. Raises LeftOut where there are none."""
@@ -99,10 +93,6 @@ class ReportData:
             missing = "the data cannot be read" if self.source is None else "none of the runs has its weights"
             raise LeftOut(f"{missing}; see the top of the page.")
         return self.source, self.detections
-
-    def _score(self, arm: str) -> float:
-        mean = float(self.comparison.arms[arm].metrics[self.metric].mean)
-        return -math.inf if math.isnan(mean) else mean
 
 
 def collect(found: FoundRuns, comparison: Comparison, options: ReportOptions, progress: Progress) -> ReportData:
@@ -114,7 +104,14 @@ def collect(found: FoundRuns, comparison: Comparison, options: ReportOptions, pr
     """
     runs = one_run_each(found.arms)
     first = next(iter(runs.values()))
-    source, notes = _read_source(first, options)
+    source: DataSource | None = None
+    notes = []
+    try:
+        source = run_source(first.folder, list(first.per_class), data=options.data, split=options.split)
+    except EyasError as error:
+        if options.data is not None:
+            raise
+        notes.append(f"The data of the runs cannot be read: {error}. --data says where they are now.")
     teacher = teacher_origin(found.runs(), options.teacher)
     origins = {} if teacher is None else {TEACHER: teacher}
     origins |= {name: str(run.folder) for name, run in runs.items()}
@@ -122,12 +119,12 @@ def collect(found: FoundRuns, comparison: Comparison, options: ReportOptions, pr
     notes += more
     if options.teacher is not None and models and TEACHER not in models:
         raise EyasError(notes[-1])
-    if not models:
+    if models:
+        models = measure_models(models, source, progress)
+    else:
         notes.append("None of the runs has its weights, so there are no detections.")
-        return ReportData(found, comparison, options, runs, source=source, notes=tuple(notes))
-    models = measure_models(models, source, progress)
     detections: dict[str, Detections] = {}
-    if source is not None:
+    if models and source is not None:
         try:
             detections = detect(models, source, options.feed, options.device, progress, threshold=options.threshold)
         except EyasError as error:
@@ -136,13 +133,3 @@ def collect(found: FoundRuns, comparison: Comparison, options: ReportOptions, pr
             notes.append(f"The images cannot be read: {error}.")
             source = None
     return ReportData(found, comparison, options, runs, models, source, detections, tuple(notes))
-
-
-def _read_source(run: Run, options: ReportOptions) -> tuple[DataSource | None, list[str]]:
-    """The validation data; or None and why."""
-    try:
-        return run_source(run.folder, list(run.per_class), data=options.data, split=options.split), []
-    except EyasError as error:
-        if options.data is not None:
-            raise
-        return None, [f"The data of the runs cannot be read: {error}. --data says where they are now."]

@@ -1,4 +1,4 @@
-"""The files of a comparison: comparison.json, comparison.md and two pictures."""
+"""The files of a comparison: comparison.json, comparison.md and two pictures, which the report has too."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
 from eyas.comparison.statistics import Comparison, markdown, note, rows, title
-from eyas.report.plots import curves, intervals
+from eyas.report.plots import COLOURS, clean_axes
 from eyas.tools.files import make_folder, write_atomic, write_json
 
 JSON = "comparison.json"
@@ -29,24 +32,42 @@ def write_comparison(out: Path, comparison: Comparison, about: Mapping[str, Any]
         return
     text = markdown(rows(comparison), note(about["missing"]))
     write_atomic(out / MARKDOWN, lambda part: part.write_text(text))
-    _draw_intervals(out / "comparison.png", comparison)
-    _draw_curves(out / "curves.png", comparison)
+    draw_intervals(out / "comparison.png", comparison)
+    draw_curves(out / "curves.png", comparison)
 
 
-def _draw_intervals(path: Path, comparison: Comparison) -> None:
-    """The mean, interval and seeds of every arm."""
-    name, teacher = comparison.metric, comparison.teacher
-    found = {arm: values.metrics[name] for arm, values in comparison.arms.items()}
-    groups = {arm: (value.mean, value.half_width, value.values) for arm, value in found.items()}
-    intervals(path, groups, x=title(name), line=None if teacher is None else ("teacher", teacher[name]))
+def draw_intervals(path: Path, comparison: Comparison, *, width: float = 5.6) -> None:
+    """A row per arm: the mean of the metric with its interval, and a dot per seed; the teacher is a dashed line.
+
+    ``width`` is in inches.
+    """
+    name, teacher, count = comparison.metric, comparison.teacher, len(comparison.arms)
+    figure = Figure(figsize=(width, 0.9 + 0.36 * count), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for row, arm in enumerate(comparison.arms.values()):
+        found, colour = arm.metrics[name], COLOURS[row % len(COLOURS)]
+        axes.scatter(found.values, [row - 0.22] * len(found.values), s=12, color=colour, alpha=0.5, linewidths=0)
+        style: dict[str, Any] = {"fmt": "D", "markersize": 4, "color": colour, "capsize": 3, "linewidth": 1.6}
+        axes.errorbar(found.mean, row, xerr=found.half_width, **style)
+    if teacher is not None:
+        axes.axvline(teacher[name], color="0.4", linestyle="--", linewidth=1)
+        axes.text(teacher[name], -0.7, "teacher", fontsize=8, color="0.4", ha="center", va="bottom")
+    axes.set(xlabel=title(name), yticks=range(count), yticklabels=list(comparison.arms), ylim=(count - 0.4, -0.7))
+    clean_axes(axes, grid="x")
+    figure.savefig(path)
 
 
-def _draw_curves(path: Path, comparison: Comparison) -> None:
-    """The metric over the epochs of every run."""
-    runs = {(arm, seed): run for arm, values in comparison.arms.items() for seed, run in values.runs.items()}
-    lines = {
-        f"{arm}-{seed}": [(epoch, summary[comparison.metric]) for epoch, summary in run.curve]
-        for (arm, seed), run in runs.items()
-    }
-    groups = {f"{arm}-{seed}": arm for arm, seed in runs}
-    curves(path, lines, x="epoch", y=title(comparison.metric), groups=groups)
+def draw_curves(path: Path, comparison: Comparison, *, size: tuple[float, float] = (5.4, 3.4)) -> None:
+    """The metric over the epochs, a line per run in the colour of its arm. ``size`` is in inches."""
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for index, (name, arm) in enumerate(comparison.arms.items()):
+        for nth, run in enumerate(arm.runs.values()):
+            label = None if nth else name
+            points = zip(*((epoch, summary[comparison.metric]) for epoch, summary in run.curve), strict=True)
+            axes.plot(*points, color=COLOURS[index % len(COLOURS)], label=label, linewidth=1.6, alpha=0.85)
+    axes.set(xlabel="epoch", ylabel=title(comparison.metric))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    clean_axes(axes)
+    axes.legend(frameon=False)
+    figure.savefig(path)

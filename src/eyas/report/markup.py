@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -16,14 +17,14 @@ Html = NewType("Html", str)
 ASSETS = Path(str(resources.files("eyas"))) / "assets" / "report"
 
 
-def text(words: str) -> Html:
-    """Text as markup."""
-    return Html(escape(words))
-
-
 def counted(number: int, noun: str) -> str:
-    """As ``1 object`` or ``2 objects``: plain text."""
+    """As ``1 object`` or ``2 objects``: text, not markup."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def shown(metric: float) -> str:
+    """As ``0.431``, a dash for NaN: text, not markup."""
+    return "-" if math.isnan(metric) else f"{metric:.3f}"
 
 
 def join(parts: Iterable[Html]) -> Html:
@@ -32,24 +33,14 @@ def join(parts: Iterable[Html]) -> Html:
 
 
 def paragraph(words: str, *, kind: str = "") -> Html:
-    """A paragraph of plain text.
+    """A paragraph of text.
 
     Args:
         words: its text.
         kind: class in the style sheet: "note" for a definition, "missing" for what was left out and why.
     """
-    return Html(f"<p{_kind(kind)}>{escape(words)}</p>")
-
-
-def section(name: str, title: str, *parts: Html) -> Html:
-    """A section of the page, which the contents link to.
-
-    Args:
-        name: its anchor.
-        title: its heading.
-        parts: its content.
-    """
-    return Html(f'<section id="{escape(name)}">\n<h2>{escape(title)}</h2>\n{join(parts)}\n</section>')
+    opening = f'<p class="{escape(kind)}">' if kind else "<p>"
+    return Html(f"{opening}{escape(words)}</p>")
 
 
 def heading(words: str) -> Html:
@@ -60,7 +51,10 @@ def heading(words: str) -> Html:
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Html:
     """A table that scrolls by itself where the page is narrow. The first column names the rows."""
     columns = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    lines = "\n".join(_row(row) for row in rows)
+    lines = "\n".join(
+        f'<tr><th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in rest) + "</tr>"
+        for first, *rest in rows
+    )
     return Html(
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table>\n'
         f"<caption>{escape(caption)}</caption>\n<thead><tr>{columns}</tr></thead>\n<tbody>\n{lines}\n</tbody>"
@@ -109,27 +103,15 @@ def details(summary: str, *parts: Html) -> Html:
 
 
 def page(title: str, lead: Html, sections: Mapping[str, tuple[str, Html]]) -> str:
-    """The whole page.
-
-    Args:
-        title: of the page.
-        lead: markup above the contents.
-        sections: anchor -> title and content of each section.
-    """
+    """The whole page: a title, markup above the contents, and the sections, anchor -> heading and content of each."""
     links = "".join(f'<li><a href="#{escape(name)}">{escape(title)}</a></li>' for name, (title, _) in sections.items())
     return Template((ASSETS / "page.html").read_text()).substitute(
         title=escape(title),
         style=(ASSETS / "style.css").read_text(),
         lead=lead,
         contents=links,
-        body=join(section(name, title, part) for name, (title, part) in sections.items()),
+        body=join(
+            Html(f'<section id="{escape(name)}">\n<h2>{escape(title)}</h2>\n{part}\n</section>')
+            for name, (title, part) in sections.items()
+        ),
     )
-
-
-def _row(cells: Sequence[str]) -> str:
-    first, *rest = cells
-    return f'<tr><th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in rest) + "</tr>"
-
-
-def _kind(kind: str) -> str:
-    return f' class="{escape(kind)}"' if kind else ""

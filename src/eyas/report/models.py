@@ -19,10 +19,7 @@ from eyas.report.runs import TEACHER, Arms, Run
 from eyas.runs.checkpoint import SPEC, ModelSpec
 from eyas.runs.opening import load
 from eyas.tools.progress import Progress
-from eyas.types import Detector, EyasError, Prediction, Size
-
-ANY: Size = (1, 1)
-"""Stands for the size of an image where the input has a fixed one."""
+from eyas.types import Detector, EyasError, Prediction
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +54,7 @@ def one_run_each(arms: Arms) -> dict[str, Run]:
 
 
 def teacher_origin(runs: Sequence[Run], given: str | None) -> str | None:
-    """The teacher to load: the given one, else the one that the runs name; None where they name none.
-
-    Raises:
-        EyasError: the runs name several.
-    """
+    """The given teacher, else the one that the runs name; None where they name none. Raises EyasError for several."""
     named = list(dict.fromkeys(run.teacher for run in runs if run.teacher is not None))
     if given is None and len(named) > 1:
         raise EyasError(f"the runs have several teachers: {', '.join(named)}; report them apart, or give --teacher")
@@ -77,17 +70,15 @@ def load_models(origins: Mapping[str, str], classes: Sequence[str]) -> tuple[dic
         classes: of the runs, in label order.
     """
     detectors: dict[str, Detector] = {}
-    problems: dict[str, str] = {}
+    problems: dict[str, EyasError] = {}
     for name, origin in origins.items():
         try:
             detector = load(origin)
-        except EyasError as error:
-            problems[name] = str(error)
-            continue
-        if tuple(detector.classes) == tuple(classes):
+            if tuple(detector.classes) != tuple(classes):
+                raise EyasError(f"{origin}: its classes are not those of the runs")
             detectors[name] = detector
-        else:
-            problems[name] = f"{origin}: its classes are not those of the runs"
+        except EyasError as error:
+            problems[name] = error
     notes = []
     if problems:
         name, reason = next(iter(problems.items()))
@@ -100,25 +91,23 @@ def load_models(origins: Mapping[str, str], classes: Sequence[str]) -> tuple[dic
 
 
 def measure_models(models: Mapping[str, Model], source: DataSource | None, progress: Progress) -> dict[str, Model]:
-    """The models with their costs. Models of one architecture share one measurement, free of the noise between two."""
+    """The models with their costs, at the size of the first image as the network gets it, or at a fixed input size.
+
+    Models of one architecture share one measurement, free of the noise between two.
+    """
+    # A fixed input size is that of any image.
+    image = (1, 1) if source is None else (source.records[0].height, source.records[0].width)
     known: dict[str, ModelCost] = {}
     result = {}
     task = progress.task("measure", len(models), unit="models", images=0)
     for name, model in models.items():
-        size, key = input_size(model.resize, source), _architecture(model)
-        if size is not None and key not in known:
-            known[key] = measure(model.detector, size)
+        key = _architecture(model)
+        if key not in known and (source is not None or model.resize.height is not None):
+            known[key] = measure(model.detector, model.resize.output_size(image))
         result[name] = replace(model, cost=known.get(key))
         progress.advance(task)
     progress.finish(task)
     return result
-
-
-def input_size(resize: Resize, source: DataSource | None) -> Size | None:
-    """(height, width) that costs are measured at: of the first image as the network gets it, or the fixed one."""
-    if source is not None:
-        return resize.output_size((source.records[0].height, source.records[0].width))
-    return None if resize.height is None else resize.output_size(ANY)
 
 
 def detect(
@@ -138,7 +127,7 @@ def detect(
         feed: batch size and workers.
         device: where the detectors run; they are on the CPU again afterwards.
         progress: where the bars appear.
-        threshold: lowest score of the detections that are judged.
+        threshold: lowest score of the detections that are judged, in [0, 1].
 
     Raises:
         EyasError: an image that cannot be decoded.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Mapping
 
 from eyas.comparison.statistics import title
 from eyas.report.collect import LeftOut, ReportData
@@ -11,51 +11,38 @@ from eyas.report.sections import classes, cost, curves, errors, images, masks, p
 
 NAMED = 4
 """The page's title names the arms up to this number, and counts them above it."""
-
-
-class Section(Protocol):
-    """A heading of the page and what stands below it: one module of `eyas.report.sections`.
-
-    Attributes:
-        ID: its anchor.
-        TITLE: its heading.
-    """
-
-    @property
-    def ID(self) -> str: ...
-    @property
-    def TITLE(self) -> str: ...
-
-    def section(self, data: ReportData) -> Html:
-        """Its content. Raises LeftOut where the data do not suffice."""
-        ...
-
-
-SECTIONS: tuple[Section, ...] = (summary, curves, classes, cost, precision_recall, errors, masks, images)
+SECTIONS: Mapping[str, tuple[str, Callable[[ReportData], Html]]] = {
+    "summary": ("Summary", summary.section),
+    "curves": ("Curves", curves.section),
+    "classes": ("Average precision by class", classes.section),
+    "cost": ("Size and latency against accuracy", cost.section),
+    "precision-recall": ("Precision and recall", precision_recall.section),
+    "errors": ("Errors by kind", errors.section),
+    "masks": ("Near-object masks", masks.section),
+    "images": ("Worst and best images", images.section),
+}
+"""Anchor -> heading, and the function of its content, which raises LeftOut where the data do not suffice."""
 
 
 def make_page(data: ReportData) -> str:
     """The page, as HTML."""
-    arms = list(data.arms)
-    heading = ", ".join(arms) if len(arms) <= NAMED else f"{len(arms)} arms"
-    sections = {section.ID: (section.TITLE, _content(section, data)) for section in SECTIONS}
-    return page(f"Eyas report: {heading}", _lead(data), sections)
-
-
-def _content(section: Section, data: ReportData) -> Html:
-    try:
-        return section.section(data)
-    except LeftOut as reason:
-        return paragraph(f"Left out: {reason}", kind="missing")
+    arms = list(data.found.arms)
+    shown = ", ".join(arms) if len(arms) <= NAMED else f"{len(arms)} arms"
+    sections = {}
+    for name, (heading, section) in SECTIONS.items():
+        try:
+            sections[name] = heading, section(data)
+        except LeftOut as reason:
+            sections[name] = heading, paragraph(f"Left out: {reason}", kind="missing")
+    return page(f"Eyas report: {shown}", _lead(data), sections)
 
 
 def _lead(data: ReportData) -> Html:
     """The subject of the page, in a few sentences."""
     found = data.found
     seeds = sorted({run.seed for run in found.runs()})
-    words = f"Runs: {len(found.runs())}. Arms: {', '.join(data.arms)}. Seeds: {', '.join(map(str, seeds))}. "
-    words += f"Ranked by {title(data.metric)}."
-    parts = [paragraph(words)]
+    words = f"Runs: {len(found.runs())}. Arms: {', '.join(found.arms)}. Seeds: {', '.join(map(str, seeds))}. "
+    parts = [paragraph(words + f"Ranked by {title(data.comparison.metric)}.")]
     if data.source is not None:
         names = ", ".join(run.folder.name for run in data.runs.values())
         count, split = len(data.source.records), data.source.split

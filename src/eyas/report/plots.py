@@ -1,4 +1,4 @@
-"""Drawings by matplotlib: detections and near-object masks on images, curves over a run, intervals. No display."""
+"""Drawings by matplotlib: detections and near-object masks on images, variances of channels. No display."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from eyas.ops.pixels import as_float
@@ -42,18 +44,16 @@ def rendered(draw: Callable[[Path], None], suffix: str, style: Mapping[str, Any]
         return path.read_bytes()
 
 
-def clean_axes(axes: matplotlib.axes.Axes, *, grid: Literal["x", "both"] = "both") -> None:
+def clean_axes(axes: Axes, *, grid: Literal["x", "both"] = "both") -> None:
     """A pale grid, and no frame at the top and on the right."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, alpha=0.25)
 
 
-def draw_boxes(axes: matplotlib.axes.Axes, boxes: Tensor, texts: Sequence[str], colours: Sequence[str]) -> None:
+def draw_boxes(axes: Axes, boxes: Tensor, texts: Sequence[str], colours: Sequence[str]) -> None:
     """Boxes (n, 4) with a text above each."""
     for (left, top, right, bottom), text, colour in zip(boxes.tolist(), texts, colours, strict=True):
-        frame = matplotlib.patches.Rectangle(
-            (left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=1.4
-        )
+        frame = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=1.4)
         axes.add_patch(frame)
         if text:
             style = {"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
@@ -63,7 +63,7 @@ def draw_boxes(axes: matplotlib.axes.Axes, boxes: Tensor, texts: Sequence[str], 
             axes.text(left, y, text, fontsize=6, color="white", va=side, bbox=style, clip_on=True)
 
 
-def show_image(axes: matplotlib.axes.Axes, image: Tensor, title: str = "") -> None:
+def show_image(axes: Axes, image: Tensor, title: str = "") -> None:
     """An image (3, H, W), uint8 or in [0, 1]. Pixel (0, 0) covers [0, 1] x [0, 1], as boxes count."""
     height, width = image.shape[-2:]
     axes.imshow(as_float(image).permute(1, 2, 0).clamp(0, 1).cpu().numpy(), extent=(0, width, height, 0))
@@ -84,14 +84,17 @@ def draw_detections(
     figure.savefig(path)
 
 
-def _draw_prediction(
-    axes: matplotlib.axes.Axes, prediction: Prediction, classes: Sequence[str], threshold: float
-) -> None:
+def detection_texts(prediction: Prediction, kept: Tensor, classes: Sequence[str]) -> list[str]:
+    """Class and score of the kept detections, as ``cat 0.93``; ``kept`` is an index or a mask of them."""
+    labels, scores = prediction["labels"][kept].tolist(), prediction["scores"][kept].tolist()
+    return [f"{classes[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+
+
+def _draw_prediction(axes: Axes, prediction: Prediction, classes: Sequence[str], threshold: float) -> None:
     sure = prediction["scores"] >= threshold
     labels = prediction["labels"][sure].tolist()
-    texts = [f"{classes[i]} {s:.2f}" for i, s in zip(labels, prediction["scores"][sure].tolist(), strict=True)]
     colours = [matplotlib.colors.to_hex(COLOURS[label % len(COLOURS)]) for label in labels]
-    draw_boxes(axes, prediction["boxes"][sure], texts, colours)
+    draw_boxes(axes, prediction["boxes"][sure], detection_texts(prediction, sure, classes), colours)
 
 
 def side_by_side(
@@ -175,70 +178,4 @@ def channel_variances(
         if known:
             axes.legend(frameon=False)
     figure.suptitle(title, fontsize=10)
-    figure.savefig(path)
-
-
-def curves(
-    path: Path,
-    lines: Mapping[str, Sequence[tuple[float, float]]],
-    *,
-    x: str,
-    y: str,
-    groups: Mapping[str, str],
-    size: tuple[float, float] = (5.4, 3.4),
-) -> None:
-    """Lines of (x, y) points by name; ``groups`` gives the legend entry, and so the colour, of each line.
-
-    ``size`` is in inches.
-    """
-    figure = Figure(figsize=size, dpi=120, layout="constrained")
-    axes = figure.subplots()
-    seen: list[str] = []
-    for name, points in lines.items():
-        group = groups[name]
-        label = None if group in seen else group
-        if label:
-            seen.append(group)
-        axes.plot(
-            *zip(*points, strict=True),
-            color=COLOURS[seen.index(group) % len(COLOURS)],
-            label=label,
-            linewidth=1.6,
-            alpha=0.85,
-        )
-    axes.set(xlabel=x, ylabel=y)
-    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-    clean_axes(axes)
-    axes.legend(frameon=False)
-    figure.savefig(path)
-
-
-def intervals(
-    path: Path,
-    groups: Mapping[str, tuple[float, float | None, Sequence[float]]],
-    *,
-    x: str,
-    line: tuple[str, float] | None = None,
-    width: float = 5.6,
-) -> None:
-    """A row per group, from the top: mean with its interval (mean, half width or None, values) and a dot per value.
-
-    Args:
-        path: the PNG.
-        groups: by name.
-        x: title of the x axis.
-        line: name and x of a dashed line to compare with.
-        width: inches.
-    """
-    figure = Figure(figsize=(width, 0.9 + 0.36 * len(groups)), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    for row, (mean, half_width, values) in enumerate(groups.values()):
-        colour = COLOURS[row % len(COLOURS)]
-        axes.scatter(values, [row - 0.22] * len(values), s=12, color=colour, alpha=0.5, linewidths=0)
-        axes.errorbar(mean, row, xerr=half_width, fmt="D", markersize=4, color=colour, capsize=3, linewidth=1.6)
-    if line is not None:
-        axes.axvline(line[1], color="0.4", linestyle="--", linewidth=1)
-        axes.text(line[1], -0.7, line[0], fontsize=8, color="0.4", ha="center", va="bottom")
-    axes.set(xlabel=x, yticks=range(len(groups)), yticklabels=list(groups), ylim=(len(groups) - 0.4, -0.7))
-    clean_axes(axes, grid="x")
     figure.savefig(path)

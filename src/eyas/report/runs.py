@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,10 +47,6 @@ class Run:
         """Its teacher as its config names it; None for a baseline."""
         return self.config.get("teacher")
 
-    @property
-    def taught(self) -> bool:
-        return self.teacher is not None or self.result.teacher is not None
-
 
 Arms = dict[str, dict[int, Run]]
 """Arm -> seed -> run."""
@@ -90,29 +85,25 @@ def find_runs(paths: Sequence[Path], teacher: str | None = None) -> FoundRuns:
         EyasError: a path without a run, no finished run, two runs of one arm and seed, runs of different classes or
             metrics, or a log that cannot be read.
     """
-    folders = run_folders(paths)
-    done = [folder for folder in folders if _is_finished(folder)]
-    if not done:
+    found = {folder: read_folder(folder) for folder in run_folders(paths)}
+    runs = [run for run in found.values() if run is not None]
+    if not runs:
         raise EyasError(f"no run of {', '.join(map(str, paths))} is finished; a report needs the last evaluation")
-    notes = []
-    if len(done) < len(folders):
-        names = ", ".join(folder.name for folder in folders if folder not in done)
-        notes.append(f"Left out, since they are not finished: {names}.")
-    runs = [read_folder(folder) for folder in done]
+    unfinished = ", ".join(folder.name for folder, run in found.items() if run is None)
+    notes = (f"Left out, since they are not finished: {unfinished}.",) if unfinished else ()
     named = [run.teacher for run in runs] if teacher is None else [teacher]
     teachers = {Path(name).resolve() for name in named if name is not None}
     taught_by = [run for run in runs if run.folder.resolve() in teachers]
     if len(taught_by) == len(runs):
         taught_by = []  # the page is about the teacher itself
     students = [run for run in runs if run not in taught_by]
-    return FoundRuns(by_arm(with_baseline(students)), tuple(run.folder.name for run in taught_by), tuple(notes))
+    return FoundRuns(by_arm(with_baseline(students)), tuple(run.folder.name for run in taught_by), notes)
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:
     """Every run folder among the paths and directly below them, each once, in the order of the paths and then by name.
 
-    Raises:
-        EyasError: a path that is no run folder and has none in it.
+    Raises EyasError for a path that is no run folder and has none in it.
     """
     found: dict[Path, Path] = {}
     for path in paths:
@@ -123,23 +114,30 @@ def run_folders(paths: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def read_folder(folder: Path) -> Run:
-    """One finished run. Raises EyasError when its log or config cannot be read."""
-    with _readable(folder):
-        config = recorded_config(folder)
-        lines = read_log(folder)
-        last = [line for line in lines if line["kind"] == "val"][-1]
+def read_folder(folder: Path) -> Run | None:
+    """The run of a folder, or None where it is not finished. Raises EyasError when its log or config cannot be read.
+
+    Finished is evaluated after the last epoch of its config, or at all where it has none.
+    """
+    try:
+        config, lines = recorded_config(folder), read_log(folder)
+        options: Mapping[str, Any] = config.get("run", {})
+        if last_epoch(folder) < options.get("epochs", 1):
+            return None
         name = folder.resolve().name
-        seed = int(config.get("run", {}).get("seed", _trailing(name)))
+        numbers = re.findall(r"\d+$", name)
+        seed = int(options.get("seed", numbers[0] if numbers else 0))
         return Run(
             folder=folder,
             arm=arm_name(name, seed),
             seed=seed,
             config=config,
             result=read_run(folder),
-            per_class=last["per_class"],
+            per_class=[line for line in lines if line["kind"] == "val"][-1]["per_class"],
             steps=[line for line in lines if line["kind"] == "train"],
         )
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, YAMLError) as error:
+        raise EyasError(f"{folder}: its log or config is not one that this version reads ({error!r})") from error
 
 
 def arm_name(name: str, seed: int) -> str:
@@ -153,11 +151,11 @@ def arm_name(name: str, seed: int) -> str:
 
 def with_baseline(runs: Sequence[Run]) -> list[Run]:
     """The runs, the only arm without a teacher, beside arms that have one, renamed to baseline."""
-    untaught = {run.arm for run in runs if not run.taught}
-    if len(untaught) != 1 or BASELINE in {run.arm for run in runs} or all(not run.taught for run in runs):
+    untaught = [run for run in runs if run.teacher is None and run.result.teacher is None]
+    names = {run.arm for run in untaught}
+    if len(names) != 1 or len(untaught) == len(runs) or BASELINE in {run.arm for run in runs}:
         return list(runs)
-    (name,) = untaught
-    return [replace(run, arm=BASELINE) if run.arm == name else run for run in runs]
+    return [replace(run, arm=BASELINE) if run.arm in names else run for run in runs]
 
 
 def by_arm(runs: Sequence[Run]) -> Arms:
@@ -179,28 +177,5 @@ def by_arm(runs: Sequence[Run]) -> Arms:
                 f"{other.folder} and {run.folder} are both arm {run.arm}, seed {run.seed}; report them apart, or give "
                 "one of the folders another name"
             )
-    names = list(dict.fromkeys(run.arm for run in runs))
-    names.sort(key=lambda name: name != BASELINE)
-    return {name: arms[name] for name in names}
-
-
-def _is_finished(folder: Path) -> bool:
-    """Evaluated after the last epoch of its config, or at all where it has none."""
-    with _readable(folder):
-        epochs: int = recorded_config(folder).get("run", {}).get("epochs", 1)
-        return last_epoch(folder) >= epochs
-
-
-@contextmanager
-def _readable(folder: Path) -> Iterator[None]:
-    """Turns what a malformed log or config raises into an EyasError that names the folder."""
-    try:
-        yield
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, YAMLError) as error:
-        raise EyasError(f"{folder}: its log or config is not one that this version reads ({error!r})") from error
-
-
-def _trailing(name: str) -> int:
-    """The number at the end of a name; 0 where there is none."""
-    digits = re.search(r"\d+$", name)
-    return int(digits.group()) if digits else 0
+    names = dict.fromkeys(run.arm for run in runs)
+    return {name: arms[name] for name in sorted(names, key=lambda name: name != BASELINE)}

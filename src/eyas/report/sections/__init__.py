@@ -1,1 +1,1 @@
-"""The sections of the page, one module each: ``ID``, ``TITLE`` and ``section(data)``. `eyas.report.page` lists them."""
+"""The sections of the page, one module each. `eyas.report.page` lists them under their headings."""

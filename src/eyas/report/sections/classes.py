@@ -1,41 +1,37 @@
-"""The metric of every class, in a chart and in a table."""
+"""The metric of every class, mean over the seeds, in a chart and in a table."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Mapping
+from functools import partial
 
 from eyas.comparison.statistics import title
 from eyas.report import charts
 from eyas.report.collect import ReportData
-from eyas.report.colours import arm_legend
-from eyas.report.markup import Html, beside, figure, join, paragraph, table
+from eyas.report.markup import Html, beside, figure, join, paragraph, shown, table
 from eyas.report.runs import Run
-from eyas.report.svg import drawing
+from eyas.report.svg import colour_legend, drawing
 
-ID = "classes"
-TITLE = "Average precision by class"
 CLASSES_DRAWN = 40
 """Above it a chart of all classes would be taller than any screen; the table has them all."""
 
 
 def section(data: ReportData) -> Html:
-    """Mean over the seeds."""
+    arms, metric = data.found.arms, data.comparison.metric
     classes = list(next(iter(data.runs.values())).per_class)
-    means = {arm: [_mean(seeds, label, data.metric) for label in classes] for arm, seeds in data.arms.items()}
-    shown = title(data.metric).replace("mAP", "AP")
-    caption = f"{shown} by class: mean over the seeds"
-    body = [
-        [label, *("-" if math.isnan(values[row]) else f"{values[row]:.3f}" for values in means.values())]
-        for row, label in enumerate(classes)
-    ]
+    means = {arm: [_mean(seeds, label, metric) for label in classes] for arm, seeds in arms.items()}
+    name = title(metric).replace("mAP", "AP")
+    caption = f"{name} by class: mean over the seeds"
+    body = [[label, *(shown(values[row]) for values in means.values())] for row, label in enumerate(classes)]
     whole = table(caption, ["class", *means], body)
     if len(classes) > CLASSES_DRAWN:
         return join([paragraph(f"{len(classes)} classes are too many for a chart.", kind="note"), whole])
-    by_arm = dict(enumerate(means.values()))
-    chart = drawing(lambda path: charts.dots(path, classes, by_arm, x=shown), f"{caption}; the table has the values")
-    return join([arm_legend(data.arms), beside(figure(chart, f"{caption}, a dot for each arm."), whole)])
+    draw = partial(charts.dots, rows=classes, by_arm=dict(enumerate(means.values())), x=name)
+    chart = drawing(draw, f"{caption}; the table has the values")
+    legend = colour_legend(arms, arms, of="arms")
+    return join([legend, beside(figure(chart, f"{caption}, a dot for each arm."), whole)])
 
 
 def _mean(seeds: Mapping[int, Run], label: str, name: str) -> float:

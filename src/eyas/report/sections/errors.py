@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from eyas.evaluation.errors import MATCH, OUTCOMES, TOUCH, WRONG, confusions, totals
 from eyas.report import charts
 from eyas.report.collect import ReportData
-from eyas.report.colours import css_colour
 from eyas.report.markup import Html, beside, figure, heading, join, legend, paragraph, table
 from eyas.report.models import Detections
-from eyas.report.svg import drawing
+from eyas.report.svg import css_colour, drawing
 
-ID = "errors"
-TITLE = "Errors by kind"
 PAIRS = 6
 """Pairs of classes in the table of confusions."""
 OUTCOME_NAMES = {
@@ -44,17 +42,9 @@ def section(data: ReportData) -> Html:
     parts = [
         paragraph(definitions(data.options.threshold), kind="note"),
         heading(f"Objects: what becomes of the {objects:,}"),
-        _legend(OUTCOMES, OUTCOME_NAMES),
-        beside(
-            _bars(outcomes, objects, OUTCOMES, OUTCOME_NAMES, "% of the objects"),
-            _table("Objects by what becomes of them", outcomes, {kind: OUTCOME_NAMES[kind] for kind in OUTCOMES}),
-        ),
+        *_by_kind(outcomes, OUTCOMES, OUTCOME_NAMES, objects, "% of the objects", "Objects by what becomes of them"),
         heading("Detections: what is wrong with them"),
-        _legend(WRONG, VERDICT_NAMES),
-        beside(
-            _bars(verdicts, objects, WRONG, VERDICT_NAMES, "wrong detections for 100 objects"),
-            _table("Detections by verdict", verdicts, VERDICT_NAMES),
-        ),
+        *_by_kind(verdicts, WRONG, VERDICT_NAMES, objects, "wrong detections for 100 objects", "Detections by verdict"),
     ]
     if len(source.classes) > 1:
         parts.append(_confusions(detections, source.classes))
@@ -73,22 +63,17 @@ def definitions(threshold: float) -> str:
     )
 
 
-def _bars(counts: Counts, objects: int, kinds: Sequence[str], names: Mapping[str, str], axis: str) -> Html:
-    """Stacked bars, a row for each detector, in percent of the objects."""
-    rows = {name: [100 * found[kind] / max(1, objects) for kind in kinds] for name, found in counts.items()}
-    colours = [KIND_COLOURS[kind] for kind in kinds]
-    label = f"{axis}, by detector: " + ", ".join(names[kind] for kind in kinds) + "; the table has the numbers"
-    return figure(drawing(lambda path: charts.bars(path, rows, colours, x=axis), label), "")
-
-
-def _table(caption: str, counts: Counts, kinds: Mapping[str, str]) -> Html:
-    """Counts of every detector, a column for each kind under its name."""
-    rows = [[name, *(f"{found[kind]:,}" for kind in kinds)] for name, found in counts.items()]
-    return table(caption, ["detector", *kinds.values()], rows)
-
-
-def _legend(kinds: Sequence[str], names: Mapping[str, str]) -> Html:
-    return legend({names[kind]: css_colour(KIND_COLOURS[kind]) for kind in kinds}, label="Colours of the bars")
+def _by_kind(
+    counts: Counts, drawn: Sequence[str], names: Mapping[str, str], objects: int, axis: str, caption: str
+) -> tuple[Html, Html]:
+    """A legend; and stacked bars of some kinds in percent of the objects beside a table of all, by detector."""
+    bars = {name: [100 * found[kind] / max(1, objects) for kind in drawn] for name, found in counts.items()}
+    draw = partial(charts.bars, rows=bars, colours=[KIND_COLOURS[kind] for kind in drawn], x=axis)
+    label = f"{axis}, by detector: " + ", ".join(names[kind] for kind in drawn) + "; the table has the numbers"
+    rows = [[name, *(f"{found[kind]:,}" for kind in names)] for name, found in counts.items()]
+    colours = {names[kind]: css_colour(KIND_COLOURS[kind]) for kind in drawn}
+    whole = table(caption, ["detector", *names.values()], rows)
+    return legend(colours, label="Colours of the bars"), beside(figure(drawing(draw, label), ""), whole)
 
 
 def _confusions(detections: Mapping[str, Detections], classes: Sequence[str]) -> Html:

@@ -16,13 +16,11 @@ from eyas.evaluation.errors import JudgedImage, ranked
 from eyas.report.collect import ReportData
 from eyas.report.markup import Html, counted, figure, grid, heading, join, legend, paragraph, picture
 from eyas.report.models import Detections
-from eyas.report.plots import OBJECT, draw_boxes, rendered, show_image
+from eyas.report.plots import OBJECT, detection_texts, draw_boxes, rendered, show_image
 from eyas.report.runs import TEACHER
 from eyas.report.sections.errors import VERDICT_NAMES
 from eyas.types import Prediction, Record
 
-ID = "images"
-TITLE = "Worst and best images"
 LONG_SIDE = 520
 """Pixels of a photograph's longer side: about twice what a column of the page is wide."""
 DPI = 240
@@ -38,6 +36,8 @@ VERDICT_COLOURS = {
     "ignored": "#777777",
 }
 """Each dark enough for white letters."""
+Layer = tuple[Tensor, list[str], list[str]]
+"""Boxes, their texts and colours."""
 
 
 def section(data: ReportData) -> Html:
@@ -62,40 +62,35 @@ def section(data: ReportData) -> Html:
 
 
 def _row(columns: Mapping[str, Detections], source: DataSource, index: int) -> Html:
-    """One image: its objects, then the detections of each detector."""
+    """One image: its objects, then the judged detections of each detector."""
     record, classes = source.records[index], source.classes
-    truth = picture(truth_picture(record, classes), _truth_words(record, classes))
+    names = [classes[label] for label in record.labels.tolist()]
+    what = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names)) or "none"
+    jpeg = _photograph(record, [(torch.from_numpy(record.boxes), names, [OBJECT] * len(names))])
+    truth = picture(jpeg, f"Image {record.image_id} with its objects framed: {what}")
     shown = [figure(truth, f"image {record.image_id}: {counted(len(record.boxes), 'object')}")]
     for name, found in columns.items():
         judged = found.judged[index]
         words = f"{judged.found} found, {len(judged.outcomes) - judged.found} not, {judged.wrong} wrong"
-        jpeg = detections_picture(record, found.predictions[index], judged, classes)
+        jpeg = _photograph(record, _layers(record, found.predictions[index], judged, classes))
         alt = f"Image {record.image_id}, detections of {name}: {words}"
         shown.append(figure(picture(jpeg, alt), f"{name}: {words}"))
     return grid(shown, kind="pictures")
 
 
-def truth_picture(record: Record, classes: Sequence[str]) -> bytes:
-    """An image with its objects, as JPEG."""
-    names = [classes[label] for label in record.labels.tolist()]
-    return _photograph(record, [(torch.from_numpy(record.boxes), names, [OBJECT] * len(names))])
-
-
-def detections_picture(record: Record, prediction: Prediction, judged: JudgedImage, classes: Sequence[str]) -> bytes:
-    """An image with the judged detections in the colours of their verdicts, and the objects not found, as JPEG."""
-    kept = list(judged.kept)
-    labels, scores = prediction["labels"][kept].tolist(), prediction["scores"][kept].tolist()
-    texts = [f"{classes[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+def _layers(record: Record, prediction: Prediction, judged: JudgedImage, classes: Sequence[str]) -> list[Layer]:
+    """The objects not found, and the judged detections in the colours of their verdicts."""
+    kept = torch.tensor(judged.kept, dtype=torch.int64)
     missed = [index for index, outcome in enumerate(judged.outcomes) if outcome != "found"]
-    layers = [
+    colours = [VERDICT_COLOURS[verdict] for verdict in judged.verdicts]
+    return [
         (torch.from_numpy(record.boxes[missed]), [""] * len(missed), [MISSED] * len(missed)),
-        (prediction["boxes"][kept], texts, [VERDICT_COLOURS[verdict] for verdict in judged.verdicts]),
+        (prediction["boxes"][kept], detection_texts(prediction, kept, classes), colours),
     ]
-    return _photograph(record, layers)
 
 
-def _photograph(record: Record, layers: Sequence[tuple[Tensor, list[str], list[str]]]) -> bytes:
-    """The image of a record with layers of boxes, their texts and colours."""
+def _photograph(record: Record, layers: Sequence[Layer]) -> bytes:
+    """The image of a record with layers over it, as JPEG."""
     scale = LONG_SIDE / max(record.width, record.height)
 
     def draw(path: Path) -> None:
@@ -107,9 +102,3 @@ def _photograph(record: Record, layers: Sequence[tuple[Tensor, list[str], list[s
         photograph.savefig(path, pil_kwargs={"quality": QUALITY})
 
     return rendered(draw, ".jpg")
-
-
-def _truth_words(record: Record, classes: Sequence[str]) -> str:
-    names = [classes[label] for label in record.labels.tolist()]
-    what = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names)) or "none"
-    return f"Image {record.image_id} with its objects framed: {what}"

@@ -21,8 +21,6 @@ from eyas.report.plots import near_masks, rendered
 from eyas.report.runs import TEACHER, Run
 from eyas.types import Detector, Target
 
-ID = "masks"
-TITLE = "Near-object masks"
 IMAGES = 4
 """Images that the masks are drawn on."""
 BACKGROUND = "#e8eaed"

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 from eyas.comparison.arms import BASELINE
-from eyas.comparison.statistics import Comparison, gap_interval, rows, title
+from eyas.comparison.statistics import ArmResult, Comparison, gap_interval, rows, title
 from eyas.report.charts import LARGE
 from eyas.report.collect import ReportData
-from eyas.report.markup import Html, beside, details, figure, join, paragraph, table, together
-from eyas.report.plots import intervals
-from eyas.report.runs import Arms, Run
+from eyas.report.comparison_files import draw_intervals
+from eyas.report.markup import Html, beside, details, figure, join, paragraph, shown, table, together
+from eyas.report.runs import Run
 from eyas.report.svg import drawing
-
-ID = "summary"
-TITLE = "Summary"
 
 
 def section(data: ReportData) -> Html:
-    comparison, name = data.comparison, title(data.metric)
+    comparison, name = data.comparison, title(data.comparison.metric)
     head, *body = _without_empty_columns(rows(comparison))
     parts = [
         table(f"{name} of the last epoch: mean over the seeds", ["arm", *head[1:]], body),
@@ -27,9 +24,9 @@ def section(data: ReportData) -> Html:
     ]
     if len(comparison.arms) > 1 or comparison.teacher is not None:
         drawn = figure(_intervals(comparison), f"{name}: mean, 95 % interval, and every seed as a dot.")
-        parts.append(beside(drawn, _gap_closed(data.arms, comparison)))
+        parts.append(beside(drawn, _gap_closed(comparison)))
     parts += [paragraph(note, kind="missing") for note in data.found.notes]
-    parts.append(details("The runs", _runs(data.arms, data.metric)))
+    parts.append(details("The runs", _runs(data.found.runs(), comparison.metric)))
     return join(parts)
 
 
@@ -50,27 +47,21 @@ def _legend_of_table(comparison: Comparison) -> str:
 
 def _intervals(comparison: Comparison) -> Html:
     name, teacher = comparison.metric, comparison.teacher
-    groups = {}
-    for arm, values in comparison.arms.items():
-        found = values.metrics[name]
-        groups[arm] = (found.mean, found.half_width, found.values)
-    line = None if teacher is None else ("teacher", teacher[name])
-    means = ", ".join(f"{arm} {group[0]:.3f}" for arm, group in groups.items())
-    label = f"{title(name)} by arm: {means}" + ("" if line is None else f"; teacher {line[1]:.3f}")
-    return drawing(lambda path: intervals(path, groups, x=title(name), line=line, width=LARGE[0]), label)
+    means = ", ".join(f"{arm} {values.metrics[name].mean:.3f}" for arm, values in comparison.arms.items())
+    label = f"{title(name)} by arm: {means}" + ("" if teacher is None else f"; teacher {teacher[name]:.3f}")
+    return drawing(partial(draw_intervals, comparison=comparison, width=LARGE[0]), label)
 
 
-def _gap_closed(arms: Arms, comparison: Comparison) -> Html:
+def _gap_closed(comparison: Comparison) -> Html:
     """The table of the gap closed with its intervals; nothing where the teacher is no better than the baseline."""
-    name, teacher = comparison.metric, comparison.teacher
-    if BASELINE not in arms or teacher is None:
+    name, teacher, baseline = comparison.metric, comparison.teacher, comparison.arms.get(BASELINE)
+    if baseline is None or teacher is None:
         return Html("")
-    baseline = _values(arms[BASELINE], name)
     body = []
     for arm, values in comparison.arms.items():
         closed = values.metrics[name].gap_closed
         if closed is not None:
-            ends = gap_interval(_values(arms[arm], name), baseline, teacher[name])
+            ends = gap_interval(_by_seed(values, name), _by_seed(baseline, name), teacher[name])
             body.append([arm, f"{closed:.0%}", "-" if ends is None else f"{ends[0]:.0%} to {ends[1]:.0%}"])
     if not body:
         return Html("")
@@ -79,21 +70,19 @@ def _gap_closed(arms: Arms, comparison: Comparison) -> Html:
     return together(table(caption, ["arm", "gap closed", "95 % interval"], body), paragraph(note, kind="note"))
 
 
+def _by_seed(arm: ArmResult, name: str) -> dict[int, float]:
+    return dict(zip(arm.seeds, arm.metrics[name].values, strict=True))
+
+
 def _without_empty_columns(lines: Sequence[Sequence[str]]) -> list[list[str]]:
     """The rows, head first, without the columns that are empty below the head, as memory in runs without its log."""
     filled = [column for column in range(len(lines[0])) if column == 0 or any(line[column] for line in lines[1:])]
     return [[line[column] for column in filled] for line in lines]
 
 
-def _runs(arms: Arms, name: str) -> Html:
-    body = []
-    for arm, seeds in arms.items():
-        for seed, run in seeds.items():
-            value = run.result.summary[name]
-            shown = "-" if math.isnan(value) else f"{value:.3f}"
-            body.append([str(run.folder), arm, str(seed), str(run.result.curve[-1][0]), shown])
+def _runs(runs: Sequence[Run], name: str) -> Html:
+    body = [
+        [str(run.folder), run.arm, str(run.seed), str(run.result.curve[-1][0]), shown(run.result.summary[name])]
+        for run in runs
+    ]
     return table("The runs of this page", ["folder", "arm", "seed", "epochs", title(name)], body)
-
-
-def _values(seeds: Mapping[int, Run], name: str) -> dict[int, float]:
-    return {seed: run.result.summary[name] for seed, run in seeds.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -11,7 +12,27 @@ from torch import Tensor, nn
 from eyas.distillation.views import image_size, with_heads
 from eyas.methods.method import Reads
 from eyas.nn.taps import Taps, probe, tap_features
+from eyas.tools.timing import span
 from eyas.types import Detector, HeadOutputs, Level, Target, View
+
+
+@dataclass(frozen=True)
+class TeacherRequest:
+    """What the methods need of a teacher for one batch.
+
+    Attributes:
+        images: (batch, 3, height, width) in [0, 1], as the teacher sees them.
+        targets: one for each image.
+        taps: names of the levels to give, in this order.
+        reads: what the methods look at besides feature maps.
+        boxes: head name -> the student's boxes of each image, to score; empty unless ``reads`` has "heads".
+    """
+
+    images: Tensor
+    targets: Sequence[Target]
+    taps: Sequence[str]
+    reads: frozenset[Reads]
+    boxes: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -37,24 +58,8 @@ class Teacher(Protocol):
         """Tap name -> whether the map is never negative, as the output of a ReLU is."""
         ...
 
-    def view(
-        self,
-        images: Tensor,
-        targets: Sequence[Target],
-        *,
-        taps: Sequence[str],
-        reads: frozenset[Reads],
-        student: View | None,
-    ) -> View:
-        """What the methods see of the teacher for one batch, without gradients.
-
-        Args:
-            images: (batch, 3, height, width) in [0, 1], as the teacher sees them.
-            targets: one for each image.
-            taps: names of the levels to give, in this order.
-            reads: what the methods look at besides feature maps.
-            student: the student's view, whose boxes the teacher scores; None unless ``reads`` has "heads".
-        """
+    def view(self, request: TeacherRequest) -> View:
+        """What the methods see of the teacher for one batch, without gradients."""
         ...
 
 
@@ -84,25 +89,18 @@ class RunningTeacher:
         """By a forward pass of one random image."""
         return {name: bool((feature >= 0).all()) for name, feature in probe(self.detector, taps, "teacher").items()}
 
-    def view(
-        self,
-        images: Tensor,
-        targets: Sequence[Target],
-        *,
-        taps: Sequence[str],
-        reads: frozenset[Reads],
-        student: View | None,
-    ) -> View:
+    @span("teacher")
+    def view(self, request: TeacherRequest) -> View:
         """The maps at the taps; head outputs for the student's boxes and proposals where a method reads them."""
+        images, taps, reads = request.images, request.taps, request.reads
         # Scoring the teacher elsewhere may leave it in training mode, where BatchNorm would follow the batch.
         self.detector.network.eval()
         if reads.isdisjoint({"heads", "teacher_proposals"}):
             features, outputs = tap_features(self.detector, taps, images), HeadOutputs()
         else:
-            boxes = {name: head.boxes for name, head in student.heads.items()} if student is not None else {}
             with torch.no_grad(), Taps(self.detector.network, taps) as tapped:
                 detector = with_heads(self.detector, "teacher")
-                outputs = detector.score_boxes(images, boxes, proposals="teacher_proposals" in reads)
+                outputs = detector.score_boxes(images, request.boxes, proposals="teacher_proposals" in reads)
             features = tapped.features
         levels = [self.levels[tap] for tap in taps]
         return View([features[tap] for tap in taps], levels, image_size(images), outputs.heads, outputs.proposals)

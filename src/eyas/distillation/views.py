@@ -10,6 +10,7 @@ from torch import Tensor
 from eyas.methods.method import LevelPair, Reads
 from eyas.nn.taps import Taps
 from eyas.ops.pixels import as_float
+from eyas.tools.timing import span
 from eyas.types import Detector, DetectorWithHeads, EyasError, HeadOutputs, Size, Target, View
 
 
@@ -50,6 +51,7 @@ def image_size(images: Tensor) -> Size:
     return images.shape[-2], images.shape[-1]
 
 
+@span("student")
 def student_view(
     student: Detector,
     images: Tensor,
@@ -58,7 +60,7 @@ def student_view(
     pairs: Sequence[LevelPair],
     reads: frozenset[Reads],
 ) -> View:
-    """Run the student in training: its losses, its maps at the paired taps, and the heads that the methods read.
+    """Run the student, in training mode: its losses, its maps at the paired taps, and the heads that the methods read.
 
     Args:
         student: in training mode.

@@ -163,7 +163,7 @@ def test_an_automatic_weight_is_finite_and_bounded_whatever_is_measured(norms: l
     weight = AutoWeight(Auto(fraction=2.0), start_step=0)
     for detection, imitation in norms:
         before = float(weight.value())
-        weight.measure(torch.tensor(detection), torch.tensor(imitation))
+        weight.update(torch.tensor(detection), torch.tensor(imitation))
         now = float(weight.value())
         assert 0 <= now <= 2.0 * 1.001 * math.exp(LIMIT)
         if not (detection > 0 and imitation > 0 and math.isfinite(detection) and math.isfinite(imitation)):

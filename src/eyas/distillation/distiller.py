@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from eyas.distillation.balance import Balance, detection_gradient, measure_balance
 from eyas.distillation.pairing import pair_levels
 from eyas.distillation.teacher_scale import check_scale, resize_for_student
-from eyas.distillation.teachers import Teacher, TeacherRequest, as_teacher
+from eyas.distillation.teachers import RunningTeacher, Teacher, TeacherRequest
 from eyas.distillation.terms import Term, with_terms
 from eyas.distillation.views import as_batch, student_view
 from eyas.methods.method import Method
@@ -64,7 +64,8 @@ class Distiller(nn.Module):
         _check(student, teacher, methods, teacher_scale)
         self.student, self.teacher_scale = student, teacher_scale
         self.terms = cast(Sequence[Term], nn.ModuleList(Term(method) for method in methods))
-        self._outside = (as_teacher(teacher),)
+        # A tuple keeps the teacher out of the module tree.
+        self._outside = (teacher if isinstance(teacher, Teacher) else RunningTeacher(teacher),)
         self._batches = 0
         for module in self.teacher.networks:
             module.eval().requires_grad_(False)
@@ -142,7 +143,7 @@ class Distiller(nn.Module):
         request = TeacherRequest(images, targets, [pair.teacher_tap for pair in self.pairs], reads)
         teacher = self.teacher.view(request) if terms and "heads" not in reads else None
         resized = resize_for_student(images, targets, self.teacher_scale)
-        student = student_view(self.student, *resized, pairs=self.pairs, reads=reads)
+        student = student_view(self.student, *resized, self.pairs, reads)
         if "heads" in reads:
             boxes = {name: head.boxes for name, head in student.heads.items()}
             teacher = self.teacher.view(replace(request, boxes=boxes))

@@ -64,11 +64,7 @@ class Teacher(Protocol):
 
 
 class RunningTeacher:
-    """A detector that runs on every batch.
-
-    Args:
-        detector: trained. `view` puts it in evaluation mode.
-    """
+    """A trained detector that runs on every batch; `view` puts it in evaluation mode."""
 
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
@@ -104,8 +100,3 @@ class RunningTeacher:
             features = tapped.features
         levels = [self.levels[tap] for tap in taps]
         return View([features[tap] for tap in taps], levels, image_size(images), outputs.heads, outputs.proposals)
-
-
-def as_teacher(teacher: Teacher | Detector) -> Teacher:
-    """A detector as a `RunningTeacher`; a teacher unchanged."""
-    return teacher if isinstance(teacher, Teacher) else RunningTeacher(teacher)

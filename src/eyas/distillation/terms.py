@@ -17,9 +17,6 @@ from eyas.types import Target, View
 class Term(nn.Module):
     """One method times its weight, which is a number or follows the gradients.
 
-    Args:
-        method: set up for the level pairs, or to be set up.
-
     Attributes:
         auto: the weight that follows the gradients; None where the weight is a number.
         monitor: the running ratio of the weighted gradient to the detection gradient.
@@ -72,15 +69,17 @@ class Term(nn.Module):
             batch: the number of training batches before this one.
             detection_gradient: computes the norm of the detection loss's gradient at the student's imitated features.
         """
-        if self._warms_up(batch):  # the student does not feel it yet
-            with span("loss"):
-                loss: Tensor = self.method(student.detached(), teacher, targets)
-            return divide_by_own_value(loss)
+        warms_up = self._warms_up(batch)
         with span("loss"):
-            loss = self.method(student, teacher, targets)
+            loss: Tensor = self.method(student.detached() if warms_up else student, teacher, targets)
+        if warms_up:  # the student does not feel it yet
+            return divide_by_own_value(loss)
         if self.training and torch.is_grad_enabled() and self._is_due(batch):
             with span("weight"):
-                self._measure(loss, student, detection_gradient)
+                detection, imitation = detection_gradient(), gradient_norm(loss, student.features)
+                if self.auto is not None:
+                    self.auto.update(detection, imitation)
+                self.monitor.update(self.weight() * imitation, detection)
         return self.weight() * loss
 
     def zero(self, images: Tensor) -> Tensor:
@@ -92,15 +91,7 @@ class Term(nn.Module):
         return self.auto is not None and self.auto.warming_up(batch)
 
     def _is_due(self, batch: int) -> bool:
-        if self.auto is not None:
-            return self.auto.due(batch)
-        return bool(self.method.weight) and self.monitor.due(batch)
-
-    def _measure(self, loss: Tensor, student: View, detection_gradient: Callable[[], Tensor]) -> None:
-        detection, imitation = detection_gradient(), gradient_norm(loss, student.features)
-        if self.auto is not None:
-            self.auto.measure(detection, imitation)
-        self.monitor.update(self.weight() * imitation, detection)
+        return self.auto.due(batch) if self.auto is not None else bool(self.weight()) and self.monitor.due(batch)
 
 
 def with_terms(state: Mapping[str, Any], terms: Sequence[Term]) -> dict[str, Any]:

@@ -17,9 +17,7 @@ from eyas.types import Detector, DetectorWithHeads, EyasError, HeadOutputs, Size
 def as_batch(images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> tuple[Tensor, Sequence[Target]]:
     """Images as one float batch; targets of images that were padded here say the size of their image inside it.
 
-    Args:
-        images: (batch, 3, height, width), float32 in [0, 1] or uint8; or a sequence of (3, height, width).
-        targets: one for each image.
+    The images are (batch, 3, height, width), float32 in [0, 1] or uint8; or a sequence of (3, height, width).
     """
     if isinstance(images, Tensor):
         return as_float(images), targets
@@ -53,21 +51,11 @@ def image_size(images: Tensor) -> Size:
 
 @span("student")
 def student_view(
-    student: Detector,
-    images: Tensor,
-    targets: Sequence[Target],
-    *,
-    pairs: Sequence[LevelPair],
-    reads: frozenset[Reads],
+    student: Detector, images: Tensor, targets: Sequence[Target], pairs: Sequence[LevelPair], reads: frozenset[Reads]
 ) -> View:
     """Run the student, in training mode: its losses, its maps at the paired taps, and the heads that the methods read.
 
-    Args:
-        student: in training mode.
-        images: (batch, 3, height, width) in [0, 1], as the student sees them.
-        targets: one for each image.
-        pairs: the level pairs.
-        reads: what the methods look at besides feature maps.
+    The images (batch, 3, height, width), in [0, 1], are as the student sees them.
 
     Raises:
         EyasError: a method reads heads or proposals, and the student gives none.

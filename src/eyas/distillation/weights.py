@@ -81,11 +81,8 @@ class RunningRatio(nn.Module):
 class AutoWeight(RunningRatio):
     """A weight that keeps the gradient of one method at a fraction of the detection gradient.
 
-    The weight is above 0 and at most 1e12 times the fraction, whatever is measured.
-
-    Args:
-        rule: the fraction, and when to measure.
-        start_step: of the method.
+    It is the fraction times the ratio of detection to imitation gradient: above 0 and at most 1e12 times the fraction,
+    whatever is measured. The method starts at ``start_step``.
     """
 
     def __init__(self, rule: Auto, start_step: int) -> None:
@@ -100,21 +97,13 @@ class AutoWeight(RunningRatio):
         """Whether this batch is to be measured."""
         return _due(step - self.start_step - self.rule.warmup, self.rule.every)
 
-    def measure(self, detection: Tensor, imitation: Tensor) -> None:
-        """Add the gradient norms of one batch."""
-        self.update(detection, imitation)
-
     def value(self) -> Tensor:
         """The weight, a scalar; 0 until something has been measured."""
-        return torch.where(self.measurements > 0, self.rule.fraction * self.log_ratio.exp(), 0.0)
+        return self.rule.fraction * self.ratio()
 
 
 class RatioMonitor(RunningRatio):
-    """The weighted gradient of one method over the detection gradient, for the log and for `dominance_warnings`.
-
-    Args:
-        start_step: of the method.
-    """
+    """The weighted gradient of one method over the detection gradient, for the log and for `dominance_warnings`."""
 
     def __init__(self, start_step: int) -> None:
         super().__init__()

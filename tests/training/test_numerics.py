@@ -101,7 +101,7 @@ def distilled(folder: Path, capfd: pytest.CaptureFixture[str], status: int, *mor
     """`eyas distill` on coloured squares, and what it said."""
     data, out = write_squares(folder / "data", train=8, val=2), folder / "out"
     capfd.readouterr()
-    arguments = ["distill", f"--data={data}", f"--out={out}", "--teacher=test_bad_input:poor_teacher"]
+    arguments = ["distill", f"--data={data}", f"--out={out}", "--teacher=helpers.tiny:poor_teacher"]
     found = main([*arguments, "--any_teacher=true", *options(run_epochs=12, run_evaluate_every=0), *more])
     said = capfd.readouterr()
     assert found == status, said.err

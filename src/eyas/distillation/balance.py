@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from eyas.distillation.weights import gradient_norm, ratio_of
+from eyas.distillation.weights import gradient_norm
 from eyas.methods.method import Auto, Method
 from eyas.types import Target, View
 
@@ -34,8 +35,12 @@ class Balance:
     notes: dict[str, str]
 
     def gradient_ratio(self) -> dict[str, float]:
-        """Imitation gradient over detection gradient, by method name."""
-        return {name: ratio_of(norm, self.detection_gradient) for name, norm in self.imitation_gradient.items()}
+        """Imitation gradient over detection gradient, by method name; infinite where only the latter is 0."""
+        detection = self.detection_gradient
+        return {
+            name: norm / detection if detection else (math.inf if norm else 0.0)
+            for name, norm in self.imitation_gradient.items()
+        }
 
 
 def measure_balance(

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from eyas.distillation.balance import Balance, detection_gradient, measure_balance
 from eyas.distillation.pairing import pair_levels
 from eyas.distillation.teacher_scale import check_scale, resize_for_student
-from eyas.distillation.teachers import RunningTeacher, Teacher, TeacherRequest
+from eyas.distillation.teachers import RunningTeacher, Teacher, TeacherRequest, as_batch, student_view
 from eyas.distillation.terms import Term, with_terms
-from eyas.distillation.views import as_batch, student_view
 from eyas.methods.method import Method
 from eyas.nn.random_state import own_random_numbers, restored_afterwards
 from eyas.nn.taps import some_parameter
@@ -130,8 +129,7 @@ class Distiller(nn.Module):
 
         A running mean over the batches that are measured; a method that has not been measured is left out.
         """
-        terms = [term for term in self.terms if int(term.monitor.measurements)]
-        return {term.name: float(term.monitor.ratio()) for term in terms}
+        return {term.name: float(term.monitor.ratio()) for term in self.terms if term.monitor.measurements}
 
     def _views(self, images: Tensor, targets: Sequence[Target], terms: Sequence[Term]) -> tuple[View, View | None]:
         """The student's and the teacher's view of a batch; without terms there is no teacher's.

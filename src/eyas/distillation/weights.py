@@ -137,8 +137,3 @@ def divide_by_own_value(loss: Tensor) -> Tensor:
     """
     size = mean_over_processes(loss.detach())
     return loss / size.clamp(min=torch.finfo(torch.float32).tiny)
-
-
-def ratio_of(norm: float, detection: float) -> float:
-    """Imitation gradient over detection gradient; infinite where only the latter is 0."""
-    return norm / detection if detection else (math.inf if norm else 0.0)

@@ -58,11 +58,9 @@ class Teacher(Protocol):
 
     def rectified(self, taps: Sequence[str]) -> dict[str, bool]:
         """Tap name -> whether the map is never negative, as the output of a ReLU is."""
-        ...
 
     def view(self, request: TeacherRequest) -> View:
         """What the methods see of the teacher for one batch, without gradients."""
-        ...
 
 
 class RunningTeacher:

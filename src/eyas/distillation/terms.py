@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from eyas.distillation.weights import AutoWeight, RatioMonitor, divide_by_own_value, gradient_norm
+from eyas.distillation.weights import FIRST, AutoWeight, RunningRatio, divide_by_own_value, gradient_norm, is_due
 from eyas.methods.method import Auto, Method
 from eyas.tools.timing import span
 from eyas.types import Target, View
@@ -19,27 +19,20 @@ class Term(nn.Module):
 
     Attributes:
         auto: the weight that follows the gradients; None where the weight is a number.
-        monitor: the running ratio of the weighted gradient to the detection gradient.
+        monitor: the running ratio of the weighted gradient to the detection gradient, for the log and for
+            `eyas.distillation.weights.dominance_warnings`.
     """
 
     def __init__(self, method: Method) -> None:
         super().__init__()
-        self.method = method
+        self.method, self.name = method, method.name
         rule = method.weight
         self.auto = AutoWeight(rule, method.start_step) if isinstance(rule, Auto) else None
-        self.monitor = RatioMonitor(method.start_step)
-
-    @property
-    def name(self) -> str:
-        """The key of the loss."""
-        return self.method.name
+        self.monitor = RunningRatio()
 
     def weight(self) -> Tensor | float:
         """The weight in the next batch; an automatic one is 0 until it has been measured."""
-        if self.auto is not None:
-            return self.auto.value()
-        assert not isinstance(self.method.weight, Auto)
-        return self.method.weight
+        return cast(float, self.method.weight) if self.auto is None else self.auto.value()
 
     def is_active(self, batch: int) -> bool:
         """Whether the term needs the teacher in this batch, counted from 0.
@@ -91,7 +84,9 @@ class Term(nn.Module):
         return self.auto is not None and self.auto.warming_up(batch)
 
     def _is_due(self, batch: int) -> bool:
-        return self.auto.due(batch) if self.auto is not None else bool(self.weight()) and self.monitor.due(batch)
+        if self.auto is not None:
+            return self.auto.due(batch)
+        return bool(self.method.weight) and is_due(batch - self.method.start_step - FIRST)
 
 
 def with_terms(state: Mapping[str, Any], terms: Sequence[Term]) -> dict[str, Any]:

@@ -95,23 +95,11 @@ class AutoWeight(RunningRatio):
 
     def due(self, step: int) -> bool:
         """Whether this batch is to be measured."""
-        return _due(step - self.start_step - self.rule.warmup, self.rule.every)
+        return is_due(step - self.start_step - self.rule.warmup, self.rule.every)
 
     def value(self) -> Tensor:
         """The weight, a scalar; 0 until something has been measured."""
         return self.rule.fraction * self.ratio()
-
-
-class RatioMonitor(RunningRatio):
-    """The weighted gradient of one method over the detection gradient, for the log and for `dominance_warnings`."""
-
-    def __init__(self, start_step: int) -> None:
-        super().__init__()
-        self.start_step = start_step
-
-    def due(self, step: int) -> bool:
-        """Whether a batch is to be measured for this alone, where the weight is a number."""
-        return _due(step - self.start_step - FIRST, WATCH_EVERY)
 
 
 def dominance_warnings(ratios: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, str]:
@@ -125,7 +113,8 @@ def dominance_warnings(ratios: Mapping[str, float], weights: Mapping[str, float]
     }
 
 
-def _due(age: int, every: int) -> bool:
+def is_due(age: int, every: int = WATCH_EVERY) -> bool:
+    """Whether batch ``age`` after the warm-up is measured: each of the first, then one in ``every``."""
     return age >= 0 and (age < FIRST or age % every == 0)
 
 

@@ -71,26 +71,19 @@ class Setup(ExitStack):
         dataset: how it is read and fed.
         optim: the optimiser, by which gradients are accumulated.
         run: device, precision, metric.
-        teacher_scale: how many times larger the teacher sees the images.
+        scale: how many times larger the teacher sees the images.
         out: run folder, for an accelerator that writes there.
 
     Attributes:
         teacher_data: how images are fed to the teacher, and to a student whose batch is made from the teacher's.
-        metric: by which detectors are scored.
     """
 
     def __init__(
-        self,
-        data: Path,
-        dataset: DataArgs,
-        optim: OptimArgs,
-        run: RunArgs,
-        teacher_scale: float = 1.0,
-        out: Path | None = None,
+        self, data: Path, dataset: DataArgs, optim: OptimArgs, run: RunArgs, scale: float = 1.0, out: Path | None = None
     ) -> None:
         super().__init__()
         self.dataset, self.optim, self.run = dataset, optim, run
-        self.teacher_data = replace(dataset, resize=dataset.resize.times(teacher_scale))
+        self.teacher_data = replace(dataset, resize=dataset.resize.times(scale))
         self.train = read(data, dataset.train_split, format=dataset.format, classes=dataset.classes)
         self.val = read(data, dataset.val_split, format=dataset.format, classes=self.train.classes)
         self.metric = run.metric or default_metric(self.train.format)
@@ -150,10 +143,10 @@ class RunSetup(Setup):
     """
 
     def __init__(
-        self, data: Path, out: Path, dataset: DataArgs, optim: OptimArgs, run: RunArgs, teacher_scale: float = 1.0
+        self, data: Path, out: Path, dataset: DataArgs, optim: OptimArgs, run: RunArgs, scale: float = 1.0
     ) -> None:
         resume = holds_run(out) if run.resume == "auto" else run.resume
-        super().__init__(data, dataset, optim, replace(run, resume=resume), teacher_scale, out)
+        super().__init__(data, dataset, optim, replace(run, resume=resume), scale, out)
         self.out = out
         if self.accelerator.is_main_process:
             check_folder(out, resume=resume, config=resolved_config())
@@ -182,6 +175,4 @@ class RunSetup(Setup):
 
 def chosen_methods(method: Method | list[Method] | None) -> list[Method]:
     """The methods of the option --method: one, several, or FGFI when it is left out."""
-    if method is None:
-        return [FGFI()]
-    return method if isinstance(method, list) else [method]
+    return method if isinstance(method, list) else [FGFI() if method is None else method]

@@ -194,9 +194,9 @@ class Trainer:
     def _start(self, progress: Progress) -> None:
         """Resume where that is asked, start the trackers, and describe the model in the run folder."""
         if self.run.resume:
+            # A run that was stopped before its first checkpoint begins where it began.
             if (self.folder / RESUME).exists() or (self.folder / self.spec.weights).exists():
                 self.state.restore(self.folder / RESUME, self.accelerator)
-            # A run that was stopped before its first checkpoint begins where it began.
             self.log("resume", epoch=self.state.epoch, step=self.state.step)
             after = f"step {self.state.step}" if self.state.batch else f"epoch {self.state.epoch}"
             progress.say(f"resume    after {after}")

@@ -9,11 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from eyas.__main__ import main
-from eyas.detectors import ShuffleDet
-from helpers.tiny import CLASSES, MODEL, one_epoch, options, write_squares
+from helpers.tiny import one_epoch, options, write_squares
 
 Refused = Callable[..., str]
 
@@ -47,12 +45,6 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refused:
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
-
-
-def poor_teacher() -> ShuffleDet:
-    """For ``--teacher test_bad_input:poor_teacher``."""
-    torch.manual_seed(3)
-    return ShuffleDet(CLASSES, **MODEL)
 
 
 def no_teacher() -> str:
@@ -174,10 +166,10 @@ def test_an_image_that_cannot_be_read_by_two_processes(refused: Refused, data: P
 
 def test_a_teacher_that_scores_near_zero(refused: Refused, data: Path, out: Path) -> None:
     arguments = ["distill", f"--data={data}", f"--out={out}", *options(run_epochs=1)]
-    said = refused(*arguments, "--teacher=test_bad_input:poor_teacher")
-    assert "test_bad_input:poor_teacher scores 0.0" in said and "--any_teacher true" in said
+    said = refused(*arguments, "--teacher=helpers.tiny:poor_teacher")
+    assert "helpers.tiny:poor_teacher scores 0.0" in said and "--any_teacher true" in said
     assert not out.exists()
-    assert main([*arguments, "--teacher=test_bad_input:poor_teacher", "--any_teacher=true"]) == 0
+    assert main([*arguments, "--teacher=helpers.tiny:poor_teacher", "--any_teacher=true"]) == 0
 
 
 def test_a_teacher_of_other_classes(refused: Refused, run: Path, tmp_path: Path, out: Path) -> None:

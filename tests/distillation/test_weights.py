@@ -40,26 +40,26 @@ def test_measurements_are_averaged_in_their_logarithm() -> None:
     weight = AutoWeight(Auto(fraction=0.5), start_step=0)
     assert float(weight.value()) == 0
     for detection, imitation in ((4.0, 1.0), (1.0, 4.0), (16.0, 1.0)):
-        weight.measure(torch.tensor(detection), torch.tensor(imitation))
+        weight.update(torch.tensor(detection), torch.tensor(imitation))
     assert float(weight.value()) == pytest.approx(0.5 * 16 ** (1 / 3), rel=1e-5)  # of 4, 1/4 and 16
 
 
 def test_a_batch_that_says_nothing_changes_nothing() -> None:
     weight = AutoWeight(Auto(), start_step=0)
     for detection, imitation in ((1.0, 0.0), (0.0, 1.0), (math.inf, 1.0), (1.0, math.nan)):
-        weight.measure(torch.tensor(detection), torch.tensor(imitation))
+        weight.update(torch.tensor(detection), torch.tensor(imitation))
         assert int(weight.measurements) == 0
-    weight.measure(torch.tensor(2.0), torch.tensor(1.0))
+    weight.update(torch.tensor(2.0), torch.tensor(1.0))
     assert float(weight.value()) == pytest.approx(2.0)
-    weight.measure(torch.tensor(2.0), torch.tensor(0.0))
+    weight.update(torch.tensor(2.0), torch.tensor(0.0))
     assert float(weight.value()) == pytest.approx(2.0)
 
 
 def test_it_is_followed_slowly() -> None:
     weight = AutoWeight(Auto(), start_step=0)
     for _ in range(20):
-        weight.measure(torch.tensor(1.0), torch.tensor(1.0))
-    weight.measure(torch.tensor(1000.0), torch.tensor(1.0))
+        weight.update(torch.tensor(1.0), torch.tensor(1.0))
+    weight.update(torch.tensor(1000.0), torch.tensor(1.0))
     assert float(weight.value()) == pytest.approx(1000**0.1, rel=1e-4)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from eyas.__main__ import main
 from eyas.data import write_coco
+from eyas.detectors import ShuffleDet
 
 CLASSES = ("red", "blue")
 COLOURS = ((220, 40, 40), (40, 60, 220))
@@ -42,6 +43,12 @@ def write_squares(root: Path, *, train: int = 8, val: int = 5, classes: Sequence
     for split, count, start in (("train", train, 0), ("val", val, 1000)):
         write_coco(root, split, classes, [(f"{split}{i}", *square_image(start + i)) for i in range(count)])
     return root
+
+
+def poor_teacher() -> ShuffleDet:
+    """An untrained detector, for ``--teacher=helpers.tiny:poor_teacher``."""
+    torch.manual_seed(3)
+    return ShuffleDet(CLASSES, **MODEL)
 
 
 def options(**more: Any) -> list[str]:

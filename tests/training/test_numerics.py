@@ -101,7 +101,7 @@ def distilled(folder: Path, capfd: pytest.CaptureFixture[str], status: int, *mor
     """`eyas distill` on coloured squares, and what it said."""
     data, out = write_squares(folder / "data", train=8, val=2), folder / "out"
     capfd.readouterr()
-    arguments = ["distill", f"--data={data}", f"--out={out}", "--teacher=test_bad_input:poor_teacher"]
+    arguments = ["distill", f"--data={data}", f"--out={out}", "--teacher=helpers.tiny:poor_teacher"]
     found = main([*arguments, "--any_teacher=true", *options(run_epochs=12, run_evaluate_every=0), *more])
     said = capfd.readouterr()
     assert found == status, said.err
@@ -163,7 +163,7 @@ def test_an_automatic_weight_is_finite_and_bounded_whatever_is_measured(norms: l
     weight = AutoWeight(Auto(fraction=2.0), start_step=0)
     for detection, imitation in norms:
         before = float(weight.value())
-        weight.measure(torch.tensor(detection), torch.tensor(imitation))
+        weight.update(torch.tensor(detection), torch.tensor(imitation))
         now = float(weight.value())
         assert 0 <= now <= 2.0 * 1.001 * math.exp(LIMIT)
         if not (detection > 0 and imitation > 0 and math.isfinite(detection) and math.isfinite(imitation)):

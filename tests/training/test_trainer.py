@@ -23,7 +23,7 @@ from eyas.training.accelerator import computes_in_bf16, make_accelerator
 from eyas.training.loss_module import Baseline
 from eyas.training.optim import average_of, make_optimizer, schedule
 from eyas.training.state import TrainState
-from eyas.training.step_log import StepLog
+from eyas.training.trackers import StepLog
 from eyas.training.trainer import Trainer
 from eyas.types import EyasError
 from helpers.tiny import MODEL, one_epoch, options, train_lines, write_squares

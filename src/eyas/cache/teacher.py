@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from eyas.cache.store import TeacherCache
+from eyas.distillation.teachers import TeacherRequest
 from eyas.methods.imitation import CachedView, TeacherTargets
-from eyas.methods.method import Reads
 from eyas.tools.timing import span
-from eyas.types import EyasError, Level, Target, View
+from eyas.types import EyasError, Level
 
 ImageVariant = tuple[int, int]
 """(index of a record, its geometric variant: 0 as it is, 1 flipped)."""
@@ -63,20 +61,14 @@ class CachedTeacher:
         """As the teacher itself said when the cache was made."""
         return {tap: self.summary.levels[tap].rectified for tap in taps}
 
-    def view(
-        self,
-        images: Tensor,
-        targets: Sequence[Target],
-        *,
-        taps: Sequence[str],
-        reads: frozenset[Reads],
-        student: View | None,
-    ) -> CachedView:
+    @span("teacher")
+    def view(self, request: TeacherRequest) -> CachedView:
         """The vectors of each method, read when the method asks for them, on the device of the images.
 
         Raises:
             EyasError: targets without the index of their image and its variant.
         """
+        images, targets = request.images, request.targets
         if not all("index" in target and "variant" in target for target in targets):
             raise EyasError("a cached teacher needs targets with index and variant, as eyas.data.loader makes them")
         keys = [self._keys[target["index"], target["variant"]] for target in targets]
@@ -85,4 +77,5 @@ class CachedTeacher:
             with span("teacher"):
                 return self._caches[method].read(keys, images.device)
 
-        return CachedView((), [self.levels[tap] for tap in taps], (images.shape[-2], images.shape[-1]), read=read)
+        levels = [self.levels[tap] for tap in request.taps]
+        return CachedView((), levels, (images.shape[-2], images.shape[-1]), read=read)

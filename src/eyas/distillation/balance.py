@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from eyas.distillation.weights import gradient_norm, ratio_of
+from eyas.distillation.weights import gradient_norm
 from eyas.methods.method import Auto, Method
 from eyas.types import Target, View
 
@@ -34,15 +35,17 @@ class Balance:
     notes: dict[str, str]
 
     def gradient_ratio(self) -> dict[str, float]:
-        """Imitation gradient over detection gradient, by method name."""
-        return {name: ratio_of(norm, self.detection_gradient) for name, norm in self.imitation_gradient.items()}
+        """Imitation gradient over detection gradient, by method name; infinite where only the latter is 0."""
+        return {
+            name: norm / self.detection_gradient if self.detection_gradient else (math.inf if norm else 0.0)
+            for name, norm in self.imitation_gradient.items()
+        }
 
 
 def measure_balance(
     methods: Sequence[Method], student: View, teacher: View | None, targets: Sequence[Target]
 ) -> Balance:
     """Compare the methods' losses with the detection loss; see `Balance`."""
-    automatic = {method.name: method.weight for method in methods if isinstance(method.weight, Auto)}
     losses = {}
     for method in methods:
         assert teacher is not None
@@ -54,7 +57,7 @@ def measure_balance(
         detection_gradient=float(detection_gradient(student)),
         imitation={name: float(loss.detach()) for name, loss in losses.items()},
         imitation_gradient={name: float(norm) for name, norm in gradients.items()},
-        fractions={name: rule.fraction for name, rule in automatic.items()},
+        fractions={method.name: method.weight.fraction for method in methods if isinstance(method.weight, Auto)},
         notes={method.name: method.describe(teacher, targets) for method in methods if teacher is not None},
     )
 

@@ -7,6 +7,7 @@ module tree: it is not trained, not saved, not wrapped by DDP, and ``train()`` d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any, cast
 
@@ -16,13 +17,11 @@ from torch import Tensor, nn
 from eyas.distillation.balance import Balance, detection_gradient, measure_balance
 from eyas.distillation.pairing import pair_levels
 from eyas.distillation.teacher_scale import check_scale, resize_for_student
-from eyas.distillation.teachers import Teacher, as_teacher
+from eyas.distillation.teachers import RunningTeacher, Teacher, TeacherRequest, as_batch, student_view
 from eyas.distillation.terms import Term, with_terms
-from eyas.distillation.views import as_batch, student_view
-from eyas.methods.method import Method, Reads
+from eyas.methods.method import Method
 from eyas.nn.random_state import own_random_numbers, restored_afterwards
 from eyas.nn.taps import some_parameter
-from eyas.tools.timing import span
 from eyas.types import Detector, EyasError, Target, View
 
 
@@ -62,10 +61,10 @@ class Distiller(nn.Module):
     ) -> None:
         super().__init__()
         _check(student, teacher, methods, teacher_scale)
-        self.teacher_scale = teacher_scale
-        self.student = student
-        self.terms = nn.ModuleList(Term(method) for method in methods)
-        self._outside = (as_teacher(teacher),)
+        self.student, self.teacher_scale = student, teacher_scale
+        self.terms = cast(Sequence[Term], nn.ModuleList(Term(method) for method in methods))
+        # A tuple keeps the teacher out of the module tree.
+        self._outside = (teacher if isinstance(teacher, Teacher) else RunningTeacher(teacher),)
         self._batches = 0
         for module in self.teacher.networks:
             module.eval().requires_grad_(False)
@@ -75,7 +74,7 @@ class Distiller(nn.Module):
         with own_random_numbers(seed):
             for method in methods:
                 method.setup(self.pairs)
-        self.terms.to(device)
+        self.to(device)  # now the adapters too
 
     @property
     def teacher(self) -> Teacher:
@@ -83,7 +82,7 @@ class Distiller(nn.Module):
 
     @property
     def methods(self) -> list[Method]:
-        return [term.method for term in self._terms()]
+        return [term.method for term in self.terms]
 
     def forward(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
         """Every loss of a batch, scalars by name: the student's own, then one for each method, times its weight.
@@ -94,12 +93,13 @@ class Distiller(nn.Module):
             targets: one for each image, boxes in the frame of its tensor.
         """
         images, targets = as_batch(images, targets)
-        active = [term for term in self._terms() if term.is_active(self._batches)]
+        active = [term for term in self.terms if term.is_active(self._batches)]
         student, teacher = self._views(images, targets, active)
-        self._check_names(student)
-        measured = cache(partial(detection_gradient, student))  # once for all terms, and not where none measures
         losses = dict(student.losses)
-        for term in self._terms():
+        measured = cache(partial(detection_gradient, student))  # once for all terms, and not where none measures
+        for term in self.terms:
+            if term.name in losses:
+                raise EyasError(f"two losses are called {term.name}: give the method another name")
             if teacher is None or term not in active:
                 losses[term.name] = term.zero(images)
             else:
@@ -117,23 +117,19 @@ class Distiller(nn.Module):
         """
         images, targets = as_batch(images, targets)
         with torch.enable_grad(), restored_afterwards(self, images.device):
-            student, teacher = self._views(images, targets, self._terms())
+            student, teacher = self._views(images, targets, self.terms)
             return measure_balance(self.methods, student, teacher, targets)
 
     def weights(self) -> dict[str, float]:
         """Method name -> its weight in the next batch; an automatic one is 0 until it has been measured."""
-        return {term.name: float(term.weight()) for term in self._terms()}
+        return {term.name: float(term.weight()) for term in self.terms}
 
     def gradient_ratios(self) -> dict[str, float]:
         """Method name -> its weighted gradient over the detection gradient, at the imitated features.
 
         A running mean over the batches that are measured; a method that has not been measured is left out.
         """
-        terms = [term for term in self._terms() if int(term.monitor.measurements)]
-        return {term.name: float(term.monitor.ratio()) for term in terms}
-
-    def _terms(self) -> list[Term]:
-        return cast(list[Term], list(self.terms))
+        return {term.name: float(term.monitor.ratio()) for term in self.terms if term.monitor.measurements}
 
     def _views(self, images: Tensor, targets: Sequence[Target], terms: Sequence[Term]) -> tuple[View, View | None]:
         """The student's and the teacher's view of a batch; without terms there is no teacher's.
@@ -142,30 +138,14 @@ class Distiller(nn.Module):
         student's maps come, all of which stay for the backward pass.
         """
         reads = frozenset(read for term in terms for read in term.method.reads)
+        request = TeacherRequest(images, targets, [pair.teacher_tap for pair in self.pairs], reads)
+        teacher = self.teacher.view(request) if terms and "heads" not in reads else None
         resized = resize_for_student(images, targets, self.teacher_scale)
-        if not terms:
-            return self._student_view(*resized, reads), None
+        student = student_view(self.student, *resized, self.pairs, reads)
         if "heads" in reads:
-            student = self._student_view(*resized, reads)
-            return student, self._teacher_view(images, targets, reads, student)
-        teacher = self._teacher_view(images, targets, reads, None)
-        return self._student_view(*resized, reads), teacher
-
-    def _student_view(self, images: Tensor, targets: Sequence[Target], reads: frozenset[Reads]) -> View:
-        with span("student"):
-            return student_view(self.student, images, targets, pairs=self.pairs, reads=reads)
-
-    def _teacher_view(
-        self, images: Tensor, targets: Sequence[Target], reads: frozenset[Reads], student: View | None
-    ) -> View:
-        taps = [pair.teacher_tap for pair in self.pairs]
-        with span("teacher"):
-            return self.teacher.view(images, targets, taps=taps, reads=reads, student=student)
-
-    def _check_names(self, student: View) -> None:
-        twice = student.losses.keys() & {term.name for term in self._terms()}
-        if twice:
-            raise EyasError(f"two losses are called {', '.join(sorted(twice))}: give the method another name")
+            boxes = {name: head.boxes for name, head in student.heads.items()}
+            teacher = self.teacher.view(replace(request, boxes=boxes))
+        return student, teacher
 
     def get_extra_state(self) -> dict[str, int]:
         return {"batches": self._batches}
@@ -175,7 +155,7 @@ class Distiller(nn.Module):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As `torch.nn.Module.load_state_dict`; also takes the names of states from before there were terms."""
-        return super().load_state_dict(with_terms(state_dict, self._terms()), *args, **kwargs)
+        return super().load_state_dict(with_terms(state_dict, self.terms), *args, **kwargs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
         # .to(), .cuda() and the like: the teacher, outside the module tree, follows.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from eyas.distillation.weights import AutoWeight, RatioMonitor, divide_by_own_value, gradient_norm
+from eyas.distillation.weights import FIRST, AutoWeight, RunningRatio, divide_by_own_value, gradient_norm, is_due
 from eyas.methods.method import Auto, Method
 from eyas.tools.timing import span
 from eyas.types import Target, View
@@ -17,32 +17,22 @@ from eyas.types import Target, View
 class Term(nn.Module):
     """One method times its weight, which is a number or follows the gradients.
 
-    Args:
-        method: set up for the level pairs, or to be set up.
-
     Attributes:
         auto: the weight that follows the gradients; None where the weight is a number.
-        monitor: the running ratio of the weighted gradient to the detection gradient.
+        monitor: the running ratio of the weighted gradient to the detection gradient, for the log and for
+            `eyas.distillation.weights.dominance_warnings`.
     """
 
     def __init__(self, method: Method) -> None:
         super().__init__()
-        self.method = method
+        self.method, self.name = method, method.name
         rule = method.weight
         self.auto = AutoWeight(rule, method.start_step) if isinstance(rule, Auto) else None
-        self.monitor = RatioMonitor(method.start_step)
-
-    @property
-    def name(self) -> str:
-        """The key of the loss."""
-        return self.method.name
+        self.monitor = RunningRatio()
 
     def weight(self) -> Tensor | float:
         """The weight in the next batch; an automatic one is 0 until it has been measured."""
-        if self.auto is not None:
-            return self.auto.value()
-        assert not isinstance(self.method.weight, Auto)
-        return self.method.weight
+        return cast(float, self.method.weight) if self.auto is None else self.auto.value()
 
     def is_active(self, batch: int) -> bool:
         """Whether the term needs the teacher in this batch, counted from 0.
@@ -72,15 +62,17 @@ class Term(nn.Module):
             batch: the number of training batches before this one.
             detection_gradient: computes the norm of the detection loss's gradient at the student's imitated features.
         """
-        if self._warms_up(batch):  # the student does not feel it yet
-            with span("loss"):
-                loss: Tensor = self.method(student.detached(), teacher, targets)
-            return divide_by_own_value(loss)
+        warms_up = self._warms_up(batch)
         with span("loss"):
-            loss = self.method(student, teacher, targets)
+            loss: Tensor = self.method(student.detached() if warms_up else student, teacher, targets)
+        if warms_up:  # the student does not feel it yet
+            return divide_by_own_value(loss)
         if self.training and torch.is_grad_enabled() and self._is_due(batch):
             with span("weight"):
-                self._measure(loss, student, detection_gradient)
+                detection, imitation = detection_gradient(), gradient_norm(loss, student.features)
+                if self.auto is not None:
+                    self.auto.update(detection, imitation)
+                self.monitor.update(self.weight() * imitation, detection)
         return self.weight() * loss
 
     def zero(self, images: Tensor) -> Tensor:
@@ -94,13 +86,7 @@ class Term(nn.Module):
     def _is_due(self, batch: int) -> bool:
         if self.auto is not None:
             return self.auto.due(batch)
-        return bool(self.method.weight) and self.monitor.due(batch)
-
-    def _measure(self, loss: Tensor, student: View, detection_gradient: Callable[[], Tensor]) -> None:
-        detection, imitation = detection_gradient(), gradient_norm(loss, student.features)
-        if self.auto is not None:
-            self.auto.measure(detection, imitation)
-        self.monitor.update(self.weight() * imitation, detection)
+        return bool(self.method.weight) and is_due(batch - self.method.start_step - FIRST)
 
 
 def with_terms(state: Mapping[str, Any], terms: Sequence[Term]) -> dict[str, Any]:

@@ -81,11 +81,8 @@ class RunningRatio(nn.Module):
 class AutoWeight(RunningRatio):
     """A weight that keeps the gradient of one method at a fraction of the detection gradient.
 
-    The weight is above 0 and at most 1e12 times the fraction, whatever is measured.
-
-    Args:
-        rule: the fraction, and when to measure.
-        start_step: of the method.
+    It is the fraction times the ratio of detection to imitation gradient: above 0 and at most 1e12 times the fraction,
+    whatever is measured. The method starts at ``start_step``.
     """
 
     def __init__(self, rule: Auto, start_step: int) -> None:
@@ -98,31 +95,11 @@ class AutoWeight(RunningRatio):
 
     def due(self, step: int) -> bool:
         """Whether this batch is to be measured."""
-        return _due(step - self.start_step - self.rule.warmup, self.rule.every)
-
-    def measure(self, detection: Tensor, imitation: Tensor) -> None:
-        """Add the gradient norms of one batch."""
-        self.update(detection, imitation)
+        return is_due(step - self.start_step - self.rule.warmup, self.rule.every)
 
     def value(self) -> Tensor:
         """The weight, a scalar; 0 until something has been measured."""
-        return torch.where(self.measurements > 0, self.rule.fraction * self.log_ratio.exp(), 0.0)
-
-
-class RatioMonitor(RunningRatio):
-    """The weighted gradient of one method over the detection gradient, for the log and for `dominance_warnings`.
-
-    Args:
-        start_step: of the method.
-    """
-
-    def __init__(self, start_step: int) -> None:
-        super().__init__()
-        self.start_step = start_step
-
-    def due(self, step: int) -> bool:
-        """Whether a batch is to be measured for this alone, where the weight is a number."""
-        return _due(step - self.start_step - FIRST, WATCH_EVERY)
+        return self.rule.fraction * self.ratio()
 
 
 def dominance_warnings(ratios: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, str]:
@@ -136,7 +113,8 @@ def dominance_warnings(ratios: Mapping[str, float], weights: Mapping[str, float]
     }
 
 
-def _due(age: int, every: int) -> bool:
+def is_due(age: int, every: int = WATCH_EVERY) -> bool:
+    """Whether batch ``age`` after the warm-up is measured: each of the first, then one in ``every``."""
     return age >= 0 and (age < FIRST or age % every == 0)
 
 
@@ -148,8 +126,3 @@ def divide_by_own_value(loss: Tensor) -> Tensor:
     """
     size = mean_over_processes(loss.detach())
     return loss / size.clamp(min=torch.finfo(torch.float32).tiny)
-
-
-def ratio_of(norm: float, detection: float) -> float:
-    """Imitation gradient over detection gradient; infinite where only the latter is 0."""
-    return norm / detection if detection else (math.inf if norm else 0.0)

@@ -51,10 +51,7 @@ class FiniteLosses:
             self.check()
 
     def add_gradient(self, step: int, norm: Tensor) -> None:
-        """Add the gradient norm of a step, whose batches were added since the step before.
-
-        Raises EyasError as `check` does, where every batch is checked.
-        """
+        """Add the gradient norm of a step, whose batches were added since the step before; may raise as `add` does."""
         self._numbers.append(_Number("gradient", step, norm.detach(), self._losses, tuple(self._step)))
         self._step = []
         if self._every == 1:
@@ -76,7 +73,7 @@ class FiniteLosses:
         if not numbers:
             return
         finite = torch.isfinite(torch.stack([number.value.float() for number in numbers]))
-        if bool(finite.all()):
+        if finite.all():
             return
         number = numbers[int(finite.int().argmin())]
         values = ", ".join(f"{name} {float(loss):.4g}" for name, loss in number.losses.items())

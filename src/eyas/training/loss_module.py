@@ -17,19 +17,16 @@ class LossModule(Protocol):
 
     def __call__(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Every loss of a batch, scalars by name; the trainer sums them."""
-        ...
 
     def weights(self) -> dict[str, float]:
         """The weights of distillation terms as they stand, by name, for the log."""
-        ...
 
     def gradient_ratios(self) -> dict[str, float]:
         """The gradients of distillation terms over that of the detection loss, by name, as far as they are known."""
-        ...
 
 
 class Baseline(nn.Module):
-    """A student trained by its own losses alone."""
+    """A student trained by its own losses alone: no distillation term has a weight or a ratio."""
 
     def __init__(self, student: Detector) -> None:
         super().__init__()
@@ -39,9 +36,7 @@ class Baseline(nn.Module):
         return dict(self.student.losses(images, targets))
 
     def weights(self) -> dict[str, float]:
-        """Empty: nothing is distilled."""
         return {}
 
     def gradient_ratios(self) -> dict[str, float]:
-        """Empty: nothing is distilled."""
         return {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import numpy as np
 import torch
@@ -61,8 +62,7 @@ def random_states(accelerator: Accelerator) -> list[dict[str, Tensor]]:
     own = {"cpu": torch.get_rng_state()}
     if accelerator.device.type == "cuda":
         own["cuda"] = torch.cuda.get_rng_state(accelerator.device)
-    states: list[dict[str, Tensor]] = gather_object([own])
-    return states
+    return cast(list[dict[str, Tensor]], gather_object([own]))
 
 
 def restore_random_state(states: Sequence[dict[str, Tensor]], accelerator: Accelerator) -> None:

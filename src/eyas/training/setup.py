@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from accelerate import Accelerator
@@ -15,10 +14,13 @@ from accelerate import Accelerator
 from eyas.args import CacheDtype, DataArgs, OptimArgs, RunArgs
 from eyas.cache.identity import TeacherOnDemand
 from eyas.cache.session import CacheSession
-from eyas.data import read
+from eyas.data import DataSource, read
+from eyas.distillation.teachers import RunningTeacher, Teacher
 from eyas.evaluation import EvaluationResult, default_metric
 from eyas.evaluation.predict import score_detector, val_loader
-from eyas.methods import FGFI, Method
+from eyas.methods import FGFI, LevelPair, Method
+from eyas.nn.compile import compile_levels
+from eyas.nn.fold_batchnorm import fold_teacher
 from eyas.runs.checkpoint import ModelSpec
 from eyas.runs.config import check_folder, holds_run, resolved_config, start_folder
 from eyas.runs.opening import DetectorSource
@@ -26,12 +28,42 @@ from eyas.tools.progress import Progress
 from eyas.training.accelerator import make_accelerator, process_settings
 from eyas.training.loss_module import LossModule
 from eyas.training.reproducibility import deterministic
-from eyas.training.teacher import RunningSession, TeacherSession
 from eyas.training.trainer import Trainer
 from eyas.types import Detector
 
 
-class Setup:
+class TeacherSession(Protocol):
+    """A teacher and what a run does with it before the first step. `eyas.cache.session.CacheSession` is another one."""
+
+    @property
+    def teacher(self) -> Teacher:
+        """What the distiller asks."""
+
+    def score(self, val: DataSource, metric: str, score: Callable[[Detector], EvaluationResult]) -> EvaluationResult:
+        """Its evaluation on the validation images, made by ``score`` or remembered."""
+
+    def prepare(self, pairs: Sequence[LevelPair]) -> None:
+        """Make it ready for the steps, once it has been scored."""
+
+
+class RunningSession:
+    """A teacher that runs in every step, compiled up to its levels where that is asked."""
+
+    def __init__(self, detector: Detector, say: Callable[[str], None], *, compiled: bool) -> None:
+        self.teacher = RunningTeacher(detector)
+        self._say, self._compiled = say, compiled
+
+    def score(self, val: DataSource, metric: str, score: Callable[[Detector], EvaluationResult]) -> EvaluationResult:
+        return score(self.teacher.detector)
+
+    def prepare(self, pairs: Sequence[LevelPair]) -> None:
+        """Fold its BatchNorms into its convolutions, and compile it."""
+        fold_teacher(self.teacher.detector, self._say)
+        if self._compiled:
+            compile_levels(self.teacher.detector)
+
+
+class Setup(ExitStack):
     """What is needed before a model exists: data, accelerator, progress bar. A context.
 
     Args:
@@ -39,62 +71,41 @@ class Setup:
         dataset: how it is read and fed.
         optim: the optimiser, by which gradients are accumulated.
         run: device, precision, metric.
-        teacher_scale: how many times larger the teacher sees the images.
+        scale: how many times larger the teacher sees the images.
         out: run folder, for an accelerator that writes there.
 
     Attributes:
-        train: the training images.
-        val: the validation images.
         teacher_data: how images are fed to the teacher, and to a student whose batch is made from the teacher's.
-        metric: by which detectors are scored.
     """
 
     def __init__(
-        self,
-        data: Path,
-        dataset: DataArgs,
-        optim: OptimArgs,
-        run: RunArgs,
-        teacher_scale: float = 1.0,
-        out: Path | None = None,
+        self, data: Path, dataset: DataArgs, optim: OptimArgs, run: RunArgs, scale: float = 1.0, out: Path | None = None
     ) -> None:
+        super().__init__()
         self.dataset, self.optim, self.run = dataset, optim, run
-        self.teacher_data = replace(dataset, resize=dataset.resize.times(teacher_scale))
+        self.teacher_data = replace(dataset, resize=dataset.resize.times(scale))
         self.train = read(data, dataset.train_split, format=dataset.format, classes=dataset.classes)
         self.val = read(data, dataset.val_split, format=dataset.format, classes=self.train.classes)
         self.metric = run.metric or default_metric(self.train.format)
         self.accelerator: Accelerator = make_accelerator(run, optim, out)
         self.progress = Progress(quiet=not self.accelerator.is_main_process)
         self.say = self.progress.say
-        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(process_settings(self.run))
-        self._stack.callback(self.accelerator.end_training)
-        self._stack.enter_context(self.progress)
-        self._stack.enter_context(deterministic(self.run.deterministic))
+        self.enter_context(process_settings(self.run))
+        self.callback(self.accelerator.end_training)
+        self.enter_context(self.progress)
+        self.enter_context(deterministic(self.run.deterministic))
         for source in (self.train, self.val):
             if source.problems:
                 count = len(source.problems)
                 self.say(f"warning   {count} boxes of {source.split} dropped; see `eyas data {source.root}`")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
-
     def teacher_session(
         self, source: DetectorSource, methods: Sequence[Method], cache: Path | None, dtype: CacheDtype
     ) -> TeacherSession:
-        """The teacher of the run: loaded, or from a cache.
-
-        Args:
-            source: where the teacher comes from.
-            methods: what is distilled.
-            cache: folder of the user's caches; None runs the teacher in every step.
-            dtype: of the vectors in the cache.
-        """
+        """The teacher of the run: loaded and run in every step, or from ``cache``, a folder of the user's caches."""
         if cache is None:
             return RunningSession(source.open(), self.say, compiled=self.run.compile)
         layout = torch.channels_last if self.run.channels_last else torch.contiguous_format
@@ -113,13 +124,14 @@ class Setup:
         """Score the teacher on the validation images and say so; None where its classes are not the data's."""
         if tuple(session.teacher.classes) != self.val.classes:
             return None
-        result = session.score(self.val, self.metric, self._score)
+
+        def score(teacher: Detector) -> EvaluationResult:
+            batches = self.accelerator.prepare(val_loader(self.val, self.teacher_data))
+            return score_detector(teacher, batches, self.val, self.metric, self.progress, "teacher")
+
+        result = session.score(self.val, self.metric, score)
         self.say(f"teacher   {result.headline()} on {len(self.val.records)} images")
         return result
-
-    def _score(self, teacher: Detector) -> EvaluationResult:
-        batches = self.accelerator.prepare(val_loader(self.val, self.teacher_data))
-        return score_detector(teacher, batches, self.val, self.metric, self.progress, "teacher")
 
 
 class RunSetup(Setup):
@@ -130,16 +142,10 @@ class RunSetup(Setup):
     """
 
     def __init__(
-        self,
-        data: Path,
-        out: Path,
-        dataset: DataArgs,
-        optim: OptimArgs,
-        run: RunArgs,
-        teacher_scale: float = 1.0,
+        self, data: Path, out: Path, dataset: DataArgs, optim: OptimArgs, run: RunArgs, scale: float = 1.0
     ) -> None:
         resume = holds_run(out) if run.resume == "auto" else run.resume
-        super().__init__(data, dataset, optim, replace(run, resume=resume), teacher_scale, out)
+        super().__init__(data, dataset, optim, replace(run, resume=resume), scale, out)
         self.out = out
         if self.accelerator.is_main_process:
             check_folder(out, resume=resume, config=resolved_config())
@@ -168,6 +174,4 @@ class RunSetup(Setup):
 
 def chosen_methods(method: Method | list[Method] | None) -> list[Method]:
     """The methods of the option --method: one, several, or FGFI when it is left out."""
-    if method is None:
-        return [FGFI()]
-    return method if isinstance(method, list) else [method]
+    return method if isinstance(method, list) else [FGFI() if method is None else method]

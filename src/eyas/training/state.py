@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -64,7 +64,6 @@ class TrainState:
             self.ema.update_parameters(cast(nn.Module, self.student))
 
     def finish_epoch(self) -> None:
-        """Count an epoch."""
         self.epoch, self.batch = self.epoch + 1, 0
 
     def save(self, path: Path, accelerator: Accelerator) -> None:
@@ -74,14 +73,13 @@ class TrainState:
         random = random_states(accelerator) if 0 < self.batch < self.batches else []
         if not accelerator.is_main_process:
             return
-        progress = {name: getattr(self, name) for name in ("epoch", "batch", "step", "best", "epochs")}
         state = {
             "model": model,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
-            "progress": progress,
+            "progress": {name: getattr(self, name) for name in ("epoch", "batch", "step", "best", "epochs")},
             "random": random,
         }
         save_state(state, path)
@@ -94,26 +92,23 @@ class TrainState:
         """
         state = load_state(path)
         try:
-            self._restore(state, path, accelerator)
+            progress = state["progress"]
+            if progress["epochs"] != self.epochs:
+                raise EyasError(
+                    f"{path.parent} holds a run of {progress['epochs']} epochs, on which its learning rates depend; "
+                    f"resume it with --run.epochs {progress['epochs']}"
+                )
+            accelerator.unwrap_model(self.model).load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+            if self.ema is not None:
+                self.ema.load_state_dict(state["ema"])
+            if accelerator.scaler is not None:
+                accelerator.scaler.load_state_dict(state["scaler"])
+            self.epoch, self.batch, self.step, self.best = (progress[key] for key in ("epoch", "batch", "step", "best"))
+            self.random = state["random"]
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise EyasError(
                 f"{path}: not a checkpoint of this run, or of another version of Eyas ({error}); start the run anew in "
                 "another --out"
             ) from error
-
-    def _restore(self, state: Mapping[str, Any], path: Path, accelerator: Accelerator) -> None:
-        progress = state["progress"]
-        if progress["epochs"] != self.epochs:
-            raise EyasError(
-                f"{path.parent} holds a run of {progress['epochs']} epochs, on which its learning rates depend; resume "
-                f"it with --run.epochs {progress['epochs']}"
-            )
-        accelerator.unwrap_model(self.model).load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
-        if accelerator.scaler is not None:
-            accelerator.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.batch, self.step, self.best = (progress[key] for key in ("epoch", "batch", "step", "best"))
-        self.random = state["random"]

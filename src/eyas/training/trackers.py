@@ -1,4 +1,4 @@
-"""The numbers of a run's log, sent to TensorBoard, Weights & Biases or MLflow as well, through accelerate's trackers.
+"""What a training logs of its steps, and its log sent to TensorBoard, Weights & Biases or MLflow by accelerate.
 
 A number is named by its path in ``log.jsonl``: ``train/losses/fgfi``, ``train/lr``, ``val/summary/map``. Text and NaN
 stay in the log alone.
@@ -11,15 +11,24 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
+from rich.progress import TaskID
+from torch import Tensor
 
 from eyas.args import RunArgs, Tracker
+from eyas.distillation.weights import dominance_warnings
 from eyas.runs.config import recorded_options
+from eyas.runs.log import RunLog
 from eyas.tools.files import write_json
+from eyas.tools.progress import Progress
+from eyas.tools.timing import CostMeter
+from eyas.training.loss_module import LossModule
+from eyas.training.state import TrainState
 from eyas.types import EyasError
 
 RUNS = "trackers.json"
@@ -46,10 +55,51 @@ def chosen_trackers(run: RunArgs) -> list[Tracker]:
     return list(dict.fromkeys(chosen))
 
 
-def numbers(line: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers of a line of the log by their path, ``kind/key/key``, without its step and time."""
-    found = _numbers(str(line["kind"]), {key: line[key] for key in line if key not in ("kind", "step", "time")})
-    return {NOT_IN_A_NAME.sub("_", name): value for name, value in found}
+class StepLog:
+    """Logs every ``every`` steps, moves the progress bar, and warns once of each method that dominates.
+
+    Reading a loss waits for a GPU; between two lines of the log nothing does.
+    """
+
+    def __init__(self, log: RunLog, accelerator: Accelerator, cost: CostMeter, every: int) -> None:
+        self._log, self._accelerator, self._cost, self._every = log, accelerator, cost, every
+        self._warned: set[str] = set()
+
+    def __call__(
+        self, state: TrainState, losses: Mapping[str, Tensor], norm: Tensor | None, progress: Progress, task: TaskID
+    ) -> None:
+        """Take in a finished step: its state, the losses of its last batch, and its gradient norm before clipping."""
+        epoch = f"epoch {state.epoch + 1}/{state.epochs}"
+        if state.step > 1 and state.step % self._every:
+            self._cost.step(waited=False)
+            progress.advance(task, detail=epoch)
+            return
+        with self._cost.working():
+            line = self.values(state, losses, norm)
+        self._cost.step(waited=True)
+        progress.advance(task, note=line["losses"], detail=epoch)
+        for name, text in dominance_warnings(line["gradient_ratios"], line["weights"]).items():
+            if name not in self._warned:
+                progress.say(f"warning   {text} (step {state.step})")
+            self._warned.add(name)
+
+    def values(self, state: TrainState, losses: Mapping[str, Tensor], norm: Tensor | None) -> dict[str, Any]:
+        """Write one line and return its values; losses are means over the processes, so those of the whole batch."""
+        means = torch.stack([loss.detach().float() for loss in losses.values()])
+        if self._accelerator.num_processes > 1:
+            means = cast(Tensor, self._accelerator.reduce(means, "mean"))
+        model = cast(LossModule, self._accelerator.unwrap_model(state.model))
+        values = {
+            "epoch": state.epoch,
+            "step": state.step,
+            "lr": state.scheduler.get_last_lr()[0],
+            "gradient_norm": None if norm is None else float(norm),
+            "losses": dict(zip(losses, means.tolist(), strict=True)),
+            "weights": model.weights(),
+            "gradient_ratios": model.gradient_ratios(),
+        }
+        self._log("train", **values)
+        return values
 
 
 class Trackers:
@@ -60,7 +110,7 @@ class Trackers:
 
     Args:
         accelerator: from `make_accelerator`, which knows the trackers of the run.
-        folder: the run folder; its name is that of the run.
+        folder: the run folder, which gives the run its name.
         project: name of W&B's project and MLflow's experiment.
     """
 
@@ -88,7 +138,10 @@ class Trackers:
         known = json.loads(path.read_text()) if resumed_at is not None and path.exists() else {}
         try:
             self._accelerator.init_trackers(self._project, init_kwargs=self._settings(known, resumed_at))
-            options = {name: _option(value) for name, value in recorded_options(self._folder).items()}
+            options = {  # in types that every tracker takes
+                name: value if isinstance(value, bool | int | float | str) else json.dumps(value)
+                for name, value in recorded_options(self._folder).items()
+            }
             for tracker in self._accelerator.trackers:
                 if options and tracker.name not in known:  # it has those of the run's beginning
                     tracker.store_init_configuration(options)
@@ -137,9 +190,10 @@ def _run_of(tracker: Any) -> str:
     return str(tracker.run_name)
 
 
-def _option(value: Any) -> bool | int | float | str:
-    """An option in a type that every tracker takes."""
-    return value if isinstance(value, bool | int | float | str) else json.dumps(value)
+def numbers(line: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers of a line of the log by their path, ``kind/key/key``, without its step and time."""
+    found = _numbers(str(line["kind"]), {key: line[key] for key in line if key not in ("kind", "step", "time")})
+    return {NOT_IN_A_NAME.sub("_", name): value for name, value in found}
 
 
 def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:

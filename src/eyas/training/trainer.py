@@ -38,9 +38,8 @@ from eyas.training.loss_module import LossModule
 from eyas.training.optim import average_of, make_optimizer, schedule
 from eyas.training.reproducibility import restore_random_state, seed_epoch
 from eyas.training.state import TrainState
-from eyas.training.step_log import StepLog
-from eyas.training.trackers import Trackers
-from eyas.types import Detector, Target
+from eyas.training.trackers import StepLog, Trackers
+from eyas.types import Target
 
 
 class Trainer:
@@ -49,13 +48,9 @@ class Trainer:
     Args:
         model: what returns the losses.
         spec: how to build the student again; saved beside its weights.
-        train: the images to train on.
-        val: the images to evaluate on.
+        train: the images to train on, fed as ``data`` says.
+        val: the images to evaluate on, fed as ``val_data`` says.
         metric: "coco", "voc" or "kitti".
-        data: how the training images are fed.
-        val_data: how the validation images are fed.
-        optim: optimiser options.
-        run: run options.
         folder: the run folder.
         accelerator: from `make_accelerator`.
     """
@@ -122,7 +117,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             save_native(state.evaluated, self.folder)
         self.log.once("cost", step=state.step, **self.cost.figures())
-        return result or self.score(state.evaluated, progress, "evaluate")  # of a finished run, which has logged it
+        return result or self.score(progress)  # of a finished run, which has logged it
 
     def train_epoch(self, request: StopRequest, progress: Progress, task: TaskID) -> None:
         """Train the rest of the epoch: all of it, but for one that is resumed. Raises Stopped when asked to."""
@@ -176,7 +171,7 @@ class Trainer:
         """Score the validation images, log it, and save the weights, also as best.safetensors for a new best."""
         state, network = self.state, self.state.evaluated.network
         same_buffers(network)
-        result = self.score(state.evaluated, progress, "evaluate")
+        result = self.score(progress)
         progress.say(f"epoch {state.epoch:3d}/{self.run.epochs}  {result.headline()}")
         self.log("val", epoch=state.epoch, step=state.step, summary=result.summary, per_class=result.per_class)
         if self.accelerator.is_main_process:
@@ -186,24 +181,23 @@ class Trainer:
         state.best = max(state.best, result.primary)
         return result
 
-    def score(
-        self, detector: Detector, progress: Progress, name: str, data: DataArgs | None = None
-    ) -> EvaluationResult:
-        """Score a detector on the validation images, fed as the student's or by ``data``, in all processes."""
-        fed = self.val if data is None else self.accelerator.prepare(val_loader(self.source, data))
-        return score_detector(detector, fed, self.source, self.metric, progress, name)
+    def score(self, progress: Progress) -> EvaluationResult:
+        """Score the validation images, in all processes."""
+        return score_detector(self.state.evaluated, self.val, self.source, self.metric, progress, "evaluate")
 
     def first_batch(self) -> tuple[Tensor, list[Target]]:
         """The images and targets of the first step, without starting the workers; the same on every process."""
         picked = islice(self._loader.sampler, self._loader.batch_size)
-        batch: tuple[Tensor, list[Target]] = collate([self._loader.dataset[draw] for draw in picked])
-        moved: tuple[Tensor, list[Target]] = send_to_device(batch, self.accelerator.device)
-        return moved
+        batch = collate([self._loader.dataset[draw] for draw in picked])
+        return cast(tuple[Tensor, list[Target]], send_to_device(batch, self.accelerator.device))
 
     def _start(self, progress: Progress) -> None:
         """Resume where that is asked, start the trackers, and describe the model in the run folder."""
         if self.run.resume:
-            self._resume()
+            # A run that was stopped before its first checkpoint begins where it began.
+            if (self.folder / RESUME).exists() or (self.folder / self.spec.weights).exists():
+                self.state.restore(self.folder / RESUME, self.accelerator)
+            self.log("resume", epoch=self.state.epoch, step=self.state.step)
             after = f"step {self.state.step}" if self.state.batch else f"epoch {self.state.epoch}"
             progress.say(f"resume    after {after}")
         if self.run.precision == "auto":
@@ -211,12 +205,6 @@ class Trainer:
         self.trackers.start(progress.say, resumed_at=self.state.step if self.run.resume else None)
         if self.accelerator.is_main_process:
             self.spec.save(self.folder)
-
-    def _resume(self) -> None:
-        """A run that was stopped before its first checkpoint begins where it began."""
-        if (self.folder / RESUME).exists() or (self.folder / self.spec.weights).exists():
-            self.state.restore(self.folder / RESUME, self.accelerator)
-        self.log("resume", epoch=self.state.epoch, step=self.state.step)
 
     def _rest_of_epoch(self) -> Iterable[tuple[Tensor, list[Target]]]:
         """The batches that the epoch still has, drawn from the random state that belongs to them."""

@@ -32,7 +32,7 @@ from eyas.data.formats.records import (
     split_names,
     stated_size,
 )
-from eyas.data.images import image_size, is_file
+from eyas.data.images import image_size
 from eyas.tools.files import write_atomic
 from eyas.types import EyasError, Record
 
@@ -109,18 +109,10 @@ def records_of(
     path: Path,
     root: Path,
 ) -> tuple[list[Record], list[Problem]]:
-    """The records of images, in their order, and the boxes that are dropped or clipped.
+    """The records of a COCO file's images, in their order, and the boxes that are dropped or clipped.
 
-    Args:
-        images: entries of a COCO file.
-        found: the annotations by image id, from `parse`.
-        folder: where the image files are.
-        path: the COCO file, for messages.
-        root: the folder that no image may lie outside of.
-
-    Raises:
-        EyasError: an image file is missing, outside or in two entries, or has no size in the entry and none in its
-            header.
+    ``found`` is from `parse`, the image files are in ``folder``, and ``path`` is named in messages. Raises `EyasError`
+    when an image file is missing, outside ``root`` or in two entries, or has no size in the entry and in its header.
     """
     records, problems = [], []
     entries: dict[str, str] = {}
@@ -128,7 +120,7 @@ def records_of(
         name = _file_name(image, path)
         where = f"{path}: image {image['id']}"
         file = inside(root, folder / name, where)
-        if not is_file(file):
+        if not os.path.isfile(file):
             raise EyasError(
                 f"{path}: {name[:PATH_SHOWN]} is not in {folder}; restore it, or remove it from the list of images"
             )
@@ -196,7 +188,7 @@ def _annotation(
     if not isinstance(box, list) or len(box) != 4:
         raise EyasError(f"{path}: {name} has bbox {shown(box)}; write [x, y, width, height] in pixels")
     x, y, width, height = (_real(value, f"{path}: {name} has a bbox with") for value in box)
-    label = label_of(names[category], known, path, None)
+    label = label_of(names[category], known, str(path))
     stated = entry.get("area")
     area = width * height if stated is None else _real(stated, f"{path}: {name} has the area")
     if stated is not None and not 0 <= area < math.inf:
@@ -231,7 +223,7 @@ def _image_folder(root: Path, split: str, path: Path, files: Sequence[str]) -> P
     folders = [root / "images" / name for name in names] + [root / name for name in names]
     folders = list(dict.fromkeys([*folders, root / "images", path.parent, root]))
     for folder in folders:
-        if files and is_file(folder / files[0]):
+        if files and os.path.isfile(folder / files[0]):
             return folder
     if not files:
         raise EyasError(f"{path}: lists no images; the data set is empty")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eyas.data.images import MAX_PIXELS, is_file
+from eyas.data.images import MAX_PIXELS
 from eyas.types import EyasError, Record
 
 Box = tuple[float, float, float, float]
@@ -34,12 +34,9 @@ MIN_SIDE = 1e-3
 
 @dataclass(frozen=True)
 class Problem:
-    """A record or box that is dropped, or a box that is clipped, and where it is written.
+    """A record or box that is dropped, or a box that is clipped, and the annotation file that has it.
 
-    Attributes:
-        path: the annotation file.
-        line: 1-based line in it, or None where the format has no useful lines (COCO JSON).
-        message: what is wrong, and whether it is dropped or clipped.
+    ``line`` counts from 1; it is None where the format has no useful lines (COCO JSON).
     """
 
     path: Path
@@ -47,7 +44,7 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{location(self.path, self.line)}: {self.message}"
+        return f"{self.path}{'' if self.line is None else f':{self.line}'}: {self.message}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,15 +70,9 @@ class DataSource:
 
 @dataclass(frozen=True)
 class Annotation:
-    """One parsed box.
+    """One parsed box, not checked yet: an object, or an ignore region of its class (label -1: of every class).
 
-    Attributes:
-        box: xyxy, 0-based pixels, as written: not checked yet.
-        label: 0-based class, or -1 for an ignore region of every class.
-        line: where it is written, if the format has lines.
-        ignore: an ignore region, not an object.
-        attributes: more about an object, see `Record.attributes`.
-        name: what messages call it.
+    For an object's attributes see `Record.attributes`; messages call it by ``name``.
     """
 
     box: Box
@@ -103,11 +94,6 @@ def checked(source: DataSource) -> DataSource:
             f"{source.root}: every box of the split {source.split} was dropped; the first: {source.problems[0]}"
         )
     return source
-
-
-def location(path: Path, line: int | None) -> str:
-    """``file:line``, or the file alone where there is no line."""
-    return f"{path}" if line is None else f"{path}:{line}"
 
 
 def fit_box(box: Box, width: int, height: int) -> tuple[Box | None, str | None]:
@@ -145,14 +131,9 @@ def _has_area(box: Box) -> bool:
 def build_record(
     image_id: str, path: Path, size: tuple[int, int], annotations: Sequence[Annotation], written_in: Path
 ) -> tuple[Record, list[Problem]]:
-    """Check every box of one image and make its record.
+    """The record of one image of ``size`` (width, height), and the boxes of ``annotations`` that are wrong.
 
-    Args:
-        image_id: unique in the data set.
-        path: the image file.
-        size: (width, height), pixels.
-        annotations: objects (all with the same attributes) and ignore regions.
-        written_in: the annotation file, for the problems.
+    ``image_id`` is unique in the data set, and all objects of an image have the same attributes.
     """
     width, height = size
     kept: list[tuple[Box, Annotation]] = []
@@ -180,11 +161,11 @@ def build_record(
     return record, problems
 
 
-def label_of(name: str, classes: Sequence[str], path: Path, line: int | None) -> int:
-    """The label of a class name. Raises `EyasError` naming file, line, class and the known classes."""
+def label_of(name: str, classes: Sequence[str], where: str) -> int:
+    """The label of a class name. Raises `EyasError` with ``where``, the class and the known classes."""
     if name not in classes:
         raise EyasError(
-            f"{location(path, line)}: unknown class {name[:SHOWN]!r}; the classes are {', '.join(classes)}. "
+            f"{where}: unknown class {name[:SHOWN]!r}; the classes are {', '.join(classes)}. "
             "Correct the annotation, or name every class with the classes option."
         )
     return list(classes).index(name)
@@ -250,7 +231,7 @@ def read_text(path: Path) -> str:
 
     Raises `EyasError` naming it when it is missing, no file (a pipe or a loop of links), unreadable or not UTF-8.
     """
-    if not is_file(path):
+    if not os.path.isfile(path):  # `Path.is_file` raises for a too long name
         raise EyasError(f"{path}: no such file; the data set refers to it. Restore it, or take it off the list.")
     try:
         content = path.read_bytes()
@@ -263,9 +244,26 @@ def read_text(path: Path) -> str:
         raise EyasError(f"{path}:{line}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
 
 
+def annotation_files(lists: Sequence[Path], split: str, folder: Path, suffix: str) -> dict[str, Path]:
+    """Image name -> annotation file in ``folder``, by the split's list of names in the first of the folders ``lists``.
+
+    Raises `EyasError` when there is no list of the split, it has a name twice, or one that leads out of ``folder``.
+    """
+    for listed in (place / f"{name}.txt" for place in lists for name in split_names(split)):
+        if listed.is_file():
+            return {
+                name: inside(folder, folder / f"{name}{suffix}", f"{listed}:{line}")
+                for name, line in read_ids(listed).items()
+            }
+    there = ", ".join(sorted(path.stem for place in lists for path in place.glob("*.txt"))) or "none"
+    raise EyasError(
+        f"{lists[0] / split}.txt: no such split; the splits there are: {there}. List the image names of "
+        "this split in it, one a line."
+    )
+
+
 def read_ids(path: Path) -> dict[str, int]:
-    """The image names in an ImageSets list, the first word of each line, and their lines. Raises `EyasError` on a
-    repeated name."""
+    """Image name -> line in a list: the first word of each. Raises `EyasError` on a repeated name."""
     ids: dict[str, int] = {}
     for line, content in enumerate(read_text(path).splitlines(), start=1):
         words = content.split()

@@ -8,7 +8,7 @@ rule; annotators leave such boxes by a stray click, so it counts as one without 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,16 +19,13 @@ from eyas.data.formats.records import (
     Annotation,
     Box,
     DataSource,
+    annotation_files,
     build_record,
     class_name,
-    inside,
     label_of,
-    location,
     number,
-    read_ids,
     read_text,
     shown,
-    split_names,
     stated_size,
 )
 from eyas.data.images import find_image, image_size
@@ -99,50 +96,27 @@ def parse(text: str, path: Path) -> VocFile:
 
 def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSource:
     """Read one split; `eyas.data.read` documents the arguments and errors."""
-    listed = _list_file(root, split)
-    ids = read_ids(listed)
-    for name, line in ids.items():
-        inside(root / "Annotations", _annotation_path(root, name), location(listed, line))
-    files = {name: _parse_file(root, name) for name in ids}
-    names = tuple(classes) if classes is not None else _class_names(root, files)
+    paths = annotation_files([root / "ImageSets" / "Main"], split, root / "Annotations", ".xml")
+    files = {path: parse(read_text(path), path) for path in paths.values()}
+    names = tuple(classes) if classes is not None else _class_names(root / "Annotations", files)
     records, problems = [], []
-    for name, file in files.items():
-        written_in = _annotation_path(root, name)
-        image = find_image(root / "JPEGImages", name)
+    for name, path in paths.items():
+        image, file = find_image(root / "JPEGImages", name), files[path]
         annotations = [
-            Annotation(o.box, label_of(o.name, names, written_in, o.line), o.line, o.difficult, name=o.name)
+            Annotation(o.box, label_of(o.name, names, f"{path}:{o.line}"), o.line, o.difficult, name=o.name)
             for o in file.objects
         ]
-        record, wrong = build_record(name, image, file.size or image_size(image), annotations, written_in)
+        record, wrong = build_record(name, image, file.size or image_size(image), annotations, path)
         records.append(record)
         problems += wrong
     return DataSource("voc", root, split, names, tuple(records), tuple(problems))
 
 
-def _class_names(root: Path, files: dict[str, VocFile]) -> tuple[str, ...]:
+def _class_names(folder: Path, files: Mapping[Path, VocFile]) -> tuple[str, ...]:
     """The 20 VOC classes if every name is among them, else the sorted names of all splits, so that splits agree."""
-    others = {path.stem for path in (root / "Annotations").glob("*.xml")} - files.keys()
-    found = {o.name for file in files.values() for o in file.objects}
-    found |= {o.name for name in others for o in _parse_file(root, name).objects}
+    others = [parse(read_text(path), path) for path in set(folder.glob("*.xml")) - files.keys()]
+    found = {o.name for file in (*files.values(), *others) for o in file.objects}
     return VOC_CLASSES if found <= set(VOC_CLASSES) else tuple(sorted(found))
-
-
-def _annotation_path(root: Path, name: str) -> Path:
-    return root / "Annotations" / f"{name}.xml"
-
-
-def _parse_file(root: Path, name: str) -> VocFile:
-    path = _annotation_path(root, name)
-    return parse(read_text(path), path)
-
-
-def _list_file(root: Path, split: str) -> Path:
-    folder = root / "ImageSets" / "Main"
-    for name in split_names(split):
-        if (folder / f"{name}.txt").is_file():
-            return folder / f"{name}.txt"
-    there = ", ".join(sorted(path.stem for path in folder.glob("*.txt"))) or "none"
-    raise EyasError(f"{folder / split}.txt: no such split; the splits there are: {there}")
 
 
 def _parse_xml(text: str, path: Path) -> ElementTree.Element:

@@ -25,13 +25,12 @@ from eyas.data.formats.records import (
     class_name,
     inside,
     label_of,
-    location,
     number,
     read_text,
     shown,
     split_names,
 )
-from eyas.data.images import SUFFIXES, image_size, is_file, is_folder
+from eyas.data.images import SUFFIXES, image_size
 from eyas.types import EyasError
 
 LAYOUT = "data.yaml with names: and {split}: (YOLO)"
@@ -43,14 +42,8 @@ DIGITS = 100
 
 @dataclass(frozen=True)
 class YoloConfig:
-    """What ``data.yaml`` says.
-
-    Attributes:
-        path: the file.
-        base: the folder that its paths are relative to.
-        names: class names, in label order.
-        splits: split name -> its folders or list files, as written.
-    """
+    """The contents of ``data.yaml``: the folder that its paths are relative to, the class names in label order, and
+    each split's folders or list files, as written."""
 
     path: Path
     base: Path
@@ -91,7 +84,7 @@ def parse_config(text: str, path: Path) -> YoloConfig:
             splits[str(key)] = tuple(entries)
     folder = path.parent
     stated = folder / str(content.get("path") or ".")
-    base = inside(folder, stated, f"{path}: path:") if is_folder(stated) else folder
+    base = inside(folder, stated, f"{path}: path:") if os.path.isdir(stated) else folder
     return YoloConfig(path, base, classes, splits)
 
 
@@ -129,17 +122,16 @@ def parse(text: str, path: Path, size: tuple[int, int], names: Sequence[str]) ->
     for line, content in enumerate(text.splitlines(), start=1):
         if not content.strip():
             continue
+        where = f"{path}:{line}"
         try:
             index, *values = [number(word) for word in content.split()]
         except ValueError as error:
-            raise EyasError(f"{location(path, line)}: {error}") from None
+            raise EyasError(f"{where}: {error}") from None
         if len(values) != 4 and (len(values) < 6 or len(values) % 2):
-            raise EyasError(f"{location(path, line)}: {len(values) + 1} columns; write `class cx cy w h` or a polygon")
+            raise EyasError(f"{where}: {len(values) + 1} columns; write `class cx cy w h` or a polygon")
         if index not in range(len(names)):
-            raise EyasError(
-                f"{location(path, line)}: unknown class {index:g}; data.yaml names {len(names)}, "
-                f"0 to {len(names) - 1}: {', '.join(names)}"
-            )
+            known = f"{len(names)}, 0 to {len(names) - 1}: {', '.join(names)}"
+            raise EyasError(f"{where}: unknown class {index:g}; data.yaml names {known}")
         found.append((_pixels(values, size), names[int(index)], line))
     return found
 
@@ -166,10 +158,11 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
         # An image without a label file has no objects; a pipe or a loop of links in its place is an error.
         text = read_text(written_in) if os.path.lexists(written_in) else ""
         annotations = [
-            Annotation(box, label_of(name, names, written_in, line), line, name=name)
+            Annotation(box, label_of(name, names, f"{written_in}:{line}"), line, name=name)
             for box, name, line in parse(text, written_in, size, config.names)
         ]
-        record, wrong = build_record(_identity(image, config.base), image, size, annotations, written_in)
+        identity = image.relative_to(config.base) if image.is_relative_to(config.base) else image
+        record, wrong = build_record(identity.as_posix(), image, size, annotations, written_in)
         records.append(record)
         problems += wrong
     return DataSource("yolo", root, split, names, tuple(records), tuple(problems))
@@ -184,10 +177,6 @@ def _pixels(values: Sequence[float], size: tuple[int, int]) -> Box:
         return ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
     xs, ys = values[0::2], values[1::2]
     return (min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height)
-
-
-def _identity(image: Path, base: Path) -> str:
-    return image.relative_to(base).as_posix() if image.is_relative_to(base) else image.as_posix()
 
 
 def _images(config: YoloConfig, split: str) -> tuple[list[Path], list[Problem]]:
@@ -216,23 +205,20 @@ def _images(config: YoloConfig, split: str) -> tuple[list[Path], list[Problem]]:
 def _resolve(config: YoloConfig, entry: str) -> Path:
     # Roboflow writes ../train/images beside a train/ folder that is not one level up; Ultralytics reads it so too.
     for candidate in (config.base / entry, config.base / entry.removeprefix("../")):
-        if _exists(candidate):
+        if os.path.isfile(candidate) or os.path.isdir(candidate):  # those of `Path` raise for a too long name
             return inside(config.base, candidate, str(config.path))
     raise EyasError(f"{config.path}: {entry[:PATH_SHOWN]} is not in {config.base}; correct the path")
-
-
-def _exists(path: Path) -> bool:
-    return is_file(path) or is_folder(path)
 
 
 def _listed(list_file: Path, base: Path) -> list[Path]:
     images = []
     for line, content in enumerate(read_text(list_file).splitlines(), start=1):
         if content.strip():
-            image = inside(base, list_file.parent / content.strip(), location(list_file, line))
-            if not is_file(image):
-                shown_path = str(image)[:PATH_SHOWN]
-                raise EyasError(f"{list_file}:{line}: {shown_path} does not exist; restore it, or take it off the list")
+            where = f"{list_file}:{line}"
+            image = inside(base, list_file.parent / content.strip(), where)
+            if not os.path.isfile(image):
+                missing = str(image)[:PATH_SHOWN]
+                raise EyasError(f"{where}: {missing} does not exist; restore it, or take it off the list")
             images.append(image)
     return images
 

@@ -113,13 +113,9 @@ def _head(source: DataSource) -> str:
 
 
 def _classes(source: DataSource) -> str:
-    objects: Counter[int] = Counter()
-    images: Counter[int] = Counter()
-    ignored: Counter[int] = Counter()
-    for record in source.records:
-        objects.update(record.labels.tolist())
-        images.update(set(record.labels.tolist()))
-        ignored.update(record.ignore_labels.tolist())
+    objects = Counter(label for record in source.records for label in record.labels.tolist())
+    images = Counter(label for record in source.records for label in set(record.labels.tolist()))
+    ignored = Counter(label for record in source.records for label in record.ignore_labels.tolist())
     width = max(len(name) for name in (*source.classes, "every class"))
     lines = [f"{'class':{width}}  objects   images  ignored"]
     for label, name in enumerate(source.classes):
@@ -165,8 +161,7 @@ def _coverage(boxes: Sequence[Floats], frames: Sequence[Size], grids: Grids) -> 
 
 def _quantiles(values: Floats, form: str) -> str:
     ordered = np.sort(values)
-    picked = [float(ordered[round(q * (len(ordered) - 1))]) for q in QUANTILES]
-    return ", ".join(f"{q:.0%} {value:{form}}" for q, value in zip(QUANTILES, picked, strict=True))
+    return ", ".join(f"{q:.0%} {ordered[round(q * (len(ordered) - 1))]:{form}}" for q in QUANTILES)
 
 
 def _problems(source: DataSource) -> str:

@@ -63,12 +63,10 @@ class _Pipeline:
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
         size = (image.shape[-2], image.shape[-1])
-        sample = (
-            tv_tensors.Image(image),
-            _boxes(target["boxes"], size),
-            _boxes(target.get("ignore", target["boxes"].new_zeros(0, 4)), size),
-        )
-        variant, (pixels, boxes, ignore) = self._flip(self._move(sample))
+        regions = target.get("ignore", target["boxes"].new_zeros(0, 4))
+        sample = self._move((tv_tensors.Image(image), _boxes(target["boxes"], size), _boxes(regions, size)))
+        variant = int(self.flip > 0 and float(torch.rand(())) < self.flip)
+        pixels, boxes, ignore = (F.horizontal_flip(part) for part in sample) if variant else sample
         if self.colour is not None:
             pixels = self.colour(pixels)
         boxes, valid = _inside(boxes)
@@ -91,11 +89,6 @@ class _Pipeline:
         if self.shift is not None:
             sample = self.shift(*sample)
         return sample
-
-    def _flip(self, sample: _Sample) -> tuple[int, _Sample]:
-        if self.flip > 0 and float(torch.rand(())) < self.flip:
-            return 1, tuple(F.horizontal_flip(part) for part in sample)
-        return 0, sample
 
 
 _Sample = tuple[tv_tensors.Image, tv_tensors.BoundingBoxes, tv_tensors.BoundingBoxes]

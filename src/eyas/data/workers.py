@@ -6,11 +6,10 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing import active_children
-from multiprocessing.context import BaseContext
-from typing import Protocol, TypedDict, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch.utils.data import get_worker_info
@@ -28,11 +27,7 @@ Batch = TypeVar("Batch")
 
 
 class WorkerProgress:
-    """What each worker of a loader is decoding, in memory that it shares with the process that waits for it.
-
-    Args:
-        workers: how many there are.
-    """
+    """What each worker of a loader is decoding, in memory that it shares with the process that waits for it."""
 
     def __init__(self, workers: int) -> None:
         # One row a worker: its process id, the index of its last record, and whether it is still decoding that one.
@@ -77,17 +72,8 @@ class TracksWorkers(Protocol):
     worker_progress: WorkerProgress
 
 
-class WorkerOptions(TypedDict):
-    """The arguments of a DataLoader that concern its workers."""
-
-    num_workers: int
-    timeout: float
-    worker_init_fn: Callable[[int], None]
-    multiprocessing_context: BaseContext | None
-
-
-def worker_options(workers: int, timeout: float) -> WorkerOptions:
-    """The arguments for a number of workers that count as hung after ``timeout`` seconds without a batch; 0: never."""
+def worker_options(workers: int, timeout: float) -> dict[str, Any]:
+    """A DataLoader's arguments for workers that count as hung after ``timeout`` seconds without a batch; 0: never."""
     # Without workers PyTorch refuses a timeout and a context.
     return {
         "num_workers": workers,
@@ -114,23 +100,19 @@ class _Watch(threading.Thread):
     def __init__(self, worker_progress: WorkerProgress, seconds: float) -> None:
         super().__init__(name="data workers", daemon=True)
         self._progress, self._limit = worker_progress, 1.25 * seconds + 1  # PyTorch's timeout first
-        self._over = threading.Event()
+        self.over = threading.Event()
         self.since: float | None = None
         """When the main thread began to wait; None while it does not wait."""
         self.fired = False
 
     def run(self) -> None:
-        """Check the time, until `stop`."""
-        while not self._over.wait(min(1.0, self._limit / 4)):
+        """Check the time, until ``over``."""
+        while not self.over.wait(min(1.0, self._limit / 4)):
             since = self.since
             if since is not None and time.monotonic() - since > self._limit:
                 self.fired = True
                 kill(running(self._progress.processes()))  # which wakes the main thread
                 return
-
-    def stop(self) -> None:
-        """End the watch."""
-        self._over.set()
 
 
 def with_timeout(batches: Iterable[Batch], loader: object) -> Iterator[Batch]:
@@ -166,7 +148,7 @@ def with_timeout(batches: Iterable[Batch], loader: object) -> Iterator[Batch]:
             watch.since = None
             yield batch
     finally:
-        watch.stop()
+        watch.over.set()
 
 
 @contextmanager

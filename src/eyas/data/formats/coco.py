@@ -18,20 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from eyas.data.formats.records import (
-    PATH_SHOWN,
-    Annotation,
-    DataSource,
-    Problem,
-    build_record,
-    class_name,
-    inside,
-    label_of,
-    read_text,
-    shown,
-    split_names,
-    stated_size,
-)
+from eyas.data.formats import fields
+from eyas.data.formats.records import Annotation, DataSource, Problem, build_record, label_of
 from eyas.data.images import image_size
 from eyas.tools.files import write_atomic
 from eyas.types import EyasError, Record
@@ -45,7 +33,7 @@ LISTS = ("images", "annotations", "categories")
 
 def recognised(root: Path) -> bool:
     """Whether the folder has this layout: some JSON file where one of a split is looked for."""
-    beside = [root / f"{name}.json" for split in ("train", "val", "test") for name in split_names(split)]
+    beside = [root / f"{name}.json" for split in ("train", "val", "test") for name in fields.split_names(split)]
     exported = any(root.glob("*/_annotations.coco.json"))
     return exported or any((root / "annotations").glob("*.json")) or any(path.is_file() for path in beside)
 
@@ -61,7 +49,7 @@ def parse(
         raise EyasError(f"{path}: is not a COCO file: it needs the lists {', '.join(LISTS)}")
     categories = _by_id(content["categories"], path, "category")
     names = {
-        key: class_name(_field(value, "name", path, f"category {key}"), f"{path}: category {key}")
+        key: fields.class_name(_field(value, "name", path, f"category {key}"), f"{path}: category {key}")
         for key, value in sorted(categories.items())
     }
     known = tuple(classes) if classes is not None else tuple(names.values())
@@ -91,7 +79,7 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
     """Read one split; `eyas.data.read` documents the arguments and errors."""
     path = _annotation_file(root, split)
     try:
-        content = json.loads(read_text(path))
+        content = json.loads(fields.read_text(path))
     except json.JSONDecodeError as error:
         raise EyasError(f"{path}:{error.lineno}: broken JSON ({error.msg}); write the file again") from error
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits, or so many brackets
@@ -119,17 +107,16 @@ def records_of(
     for image in images:
         name = _file_name(image, path)
         where = f"{path}: image {image['id']}"
-        file = inside(root, folder / name, where)
+        file = fields.inside(root, folder / name, where)
         if not os.path.isfile(file):
-            raise EyasError(
-                f"{path}: {name[:PATH_SHOWN]} is not in {folder}; restore it, or remove it from the list of images"
-            )
+            missing = f"{path}: {fields.short(name)} is not in {folder}"
+            raise EyasError(f"{missing}; restore it, or remove it from the list of images")
         first = entries.setdefault(os.path.abspath(file), where)
         if first is not where:  # what one entry lists would be background in the other
-            raise EyasError(f"{where} is of the same file as {first}, {name[:PATH_SHOWN]}; make them one entry")
+            raise EyasError(f"{where} is of the same file as {first}, {fields.short(name)}; make them one entry")
         known = [0 if image.get(side) is None else image[side] for side in ("width", "height")]
         sides = [_real(value, f"{where} has a width or height of") for value in known]
-        size = stated_size(sides[0], sides[1], where) or image_size(file)
+        size = fields.stated_size(sides[0], sides[1], where) or image_size(file)
         record, wrong = build_record(str(image["id"]), file, size, found[image["id"]], path)
         records.append(record)
         problems += [Problem(p.path, p.line, f"{name}: {p.message}") for p in wrong]
@@ -186,7 +173,7 @@ def _annotation(
         raise EyasError(f"{path}: {name} has the unknown category {category}; the categories are {listed}")
     box = _field(entry, "bbox", path, name)
     if not isinstance(box, list) or len(box) != 4:
-        raise EyasError(f"{path}: {name} has bbox {shown(box)}; write [x, y, width, height] in pixels")
+        raise EyasError(f"{path}: {name} has bbox {fields.shown(box)}; write [x, y, width, height] in pixels")
     x, y, width, height = (_real(value, f"{path}: {name} has a bbox with") for value in box)
     label = label_of(names[category], known, str(path))
     stated = entry.get("area")
@@ -195,12 +182,12 @@ def _annotation(
         raise EyasError(f"{path}: {name} has the area {area:g}; write its pixels, or leave it out")
     crowd = entry.get("iscrowd", 0)
     if crowd not in (0, 1):
-        raise EyasError(f"{path}: {name} has iscrowd {shown(crowd)}; write 0 or 1")
+        raise EyasError(f"{path}: {name} has iscrowd {fields.shown(crowd)}; write 0 or 1")
     return Annotation((x, y, x + width, y + height), label, None, bool(crowd), {} if crowd else {"area": area}, name)
 
 
 def _annotation_file(root: Path, split: str) -> Path:
-    for name in split_names(split):
+    for name in fields.split_names(split):
         years = sorted((root / "annotations").glob(f"instances_{name}[12][0-9][0-9][0-9].json"))
         if len(years) > 1:
             listed = ", ".join(path.name for path in years)
@@ -219,7 +206,7 @@ def _annotation_file(root: Path, split: str) -> Path:
 def _image_folder(root: Path, split: str, path: Path, files: Sequence[str]) -> Path:
     """The first folder that has the first image: by split and year, then common to all, then beside the JSON."""
     year = re.search(r"\d{4}$", path.stem)
-    names = [name + suffix for name in split_names(split) for suffix in ("", year.group() if year else "")]
+    names = [name + suffix for name in fields.split_names(split) for suffix in ("", year.group() if year else "")]
     folders = [root / "images" / name for name in names] + [root / name for name in names]
     folders = list(dict.fromkeys([*folders, root / "images", path.parent, root]))
     for folder in folders:
@@ -229,7 +216,7 @@ def _image_folder(root: Path, split: str, path: Path, files: Sequence[str]) -> P
         raise EyasError(f"{path}: lists no images; the data set is empty")
     looked = ", ".join(str(folder) for folder in folders)
     raise EyasError(
-        f"{path}: the image {files[0][:PATH_SHOWN]} is in none of {looked}; put the images into one of them"
+        f"{path}: the image {fields.short(files[0])} is in none of {looked}; put the images into one of them"
     )
 
 
@@ -249,14 +236,14 @@ def _id(entry: Any, key: str, path: Path, name: str) -> int:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise EyasError(f"{path}: {name} has the {key} {shown(value)}; ids are integers")
+        raise EyasError(f"{path}: {name} has the {key} {fields.shown(value)}; ids are integers")
     return value
 
 
 def _real(value: Any, where: str) -> float:
     """A number, NaN and the infinities too. Raises `EyasError` that begins with ``where``."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise EyasError(f"{where} {shown(value)}; write a number")
+        raise EyasError(f"{where} {fields.shown(value)}; write a number")
     try:
         return float(value)
     except OverflowError:
@@ -266,7 +253,7 @@ def _real(value: Any, where: str) -> float:
 def _file_name(image: Mapping[str, Any], path: Path) -> str:
     name = _field(image, "file_name", path, f"image {image['id']}")
     if not isinstance(name, str) or not name:
-        raise EyasError(f"{path}: image {image['id']} has the file_name {shown(name)}; write the name of a file")
+        raise EyasError(f"{path}: image {image['id']} has the file_name {fields.shown(name)}; write the name of a file")
     return name
 
 

@@ -10,15 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from eyas.data.formats.records import (
-    SHOWN,
-    Annotation,
-    DataSource,
-    annotation_files,
-    build_record,
-    number,
-    read_text,
-)
+from eyas.data.formats import fields
+from eyas.data.formats.records import Annotation, DataSource, build_record
 from eyas.data.images import find_image, image_size
 from eyas.types import EyasError
 
@@ -55,7 +48,7 @@ def parse(text: str, path: Path, classes: Sequence[str]) -> list[Annotation]:
             annotations.append(Annotation((x1, y1, x2, y2), regions[key], line, True, name=kind))
         elif kind not in TYPES:
             known = ", ".join(dict.fromkeys((*classes, *TYPES)))
-            raise EyasError(f"{where}: unknown class {kind[:SHOWN]!r}; the known ones are {known}")
+            raise EyasError(f"{where}: unknown class {fields.shown(kind)}; the known ones are {known}")
     return annotations
 
 
@@ -64,8 +57,8 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
     base, names = _base(root), tuple(classes) if classes is not None else KITTI_CLASSES
     lists = list(dict.fromkeys((root / "ImageSets", base / "ImageSets")))
     records, problems = [], []
-    for name, path in annotation_files(lists, split, base / "label_2", ".txt").items():
-        annotations = parse(read_text(path), path, names)
+    for name, path in fields.annotation_files(lists, split, base / "label_2", ".txt").items():
+        annotations = parse(fields.read_text(path), path, names)
         image = find_image(base / "image_2", name)
         record, wrong = build_record(name, image, image_size(image), annotations, path)
         records.append(record)
@@ -90,6 +83,6 @@ def _numbers(words: list[str], where: str) -> list[float]:
     if len(words) not in (15, 16):
         raise EyasError(f"{where}: {len(words)} columns, but a KITTI label has 15 (16 with a score)")
     try:
-        return [number(word) for word in words[1:]]
+        return [fields.number(word) for word in words[1:]]
     except ValueError as error:
         raise EyasError(f"{where}: {error}") from None

@@ -14,20 +14,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from eyas.data.formats.records import (
-    SHOWN,
-    Annotation,
-    Box,
-    DataSource,
-    annotation_files,
-    build_record,
-    class_name,
-    label_of,
-    number,
-    read_text,
-    shown,
-    stated_size,
-)
+from eyas.data.formats import fields
+from eyas.data.formats.records import Annotation, Box, DataSource, build_record, label_of
 from eyas.data.images import find_image, image_size
 from eyas.types import EyasError
 
@@ -70,14 +58,16 @@ def parse(text: str, path: Path) -> VocFile:
     root = _parse_xml(text, path)
     if root.tag != "annotation":
         # Its objects would not be found, and the image taken for one without any.
-        raise EyasError(f"{path}:{root.get('line')}: begins with <{root.tag[:SHOWN]}>, not <annotation>; repair it")
+        raise EyasError(
+            f"{path}:{root.get('line')}: begins with <{fields.short(root.tag)}>, not <annotation>; repair it"
+        )
     for child in root:
         if child.tag != "object" and child.tag.strip("sS").lower() == "object":
             raise EyasError(f"{path}:{child.get('line')}: <{child.tag}> is not read; write <object>")
     width, height = (_number(root, f"size/{side}", path, 0.0) for side in ("width", "height"))
     element = root.find("size")
     line = (root if element is None else element).get("line")
-    size = stated_size(width, height, f"{path}:{line}: <size>")
+    size = fields.stated_size(width, height, f"{path}:{line}: <size>")
     objects = []
     for element in root.findall("object"):
         xmin, ymin, xmax, ymax = (_number(element, f"bndbox/{key}", path) for key in ("xmin", "ymin", "xmax", "ymax"))
@@ -85,7 +75,7 @@ def parse(text: str, path: Path) -> VocFile:
         name = (element.findtext("name") or "").strip()
         if not name:
             raise EyasError(f"{where} has no <name>; add it")
-        name = class_name(name, where)
+        name = fields.class_name(name, where)
         difficult = _number(element, "difficult", path, 0.0)
         if difficult not in (0, 1):
             raise EyasError(f"{where} has difficult {difficult:g}; write 0 or 1")
@@ -96,8 +86,8 @@ def parse(text: str, path: Path) -> VocFile:
 
 def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSource:
     """Read one split; `eyas.data.read` documents the arguments and errors."""
-    paths = annotation_files([root / "ImageSets" / "Main"], split, root / "Annotations", ".xml")
-    files = {path: parse(read_text(path), path) for path in paths.values()}
+    paths = fields.annotation_files([root / "ImageSets" / "Main"], split, root / "Annotations", ".xml")
+    files = {path: parse(fields.read_text(path), path) for path in paths.values()}
     names = tuple(classes) if classes is not None else _class_names(root / "Annotations", files)
     records, problems = [], []
     for name, path in paths.items():
@@ -114,7 +104,7 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
 
 def _class_names(folder: Path, files: Mapping[Path, VocFile]) -> tuple[str, ...]:
     """The 20 VOC classes if every name is among them, else the sorted names of all splits, so that splits agree."""
-    others = [parse(read_text(path), path) for path in set(folder.glob("*.xml")) - files.keys()]
+    others = [parse(fields.read_text(path), path) for path in set(folder.glob("*.xml")) - files.keys()]
     found = {o.name for file in (*files.values(), *others) for o in file.objects}
     return VOC_CLASSES if found <= set(VOC_CLASSES) else tuple(sorted(found))
 
@@ -161,6 +151,6 @@ def _number(element: ElementTree.Element, key: str, path: Path, default: float |
             return default
         raise EyasError(f"{path}:{element.get('line')}: <{element.tag}> has no {key}; add it")
     try:
-        return number((found.text or "").strip())
+        return fields.number((found.text or "").strip())
     except ValueError:
-        raise EyasError(f"{path}:{found.get('line')}: {key} is {shown(found.text)}, not a number") from None
+        raise EyasError(f"{path}:{found.get('line')}: {key} is {fields.shown(found.text)}, not a number") from None

@@ -15,21 +15,8 @@ from typing import Any
 
 import yaml
 
-from eyas.data.formats.records import (
-    PATH_SHOWN,
-    Annotation,
-    Box,
-    DataSource,
-    Problem,
-    build_record,
-    class_name,
-    inside,
-    label_of,
-    number,
-    read_text,
-    shown,
-    split_names,
-)
+from eyas.data.formats import fields
+from eyas.data.formats.records import Annotation, Box, DataSource, Problem, build_record, label_of
 from eyas.data.images import SUFFIXES, image_size
 from eyas.types import EyasError
 
@@ -63,16 +50,16 @@ def parse_config(text: str, path: Path) -> YoloConfig:
     if isinstance(names, dict):
         if names.keys() != set(range(len(names))):
             raise EyasError(
-                f"{path}: names: must number the classes 0, 1, 2, ... without a gap, got {shown(list(names))}"
+                f"{path}: names: must number the classes 0, 1, 2, ... without a gap, got {fields.shown(list(names))}"
             )
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not names:
         raise EyasError(f"{path}: has no names: list; write the class names there, in the order of the labels")
     if content.get("nc", len(names)) != len(names):
         raise EyasError(
-            f"{path}: nc: is {shown(content['nc'])}, but names: has {len(names)} classes; correct one of them"
+            f"{path}: nc: is {fields.shown(content['nc'])}, but names: has {len(names)} classes; correct one of them"
         )
-    classes = tuple(class_name(name, f"{path}: names:") for name in names)
+    classes = tuple(fields.class_name(name, f"{path}: names:") for name in names)
     if len(set(classes)) != len(classes):
         raise EyasError(f"{path}: names: has a class twice; write each name once")
     splits = {}
@@ -80,11 +67,11 @@ def parse_config(text: str, path: Path) -> YoloConfig:
         entries = [value] if isinstance(value, str) else value
         if key not in ("path", "names", "nc") and isinstance(entries, list):
             if not all(isinstance(entry, str) for entry in entries):
-                raise EyasError(f"{path}: {shown(key)}: is {shown(value)}; write folders or list files")
+                raise EyasError(f"{path}: {fields.shown(key)}: is {fields.shown(value)}; write folders or list files")
             splits[str(key)] = tuple(entries)
     folder = path.parent
     stated = folder / str(content.get("path") or ".")
-    base = inside(folder, stated, f"{path}: path:") if os.path.isdir(stated) else folder
+    base = fields.inside(folder, stated, f"{path}: path:") if os.path.isdir(stated) else folder
     return YoloConfig(path, base, classes, splits)
 
 
@@ -110,7 +97,7 @@ def _load_yaml(text: str, path: Path) -> Any:
     try:
         return _PlainLoader(text).get_single_data()
     except Exception as error:  # the library's constructors raise many kinds, from ValueError to RecursionError
-        raise EyasError(f"{path}: broken YAML ({' '.join(str(error).split())[:PATH_SHOWN]})") from error
+        raise EyasError(f"{path}: broken YAML ({fields.short(' '.join(str(error).split()))})") from error
 
 
 def parse(text: str, path: Path, size: tuple[int, int], names: Sequence[str]) -> list[tuple[Box, str, int]]:
@@ -124,7 +111,7 @@ def parse(text: str, path: Path, size: tuple[int, int], names: Sequence[str]) ->
             continue
         where = f"{path}:{line}"
         try:
-            index, *values = [number(word) for word in content.split()]
+            index, *values = [fields.number(word) for word in content.split()]
         except ValueError as error:
             raise EyasError(f"{where}: {error}") from None
         if len(values) != 4 and (len(values) < 6 or len(values) % 2):
@@ -149,14 +136,14 @@ def label_path(image: Path) -> Path:
 def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSource:
     """Read one split; `eyas.data.read` documents the arguments and errors."""
     path = next(root / name for name in CONFIG_NAMES if (root / name).is_file())
-    config = parse_config(read_text(path), path)
+    config = parse_config(fields.read_text(path), path)
     names = tuple(classes) if classes is not None else config.names
     images, problems = _images(config, split)
     records = []
     for image in images:
         written_in, size = label_path(image), image_size(image)
         # An image without a label file has no objects; a pipe or a loop of links in its place is an error.
-        text = read_text(written_in) if os.path.lexists(written_in) else ""
+        text = fields.read_text(written_in) if os.path.lexists(written_in) else ""
         annotations = [
             Annotation(box, label_of(name, names, f"{written_in}:{line}"), line, name=name)
             for box, name, line in parse(text, written_in, size, config.names)
@@ -181,7 +168,7 @@ def _pixels(values: Sequence[float], size: tuple[int, int]) -> Box:
 
 def _images(config: YoloConfig, split: str) -> tuple[list[Path], list[Problem]]:
     """The images of a split, sorted within each folder, and the label files that have no image."""
-    entries = next((config.splits[name] for name in split_names(split) if name in config.splits), None)
+    entries = next((config.splits[name] for name in fields.split_names(split) if name in config.splits), None)
     if entries is None:
         there = ", ".join(config.splits) or "none"
         raise EyasError(f"{config.path}: has no {split}: entry; the splits there are: {there}")
@@ -206,18 +193,18 @@ def _resolve(config: YoloConfig, entry: str) -> Path:
     # Roboflow writes ../train/images beside a train/ folder that is not one level up; Ultralytics reads it so too.
     for candidate in (config.base / entry, config.base / entry.removeprefix("../")):
         if os.path.isfile(candidate) or os.path.isdir(candidate):  # those of `Path` raise for a too long name
-            return inside(config.base, candidate, str(config.path))
-    raise EyasError(f"{config.path}: {entry[:PATH_SHOWN]} is not in {config.base}; correct the path")
+            return fields.inside(config.base, candidate, str(config.path))
+    raise EyasError(f"{config.path}: {fields.short(entry)} is not in {config.base}; correct the path")
 
 
 def _listed(list_file: Path, base: Path) -> list[Path]:
     images = []
-    for line, content in enumerate(read_text(list_file).splitlines(), start=1):
+    for line, content in enumerate(fields.read_text(list_file).splitlines(), start=1):
         if content.strip():
             where = f"{list_file}:{line}"
-            image = inside(base, list_file.parent / content.strip(), where)
+            image = fields.inside(base, list_file.parent / content.strip(), where)
             if not os.path.isfile(image):
-                missing = str(image)[:PATH_SHOWN]
+                missing = fields.short(image)
                 raise EyasError(f"{where}: {missing} does not exist; restore it, or take it off the list")
             images.append(image)
     return images

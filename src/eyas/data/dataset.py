@@ -35,12 +35,8 @@ class DetectionDataset(Dataset[Sample]):
     """The records of a source, decoded and transformed on access.
 
     ``dataset[i]`` augments with torch's default generator, as torchvision's own data sets do. ``dataset[Draw(i, epoch,
-    seed)]`` always gives the same sample and leaves the generator as it was.
-
-    Attributes:
-        source: the records.
-        transform: turns an image and its target into the network's input.
-        worker_progress: where workers note what they are decoding, see `eyas.data.workers`.
+    seed)]`` always gives the same sample and leaves the generator as it was. Workers note what they are decoding in
+    ``worker_progress``, see `eyas.data.workers`.
     """
 
     def __init__(self, source: DataSource, transform: Transform, worker_progress: WorkerProgress | None = None) -> None:

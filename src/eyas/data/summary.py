@@ -50,11 +50,8 @@ def report(source: DataSource, *, resize: Resize | None = None, grids: Grids | N
 def check_images(source: DataSource, advance: Callable[[], object] = lambda: None) -> tuple[Problem, ...]:
     """Decode every image and list those that would stop a training: unreadable, or not of the annotated size.
 
-    Takes one pass over the data. Add the result to ``source.problems`` to see it in the report.
-
-    Args:
-        source: what `eyas.data.read` gave.
-        advance: called after each image.
+    Takes one pass over the data, and calls ``advance`` after each image. Add the result to ``source.problems`` to see it
+    in the report.
     """
     problems = []
     for record in source.records:

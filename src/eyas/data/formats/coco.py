@@ -131,7 +131,7 @@ def write_coco(
 ) -> Path:
     """Write one split: ``images/SPLIT/NAME.png`` and, last and in one step, ``annotations/instances_SPLIT.json``.
 
-    A run that is cut off therefore leaves images but no data set. Ids count from 1, as in COCO.
+    A run that is cut off therefore leaves images but no data set. Ids count from 1, as in COCO. Returns the JSON file.
 
     Args:
         root: the folder, made when it is missing.
@@ -139,9 +139,6 @@ def write_coco(
         classes: class names in label order.
         items: (name, RGB image as a PIL image or (height, width, 3) uint8, (n, 4) xyxy boxes in pixels, (n,) labels),
             boxes and labels as arrays or tensors.
-
-    Returns:
-        The JSON file.
     """
     folder, target = root / "images" / split, root / "annotations" / f"instances_{split}.json"
     folder.mkdir(parents=True, exist_ok=True)
@@ -197,9 +194,9 @@ def _annotation_file(root: Path, split: str) -> Path:
             if path.is_file():
                 return path
     there = ", ".join(sorted(str(path.relative_to(root)) for path in root.glob("*/*.json"))) or "none"
+    looked = LAYOUT.format(split=split)
     raise EyasError(
-        f"{root}: no COCO file of the split {split}; looked for {LAYOUT.format(split=split)}. "
-        f"The JSON files there are: {there}"
+        f"{root}: no COCO file of the split {split}; looked for {looked}. The JSON files there are: {there}"
     )
 
 
@@ -215,9 +212,8 @@ def _image_folder(root: Path, split: str, path: Path, files: Sequence[str]) -> P
     if not files:
         raise EyasError(f"{path}: lists no images; the data set is empty")
     looked = ", ".join(str(folder) for folder in folders)
-    raise EyasError(
-        f"{path}: the image {fields.short(files[0])} is in none of {looked}; put the images into one of them"
-    )
+    first = fields.short(files[0])
+    raise EyasError(f"{path}: the image {first} is in none of {looked}; put the images into one of them")
 
 
 def _by_id(entries: Sequence[Mapping[str, Any]], path: Path, kind: str) -> dict[int, Mapping[str, Any]]:

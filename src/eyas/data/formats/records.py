@@ -79,14 +79,11 @@ class Annotation:
 
 def checked(source: DataSource) -> DataSource:
     """The source itself. Raises `EyasError` when it has no images, or every box was dropped."""
+    root, split = source.root, source.split
     if not source.records:
-        raise EyasError(
-            f"{source.root}: the split {source.split} has no images ({source.format} format); the data set is empty"
-        )
+        raise EyasError(f"{root}: the split {split} has no images ({source.format} format); the data set is empty")
     if source.problems and not any(len(record.boxes) for record in source.records):
-        raise EyasError(
-            f"{source.root}: every box of the split {source.split} was dropped; the first: {source.problems[0]}"
-        )
+        raise EyasError(f"{root}: every box of the split {split} was dropped; the first: {source.problems[0]}")
     return source
 
 

@@ -45,20 +45,21 @@ def recognised(root: Path) -> bool:
 
 def parse_config(text: str, path: Path) -> YoloConfig:
     """Read the text of ``data.yaml``. Raises `EyasError` naming the file when it is not a YOLO description."""
-    content = _load_yaml(text, path)
+    try:
+        content = _PlainLoader(text).get_single_data()
+    except Exception as error:  # the library's constructors raise many kinds, from ValueError to RecursionError
+        raise EyasError(f"{path}: broken YAML ({fields.short(' '.join(str(error).split()))})") from error
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict):
         if names.keys() != set(range(len(names))):
-            raise EyasError(
-                f"{path}: names: must number the classes 0, 1, 2, ... without a gap, got {fields.shown(list(names))}"
-            )
+            given = fields.shown(list(names))
+            raise EyasError(f"{path}: names: must number the classes 0, 1, 2, ... without a gap, got {given}")
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not names:
         raise EyasError(f"{path}: has no names: list; write the class names there, in the order of the labels")
     if content.get("nc", len(names)) != len(names):
-        raise EyasError(
-            f"{path}: nc: is {fields.shown(content['nc'])}, but names: has {len(names)} classes; correct one of them"
-        )
+        given = fields.shown(content["nc"])
+        raise EyasError(f"{path}: nc: is {given}, but names: has {len(names)} classes; correct one of them")
     classes = tuple(fields.class_name(name, f"{path}: names:") for name in names)
     if len(set(classes)) != len(classes):
         raise EyasError(f"{path}: names: has a class twice; write each name once")
@@ -93,13 +94,6 @@ class _PlainLoader(yaml.SafeLoader):
 _PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)
 
 
-def _load_yaml(text: str, path: Path) -> Any:
-    try:
-        return _PlainLoader(text).get_single_data()
-    except Exception as error:  # the library's constructors raise many kinds, from ValueError to RecursionError
-        raise EyasError(f"{path}: broken YAML ({fields.short(' '.join(str(error).split()))})") from error
-
-
 def parse(text: str, path: Path, size: tuple[int, int], names: Sequence[str]) -> list[tuple[Box, str, int]]:
     """(box in pixels, class name, line) of each line of a label file, for an image of ``size`` (width, height).
 
@@ -125,12 +119,9 @@ def parse(text: str, path: Path, size: tuple[int, int], names: Sequence[str]) ->
 
 def label_path(image: Path) -> Path:
     """Where an image's labels are: its last folder called ``images`` becomes ``labels``; else beside the image."""
-    parts = list(image.with_suffix(".txt").parts)
-    for position in range(len(parts) - 2, -1, -1):
-        if parts[position] == "images":
-            parts[position] = "labels"
-            break
-    return Path(*parts)
+    label = image.with_suffix(".txt")
+    folder = next((parent for parent in label.parents if parent.name == "images"), None)
+    return label if folder is None else folder.with_name("labels") / label.relative_to(folder)
 
 
 def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSource:

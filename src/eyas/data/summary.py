@@ -38,7 +38,10 @@ def report(source: DataSource, *, resize: Resize | None = None, grids: Grids | N
     """
     resize = resize or Resize()
     frames = [resize.output_size((record.height, record.width)) for record in source.records]
-    boxes = [_resized(record, frame) for record, frame in zip(source.records, frames, strict=True)]
+    boxes = [
+        record.boxes * np.array([frame[1] / record.width, frame[0] / record.height] * 2, np.float32)
+        for record, frame in zip(source.records, frames, strict=True)
+    ]
     sections = [_head(source), _classes(source), _image_sizes(source.records), _box_sizes(np.concatenate(boxes))]
     if grids is not None:
         sections.append(_coverage(boxes, frames, grids))
@@ -50,8 +53,8 @@ def report(source: DataSource, *, resize: Resize | None = None, grids: Grids | N
 def check_images(source: DataSource, advance: Callable[[], object] = lambda: None) -> tuple[Problem, ...]:
     """Decode every image and list those that would stop a training: unreadable, or not of the annotated size.
 
-    Takes one pass over the data, and calls ``advance`` after each image. Add the result to ``source.problems`` to see it
-    in the report.
+    Takes one pass over the data, and calls ``advance`` after each image. Add the result to ``source.problems`` to see
+    it in the report.
     """
     problems = []
     for record in source.records:
@@ -91,11 +94,6 @@ def _best_on_grid(boxes: Floats, grid: AnchorGrid) -> Floats:
 
 def _area(boxes: Floats) -> Floats:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-
-
-def _resized(record: Record, frame: Size) -> Floats:
-    x, y = frame[1] / record.width, frame[0] / record.height
-    return record.boxes * np.array([x, y, x, y], np.float32)
 
 
 def _head(source: DataSource) -> str:

@@ -36,6 +36,8 @@ TRIES = 30
 class DigitsSpec:
     """What is composed. The same spec and package versions give the same pixels.
 
+    Raises `EyasError` when an option is out of range.
+
     Attributes:
         size: side of the square images, pixels, at least 64.
         train_images: number of training images.
@@ -48,9 +50,6 @@ class DigitsSpec:
         contrast: least and greatest difference of luma between a digit's ink and what lies under it, in (0, 1].
         overlap: the largest part of a digit's box that another one's may share, in [0, 0.45]. IoU then stays
             below ``overlap / (2 - overlap)``.
-
-    Raises:
-        EyasError: an option is out of range.
     """
 
     size: int = 160

@@ -91,11 +91,7 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
 
 
 def records_of(
-    images: Sequence[Mapping[str, Any]],
-    found: Mapping[int, Sequence[Annotation]],
-    folder: Path,
-    path: Path,
-    root: Path,
+    images: Sequence[Mapping[str, Any]], found: Mapping[int, Sequence[Annotation]], folder: Path, path: Path, root: Path
 ) -> tuple[list[Record], list[Problem]]:
     """The records of a COCO file's images, in their order, and the boxes that are dropped or clipped.
 

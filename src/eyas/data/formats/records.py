@@ -90,10 +90,9 @@ def checked(source: DataSource) -> DataSource:
 def fit_box(box: Box, width: int, height: int) -> tuple[Box | None, str | None]:
     """The box inside a width x height frame, and what is wrong with it.
 
-    Returns:
-        (box, None) for a good box, (clipped box, message) for one that is partly outside, (None, message) for one that
-        is dropped: not finite, corners swapped, without area, or (all but `MIN_SIDE`) outside. The corners are rounded
-        to float32, as a record has them.
+    (box, None) for a good box, (clipped box, message) for one that is partly outside, (None, message) for one that is
+    dropped: not finite, corners swapped, without area, or (all but `MIN_SIDE`) outside. The corners are rounded to
+    float32, as a record has them.
     """
     x1, y1, x2, y2 = box
     written = "({:g}, {:g}, {:g}, {:g})".format(*box)

@@ -58,9 +58,8 @@ def parse(text: str, path: Path) -> VocFile:
     root = _parse_xml(text, path)
     if root.tag != "annotation":
         # Its objects would not be found, and the image taken for one without any.
-        raise EyasError(
-            f"{path}:{root.get('line')}: begins with <{fields.short(root.tag)}>, not <annotation>; repair it"
-        )
+        tag = f"<{fields.short(root.tag)}>"
+        raise EyasError(f"{path}:{root.get('line')}: begins with {tag}, not <annotation>; repair it")
     for child in root:
         if child.tag != "object" and child.tag.strip("sS").lower() == "object":
             raise EyasError(f"{path}:{child.get('line')}: <{child.tag}> is not read; write <object>")
@@ -118,11 +117,10 @@ def _parse_xml(text: str, path: Path) -> ElementTree.Element:
     def start(tag: str, attributes: dict[str, str]) -> None:
         nonlocal depth
         depth += 1
+        line = str(parser.CurrentLineNumber)
         if depth > DEPTH:
-            raise EyasError(
-                f"{path}:{parser.CurrentLineNumber}: more than {DEPTH} elements inside each other; repair it"
-            )
-        builder.start(tag, {**attributes, "line": str(parser.CurrentLineNumber)})
+            raise EyasError(f"{path}:{line}: more than {DEPTH} elements inside each other; repair it")
+        builder.start(tag, {**attributes, "line": line})
 
     def end(tag: str) -> None:
         nonlocal depth

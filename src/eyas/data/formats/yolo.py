@@ -174,9 +174,8 @@ def _images(config: YoloConfig, split: str) -> tuple[list[Path], list[Problem]]:
             images += found
             problems += _strays(folder_or_list, found)
     if len(set(images)) != len(images):
-        raise EyasError(
-            f"{config.path}: {split}: names an image twice; folders and lists of one split must be disjoint"
-        )
+        twice = f"{config.path}: {split}: names an image twice"
+        raise EyasError(f"{twice}; folders and lists of one split must be disjoint")
     return images, problems
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, from_numpy
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from eyas.data.formats.records import DataSource
@@ -72,11 +72,7 @@ def ground_truth(record: Record) -> Target:
 
     They share the record's memory: a transform makes new ones.
     """
-    return {
-        "boxes": torch.from_numpy(record.boxes),
-        "labels": torch.from_numpy(record.labels),
-        "ignore": torch.from_numpy(record.ignore),
-    }
+    return {"boxes": from_numpy(record.boxes), "labels": from_numpy(record.labels), "ignore": from_numpy(record.ignore)}
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, list[Target]]:

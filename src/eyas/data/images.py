@@ -85,10 +85,8 @@ def read_pixels(record: Record) -> npt.NDArray[np.uint8]:
         turn = TURNS.get(_orientation(image))
         seen, stored = _seen_size(image.size, _orientation(image)), image.size
         if wanted not in (seen, stored):
-            raise ImageError(
-                f"{path}: is {seen[0]}x{seen[1]} pixels, but its annotation says {wanted[0]}x{wanted[1]}; correct the "
-                "annotation, or put back the image that it belongs to"
-            )
+            sizes = f"is {seen[0]}x{seen[1]} pixels, but its annotation says {wanted[0]}x{wanted[1]}"
+            raise ImageError(f"{path}: {sizes}; correct the annotation, or put back the image that it belongs to")
         pixels = _rgb(image)
         if turn is not None and wanted == seen:
             pixels = pixels.transpose(turn)
@@ -101,9 +99,8 @@ def find_image(folder: Path, name: str) -> Path:
         path = folder / f"{name}{suffix}"
         if os.path.isfile(path):
             return path
-    raise EyasError(
-        f"{folder / name}: no image of this name (tried {', '.join(SUFFIXES[:7])}); restore it, or take it off the list"
-    )
+    tried = ", ".join(SUFFIXES[:7])
+    raise EyasError(f"{folder / name}: no image of this name (tried {tried}); restore it, or take it off the list")
 
 
 @contextmanager

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from eyas.data.formats import coco, kitti, voc, yolo
-from eyas.data.formats.records import DataSource, Problem, checked
+from eyas.data.formats.records import DataSource, checked
 from eyas.types import EyasError
-
-__all__ = ["DataSource", "Problem", "read"]
 
 
 class Format(Protocol):

@@ -162,5 +162,5 @@ def _quantiles(values: Floats, form: str) -> str:
 def _problems(source: DataSource) -> str:
     if not source.problems:
         return "problems     none: every record and box is used"
-    lines = [f"problems     dropped or clipped: {len(source.problems)}"]
-    return "\n".join([*lines, *(f"  {problem}" for problem in source.problems)])
+    head = f"problems     dropped or clipped: {len(source.problems)}"
+    return "\n".join([head, *(f"  {problem}" for problem in source.problems)])

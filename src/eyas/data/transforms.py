@@ -26,7 +26,7 @@ your own may give float32 in [0, 1]."""
 
 def eval_transform(resize: Resize) -> Transform:
     """Resize, and nothing random."""
-    return _Pipeline(resize, None)
+    return _Pipeline(resize, Augmentation(flip=0.0))
 
 
 def train_transform(resize: Resize, augmentation: Augmentation) -> Transform:
@@ -50,15 +50,14 @@ class WithHostBoxes:
 
 
 class _Pipeline:
-    def __init__(self, resize: Resize, augmentation: Augmentation | None) -> None:
-        a = augmentation or Augmentation(flip=0.0)
-        self.resize, self.scale = resize, a.scale
+    def __init__(self, resize: Resize, augment: Augmentation) -> None:
+        self.resize, self.scale = resize, augment.scale
         fill = {tv_tensors.Image: list(FILL)}
-        self.crop = v2.RandomIoUCrop() if a.crop else None
-        self.zoom_out = v2.RandomZoomOut(fill, (1.0, a.zoom_out)) if a.zoom_out > 1 else None
-        self.shift = v2.RandomAffine(0, (a.shift, a.shift), fill=fill) if a.shift > 0 else None
-        self.flip = a.flip
-        colours = (a.brightness, a.contrast, a.saturation, a.hue)
+        self.crop = v2.RandomIoUCrop() if augment.crop else None
+        self.zoom_out = v2.RandomZoomOut(fill, (1.0, augment.zoom_out)) if augment.zoom_out > 1 else None
+        self.shift = v2.RandomAffine(0, (augment.shift, augment.shift), fill=fill) if augment.shift > 0 else None
+        self.flip = augment.flip
+        colours = (augment.brightness, augment.contrast, augment.saturation, augment.hue)
         self.colour = v2.ColorJitter(*colours) if any(colours) else None
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
@@ -101,9 +100,7 @@ def _boxes(boxes: Tensor, size: Size) -> tv_tensors.BoundingBoxes:
 def _iou_crop(crop: v2.RandomIoUCrop, sample: _Sample) -> _Sample:
     """Crop by the objects. The transform itself takes one set of boxes only, and ignore regions are just cut."""
     image, boxes, ignore = sample
-    if not len(boxes):
-        return sample
-    params = crop.make_params([image, boxes])
+    params = crop.make_params([image, boxes]) if len(boxes) else {}
     if not params:
         return sample
     where = (params["top"], params["left"], params["height"], params["width"])

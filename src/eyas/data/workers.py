@@ -1,8 +1,4 @@
-"""Worker processes that decode images.
-
-A dead or hung worker is reported with the image it was decoding. Workers are told from the host program's own children,
-and ended only where Python would hang.
-"""
+"""Worker processes that decode images. A dead or hung worker is reported with the image it was decoding."""
 
 from __future__ import annotations
 

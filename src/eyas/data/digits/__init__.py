@@ -65,10 +65,8 @@ def write_digits(root: Path, spec: DigitsSpec, progress: Callable[[int, int], No
         for folder in (root / "annotations", root / "images"):
             if folder.exists():
                 shutil.rmtree(folder)
-        total = spec.train_images + spec.val_images
-        starts: dict[Split, int] = {"train": 0, "val": spec.train_images}
-        for split, before in starts.items():
-            write_coco(root, split, CLASSES, _items(split, before, total, spec, progress))
+        for split in PHOTOGRAPHS:
+            write_coco(root, split, CLASSES, _items(split, spec, progress))
     except OSError as error:
         raise EyasError(f"{root}: could not be written ({error}); free some space, or choose another folder") from error
     write_json(marker, {**recipe, "complete": True})
@@ -76,13 +74,14 @@ def write_digits(root: Path, spec: DigitsSpec, progress: Callable[[int, int], No
 
 
 def _items(
-    split: Split, before: int, total: int, spec: DigitsSpec, progress: Callable[[int, int], None] | None
+    split: Split, spec: DigitsSpec, progress: Callable[[int, int], None] | None
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
     """The images of a split by name; an image counts as done when the next one is asked for, hence is written."""
+    before = 0 if split == "train" else spec.train_images
     for index in range(spec.images(split)):
         yield (f"{index:06d}", *compose(split, index, spec))
         if progress is not None:
-            progress(before + index + 1, total)
+            progress(before + index + 1, spec.train_images + spec.val_images)
 
 
 def _has_files(root: Path, spec: DigitsSpec) -> bool:

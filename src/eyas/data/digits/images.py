@@ -90,12 +90,10 @@ def compose(split: Split, index: int, spec: DigitsSpec) -> Item:
     """One image and its truth: a pure function of the seed, the split and the index, independent of any order.
 
     Random numbers are uniform and the pixels' arithmetic is integer or elementwise, so no sum depends on a platform.
+    Raises `EyasError` when a package of the extra ``demo`` is missing or has other files than expected.
 
     Returns:
         image (size, size, 3) uint8 RGB; boxes (n, 4) float32 xyxy, whole pixels, inside the image; labels (n,) int64.
-
-    Raises:
-        EyasError: a package of the extra ``demo`` is missing or has other files than expected.
     """
     random = np.random.default_rng((spec.seed, int(split == "val"), index))
     canvas = background(split, random, spec)
@@ -193,8 +191,7 @@ def digits(split: Split) -> tuple[np.ndarray, np.ndarray]:
     Every fifth is for validation, which gives 400 and 100 of each class.
     """
     glyphs, labels = _mnist()
-    held_out = np.arange(len(labels)) % 5 == 4
-    chosen = held_out if split == "val" else ~held_out
+    chosen = (np.arange(len(labels)) % 5 == 4) == (split == "val")
     return glyphs[chosen], labels[chosen]
 
 

@@ -47,10 +47,9 @@ def parse(
     """
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in LISTS):
         raise EyasError(f"{path}: is not a COCO file: it needs the lists {', '.join(LISTS)}")
-    categories = _by_id(content["categories"], path, "category")
     names = {
         key: fields.class_name(_field(value, "name", path, f"category {key}"), f"{path}: category {key}")
-        for key, value in sorted(categories.items())
+        for key, value in sorted(_by_id(content["categories"], path, "category").items())
     }
     known = tuple(classes) if classes is not None else tuple(names.values())
     if len(set(known)) != len(known):
@@ -190,10 +189,8 @@ def _annotation_file(root: Path, split: str) -> Path:
             if path.is_file():
                 return path
     there = ", ".join(sorted(str(path.relative_to(root)) for path in root.glob("*/*.json"))) or "none"
-    looked = LAYOUT.format(split=split)
-    raise EyasError(
-        f"{root}: no COCO file of the split {split}; looked for {looked}. The JSON files there are: {there}"
-    )
+    missing = f"{root}: no COCO file of the split {split}; looked for {LAYOUT.format(split=split)}"
+    raise EyasError(f"{missing}. The JSON files there are: {there}")
 
 
 def _image_folder(root: Path, split: str, path: Path, files: Sequence[str]) -> Path:

@@ -51,8 +51,7 @@ def stated_size(width: float, height: float, where: str) -> tuple[int, int] | No
 def class_name(name: object, where: str) -> str:
     """A class name as text: a string, or an integer, which is written out.
 
-    Raises `EyasError` that begins with ``where``: something else, as YAML makes of ``no`` and ``1.0``, or not
-    printable.
+    Raises `EyasError` that begins with ``where``: not printable, or another type, as YAML makes of ``no`` and ``1.0``.
     """
     text = str(name) if isinstance(name, str | int) and not isinstance(name, bool) else ""
     if not text.strip() or not text.isprintable():
@@ -100,10 +99,8 @@ def annotation_files(lists: Sequence[Path], split: str, folder: Path, suffix: st
             ids = read_ids(listed).items()
             return {name: inside(folder, folder / f"{name}{suffix}", f"{listed}:{line}") for name, line in ids}
     there = ", ".join(sorted(path.stem for place in lists for path in place.glob("*.txt"))) or "none"
-    raise EyasError(
-        f"{lists[0] / split}.txt: no such split; the splits there are: {there}. List the image names of "
-        "this split in it, one a line."
-    )
+    missing = f"{lists[0] / split}.txt: no such split; the splits there are: {there}"
+    raise EyasError(f"{missing}. List the image names of this split in it, one a line.")
 
 
 def read_ids(path: Path) -> dict[str, int]:

@@ -42,7 +42,12 @@ def parse(text: str, path: Path, classes: Sequence[str]) -> list[Annotation]:
         where, kind, key = f"{path}:{line}", words[0], words[0].lower()
         truncated, occluded, _, x1, y1, x2, y2 = _numbers(words, where)[:7]
         if key in labels:
-            attributes = _attributes(truncated, occluded, where)
+            # Both, or -1 for one that is not known, as in result files.
+            if not (0 <= truncated <= 1 or truncated == -1):
+                raise EyasError(f"{where}: truncated is {truncated:g}; write a number from 0 to 1")
+            if occluded not in (-1, 0, 1, 2, 3):
+                raise EyasError(f"{where}: occluded is {occluded:g}; write 0, 1, 2 or 3")
+            attributes = {"truncated": truncated, "occluded": occluded}
             annotations.append(Annotation((x1, y1, x2, y2), labels[key], line, False, attributes, kind))
         elif key in regions:
             annotations.append(Annotation((x1, y1, x2, y2), regions[key], line, True, name=kind))
@@ -68,15 +73,6 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
 
 def _base(root: Path) -> Path:
     return root / "training" if (root / "training").is_dir() else root
-
-
-def _attributes(truncated: float, occluded: float, where: str) -> dict[str, float]:
-    """Both, or -1 for one that is not known, as in result files."""
-    if not (0 <= truncated <= 1 or truncated == -1):
-        raise EyasError(f"{where}: truncated is {truncated:g}; write a number from 0 to 1")
-    if occluded not in (-1, 0, 1, 2, 3):
-        raise EyasError(f"{where}: occluded is {occluded:g}; write 0, 1, 2 or 3")
-    return {"truncated": truncated, "occluded": occluded}
 
 
 def _numbers(words: list[str], where: str) -> list[float]:

@@ -154,8 +154,6 @@ def build_record(
 def label_of(name: str, classes: Sequence[str], where: str) -> int:
     """The label of a class name. Raises `EyasError` with ``where``, the class and the known classes."""
     if name not in classes:
-        raise EyasError(
-            f"{where}: unknown class {fields.shown(name)}; the classes are {', '.join(classes)}. "
-            "Correct the annotation, or name every class with the classes option."
-        )
+        unknown = f"{where}: unknown class {fields.shown(name)}; the classes are {', '.join(classes)}"
+        raise EyasError(f"{unknown}. Correct the annotation, or name every class with the classes option.")
     return list(classes).index(name)

@@ -40,12 +40,8 @@ class VocObject:
     line: int
 
 
-@dataclass(frozen=True)
-class VocFile:
-    """One annotation file; ``size`` is (width, height), or None where the file has none or says zero."""
-
-    size: tuple[int, int] | None
-    objects: tuple[VocObject, ...]
+VocFile = tuple[tuple[int, int] | None, list[VocObject]]
+"""(width, height), or None where the file has none or says zero; the objects."""
 
 
 def recognised(root: Path) -> bool:
@@ -80,7 +76,7 @@ def parse(text: str, path: Path) -> VocFile:
             raise EyasError(f"{where} has difficult {difficult:g}; write 0 or 1")
         box = (xmin - (xmin < xmax), ymin - (ymin < ymax), xmax, ymax)
         objects.append(VocObject(name, box, bool(difficult), int(element.get("line", 0))))
-    return VocFile(size, tuple(objects))
+    return size, objects
 
 
 def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSource:
@@ -90,12 +86,12 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
     names = tuple(classes) if classes is not None else _class_names(root / "Annotations", files)
     records, problems = [], []
     for name, path in paths.items():
-        image, file = find_image(root / "JPEGImages", name), files[path]
+        image, (size, objects) = find_image(root / "JPEGImages", name), files[path]
         annotations = [
             Annotation(o.box, label_of(o.name, names, f"{path}:{o.line}"), o.line, o.difficult, name=o.name)
-            for o in file.objects
+            for o in objects
         ]
-        record, wrong = build_record(name, image, file.size or image_size(image), annotations, path)
+        record, wrong = build_record(name, image, size or image_size(image), annotations, path)
         records.append(record)
         problems += wrong
     return DataSource("voc", root, split, names, tuple(records), tuple(problems))
@@ -104,7 +100,7 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
 def _class_names(folder: Path, files: Mapping[Path, VocFile]) -> tuple[str, ...]:
     """The 20 VOC classes if every name is among them, else the sorted names of all splits, so that splits agree."""
     others = [parse(fields.read_text(path), path) for path in set(folder.glob("*.xml")) - files.keys()]
-    found = {o.name for file in (*files.values(), *others) for o in file.objects}
+    found = {o.name for _, objects in (*files.values(), *others) for o in objects}
     return VOC_CLASSES if found <= set(VOC_CLASSES) else tuple(sorted(found))
 
 

@@ -23,9 +23,6 @@ from eyas.types import EyasError
 LAYOUT = "data.yaml with names: and {split}: (YOLO)"
 CONFIG_NAMES = ("data.yaml", "data.yml", "dataset.yaml")
 
-DIGITS = 100
-"""The most digits of an integer in ``data.yaml``."""
-
 
 @dataclass(frozen=True)
 class YoloConfig:
@@ -86,8 +83,8 @@ class _PlainLoader(yaml.SafeLoader):
 
     def construct_yaml_int(self, node: Any) -> int:
         # Python refuses to print some, and those in base 60, as 1:59:59, take time that grows with the square.
-        if len(node.value) > DIGITS:
-            raise yaml.YAMLError(f"an integer of more than {DIGITS} digits")
+        if len(node.value) > 100:
+            raise yaml.YAMLError("an integer of more than 100 digits")
         return int(super().construct_yaml_int(node))
 
 

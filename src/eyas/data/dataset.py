@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, from_numpy
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from eyas.data.formats.records import DataSource
@@ -35,12 +35,8 @@ class DetectionDataset(Dataset[Sample]):
     """The records of a source, decoded and transformed on access.
 
     ``dataset[i]`` augments with torch's default generator, as torchvision's own data sets do. ``dataset[Draw(i, epoch,
-    seed)]`` always gives the same sample and leaves the generator as it was.
-
-    Attributes:
-        source: the records.
-        transform: turns an image and its target into the network's input.
-        worker_progress: where workers note what they are decoding, see `eyas.data.workers`.
+    seed)]`` always gives the same sample and leaves the generator as it was. Workers note what they are decoding in
+    ``worker_progress``, see `eyas.data.workers`.
     """
 
     def __init__(self, source: DataSource, transform: Transform, worker_progress: WorkerProgress | None = None) -> None:
@@ -76,11 +72,7 @@ def ground_truth(record: Record) -> Target:
 
     They share the record's memory: a transform makes new ones.
     """
-    return {
-        "boxes": torch.from_numpy(record.boxes),
-        "labels": torch.from_numpy(record.labels),
-        "ignore": torch.from_numpy(record.ignore),
-    }
+    return {"boxes": from_numpy(record.boxes), "labels": from_numpy(record.labels), "ignore": from_numpy(record.ignore)}
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, list[Target]]:

@@ -7,6 +7,7 @@ itself.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,10 +85,8 @@ def read_pixels(record: Record) -> npt.NDArray[np.uint8]:
         turn = TURNS.get(_orientation(image))
         seen, stored = _seen_size(image.size, _orientation(image)), image.size
         if wanted not in (seen, stored):
-            raise ImageError(
-                f"{path}: is {seen[0]}x{seen[1]} pixels, but its annotation says {wanted[0]}x{wanted[1]}; correct the "
-                "annotation, or put back the image that it belongs to"
-            )
+            sizes = f"is {seen[0]}x{seen[1]} pixels, but its annotation says {wanted[0]}x{wanted[1]}"
+            raise ImageError(f"{path}: {sizes}; correct the annotation, or put back the image that it belongs to")
         pixels = _rgb(image)
         if turn is not None and wanted == seen:
             pixels = pixels.transpose(turn)
@@ -98,33 +97,16 @@ def find_image(folder: Path, name: str) -> Path:
     """The image ``name`` with any known suffix. Raises `EyasError` when there is none."""
     for suffix in SUFFIXES:
         path = folder / f"{name}{suffix}"
-        if is_file(path):
+        if os.path.isfile(path):
             return path
-    raise EyasError(
-        f"{folder / name}: no image of this name (tried {', '.join(SUFFIXES[:7])}); restore it, or take it off the list"
-    )
-
-
-def is_file(path: Path) -> bool:
-    """Whether this is a regular file. False for a loop of links, a pipe and a too long name (`is_file` raises)."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
-
-
-def is_folder(path: Path) -> bool:
-    """Whether this is a folder. False for a too long name (`Path.is_dir` raises)."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
+    tried = ", ".join(SUFFIXES[:7])
+    raise EyasError(f"{folder / name}: no image of this name (tried {tried}); restore it, or take it off the list")
 
 
 @contextmanager
 def _opened(path: Path, trouble: str) -> Iterator[Image.Image]:
     """Open an image of one of `FORMATS` and at most `MAX_PIXELS`. Every error inside becomes an `ImageError`."""
-    if not is_file(path):
+    if not os.path.isfile(path):
         raise ImageError(f"{path}: no such image; restore it, or remove its annotations")
     try:
         with warnings.catch_warnings():

@@ -108,17 +108,12 @@ def _annotations(detections: Detections, path: Path) -> list[Annotation]:
     crowd, area = detections.data.get("iscrowd"), detections.data.get("area")
     crowd = [False] * count if crowd is None else crowd
     area = detections.area if area is None else area
-    return [
-        Annotation(
-            (float(box[0]), float(box[1]), float(box[2]), float(box[3])),
-            int(detections.class_id[number]),
-            None,
-            bool(crowd[number]),
-            {} if crowd[number] else {"area": float(area[number])},
-            f"box {number}",
-        )
-        for number, box in enumerate(detections.xyxy)
-    ]
+    found = []
+    for number, (x1, y1, x2, y2) in enumerate(detections.xyxy.tolist()):
+        ignore, label = bool(crowd[number]), int(detections.class_id[number])
+        attributes = {} if ignore else {"area": float(area[number])}
+        found.append(Annotation((x1, y1, x2, y2), label, None, ignore, attributes, f"box {number}"))
+    return found
 
 
 def _supervision() -> Any:

@@ -35,11 +35,7 @@ class Resize:
             raise EyasError(f"resize longer ({self.longer}) must not be less than shorter ({self.shorter})")
 
     def times(self, scale: float) -> Resize:
-        """The same resize to ``scale`` times the size.
-
-        Raises:
-            EyasError: this resize keeps the size, so there is nothing to scale.
-        """
+        """The same resize to ``scale`` times the size. Raises `EyasError` where this one keeps the size."""
         if scale != 1 and self == Resize():
             raise EyasError("give the student's size by --dataset.resize, which the teacher's is to be larger than")
         return Resize(**{name: value and round(value * scale) for name, value in vars(self).items()})
@@ -48,12 +44,8 @@ class Resize:
         """(height, width) of an image of ``size`` after the resize, at least 1 x 1 pixels."""
         if self.height is not None and self.width is not None:
             return self.height, self.width
-        limits = []
-        if self.shorter is not None:
-            limits.append(self.shorter / min(size))
-        if self.longer is not None:
-            limits.append(self.longer / max(size))
-        return scaled(size, min(limits, default=1.0))
+        sides = ((self.shorter, min(size)), (self.longer, max(size)))
+        return scaled(size, min((wanted / side for wanted, side in sides if wanted is not None), default=1.0))
 
 
 @dataclass(frozen=True)
@@ -102,8 +94,7 @@ class Augmentation:
     def variants(self) -> tuple[int, ...]:
         """The geometric variants in which training sees an image, see `eyas.types.Target`.
 
-        Raises:
-            EyasError: there are infinitely many; the message names the options to drop.
+        Raises `EyasError` that names the options to drop when there are infinitely many.
         """
         endless = {
             "scale '[1, 1]'": tuple(self.scale) != (1.0, 1.0),

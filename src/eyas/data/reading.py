@@ -7,28 +7,21 @@ from pathlib import Path
 from typing import Protocol
 
 from eyas.data.formats import coco, kitti, voc, yolo
-from eyas.data.formats.records import DataSource, Problem, checked
+from eyas.data.formats.records import DataSource, checked
 from eyas.types import EyasError
-
-__all__ = ["DataSource", "Problem", "read"]
 
 
 class Format(Protocol):
-    """What a module of `eyas.data.formats` holds.
-
-    Attributes:
-        LAYOUT: the files of a split, for messages, with ``{split}`` in it.
-    """
+    """What a module of `eyas.data.formats` holds."""
 
     LAYOUT: str
+    """The files of a split, for messages, with ``{split}`` in it."""
 
     def recognised(self, root: Path) -> bool:
         """Whether the folder has this layout."""
-        ...
 
     def read_split(self, root: Path, split: str, classes: Sequence[str] | None) -> DataSource:
         """Read one split, each image by `formats.records.build_record`, which drops and clips boxes."""
-        ...
 
 
 FORMATS: dict[str, Format] = {"coco": coco, "voc": voc, "kitti": kitti, "yolo": yolo}
@@ -56,7 +49,6 @@ def read(root: Path, split: str, *, format: str | None = None, classes: Sequence
 
 
 def _format(root: Path, split: str, wanted: str | None) -> str:
-    layouts = "; ".join(module.LAYOUT.format(split=split) for module in FORMATS.values())
     if wanted is not None:
         if wanted not in FORMATS:
             raise EyasError(f"format {wanted!r} is unknown; choose one of {', '.join(FORMATS)}")
@@ -67,5 +59,6 @@ def _format(root: Path, split: str, wanted: str | None) -> str:
     if len(found) > 1:
         raise EyasError(f"{root}: looks like {' and '.join(found)} data; choose with the format option")
     if not found:
+        layouts = "; ".join(module.LAYOUT.format(split=split) for module in FORMATS.values())
         raise EyasError(f"{root}: no data set recognised; looked for {layouts}")
     return found[0]

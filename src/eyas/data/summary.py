@@ -38,7 +38,10 @@ def report(source: DataSource, *, resize: Resize | None = None, grids: Grids | N
     """
     resize = resize or Resize()
     frames = [resize.output_size((record.height, record.width)) for record in source.records]
-    boxes = [_resized(record, frame) for record, frame in zip(source.records, frames, strict=True)]
+    boxes = [
+        record.boxes * np.array([frame[1] / record.width, frame[0] / record.height] * 2, np.float32)
+        for record, frame in zip(source.records, frames, strict=True)
+    ]
     sections = [_head(source), _classes(source), _image_sizes(source.records), _box_sizes(np.concatenate(boxes))]
     if grids is not None:
         sections.append(_coverage(boxes, frames, grids))
@@ -50,11 +53,8 @@ def report(source: DataSource, *, resize: Resize | None = None, grids: Grids | N
 def check_images(source: DataSource, advance: Callable[[], object] = lambda: None) -> tuple[Problem, ...]:
     """Decode every image and list those that would stop a training: unreadable, or not of the annotated size.
 
-    Takes one pass over the data. Add the result to ``source.problems`` to see it in the report.
-
-    Args:
-        source: what `eyas.data.read` gave.
-        advance: called after each image.
+    Takes one pass over the data, and calls ``advance`` after each image. Add the result to ``source.problems`` to see
+    it in the report.
     """
     problems = []
     for record in source.records:
@@ -96,11 +96,6 @@ def _area(boxes: Floats) -> Floats:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-def _resized(record: Record, frame: Size) -> Floats:
-    x, y = frame[1] / record.width, frame[0] / record.height
-    return record.boxes * np.array([x, y, x, y], np.float32)
-
-
 def _head(source: DataSource) -> str:
     objects = sum(len(record.boxes) for record in source.records)
     empty = sum(not len(record.boxes) for record in source.records)
@@ -113,13 +108,9 @@ def _head(source: DataSource) -> str:
 
 
 def _classes(source: DataSource) -> str:
-    objects: Counter[int] = Counter()
-    images: Counter[int] = Counter()
-    ignored: Counter[int] = Counter()
-    for record in source.records:
-        objects.update(record.labels.tolist())
-        images.update(set(record.labels.tolist()))
-        ignored.update(record.ignore_labels.tolist())
+    objects = Counter(label for record in source.records for label in record.labels.tolist())
+    images = Counter(label for record in source.records for label in set(record.labels.tolist()))
+    ignored = Counter(label for record in source.records for label in record.ignore_labels.tolist())
     width = max(len(name) for name in (*source.classes, "every class"))
     lines = [f"{'class':{width}}  objects   images  ignored"]
     for label, name in enumerate(source.classes):
@@ -165,12 +156,11 @@ def _coverage(boxes: Sequence[Floats], frames: Sequence[Size], grids: Grids) -> 
 
 def _quantiles(values: Floats, form: str) -> str:
     ordered = np.sort(values)
-    picked = [float(ordered[round(q * (len(ordered) - 1))]) for q in QUANTILES]
-    return ", ".join(f"{q:.0%} {value:{form}}" for q, value in zip(QUANTILES, picked, strict=True))
+    return ", ".join(f"{q:.0%} {ordered[round(q * (len(ordered) - 1))]:{form}}" for q in QUANTILES)
 
 
 def _problems(source: DataSource) -> str:
     if not source.problems:
         return "problems     none: every record and box is used"
-    lines = [f"problems     dropped or clipped: {len(source.problems)}"]
-    return "\n".join([*lines, *(f"  {problem}" for problem in source.problems)])
+    head = f"problems     dropped or clipped: {len(source.problems)}"
+    return "\n".join([head, *(f"  {problem}" for problem in source.problems)])

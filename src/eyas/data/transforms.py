@@ -26,7 +26,7 @@ your own may give float32 in [0, 1]."""
 
 def eval_transform(resize: Resize) -> Transform:
     """Resize, and nothing random."""
-    return _Pipeline(resize, None)
+    return _Pipeline(resize, Augmentation(flip=0.0))
 
 
 def train_transform(resize: Resize, augmentation: Augmentation) -> Transform:
@@ -50,25 +50,22 @@ class WithHostBoxes:
 
 
 class _Pipeline:
-    def __init__(self, resize: Resize, augmentation: Augmentation | None) -> None:
-        a = augmentation or Augmentation(flip=0.0)
-        self.resize, self.scale = resize, a.scale
+    def __init__(self, resize: Resize, augment: Augmentation) -> None:
+        self.resize, self.scale = resize, augment.scale
         fill = {tv_tensors.Image: list(FILL)}
-        self.crop = v2.RandomIoUCrop() if a.crop else None
-        self.zoom_out = v2.RandomZoomOut(fill, (1.0, a.zoom_out)) if a.zoom_out > 1 else None
-        self.shift = v2.RandomAffine(0, (a.shift, a.shift), fill=fill) if a.shift > 0 else None
-        self.flip = a.flip
-        colours = (a.brightness, a.contrast, a.saturation, a.hue)
+        self.crop = v2.RandomIoUCrop() if augment.crop else None
+        self.zoom_out = v2.RandomZoomOut(fill, (1.0, augment.zoom_out)) if augment.zoom_out > 1 else None
+        self.shift = v2.RandomAffine(0, (augment.shift, augment.shift), fill=fill) if augment.shift > 0 else None
+        self.flip = augment.flip
+        colours = (augment.brightness, augment.contrast, augment.saturation, augment.hue)
         self.colour = v2.ColorJitter(*colours) if any(colours) else None
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
         size = (image.shape[-2], image.shape[-1])
-        sample = (
-            tv_tensors.Image(image),
-            _boxes(target["boxes"], size),
-            _boxes(target.get("ignore", target["boxes"].new_zeros(0, 4)), size),
-        )
-        variant, (pixels, boxes, ignore) = self._flip(self._move(sample))
+        regions = target.get("ignore", target["boxes"].new_zeros(0, 4))
+        sample = self._move((tv_tensors.Image(image), _boxes(target["boxes"], size), _boxes(regions, size)))
+        variant = int(self.flip > 0 and float(torch.rand(())) < self.flip)
+        pixels, boxes, ignore = (F.horizontal_flip(part) for part in sample) if variant else sample
         if self.colour is not None:
             pixels = self.colour(pixels)
         boxes, valid = _inside(boxes)
@@ -92,11 +89,6 @@ class _Pipeline:
             sample = self.shift(*sample)
         return sample
 
-    def _flip(self, sample: _Sample) -> tuple[int, _Sample]:
-        if self.flip > 0 and float(torch.rand(())) < self.flip:
-            return 1, tuple(F.horizontal_flip(part) for part in sample)
-        return 0, sample
-
 
 _Sample = tuple[tv_tensors.Image, tv_tensors.BoundingBoxes, tv_tensors.BoundingBoxes]
 
@@ -108,9 +100,7 @@ def _boxes(boxes: Tensor, size: Size) -> tv_tensors.BoundingBoxes:
 def _iou_crop(crop: v2.RandomIoUCrop, sample: _Sample) -> _Sample:
     """Crop by the objects. The transform itself takes one set of boxes only, and ignore regions are just cut."""
     image, boxes, ignore = sample
-    if not len(boxes):
-        return sample
-    params = crop.make_params([image, boxes])
+    params = crop.make_params([image, boxes]) if len(boxes) else {}
     if not params:
         return sample
     where = (params["top"], params["left"], params["height"], params["width"])

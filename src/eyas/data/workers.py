@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
+import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from multiprocessing import active_children
 from multiprocessing.context import BaseContext
-from typing import Protocol, TypedDict, TypeVar, runtime_checkable
+from multiprocessing.util import Finalize
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch.utils.data import get_worker_info
 
 from eyas.data.formats.records import DataSource
-from eyas.data.worker_process import WorkerContext, kill, running
 from eyas.tools.signals import leave_signals_to_parent
 from eyas.types import EyasError, Record
 
@@ -24,15 +27,34 @@ DEAD = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)")
 HUNG = re.compile(r"DataLoader timed out after ([\d.]+) seconds")
 """PyTorch's messages."""
 
+TERM_SECONDS = 1.0
+"""How long workers may take to end by SIGTERM when Python exits. Those that are stopped or hang are then killed."""
+KILL_SECONDS = 5.0
+"""How long to wait for killed workers."""
+
 Batch = TypeVar("Batch")
 
 
-class WorkerProgress:
-    """What each worker of a loader is decoding, in memory that it shares with the process that waits for it.
+class WorkerProcess(multiprocessing.Process):
+    """A process of one of Eyas's loaders. Its class tells it from the host program's own children."""
 
-    Args:
-        workers: how many there are.
-    """
+    def start(self) -> None:
+        """Start, and see to it that Python can exit while this process runs."""
+        super().start()
+        _end_workers_at_exit(os.getpid())
+
+
+class WorkerContext(BaseContext):
+    """The start method that Python uses by default, with `WorkerProcess` as its process."""
+
+    Process = WorkerProcess
+
+    def get_context(self, method: str | None = None) -> BaseContext:  # type: ignore[override]  # one overload for all
+        return multiprocessing.get_context(method)
+
+
+class WorkerProgress:
+    """What each worker of a loader is decoding, in memory that it shares with the process that waits for it."""
 
     def __init__(self, workers: int) -> None:
         # One row a worker: its process id, the index of its last record, and whether it is still decoding that one.
@@ -77,17 +99,8 @@ class TracksWorkers(Protocol):
     worker_progress: WorkerProgress
 
 
-class WorkerOptions(TypedDict):
-    """The arguments of a DataLoader that concern its workers."""
-
-    num_workers: int
-    timeout: float
-    worker_init_fn: Callable[[int], None]
-    multiprocessing_context: BaseContext | None
-
-
-def worker_options(workers: int, timeout: float) -> WorkerOptions:
-    """The arguments for a number of workers that count as hung after ``timeout`` seconds without a batch; 0: never."""
+def worker_options(workers: int, timeout: float) -> dict[str, Any]:
+    """A DataLoader's arguments for workers that count as hung after ``timeout`` seconds without a batch; 0: never."""
     # Without workers PyTorch refuses a timeout and a context.
     return {
         "num_workers": workers,
@@ -114,23 +127,19 @@ class _Watch(threading.Thread):
     def __init__(self, worker_progress: WorkerProgress, seconds: float) -> None:
         super().__init__(name="data workers", daemon=True)
         self._progress, self._limit = worker_progress, 1.25 * seconds + 1  # PyTorch's timeout first
-        self._over = threading.Event()
+        self.over = threading.Event()
         self.since: float | None = None
         """When the main thread began to wait; None while it does not wait."""
         self.fired = False
 
     def run(self) -> None:
-        """Check the time, until `stop`."""
-        while not self._over.wait(min(1.0, self._limit / 4)):
+        """Check the time, until ``over``."""
+        while not self.over.wait(min(1.0, self._limit / 4)):
             since = self.since
             if since is not None and time.monotonic() - since > self._limit:
                 self.fired = True
-                kill(running(self._progress.processes()))  # which wakes the main thread
+                _kill(_running(self._progress.processes()))  # which wakes the main thread
                 return
-
-    def stop(self) -> None:
-        """End the watch."""
-        self._over.set()
 
 
 def with_timeout(batches: Iterable[Batch], loader: object) -> Iterator[Batch]:
@@ -166,7 +175,7 @@ def with_timeout(batches: Iterable[Batch], loader: object) -> Iterator[Batch]:
             watch.since = None
             yield batch
     finally:
-        watch.stop()
+        watch.over.set()
 
 
 @contextmanager
@@ -180,12 +189,9 @@ def name_failed_images(loader: object) -> Iterator[None]:
         yield
     except RuntimeError as error:
         dataset = getattr(loader, "dataset", None)
-        message = None
-        if isinstance(dataset, TracksWorkers):
-            message = _dead_message(str(error), dataset) or _hung_message(str(error), dataset)
-        if message is None:
-            raise
-        raise EyasError(message) from error
+        if isinstance(dataset, TracksWorkers) and (message := _explained(str(error), dataset)):
+            raise EyasError(message) from error
+        raise
 
 
 def safe_batches(loader: Iterable[Batch]) -> Iterator[Batch]:
@@ -194,29 +200,22 @@ def safe_batches(loader: Iterable[Batch]) -> Iterator[Batch]:
         yield from with_timeout(loader, loader)
 
 
-def _dead_message(error: str, dataset: TracksWorkers) -> str | None:
-    """The message for an error of PyTorch's loader; None where no worker of this data set has ended."""
+def _explained(error: str, dataset: TracksWorkers) -> str | None:
+    """The message for an error of PyTorch's loader; None for another error, or one of another data set's workers."""
+    progress, records = dataset.worker_progress, dataset.source.records
     found = DEAD.search(error)
     dead = [int(number) for number in found[1].split(",")] if found else []
-    if found is None or not set(dead) & set(dataset.worker_progress.processes()):
-        return None
-    images = dataset.worker_progress.last(dead)
-    return (
-        f"a data worker {found[2].strip(' .')}; its last image was {_named(images, dataset.source.records)}. If that "
-        "one can be decoded, memory may have run out: lower --dataset.workers or --dataset.batch_size. The last "
-        "checkpoint is intact"
-    )
-
-
-def _hung_message(error: str, dataset: TracksWorkers) -> str | None:
-    """The message for PyTorch's timeout; None for another error. Kills the workers, for the command would wait for them
-    when it ends."""
+    if found and set(dead) & set(progress.processes()):
+        return (
+            f"a data worker {found[2].strip(' .')}; its last image was {_named(progress.last(dead), records)}. If that "
+            "one can be decoded, memory may have run out: lower --dataset.workers or --dataset.batch_size. The last "
+            "checkpoint is intact"
+        )
     if (found := HUNG.search(error)) is None:
         return None
-    progress, records = dataset.worker_progress, dataset.source.records
     now, last = progress.now(), progress.last(progress.processes())
     images = f"they are decoding {_named(now, records)}" if now else f"their last images were {_named(last, records)}"
-    kill(running(progress.processes()))
+    _kill(_running(progress.processes()))  # for the command would wait for them when it ends
     return (
         f"the data workers gave no batch for {float(found[1]):g} s; {images}. Look at that file and the disk it is on, "
         "or raise --dataset.worker_timeout; the last checkpoint is intact"
@@ -228,8 +227,7 @@ def _named(indices: list[int], records: tuple[Record, ...]) -> str:
 
 
 def _ended(worker_progress: WorkerProgress) -> list[int]:
-    """The process ids of the workers that have ended. Waits up to 1 s, since a dying process closes its connections
-    first."""
+    """The process ids of workers that have ended. Waits up to 1 s: a dying process closes its connections first."""
     end = time.monotonic() + 1
     while True:
         alive = {child.pid for child in active_children()}
@@ -237,3 +235,57 @@ def _ended(worker_progress: WorkerProgress) -> list[int]:
         if dead or time.monotonic() > end:
             return dead
         time.sleep(0.02)
+
+
+def _running(processes: Collection[int]) -> list[WorkerProcess]:
+    """The running workers among these process ids. An id that now belongs to another process is left out."""
+    return [child for child in active_children() if isinstance(child, WorkerProcess) and child.pid in processes]
+
+
+def _kill(workers: Sequence[WorkerProcess]) -> None:
+    """Kill workers and wait for their end."""
+    with _unheard_deaths():
+        for worker in workers:
+            worker.kill()
+        _wait(workers, KILL_SECONDS, lambda _: None)
+
+
+@cache
+def _end_workers_at_exit(_: int) -> Finalize:
+    """Have Python end this process's workers at exit, before it joins its children: once for each process id.
+
+    A loader that is still alive then, as in a traceback, has workers that wait for more. Python sends each one SIGTERM
+    and joins it; but a worker lives through its first SIGTERM, see `leave_signals_to_parent`, and a stopped one never
+    gets any.
+    """
+    return Finalize(None, _end_workers, exitpriority=0)
+
+
+def _end_workers() -> None:
+    workers = [child for child in active_children() if isinstance(child, WorkerProcess)]
+    with _unheard_deaths():
+        _wait(workers, TERM_SECONDS, WorkerProcess.terminate)
+    _kill([worker for worker in workers if worker.is_alive()])
+
+
+def _wait(workers: Sequence[WorkerProcess], seconds: float, ask: Callable[[WorkerProcess], None]) -> None:
+    """Wait for the end of workers, asking those that are left again and again."""
+    end = time.monotonic() + seconds
+    while (left := [worker for worker in workers if worker.is_alive()]) and time.monotonic() < end:
+        for worker in left:
+            ask(worker)
+        time.sleep(0.02)
+
+
+@contextmanager
+def _unheard_deaths() -> Iterator[None]:
+    """Inside, PyTorch does not hear that workers die: its handler would raise an error in the middle of anything."""
+    before = signal.getsignal(signal.SIGCHLD)
+    if before is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)

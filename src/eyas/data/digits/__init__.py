@@ -29,7 +29,7 @@ from PIL import Image
 
 from eyas.data.digits.images import CLASSES, PHOTOGRAPHS, DigitsSpec, Split, compose
 from eyas.data.formats.coco import write_coco
-from eyas.tools.files import write_atomic
+from eyas.tools.files import write_json
 from eyas.types import EyasError
 
 __all__ = ["CLASSES", "DigitsSpec", "compose", "data_hash", "write_digits"]
@@ -45,12 +45,9 @@ def write_digits(root: Path, spec: DigitsSpec, progress: Callable[[int, int], No
     spec and package versions is left as it is; one that was cut off, or is of another spec, is made again.
 
     Args:
-        root: the folder, made when it is missing.
+        root: the folder, made when it is missing, and returned.
         spec: what to compose.
         progress: called with (images done, images in all) after each image.
-
-    Returns:
-        ``root``.
 
     Raises:
         EyasError: the folder holds something else, a package is missing, or the disk is full.
@@ -64,28 +61,27 @@ def write_digits(root: Path, spec: DigitsSpec, progress: Callable[[int, int], No
         raise EyasError(f"{root}: holds something that eyas did not compose; choose another folder for the digits")
     try:
         root.mkdir(parents=True, exist_ok=True)
-        _write_json(marker, {**recipe, "complete": False})
+        write_json(marker, {**recipe, "complete": False})
         for folder in (root / "annotations", root / "images"):
             if folder.exists():
                 shutil.rmtree(folder)
-        total = spec.train_images + spec.val_images
-        starts: dict[Split, int] = {"train": 0, "val": spec.train_images}
-        for split, before in starts.items():
-            write_coco(root, split, CLASSES, _items(split, before, total, spec, progress))
+        for split in PHOTOGRAPHS:
+            write_coco(root, split, CLASSES, _items(split, spec, progress))
     except OSError as error:
         raise EyasError(f"{root}: could not be written ({error}); free some space, or choose another folder") from error
-    _write_json(marker, {**recipe, "complete": True})
+    write_json(marker, {**recipe, "complete": True})
     return root
 
 
 def _items(
-    split: Split, before: int, total: int, spec: DigitsSpec, progress: Callable[[int, int], None] | None
+    split: Split, spec: DigitsSpec, progress: Callable[[int, int], None] | None
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
     """The images of a split by name; an image counts as done when the next one is asked for, hence is written."""
+    before = 0 if split == "train" else spec.train_images
     for index in range(spec.images(split)):
         yield (f"{index:06d}", *compose(split, index, spec))
         if progress is not None:
-            progress(before + index + 1, total)
+            progress(before + index + 1, spec.train_images + spec.val_images)
 
 
 def _has_files(root: Path, spec: DigitsSpec) -> bool:
@@ -104,15 +100,13 @@ def _recipe(spec: DigitsSpec) -> dict[str, Any]:
     except metadata.PackageNotFoundError as error:
         raise EyasError(f"the package {error.name} is missing: pip install 'eyas[demo]'") from error
     content = {"composition": COMPOSITION, "spec": asdict(spec), "versions": versions}
-    recipe: dict[str, Any] = json.loads(json.dumps(content))
-    return recipe
+    return dict(json.loads(json.dumps(content)))
 
 
 def data_hash(root: Path) -> str:
     """SHA-256 of the annotations and decoded pixels of a composed folder, whatever encoder wrote its PNG files.
 
-    Raises:
-        EyasError: the folder is not complete.
+    Raises `EyasError` when the folder is not complete.
     """
     digest = hashlib.sha256()
     for split in PHOTOGRAPHS:
@@ -133,7 +127,3 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise EyasError(f"{path}: cannot be read ({error}); remove {path.parent} to compose it again") from error
-
-
-def _write_json(path: Path, content: Any) -> None:
-    write_atomic(path, lambda part: part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"))

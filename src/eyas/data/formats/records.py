@@ -7,23 +7,17 @@ decides; each is listed as a `Problem`, which ``eyas data`` prints. One bad box 
 from __future__ import annotations
 
 import math
-import os
-import reprlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from eyas.data.images import MAX_PIXELS, is_file
+from eyas.data.formats import fields
 from eyas.types import EyasError, Record
 
 Box = tuple[float, float, float, float]
 """xyxy, pixels, 0-based, in the frame of the image file: a box over the whole image is (0, 0, width, height)."""
-
-SHOWN, PATH_SHOWN = 60, 300
-"""Characters of a bad value, and of a bad path, that a message shows."""
 
 CLIP_TOLERANCE = 1.0
 """Pixels. Overshoot up to this is clipped silently: rounding, or 1-based coordinates."""
@@ -34,12 +28,9 @@ MIN_SIDE = 1e-3
 
 @dataclass(frozen=True)
 class Problem:
-    """A record or box that is dropped, or a box that is clipped, and where it is written.
+    """A record or box that is dropped, or a box that is clipped, and the annotation file that has it.
 
-    Attributes:
-        path: the annotation file.
-        line: 1-based line in it, or None where the format has no useful lines (COCO JSON).
-        message: what is wrong, and whether it is dropped or clipped.
+    ``line`` counts from 1; it is None where the format has no useful lines (COCO JSON).
     """
 
     path: Path
@@ -47,7 +38,7 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{location(self.path, self.line)}: {self.message}"
+        return f"{self.path}{'' if self.line is None else f':{self.line}'}: {self.message}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,15 +64,9 @@ class DataSource:
 
 @dataclass(frozen=True)
 class Annotation:
-    """One parsed box.
+    """One parsed box, not checked yet: an object, or an ignore region of its class (label -1: of every class).
 
-    Attributes:
-        box: xyxy, 0-based pixels, as written: not checked yet.
-        label: 0-based class, or -1 for an ignore region of every class.
-        line: where it is written, if the format has lines.
-        ignore: an ignore region, not an object.
-        attributes: more about an object, see `Record.attributes`.
-        name: what messages call it.
+    For an object's attributes see `Record.attributes`; messages call it by ``name``.
     """
 
     box: Box
@@ -94,29 +79,20 @@ class Annotation:
 
 def checked(source: DataSource) -> DataSource:
     """The source itself. Raises `EyasError` when it has no images, or every box was dropped."""
+    root, split = source.root, source.split
     if not source.records:
-        raise EyasError(
-            f"{source.root}: the split {source.split} has no images ({source.format} format); the data set is empty"
-        )
+        raise EyasError(f"{root}: the split {split} has no images ({source.format} format); the data set is empty")
     if source.problems and not any(len(record.boxes) for record in source.records):
-        raise EyasError(
-            f"{source.root}: every box of the split {source.split} was dropped; the first: {source.problems[0]}"
-        )
+        raise EyasError(f"{root}: every box of the split {split} was dropped; the first: {source.problems[0]}")
     return source
-
-
-def location(path: Path, line: int | None) -> str:
-    """``file:line``, or the file alone where there is no line."""
-    return f"{path}" if line is None else f"{path}:{line}"
 
 
 def fit_box(box: Box, width: int, height: int) -> tuple[Box | None, str | None]:
     """The box inside a width x height frame, and what is wrong with it.
 
-    Returns:
-        (box, None) for a good box, (clipped box, message) for one that is partly outside, (None, message) for one that
-        is dropped: not finite, corners swapped, without area, or (all but `MIN_SIDE`) outside. The corners are rounded
-        to float32, as a record has them.
+    (box, None) for a good box, (clipped box, message) for one that is partly outside, (None, message) for one that is
+    dropped: not finite, corners swapped, without area, or (all but `MIN_SIDE`) outside. The corners are rounded to
+    float32, as a record has them.
     """
     x1, y1, x2, y2 = box
     written = "({:g}, {:g}, {:g}, {:g})".format(*box)
@@ -145,14 +121,9 @@ def _has_area(box: Box) -> bool:
 def build_record(
     image_id: str, path: Path, size: tuple[int, int], annotations: Sequence[Annotation], written_in: Path
 ) -> tuple[Record, list[Problem]]:
-    """Check every box of one image and make its record.
+    """The record of one image of ``size`` (width, height), and the boxes of ``annotations`` that are wrong.
 
-    Args:
-        image_id: unique in the data set.
-        path: the image file.
-        size: (width, height), pixels.
-        annotations: objects (all with the same attributes) and ignore regions.
-        written_in: the annotation file, for the problems.
+    ``image_id`` is unique in the data set, and all objects of an image have the same attributes.
     """
     width, height = size
     kept: list[tuple[Box, Annotation]] = []
@@ -180,104 +151,9 @@ def build_record(
     return record, problems
 
 
-def label_of(name: str, classes: Sequence[str], path: Path, line: int | None) -> int:
-    """The label of a class name. Raises `EyasError` naming file, line, class and the known classes."""
+def label_of(name: str, classes: Sequence[str], where: str) -> int:
+    """The label of a class name. Raises `EyasError` with ``where``, the class and the known classes."""
     if name not in classes:
-        raise EyasError(
-            f"{location(path, line)}: unknown class {name[:SHOWN]!r}; the classes are {', '.join(classes)}. "
-            "Correct the annotation, or name every class with the classes option."
-        )
+        unknown = f"{where}: unknown class {fields.shown(name)}; the classes are {', '.join(classes)}"
+        raise EyasError(f"{unknown}. Correct the annotation, or name every class with the classes option.")
     return list(classes).index(name)
-
-
-def number(word: str) -> float:
-    """A number in decimal digits, ``nan`` and ``inf`` included. Raises ValueError.
-
-    `float` alone would also take ``1_0`` for ten and the digits of every script.
-    """
-    with suppress(ValueError):  # whose own message has the whole word
-        if "_" not in word and word.isascii():
-            return float(word)
-    raise ValueError(f"{word[:SHOWN]!r} is not a number")
-
-
-def stated_size(width: float, height: float, where: str) -> tuple[int, int] | None:
-    """The (width, height) that an annotation states, or None where either is zero, which stands for not known.
-
-    Raises `EyasError` that begins with ``where``: not whole pixels, negative, or larger than any image that is read.
-    """
-    if width == 0 or height == 0:
-        return None
-    # In this order NaN is refused, and the infinities never become integers.
-    if not (0 < width <= MAX_PIXELS and 0 < height <= MAX_PIXELS and width * height <= MAX_PIXELS):
-        raise EyasError(f"{where} says the image is {width:g}x{height:g} pixels; correct it, or write 0 for both")
-    if width != int(width) or height != int(height):
-        raise EyasError(f"{where} says the image is {width}x{height} pixels; write whole numbers")
-    return int(width), int(height)
-
-
-def class_name(name: object, where: str) -> str:
-    """A class name as text: a string, or an integer, which is written out.
-
-    Raises `EyasError` that begins with ``where``: something else, as YAML makes of ``no`` and ``1.0``, or not
-    printable.
-    """
-    text = str(name) if isinstance(name, str | int) and not isinstance(name, bool) else ""
-    if not text.strip() or not text.isprintable():
-        raise EyasError(f"{where} has the class name {shown(name)}; write a name in quotes")
-    return text
-
-
-def shown(value: object) -> str:
-    """A bad value as messages show it, cut to `SHOWN` characters."""
-    return reprlib.repr(value)[:SHOWN]
-
-
-def inside(root: Path, path: Path, where: str) -> Path:
-    """The path itself. Raises `EyasError` that begins with ``where`` when it leads out of the data set's folder.
-
-    Only the written path counts: a link inside the folder may lead anywhere, by its owner's choice.
-    """
-    if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root)):
-        raise EyasError(
-            f"{where} names {str(path)[:PATH_SHOWN]}, which is outside {root}; move it there, or give the folder above"
-        )
-    return path
-
-
-def read_text(path: Path) -> str:
-    """The text of an annotation file.
-
-    Raises `EyasError` naming it when it is missing, no file (a pipe or a loop of links), unreadable or not UTF-8.
-    """
-    if not is_file(path):
-        raise EyasError(f"{path}: no such file; the data set refers to it. Restore it, or take it off the list.")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise EyasError(f"{path}: cannot be read ({error}); restore it") from error
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise EyasError(f"{path}:{line}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
-
-
-def read_ids(path: Path) -> dict[str, int]:
-    """The image names in an ImageSets list, the first word of each line, and their lines. Raises `EyasError` on a
-    repeated name."""
-    ids: dict[str, int] = {}
-    for line, content in enumerate(read_text(path).splitlines(), start=1):
-        words = content.split()
-        if not words:
-            continue
-        if words[0] in ids:
-            name = words[0][:SHOWN]
-            raise EyasError(f"{path}:{line}: {name} is listed before, on line {ids[words[0]]}; keep one of them")
-        ids[words[0]] = line
-    return ids
-
-
-def split_names(split: str) -> tuple[str, ...]:
-    """The names under which a split may be found: exporters write "valid" or "validation" for "val"."""
-    return (split, "valid", "validation") if split == "val" else (split,)

@@ -8,29 +8,14 @@ rule; annotators leave such boxes by a stray click, so it counts as one without 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from eyas.data.formats.records import (
-    SHOWN,
-    Annotation,
-    Box,
-    DataSource,
-    build_record,
-    class_name,
-    inside,
-    label_of,
-    location,
-    number,
-    read_ids,
-    read_text,
-    shown,
-    split_names,
-    stated_size,
-)
+from eyas.data.formats import fields
+from eyas.data.formats.records import Annotation, Box, DataSource, build_record, label_of
 from eyas.data.images import find_image, image_size
 from eyas.types import EyasError
 
@@ -55,12 +40,8 @@ class VocObject:
     line: int
 
 
-@dataclass(frozen=True)
-class VocFile:
-    """One annotation file; ``size`` is (width, height), or None where the file has none or says zero."""
-
-    size: tuple[int, int] | None
-    objects: tuple[VocObject, ...]
+VocFile = tuple[tuple[int, int] | None, list[VocObject]]
+"""(width, height), or None where the file has none or says zero; the objects."""
 
 
 def recognised(root: Path) -> bool:
@@ -73,14 +54,15 @@ def parse(text: str, path: Path) -> VocFile:
     root = _parse_xml(text, path)
     if root.tag != "annotation":
         # Its objects would not be found, and the image taken for one without any.
-        raise EyasError(f"{path}:{root.get('line')}: begins with <{root.tag[:SHOWN]}>, not <annotation>; repair it")
+        tag = f"<{fields.short(root.tag)}>"
+        raise EyasError(f"{path}:{root.get('line')}: begins with {tag}, not <annotation>; repair it")
     for child in root:
         if child.tag != "object" and child.tag.strip("sS").lower() == "object":
             raise EyasError(f"{path}:{child.get('line')}: <{child.tag}> is not read; write <object>")
     width, height = (_number(root, f"size/{side}", path, 0.0) for side in ("width", "height"))
     element = root.find("size")
     line = (root if element is None else element).get("line")
-    size = stated_size(width, height, f"{path}:{line}: <size>")
+    size = fields.stated_size(width, height, f"{path}:{line}: <size>")
     objects = []
     for element in root.findall("object"):
         xmin, ymin, xmax, ymax = (_number(element, f"bndbox/{key}", path) for key in ("xmin", "ymin", "xmax", "ymax"))
@@ -88,61 +70,38 @@ def parse(text: str, path: Path) -> VocFile:
         name = (element.findtext("name") or "").strip()
         if not name:
             raise EyasError(f"{where} has no <name>; add it")
-        name = class_name(name, where)
+        name = fields.class_name(name, where)
         difficult = _number(element, "difficult", path, 0.0)
         if difficult not in (0, 1):
             raise EyasError(f"{where} has difficult {difficult:g}; write 0 or 1")
         box = (xmin - (xmin < xmax), ymin - (ymin < ymax), xmax, ymax)
         objects.append(VocObject(name, box, bool(difficult), int(element.get("line", 0))))
-    return VocFile(size, tuple(objects))
+    return size, objects
 
 
 def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSource:
     """Read one split; `eyas.data.read` documents the arguments and errors."""
-    listed = _list_file(root, split)
-    ids = read_ids(listed)
-    for name, line in ids.items():
-        inside(root / "Annotations", _annotation_path(root, name), location(listed, line))
-    files = {name: _parse_file(root, name) for name in ids}
-    names = tuple(classes) if classes is not None else _class_names(root, files)
+    paths = fields.annotation_files([root / "ImageSets" / "Main"], split, root / "Annotations", ".xml")
+    files = {path: parse(fields.read_text(path), path) for path in paths.values()}
+    names = tuple(classes) if classes is not None else _class_names(root / "Annotations", files)
     records, problems = [], []
-    for name, file in files.items():
-        written_in = _annotation_path(root, name)
-        image = find_image(root / "JPEGImages", name)
+    for name, path in paths.items():
+        image, (size, objects) = find_image(root / "JPEGImages", name), files[path]
         annotations = [
-            Annotation(o.box, label_of(o.name, names, written_in, o.line), o.line, o.difficult, name=o.name)
-            for o in file.objects
+            Annotation(o.box, label_of(o.name, names, f"{path}:{o.line}"), o.line, o.difficult, name=o.name)
+            for o in objects
         ]
-        record, wrong = build_record(name, image, file.size or image_size(image), annotations, written_in)
+        record, wrong = build_record(name, image, size or image_size(image), annotations, path)
         records.append(record)
         problems += wrong
     return DataSource("voc", root, split, names, tuple(records), tuple(problems))
 
 
-def _class_names(root: Path, files: dict[str, VocFile]) -> tuple[str, ...]:
+def _class_names(folder: Path, files: Mapping[Path, VocFile]) -> tuple[str, ...]:
     """The 20 VOC classes if every name is among them, else the sorted names of all splits, so that splits agree."""
-    others = {path.stem for path in (root / "Annotations").glob("*.xml")} - files.keys()
-    found = {o.name for file in files.values() for o in file.objects}
-    found |= {o.name for name in others for o in _parse_file(root, name).objects}
+    others = [parse(fields.read_text(path), path) for path in set(folder.glob("*.xml")) - files.keys()]
+    found = {o.name for _, objects in (*files.values(), *others) for o in objects}
     return VOC_CLASSES if found <= set(VOC_CLASSES) else tuple(sorted(found))
-
-
-def _annotation_path(root: Path, name: str) -> Path:
-    return root / "Annotations" / f"{name}.xml"
-
-
-def _parse_file(root: Path, name: str) -> VocFile:
-    path = _annotation_path(root, name)
-    return parse(read_text(path), path)
-
-
-def _list_file(root: Path, split: str) -> Path:
-    folder = root / "ImageSets" / "Main"
-    for name in split_names(split):
-        if (folder / f"{name}.txt").is_file():
-            return folder / f"{name}.txt"
-    there = ", ".join(sorted(path.stem for path in folder.glob("*.txt"))) or "none"
-    raise EyasError(f"{folder / split}.txt: no such split; the splits there are: {there}")
 
 
 def _parse_xml(text: str, path: Path) -> ElementTree.Element:
@@ -154,11 +113,10 @@ def _parse_xml(text: str, path: Path) -> ElementTree.Element:
     def start(tag: str, attributes: dict[str, str]) -> None:
         nonlocal depth
         depth += 1
+        line = str(parser.CurrentLineNumber)
         if depth > DEPTH:
-            raise EyasError(
-                f"{path}:{parser.CurrentLineNumber}: more than {DEPTH} elements inside each other; repair it"
-            )
-        builder.start(tag, {**attributes, "line": str(parser.CurrentLineNumber)})
+            raise EyasError(f"{path}:{line}: more than {DEPTH} elements inside each other; repair it")
+        builder.start(tag, {**attributes, "line": line})
 
     def end(tag: str) -> None:
         nonlocal depth
@@ -187,6 +145,6 @@ def _number(element: ElementTree.Element, key: str, path: Path, default: float |
             return default
         raise EyasError(f"{path}:{element.get('line')}: <{element.tag}> has no {key}; add it")
     try:
-        return number((found.text or "").strip())
+        return fields.number((found.text or "").strip())
     except ValueError:
-        raise EyasError(f"{path}:{found.get('line')}: {key} is {shown(found.text)}, not a number") from None
+        raise EyasError(f"{path}:{found.get('line')}: {key} is {fields.shown(found.text)}, not a number") from None

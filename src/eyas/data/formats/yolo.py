@@ -15,42 +15,19 @@ from typing import Any
 
 import yaml
 
-from eyas.data.formats.records import (
-    PATH_SHOWN,
-    Annotation,
-    Box,
-    DataSource,
-    Problem,
-    build_record,
-    class_name,
-    inside,
-    label_of,
-    location,
-    number,
-    read_text,
-    shown,
-    split_names,
-)
-from eyas.data.images import SUFFIXES, image_size, is_file, is_folder
+from eyas.data.formats import fields
+from eyas.data.formats.records import Annotation, Box, DataSource, Problem, build_record, label_of
+from eyas.data.images import SUFFIXES, image_size
 from eyas.types import EyasError
 
 LAYOUT = "data.yaml with names: and {split}: (YOLO)"
 CONFIG_NAMES = ("data.yaml", "data.yml", "dataset.yaml")
 
-DIGITS = 100
-"""The most digits of an integer in ``data.yaml``."""
-
 
 @dataclass(frozen=True)
 class YoloConfig:
-    """What ``data.yaml`` says.
-
-    Attributes:
-        path: the file.
-        base: the folder that its paths are relative to.
-        names: class names, in label order.
-        splits: split name -> its folders or list files, as written.
-    """
+    """The contents of ``data.yaml``: the folder that its paths are relative to, the class names in label order, and
+    each split's folders or list files, as written."""
 
     path: Path
     base: Path
@@ -65,21 +42,22 @@ def recognised(root: Path) -> bool:
 
 def parse_config(text: str, path: Path) -> YoloConfig:
     """Read the text of ``data.yaml``. Raises `EyasError` naming the file when it is not a YOLO description."""
-    content = _load_yaml(text, path)
+    try:
+        content = _PlainLoader(text).get_single_data()
+    except Exception as error:  # the library's constructors raise many kinds, from ValueError to RecursionError
+        raise EyasError(f"{path}: broken YAML ({fields.short(' '.join(str(error).split()))})") from error
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict):
         if names.keys() != set(range(len(names))):
-            raise EyasError(
-                f"{path}: names: must number the classes 0, 1, 2, ... without a gap, got {shown(list(names))}"
-            )
+            given = fields.shown(list(names))
+            raise EyasError(f"{path}: names: must number the classes 0, 1, 2, ... without a gap, got {given}")
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not names:
         raise EyasError(f"{path}: has no names: list; write the class names there, in the order of the labels")
     if content.get("nc", len(names)) != len(names):
-        raise EyasError(
-            f"{path}: nc: is {shown(content['nc'])}, but names: has {len(names)} classes; correct one of them"
-        )
-    classes = tuple(class_name(name, f"{path}: names:") for name in names)
+        given = fields.shown(content["nc"])
+        raise EyasError(f"{path}: nc: is {given}, but names: has {len(names)} classes; correct one of them")
+    classes = tuple(fields.class_name(name, f"{path}: names:") for name in names)
     if len(set(classes)) != len(classes):
         raise EyasError(f"{path}: names: has a class twice; write each name once")
     splits = {}
@@ -87,11 +65,11 @@ def parse_config(text: str, path: Path) -> YoloConfig:
         entries = [value] if isinstance(value, str) else value
         if key not in ("path", "names", "nc") and isinstance(entries, list):
             if not all(isinstance(entry, str) for entry in entries):
-                raise EyasError(f"{path}: {shown(key)}: is {shown(value)}; write folders or list files")
+                raise EyasError(f"{path}: {fields.shown(key)}: is {fields.shown(value)}; write folders or list files")
             splits[str(key)] = tuple(entries)
     folder = path.parent
     stated = folder / str(content.get("path") or ".")
-    base = inside(folder, stated, f"{path}: path:") if is_folder(stated) else folder
+    base = fields.inside(folder, stated, f"{path}: path:") if os.path.isdir(stated) else folder
     return YoloConfig(path, base, classes, splits)
 
 
@@ -105,19 +83,12 @@ class _PlainLoader(yaml.SafeLoader):
 
     def construct_yaml_int(self, node: Any) -> int:
         # Python refuses to print some, and those in base 60, as 1:59:59, take time that grows with the square.
-        if len(node.value) > DIGITS:
-            raise yaml.YAMLError(f"an integer of more than {DIGITS} digits")
+        if len(node.value) > 100:
+            raise yaml.YAMLError("an integer of more than 100 digits")
         return int(super().construct_yaml_int(node))
 
 
 _PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)
-
-
-def _load_yaml(text: str, path: Path) -> Any:
-    try:
-        return _PlainLoader(text).get_single_data()
-    except Exception as error:  # the library's constructors raise many kinds, from ValueError to RecursionError
-        raise EyasError(f"{path}: broken YAML ({' '.join(str(error).split())[:PATH_SHOWN]})") from error
 
 
 def parse(text: str, path: Path, size: tuple[int, int], names: Sequence[str]) -> list[tuple[Box, str, int]]:
@@ -129,47 +100,44 @@ def parse(text: str, path: Path, size: tuple[int, int], names: Sequence[str]) ->
     for line, content in enumerate(text.splitlines(), start=1):
         if not content.strip():
             continue
+        where = f"{path}:{line}"
         try:
-            index, *values = [number(word) for word in content.split()]
+            index, *values = [fields.number(word) for word in content.split()]
         except ValueError as error:
-            raise EyasError(f"{location(path, line)}: {error}") from None
+            raise EyasError(f"{where}: {error}") from None
         if len(values) != 4 and (len(values) < 6 or len(values) % 2):
-            raise EyasError(f"{location(path, line)}: {len(values) + 1} columns; write `class cx cy w h` or a polygon")
+            raise EyasError(f"{where}: {len(values) + 1} columns; write `class cx cy w h` or a polygon")
         if index not in range(len(names)):
-            raise EyasError(
-                f"{location(path, line)}: unknown class {index:g}; data.yaml names {len(names)}, "
-                f"0 to {len(names) - 1}: {', '.join(names)}"
-            )
+            known = f"{len(names)}, 0 to {len(names) - 1}: {', '.join(names)}"
+            raise EyasError(f"{where}: unknown class {index:g}; data.yaml names {known}")
         found.append((_pixels(values, size), names[int(index)], line))
     return found
 
 
 def label_path(image: Path) -> Path:
     """Where an image's labels are: its last folder called ``images`` becomes ``labels``; else beside the image."""
-    parts = list(image.with_suffix(".txt").parts)
-    for position in range(len(parts) - 2, -1, -1):
-        if parts[position] == "images":
-            parts[position] = "labels"
-            break
-    return Path(*parts)
+    label = image.with_suffix(".txt")
+    folder = next((parent for parent in label.parents if parent.name == "images"), None)
+    return label if folder is None else folder.with_name("labels") / label.relative_to(folder)
 
 
 def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSource:
     """Read one split; `eyas.data.read` documents the arguments and errors."""
     path = next(root / name for name in CONFIG_NAMES if (root / name).is_file())
-    config = parse_config(read_text(path), path)
+    config = parse_config(fields.read_text(path), path)
     names = tuple(classes) if classes is not None else config.names
     images, problems = _images(config, split)
     records = []
     for image in images:
         written_in, size = label_path(image), image_size(image)
         # An image without a label file has no objects; a pipe or a loop of links in its place is an error.
-        text = read_text(written_in) if os.path.lexists(written_in) else ""
+        text = fields.read_text(written_in) if os.path.lexists(written_in) else ""
         annotations = [
-            Annotation(box, label_of(name, names, written_in, line), line, name=name)
+            Annotation(box, label_of(name, names, f"{written_in}:{line}"), line, name=name)
             for box, name, line in parse(text, written_in, size, config.names)
         ]
-        record, wrong = build_record(_identity(image, config.base), image, size, annotations, written_in)
+        identity = image.relative_to(config.base) if image.is_relative_to(config.base) else image
+        record, wrong = build_record(identity.as_posix(), image, size, annotations, written_in)
         records.append(record)
         problems += wrong
     return DataSource("yolo", root, split, names, tuple(records), tuple(problems))
@@ -186,13 +154,9 @@ def _pixels(values: Sequence[float], size: tuple[int, int]) -> Box:
     return (min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height)
 
 
-def _identity(image: Path, base: Path) -> str:
-    return image.relative_to(base).as_posix() if image.is_relative_to(base) else image.as_posix()
-
-
 def _images(config: YoloConfig, split: str) -> tuple[list[Path], list[Problem]]:
     """The images of a split, sorted within each folder, and the label files that have no image."""
-    entries = next((config.splits[name] for name in split_names(split) if name in config.splits), None)
+    entries = next((config.splits[name] for name in fields.split_names(split) if name in config.splits), None)
     if entries is None:
         there = ", ".join(config.splits) or "none"
         raise EyasError(f"{config.path}: has no {split}: entry; the splits there are: {there}")
@@ -207,32 +171,28 @@ def _images(config: YoloConfig, split: str) -> tuple[list[Path], list[Problem]]:
             images += found
             problems += _strays(folder_or_list, found)
     if len(set(images)) != len(images):
-        raise EyasError(
-            f"{config.path}: {split}: names an image twice; folders and lists of one split must be disjoint"
-        )
+        twice = f"{config.path}: {split}: names an image twice"
+        raise EyasError(f"{twice}; folders and lists of one split must be disjoint")
     return images, problems
 
 
 def _resolve(config: YoloConfig, entry: str) -> Path:
     # Roboflow writes ../train/images beside a train/ folder that is not one level up; Ultralytics reads it so too.
     for candidate in (config.base / entry, config.base / entry.removeprefix("../")):
-        if _exists(candidate):
-            return inside(config.base, candidate, str(config.path))
-    raise EyasError(f"{config.path}: {entry[:PATH_SHOWN]} is not in {config.base}; correct the path")
-
-
-def _exists(path: Path) -> bool:
-    return is_file(path) or is_folder(path)
+        if os.path.isfile(candidate) or os.path.isdir(candidate):  # those of `Path` raise for a too long name
+            return fields.inside(config.base, candidate, str(config.path))
+    raise EyasError(f"{config.path}: {fields.short(entry)} is not in {config.base}; correct the path")
 
 
 def _listed(list_file: Path, base: Path) -> list[Path]:
     images = []
-    for line, content in enumerate(read_text(list_file).splitlines(), start=1):
+    for line, content in enumerate(fields.read_text(list_file).splitlines(), start=1):
         if content.strip():
-            image = inside(base, list_file.parent / content.strip(), location(list_file, line))
-            if not is_file(image):
-                shown_path = str(image)[:PATH_SHOWN]
-                raise EyasError(f"{list_file}:{line}: {shown_path} does not exist; restore it, or take it off the list")
+            where = f"{list_file}:{line}"
+            image = fields.inside(base, list_file.parent / content.strip(), where)
+            if not os.path.isfile(image):
+                missing = fields.short(image)
+                raise EyasError(f"{where}: {missing} does not exist; restore it, or take it off the list")
             images.append(image)
     return images
 

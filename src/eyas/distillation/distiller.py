@@ -20,7 +20,7 @@ from eyas.distillation.teachers import Teacher, as_teacher
 from eyas.distillation.terms import Term, with_terms
 from eyas.distillation.views import as_batch, student_view
 from eyas.methods.method import Method, Reads
-from eyas.nn.random_state import own_random_numbers, restored_afterwards
+from eyas.nn.eval_mode import own_random_numbers, restored_afterwards
 from eyas.nn.taps import some_parameter
 from eyas.tools.timing import span
 from eyas.types import Detector, EyasError, Target, View

@@ -81,28 +81,21 @@ class Taps:
 
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
             for name in mine:
-                if name not in self.features:
-                    self._keep(name, _pick(output, name))
+                if name in self.features:
+                    continue
+                self.features[name] = feature = _pick(output, name)
+                if not feature.is_inference():  # inference tensors have no version counter
+                    self._versions[name] = feature._version
             if self.stop and len(self.features) == len(self.names):
                 raise _LastTapFired(self)
 
         return keep
 
-    def _keep(self, name: str, feature: Tensor) -> None:
-        self.features[name] = feature
-        if not feature.is_inference():  # inference tensors have no version counter
-            self._versions[name] = feature._version
-
 
 def tap_features(detector: Detector, names: Iterable[str], images: Tensor) -> dict[str, Tensor]:
-    """A detector's feature maps by tap name, (batch, C, H, W) each, without gradients.
+    """A detector's feature maps by tap name, (batch, C, H, W) each, without gradients. Evaluation mode.
 
-    The pass stops after the last tap: heads and NMS never run.
-
-    Args:
-        detector: in evaluation mode.
-        names: tap names.
-        images: (batch, 3, height, width) in [0, 1].
+    The pass stops after the last tap, so heads and NMS never run. Images are (batch, 3, height, width) in [0, 1].
     """
     with torch.no_grad(), Taps(detector.network, names, stop=True) as taps:
         detector.predict(images)
@@ -115,12 +108,7 @@ def some_parameter(detector: Detector) -> Tensor:
 
 
 def probe(detector: Detector, names: Sequence[str], role: str) -> dict[str, Tensor]:
-    """The feature maps of one random image, by tap name.
-
-    Args:
-        detector: teacher or student; it runs in evaluation mode.
-        names: tap names, each a level of the detector.
-        role: "teacher" or "student", for the error.
+    """The feature maps of one random image, by tap name, in evaluation mode. Each name is a level of the detector.
 
     Raises:
         EyasError: a map is not (1, C, H, W) with the C that the detector declares for the level.

@@ -14,7 +14,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from eyas.methods.method import Weight
+from eyas.methods.method import Weight, ratio
 from eyas.methods.outputs import HeadPair, OutputDistillation
 from eyas.types import EyasError, View
 
@@ -127,8 +127,9 @@ class Chen2017(OutputDistillation):
             has = ", ".join(student.losses) or "none"
             raise EyasError(f"head {pair.name}: the student has no loss {hard}, only {has}")
         soft = soft_label_loss(*pair.logits(), pair.student.activation, pair.student.background, self.background_weight)
-        term = (1 - self.mu) * (pair.average(soft) - student.losses[hard].float())
+        term = (1 - self.mu) * (ratio(soft, pair.divisor) - student.losses[hard].float())
         deltas = pair.deltas()
         if deltas is None:
             return term
-        return term + self.nu * pair.average(bounded_regression_loss(*deltas, pair.matched.box_targets, self.margin))
+        bounded = bounded_regression_loss(*deltas, pair.matched.box_targets, self.margin)
+        return term + self.nu * ratio(bounded, pair.divisor)

@@ -1,9 +1,8 @@
 """Feature imitation on the cells of a mask: the loss and the base class that `FGFI`, `BoxMask` and `FitNets` share.
 
 Equation 2 of Wang et al., CVPR 2019: ``L = 1/(2 N_p) * sum_ij I_ij sum_c (adapt(s)_ijc - t_ijc)^2``. It is a sum over
-channels, not a mean, and one average over the N_p imitated cells of the whole batch, which `count_imitated_cells`
-counts. A weight meant for it is several hundred times too small for a mean over channels. The methods differ only in
-the mask I.
+channels, not a mean, and one average over the N_p imitated cells of the whole batch. A weight meant for it is several
+hundred times too small for a mean over channels. The methods differ only in the mask I.
 """
 
 from __future__ import annotations
@@ -174,16 +173,14 @@ class FeatureImitation(Method):
             masks = self.masks(teacher, targets)
             return [gather(feature, mask) for feature, mask in zip(teacher.features, masks, strict=True)]
 
-    def imitate(self, student: View, teacher_targets: Sequence[TeacherTargets]) -> Tensor:
+    def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
         """The loss of one batch, a float32 scalar without its weight. All levels share one N_p."""
+        teacher_targets = self.teacher_targets(teacher, targets)
         num_cells = count_imitated_cells(teacher_targets)
         levels = zip(cast(list[Adapter], list(self.adapters)), student.features, teacher_targets, strict=True)
         with span("adapter"):
             compared = [self._compared(*level) for level in levels]
         return torch.stack([sparse_imitation_loss(*pair, num_cells) for pair in compared]).sum()
-
-    def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
-        return self.imitate(student, self.teacher_targets(teacher, targets))
 
     def teacher_targets(self, teacher: View, targets: Sequence[Target]) -> Sequence[TeacherTargets]:
         """The teacher's vectors to imitate on each level, from the cache or, if the teacher ran, from `select`."""

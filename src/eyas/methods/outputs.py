@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eyas.methods.method import Method, Reads, Weight, global_count, ratio
+from eyas.methods.method import Method, Reads, Weight, global_count
 from eyas.types import EyasError, HeadOutput, MatchedAnchors, Target, View
 
 
@@ -42,10 +42,6 @@ class HeadPair:
             return None
         where = (self.matched.positives, self.matched.slots)
         return self.student.deltas[where].float(), self.teacher.deltas[where].float()
-
-    def average(self, total: Tensor) -> Tensor:
-        """A sum over rows, over the divisor."""
-        return ratio(total, self.divisor)
 
 
 class OutputDistillation(Method):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
-from eyas.methods.method import Weight
+from eyas.methods.method import Weight, ratio
 from eyas.methods.outputs import HeadPair, OutputDistillation
 from eyas.types import View
 
@@ -90,4 +90,4 @@ class Vanilla(OutputDistillation):
         deltas = pair.deltas()
         if deltas is not None:
             total = total + self.box_weight * squared_difference(*deltas)
-        return pair.average(total)
+        return ratio(total, pair.divisor)

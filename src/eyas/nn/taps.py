@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -51,12 +52,12 @@ class Taps:
         self.features: dict[str, Tensor] = {}
         self._versions: dict[str, int] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._modules = {module: _submodule(network, module) for module in map(_module_name, self.names)}
+        self._modules = [_submodule(network, name.partition(":")[0]) for name in self.names]
 
     def __enter__(self) -> Taps:
         self.features, self._versions = {}, {}
-        for module_name, module in self._modules.items():
-            self._handles.append(module.register_forward_hook(self._hook(module_name)))
+        for name, module in zip(self.names, self._modules, strict=True):
+            self._handles.append(module.register_forward_hook(partial(self._keep, name)))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
@@ -76,20 +77,14 @@ class Taps:
             )
         return error is not None
 
-    def _hook(self, module_name: str) -> Callable[[nn.Module, Any, Any], None]:
-        mine = [name for name in self.names if _module_name(name) == module_name]
-
-        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-            for name in mine:
-                if name in self.features:
-                    continue
-                self.features[name] = feature = _pick(output, name)
-                if not feature.is_inference():  # inference tensors have no version counter
-                    self._versions[name] = feature._version
-            if self.stop and len(self.features) == len(self.names):
-                raise _LastTapFired(self)
-
-        return keep
+    def _keep(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        """The forward hook of one tap."""
+        if name not in self.features:
+            self.features[name] = feature = _pick(output, name)
+            if not feature.is_inference():  # inference tensors have no version counter
+                self._versions[name] = feature._version
+        if self.stop and len(self.features) == len(self.names):
+            raise _LastTapFired(self)
 
 
 def tap_features(detector: Detector, names: Iterable[str], images: Tensor) -> dict[str, Tensor]:
@@ -122,10 +117,6 @@ def probe(detector: Detector, names: Sequence[str], role: str) -> dict[str, Tens
         if len(shape) != 4 or shape[1] != promised:
             raise EyasError(f"level {name!r} of the {role} is {shape}, not (1, {promised}, height, width) as declared")
     return features
-
-
-def _module_name(tap: str) -> str:
-    return tap.partition(":")[0]
 
 
 def _submodule(network: nn.Module, name: str) -> nn.Module:

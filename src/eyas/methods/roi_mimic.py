@@ -24,8 +24,6 @@ Source = Literal["teacher", "student"]
 """The detector whose proposals are pooled."""
 CANONICAL_SIDE, CANONICAL_LEVEL = 224, 4
 """The FPN paper's 224 and k0 = 4: a box with a side of 224 pixels is pooled from the level of stride 2^4."""
-SAMPLING_RATIO = 2
-"""Samples of RoIAlign along each side of a cell, as in torchvision's detectors."""
 EPSILON = 1e-6
 """Added to the logarithm of the side, as in torchvision, so that a box of 224 pixels is not rounded down."""
 
@@ -52,17 +50,12 @@ def assign_levels(boxes: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
 
 
 def pool_regions(
-    features: Sequence[Tensor],
-    strides: Sequence[int],
-    boxes: Sequence[Tensor],
-    levels: Tensor,
-    *,
-    output_size: int = 7,
+    features: Sequence[Tensor], strides: Sequence[int], boxes: Sequence[Tensor], levels: Tensor, *, output_size: int = 7
 ) -> list[Tensor]:
     """RoIAlign (He et al., ICCV 2017) of every box from its own level, as torchvision's detectors pool for their heads.
 
-    Map and image share their origin, and a cell is ``stride`` pixels wide and high. The quotient of their sizes would
-    be wrong for a detector that pads the image internally.
+    That takes two samples along each side of a cell. Map and image share their origin, and a cell is ``stride`` pixels
+    wide and high. The quotient of their sizes would be wrong for a detector that pads the image internally.
 
     Args:
         features: for each level, a (batch, C, H, W) map; C may differ between levels.
@@ -77,7 +70,7 @@ def pool_regions(
     image = torch.cat([torch.full_like(own[:, :1], index) for index, own in enumerate(boxes)])
     rows = torch.cat((image, torch.cat(list(boxes))), dim=1).float()
     return [
-        roi_align(feature.float(), rows[levels == index], output_size, 1 / stride, SAMPLING_RATIO)
+        roi_align(feature.float(), rows[levels == index], output_size, 1 / stride, sampling_ratio=2)
         for index, (feature, stride) in enumerate(zip(features, strides, strict=True))
     ]
 
@@ -159,8 +152,7 @@ class RoIMimic(Method):
         most = "all" if self.rois_per_image is None else f"at most {self.rois_per_image}"
         if self.proposals == "student" or teacher.proposals is None:
             return f"regions of the {self.proposals}'s proposals, {most} of an image"
-        boxes = self._boxes(teacher)
-        strides = [teacher.levels[index].stride for index in self.pooled]
+        boxes, strides = self._boxes(teacher), [teacher.levels[index].stride for index in self.pooled]
         levels = assign_levels(boxes, strides)
         shares = [float((levels == index).float().mean()) if len(levels) else 0 for index in range(len(strides))]
         parts = ", ".join(f"{share:.0%} at stride {stride}" for share, stride in zip(shares, strides, strict=True))

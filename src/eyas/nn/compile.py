@@ -40,6 +40,7 @@ def compile_levels(detector: Detector, *, backend: str = "inductor") -> None:
         module.forward = forward
 
 
+@torch.no_grad()
 def explain_levels(detector: Detector, images: Tensor) -> list[ModuleGraphs]:
     """Where torch.compile breaks the graph, found by tracing a batch. Call it before `compile_levels`.
 
@@ -51,12 +52,11 @@ def explain_levels(detector: Detector, images: Tensor) -> list[ModuleGraphs]:
         arguments: list[tuple[Any, ...]] = []
         handle = module.register_forward_pre_hook(lambda _, inputs, to=arguments: to.append(inputs))
         try:
-            with eval_mode(detector.network), torch.no_grad():
+            with eval_mode(detector.network):
                 detector.predict(images)
         finally:
             handle.remove()
-        with torch.no_grad():
-            explained = torch._dynamo.explain(module.forward)(*arguments[0])
+        explained = torch._dynamo.explain(module.forward)(*arguments[0])
         reasons = tuple(str(reason.reason) for reason in explained.break_reasons)
         found.append(ModuleGraphs(name, explained.graph_count, reasons))
     return found

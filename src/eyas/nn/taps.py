@@ -18,14 +18,10 @@ PROBE_SIZE: Size = (128, 160)
 
 
 class _LastTapFired(BaseException):
-    """Ends a forward pass from inside a hook; the `Taps` that raised it always catches it.
+    """Ends a forward pass from inside a hook. Its argument is the `Taps` that raised it, which always catches it.
 
     Not an `Exception`, so that an ``except Exception`` in the network does not catch it.
     """
-
-    def __init__(self, taps: Taps) -> None:
-        super().__init__()
-        self.taps = taps
 
 
 class Taps:
@@ -46,7 +42,6 @@ class Taps:
     """
 
     def __init__(self, network: nn.Module, names: Iterable[str], *, stop: bool = False) -> None:
-        self.network = network
         self.names = tuple(dict.fromkeys(names))
         self.stop = stop
         self.features: dict[str, Tensor] = {}
@@ -64,7 +59,7 @@ class Taps:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        if error is not None and not (isinstance(error, _LastTapFired) and error.taps is self):
+        if error is not None and not (isinstance(error, _LastTapFired) and error.args[0] is self):
             return False
         missing = [name for name in self.names if name not in self.features]
         if missing:

@@ -115,18 +115,11 @@ def near_object_masks_reference(
 def size_ranges(
     grids: Sequence[AnchorGrid], declared: Sequence[tuple[float, float] | None] | None = None
 ) -> list[tuple[float, float]]:
-    """Which boxes belong to each level under ``by_size``: low <= sqrt(area) < high, in pixels.
+    """Which boxes belong to each level, from fine to coarse, under ``by_size``: low <= sqrt(area) < high, in pixels.
 
-    A declared range (the detector's own rule) is kept. The others are derived: the border between two neighbouring
-    levels is the geometric mean of their typical anchor sides, so a box belongs to the level whose anchors are closest
-    in scale.
-
-    Args:
-        grids: the anchors of each level, from fine to coarse.
-        declared: for each level (low, high), or None to derive it; None derives all.
-
-    Returns:
-        (low, high) for each level. Derived ranges cover [0, inf) without gaps.
+    A declared range (the detector's own rule) is kept. The others are derived, and cover [0, inf) without gaps: the
+    border between two neighbouring levels is the geometric mean of their typical anchor sides, so a box belongs to the
+    level whose anchors are closest in scale.
 
     Raises:
         ValueError: ``declared`` has not one entry per level.

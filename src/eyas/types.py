@@ -36,8 +36,7 @@ class Record:
     Attributes:
         image_id: the image's name in predictions, messages and reports, unique in the data set.
         path: the image file, decoded only when the record is read.
-        width: pixels.
-        height: pixels.
+        width, height: pixels.
         boxes: (n, 4) float32, xyxy: the objects.
         labels: (n,) int64, 0-based.
         ignore: (m, 4) float32, xyxy: crowd, difficult, DontCare. Losses, masks and recall leave them out, and
@@ -163,8 +162,7 @@ class MatchedAnchors:
         slots: (P,) int64, the trained one of the ``D`` box deltas of each positive row; 0 where D is 1.
         box_targets: (P, 4), the deltas of the matched ground-truth boxes.
         divisor: scalar; the detector divides the sum of its class loss by it.
-        class_loss: name of the class loss among the detector's losses.
-        box_loss: name of the box loss among the detector's losses.
+        class_loss, box_loss: names of both losses among the detector's losses.
     """
 
     rows: Tensor

@@ -20,7 +20,7 @@ from eyas.distillation.teacher_scale import check_scale, resize_for_student
 from eyas.distillation.teachers import RunningTeacher, Teacher, TeacherRequest, as_batch, student_view
 from eyas.distillation.terms import Term, with_terms
 from eyas.methods.method import Method
-from eyas.nn.random_state import own_random_numbers, restored_afterwards
+from eyas.nn.eval_mode import own_random_numbers, restored_afterwards
 from eyas.nn.taps import some_parameter
 from eyas.types import Detector, EyasError, Target, View
 

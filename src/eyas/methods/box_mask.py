@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eyas.methods.imitation import FeatureImitation, Rectify, describe_cells
+from eyas.methods.imitation import FeatureImitation, Rectify
 from eyas.methods.method import Weight
 from eyas.ops.anchors import AnchorGrid
 from eyas.types import Target, View, host_boxes
@@ -28,20 +28,16 @@ def box_masks(grid: AnchorGrid, boxes: Sequence[Tensor], scale: float = 1.0) -> 
 
 
 def _box_mask(grid: AnchorGrid, boxes: Tensor, scale: float) -> Tensor:
-    sides = []
+    anchors, sides = grid.cell_anchors.double(), []
     for axis, (low, high) in enumerate(((boxes[:, 1], boxes[:, 3]), (boxes[:, 0], boxes[:, 2]))):
         middle, half = (low + high) / 2, (high - low) * scale / 2
-        distance = (_cell_centres(grid, axis).to(boxes) - middle[:, None]).abs()
+        # The mean centre of each cell's anchors along the axis, (H,) or (W,).
+        centres = grid.origins(axis, dtype=torch.float64) + (anchors[:, 1 - axis] + anchors[:, 3 - axis]).mean() / 2
+        distance = (centres.to(boxes) - middle[:, None]).abs()
         sides.append(distance < half[:, None] + grid.step[axis] / 2)
     rows, columns = sides
     # A box is the product of its rows and its columns; the mask is the union over boxes.
     return (rows.t().float() @ columns.float()) > 0
-
-
-def _cell_centres(grid: AnchorGrid, axis: int) -> Tensor:
-    """The mean centre of each cell's anchors along one axis, in pixels: (H,) for axis 0, (W,) for axis 1."""
-    anchors = grid.cell_anchors.double()
-    return grid.origins(axis, dtype=torch.float64) + (anchors[:, 1 - axis] + anchors[:, 3 - axis]).mean() / 2
 
 
 class BoxMask(FeatureImitation):
@@ -77,15 +73,7 @@ class BoxMask(FeatureImitation):
         sparse_below: float = 0.4,
         name: str = "box_mask",
     ) -> None:
-        super().__init__(
-            name,
-            weight,
-            kernel_size=kernel_size,
-            rectify=rectify,
-            init_std=init_std,
-            start_step=start_step,
-            sparse_below=sparse_below,
-        )
+        super().__init__(name, weight, start_step, kernel_size, rectify, init_std, sparse_below)
         self.require(scale > 0, f"scale must be above 0, got {scale}")
         self.scale = scale
 
@@ -98,4 +86,4 @@ class BoxMask(FeatureImitation):
 
     def describe(self, teacher: View, targets: Sequence[Target]) -> str:
         what = "in boxes" if self.scale == 1 else f"in boxes scaled by {self.scale:g}"
-        return describe_cells(self.teacher_targets(teacher, targets), teacher, what)
+        return self._describe(teacher, targets, what)

@@ -14,7 +14,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from eyas.methods.method import Weight
+from eyas.methods.method import Weight, ratio
 from eyas.methods.outputs import HeadPair, OutputDistillation
 from eyas.types import EyasError, View
 
@@ -113,28 +113,23 @@ class Chen2017(OutputDistillation):
         self.require(nu >= 0, f"nu cannot be negative, got {nu}")
         self.require(margin >= 0, f"margin cannot be negative, got {margin}")
         self.require(background_weight >= 0, f"background_weight cannot be negative, got {background_weight}")
-        if isinstance(self.weight, float | int):
-            self.require(
-                self.weight * (1 - mu) <= 1,
-                f"weight (1 - mu) is taken from the hard labels and cannot exceed 1, got weight {self.weight}, mu {mu}",
-            )
+        taken = self.weight * (1 - mu) if isinstance(self.weight, float | int) else 0
+        rule = "weight (1 - mu) is taken from the hard labels and cannot exceed 1"
+        self.require(taken <= 1, f"{rule}, got weight {self.weight}, mu {mu}")
         self.mu = mu
         self.nu = nu
         self.margin = margin
         self.background_weight = background_weight
 
     def term(self, pair: HeadPair, student: View) -> Tensor:
+        hard = pair.matched.class_loss
+        if hard not in student.losses:
+            has = ", ".join(student.losses) or "none"
+            raise EyasError(f"head {pair.name}: the student has no loss {hard}, only {has}")
         soft = soft_label_loss(*pair.logits(), pair.student.activation, pair.student.background, self.background_weight)
-        term = (1 - self.mu) * (pair.average(soft) - _hard_loss(pair, student))
+        term = (1 - self.mu) * (ratio(soft, pair.divisor) - student.losses[hard].float())
         deltas = pair.deltas()
         if deltas is None:
             return term
-        return term + self.nu * pair.average(bounded_regression_loss(*deltas, pair.matched.box_targets, self.margin))
-
-
-def _hard_loss(pair: HeadPair, student: View) -> Tensor:
-    """The detector's own class loss of a head."""
-    name = pair.matched.class_loss
-    if name not in student.losses:
-        raise EyasError(f"head {pair.name}: the student has no loss {name}, only {', '.join(student.losses) or 'none'}")
-    return student.losses[name].float()
+        bounded = bounded_regression_loss(*deltas, pair.matched.box_targets, self.margin)
+        return term + self.nu * ratio(bounded, pair.divisor)

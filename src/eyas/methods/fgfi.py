@@ -16,7 +16,7 @@ from typing import get_args
 
 from torch import Tensor
 
-from eyas.methods.imitation import FeatureImitation, Rectify, describe_cells
+from eyas.methods.imitation import FeatureImitation, Rectify
 from eyas.methods.method import Weight
 from eyas.ops.near_objects import AssignmentRule, near_object_masks
 from eyas.types import Target, View, host_boxes
@@ -63,35 +63,20 @@ class FGFI(FeatureImitation):
         sparse_below: float = 0.4,
         name: str = "fgfi",
     ) -> None:
-        super().__init__(
-            name,
-            weight,
-            kernel_size=kernel_size,
-            rectify=rectify,
-            init_std=init_std,
-            start_step=start_step,
-            sparse_below=sparse_below,
-        )
+        super().__init__(name, weight, start_step, kernel_size, rectify, init_std, sparse_below)
         self.require(0 <= psi <= 1, f"psi must lie in [0, 1], got {psi}")
-        self.require(
-            assignment in get_args(AssignmentRule), f"assignment: one of {get_args(AssignmentRule)}: {assignment!r}"
-        )
+        rules = get_args(AssignmentRule)
+        self.require(assignment in rules, f"assignment: one of {rules}: {assignment!r}")
         self.psi = psi
         self.assignment: AssignmentRule = assignment
 
     def masks(self, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
         """The near-object mask I of each level, (batch, H, W) bool, on the teacher's grids."""
-        return near_object_masks(
-            teacher.grids,
-            host_boxes(targets),
-            psi=self.psi,
-            assignment=self.assignment,
-            box_ranges=[level.box_range for level in teacher.levels],
-        )
+        boxes, ranges = host_boxes(targets), [level.box_range for level in teacher.levels]
+        return near_object_masks(teacher.grids, boxes, psi=self.psi, assignment=self.assignment, box_ranges=ranges)
 
     def fingerprint(self) -> dict[str, object]:
         return {"psi": self.psi, "assignment": self.assignment}
 
     def describe(self, teacher: View, targets: Sequence[Target]) -> str:
-        what = f"near (psi {self.psi:g}, {self.assignment})"
-        return describe_cells(self.teacher_targets(teacher, targets), teacher, what)
+        return self._describe(teacher, targets, f"near (psi {self.psi:g}, {self.assignment})")

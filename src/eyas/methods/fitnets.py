@@ -47,9 +47,7 @@ class FitNets(FeatureImitation):
         start_step: int = 0,
         name: str = "fitnets",
     ) -> None:
-        super().__init__(
-            name, weight, kernel_size=kernel_size, rectify=rectify, init_std=init_std, start_step=start_step
-        )
+        super().__init__(name, weight, start_step, kernel_size, rectify, init_std)
 
     def masks(self, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
         """Every cell of each level, (batch, H, W) bool."""

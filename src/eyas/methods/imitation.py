@@ -1,9 +1,8 @@
 """Feature imitation on the cells of a mask: the loss and the base class that `FGFI`, `BoxMask` and `FitNets` share.
 
 Equation 2 of Wang et al., CVPR 2019: ``L = 1/(2 N_p) * sum_ij I_ij sum_c (adapt(s)_ijc - t_ijc)^2``. It is a sum over
-channels, not a mean, and one average over the N_p imitated cells of the whole batch, which `count_imitated_cells`
-counts. A weight meant for it is several hundred times too small for a mean over channels. The methods differ only in
-the mask I.
+channels, not a mean, and one average over the N_p imitated cells of the whole batch. A weight meant for it is several
+hundred times too small for a mean over channels. The methods differ only in the mask I.
 """
 
 from __future__ import annotations
@@ -49,8 +48,7 @@ class TeacherTargets(NamedTuple):
 class CachedView(View):
     """A teacher's view from the cache: no maps and no grids, only the targets of each method.
 
-    Attributes:
-        read: returns the targets of a method on each level, by the method's name.
+    ``read`` returns the targets of a method on each level, by the method's name.
     """
 
     read: Callable[[str], Sequence[TeacherTargets]] = field(kw_only=True)
@@ -77,17 +75,13 @@ def imitation_loss(adapted: Tensor, teacher: Tensor, mask: Tensor, num_cells: Te
 
 
 def sparse_imitation_loss(adapted: Tensor, teacher: Tensor, num_cells: Tensor | float) -> Tensor:
-    """Equation 2 of Wang et al. from the features at the imitated cells alone.
+    """Equation 2 of Wang et al. from the features at the imitated cells alone, a float32 scalar, at least 0.
 
     Args:
         adapted: (N, C), the student's features there after the adaptation layer, see `Adapter.at`; the whole map,
             (batch, H, W, C), if every cell is imitated.
         teacher: the teacher's features there, in the same shape.
-        num_cells: N_p, the imitated cells of all levels, see `count_imitated_cells`. 0 gives a loss of 0 that still has
-            a gradient path.
-
-    Returns:
-        A float32 scalar, at least 0: the squared differences summed over channels and cells, over 2 N_p.
+        num_cells: N_p, as in `imitation_loss`.
     """
     return ratio((adapted.float() - teacher.float()).square().sum(), 2 * num_cells)
 
@@ -98,11 +92,10 @@ def gather(features: Tensor, mask: Tensor) -> TeacherTargets:
     This needs the number of cells, so with a mask on a GPU the host waits for the device.
     """
     image, row, column = (to_device_async(axis, features.device) for axis in mask.nonzero(as_tuple=True))
-    cells = (image, row, column)
-    vectors, size = features.permute(0, 2, 3, 1), (mask.shape[0], mask.shape[1], mask.shape[2])
-    if len(cells[0]) < mask.numel():
-        vectors = vectors[cells]
-    return TeacherTargets(cells, vectors, size)
+    vectors = features.permute(0, 2, 3, 1)
+    if len(image) < mask.numel():
+        vectors = vectors[image, row, column]
+    return TeacherTargets((image, row, column), vectors, (mask.shape[0], mask.shape[1], mask.shape[2]))
 
 
 def to_device_async(values: Tensor, device: torch.device) -> Tensor:
@@ -115,10 +108,7 @@ def to_device_async(values: Tensor, device: torch.device) -> Tensor:
 def count_imitated_cells(teacher_targets: Sequence[TeacherTargets]) -> Tensor:
     """N_p of equation 2: the imitated cells (FGFI's near cells) on all levels and images of the batch.
 
-    With several processes it is their mean, see `global_count`.
-
-    Returns:
-        A float32 scalar on the teacher's device.
+    A float32 scalar on the teacher's device. With several processes it is their mean, see `global_count`.
     """
     count = sum(len(level.cells[0]) for level in teacher_targets)
     return global_count(torch.full((), count, dtype=torch.float32, device=teacher_targets[0].vectors.device))
@@ -128,31 +118,18 @@ class FeatureImitation(Method):
     """Base class of the methods that imitate feature maps on some cells. A subclass selects the cells in `masks`.
 
     The loss is equation 2 of Wang et al.: squared differences, summed over channels and averaged over the imitated
-    cells of all levels and images of the batch, halved. Each level pair has its own adaptation layer.
-
-    Args:
-        name: key of the loss.
-        weight: lambda, the factor of the loss, or auto.
-        kernel_size: kernel of the adaptation layer, odd.
-        rectify: whether the adaptation layer ends in a ReLU, see `Rectify`.
-        init_std: standard deviation of the adaptation layer's initial weights.
-        start_step: training batches before the loss counts.
-        sparse_below: evaluate the adaptation layer only at the imitated cells if their share is below this. The loss
-            and its gradients are the same; `benchmarks/loss.py` measures the crossover.
-
-    Raises:
-        EyasError: an option is out of range.
+    cells of all levels and images of the batch, halved. Each level pair has its own adaptation layer. Arguments and
+    errors are those of `FGFI`.
     """
 
     def __init__(
         self,
         name: str,
         weight: Weight,
-        *,
+        start_step: int,
         kernel_size: int,
         rectify: Rectify,
         init_std: float,
-        start_step: int,
         sparse_below: float = 0.4,
     ) -> None:
         super().__init__(name, weight, start_step)
@@ -196,17 +173,14 @@ class FeatureImitation(Method):
             masks = self.masks(teacher, targets)
             return [gather(feature, mask) for feature, mask in zip(teacher.features, masks, strict=True)]
 
-    def imitate(self, student: View, teacher_targets: Sequence[TeacherTargets]) -> Tensor:
+    def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
         """The loss of one batch, a float32 scalar without its weight. All levels share one N_p."""
+        teacher_targets = self.teacher_targets(teacher, targets)
         num_cells = count_imitated_cells(teacher_targets)
-        adapters = cast(list[Adapter], list(self.adapters))
-        levels = zip(adapters, student.features, teacher_targets, strict=True)
+        levels = zip(cast(list[Adapter], list(self.adapters)), student.features, teacher_targets, strict=True)
         with span("adapter"):
             compared = [self._compared(*level) for level in levels]
         return torch.stack([sparse_imitation_loss(*pair, num_cells) for pair in compared]).sum()
-
-    def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
-        return self.imitate(student, self.teacher_targets(teacher, targets))
 
     def teacher_targets(self, teacher: View, targets: Sequence[Target]) -> Sequence[TeacherTargets]:
         """The teacher's vectors to imitate on each level, from the cache or, if the teacher ran, from `select`."""
@@ -224,22 +198,15 @@ class FeatureImitation(Method):
         adapted = adapted.permute(0, 2, 3, 1)
         if teacher.whole:
             return adapted, teacher.vectors.view(adapted.shape)
-        return vectors_at(adapted, teacher.cells), teacher.vectors
+        image, row, column = teacher.cells
+        _, height, width = teacher.size
+        # The backward pass of index_select is several times faster than that of indexing.
+        return adapted.flatten(0, 2).index_select(0, (image * height + row) * width + column), teacher.vectors
 
-
-def vectors_at(features: Tensor, cells: Cells) -> Tensor:
-    """(N, C) of (batch, H, W, C) at N cells, by index_select: its backward is several times faster than indexing's."""
-    image, row, column = cells
-    _, height, width, channels = features.shape
-    return features.reshape(-1, channels).index_select(0, (image * height + row) * width + column)
-
-
-def describe_cells(teacher_targets: Sequence[TeacherTargets], teacher: View, what: str) -> str:
-    """The share of imitated cells, overall and on each level, for `Method.describe`."""
-    counts = [len(level.cells[0]) for level in teacher_targets]
-    sizes = [prod(level.size) for level in teacher_targets]
-    levels = ", ".join(
-        f"{count / size:.0%} at stride {level.stride}"
-        for count, size, level in zip(counts, sizes, teacher.levels, strict=True)
-    )
-    return f"{sum(counts) / sum(sizes):.0%} of cells {what}: {levels}"
+    def _describe(self, teacher: View, targets: Sequence[Target], what: str) -> str:
+        """The share of imitated cells, overall and on each level, for `describe`."""
+        levels = [(len(level.cells[0]), prod(level.size)) for level in self.teacher_targets(teacher, targets)]
+        cells, total = map(sum, zip(*levels, strict=True))
+        strides = [level.stride for level in teacher.levels]
+        shares = [f"{n / size:.0%} at stride {stride}" for (n, size), stride in zip(levels, strides, strict=True)]
+        return f"{cells / total:.0%} of cells {what}: {', '.join(shares)}"

@@ -18,14 +18,9 @@ Reads = Literal["heads", "student_proposals", "teacher_proposals"]
 
 @dataclass(frozen=True)
 class LevelPair:
-    """A student's feature level and the teacher's level that it is paired with.
+    """A student's feature level and the teacher's level that it is paired with, each with its tap name.
 
-    Attributes:
-        student_tap: tap name in the student's network.
-        student: the student's level.
-        teacher_tap: tap name in the teacher's network.
-        teacher: the teacher's level.
-        rectified: whether the teacher's map is never negative, like the output of a ReLU.
+    ``rectified`` says that the teacher's map is never negative, like the output of a ReLU.
     """
 
     student_tap: str

@@ -12,21 +12,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eyas.methods.method import Method, Reads, Weight, global_count, ratio
+from eyas.methods.method import Method, Reads, Weight, global_count
 from eyas.types import EyasError, HeadOutput, MatchedAnchors, Target, View
 
 
 @dataclass(frozen=True)
 class HeadPair:
-    """The outputs of one head of both detectors, for the same boxes.
+    """The outputs of one head of both detectors for the student's boxes; the student's are from a training pass.
 
     Attributes:
-        name: the head's name.
-        student: the student's output, from a training pass.
-        teacher: the teacher's output for the student's boxes.
         matched: the rows that the student's own losses count.
-        divisor: scalar that divides a sum over these rows, averaged over processes, see
-            `eyas.methods.method.global_count`.
+        divisor: the number that the detector divides its class loss by, a scalar averaged over processes.
     """
 
     name: str
@@ -41,28 +37,17 @@ class HeadPair:
         return self.student.logits[rows].float(), self.teacher.logits[rows].float()
 
     def deltas(self) -> tuple[Tensor, Tensor] | None:
-        """The student's and the teacher's box deltas in the rows and slots of the box loss, (P, 4) float32 each.
-
-        None if the head has no box deltas.
-        """
+        """The box deltas of both in the rows and slots of the box loss, (P, 4) float32 each; None if there are none."""
         if self.student.deltas is None or self.teacher.deltas is None:
             return None
         where = (self.matched.positives, self.matched.slots)
         return self.student.deltas[where].float(), self.teacher.deltas[where].float()
 
-    def average(self, total: Tensor) -> Tensor:
-        """A sum over rows, divided by the number that the detector divides its class loss by."""
-        return ratio(total, self.divisor)
-
 
 class OutputDistillation(Method):
     """Base class of the methods that compare head outputs. The loss is the sum over heads of a subclass's `term`.
 
-    Args:
-        name: key of the loss.
-        weight: factor of the loss, or auto.
-        heads: names of the heads to distil; None for all of the student's.
-        start_step: training batches before the loss counts.
+    ``heads`` are the names of the heads to distil; None for all of the student's.
 
     Raises:
         EyasError: an option is out of range; or, at the first batch, student and teacher differ on a head.
@@ -83,13 +68,8 @@ class OutputDistillation(Method):
         return torch.stack([self.term(pair, student) for pair in pair_heads(student, teacher, self.heads)]).sum()
 
 
-def pair_heads(student: View, teacher: View, names: Sequence[str] | None = None) -> list[HeadPair]:
-    """The heads to compare, in the student's order.
-
-    Args:
-        student: a view with heads, from a training pass.
-        teacher: a view whose heads scored the student's boxes.
-        names: names of the student's heads to compare; None for all.
+def pair_heads(student: View, teacher: View, names: Sequence[str] | None) -> list[HeadPair]:
+    """The named heads of the student, or all, in its order.
 
     Raises:
         EyasError: the student or the teacher has no such head, or they disagree on it. The message names the head.
@@ -99,12 +79,10 @@ def pair_heads(student: View, teacher: View, names: Sequence[str] | None = None)
     unknown = [name for name in names or () if name not in student.heads]
     if unknown:
         raise EyasError(f"heads: the student has no head {', '.join(unknown)}; it has {', '.join(student.heads)}")
-    chosen = [name for name in student.heads if names is None or name in names]
-    return [_pair(name, student, teacher) for name in chosen]
+    return [_pair(name, head, teacher) for name, head in student.heads.items() if names is None or name in names]
 
 
-def _pair(name: str, student: View, teacher: View) -> HeadPair:
-    own = student.heads[name]
+def _pair(name: str, own: HeadOutput, teacher: View) -> HeadPair:
     if name not in teacher.heads:
         raise EyasError(
             f"head {name}: the teacher has none of this name, only {', '.join(teacher.heads) or 'none at all'}; "
@@ -114,21 +92,23 @@ def _pair(name: str, student: View, teacher: View) -> HeadPair:
         raise EyasError(
             f"head {name}: the student does not say which rows its losses count; see eyas.types.MatchedAnchors"
         )
-    _check_agreement(name, own, teacher.heads[name])
-    return HeadPair(name, own, teacher.heads[name], own.matched, global_count(own.matched.divisor))
-
-
-def _check_agreement(name: str, student: HeadOutput, teacher: HeadOutput) -> None:
-    facts: dict[str, list[object]] = {
-        "rows and columns": [tuple(head.logits.shape) for head in (student, teacher)],
-        "activation": [head.activation for head in (student, teacher)],
-        "background column": [head.background for head in (student, teacher)],
-        "box deltas": [None if head.deltas is None else tuple(head.deltas.shape) for head in (student, teacher)],
-        "box coding": [head.coding for head in (student, teacher)],
-    }
-    for fact, (own, others) in facts.items():
-        if own != others:
+    other = teacher.heads[name]
+    theirs = _meaning(other)
+    for fact, mine in _meaning(own).items():
+        if mine != theirs[fact]:
             raise EyasError(
-                f"head {name}: student and teacher differ in {fact}, {own} against {others}; their outputs can only "
-                f"be compared where they mean the same. Build both with the same classes, anchors and box coding"
+                f"head {name}: student and teacher differ in {fact}, {mine} against {theirs[fact]}; their outputs can "
+                f"only be compared where they mean the same. Build both with the same classes, anchors and box coding"
             )
+    return HeadPair(name, own, other, own.matched, global_count(own.matched.divisor))
+
+
+def _meaning(head: HeadOutput) -> dict[str, object]:
+    """The properties of a head that student and teacher must share."""
+    return {
+        "rows and columns": tuple(head.logits.shape),
+        "activation": head.activation,
+        "background column": head.background,
+        "box deltas": None if head.deltas is None else tuple(head.deltas.shape),
+        "box coding": head.coding,
+    }

@@ -3,8 +3,7 @@
 Li, Jin, Yan, "Mimicking Very Efficient Network for Object Detection", CVPR 2017, section 3.2:
 ``L_m = 1/(2N) * sum_i 1/m_i * ||u_i - r(v_i)||^2``. ``u_i`` and ``v_i`` are the teacher's and the student's features of
 proposal i of N, ``r`` the transform from the student's channels to the teacher's, ``m_i`` the size of a region in
-cells. Every region is pooled to the same size here, so ``m_i`` is a constant: the loss is a sum over channels and a
-mean over the cells of all regions, halved, as in `eyas.methods.imitation`.
+cells. Every region is pooled to the same size here, so ``m_i`` is a constant.
 """
 
 from __future__ import annotations
@@ -51,18 +50,12 @@ def assign_levels(boxes: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
 
 
 def pool_regions(
-    features: Sequence[Tensor],
-    strides: Sequence[int],
-    boxes: Sequence[Tensor],
-    levels: Tensor,
-    *,
-    output_size: int = 7,
-    sampling_ratio: int = 2,
+    features: Sequence[Tensor], strides: Sequence[int], boxes: Sequence[Tensor], levels: Tensor, *, output_size: int = 7
 ) -> list[Tensor]:
     """RoIAlign (He et al., ICCV 2017) of every box from its own level, as torchvision's detectors pool for their heads.
 
-    Map and image share their origin, and a cell is ``stride`` pixels wide and high. The quotient of their sizes would
-    be wrong for a detector that pads the image internally.
+    That takes two samples along each side of a cell. Map and image share their origin, and a cell is ``stride`` pixels
+    wide and high. The quotient of their sizes would be wrong for a detector that pads the image internally.
 
     Args:
         features: for each level, a (batch, C, H, W) map; C may differ between levels.
@@ -70,7 +63,6 @@ def pool_regions(
         boxes: for each image of the batch, (n_i, 4) xyxy in pixels. The n_i add up to N.
         levels: (N,) int64, the level of each box, image by image; see `assign_levels`.
         output_size: cells along each side of a region.
-        sampling_ratio: samples along each side of a cell.
 
     Returns:
         For each level, the regions of its boxes in their order: (n, C, output_size, output_size) float32.
@@ -78,22 +70,19 @@ def pool_regions(
     image = torch.cat([torch.full_like(own[:, :1], index) for index, own in enumerate(boxes)])
     rows = torch.cat((image, torch.cat(list(boxes))), dim=1).float()
     return [
-        roi_align(feature.float(), rows[levels == index], output_size, 1 / stride, sampling_ratio)
+        roi_align(feature.float(), rows[levels == index], output_size, 1 / stride, sampling_ratio=2)
         for index, (feature, stride) in enumerate(zip(features, strides, strict=True))
     ]
 
 
 def mimic_loss(adapted: Tensor, teacher: Tensor, count: Tensor | float) -> Tensor:
-    """L_m of Li et al. (CVPR 2017, section 3.2), the normalised L2 loss of pooled regions.
+    """L_m of Li et al. (CVPR 2017, section 3.2), a float32 scalar: the sum of squared differences over 2N*h*w.
 
     Args:
         adapted: (n, C, h, w), the student's regions after the transform.
         teacher: (n, C, h, w), the teacher's regions of the same boxes.
         count: N, the proposals of the whole batch on all levels, see `eyas.methods.method.global_count`. 0 gives a loss
             of 0 that still has a gradient path.
-
-    Returns:
-        A float32 scalar, at least 0: the sum of squared differences over 2N*h*w.
     """
     cells = teacher.shape[-2] * teacher.shape[-1]
     return ratio((adapted.float() - teacher.float()).square().sum(), 2 * cells * count)
@@ -150,33 +139,24 @@ class RoIMimic(Method):
         self.adapters = nn.ModuleList()
 
     def setup(self, pairs: Sequence[LevelPair]) -> None:
-        skipped = [_only_proposes(pair.student) or _only_proposes(pair.teacher) for pair in pairs]
-        pooled = [index for index, skip in enumerate(skipped) if not skip]
+        pooled = [i for i, pair in enumerate(pairs) if not any(map(_only_proposes, (pair.student, pair.teacher)))]
         # `assign_levels` needs ascending strides; pairs that the user names come in any order.
         self.pooled = tuple(sorted(pooled, key=lambda index: pairs[index].teacher.stride))
         self.require(bool(pooled), "no pair of levels that boxes are pooled from; pair levels that the heads read")
+        channels = [(pairs[index].student.channels, pairs[index].teacher.channels) for index in self.pooled]
         self.adapters = nn.ModuleList(
-            Adapter(
-                pairs[index].student.channels,
-                pairs[index].teacher.channels,
-                kernel_size=self.kernel_size,
-                init_std=self.init_std,
-            )
-            for index in self.pooled
+            Adapter(*both, kernel_size=self.kernel_size, init_std=self.init_std) for both in channels
         )
 
     def describe(self, teacher: View, targets: Sequence[Target]) -> str:
         most = "all" if self.rois_per_image is None else f"at most {self.rois_per_image}"
         if self.proposals == "student" or teacher.proposals is None:
             return f"regions of the {self.proposals}'s proposals, {most} of an image"
-        boxes = self._boxes(teacher)
-        strides = [teacher.levels[index].stride for index in self.pooled]
+        boxes, strides = self._boxes(teacher), [teacher.levels[index].stride for index in self.pooled]
         levels = assign_levels(boxes, strides)
-        shares = ", ".join(
-            f"{float((levels == index).float().mean()) if len(levels) else 0:.0%} at stride {stride}"
-            for index, stride in enumerate(strides)
-        )
-        return f"{len(levels) / len(boxes):.0f} of the teacher's proposals per image: {shares}"
+        shares = [float((levels == index).float().mean()) if len(levels) else 0 for index in range(len(strides))]
+        parts = ", ".join(f"{share:.0%} at stride {stride}" for share, stride in zip(shares, strides, strict=True))
+        return f"{len(levels) / len(boxes):.0f} of the teacher's proposals per image: {parts}"
 
     def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
         boxes = self._boxes(teacher if self.proposals == "teacher" else student)

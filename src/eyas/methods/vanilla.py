@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
-from eyas.methods.method import Weight
+from eyas.methods.method import Weight, ratio
 from eyas.methods.outputs import HeadPair, OutputDistillation
 from eyas.types import View
 
@@ -36,13 +36,7 @@ def kl_softmax(student_logits: Tensor, teacher_logits: Tensor, temperature: floa
 def kl_sigmoid(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
     """``T^2 KL(p_t || p_s)`` of binary outputs with p = sigmoid(logits / T), summed over rows and columns.
 
-    Args:
-        student_logits: (M, C).
-        teacher_logits: (M, C), detached.
-        temperature: T, above 0.
-
-    Returns:
-        A float32 scalar, at least 0. It is 0 if and only if the logits are equal.
+    Arguments as for `kl_softmax`. Returns a float32 scalar, at least 0; it is 0 if and only if the logits are equal.
     """
     student, teacher = student_logits.float() / temperature, teacher_logits.detach().float() / temperature
     yes = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
@@ -96,4 +90,4 @@ class Vanilla(OutputDistillation):
         deltas = pair.deltas()
         if deltas is not None:
             total = total + self.box_weight * squared_difference(*deltas)
-        return pair.average(total)
+        return ratio(total, pair.divisor)

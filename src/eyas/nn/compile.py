@@ -14,13 +14,7 @@ from eyas.types import Detector
 
 @dataclass(frozen=True)
 class ModuleGraphs:
-    """The graphs that torch.compile makes of one module.
-
-    Attributes:
-        name: the module's name, relative to the detector's network.
-        graphs: the number of graphs, 1 if the module compiles whole.
-        breaks: the reason for each graph break.
-    """
+    """The number of graphs that torch.compile makes of one module, 1 if whole, and the reason for each break."""
 
     name: str
     graphs: int
@@ -40,36 +34,29 @@ def compile_levels(detector: Detector, *, backend: str = "inductor") -> None:
     Only the function is compiled, not the module: hooks, and so the taps, run outside it in eager mode, and parameters
     keep their names. Heads, matching and NMS stay eager, because their shapes vary with the image. Compilation happens
     on the first run, and again for other sizes or another mode.
-
-    Args:
-        detector: teacher or student.
-        backend: the backend of torch.compile.
     """
     for module in tapped_modules(detector).values():
         forward: Any = torch.compile(module.forward, backend=backend)
         module.forward = forward
 
 
+@torch.no_grad()
 def explain_levels(detector: Detector, images: Tensor) -> list[ModuleGraphs]:
     """Where torch.compile breaks the graph, found by tracing a batch. Call it before `compile_levels`.
 
-    Tracing runs each module once in its current mode, so in training mode it updates BatchNorm statistics.
-
-    Args:
-        detector: teacher or student.
-        images: (batch, 3, height, width) in [0, 1].
+    Tracing runs each module once in its current mode, so in training mode it updates BatchNorm statistics. Images are
+    (batch, 3, height, width) in [0, 1].
     """
     found = []
     for name, module in tapped_modules(detector).items():
         arguments: list[tuple[Any, ...]] = []
         handle = module.register_forward_pre_hook(lambda _, inputs, to=arguments: to.append(inputs))
         try:
-            with eval_mode(detector.network), torch.no_grad():
+            with eval_mode(detector.network):
                 detector.predict(images)
         finally:
             handle.remove()
-        with torch.no_grad():
-            explained = torch._dynamo.explain(module.forward)(*arguments[0])
+        explained = torch._dynamo.explain(module.forward)(*arguments[0])
         reasons = tuple(str(reason.reason) for reason in explained.break_reasons)
         found.append(ModuleGraphs(name, explained.graph_count, reasons))
     return found

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +78,7 @@ def _record_pairs(network: nn.Module) -> Iterator[dict[Norm, nn.Conv2d]]:
     """
     outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # keeps the tensors alive, so that ids are not reused
     found: list[tuple[Norm, nn.Conv2d]] = []
+    times: Counter[nn.Module] = Counter()
 
     def after_conv(conv: nn.Conv2d, _: Any, output: Tensor) -> None:
         times[conv] += 1
@@ -88,13 +89,10 @@ def _record_pairs(network: nn.Module) -> Iterator[dict[Norm, nn.Conv2d]]:
             found.append((norm, outputs[id(inputs[0])][0]))
         times[norm] += 1
 
-    times: Counter[nn.Module] = Counter()
-    handles = []
-    for module in network.modules():
-        if type(module) is nn.Conv2d:
-            handles.append(module.register_forward_hook(after_conv))
-        elif type(module) in (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d):
-            handles.append(module.register_forward_hook(after_norm))
+    hooks: dict[type[nn.Module], Callable[..., None]] = dict.fromkeys(get_args(Norm), after_norm)
+    hooks[nn.Conv2d] = after_conv
+    modules = [module for module in network.modules() if type(module) in hooks]
+    handles = [module.register_forward_hook(hooks[type(module)]) for module in modules]
     pairs: dict[Norm, nn.Conv2d] = {}
     try:
         yield pairs

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -17,14 +18,10 @@ PROBE_SIZE: Size = (128, 160)
 
 
 class _LastTapFired(BaseException):
-    """Ends a forward pass from inside a hook; the `Taps` that raised it always catches it.
+    """Ends a forward pass from inside a hook. Its argument is the `Taps` that raised it, which always catches it.
 
     Not an `Exception`, so that an ``except Exception`` in the network does not catch it.
     """
-
-    def __init__(self, taps: Taps) -> None:
-        super().__init__()
-        self.taps = taps
 
 
 class Taps:
@@ -45,25 +42,24 @@ class Taps:
     """
 
     def __init__(self, network: nn.Module, names: Iterable[str], *, stop: bool = False) -> None:
-        self.network = network
         self.names = tuple(dict.fromkeys(names))
         self.stop = stop
         self.features: dict[str, Tensor] = {}
         self._versions: dict[str, int] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._modules = {module: _submodule(network, module) for module in map(_module_name, self.names)}
+        self._modules = [_submodule(network, name.partition(":")[0]) for name in self.names]
 
     def __enter__(self) -> Taps:
         self.features, self._versions = {}, {}
-        for module_name, module in self._modules.items():
-            self._handles.append(module.register_forward_hook(self._hook(module_name)))
+        for name, module in zip(self.names, self._modules, strict=True):
+            self._handles.append(module.register_forward_hook(partial(self._keep, name)))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        if error is not None and not (isinstance(error, _LastTapFired) and error.taps is self):
+        if error is not None and not (isinstance(error, _LastTapFired) and error.args[0] is self):
             return False
         missing = [name for name in self.names if name not in self.features]
         if missing:
@@ -76,33 +72,20 @@ class Taps:
             )
         return error is not None
 
-    def _hook(self, module_name: str) -> Callable[[nn.Module, Any, Any], None]:
-        mine = [name for name in self.names if _module_name(name) == module_name]
-
-        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-            for name in mine:
-                if name not in self.features:
-                    self._keep(name, _pick(output, name))
-            if self.stop and len(self.features) == len(self.names):
-                raise _LastTapFired(self)
-
-        return keep
-
-    def _keep(self, name: str, feature: Tensor) -> None:
-        self.features[name] = feature
-        if not feature.is_inference():  # inference tensors have no version counter
-            self._versions[name] = feature._version
+    def _keep(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        """The forward hook of one tap."""
+        if name not in self.features:
+            self.features[name] = feature = _pick(output, name)
+            if not feature.is_inference():  # inference tensors have no version counter
+                self._versions[name] = feature._version
+        if self.stop and len(self.features) == len(self.names):
+            raise _LastTapFired(self)
 
 
 def tap_features(detector: Detector, names: Iterable[str], images: Tensor) -> dict[str, Tensor]:
-    """A detector's feature maps by tap name, (batch, C, H, W) each, without gradients.
+    """A detector's feature maps by tap name, (batch, C, H, W) each, without gradients. Evaluation mode.
 
-    The pass stops after the last tap: heads and NMS never run.
-
-    Args:
-        detector: in evaluation mode.
-        names: tap names.
-        images: (batch, 3, height, width) in [0, 1].
+    The pass stops after the last tap, so heads and NMS never run. Images are (batch, 3, height, width) in [0, 1].
     """
     with torch.no_grad(), Taps(detector.network, names, stop=True) as taps:
         detector.predict(images)
@@ -115,12 +98,7 @@ def some_parameter(detector: Detector) -> Tensor:
 
 
 def probe(detector: Detector, names: Sequence[str], role: str) -> dict[str, Tensor]:
-    """The feature maps of one random image, by tap name.
-
-    Args:
-        detector: teacher or student; it runs in evaluation mode.
-        names: tap names, each a level of the detector.
-        role: "teacher" or "student", for the error.
+    """The feature maps of one random image, by tap name, in evaluation mode. Each name is a level of the detector.
 
     Raises:
         EyasError: a map is not (1, C, H, W) with the C that the detector declares for the level.
@@ -134,10 +112,6 @@ def probe(detector: Detector, names: Sequence[str], role: str) -> dict[str, Tens
         if len(shape) != 4 or shape[1] != promised:
             raise EyasError(f"level {name!r} of the {role} is {shape}, not (1, {promised}, height, width) as declared")
     return features
-
-
-def _module_name(tap: str) -> str:
-    return tap.partition(":")[0]
 
 
 def _submodule(network: nn.Module, name: str) -> nn.Module:

@@ -115,23 +115,16 @@ def near_object_masks_reference(
 def size_ranges(
     grids: Sequence[AnchorGrid], declared: Sequence[tuple[float, float] | None] | None = None
 ) -> list[tuple[float, float]]:
-    """Which boxes belong to each level under ``by_size``: low <= sqrt(area) < high, in pixels.
+    """Which boxes belong to each level, from fine to coarse, under ``by_size``: low <= sqrt(area) < high, in pixels.
 
-    A declared range (the detector's own rule) is kept. The others are derived: the border between two neighbouring
-    levels is the geometric mean of their typical anchor sides, so a box belongs to the level whose anchors are closest
-    in scale.
-
-    Args:
-        grids: the anchors of each level, from fine to coarse.
-        declared: for each level (low, high), or None to derive it; None derives all.
-
-    Returns:
-        (low, high) for each level. Derived ranges cover [0, inf) without gaps.
+    A declared range (the detector's own rule) is kept. The others are derived, and cover [0, inf) without gaps: the
+    border between two neighbouring levels is the geometric mean of their typical anchor sides, so a box belongs to the
+    level whose anchors are closest in scale.
 
     Raises:
         ValueError: ``declared`` has not one entry per level.
     """
-    sides = [_typical_side(grid) for grid in grids]
+    sides = [math.exp(float(area(grid.cell_anchors).log().mean()) / 2) for grid in grids]
     borders = [0.0, *(math.sqrt(fine * coarse) for fine, coarse in pairwise(sides)), math.inf]
     derived = list(pairwise(borders))
     if declared is None:
@@ -139,10 +132,6 @@ def size_ranges(
     if len(declared) != len(grids):
         raise ValueError(f"box_ranges needs one entry per level, {len(grids)} in all, got {len(declared)}")
     return [own if own is not None else fallback for own, fallback in zip(declared, derived, strict=True)]
-
-
-def _typical_side(grid: AnchorGrid) -> float:
-    return math.exp(float(area(grid.cell_anchors).log().mean()) / 2)
 
 
 def _check(grids: Sequence[AnchorGrid], psi: float, assignment: str) -> None:
@@ -192,9 +181,8 @@ def _bounds(
 def _list_rows(rows: Tensor, table: GridTable) -> tuple[Tensor, Tensor, Tensor]:
     """All near rows as one list of N entries, from their first and one past their last row, (2, G, S).
 
-    Returns:
-        Three (N,) tensors: each entry's box and shape as a flat index into (G, S); its row; and whether the row is
-            near, a scalar True if all are.
+    The result is three (N,) tensors: each entry's box and shape as a flat index into (G, S); its row; and whether the
+    row is near, a scalar True if all are.
     """
     _, boxes, shapes = rows.shape
     first, stop = rows.flatten(1)
@@ -217,8 +205,7 @@ def _may_synchronise(device: torch.device) -> bool:
 def _fill(grids: Sequence[AnchorGrid], ends: Tensor, images: int) -> list[Tensor]:
     """The masks of each level, (images, H, W), from the first and one past the last cell of each near interval, (2, N).
 
-    Adds +1 at each start and -1 at each stop, then takes one cumulative sum. Cells are numbered as in
-    `GridTable.rows_start`.
+    Cells are numbered as in `GridTable.rows_start`.
     """
     counts = [images * grid.size[0] * grid.size[1] for grid in grids]
     steps = torch.zeros(sum(counts) + 1, dtype=torch.int32, device=ends.device)

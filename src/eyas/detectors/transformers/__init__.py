@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from eyas.detectors.library import Library
-from eyas.detectors.transformers.native import SavedPretrained
+from eyas.detectors.transformers.loading import SavedPretrained
 
 LIBRARY = Library(
     adapter="eyas.detectors.transformers.adapter:TransformersDetector",

@@ -1,7 +1,11 @@
-"""A model of transformers from a hub id, a folder or a config file, and its weights."""
+"""Models of transformers from a hub id, a folder or a config file, with their weights.
+
+transformers is imported only when a model is loaded.
+"""
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +15,10 @@ import torch
 from torch import nn
 
 from eyas.detectors.weight_files import SUFFIXES, load_detector, read_weights_file
-from eyas.types import EyasError
+from eyas.types import Detector, EyasError
 
+CONFIG = "config.json"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PRETRAINED = "pretrained"
 """The weights of the source that has the configuration."""
 PROCESSOR = "preprocessor_config.json"
@@ -25,6 +31,34 @@ LOADER_OPTIONS = frozenset(
 """Arguments of ``from_pretrained`` that are not values of the configuration. A checkpoint must not set them."""
 
 
+class SavedPretrained:
+    """The format of ``save_pretrained``; satisfies `eyas.detectors.library.NativeFormat`."""
+
+    def recognises(self, name: str) -> bool:
+        return (Path(name) / CONFIG).is_file() or is_hub_id(name)
+
+    def open(self, name: str) -> Detector:
+        from eyas.detectors.transformers.adapter import transformers_detector
+
+        try:
+            return transformers_detector(None, name, weights=PRETRAINED).eval()
+        except EyasError as error:
+            if is_hub_id(name):
+                raise EyasError(
+                    f"{name}: there is no such folder here, so it is taken for a hub id: {error}"
+                ) from error
+            raise
+
+    def files(self, folder: Path) -> list[Path]:
+        weights = sorted(folder.glob("*.safetensors"))
+        return [*sorted(folder.glob("*.json")), *weights] if (folder / CONFIG).is_file() and weights else []
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form ``org/name`` and no folder ``org`` exists here, so that it is not a path."""
+    return HUB_ID.fullmatch(name) is not None and not name.startswith(".") and not Path(name).parent.exists()
+
+
 def library() -> Any:
     """transformers. Raises EyasError when it is not installed."""
     try:
@@ -32,11 +66,6 @@ def library() -> Any:
     except ImportError as error:
         raise EyasError("this needs transformers: pip install 'eyas[transformers]'") from error
     return transformers
-
-
-def default_processor(name: str) -> Any:
-    """An image processor with the library's defaults, by the name of its class."""
-    return getattr(library(), name)()
 
 
 def load_model(
@@ -64,21 +93,16 @@ def load_model(
         config.id2label = dict(enumerate(classes))
         config.label2id = {name: label for label, name in config.id2label.items()}
     if origin is None or Path(origin).suffix in SUFFIXES:
-        model: nn.Module = _make(source, config)
+        try:
+            model: nn.Module = library().AutoModelForObjectDetection.from_config(config, trust_remote_code=False)
+        except ValueError as error:
+            raise EyasError(f"{source}: not the configuration of a detector ({error})") from error
         if origin is not None:
             load_detector(model, read_weights_file(Path(origin)))
         return model, _processor(source)
     if origin == source:
         _say_renamed(source, own, classes)
     return _pretrained(origin, config), _processor(origin)
-
-
-def _make(source: str, config: Any) -> nn.Module:
-    try:
-        model: nn.Module = library().AutoModelForObjectDetection.from_config(config, trust_remote_code=False)
-    except ValueError as error:
-        raise EyasError(f"{source}: not the configuration of a detector ({error})") from error
-    return model
 
 
 def _pretrained(origin: str, config: Any) -> nn.Module:

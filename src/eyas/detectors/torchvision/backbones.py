@@ -106,7 +106,7 @@ def make_trunk(name: str, norm: Norm = "batch") -> Trunk:
         # As in torchvision's VGG: PyTorch's default is too small for sixteen layers without normalisation.
         for conv in (part for part in module if isinstance(part, nn.Conv2d)):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(conv.bias)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]  # these have one
         if frozen:
             module = freeze_batch_norm(module)
     elif name in MOBILENETS:

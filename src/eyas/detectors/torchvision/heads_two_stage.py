@@ -36,7 +36,8 @@ def training_head_outputs(network: FasterRCNN, calls: Mapping[str, Call]) -> Hea
     rpn = _rpn_output(network, calls["anchor_generator"].result, objectness, deltas, matched)
     proposals, _, labels, box_targets = calls["select_training_samples"].result
     matched = _roi_matched(torch.cat(labels), torch.cat(box_targets))
-    roi = _roi_output(network, proposals, *calls["box_predictor"].result, matched=matched)
+    logits, deltas = calls["box_predictor"].result
+    roi = _roi_output(network, proposals, logits, deltas, matched)
     return HeadOutputs({"rpn": rpn, "roi": roi}, proposals)
 
 

@@ -176,7 +176,7 @@ FAMILIES: Mapping[str, Family] = {
         "DeformableDetrImageProcessor", _windows, proposals=_of_two_stages, ordered=True, least=_enough_cells
     ),
     "RfDetrForObjectDetection": Family(
-        "RfDetrImageProcessor", _windows, None, MASK_TOKEN, _of_two_stages, ordered=True, least=_enough_cells
+        "RfDetrImageProcessor", _windows, idle=MASK_TOKEN, proposals=_of_two_stages, ordered=True, least=_enough_cells
     ),
     "YolosForObjectDetection": Family("YolosImageProcessor", _patch, tokens=_before_last_layer),
 }

@@ -5,7 +5,6 @@ transformers is imported only when a model is loaded.
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +14,8 @@ import torch
 from torch import nn
 
 from eyas.detectors.weight_files import SUFFIXES, load_detector, read_weights_file
-from eyas.types import Detector, EyasError
+from eyas.types import EyasError
 
-CONFIG = "config.json"
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PRETRAINED = "pretrained"
 """The weights of the source that has the configuration."""
 PROCESSOR = "preprocessor_config.json"
@@ -29,34 +26,6 @@ LOADER_OPTIONS = frozenset(
     }
 )
 """Arguments of ``from_pretrained`` that are not values of the configuration. A checkpoint must not set them."""
-
-
-class SavedPretrained:
-    """The format of ``save_pretrained``; satisfies `eyas.detectors.library.NativeFormat`."""
-
-    def recognises(self, name: str) -> bool:
-        return (Path(name) / CONFIG).is_file() or is_hub_id(name)
-
-    def open(self, name: str) -> Detector:
-        from eyas.detectors.transformers.adapter import transformers_detector
-
-        try:
-            return transformers_detector(None, name, weights=PRETRAINED).eval()
-        except EyasError as error:
-            if is_hub_id(name):
-                raise EyasError(
-                    f"{name}: there is no such folder here, so it is taken for a hub id: {error}"
-                ) from error
-            raise
-
-    def files(self, folder: Path) -> list[Path]:
-        weights = sorted(folder.glob("*.safetensors"))
-        return [*sorted(folder.glob("*.json")), *weights] if (folder / CONFIG).is_file() and weights else []
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a name has the form ``org/name`` and no folder ``org`` exists here, so that it is not a path."""
-    return HUB_ID.fullmatch(name) is not None and not name.startswith(".") and not Path(name).parent.exists()
 
 
 def library() -> Any:

@@ -17,7 +17,7 @@ from eyas.detectors.torchvision.backbones import (
     single_level,
     split_name,
 )
-from eyas.detectors.torchvision.roi_heads import DropoutHead, StageHead
+from eyas.detectors.torchvision.faster_rcnn import DropoutHead, StageHead
 from eyas.types import EyasError
 
 

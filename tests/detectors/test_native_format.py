@@ -17,8 +17,8 @@ from eyas.__main__ import main
 from eyas.cache.identity import TeacherOnDemand
 from eyas.comparison.plan import same_teacher
 from eyas.detectors import TransformersDetector, native_format
+from eyas.detectors.transformers import SavedPretrained, is_hub_id
 from eyas.detectors.transformers import loading as huggingface_sources
-from eyas.detectors.transformers.native import SavedPretrained, is_hub_id
 from eyas.runs.checkpoint import SPEC
 from eyas.runs.log import read_log
 from eyas.runs.opening import load, resolve

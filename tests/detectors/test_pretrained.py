@@ -14,9 +14,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from eyas.detectors import build
 from eyas.detectors.torchvision.backbones import make_trunk
-from eyas.detectors.torchvision.faster_rcnn import _load_vgg_head
+from eyas.detectors.torchvision.faster_rcnn import DropoutHead, _load_vgg_head
 from eyas.detectors.torchvision.pretrained import EPSILON, load_trunk, without_epsilon
-from eyas.detectors.torchvision.roi_heads import DropoutHead
 from eyas.detectors.weight_files import Weights, read_weights_file
 from eyas.runs.checkpoint import ModelSpec, save_weights
 from eyas.types import Detector, EyasError

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from eyas.detectors.shuffledet.adapter import ShuffleDet
     from eyas.detectors.torchvision.adapter import TorchvisionDetector
     from eyas.detectors.torchvision.faster_rcnn import faster_rcnn
-    from eyas.detectors.torchvision.one_stage import fcos, retinanet
-    from eyas.detectors.torchvision.ssd import ssd
+    from eyas.detectors.torchvision.one_stage import fcos, retinanet, ssd
     from eyas.detectors.transformers.adapter import TransformersDetector, transformers_detector
 
 __all__ = [

@@ -87,11 +87,7 @@ class CustomDetector(nn.Module):
 
 
 def probe_levels(network: nn.Module, names: Sequence[str], image_size: Size) -> dict[str, Level]:
-    """Channels and strides of tapped maps, from a blank image; the modules keep their modes.
-
-    Raises:
-        EyasError: a tap name that is not a submodule, or an output that is not a map.
-    """
+    """Channels and strides of tapped maps, from a blank image; the modules keep their modes."""
     like = next(network.parameters(), torch.zeros(()))
     with eval_mode(network), torch.no_grad(), Taps(network, names, stop=True) as taps:
         network(like.new_zeros(1, 3, *image_size))

@@ -8,13 +8,12 @@ The detections are the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eyas.detectors.padding import Padding
 from eyas.types import Detector, EyasError, Prediction, Size
 
 DROPPED = -1.0
@@ -24,14 +23,15 @@ DETECTIONS = ("boxes", "scores", "labels")
 
 
 class Candidates(NamedTuple):
-    """Boxes on their way to detections, M slots per image."""
+    """Boxes on their way to detections, M slots per image.
+
+    Boxes are (batch, M, 4) float32 xyxy in pixels, scores (batch, M) float32 in [0, 1] or `DROPPED`, labels (batch, M)
+    int64.
+    """
 
     boxes: Tensor
-    """(batch, M, 4) float32, xyxy, pixels."""
     scores: Tensor
-    """(batch, M) float32 in [0, 1], or `DROPPED`."""
     labels: Tensor
-    """(batch, M) int64."""
 
 
 class Deployed(nn.Module):
@@ -67,15 +67,6 @@ class Deployed(nn.Module):
         return (*raw, *self.detect(raw, rows, (images.shape[-2], images.shape[-1])))
 
 
-@runtime_checkable
-class Deployable(Protocol):
-    """A detector that can be exported."""
-
-    def deployed(self) -> Deployed:
-        """The detector as a graph; it shares the detector's weights."""
-        ...
-
-
 def deploy(detector: Detector) -> Deployed:
     """A detector as a graph of fixed output shapes, in evaluation mode; it shares the detector's weights.
 
@@ -83,12 +74,13 @@ def deploy(detector: Detector) -> Deployed:
         EyasError: a detector without ``deployed()``, or a `CustomDetector` made without it.
     """
     detector.network.eval()
-    if not isinstance(detector, Deployable):
+    if not hasattr(detector, "deployed"):
         raise EyasError(
             f"{type(detector).__name__} has no deployed form; give it a method deployed(), or bring it in through a "
             "CustomDetector made with `deployed`"
         )
-    return detector.deployed().eval()
+    graph: Deployed = detector.deployed()
+    return graph.eval()
 
 
 class HeadsOnly(nn.Module):
@@ -140,44 +132,15 @@ def _(boxes: Tensor, scores: Tensor, groups: Tensor, num_groups: int, threshold:
     return torch.empty_like(scores, dtype=torch.bool)
 
 
-def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float], padding: Padding) -> Tensor:
-    """Images normalised and then padded with zeros; their sizes may stay open in a trace.
+def top_scores(scores: Tensor, count: int, missing: float = DROPPED) -> tuple[Tensor, Tensor]:
+    """The highest ``count`` >= 1 of scores (batch, N), falling, and their indices; all N where there are fewer.
 
-    Args:
-        images: (batch, 3, height, width) in [0, 1].
-        mean: per channel.
-        std: per channel.
-        padding: on the right and at the bottom.
-    """
-    means, deviations = (images.new_tensor(values).view(-1, 1, 1) for values in (mean, std))
-    size: Size = (images.shape[-2], images.shape[-1])
-    bottom, right = (after - before for after, before in zip(open_size(size, padding), size, strict=True))
-    return F.pad((images - means) / deviations, (0, right, 0, bottom))
-
-
-def open_size(size: Size, padding: Padding) -> Size:
-    """`Padding.padded` of a size that may stay open in a trace.
-
-    It divides no negative number, because ONNX would round the quotient towards zero.
-    """
-    height, width = (
-        (torch.sym_max(side, least) + padding.divisible - 1) // padding.divisible * padding.divisible
-        for side, least in zip(size, padding.minimum, strict=True)
-    )
-    return height, width  # type: ignore[return-value]  # symbols in a trace
-
-
-def top_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The highest ``count`` scores of each image, falling, and their indices; all N where there are fewer.
-
-    Args:
-        scores: (batch, N). While N is open in a trace, missing scores are `DROPPED`.
-        count: at least 1.
+    While N is open in a trace, there are always ``count``, with ``missing`` for those beyond N.
     """
     length = scores.shape[1]
     if isinstance(length, int):
         return scores.topk(min(count, length), dim=1)
-    values, indices = F.pad(scores, (0, count), value=DROPPED).topk(count, dim=1)
+    values, indices = F.pad(scores, (0, count), value=missing).topk(count, dim=1)
     return values, indices.clamp(max=length - 1)
 
 
@@ -186,16 +149,13 @@ def take_rows(rows: Tensor, indices: Tensor) -> Tensor:
     return rows.gather(1, indices[..., None].expand(-1, -1, rows.shape[2]))
 
 
-def after_nms(found: Candidates, groups: Tensor, num_groups: int, threshold: float, count: int) -> Candidates:
-    """The best candidates after NMS: (batch, count) or fewer, by falling score, `DROPPED` ones last.
+def joined(parts: Sequence[Candidates]) -> Candidates:
+    """The candidates of all parts, image by image."""
+    return Candidates(*(torch.cat(field, dim=1) for field in zip(*parts, strict=True)))
 
-    Args:
-        found: the candidates.
-        groups: (batch, M) in [0, num_groups).
-        num_groups: number of groups.
-        threshold: IoU, see `nms_kept`.
-        count: the most per image.
-    """
+
+def after_nms(found: Candidates, groups: Tensor, num_groups: int, threshold: float, count: int) -> Candidates:
+    """The best candidates after NMS, see `nms_kept`: (batch, count) or fewer, by falling score, `DROPPED` ones last."""
     kept = nms_kept(found.boxes, found.scores, groups, num_groups, threshold)
     scores, indices = top_scores(torch.where(kept, found.scores, DROPPED), count)
     return Candidates(take_rows(found.boxes, indices), scores, found.labels.gather(1, indices))

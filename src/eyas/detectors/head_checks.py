@@ -14,13 +14,7 @@ SAME_PIXELS = 0.01
 
 
 def check_heads(asked: Iterable[str], known: Sequence[str], detector: str) -> None:
-    """Raises EyasError unless a detector has every requested head.
-
-    Args:
-        asked: names of the requested heads.
-        known: names of the detector's heads.
-        detector: its name, for the message.
-    """
+    """Raises EyasError unless a detector, of this name, has every requested head."""
     missing = [name for name in asked if name not in known]
     if missing:
         raise EyasError(
@@ -30,13 +24,7 @@ def check_heads(asked: Iterable[str], known: Sequence[str], detector: str) -> No
 
 
 def check_anchors(head: str, given: Sequence[Tensor], own: Sequence[Tensor]) -> None:
-    """Raises EyasError unless another detector's anchors are this one's own, box by box.
-
-    Args:
-        head: its name, for the message.
-        given: for each image, (n, 4) xyxy.
-        own: for each image, (n, 4) xyxy.
-    """
+    """Raises EyasError unless another detector's anchors are this one's own: for each image (n, 4) xyxy, pixels."""
     counts, own_counts = ([len(boxes) for boxes in images] for images in (given, own))
     advice = "give both detectors the same anchors, levels and input size"
     if counts != own_counts:

@@ -1,28 +1,36 @@
-"""The padding of a batch before the network sees it."""
+"""The normalisation and padding of a batch before the network sees it. Sizes may stay open in a trace."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from eyas.types import Size
 
 
 @dataclass(frozen=True)
 class Padding:
-    """Padding on the right and at the bottom.
-
-    Attributes:
-        divisible: both sides become a multiple of it.
-        minimum: (height, width), the least size after padding.
-    """
+    """Padding on the right and at the bottom: to multiples of ``divisible``, and to at least ``minimum``."""
 
     divisible: int
     minimum: Size = (1, 1)
 
     def padded(self, size: Size) -> Size:
         """(height, width) after padding."""
+        # No negative number is divided, because ONNX would round the quotient towards zero.
         height, width = (
-            -(-max(side, least) // self.divisible) * self.divisible
+            (torch.sym_max(side, least) + self.divisible - 1) // self.divisible * self.divisible
             for side, least in zip(size, self.minimum, strict=True)
         )
-        return height, width
+        return height, width  # type: ignore[return-value]  # symbols in a trace
+
+    def normalised(self, images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+        """Images (batch, 3, height, width) in [0, 1], normalised per channel and then padded with zeros."""
+        means, deviations = (images.new_tensor(values).view(-1, 1, 1) for values in (mean, std))
+        height, width = images.shape[-2:]
+        bottom, right = self.padded((height, width))
+        return F.pad((images - means) / deviations, (0, right - width, 0, bottom - height))

@@ -23,12 +23,7 @@ SUFFIXES = (".safetensors", ".pt", ".pth")
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors and their source.
-
-    Attributes:
-        source: name or file, for messages.
-        tensors: by name; those of a list by position.
-    """
+    """Tensors by name, those of a list by position, and their source: a name or a file, for messages."""
 
     source: str
     tensors: Mapping[str, Tensor]
@@ -69,14 +64,11 @@ def load_detector(network: nn.Module, weights: Weights, predictors: Sequence[str
         EyasError: weights of another architecture.
     """
     own = network.state_dict()
-    fresh = [
-        name
-        for name, tensor in weights.tensors.items()
-        if name.startswith(tuple(predictors)) and name in own and own[name].shape != tensor.shape
-    ]
+    others = [name for name, tensor in weights.tensors.items() if name in own and own[name].shape != tensor.shape]
+    fresh = [name for name in others if name.startswith(tuple(predictors))]
     given = {name: tensor for name, tensor in weights.tensors.items() if name not in fresh}
-    misshaped = {name: tensor for name, tensor in given.items() if name in own and own[name].shape != tensor.shape}
-    refuse_mismatch(weights.source, {name: own[name] for name in misshaped}, misshaped)
+    misshaped = [name for name in others if name in given]
+    refuse_mismatch(weights.source, {name: own[name] for name in misshaped}, {name: given[name] for name in misshaped})
     # Some modules translate older names of their tensors while loading, so only they can tell what is missing.
     result = network.load_state_dict(given, strict=False)
     missing = [name for name in result.missing_keys if name not in fresh and not name.endswith(COUNTER)]

@@ -14,18 +14,10 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from eyas.detectors.deployed import Deployed
-from eyas.detectors.head_checks import check_heads
+from eyas.detectors.head_checks import check_anchors, check_heads
 from eyas.detectors.shuffledet.deployed import DeployedShuffleDet
-from eyas.detectors.shuffledet.heads import HEADS, Raw, matched_heads, outputs_on
-from eyas.detectors.shuffledet.loss import (
-    AnchorMatches,
-    class_loss,
-    confidence_loss,
-    decode,
-    encode,
-    ignored_anchors,
-    match_anchors,
-)
+from eyas.detectors.shuffledet.heads import HEADS, Raw, head_outputs, matched_heads
+from eyas.detectors.shuffledet.loss import class_loss, confidence_loss, decode, encode, ignored_anchors, match_anchors
 from eyas.detectors.shuffledet.shufflenet import ShuffleNet
 from eyas.ops.anchors import AnchorGrid, shapes_to_cell_anchors
 from eyas.ops.boxes import clip, iou
@@ -137,11 +129,7 @@ class ShuffleDet(nn.Module):
         batch, height, width, _ = output.shape
         classes, shapes = len(self.classes), len(self.anchor_shapes)
         logits, confidence, deltas = output.split((shapes * classes, shapes, shapes * 4), dim=3)
-        raw = Raw(
-            logits.reshape(batch, -1, classes),
-            confidence.reshape(batch, -1),
-            deltas.reshape(batch, -1, 4),
-        )
+        raw = Raw(logits.reshape(batch, -1, classes), confidence.reshape(batch, -1), deltas.reshape(batch, -1, 4))
         return raw, (height, width)
 
     def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
@@ -153,7 +141,15 @@ class ShuffleDet(nn.Module):
         raw, anchors = self(images)
         with torch.autocast(images.device.type, enabled=False):
             matches, ignored = match_anchors(anchors, targets), ignored_anchors(anchors, targets)
-            losses = self._loss_terms(raw, anchors, matches, ignored, (images.shape[-2], images.shape[-1]))
+            where, own = (matches.image, matches.anchor), anchors[matches.anchor]
+            deltas, count = raw.deltas[where], max(len(own), 1)
+            quality = iou(clip(decode(deltas.detach(), own), (images.shape[-2], images.shape[-1])), matches.boxes)
+            confidence, weights = raw.confidence, (self.object_weight, self.rest_weight)
+            losses = {
+                "loss_class": self.class_weight / count * class_loss(raw.classes[where], matches.labels),
+                "loss_box": self.box_weight / count * (deltas - encode(matches.boxes, own)).square().sum(),
+                "loss_confidence": confidence_loss(confidence, quality, matches, ignored, *weights),
+            }
             return losses, HeadOutputs(matched_heads(raw, anchors, matches, ignored))
 
     def score_boxes(
@@ -172,21 +168,10 @@ class ShuffleDet(nn.Module):
         if self.training:
             raise EyasError("scoring boxes needs the evaluation mode: call detector.eval() first")
         check_heads(boxes, HEADS, type(self).__name__)
-        return HeadOutputs(outputs_on(boxes, *self(images)))
-
-    def _loss_terms(
-        self, raw: Raw, anchors: Tensor, matches: AnchorMatches, ignored: Tensor | None, image_size: Size
-    ) -> dict[str, Tensor]:
-        where = (matches.image, matches.anchor)
-        own, deltas = anchors[matches.anchor], raw.deltas[where]
-        quality = iou(clip(decode(deltas.detach(), own), image_size), matches.boxes)
-        count = max(len(quality), 1)
-        confidence = confidence_loss(raw.confidence, quality, matches, ignored, self.object_weight, self.rest_weight)
-        return {
-            "loss_class": self.class_weight / count * class_loss(raw.classes[where], matches.labels),
-            "loss_box": self.box_weight / count * (deltas - encode(matches.boxes, own)).square().sum(),
-            "loss_confidence": confidence,
-        }
+        heads = head_outputs(*self(images))
+        for name, given in boxes.items():
+            check_anchors(name, given, heads[name].boxes)
+        return HeadOutputs({name: heads[name] for name in boxes})
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> list[Prediction]:

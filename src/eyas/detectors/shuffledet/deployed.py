@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
 
 class DeployedShuffleDet(Deployed):
-    """One class per anchor, the best anchors, then NMS.
-
-    Args:
-        detector: in evaluation mode.
-    """
+    """One class per anchor, the best anchors, then NMS."""
 
     raw_names = ("class_logits", "confidence_logits", "box_deltas", "anchors")
 
@@ -43,13 +39,8 @@ class DeployedShuffleDet(Deployed):
         scores, indices = top_scores(scores, detector.detections)
         boxes = clip(decode(take_rows(deltas, indices), anchors[indices]), size)
         found = Candidates(boxes, scores, labels.gather(1, indices))
-        return detections(
-            found,
-            len(detector.classes),
-            threshold=detector.score_threshold,
-            nms=detector.nms_threshold,
-            count=detector.detections,
-        )
+        threshold, nms, count = detector.score_threshold, detector.nms_threshold, detector.detections
+        return detections(found, len(detector.classes), threshold=threshold, nms=nms, count=count)
 
     def _anchors(self, cells: Size, size: Size) -> Tensor:
         """(A, 4): the anchors of `ShuffleDet.grid`, from tensors alone, so that the sizes may stay open in a trace."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from eyas.detectors.head_checks import check_anchors
 from eyas.detectors.shuffledet.loss import EXP_THRESHOLD, AnchorMatches, encode
 from eyas.types import HeadOutput, MatchedAnchors
 
@@ -19,14 +17,14 @@ CODING = ("squeezedet", EXP_THRESHOLD)
 
 
 class Raw(NamedTuple):
-    """The output of the last convolution, float32; A = H * W * K anchors in row, column, shape order."""
+    """The output of the last convolution, float32; A = H * W * K anchors in row, column, shape order.
+
+    Classes are logits (batch, A, C), confidence logits (batch, A), deltas (batch, A, 4).
+    """
 
     classes: Tensor
-    """(batch, A, C) logits."""
     confidence_logits: Tensor
-    """(batch, A)."""
     deltas: Tensor
-    """(batch, A, 4)."""
 
     @property
     def confidence(self) -> Tensor:
@@ -44,26 +42,12 @@ def head_outputs(raw: Raw, anchors: Tensor) -> dict[str, HeadOutput]:
     }
 
 
-def outputs_on(boxes: Mapping[str, Sequence[Tensor]], raw: Raw, anchors: Tensor) -> dict[str, HeadOutput]:
-    """The heads that ``boxes`` names. Raises EyasError unless those boxes are the anchors of each image."""
-    heads = head_outputs(raw, anchors)
-    for name, given in boxes.items():
-        check_anchors(name, given, heads[name].boxes)
-    return {name: heads[name] for name in boxes}
-
-
 def matched_heads(raw: Raw, anchors: Tensor, matches: AnchorMatches, ignored: Tensor | None) -> dict[str, HeadOutput]:
     """Both heads with their matched anchors.
 
     Classes and boxes are trained on the anchors matched to an object, and divided by their number. The confidence is
     trained on all anchors outside ignore regions, and divided here by their number (its loss has two terms with their
-    own factors). No divisor includes the detector's loss weights.
-
-    Args:
-        raw: of the training pass.
-        anchors: (A, 4) xyxy.
-        matches: the anchor of each object.
-        ignored: (batch, A) bool, or None where there are no ignore regions.
+    own factors). No divisor includes the detector's loss weights. Anchors are (A, 4) xyxy, ``ignored`` is (batch, A).
     """
     heads = head_outputs(raw, anchors)
     objects = matches.image * len(anchors) + matches.anchor
@@ -71,11 +55,11 @@ def matched_heads(raw: Raw, anchors: Tensor, matches: AnchorMatches, ignored: Te
     counted[matches.image, matches.anchor] = True  # an object keeps its anchor even inside an ignore region
     everywhere = torch.where(counted.flatten())[0]
     targets = encode(matches.boxes, anchors[matches.anchor])
+    classes = _matched(objects, objects, targets, "loss_class", "loss_box")
+    confidence = _matched(everywhere, objects[:0], targets[:0], "loss_confidence", "")
     return {
-        "classes": replace(heads["classes"], matched=_matched(objects, objects, targets, "loss_class", "loss_box")),
-        "confidence": replace(
-            heads["confidence"], matched=_matched(everywhere, objects[:0], targets[:0], "loss_confidence", "")
-        ),
+        "classes": replace(heads["classes"], matched=classes),
+        "confidence": replace(heads["confidence"], matched=confidence),
     }
 
 

@@ -5,7 +5,6 @@ They are SqueezeDet's (Wu et al., 2017, arXiv 1612.01051, equation 3) with the w
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,11 +85,8 @@ def match_anchors(anchors: Tensor, targets: Sequence[Target]) -> AnchorMatches:
     wanted = (image * len(anchors) + chosen).tolist()
     # If no two objects want the same anchor and every object overlaps one, the greedy choice is the plain maximum.
     if len(set(wanted)) < len(wanted) or bool((best <= 0).any()):
-        starts = [sum(counts[:index]) for index in range(len(counts) + 1)]
-        pieces = [
-            _match_greedily(overlaps[start:stop], boxes[start:stop], anchors)
-            for start, stop in itertools.pairwise(starts)
-        ]
+        images = zip(overlaps.split(counts), boxes.split(counts), strict=True)
+        pieces = [_match_greedily(own_overlaps, own_boxes, anchors) for own_overlaps, own_boxes in images]
         chosen = torch.cat(pieces)
         kept = chosen >= 0
         return AnchorMatches(image[kept], chosen[kept], boxes[kept], labels[kept])

@@ -35,11 +35,6 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     return x.view(batch, groups, channels // groups, height, width).transpose(1, 2).reshape(x.shape)
 
 
-def _groups_for(channels: int) -> int:
-    """3 if it divides the channels. After a stem of 16 the first unit's last convolution is dense, as the authors'."""
-    return GROUPS if channels % GROUPS == 0 else 1
-
-
 class ShuffleUnit(nn.Module):
     """1x1 group convolution, channel shuffle, 3x3 depthwise convolution, 1x1 group convolution; BatchNorm after each.
 
@@ -65,7 +60,9 @@ class ShuffleUnit(nn.Module):
         self.reduce_norm = nn.BatchNorm2d(middle)
         self.depthwise = nn.Conv2d(middle, middle, 3, stride=stride, padding=1, groups=middle, bias=False)
         self.depthwise_norm = nn.BatchNorm2d(middle)
-        self.expand = nn.Conv2d(middle, branch, 1, groups=_groups_for(branch), bias=False)
+        # After a stem of 16 channels the first unit's last convolution is dense, as the authors'.
+        groups = GROUPS if branch % GROUPS == 0 else 1
+        self.expand = nn.Conv2d(middle, branch, 1, groups=groups, bias=False)
         self.expand_norm = nn.BatchNorm2d(branch)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ LIBRARY = Library(
         "faster_rcnn": "eyas.detectors.torchvision.faster_rcnn:faster_rcnn",
         "retinanet": "eyas.detectors.torchvision.one_stage:retinanet",
         "fcos": "eyas.detectors.torchvision.one_stage:fcos",
-        "ssd": "eyas.detectors.torchvision.ssd:ssd",
+        "ssd": "eyas.detectors.torchvision.one_stage:ssd",
     },
     backbones=_backbones,
 )

@@ -7,18 +7,40 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from eyas.detectors.deployed import Deployed
 from eyas.detectors.head_checks import check_heads
 from eyas.detectors.padding import Padding
 from eyas.detectors.torchvision import heads_one_stage, heads_two_stage
-from eyas.detectors.torchvision.deployed_one_stage import DeployedOneStage
-from eyas.detectors.torchvision.deployed_two_stage import DeployedFasterRCNN
+from eyas.detectors.torchvision.deployed import DeployedFasterRCNN, DeployedOneStage
 from eyas.detectors.torchvision.levels import PROBE_SIZE, derive_levels
-from eyas.detectors.torchvision.transform import FixedSizeTransform
 from eyas.types import EyasError, HeadOutputs, Prediction, Size, Target
+
+
+class FixedSizeTransform(GeneralizedRCNNTransform):
+    """torchvision's inner transform without its resizing; normalises and pads a whole batch of one size at a time."""
+
+    def __init__(self, inner: GeneralizedRCNNTransform, padding: Padding) -> None:
+        sizes = (inner.size_divisible, inner.fixed_size)
+        super().__init__(inner.min_size, inner.max_size, inner.image_mean, inner.image_std, *sizes)
+        self.padding = padding
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """The batch that the network sees."""
+        return self.padding.normalised(images, self.image_mean, self.image_std)
+
+    def forward(
+        self, images: Tensor | Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None
+    ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:
+        """That batch with the images' sizes before padding, and the targets unchanged."""
+        batch = images if isinstance(images, Tensor) else torch.stack(list(images))
+        sizes = [(batch.shape[-2], batch.shape[-1])] * len(batch)
+        return ImageList(self.normalised(batch), sizes), None if targets is None else list(targets)
 
 
 class TorchvisionDetector(nn.Module):
@@ -152,7 +174,7 @@ class TorchvisionDetector(nn.Module):
         return DeployedOneStage(self.network, self._first_label)
 
 
-def first_label(model: nn.Module, num_classes: int) -> int:
+def first_label(model: FasterRCNN | RetinaNet | FCOS | SSD, num_classes: int) -> int:
     """torchvision's label of the first class: 1 where label 0 is the background, else 0.
 
     Faster R-CNN and SSD always count the background. RetinaNet and FCOS do not need to, but torchvision's own COCO
@@ -161,7 +183,11 @@ def first_label(model: nn.Module, num_classes: int) -> int:
     Raises:
         EyasError: the head is for another number of classes.
     """
-    outputs = _head_classes(model)
+    if isinstance(model, FasterRCNN):
+        outputs = int(model.roi_heads.box_predictor.cls_score.out_features)
+    else:
+        head = model.head.classification_head
+        outputs = int(head.num_columns if isinstance(model, SSD) else head.num_classes)
     allowed = (1,) if isinstance(model, (FasterRCNN, SSD)) else (0, 1)
     if outputs - num_classes not in allowed:
         raise EyasError(
@@ -169,13 +195,6 @@ def first_label(model: nn.Module, num_classes: int) -> int:
             f"names it must be {' or '.join(str(num_classes + background) for background in allowed)}"
         )
     return outputs - num_classes
-
-
-def _head_classes(model: Any) -> int:
-    if isinstance(model, FasterRCNN):
-        return int(model.roi_heads.box_predictor.cls_score.out_features)
-    head = model.head.classification_head
-    return int(head.num_columns if isinstance(model, SSD) else head.num_classes)
 
 
 def _keep_float32(model: Any, generator: nn.Module) -> None:
@@ -197,12 +216,4 @@ def _maps_as_float32(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _outputs_as_float32(_: nn.Module, args: tuple[Any, ...], outputs: Any) -> Any:
-    return _as_float32(outputs)
-
-
-def _as_float32(values: Any) -> Any:
-    if isinstance(values, Tensor):
-        return values.float()
-    if isinstance(values, dict):
-        return {name: _as_float32(value) for name, value in values.items()}
-    return type(values)(_as_float32(value) for value in values)
+    return tree_map(Tensor.float, outputs)

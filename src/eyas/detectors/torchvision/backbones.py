@@ -10,23 +10,24 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import gcd
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small
 from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.vgg import cfgs, make_layers
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
-from eyas.detectors.torchvision.resnet import LAYOUTS, NormLayer, resnet
 from eyas.nn.eval_mode import eval_mode
 from eyas.types import EyasError
 
 Norm = Literal["batch", "frozen"]
 Top = Literal["pool", "p6p7"]
+NormLayer = Callable[..., nn.Module]
+Block: TypeAlias = type[BasicBlock] | type[Bottleneck]
 
 VGGS = {"vgg11": ("A", False), "vgg11_bn": ("A", True), "vgg16": ("D", False), "vgg16_bn": ("D", True)}
 """Name -> torchvision's configuration and whether it has BatchNorm."""
@@ -36,8 +37,16 @@ MOBILENETS: dict[str, tuple[Callable[..., Any], float]] = {
     "mobilenet_v3_small": (mobilenet_v3_small, 1e-3),
 }
 """Name -> torchvision's builder and the epsilon of its BatchNorm."""
+RESNETS: dict[str, tuple[Block, tuple[int, int, int, int]]] = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+}
+"""Name -> block and blocks per stage."""
 HALVES = {"resnet50_half": "resnet50", "resnet101_half": "resnet101"}
-TRUNKS = (*VGGS, *LAYOUTS, *HALVES, *MOBILENETS)
+"""Half the width in every layer: the 50h and 101h students of the FGFI paper (section 4.2)."""
+TRUNKS = (*VGGS, *RESNETS, *HALVES, *MOBILENETS)
 TIMM = "timm:"
 SUFFIXES = ("_fpn", "_c4")
 
@@ -94,16 +103,47 @@ def make_trunk(name: str, norm: Norm = "batch") -> Trunk:
     if name in VGGS:
         config, normalised = VGGS[name]
         module = make_layers(cfgs[config], batch_norm=normalised)
-        _initialise_vgg(module)
-        if frozen and normalised:
+        # As in torchvision's VGG: PyTorch's default is too small for sixteen layers without normalisation.
+        for conv in (part for part in module if isinstance(part, nn.Conv2d)):
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]  # these have one
+        if frozen:
             module = freeze_batch_norm(module)
     elif name in MOBILENETS:
         build, epsilon = MOBILENETS[name]
         module = build(weights=None, norm_layer=partial(layer, eps=epsilon)).features
     else:
-        base = HALVES.get(name, name)
-        module = resnet(base, layer, width=32 if name in HALVES else 64)
+        module = _resnet(HALVES.get(name, name), layer, 32 if name in HALVES else 64)
     return Trunk(name, module, last_layers(module))
+
+
+def _resnet(name: str, norm: NormLayer, width: int) -> nn.Sequential:
+    """The convolutional part of a ResNet (He et al., CVPR 2016): stem and ``layer1`` to ``layer4``, of strides 4 to 32.
+
+    Tensors have torchvision's names. Width is that of the stem: 64 is torchvision's network, 32 halves every layer.
+    """
+    block, depths = RESNETS[name]
+    parts: OrderedDict[str, nn.Module] = OrderedDict(
+        conv1=nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False),
+        bn1=norm(width),
+        relu=nn.ReLU(inplace=True),
+        maxpool=nn.MaxPool2d(3, stride=2, padding=1),
+    )
+    channels = width
+    for stage, depth in enumerate(depths):
+        planes, stride = width * 2**stage, 1 if stage == 0 else 2
+        outputs, shortcut = planes * block.expansion, None
+        if stride != 1 or channels != outputs:
+            shortcut = nn.Sequential(nn.Conv2d(channels, outputs, 1, stride=stride, bias=False), norm(outputs))
+        blocks = [block(channels, planes, stride, shortcut, norm_layer=norm)]
+        blocks += [block(outputs, planes, norm_layer=norm) for _ in range(1, depth)]
+        parts[f"layer{stage + 1}"] = nn.Sequential(*blocks)
+        channels = outputs
+    trunk = nn.Sequential(parts)
+    for module in trunk.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return trunk
 
 
 def last_layers(module: nn.Sequential, size: int = 64) -> dict[int, tuple[str, int]]:
@@ -136,11 +176,8 @@ class PyramidBackbone(nn.Module):
         trunk.require(strides)
         layers = [trunk.layers[stride] for stride in strides]
         names = {layer: str(index) for index, (layer, _) in enumerate(layers)}
-        self.body = (
-            IntermediateLayerGetter(trunk.module, return_layers=names)
-            if isinstance(trunk.module, nn.Sequential)
-            else TimmMaps(trunk.module, names)
-        )
+        layered = isinstance(trunk.module, nn.Sequential)
+        self.body = IntermediateLayerGetter(trunk.module, names) if layered else TimmMaps(trunk.module, names)
         extra: ExtraFPNBlock = LastLevelMaxPool() if top == "pool" else LastLevelP6P7(channels, channels)
         self.fpn = FeaturePyramidNetwork(
             [width for _, width in layers], channels, extra_blocks=extra, norm_layer=nn.BatchNorm2d if norm else None
@@ -167,11 +204,6 @@ def single_level(trunk: Trunk, stride: int = 16) -> nn.Sequential:
     module = nn.Sequential(parts)
     module.out_channels = channels  # type: ignore[assignment]  # where torchvision looks for it
     return module
-
-
-def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm of up to 32 groups of at least two channels: on a map of one cell, one channel has no variance."""
-    return nn.GroupNorm(gcd(32, channels // 2) if channels % 2 == 0 else 1, channels)
 
 
 def freeze_batch_norm(module: nn.Module) -> nn.Module:
@@ -211,12 +243,3 @@ def _timm_trunk(name: str, frozen: bool) -> Trunk:
     channels, strides = network.feature_info.channels(), network.feature_info.reduction()
     layers = {stride: (str(index), width) for index, (stride, width) in enumerate(zip(strides, channels, strict=True))}
     return Trunk(name, freeze_batch_norm_2d(network) if frozen else network, layers)
-
-
-def _initialise_vgg(module: nn.Module) -> None:
-    """As in torchvision's VGG: PyTorch's default is too small for sixteen layers without normalisation."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)

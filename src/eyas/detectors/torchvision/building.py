@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from torch import nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -23,45 +22,20 @@ SINGLE_STRIDE = 16
 
 @dataclass(frozen=True)
 class Backbone:
-    """The backbone of a detector, built by name.
+    """The backbone of a detector, built by name: ``module`` is the trunk and what lies on top.
 
-    Attributes:
-        trunk: its convolutional part, with its weights if those of a backbone were given.
-        module: the trunk and what lies on top; the detector runs this.
-        strides: of its maps, pixels.
-        fpn: whether it ends in an FPN.
-        weights: as read; `finish` loads those of a whole detector.
+    ``weights`` are as read. Those of a backbone are in the trunk already; `finish` loads those of a whole detector.
     """
 
     trunk: Trunk
     module: nn.Module
+    channels: int
     strides: tuple[int, ...]
     fpn: bool
     weights: Weights | None
 
-    @property
-    def channels(self) -> int:
-        """The channels of each of its maps."""
-        return cast(int, self.module.out_channels)
 
-
-@dataclass(frozen=True)
-class Pyramid:
-    """The options of an FPN, see `PyramidBackbone`."""
-
-    strides: Sequence[int]
-    channels: int
-    top: Top
-    norm: bool = False
-
-    @property
-    def levels(self) -> tuple[int, ...]:
-        """Strides of its maps."""
-        last = self.strides[-1]
-        return (*self.strides, *((2 * last,) if self.top == "pool" else (2 * last, 4 * last)))
-
-
-def trunk_and_weights(
+def read_trunk(
     family: Family, name: str, norm: Norm, weights: str | Path | None, *, fpn: bool
 ) -> tuple[Trunk, Weights | None]:
     """The trunk of a backbone and the weights as read, which are in the trunk already if they are a backbone's."""
@@ -72,45 +46,53 @@ def trunk_and_weights(
     return trunk, found
 
 
-def make_backbone(family: Family, backbone: str, weights: str | Path | None, norm: Norm, pyramid: Pyramid) -> Backbone:
-    """Build a backbone by name.
+def make_backbone(
+    family: Family,
+    backbone: str,
+    weights: str | Path | None,
+    norm: Norm,
+    strides: Sequence[int],
+    channels: int,
+    top: Top,
+    fpn_norm: bool,
+) -> Backbone:
+    """Build a backbone by name; the last four arguments are those of the FPN, see `PyramidBackbone`.
 
     Raises:
         EyasError: an unknown backbone, strides it has no maps of, or weights that do not fit.
     """
     name, fpn = split_name(backbone)
-    if pyramid.top not in ("pool", "p6p7"):
-        raise EyasError(f"top is {pyramid.top!r}; it can be pool or p6p7")
-    if list(pyramid.strides) != sorted(set(pyramid.strides)) or not pyramid.strides:
-        raise EyasError(f"strides {list(pyramid.strides)} must rise, such as 8, 16, 32")
-    trunk, found = trunk_and_weights(family, name, norm, weights, fpn=fpn)
-    if fpn:
-        module = PyramidBackbone(trunk, pyramid.strides, pyramid.channels, pyramid.top, norm=pyramid.norm)
-        return Backbone(trunk, module, pyramid.levels, True, found)
-    return Backbone(trunk, single_level(trunk, SINGLE_STRIDE), (SINGLE_STRIDE,), False, found)
+    if top not in ("pool", "p6p7"):
+        raise EyasError(f"top is {top!r}; it can be pool or p6p7")
+    if list(strides) != sorted(set(strides)) or not strides:
+        raise EyasError(f"strides {list(strides)} must rise, such as 8, 16, 32")
+    trunk, found = read_trunk(family, name, norm, weights, fpn=fpn)
+    if not fpn:
+        single, width = single_level(trunk, SINGLE_STRIDE), trunk.layers[SINGLE_STRIDE][1]
+        return Backbone(trunk, single, width, (SINGLE_STRIDE,), False, found)
+    pyramid = PyramidBackbone(trunk, strides, channels, top, norm=fpn_norm)
+    added = (2 * strides[-1],) if top == "pool" else (2 * strides[-1], 4 * strides[-1])
+    return Backbone(trunk, pyramid, channels, (*strides, *added), True, found)
 
 
 def make_anchors(
     levels: int, sizes: AnchorSizes | None, ratios: Sequence[float], default: Sequence[Sequence[float]]
 ) -> AnchorGenerator:
-    """An anchor of every ratio and size at each cell of a level.
+    """An anchor of every ratio (height over width) and size (pixels) at each cell of a level.
 
     Args:
         levels: number of maps of the backbone.
-        sizes: pixels: one number per level, all numbers for the one level, or a list of numbers per level.
-        ratios: height over width.
+        sizes: one number per level, all numbers for the one level, or a list of numbers per level.
+        ratios: the same at every level.
         default: sizes per level when none are given.
 
     Raises:
         EyasError: sizes for another number of levels, or levels with different numbers of sizes.
     """
-    if sizes is None:
-        per_level = [tuple(level) for level in default]
-    elif any(isinstance(size, Sequence) for size in sizes):
-        per_level = [tuple(size) if isinstance(size, Sequence) else (size,) for size in sizes]
-    else:
-        numbers = [float(size) for size in sizes if not isinstance(size, Sequence)]
-        per_level = [tuple(numbers)] if levels == 1 else [(size,) for size in numbers]
+    given: AnchorSizes = default if sizes is None else sizes
+    per_level = [tuple(size) if isinstance(size, Sequence) else (size,) for size in given]
+    if levels == 1 and not any(isinstance(size, Sequence) for size in given):
+        per_level = [tuple(size for (size,) in per_level)]
     if len(per_level) != levels or len({len(level) for level in per_level}) != 1 or not per_level[0]:
         raise EyasError(f"anchor_sizes {sizes}: give as many for each of the backbone's {levels} levels")
     return AnchorGenerator(tuple(per_level), (tuple(ratios),) * levels)

@@ -12,12 +12,7 @@ from torch import nn
 
 @dataclass
 class Call:
-    """The last recorded call of a step.
-
-    Attributes:
-        arguments: positional arguments; empty until the step is called.
-        result: the value it returned.
-    """
+    """The last recorded call of a step: its positional arguments, empty until the step is called, and its result."""
 
     arguments: tuple[Any, ...] = ()
     result: Any = None
@@ -27,34 +22,21 @@ class Call:
 def record_call(owner: nn.Module, name: str) -> Iterator[Call]:
     """Records the calls of ``owner.name``, a submodule, a method or any other callable, inside the context.
 
-    The step computes the same, and the owner is as before afterwards. A submodule is observed by a forward hook.
-    torchvision matches and samples in methods, which have no hooks, so a wrapper replaces the method on this one
-    object. Two threads must not record on one network.
+    The step computes the same, and the owner is as before afterwards. torchvision matches and samples in methods, which
+    have no hooks, so a wrapper replaces the step on this one object. Two threads must not record on one network.
     """
-    step, call = getattr(owner, name), Call()
-
-    def keep(_: nn.Module, arguments: tuple[Any, ...], result: Any) -> None:
-        call.arguments, call.result = arguments, result
-
-    if isinstance(step, nn.Module):
-        handle = step.register_forward_hook(keep)
-        try:
-            yield call
-        finally:
-            handle.remove()
-        return
+    step, call, attributes = getattr(owner, name), Call(), vars(owner)
+    hidden = name not in attributes  # a method or a submodule, which an attribute hides
 
     def wrapper(*arguments: Any) -> Any:
         call.arguments, call.result = arguments, step(*arguments)
         return call.result
 
-    attributes = vars(owner)
-    is_method = name not in attributes
     attributes[name] = wrapper
     try:
         yield call
     finally:
-        if is_method:
+        if hidden:
             del attributes[name]
         else:
             attributes[name] = step

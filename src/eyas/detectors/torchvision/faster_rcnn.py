@@ -6,25 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from eyas.detectors.torchvision.adapter import TorchvisionDetector
-from eyas.detectors.torchvision.backbones import VGGS, Norm
-from eyas.detectors.torchvision.building import (
-    RATIOS,
-    AnchorSizes,
-    Backbone,
-    Pyramid,
-    finish,
-    make_anchors,
-    make_backbone,
-)
+from eyas.detectors.torchvision.backbones import RESNETS, VGGS, Norm
+from eyas.detectors.torchvision.building import RATIOS, AnchorSizes, Backbone, finish, make_anchors, make_backbone
 from eyas.detectors.torchvision.pretrained import is_whole_detector
-from eyas.detectors.torchvision.resnet import LAYOUTS
-from eyas.detectors.torchvision.roi_heads import DropoutHead, StageHead
 from eyas.detectors.weight_files import Weights
 
 SINGLE_LEVEL_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
@@ -80,7 +70,7 @@ def faster_rcnn(
     Raises:
         EyasError: an unknown backbone, options that contradict it, or weights that do not fit.
     """
-    base = make_backbone("faster_rcnn", backbone, weights, norm, Pyramid(strides, fpn_channels, "pool", fpn_norm))
+    base = make_backbone("faster_rcnn", backbone, weights, norm, strides, fpn_channels, "pool", fpn_norm)
     default = [(8.0 * stride,) for stride in base.strides] if base.fpn else [SINGLE_LEVEL_SIZES]
     pool, head, width = _roi_head(base, head_width, dropout)
     model = FasterRCNN(
@@ -105,7 +95,7 @@ def faster_rcnn(
 def _roi_head(base: Backbone, width: int | None, dropout: float) -> tuple[MultiScaleRoIAlign, nn.Module, int]:
     """RoI pooling, the RoI head, and the width of the head's output."""
     pooled = [str(index) for index in range(len(base.strides) - 1)] if base.fpn else ["0"]
-    if not base.fpn and (base.trunk.name in LAYOUTS or base.trunk.name.endswith("_half")):
+    if not base.fpn and (base.trunk.name in RESNETS or base.trunk.name.endswith("_half")):
         # The stage has stride 2, so 14 x 14 becomes 7 x 7.
         head = StageHead(base.trunk.module.get_submodule("layer4"))
         return MultiScaleRoIAlign(pooled, output_size=14, sampling_ratio=2), head, base.trunk.layers[32][1]
@@ -128,3 +118,30 @@ def _load_vgg_head(head: DropoutHead, weights: Weights) -> None:
             if f"{name}.weight" in weights.tensors and weights.tensors[f"{name}.weight"].shape == layer.weight.shape:
                 layer.weight.copy_(weights.tensors[f"{name}.weight"])
                 layer.bias.copy_(weights.tensors[f"{name}.bias"])
+
+
+class DropoutHead(TwoMLPHead):
+    """Two fully connected layers of ``width`` with dropout after each, as in the VGG Faster R-CNN."""
+
+    def __init__(self, inputs: int, width: int, dropout: float = 0.5) -> None:
+        super().__init__(inputs, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(proposals, channels, height, width) to (proposals, width)."""
+        hidden = self.dropout(self.fc6(pooled.flatten(start_dim=1)).relu())
+        output: Tensor = self.dropout(self.fc7(hidden).relu())
+        return output
+
+
+class StageHead(nn.Module):
+    """The last stage of a ResNet on pooled features, averaged over its map: C4 (ResNet paper, appendix A)."""
+
+    def __init__(self, layer4: nn.Module) -> None:
+        super().__init__()
+        self.layer4 = layer4
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(proposals, channels, height, width) to (proposals, channels of the stage)."""
+        output: Tensor = self.layer4(pooled).mean(dim=(2, 3))
+        return output

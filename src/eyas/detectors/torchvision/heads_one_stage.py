@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -27,16 +27,13 @@ def head_names(network: OneStage) -> tuple[str, ...]:
     return ("anchors", "centerness") if isinstance(network, FCOS) else ("anchors",)
 
 
-@contextmanager
-def record_loss(network: OneStage) -> Iterator[Call]:
-    """Records one training pass of the network inside the context, for `training_head_outputs`.
+def record_loss(network: OneStage) -> AbstractContextManager[Call]:
+    """Records the loss of a training pass inside the context, for `training_head_outputs`.
 
-    All three compute their losses in ``compute_loss(targets, head_outputs, anchors, matched_idxs)``: a method of the
-    network in SSD, of its head in the others.
+    All three compute it in ``compute_loss(targets, head_outputs, anchors, matched_idxs)``: a method of the network in
+    SSD, of its head in the others.
     """
-    owner = network if isinstance(network, SSD) else network.head
-    with record_call(owner, "compute_loss") as call:
-        yield call
+    return record_call(network if isinstance(network, SSD) else network.head, "compute_loss")
 
 
 def training_head_outputs(network: OneStage, call: Call) -> HeadOutputs:
@@ -53,17 +50,7 @@ def training_head_outputs(network: OneStage, call: Call) -> HeadOutputs:
 def score_boxes(
     network: OneStage, batch: ImageList, maps: Mapping[str, Tensor], boxes: Mapping[str, Sequence[Tensor]]
 ) -> HeadOutputs:
-    """The outputs for given boxes of the heads that ``boxes`` names.
-
-    Args:
-        network: in evaluation mode.
-        batch: normalised and padded images.
-        maps: of the backbone, by level.
-        boxes: head name -> for each image (n, 4) xyxy, which must be the network's own anchors.
-
-    Raises:
-        EyasError: anchors that are not the network's own.
-    """
+    """See `TorchvisionDetector.score_boxes`, for the normalised and padded images and the maps of the backbone."""
     if not boxes:
         return HeadOutputs()
     levels = list(maps.values())
@@ -76,8 +63,7 @@ def score_boxes(
 
 def _outputs(network: OneStage, outputs: Mapping[str, Tensor], anchors: Sequence[Tensor]) -> dict[str, HeadOutput]:
     coder = network.box_coder
-    ltrb = isinstance(coder, BoxLinearCoder)
-    softmax = isinstance(network, SSD)
+    ltrb, softmax = isinstance(coder, BoxLinearCoder), isinstance(network, SSD)
     heads = {
         "anchors": HeadOutput(
             boxes=anchors,
@@ -102,21 +88,24 @@ def _matched(
 ) -> MatchedAnchors:
     """The rows that the losses count.
 
-    Args:
-        network: the detector.
-        targets: of each image.
-        logits: (batch, A, C).
-        anchors: of each image, (A, 4) xyxy.
-        owners: (batch, A) int64, the index of the anchor's object, or negative: torchvision's ``matched_idxs``.
+    Logits are (batch, A, C), anchors (A, 4) in each image. Owners are torchvision's ``matched_idxs``, (batch, A): the
+    index of the anchor's object, or negative.
     """
-    positives = torch.where(owners.flatten() >= 0)[0]
-    objects = [target["boxes"][owner[owner >= 0]] for target, owner in zip(targets, owners, strict=True)]
+    found = owners >= 0
+    positives = torch.where(found.flatten())[0]
+    boxes = [target["boxes"][owner[owner >= 0]] for target, owner in zip(targets, owners, strict=True)]
+    if isinstance(network, SSD):
+        rows = torch.cat([torch.where(chosen.flatten())[0] for chosen in _mined(network, targets, logits, owners)])
+    else:  # FCOS has no anchors between thresholds
+        rows = torch.where(owners.flatten() != Matcher.BETWEEN_THRESHOLDS)[0]
+    coder, objects, own = network.box_coder, torch.cat(boxes), torch.cat(list(anchors))[positives]
+    reverse = isinstance(coder, BoxLinearCoder)  # its arguments are in the opposite order
     return MatchedAnchors(
-        rows=_class_rows(network, targets, logits, owners),
+        rows=rows,
         positives=positives,
         slots=torch.zeros_like(positives),
-        box_targets=_encode(network, torch.cat(objects), torch.cat(list(anchors))[positives]),
-        divisor=_divisor(network, owners),
+        box_targets=coder.encode(own, objects) if reverse else coder.encode_single(objects, own),
+        divisor=_divisor(network, found.sum(1)),
         class_loss="classification",
         box_loss="bbox_regression",
     )
@@ -124,23 +113,8 @@ def _matched(
 
 def _centerness_matched(matched: MatchedAnchors) -> MatchedAnchors:
     """FCOS trains the centerness on the rows of its box loss, and divides all its losses by one number."""
-    none = matched.positives[:0]
-    return replace(
-        matched,
-        rows=matched.positives,
-        positives=none,
-        slots=none,
-        box_targets=matched.box_targets[:0],
-        class_loss="bbox_ctrness",
-        box_loss="",
-    )
-
-
-def _class_rows(network: OneStage, targets: Sequence[Mapping[str, Tensor]], logits: Tensor, owners: Tensor) -> Tensor:
-    if isinstance(network, SSD):
-        return torch.cat([torch.where(chosen.flatten())[0] for chosen in _mined(network, targets, logits, owners)])
-    # FCOS has no anchors between thresholds.
-    return torch.where(owners.flatten() != Matcher.BETWEEN_THRESHOLDS)[0]
+    none, targets = matched.positives[:0], matched.box_targets[:0]
+    return MatchedAnchors(matched.positives, none, none, targets, matched.divisor, "bbox_ctrness", "")
 
 
 def _mined(
@@ -160,22 +134,12 @@ def _mined(
     return positive, order.sort(1)[1] < network.neg_to_pos_ratio * positive.sum(1, keepdim=True)
 
 
-def _divisor(network: OneStage, owners: Tensor) -> Tensor:
-    """SSD and FCOS divide by the positives of the batch, at least 1.
+def _divisor(network: OneStage, counts: Tensor) -> Tensor:
+    """SSD and FCOS divide by the positives of the batch, at least 1; ``counts`` are those of each image.
 
     RetinaNet divides each image's sum by its own positives, at least 1, and averages over images. No single divisor
     does that; the sum of those numbers over the images does where they are equal.
     """
-    counts = (owners >= 0).sum(1)
     if isinstance(network, RetinaNet):
         return counts.clamp(min=1).sum().float()
     return counts.sum().clamp(min=1).float()
-
-
-def _encode(network: OneStage, objects: Tensor, anchors: Tensor) -> Tensor:
-    coder = network.box_coder
-    if isinstance(coder, BoxLinearCoder):  # its arguments are in the opposite order
-        targets: Tensor = coder.encode(anchors, objects)
-    else:
-        targets = coder.encode_single(objects, anchors)
-    return targets

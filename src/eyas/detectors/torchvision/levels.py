@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection import FCOS, FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
@@ -64,32 +64,27 @@ class DefaultBoxGrid:
 
 
 def derive_levels(network: Any, generator: Any, padding: Padding, size: Size) -> dict[str, Level]:
-    """The levels of a torchvision detector from one forward pass of its backbone.
-
-    Args:
-        network: the detector.
-        generator: its anchor generator.
-        padding: of its input.
-        size: (height, width) of the blank image.
+    """The levels of a torchvision detector from one forward pass of its backbone on a blank image of (height, width).
 
     Raises:
         EyasError: an anchor generator that is not torchvision's, or not for the backbone's number of levels.
     """
-    features, size = probe(network, padding.padded(size)), padding.padded(size)
+    size = padding.padded(size)
+    features = probe(network, size)
     counts = generator.num_anchors_per_location() if hasattr(generator, "num_anchors_per_location") else []
     if len(counts) != len(features):
         raise EyasError(
             f"the backbone returns {len(features)} maps ({', '.join(features)}) but the anchor generator is for "
             f"{len(counts)} levels; give anchor sizes for as many levels as the backbone has"
         )
-    strides = _strides(generator, features, size)
+    steps = generator.steps if isinstance(generator, DefaultBoxGenerator) else None
+    strides = steps or [round(size[0] / feature.shape[-2]) for feature in features.values()]
     ranges = box_ranges(network, generator, features, size)
     grid = DefaultBoxGrid if isinstance(generator, DefaultBoxGenerator) else CornerGrid
+    found = enumerate(zip(features.items(), strides, ranges, strict=True))
     return {
         name: Level(feature.shape[1], stride, grid(generator, index, padding), box_range)
-        for index, ((name, feature), stride, box_range) in enumerate(
-            zip(features.items(), strides, ranges, strict=True)
-        )
+        for index, ((name, feature), stride, box_range) in found
     }
 
 
@@ -137,8 +132,3 @@ def _pooling_ranges(pool: MultiScaleRoIAlign, features: Mapping[str, Tensor], si
     # Levels of equal stride share one range, and torchvision pools only from the first of them.
     own = dict(zip(pooled, pairwise(limits), strict=False))
     return [own.get(key, NO_BOXES) for key in by_key]
-
-
-def _strides(generator: nn.Module, features: Mapping[str, Tensor], size: Size) -> list[int]:
-    steps = generator.steps if isinstance(generator, DefaultBoxGenerator) else None
-    return list(steps) if steps else [round(size[0] / feature.shape[-2]) for feature in features.values()]

@@ -12,12 +12,10 @@ holds one of
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import WeightsEnum, get_model_weights
 from torchvision.models.detection import (
     FasterRCNN_ResNet50_FPN_Weights,
@@ -56,13 +54,7 @@ def is_whole_detector(weights: Weights) -> bool:
 
 
 def read_weights(weights: str | Path, family: Family, trunk: str, *, fpn: bool) -> Weights:
-    """Find and read weights.
-
-    Args:
-        weights: name or file.
-        family: the detector's family.
-        trunk: the backbone's name without suffix.
-        fpn: whether an FPN lies on top.
+    """Find and read weights, a name or a file, for a family's detector on a trunk, the backbone's name without suffix.
 
     Raises:
         EyasError: an unknown name, a failed download, a missing or unreadable file.
@@ -70,11 +62,10 @@ def read_weights(weights: str | Path, family: Family, trunk: str, *, fpn: bool) 
     path = Path(weights)
     if path.suffix in SUFFIXES or path.exists():
         found = read_weights_file(path)
-        known = next((entry for entry in ZERO_EPSILON if Path(entry.url).name == path.name), None)
-        return without_epsilon(found) if known else found
-    enums = [DETECTORS.get((family, trunk, fpn)), _trunk_enum(trunk)]
+        zero_epsilon = any(Path(entry.url).name == path.name for entry in ZERO_EPSILON)
+        return without_epsilon(found) if zero_epsilon else found
     names: dict[str, WeightsEnum] = {}
-    for enum in enums:
+    for enum in (DETECTORS.get((family, trunk, fpn)), _trunk_enum(trunk)):
         for name, entry in (enum.__members__ if enum else {}).items():
             names.setdefault(name, entry)
     if str(weights) not in names:
@@ -98,7 +89,8 @@ def load_trunk(module: nn.Module, weights: Weights) -> None:
     expected = {name: tensor for name, tensor in own.items() if name not in counters}
     given = {name: tensor for name, tensor in weights.tensors.items() if not name.endswith(COUNTER) and tensor.ndim}
     named = {name.removeprefix("features."): t for name, t in given.items() if not name.startswith(CLASSIFIERS)}
-    if named.keys() != expected.keys() and _shapes(given.values()) == _shapes(expected.values()):
+    shapes, own_shapes = ([tensor.shape for tensor in tensors.values()] for tensors in (given, expected))
+    if named.keys() != expected.keys() and shapes == own_shapes:
         named = dict(zip(expected, given.values(), strict=True))
     refuse_mismatch(weights.source, expected, named)
     module.load_state_dict(named | counters)
@@ -113,10 +105,6 @@ def without_epsilon(weights: Weights) -> Weights:
         name: tensor - EPSILON if name.endswith("running_var") else tensor for name, tensor in weights.tensors.items()
     }
     return Weights(weights.source, tensors)
-
-
-def _shapes(tensors: Iterable[Tensor]) -> list[torch.Size]:
-    return [tensor.shape for tensor in tensors]
 
 
 def _trunk_enum(trunk: str) -> type[WeightsEnum] | None:

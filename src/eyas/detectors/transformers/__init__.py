@@ -1,9 +1,45 @@
-"""DETR and its relatives from Hugging Face transformers."""
+"""DETR and its relatives from Hugging Face transformers: folders of ``save_pretrained``, and ids on its hub."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from eyas.detectors.library import Library
-from eyas.detectors.transformers.native import SavedPretrained
+from eyas.types import Detector, EyasError
+
+CONFIG = "config.json"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class SavedPretrained:
+    """The format of ``save_pretrained``; satisfies `eyas.detectors.library.NativeFormat`."""
+
+    def recognises(self, name: str) -> bool:
+        return (Path(name) / CONFIG).is_file() or is_hub_id(name)
+
+    def open(self, name: str) -> Detector:
+        from eyas.detectors.transformers.adapter import transformers_detector
+        from eyas.detectors.transformers.loading import PRETRAINED
+
+        try:
+            return transformers_detector(None, name, weights=PRETRAINED).eval()
+        except EyasError as error:
+            if is_hub_id(name):
+                raise EyasError(
+                    f"{name}: there is no such folder here, so it is taken for a hub id: {error}"
+                ) from error
+            raise
+
+    def files(self, folder: Path) -> list[Path]:
+        weights = sorted(folder.glob("*.safetensors"))
+        return [*sorted(folder.glob("*.json")), *weights] if (folder / CONFIG).is_file() and weights else []
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form ``org/name`` and no folder ``org`` exists here, so that it is not a path."""
+    return HUB_ID.fullmatch(name) is not None and not name.startswith(".") and not Path(name).parent.exists()
+
 
 LIBRARY = Library(
     adapter="eyas.detectors.transformers.adapter:TransformersDetector",

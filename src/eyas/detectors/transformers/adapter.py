@@ -13,18 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from eyas.detectors.deployed import Deployed
 from eyas.detectors.padding import Padding
-from eyas.detectors.transformers.deployed import DeployedTransformers
-from eyas.detectors.transformers.levels import FAMILIES, add_token_maps, derive_levels
-from eyas.detectors.transformers.loading import default_processor, load_model
+from eyas.detectors.transformers.deployed import DeployedTransformers, pixel_statistics
+from eyas.detectors.transformers.levels import FAMILIES, RATIOS, SCALE, add_token_maps, derive_levels
+from eyas.detectors.transformers.loading import library, load_model
 from eyas.ops.boxes import to_centre_size
 from eyas.types import EyasError, Prediction, Size, Target
-
-SCALE = 4.0
-RATIOS = (0.5, 1.0, 2.0)
 
 
 class TransformersDetector(nn.Module):
@@ -75,12 +71,12 @@ class TransformersDetector(nn.Module):
         self.classes = _class_names(config, classes)
         config.id2label = dict(enumerate(self.classes))
         config.label2id = {name: label for label, name in config.id2label.items()}
-        self.processor = processor or default_processor(family.processor)
+        self.processor = processor or getattr(library(), family.processor)()
         self.padding = Padding(family.divisor(config))
         self.score_threshold = score_threshold
         if family.tokens is not None:
             add_token_maps(model, family.tokens(config))
-        self.levels = derive_levels(model, self.padding.divisible, anchor_scale, anchor_ratios, family.least(config))
+        self.levels = derive_levels(model, family.divisor(config), family.least(config), anchor_scale, anchor_ratios)
 
     def forward(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The same as `losses`."""
@@ -107,9 +103,9 @@ class TransformersDetector(nn.Module):
         output = self.network(pixel_values=batch, labels=[as_labels(target, size) for target in targets])
         terms = loss_terms(output.loss, output.loss_dict)
         # DDP waits for a gradient of every parameter in every batch.
-        first = next(iter(terms))
-        idle = sum((parameter.sum() for parameter in self._idle()), output.loss.new_zeros(()))
-        return {**terms, first: terms[first] + 0 * idle}
+        first, names = next(iter(terms)), FAMILIES[type(self.network).__name__].idle
+        idle = (parameter.sum() for name, parameter in self.network.named_parameters() if name in names)
+        return {**terms, first: terms[first] + 0 * sum(idle, output.loss.new_zeros(()))}
 
     def predict(self, images: Tensor) -> list[Prediction]:
         """Detections by the library's own post-processing, by falling score, without NMS. Boxes may extend beyond the
@@ -130,7 +126,12 @@ class TransformersDetector(nn.Module):
         found = self.processor.post_process_object_detection(
             raw, threshold=self.score_threshold, target_sizes=[size] * len(images)
         )
-        return [_sorted(entry) for entry in found]
+        predictions: list[Prediction] = []
+        for entry in found:
+            order = entry["scores"].argsort(descending=True, stable=True)
+            boxes, scores, labels = (entry[name][order] for name in ("boxes", "scores", "labels"))
+            predictions.append({"boxes": boxes, "scores": scores, "labels": labels})
+        return predictions
 
     def export_native(self, folder: Path) -> None:
         """Write config, weights and image processor, for ``from_pretrained(folder)`` of transformers."""
@@ -142,19 +143,10 @@ class TransformersDetector(nn.Module):
         """The detector as a graph of fixed output shapes; it shares the weights."""
         return DeployedTransformers(self)
 
-    def _idle(self) -> list[nn.Parameter]:
-        names = FAMILIES[type(self.network).__name__].idle
-        return [parameter for name, parameter in self.network.named_parameters() if name in names]
-
     def _prepare(self, images: Tensor) -> tuple[Tensor, Size]:
         """The normalised and padded batch, and its (height, width)."""
-        if self.processor.do_normalize:
-            values = (self.processor.image_mean, self.processor.image_std)
-            mean, std = (images.new_tensor(value).view(-1, 1, 1) for value in values)
-            images = (images - mean) / std
-        height, width = images.shape[-2:]
-        padded = self.padding.padded((height, width))
-        return F.pad(images, (0, padded[1] - width, 0, padded[0] - height)), padded
+        batch = self.padding.normalised(images, *pixel_statistics(self.processor))
+        return batch, (batch.shape[-2], batch.shape[-1])
 
 
 def transformers_detector(
@@ -184,25 +176,21 @@ def transformers_detector(
         EyasError: transformers is not installed, nothing is found at the source, or weights that do not fit.
     """
     model, processor = load_model(backbone, weights, classes, config or {})
-    detector = TransformersDetector(
+    return TransformersDetector(
         model,
         classes,
         processor=processor,
         score_threshold=score_threshold,
         anchor_scale=anchor_scale,
         anchor_ratios=anchor_ratios,
-    )
-    detector.train()
-    return detector
+    ).train()
 
 
 def loss_terms(total: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The terms of a loss by kind, weighted so that they add up to the total.
 
-    Args:
-        total: scalar, a weighted sum of some of the terms.
-        terms: by name, such as ``loss_bbox``, ``loss_bbox_0`` or ``loss_bbox_dn_1``, which are of one kind. Some are
-            not part of the total.
+    The total is a weighted sum of some of the terms. Names such as ``loss_bbox``, ``loss_bbox_0`` and
+    ``loss_bbox_dn_1`` are of one kind.
     """
     if not total.requires_grad:
         return {"loss": total}
@@ -213,8 +201,7 @@ def loss_terms(total: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for (name, term), weight in zip(trained.items(), weights, strict=True):
         if weight is not None:
             found = re.match(r"loss_[a-z]+", name)
-            kind = found.group() if found else name
-            part = (weight * term).float().sum()
+            kind, part = found.group() if found else name, (weight * term).float().sum()
             kinds[kind] = kinds[kind] + part if kind in kinds else part
     return kinds
 
@@ -224,11 +211,6 @@ def as_labels(target: Target, size: Size) -> dict[str, Tensor]:
     boxes = target["boxes"]
     scale = boxes.new_tensor((size[1], size[0], size[1], size[0]))
     return {"class_labels": target["labels"], "boxes": to_centre_size(boxes) / scale}
-
-
-def _sorted(found: Mapping[str, Tensor]) -> Prediction:
-    order = found["scores"].argsort(descending=True, stable=True)
-    return {"boxes": found["boxes"][order], "scores": found["scores"][order], "labels": found["labels"][order]}
 
 
 def _class_names(config: Any, classes: Sequence[str] | None) -> tuple[str, ...]:

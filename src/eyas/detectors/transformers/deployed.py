@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from eyas.detectors.deployed import Candidates, Deployed, normalised, open_size, take_rows
+from eyas.detectors.deployed import Candidates, Deployed, take_rows
 from eyas.detectors.transformers.levels import FAMILIES
 from eyas.types import Size
 
@@ -22,12 +23,14 @@ PROBED = 1000
 
 
 class Rule(NamedTuple):
-    """How an image processor turns queries into detections."""
+    """How an image processor turns queries into detections.
+
+    With softmax, the best class of each query, where the last column means no object; else the best pairs of query and
+    class, at most this number, or as many as there are queries.
+    """
 
     softmax: bool
-    """The best class of each query, where the last column means no object; else the best pairs of query and class."""
     most: int | None
-    """The most pairs; None for the number of queries."""
 
 
 class DeployedTransformers(Deployed):
@@ -36,9 +39,6 @@ class DeployedTransformers(Deployed):
     The head outputs are the library's ``logits`` and ``pred_boxes``: centre, width and height in [0, 1] of the padded
     image. Where scores of the encoder select the queries, the selected boxes come first, as ``proposals``, xyxy in
     pixels.
-
-    Args:
-        detector: in evaluation mode.
     """
 
     def __init__(self, detector: TransformersDetector) -> None:
@@ -46,9 +46,7 @@ class DeployedTransformers(Deployed):
         self.network, self.padding = detector.network, detector.padding
         self.score_threshold = detector.score_threshold
         processor, config = detector.processor, detector.network.config
-        normalises = processor.do_normalize
-        self.mean: Sequence[float] = processor.image_mean if normalises else (0.0, 0.0, 0.0)
-        self.std: Sequence[float] = processor.image_std if normalises else (1.0, 1.0, 1.0)
+        self.mean, self.std = pixel_statistics(processor)
         family = FAMILIES[type(detector.network).__name__]
         self.strict, self.ordered, self.proposals = family.strict, family.ordered, family.proposals(config)
         self.coupled = True  # queries attend to each other
@@ -57,12 +55,9 @@ class DeployedTransformers(Deployed):
         self.rule = read_rule(processor)
 
     def raw(self, images: Tensor) -> tuple[tuple[Tensor, ...], Sequence[int]]:
-        batch = normalised(images, self.mean, self.std, self.padding)
-        if self.strict:
+        batch = self.padding.normalised(images, self.mean, self.std)
+        with nullcontext() if self.strict else OpenSizes():
             output: Any = self.network(pixel_values=batch)
-        else:
-            with OpenSizes():
-                output = self.network(pixel_values=batch)
         rows = [output.logits.shape[1]]
         if self.proposals is None:
             return (output.logits, output.pred_boxes), rows
@@ -79,7 +74,7 @@ class DeployedTransformers(Deployed):
             pairs, columns = logits.sigmoid().flatten(1), logits.shape[2]
             scores, indices = pairs.topk(min(pairs.shape[1], self.rule.most or logits.shape[1]), dim=1)
             indices, labels = indices // columns, indices % columns
-        found = in_pixels(take_rows(boxes, indices), open_size(size, self.padding))
+        found = in_pixels(take_rows(boxes, indices), self.padding.padded(size))
         real = scores > self.score_threshold
         return Candidates(
             torch.where(real[..., None], found, 0.0), torch.where(real, scores, 0.0), torch.where(real, labels, -1)
@@ -94,11 +89,7 @@ class OpenSizes(TorchFunctionMode):
     """
 
     def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         options = dict(kwargs or {})
         if func is torch.linspace and len(args) == 3 and isinstance(args[2], torch.SymInt):
@@ -117,6 +108,13 @@ def _as_tensor(value: Any, options: Mapping[str, Any]) -> Tensor:
     if isinstance(value, (list, tuple)):
         return torch.stack([_as_tensor(entry, options) for entry in value])
     return torch.full((), value, **options)
+
+
+def pixel_statistics(processor: Any) -> tuple[Sequence[float], Sequence[float]]:
+    """An image processor's mean and standard deviation per channel; 0 and 1 where it does not normalise."""
+    if processor.do_normalize:
+        return processor.image_mean, processor.image_std
+    return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 
 def read_rule(processor: Any) -> Rule:

@@ -27,6 +27,8 @@ DENOISING = ("model.denoising_class_embed.weight",)
 """Embeds noisy boxes as queries; a batch without boxes has none."""
 MASK_TOKEN = ("model.backbone.backbone.embeddings.mask_token",)
 """Used only in DINOv2's own training."""
+SCALE = 4.0
+RATIOS = (0.5, 1.0, 2.0)
 PROBE_SIDE = 128
 """Pixels; the least side of the probe image."""
 
@@ -37,13 +39,13 @@ class TokenSource:
 
     Attributes:
         module: the module whose output, or input, has the tokens.
-        sizes: modules, or lists of modules, whose outputs have the sizes of the maps, in the order of the tokens.
+        size: the module whose output has the size of the map, or a list of such modules, in the order of the tokens.
         of_input: the tokens are the first input of ``module``, not the last hidden state of its output.
         before: number of leading tokens that belong to no cell.
     """
 
     module: str
-    sizes: Sequence[str]
+    size: str
     of_input: bool = False
     before: int = 0
 
@@ -54,10 +56,6 @@ class TokenMaps(nn.Module):
     A transformer's tokens are (batch, tokens, channels), and no module of the library returns them as a map. Hooks send
     them through this module: the next module gets the same numbers, and the loss's gradient passes through the maps.
     It has no parameters, so the library's state dict does not change.
-
-    Args:
-        count: number of maps.
-        before: number of leading tokens that belong to no cell.
     """
 
     def __init__(self, count: int, before: int) -> None:
@@ -89,19 +87,15 @@ class TokenMaps(nn.Module):
 
 @dataclass(frozen=True)
 class StrideGrid:
-    """Anchors for a level of a detector that has none: boxes of a few shapes, centred in the cells.
+    """Anchors for a level of a detector that has none: boxes of a few ratios (height over width), centred in the cells.
 
-    Equal to `eyas.ops.anchors.default_grid` where the stride divides the image.
-
-    Attributes:
-        stride: pixels per cell.
-        scale: side of the square anchor, in strides.
-        ratios: height over width.
+    Equal to `eyas.ops.anchors.default_grid` where the stride divides the image. The square one's side is ``scale``
+    strides of ``stride`` pixels.
     """
 
     stride: int
-    scale: float = 4.0
-    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    scale: float = SCALE
+    ratios: tuple[float, ...] = RATIOS
 
     def __call__(self, size: Size, image_size: Size) -> AnchorGrid:
         shapes, step = ratio_cell_anchors(self.scale * self.stride, self.ratios), float(self.stride)
@@ -119,8 +113,7 @@ class Family:
         idle: parameters that no loss depends on, in some batches or in any.
         proposals: config -> the output field with the boxes that the queries start from, if scores of the encoder
             select them; else None.
-        ordered: see `eyas.detectors.deployed.Deployed`.
-        strict: see `eyas.detectors.deployed.Deployed`.
+        ordered, strict: see `eyas.detectors.deployed.Deployed`.
         least: config -> least side of an image, pixels, that gives a cell to every query.
     """
 
@@ -153,14 +146,14 @@ def _patch(config: Any) -> int:
     return int(config.patch_size)
 
 
-def _encoded(*sizes: str) -> Callable[[Any], TokenSource]:
-    return lambda config: TokenSource("model.encoder", sizes)
+def _encoded(size: str) -> Callable[[Any], TokenSource]:
+    return lambda config: TokenSource("model.encoder", size)
 
 
 def _before_last_layer(config: Any) -> TokenSource:
     # The last layer's image tokens reach no loss: YOLOS reads only its detection tokens. So take the layer's input.
     last = f"vit.encoder.layer.{config.num_hidden_layers - 1}"
-    return TokenSource(last, ("vit.embeddings.patch_embeddings.projection",), of_input=True, before=1)
+    return TokenSource(last, "vit.embeddings.patch_embeddings.projection", of_input=True, before=1)
 
 
 def _of_two_stages(config: Any) -> str | None:
@@ -183,12 +176,7 @@ FAMILIES: Mapping[str, Family] = {
         "DeformableDetrImageProcessor", _windows, proposals=_of_two_stages, ordered=True, least=_enough_cells
     ),
     "RfDetrForObjectDetection": Family(
-        "RfDetrImageProcessor",
-        _windows,
-        idle=MASK_TOKEN,
-        proposals=_of_two_stages,
-        ordered=True,
-        least=_enough_cells,
+        "RfDetrImageProcessor", _windows, idle=MASK_TOKEN, proposals=_of_two_stages, ordered=True, least=_enough_cells
     ),
     "YolosForObjectDetection": Family("YolosImageProcessor", _patch, tokens=_before_last_layer),
 }
@@ -199,10 +187,8 @@ def add_token_maps(network: nn.Module, source: TokenSource) -> None:
     """Put a `TokenMaps` into a network that has none yet."""
     if hasattr(network, TOKEN_MAPS):
         return
-    sized: list[nn.Module] = []
-    for name in source.sizes:
-        module = network.get_submodule(name)
-        sized += list(module) if isinstance(module, nn.ModuleList) else [module]
+    size = network.get_submodule(source.size)
+    sized = list(size) if isinstance(size, nn.ModuleList) else [size]
     maps = TokenMaps(len(sized), source.before)
     for index, module in enumerate(sized):
         module.register_forward_hook(partial(maps.note_size, index))
@@ -215,19 +201,19 @@ def add_token_maps(network: nn.Module, source: TokenSource) -> None:
 
 
 def derive_levels(
-    network: nn.Module, divisor: int, scale: float = 4.0, ratios: Sequence[float] = (0.5, 1.0, 2.0), least: int = 1
+    network: nn.Module, divisor: int, least: int, scale: float, ratios: Sequence[float]
 ) -> dict[str, Level]:
-    """The levels of a detector from one forward pass: strides, channels and tap names.
+    """The levels of a detector, with its token maps, from one forward pass: strides, channels and tap names.
 
     Leaves out maps that depend on no trainable parameter, because nothing can learn from them, unless the whole network
     is frozen, as in a teacher.
 
     Args:
-        network: the detector, with its token maps.
+        network: the detector.
         divisor: the sides of its input must be multiples of it.
+        least: least side of its input, pixels.
         scale: see `StrideGrid`.
         ratios: see `StrideGrid`.
-        least: least side of its input, pixels.
 
     Raises:
         EyasError: no module returns a map.

@@ -1,4 +1,7 @@
-"""A model of transformers from a hub id, a folder or a config file, and its weights."""
+"""Models of transformers from a hub id, a folder or a config file, with their weights.
+
+transformers is imported only when a model is loaded.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +37,6 @@ def library() -> Any:
     return transformers
 
 
-def default_processor(name: str) -> Any:
-    """An image processor with the library's defaults, by the name of its class."""
-    return getattr(library(), name)()
-
-
 def load_model(
     source: str, weights: str | Path | None, classes: Sequence[str] | None, overrides: Mapping[str, Any]
 ) -> tuple[nn.Module, Any]:
@@ -64,21 +62,16 @@ def load_model(
         config.id2label = dict(enumerate(classes))
         config.label2id = {name: label for label, name in config.id2label.items()}
     if origin is None or Path(origin).suffix in SUFFIXES:
-        model: nn.Module = _make(source, config)
+        try:
+            model: nn.Module = library().AutoModelForObjectDetection.from_config(config, trust_remote_code=False)
+        except ValueError as error:
+            raise EyasError(f"{source}: not the configuration of a detector ({error})") from error
         if origin is not None:
             load_detector(model, read_weights_file(Path(origin)))
         return model, _processor(source)
     if origin == source:
         _say_renamed(source, own, classes)
     return _pretrained(origin, config), _processor(origin)
-
-
-def _make(source: str, config: Any) -> nn.Module:
-    try:
-        model: nn.Module = library().AutoModelForObjectDetection.from_config(config, trust_remote_code=False)
-    except ValueError as error:
-        raise EyasError(f"{source}: not the configuration of a detector ({error})") from error
-    return model
 
 
 def _pretrained(origin: str, config: Any) -> nn.Module:

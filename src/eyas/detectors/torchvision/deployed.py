@@ -1,18 +1,20 @@
-"""Faster R-CNN as a graph of fixed shapes, see `eyas.detectors.deployed`."""
+"""torchvision's detectors as graphs of fixed shapes, see `eyas.detectors.deployed`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection._utils import BoxLinearCoder
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
+from torchvision.models.detection.ssd import SSD
 from torchvision.ops import roi_align
 
-from eyas.detectors.deployed import DROPPED, Candidates, Deployed, after_nms, detections, take_rows, top_scores
-from eyas.detectors.torchvision.deployed_one_stage import prepared
+from eyas.detectors.deployed import DROPPED, Candidates, Deployed, after_nms, detections, joined, take_rows, top_scores
 from eyas.ops.boxes import clip
 from eyas.types import Size
 
@@ -20,12 +22,61 @@ SMALLEST_DETECTION = 1e-2
 """Pixels; torchvision's own lower limit for the sides of a detection."""
 
 
-class DeployedFasterRCNN(Deployed):
-    """Faster R-CNN with or without FPN. An empty proposal slot has a box of zeros and logits of zeros.
+class DeployedOneStage(Deployed):
+    """RetinaNet, FCOS or SSD in evaluation mode; ``first_label`` is torchvision's label of the first class."""
 
-    Args:
-        network: in evaluation mode, of a `TorchvisionDetector`.
-    """
+    def __init__(self, network: RetinaNet | FCOS | SSD, first_label: int) -> None:
+        super().__init__()
+        self.network, self.first_label = network, first_label
+        centerness = ("centerness_logits",) if isinstance(network, FCOS) else ()
+        self.raw_names = ("class_logits", "box_deltas", *centerness, "anchors")
+
+    def raw(self, images: Tensor) -> tuple[tuple[Tensor, ...], Sequence[int]]:
+        network = self.network
+        batch = network.transform.normalised(images)
+        maps = network.backbone(batch)
+        levels = [maps] if isinstance(maps, Tensor) else list(maps.values())
+        outputs = network.head(levels)
+        anchors = _anchors(network.anchor_generator, batch, images, levels)
+        centerness = (outputs["bbox_ctrness"],) if isinstance(network, FCOS) else ()
+        per_cell = network.anchor_generator.num_anchors_per_location()
+        rows = [level.shape[2] * level.shape[3] * count for level, count in zip(levels, per_cell, strict=True)]
+        return (outputs["cls_logits"], outputs["bbox_regression"], *centerness, anchors), rows
+
+    def detect(self, raw: Sequence[Tensor], rows: Sequence[int], size: Size) -> Candidates:
+        network = self.network
+        logits, deltas, *centerness, anchors = raw
+        if isinstance(network, SSD):
+            found = self._per_label(logits.softmax(dim=2), deltas, anchors, size)
+        else:
+            scores = logits.sigmoid()
+            if centerness:
+                scores = (scores * centerness[0].sigmoid()).sqrt()
+            parts = zip(scores.split(rows, 1), deltas.split(rows, 1), anchors.split(rows), strict=True)
+            found = joined([self._level(*part, size) for part in parts])
+        limits = {"threshold": network.score_thresh, "nms": network.nms_thresh, "count": network.detections_per_img}
+        return detections(found, logits.shape[2], **limits, first_label=self.first_label)
+
+    def _level(self, scores: Tensor, deltas: Tensor, anchors: Tensor, size: Size) -> Candidates:
+        """The best pairs of anchor and label of one level."""
+        labels = scores.shape[2]
+        scores, indices = top_scores(scores.flatten(1), self.network.topk_candidates)
+        rows = indices // labels
+        boxes = _decoded(self.network.box_coder, take_rows(deltas, rows), anchors[rows], size)
+        return Candidates(boxes, scores, indices % labels)
+
+    def _per_label(self, scores: Tensor, deltas: Tensor, anchors: Tensor, size: Size) -> Candidates:
+        """The best anchors for each label except the background."""
+        found = []
+        for label in range(1, scores.shape[2]):
+            score, indices = top_scores(scores[..., label], self.network.topk_candidates)
+            boxes = _decoded(self.network.box_coder, take_rows(deltas, indices), anchors[indices], size)
+            found.append(Candidates(boxes, score, torch.full_like(indices, label)))
+        return joined(found)
+
+
+class DeployedFasterRCNN(Deployed):
+    """Faster R-CNN in evaluation mode. An empty proposal slot has a box of zeros and logits of zeros."""
 
     raw_names = ("rpn_logits", "rpn_deltas", "anchors", "proposals", "roi_logits", "roi_deltas")
     matched = ("proposals", "roi_logits", "roi_deltas")
@@ -36,18 +87,17 @@ class DeployedFasterRCNN(Deployed):
 
     def raw(self, images: Tensor) -> tuple[tuple[Tensor, ...], Sequence[int]]:
         network, rpn = self.network, self.network.rpn
-        size: Size = (images.shape[-2], images.shape[-1])
-        batch = prepared(network.transform, images)
+        batch = network.transform.normalised(images)
         maps = network.backbone(batch)
         maps = {"0": maps} if isinstance(maps, Tensor) else maps
         levels = list(maps.values())
         logits, deltas = rpn.head(levels)
         rows = [level.shape[1] * level.shape[2] * level.shape[3] for level in logits]
-        (anchors,) = rpn.anchor_generator(ImageList(batch, [size]), levels)
+        anchors = _anchors(rpn.anchor_generator, batch, images, levels)
         flat_logits, flat_deltas = concat_box_prediction_layers(logits, deltas)
         count = anchors.shape[0]
         rpn_logits, rpn_deltas = flat_logits.view(-1, count), flat_deltas.view(-1, count, 4)
-        proposals = self._propose(rpn_logits, rpn_deltas, anchors, rows, size)
+        proposals = self._propose(rpn_logits, rpn_deltas, anchors, rows, (images.shape[-2], images.shape[-1]))
         return (rpn_logits, rpn_deltas, anchors, *self._second_stage(maps, proposals)), rows
 
     def detect(self, raw: Sequence[Tensor], rows: Sequence[int], size: Size) -> Candidates:
@@ -71,25 +121,21 @@ class DeployedFasterRCNN(Deployed):
         found = []
         for level, (score, delta, anchor) in enumerate(parts):
             # By logits, as torchvision does: the sigmoids of two large logits may round to the same number.
-            score, indices = _top_logits(score, rpn.pre_nms_top_n())
-            delta = take_rows(delta, indices)
-            boxes = rpn.box_coder.decode_single(delta.flatten(0, 1), anchor[indices].flatten(0, 1))
-            boxes = clip(boxes.reshape(delta.shape), size)
+            score, indices = top_scores(score, rpn.pre_nms_top_n(), missing=-torch.inf)
+            boxes = _decoded(rpn.box_coder, take_rows(delta, indices), anchor[indices], size)
             probability = score.sigmoid()
             real = (_sides(boxes) >= rpn.min_size) & (probability >= rpn.score_thresh) & score.isfinite()
             found.append(Candidates(boxes, torch.where(real, probability, DROPPED), torch.full_like(indices, level)))
-        all_levels = Candidates(*(torch.cat(field, dim=1) for field in zip(*found, strict=True)))
+        all_levels = joined(found)
         left = after_nms(all_levels, all_levels.labels, len(rows), rpn.nms_thresh, rpn.post_nms_top_n())
         return torch.where((left.scores >= 0)[..., None], left.boxes, 0.0)
 
     def _second_stage(self, maps: Mapping[str, Tensor], proposals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Proposals (batch, P, 4), their logits (batch, P, labels) and deltas (batch, P, 4 labels)."""
         roi = self.network.roi_heads
-        image, slot = torch.where(_sides(proposals) > 0)
-        pooled = self._pool(maps, image, proposals[image, slot])
-        logits, deltas = roi.box_predictor(roi.box_head(pooled))
+        where = image, slot = torch.where(_sides(proposals) > 0)
+        logits, deltas = roi.box_predictor(roi.box_head(self._pool(maps, image, proposals[image, slot])))
         batch, slots, _ = proposals.shape
-        where = (image, slot)
         all_logits = logits.new_zeros(batch, slots, logits.shape[1]).index_put(where, logits)
         all_deltas = deltas.new_zeros(batch, slots, deltas.shape[1]).index_put(where, deltas)
         return proposals, all_logits, all_deltas
@@ -111,14 +157,18 @@ class DeployedFasterRCNN(Deployed):
         return pooled
 
 
-def _top_logits(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """`top_scores` for values of any sign: missing ones are minus infinity."""
-    length = logits.shape[1]
-    if isinstance(length, int):
-        return top_scores(logits, count)
-    filled = torch.nn.functional.pad(logits, (0, count), value=-torch.inf)
-    values, indices = filled.topk(count, dim=1)
-    return values, indices.clamp(max=length - 1)
+def _anchors(generator: Any, batch: Tensor, images: Tensor, levels: list[Tensor]) -> Tensor:
+    """(A, 4); all images have the same anchors, and asking for those of one keeps the batch size open."""
+    anchors: Tensor = generator(ImageList(batch, [(images.shape[-2], images.shape[-1])]), levels)[0]
+    return anchors
+
+
+def _decoded(coder: Any, deltas: Tensor, anchors: Tensor, size: Size) -> Tensor:
+    """(batch, n, 4) boxes from deltas and anchors of that shape, clipped."""
+    if isinstance(coder, BoxLinearCoder):
+        return clip(coder.decode(deltas, anchors), size)
+    boxes = coder.decode_single(deltas.flatten(0, 1), anchors.flatten(0, 1))
+    return clip(boxes.reshape(deltas.shape), size)
 
 
 def _sides(boxes: Tensor) -> Tensor:

@@ -17,10 +17,9 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
-from eyas.commands.cluster import Nodes, slurm_environment
-from eyas.commands.launch import launch
+from eyas.commands.launch import Nodes, launch, slurm_environment
 from eyas.commands.parsing import command_parser, parse_options, run_config, summary
-from eyas.tools.signals import Stopped, stopped_by_sigterm
+from eyas.tools.signals import Stopped, ended_by_reader, stopped_by_sigterm
 from eyas.types import EyasError
 
 COMMANDS = (
@@ -59,6 +58,7 @@ Every option can stand in a YAML file given by --config; --print_config prints t
 """
 
 
+@ended_by_reader()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 1 from `doctor`, 2 for bad input, 130 on Ctrl-C, 143 on SIGTERM."""
     arguments = list(sys.argv[1:] if argv is None else argv)

@@ -55,7 +55,7 @@ def train_digits_teacher(out: Path, data: Path) -> Path:
     """Train the teacher by its recipe, with its provenance beside its weights. Returns its run folder."""
     folder = out / "teacher"
     recipe = shipped_recipes()["digits/teacher"]
-    result: EvaluationResult = run_recipe(train, [recipe], {"data": data, "out": folder, **resume_options(folder)})
+    result: EvaluationResult = run_recipe(train, recipe, {"data": data, "out": folder, **resume_options(folder)})
     provenance = {
         "recipe": "digits/teacher",
         "seed": recorded_config(folder)["run"]["seed"],

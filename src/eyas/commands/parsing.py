@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import MISSING, fields
 from inspect import Parameter, Signature
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,26 +76,20 @@ def one_parameter_each(function: Callable[..., Any], *, methods: bool) -> Callab
     A parameter of its own wins over a field of the same name, and so does its docstring. The dataclass is made of the
     options before the call.
     """
-    hints = _hints(function, methods)
-    parameters = inspect.signature(function).parameters
-    groups = {name: hints[name] for name in parameters if hints[name] in FLAT}
+    parameters = _parameters(function, methods)
+    groups = {name: option.annotation for name, option in parameters.items() if option.annotation in FLAT}
+    fields = {name: _parameters(group, methods) for name, group in groups.items()}
     own = parameters.keys() - groups.keys()
-    options = []
-    for name, parameter in parameters.items():
-        if name in groups:
-            kinds = _hints(groups[name], methods)
-            for field in fields(groups[name]):
-                default = Parameter.empty if field.default is MISSING else field.default
-                option = Parameter(field.name, parameter.kind, default=default, annotation=kinds[field.name])
-                options += [] if field.name in own else [option]
-        else:
-            options.append(parameter.replace(annotation=hints[name]))
+    options = [
+        option
+        for name, parameter in parameters.items()
+        for option in fields.get(name, {name: parameter}).values()
+        if name in own or option.name not in own
+    ]
     options.sort(key=lambda option: option.default is not Parameter.empty)
 
     def call(**values: Any) -> Any:
-        made = {
-            name: kind(**{field.name: values[field.name] for field in fields(kind)}) for name, kind in groups.items()
-        }
+        made = {name: group(**{field: values[field] for field in fields[name]}) for name, group in groups.items()}
         return function(**{name: values[name] for name in own}, **made)
 
     call.__signature__ = Signature(options)  # type: ignore[attr-defined]
@@ -104,17 +97,18 @@ def one_parameter_each(function: Callable[..., Any], *, methods: bool) -> Callab
     return call
 
 
-def _hints(described: Any, methods: bool) -> dict[str, Any]:
-    """Parameter or field -> its type, `AnyMethod` for a method unless these are to be imported."""
+def _parameters(described: Any, methods: bool) -> dict[str, Parameter]:
+    """The parameters of a function or dataclass with their types; `AnyMethod` for a method, unless these are imported."""
     method: type = AnyMethod
     if methods:
         from eyas.methods import Method
 
         method = Method
     own = {name: hint for name, hint in described.__annotations__.items() if name != "return"}
-    return get_type_hints(
-        SimpleNamespace(__annotations__=own), vars(sys.modules[described.__module__]), {"Method": method}
-    )
+    names = vars(sys.modules[described.__module__])
+    hints = get_type_hints(SimpleNamespace(__annotations__=own), names, {"Method": method})
+    parameters = inspect.signature(described).parameters
+    return {name: parameter.replace(annotation=hints[name]) for name, parameter in parameters.items()}
 
 
 def _docstring(function: Callable[..., Any], groups: Sequence[type]) -> str:
@@ -154,13 +148,10 @@ def _without_methods(arguments: Sequence[str]) -> list[str]:
     kept: list[str] = []
     value_follows = False
     for argument in arguments:
-        if argument.partition("=")[0].partition(".")[0].removesuffix("+") == f"--{METHOD}":
-            value_follows = "=" not in argument
-        elif value_follows and not argument.startswith("--"):
-            value_follows = False
-        else:
+        of_method = argument.partition("=")[0].partition(".")[0].removesuffix("+") == f"--{METHOD}"
+        if not of_method and (not value_follows or argument.startswith("--")):
             kept.append(argument)
-            value_follows = False
+        value_follows = of_method and "=" not in argument
     return kept
 
 
@@ -181,9 +172,7 @@ def run_config(function: Callable[..., Any], parser: ArgumentParser, config: Nam
     config = config.clone()
     config.pop("config", None)
     with command_config(parser.dump(config, skip_validation=True)):
-        options = vars(_instances(parser, config))
-        options.pop("devices", None)  # of the command line, not of the function: how many processes there are
-        return one_parameter_each(function, methods=False)(**options)
+        return one_parameter_each(function, methods=False)(**vars(_instances(parser, config)))
 
 
 def _instances(parser: ArgumentParser, config: Namespace) -> Namespace:
@@ -199,17 +188,10 @@ def _instances(parser: ArgumentParser, config: Namespace) -> Namespace:
         raise EyasError(str(cause or error)) from error
 
 
-def run_recipe(function: Callable[..., Any], recipes: Sequence[Path], overrides: Mapping[str, Any]) -> Any:
-    """Do what ``eyas COMMAND --config recipe ... --key value ...`` would do, and return what the command returns.
-
-    Args:
-        function: the command.
-        recipes: YAML files; later ones override earlier ones.
-        overrides: option name, dotted as on the command line, to value.
-    """
+def run_recipe(function: Callable[..., Any], recipe: Path, overrides: Mapping[str, Any]) -> Any:
+    """Do what ``eyas COMMAND --config recipe --key value ...`` would do, and return what the command returns."""
     parser = command_parser(function)
-    arguments = [f"--config={recipe}" for recipe in recipes]
-    arguments += [f"--{key}={value}" for key, value in overrides.items()]
+    arguments = [f"--config={recipe}", *(f"--{key}={value}" for key, value in overrides.items())]
     return run_config(function, parser, _parse(parser, arguments))
 
 

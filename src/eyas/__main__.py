@@ -105,8 +105,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, ArgumentParser, Namespace]:
 
 def parser_of(name: str, methods: bool) -> ArgumentParser:
     """The parser of a command, with the methods imported or not; see `parse_options`."""
-    positional = name in POSITIONAL or name in OWN_ARGUMENTS
-    add = OWN_ARGUMENTS.get(name, {})
+    positional, add = name in POSITIONAL or name in OWN_ARGUMENTS, OWN_ARGUMENTS.get(name, {})
     parser = command_parser(command(name), prog=f"eyas {name}", positional=positional, skip=add.keys(), methods=methods)
     for argument, options in add.items():
         parser.add_argument(argument, **options)
@@ -123,11 +122,7 @@ OWN_ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
         "name": {"nargs": "?", "type": str | None, "default": None, "help": "The recipe to copy, as listed."},
     },
     "report": {
-        "runs": {
-            "nargs": "+",
-            "type": Path,
-            "help": "Run folders, or folders of run folders as compare and demo make.",
-        },
+        "runs": {"nargs": "+", "type": Path, "help": "Run folders, or folders of run folders as compare and demo make."}
     },
 }
 """Command -> arguments given by place that a signature cannot describe: optional ones, or several."""

@@ -114,18 +114,18 @@ def describe(device: torch.device) -> str:
     """A device in words: name and memory, or threads."""
     import torch
 
-    if device.type == "cpu":
-        text = f"{torch.get_num_threads()} threads on {os.cpu_count()} cores"
-        if SHM.is_dir():
-            text += f", {_gib(shutil.disk_usage(SHM).free)} free in {SHM}"
-        if not torch.accelerator.is_available():
-            built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built for CPUs"
-            text += f"; no accelerator ({built})"
-        return text
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return f"{properties.name}, {_gib(properties.total_memory)}"
-    return device.type
+    if device.type != "cpu":
+        return device.type
+    text = f"{torch.get_num_threads()} threads on {os.cpu_count()} cores"
+    if SHM.is_dir():
+        text += f", {_gib(shutil.disk_usage(SHM).free)} free in {SHM}"
+    if not torch.accelerator.is_available():
+        built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs"
+        text += f"; no accelerator (torch is built for {built})"
+    return text
 
 
 def shared_memory(data: DataArgs, free: int | None = None) -> Check:

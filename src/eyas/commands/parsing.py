@@ -98,7 +98,7 @@ def one_parameter_each(function: Callable[..., Any], *, methods: bool) -> Callab
 
 
 def _parameters(described: Any, methods: bool) -> dict[str, Parameter]:
-    """The parameters of a function or dataclass with their types; `AnyMethod` for a method, unless these are imported."""
+    """The parameters of a function or dataclass with their types; `AnyMethod` for a method, or `Method` if imported."""
     method: type = AnyMethod
     if methods:
         from eyas.methods import Method

@@ -108,8 +108,7 @@ def _check_archive(path: Path, file: BinaryIO) -> int:
     room = sum(entry.file_size for entry in entries)
     if room > size:
         raise EyasError(_refusal(path, f"its entries claim {room:,} bytes, and the file has {size:,}"))
-    structure = sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl"))
-    _check_structure(path, structure)
+    _check_structure(path, sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl")))
     return room
 
 
@@ -169,10 +168,9 @@ def _some(names: Sequence[str]) -> str:
 
 def _reason(error: Exception) -> str:
     """Why PyTorch refuses a file, without its advice to switch off the safety."""
-    text = str(error)
-    if found := re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", text):
+    if found := re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", str(error)):
         return f"{UNSAFE} ({found[1]})"
-    if "weights_only" in text:
+    if "weights_only" in str(error):
         return UNSAFE
     return f"it is damaged, or no checkpoint of PyTorch ({_first_line(error)})"
 

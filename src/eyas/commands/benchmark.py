@@ -46,9 +46,6 @@ def benchmark(
         steps: timed steps.
         warmup: steps before them; an automatic weight is measured in each of its first twenty.
         json_file: also write the times there.
-        dataset: how the data is read and fed.
-        optim: the optimiser.
-        run: the run.
     """
     if steps < 1 or warmup < 0:
         raise EyasError(f"--steps must be at least 1 and --warmup at least 0, got {steps} and {warmup}")

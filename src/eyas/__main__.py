@@ -60,7 +60,10 @@ Every option can stand in a YAML file given by --config; --print_config prints t
 
 @ended_by_reader()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 1 from `doctor`, 2 for bad input, 130 on Ctrl-C, 143 on SIGTERM."""
+    """Run one command. Returns the exit status: 0, 1 from `doctor`, 2 for bad input, 130 on Ctrl-C, 143 on SIGTERM.
+
+    Where the reader of the output has gone, as in `eyas --help | head -3`, SystemExit(1) ends it.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.append("")  # methods and teachers of your own are imported from the folder you are in

@@ -52,7 +52,7 @@ def demo(
     raise_failed(train_missing(plan))
     comparison = compare_arms(plan.finished())
     folders = {"teacher": teacher, **{arm.name: plan.folder(arm, seeds[0]) for arm in plan.arms}}
-    costs = digits.costs_of(folders)
+    costs = {name: digits.cost(folder) for name, folder in folders.items()}
     more = {"cost": {name: asdict(cost) for name, cost in costs.items()}, "data_hash": data_hash(data)}
     seconds = round(time.monotonic() - started, 1)
     write_comparison(out, comparison, {**about(plan), **more, "seconds": seconds})

@@ -67,12 +67,9 @@ def train_digits_teacher(out: Path, data: Path) -> Path:
     return folder
 
 
-def costs_of(folders: Mapping[str, Path]) -> dict[str, ModelCost]:
-    """Size and CPU latency of each run's detector at its own input size."""
-    return {
-        name: measure(load(folder), ModelSpec.load(folder).resize.output_size((1, 1)))
-        for name, folder in folders.items()
-    }
+def cost(run: Path) -> ModelCost:
+    """Size and CPU latency of a run's detector at its own input size."""
+    return measure(load(run), ModelSpec.load(run).resize.output_size((1, 1)))
 
 
 def table(comparison: Comparison, costs: Mapping[str, ModelCost]) -> list[list[str]]:

@@ -102,12 +102,9 @@ def devices(device: Device) -> list[torch.device]:
     """The CPU and, unless ``device`` is cpu, every accelerator that torch sees."""
     import torch
 
-    found = [torch.device("cpu")]
-    if device == "auto" and torch.accelerator.is_available():
-        kind = torch.accelerator.current_accelerator()
-        assert kind is not None
-        found += [torch.device(kind.type, index) for index in range(torch.accelerator.device_count())]
-    return found
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    count = 0 if kind is None or device == "cpu" else torch.accelerator.device_count()
+    return [torch.device("cpu"), *(torch.device(str(kind), index) for index in range(count))]
 
 
 def describe(device: torch.device) -> str:
@@ -129,12 +126,7 @@ def describe(device: torch.device) -> str:
 
 
 def shared_memory(data: DataArgs, free: int | None = None) -> Check:
-    """Whether the workers' batches fit into shared memory, through which they hand them over.
-
-    Args:
-        data: how the data would be fed.
-        free: bytes of shared memory; those of this machine when left out.
-    """
+    """Whether the workers' batches fit into ``free`` bytes of shared memory, by default this machine's."""
     height, width = data.resize.output_size(ASSUMED)
     need = data.workers * PREFETCHED * data.batch_size * 3 * height * width * 4  # float32
     name = f"shared memory for {data.workers} workers, batches of {data.batch_size} at {height}x{width}: {_gib(need)}"

@@ -26,8 +26,7 @@ PATIENCE = 10.0
 SAVING = 120.0
 """Seconds for all processes to end the current step and save, when this process is interrupted or terminated."""
 POLL = 0.1
-INTERRUPTED = 130
-"""The status of a command that Ctrl-C has stopped."""
+INTERRUPTED = 128 + signal.SIGINT
 PORTS = (20000, 40000)
 """Where SLURM names no port, one in this range, from the number of the job, so that two jobs on a node differ."""
 
@@ -91,7 +90,12 @@ def launch(command: Sequence[str], processes: int, nodes: Nodes = Nodes()) -> in
             _end(running, SAVING)
             return stop.status
         except KeyboardInterrupt:
-            _interrupt(running)
+            # A terminal sends Ctrl-C to all of them, `kill` sends its signal to this process alone.
+            _await_all(running, 10 * POLL)
+            for process in running:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGINT)
+            _await_all(running, SAVING)
             if running[0].poll() == INTERRUPTED:
                 return INTERRUPTED  # it has said so itself
             raise
@@ -113,14 +117,14 @@ def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
     if "RANK" in environment or int(environment.get("SLURM_NTASKS", "1")) < 2 or "SLURM_PROCID" not in environment:
         return {}
     nodes = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_JOB_NODELIST", ""))
-    job = environment.get("SLURM_JOB_ID", "0")
     low, high = PORTS
+    port = low + int(environment.get("SLURM_JOB_ID", "0")) % (high - low)
     own = {
         "RANK": environment["SLURM_PROCID"],
         "LOCAL_RANK": environment.get("SLURM_LOCALID", ""),
         "WORLD_SIZE": environment["SLURM_NTASKS"],
         "MASTER_ADDR": environment.get("MASTER_ADDR") or first_host(nodes),
-        "MASTER_PORT": environment.get("MASTER_PORT") or str(low + int(job) % (high - low)),
+        "MASTER_PORT": environment.get("MASTER_PORT") or str(port),
     }
     missing = [name for name, value in own.items() if not value]
     if missing:
@@ -138,23 +142,12 @@ def _wait(running: Sequence[subprocess.Popen[bytes]]) -> int | None:
     """Wait until all have ended, or one has failed: its rank. Where all fail alike, the first is the one to report."""
     while True:
         failed = [rank for rank, process in enumerate(running) if process.poll() not in (None, 0)]
-        if failed and failed[0] > 0:
-            time.sleep(10 * POLL)
-            return 0 if running[0].poll() == running[failed[0]].returncode else failed[0]
         if failed:
-            return failed[0]
+            time.sleep(10 * POLL if failed[0] else 0)
+            return 0 if running[0].poll() == running[failed[0]].returncode else failed[0]
         if all(process.poll() == 0 for process in running):
             return None
         time.sleep(POLL)
-
-
-def _interrupt(running: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Let all stop as on Ctrl-C, which a terminal sends to each of them, and `kill` to this process alone."""
-    _await_all(running, 10 * POLL)
-    for process in running:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-    _await_all(running, SAVING)
 
 
 def _await_all(running: Sequence[subprocess.Popen[bytes]], patience: float) -> None:
@@ -175,22 +168,16 @@ def _end(running: Sequence[subprocess.Popen[bytes]], patience: float = PATIENCE)
 
 
 def _environment(rank: int, processes: int, nodes: Nodes, host: str, port: str) -> dict[str, str]:
-    own = {
-        "RANK": nodes.rank * processes + rank,
-        "LOCAL_RANK": rank,
-        "WORLD_SIZE": nodes.number * processes,
-        "LOCAL_WORLD_SIZE": processes,
-        "MASTER_ADDR": host,
-        "MASTER_PORT": port,
-    }
+    own = {"RANK": nodes.rank * processes + rank, "WORLD_SIZE": nodes.number * processes}
+    own |= {"LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": processes}
     shared = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
     if sys.platform == "linux" and nodes.number == 1:
         shared["GLOO_SOCKET_IFNAME"] = "lo"  # all on this machine; its name need not resolve to an address
-    return {**shared, **os.environ, **{name: str(value) for name, value in own.items()}}
+    main = {"MASTER_ADDR": host, "MASTER_PORT": port}
+    return {**shared, **os.environ, **main, **{name: str(value) for name, value in own.items()}}
 
 
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return int(probe.getsockname()[1])

@@ -23,11 +23,7 @@ Handler = Callable[[int, FrameType | None], None]
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the command.
-
-    Args:
-        number: the signal's number.
-        message: for the user; empty for the default one.
+    """A signal ended the command; an empty message stands for the default one.
 
     Attributes:
         status: exit status by the shells' convention, 130 for Ctrl-C.
@@ -76,8 +72,7 @@ def stop_requests() -> Iterator[StopRequest]:
     A request still open at the end raises `Stopped`; a second signal raises it at once. Python handles signals in the
     main thread only: in other threads nothing changes.
     """
-    request = StopRequest()
-    with _handling(request):
+    with _handling(request := StopRequest()):
         yield request
     if request.number:
         raise Stopped(request.number)

@@ -103,9 +103,7 @@ class CostMeter:
     def step(self, *, waited: bool) -> None:
         """Count a complete optimiser step; with accumulation it has several batches.
 
-        Args:
-            waited: whether the host has waited for the device. A step only queues its work on a GPU, so the time since
-                the last wait is shared among the steps since then.
+        A GPU only queues its work: the time since the host last ``waited`` for it is shared among the steps since then.
         """
         self._steps += 1
         if not waited and self.device.type != "cpu":

@@ -25,38 +25,12 @@ if TYPE_CHECKING:
     from eyas.runs.opening import load
     from eyas.types import Detector, EyasError, Level, Prediction, Target
 
-__all__ = [
-    "FGFI",
-    "AnchorGrid",
-    "Auto",
-    "BoxMask",
-    "Chen2017",
-    "CustomDetector",
-    "Detector",
-    "Distiller",
-    "EyasError",
-    "FitNets",
-    "Level",
-    "Method",
-    "Prediction",
-    "RoIMimic",
-    "Target",
-    "TorchvisionDetector",
-    "TransformersDetector",
-    "Vanilla",
-    "as_float",
-    "build",
-    "default_grid",
-    "evaluate",
-    "export_detector",
-    "from_coco_detection",
-    "from_supervision",
-    "load",
-    "loader",
-    "near_object_masks",
-    "read",
-    "to_supervision",
-]
+__all__ = ["from_coco_detection", "from_supervision", "loader", "read", "to_supervision"]
+__all__ += ["CustomDetector", "TorchvisionDetector", "TransformersDetector", "build", "load"]
+__all__ += ["FGFI", "Auto", "BoxMask", "Chen2017", "FitNets", "Method", "RoIMimic", "Vanilla"]
+__all__ += ["AnchorGrid", "as_float", "default_grid", "near_object_masks"]
+__all__ += ["Distiller", "evaluate", "export_detector"]
+__all__ += ["Detector", "EyasError", "Level", "Prediction", "Target"]
 
 HOMES = {
     "data": ("from_coco_detection", "from_supervision", "loader", "read", "to_supervision"),

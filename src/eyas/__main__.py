@@ -17,10 +17,9 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
-from eyas.commands.cluster import Nodes, slurm_environment
-from eyas.commands.launch import launch
+from eyas.commands.launch import Nodes, launch, slurm_environment
 from eyas.commands.parsing import command_parser, parse_options, run_config, summary
-from eyas.tools.signals import Stopped, stopped_by_sigterm
+from eyas.tools.signals import Stopped, ended_by_reader, stopped_by_sigterm
 from eyas.types import EyasError
 
 COMMANDS = (
@@ -59,8 +58,12 @@ Every option can stand in a YAML file given by --config; --print_config prints t
 """
 
 
+@ended_by_reader()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 1 from `doctor`, 2 for bad input, 130 on Ctrl-C, 143 on SIGTERM."""
+    """Run one command. Returns the exit status: 0, 1 from `doctor`, 2 for bad input, 130 on Ctrl-C, 143 on SIGTERM.
+
+    Where the reader of the output has gone, as in `eyas --help | head -3`, SystemExit(1) ends it.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.append("")  # methods and teachers of your own are imported from the folder you are in
@@ -105,8 +108,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, ArgumentParser, Namespace]:
 
 def parser_of(name: str, methods: bool) -> ArgumentParser:
     """The parser of a command, with the methods imported or not; see `parse_options`."""
-    positional = name in POSITIONAL or name in OWN_ARGUMENTS
-    add = OWN_ARGUMENTS.get(name, {})
+    positional, add = name in POSITIONAL or name in OWN_ARGUMENTS, OWN_ARGUMENTS.get(name, {})
     parser = command_parser(command(name), prog=f"eyas {name}", positional=positional, skip=add.keys(), methods=methods)
     for argument, options in add.items():
         parser.add_argument(argument, **options)
@@ -123,11 +125,7 @@ OWN_ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
         "name": {"nargs": "?", "type": str | None, "default": None, "help": "The recipe to copy, as listed."},
     },
     "report": {
-        "runs": {
-            "nargs": "+",
-            "type": Path,
-            "help": "Run folders, or folders of run folders as compare and demo make.",
-        },
+        "runs": {"nargs": "+", "type": Path, "help": "Run folders, or folders of run folders as compare and demo make."}
     },
 }
 """Command -> arguments given by place that a signature cannot describe: optional ones, or several."""

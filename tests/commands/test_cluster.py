@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from eyas.__main__ import main
-from eyas.commands.cluster import Nodes, first_host, slurm_environment
-from eyas.commands.launch import _free_port
+from eyas.commands.launch import Nodes, _free_port, first_host, slurm_environment
 from eyas.runs.log import read_log
 from eyas.types import EyasError
 from helpers.tiny import options, write_squares

@@ -46,9 +46,6 @@ def benchmark(
         steps: timed steps.
         warmup: steps before them; an automatic weight is measured in each of its first twenty.
         json_file: also write the times there.
-        dataset: how the data is read and fed.
-        optim: the optimiser.
-        run: the run.
     """
     if steps < 1 or warmup < 0:
         raise EyasError(f"--steps must be at least 1 and --warmup at least 0, got {steps} and {warmup}")
@@ -65,9 +62,8 @@ def benchmark(
         detector = spec.build(student.weights)
         module: LossModule = Baseline(detector)
         if teacher is not None:
-            methods = chosen_methods(teaching.method)
+            methods, pairs = chosen_methods(teaching.method), teaching.pairs
             session = setup.teacher_session(resolve(teacher), methods, teaching.cache, teaching.cache_dtype)
-            pairs = teaching.pairs
             module = Distiller(detector, session.teacher, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed)
             session.prepare(module.pairs)
         if run.compile:
@@ -92,7 +88,7 @@ def say_breaks(student: Detector, setup: Setup) -> None:
 
 
 def time_steps(trainer: Trainer, steps: int, warmup: int) -> tuple[Spans, float]:
-    """The parts of so many steps, and the seconds of as many again that nobody listened to."""
+    """The parts of ``steps`` steps, and the seconds of as many others that are not taken apart."""
     from eyas.tools.timing import Spans, listening, span
 
     trainer.state.model.train()
@@ -121,15 +117,9 @@ def _endless(trainer: Trainer) -> Iterator[Any]:
 
 def figures(spans: Spans, whole: float, steps: int) -> dict[str, Any]:
     """Milliseconds in a step and peak bytes, by part, and milliseconds of a whole step."""
-    return {
-        "steps": steps,
-        "step_ms": 1e3 * whole / steps,
-        "parts": {
-            name: {"ms": 1e3 * spans.seconds[name] / steps, "peak_bytes": spans.peaks.get(name)}
-            for name in PARTS
-            if name in spans.seconds
-        },
-    }
+    seconds = {name: spans.seconds[name] for name in PARTS if name in spans.seconds}
+    parts = {name: {"ms": 1e3 * part / steps, "peak_bytes": spans.peaks.get(name)} for name, part in seconds.items()}
+    return {"steps": steps, "step_ms": 1e3 * whole / steps, "parts": parts}
 
 
 def table(spans: Spans, whole: float, steps: int) -> str:
@@ -139,6 +129,5 @@ def table(spans: Spans, whole: float, steps: int) -> str:
     for name, part in figures(spans, whole, steps)["parts"].items():
         peak = "-" if part["peak_bytes"] is None else f"{part['peak_bytes'] / 2**20:.0f}"
         rows.append([name, f"{part['ms']:.2f}", f"{spans.seconds[name] / total:.1%}", peak])
-    rows.append(["all parts", f"{1e3 * total / steps:.2f}", "", ""])
-    rows.append(["a step, not taken apart", f"{1e3 * whole / steps:.2f}", "", ""])
-    return as_text(rows)
+    whole_row = ["a step, not taken apart", f"{1e3 * whole / steps:.2f}", "", ""]
+    return as_text([*rows, ["all parts", f"{1e3 * total / steps:.2f}", "", ""], whole_row])

@@ -26,7 +26,6 @@ def cache(
         model: detector family of the student, whose levels decide which of the teacher's are imitated.
         weights: ignored here, so that a student's recipe may be given as it is.
         cache: folder for the vectors; those that are there already are not computed again.
-        dataset: how the data is read and fed.
         optim: ignored here, so that a student's recipe may be given as it is.
         run: the run of the distillation; the teacher takes its precision and device.
     """

@@ -55,7 +55,7 @@ def train_digits_teacher(out: Path, data: Path) -> Path:
     """Train the teacher by its recipe, with its provenance beside its weights. Returns its run folder."""
     folder = out / "teacher"
     recipe = shipped_recipes()["digits/teacher"]
-    result: EvaluationResult = run_recipe(train, [recipe], {"data": data, "out": folder, **resume_options(folder)})
+    result: EvaluationResult = run_recipe(train, recipe, {"data": data, "out": folder, **resume_options(folder)})
     provenance = {
         "recipe": "digits/teacher",
         "seed": recorded_config(folder)["run"]["seed"],
@@ -75,12 +75,11 @@ def cost(run: Path) -> ModelCost:
 def table(comparison: Comparison, costs: Mapping[str, ModelCost]) -> list[list[str]]:
     """The comparison's rows, with the cost of the detectors instead of the cost of their trainings."""
     head, *body = rows(comparison)
-    result = [[*head[:-3], "parameters", "GFLOPs", "CPU latency"]]
-    for row in body:
-        found = costs[row[0]]
-        size = [f"{found.parameters / 1e6:.2f} M", f"{found.gflops:.2f}", f"{found.latency_ms:.1f} ms"]
-        result.append([*row[:-3], *size])
-    return result
+    sizes = {
+        name: [f"{found.parameters / 1e6:.2f} M", f"{found.gflops:.2f}", f"{found.latency_ms:.1f} ms"]
+        for name, found in costs.items()
+    }
+    return [[*head[:-3], "parameters", "GFLOPs", "CPU latency"], *([*row[:-3], *sizes[row[0]]] for row in body)]
 
 
 def caption(comparison: Comparison) -> str:
@@ -93,19 +92,16 @@ def caption(comparison: Comparison) -> str:
     return text
 
 
-def draw(out: Path, data: Path, folders: Mapping[str, Path], count: int = 4) -> None:
-    """Near cells and detections on the first validation images with objects, as PNG files.
+def draw(out: Path, data: Path, folders: Mapping[str, Path]) -> None:
+    """Near cells and detections on the first four validation images with objects, as PNG files in ``out``.
 
     Args:
-        out: folder of the files.
-        data: folder of the data set.
         folders: name to run folder, the teacher first.
-        count: images.
     """
     models = {name: load(folder) for name, folder in folders.items()}
     teacher = models["teacher"]
     dataset = DetectionDataset(read(data, "val"), eval_transform(ModelSpec.load(folders["teacher"]).resize))
-    full = [index for index, record in enumerate(dataset.source.records) if len(record.boxes)][:count]
+    full = [index for index, record in enumerate(dataset.source.records) if len(record.boxes)][:4]
     images, targets = zip(*(dataset[index] for index in full), strict=True)
     grids = anchor_grids(teacher, (images[0].shape[-2], images[0].shape[-1]))
     masks = near_object_masks(grids, [target["boxes"] for target in targets])

@@ -29,9 +29,6 @@ def distill(
         teacher: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; or
             package.module:function, which is called and returns one.
         out: run folder to make.
-        dataset: how the data is read and fed.
-        optim: the optimiser.
-        run: the run.
     """
     from eyas.distillation.distiller import Distiller
     from eyas.runs.checkpoint import ModelSpec

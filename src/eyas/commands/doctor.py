@@ -7,11 +7,10 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from textwrap import indent
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from eyas.args import DataArgs, Device
 from eyas.tools.tables import as_text
@@ -39,8 +38,7 @@ ASSUMED: Size = (800, 1333)
 """Size of an image where the options leave it open."""
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """One thing a training needs: what was looked at, and what is wrong and what to do, or None."""
 
     name: str
@@ -61,105 +59,84 @@ def doctor(
         The exit status: 0 where a training would work, 1 where not.
     """
     print(f"eyas {metadata.version('eyas')}   python {platform.python_version()}   {platform.system()}\n")
-    print(_table([[name, _version(name) or "missing"] for name in required()]))
-    print("\nextras")
-    print(_table([list(row) for row in extras()]))
-    print("\ndevices")
+    print(_table([(needed.name, _version(needed.name) or "missing") for needed in _requirements()]))
+    print(f"\nextras\n{_table(list(extras()))}")
     names = devices(device)
-    print(_table([[str(name), describe(name)] for name in names]))
-    print("\nchecks")
+    print(f"\ndevices\n{_table([(str(name), describe(name)) for name in names])}\n\nchecks")
     checks = [*packages(), shared_memory(dataset), *(step(name) for name in names)]
     for check in checks:
         print(f"  {'ok   ' if check.problem is None else 'wrong'}  {check.name}")
     problems = [check.problem for check in checks if check.problem is not None]
     for problem in problems:
         print(f"\n{problem}")
-    print("\nA training would work here." if not problems else "\nA training would not work here.")
+    print(f"\nA training would {'not ' if problems else ''}work here.")
     return 1 if problems else 0
-
-
-def required() -> list[str]:
-    """The packages that Eyas cannot do without, by the name of their distribution."""
-    return [requirement.name for requirement in _requirements()]
 
 
 def packages() -> Iterator[Check]:
     """Whether what Eyas needs, and what torchvision needs of torch, is installed in a version that serves."""
     from packaging.requirements import Requirement
 
-    for needs, requirement in [
-        *(("eyas", requirement) for requirement in _requirements()),
-        *(("torchvision", Requirement(text)) for text in metadata.requires("torchvision") or () if "torch" in text),
-    ]:
-        version = _version(requirement.name)
-        check = f"{requirement.name}{requirement.specifier} for {needs}"
-        if version is None or not requirement.specifier.contains(version, prereleases=True):
-            found = "is missing" if version is None else f"{version} is installed"
-            yield Check(check, f"{requirement.name} {found}: pip install '{requirement.name}{requirement.specifier}'")
-        else:
-            yield Check(check)
+    of_torchvision = [Requirement(text) for text in metadata.requires("torchvision") or () if "torch" in text]
+    for needs, requirements in (("eyas", _requirements()), ("torchvision", of_torchvision)):
+        for requirement in requirements:
+            name, version = requirement.name, _version(requirement.name)
+            wanted, problem = f"{name}{requirement.specifier}", None
+            if version is None or not requirement.specifier.contains(version, prereleases=True):
+                found = "is missing" if version is None else f"{version} is installed"
+                problem = f"{name} {found}: pip install '{wanted}'"
+            yield Check(f"{wanted} for {needs}", problem)
 
 
 def extras() -> Iterator[tuple[str, str, str, str]]:
     """Each extra: its name, its version or "missing", its purpose, and how to install it if it is missing."""
     for extra, (purpose, names) in EXTRAS.items():
-        versions = [_version(name) for name in names]
-        missing = None in versions
-        install = f"pip install 'eyas[{extra}]'" if missing else ""
-        yield extra, "missing" if missing else str(versions[0]), purpose, install
+        first, *others = (_version(name) for name in names)
+        if first is None or None in others:
+            yield extra, "missing", purpose, f"pip install 'eyas[{extra}]'"
+        else:
+            yield extra, first, purpose, ""
 
 
 def devices(device: Device) -> list[torch.device]:
     """The CPU and, unless ``device`` is cpu, every accelerator that torch sees."""
     import torch
 
-    found = [torch.device("cpu")]
-    if device == "auto" and torch.accelerator.is_available():
-        kind = torch.accelerator.current_accelerator()
-        assert kind is not None
-        found += [torch.device(kind.type, index) for index in range(torch.accelerator.device_count())]
-    return found
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    count = 0 if kind is None or device == "cpu" else torch.accelerator.device_count()
+    return [torch.device("cpu"), *(torch.device(str(kind), index) for index in range(count))]
 
 
 def describe(device: torch.device) -> str:
     """A device in words: name and memory, or threads."""
     import torch
 
-    if device.type == "cpu":
-        text = f"{torch.get_num_threads()} threads on {os.cpu_count()} cores"
-        if SHM.is_dir():
-            text += f", {_gib(shutil.disk_usage(SHM).free)} free in {SHM}"
-        if not torch.accelerator.is_available():
-            built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built for CPUs"
-            text += f"; no accelerator ({built})"
-        return text
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return f"{properties.name}, {_gib(properties.total_memory)}"
-    return device.type
+    if device.type != "cpu":
+        return device.type
+    text = f"{torch.get_num_threads()} threads on {os.cpu_count()} cores"
+    if SHM.is_dir():
+        text += f", {_gib(shutil.disk_usage(SHM).free)} free in {SHM}"
+    if not torch.accelerator.is_available():
+        built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs"
+        text += f"; no accelerator (torch is built for {built})"
+    return text
 
 
 def shared_memory(data: DataArgs, free: int | None = None) -> Check:
-    """Whether the workers' batches fit into shared memory, through which they hand them over.
-
-    Args:
-        data: how the data would be fed.
-        free: bytes of shared memory; those of this machine when left out.
-    """
+    """Whether the workers' batches fit into ``free`` bytes of shared memory, by default this machine's."""
     height, width = data.resize.output_size(ASSUMED)
     need = data.workers * PREFETCHED * data.batch_size * 3 * height * width * 4  # float32
     name = f"shared memory for {data.workers} workers, batches of {data.batch_size} at {height}x{width}: {_gib(need)}"
-    if free is None:
-        if not SHM.is_dir():  # other systems do not limit it
-            return Check(name)
-        free = shutil.disk_usage(SHM).free
-    if need <= free:
-        return Check(name)
-    return Check(
-        name,
+    if free is None:  # only Linux limits it
+        free = shutil.disk_usage(SHM).free if SHM.is_dir() else need
+    problem = (
         f"{SHM} has {_gib(free)} free, the workers need {_gib(need)}: enlarge it (docker run "
-        f"--shm-size={math.ceil(need / 2**30)}g), or give --dataset.workers 0, or smaller batches or images",
+        f"--shm-size={math.ceil(need / 2**30)}g), or give --dataset.workers 0, or smaller batches or images"
     )
+    return Check(name, problem if need > free else None)
 
 
 def step(device: torch.device) -> Check:
@@ -172,8 +149,7 @@ def step(device: torch.device) -> Check:
     name = f"a training step on {device}"
     try:
         detector = build("shuffledet", ("thing",), options={"width": 0.25})
-        assert isinstance(detector, torch.nn.Module)
-        detector.to(device).train()
+        detector.network.to(device).train()
         boxes = torch.tensor([[8.0, 8.0, 40.0, 40.0]], device=device)
         targets: list[Target] = [{"boxes": boxes, "labels": torch.zeros(1, dtype=torch.int64, device=device)}] * 2
         losses = detector.losses(torch.rand(2, 3, 64, 64, device=device), targets)

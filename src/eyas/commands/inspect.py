@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -60,12 +61,9 @@ def inspect(
     detector.network.to(where)
     with Progress() as progress:
         task = progress.task("inspect", len(source.records))
-        loader = val_loader(source, feed.dataset(resize))
+        loader, advance = val_loader(source, feed.dataset(resize)), partial(progress.advance, task)
         batches = ((pixels.to(where), targets) for pixels, targets in safe_batches(loader))
-        levels = inspect_features(
-            detector, batches, psi=psi, assignment=assignment, advance=lambda count: progress.advance(task, count)
-        )
-        progress.finish(task)
+        levels = inspect_features(detector, batches, psi=psi, assignment=assignment, advance=advance)
     data_name, count = source.root.resolve().name, len(source.records)
     about = {"run": folder.name, "data": data_name, "split": source.split, "images": count}
     content = to_json(levels, **about, psi=psi, assignment=assignment)

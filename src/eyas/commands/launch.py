@@ -7,25 +7,61 @@ would repeat the message of a bad option.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 
-from eyas.commands.cluster import Nodes
 from eyas.tools.signals import Stopped, stopped_by_sigterm
+from eyas.types import EyasError
 
 PATIENCE = 10.0
 """Seconds that the other processes have to end by themselves when one has failed."""
 SAVING = 120.0
 """Seconds for all processes to end the current step and save, when this process is interrupted or terminated."""
 POLL = 0.1
-INTERRUPTED = 130
-"""The status of a command that Ctrl-C has stopped."""
+INTERRUPTED = 128 + signal.SIGINT
+PORTS = (20000, 40000)
+"""Where SLURM names no port, one in this range, from the number of the job, so that two jobs on a node differ."""
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The machines of a training.
+
+    Attributes:
+        number: of machines, with as many processes on each.
+        rank: of this one, from 0.
+        address: HOST:PORT of the machine of rank 0, that the others reach it at; None for one machine.
+
+    Raises:
+        EyasError: the options contradict each other.
+    """
+
+    number: int = 1
+    rank: int = 0
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.number:
+            raise EyasError(f"--node_rank must be in 0 to {self.number - 1}, one for each of --nodes; got {self.rank}")
+        if self.number > 1 and self.address is None:
+            raise EyasError("--nodes above 1 needs --main_address HOST:PORT, the same on all: of the node of rank 0")
+        if self.address is not None:
+            self.host_and_port()
+
+    def host_and_port(self) -> tuple[str, str]:
+        """The two parts of `address`."""
+        host, _, port = (self.address or "").rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise EyasError(f"--main_address must be HOST:PORT, got {self.address}")
+        return host, port
 
 
 def launch(command: Sequence[str], processes: int, nodes: Nodes = Nodes()) -> int:
@@ -54,7 +90,12 @@ def launch(command: Sequence[str], processes: int, nodes: Nodes = Nodes()) -> in
             _end(running, SAVING)
             return stop.status
         except KeyboardInterrupt:
-            _interrupt(running)
+            # A terminal sends Ctrl-C to all of them, `kill` sends its signal to this process alone.
+            _await_all(running, 10 * POLL)
+            for process in running:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGINT)
+            _await_all(running, SAVING)
             if running[0].poll() == INTERRUPTED:
                 return INTERRUPTED  # it has said so itself
             raise
@@ -67,27 +108,46 @@ def launch(command: Sequence[str], processes: int, nodes: Nodes = Nodes()) -> in
         return running[failed].returncode
 
 
+def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What torchrun would have set in a task that ``srun`` started; nothing where there is no such task, or one alone.
+
+    Raises:
+        EyasError: SLURM's variables do not say which task this is, or on which nodes the others are.
+    """
+    if "RANK" in environment or int(environment.get("SLURM_NTASKS", "1")) < 2 or "SLURM_PROCID" not in environment:
+        return {}
+    nodes = environment.get("SLURM_STEP_NODELIST", environment.get("SLURM_JOB_NODELIST", ""))
+    low, high = PORTS
+    port = low + int(environment.get("SLURM_JOB_ID", "0")) % (high - low)
+    own = {
+        "RANK": environment["SLURM_PROCID"],
+        "LOCAL_RANK": environment.get("SLURM_LOCALID", ""),
+        "WORLD_SIZE": environment["SLURM_NTASKS"],
+        "MASTER_ADDR": environment.get("MASTER_ADDR") or first_host(nodes),
+        "MASTER_PORT": environment.get("MASTER_PORT") or str(port),
+    }
+    missing = [name for name, value in own.items() if not value]
+    if missing:
+        raise EyasError(f"SLURM's variables do not say {', '.join(missing)}; start with srun, or by torchrun")
+    return own
+
+
+def first_host(nodes: str) -> str:
+    """The first host of a list in SLURM's short form: ``gpu[03-05,9],cpu1`` gives ``gpu03``."""
+    match = re.match(r"([^,\[]*)(?:\[(\w+)[^\]]*\])?([^,\[]*)", nodes)
+    return "" if match is None else "".join(part or "" for part in match.groups())
+
+
 def _wait(running: Sequence[subprocess.Popen[bytes]]) -> int | None:
     """Wait until all have ended, or one has failed: its rank. Where all fail alike, the first is the one to report."""
     while True:
         failed = [rank for rank, process in enumerate(running) if process.poll() not in (None, 0)]
-        if failed and failed[0] > 0:
-            time.sleep(10 * POLL)
-            return 0 if running[0].poll() == running[failed[0]].returncode else failed[0]
         if failed:
-            return failed[0]
+            time.sleep(10 * POLL if failed[0] else 0)
+            return 0 if running[0].poll() == running[failed[0]].returncode else failed[0]
         if all(process.poll() == 0 for process in running):
             return None
         time.sleep(POLL)
-
-
-def _interrupt(running: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Let all stop as on Ctrl-C, which a terminal sends to each of them, and `kill` to this process alone."""
-    _await_all(running, 10 * POLL)
-    for process in running:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-    _await_all(running, SAVING)
 
 
 def _await_all(running: Sequence[subprocess.Popen[bytes]], patience: float) -> None:
@@ -108,22 +168,16 @@ def _end(running: Sequence[subprocess.Popen[bytes]], patience: float = PATIENCE)
 
 
 def _environment(rank: int, processes: int, nodes: Nodes, host: str, port: str) -> dict[str, str]:
-    own = {
-        "RANK": nodes.rank * processes + rank,
-        "LOCAL_RANK": rank,
-        "WORLD_SIZE": nodes.number * processes,
-        "LOCAL_WORLD_SIZE": processes,
-        "MASTER_ADDR": host,
-        "MASTER_PORT": port,
-    }
+    own = {"RANK": nodes.rank * processes + rank, "WORLD_SIZE": nodes.number * processes}
+    own |= {"LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": processes}
     shared = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
     if sys.platform == "linux" and nodes.number == 1:
         shared["GLOO_SOCKET_IFNAME"] = "lo"  # all on this machine; its name need not resolve to an address
-    return {**shared, **os.environ, **{name: str(value) for name, value in own.items()}}
+    main = {"MASTER_ADDR": host, "MASTER_PORT": port}
+    return {**shared, **os.environ, **main, **{name: str(value) for name, value in own.items()}}
 
 
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Signature to schema: parsers made from functions, and options read from a recipe as a command would read them.
+"""Signature to schema: parsers made from functions, and their help and errors in plain words.
 
 Parsing takes two passes where a command has methods, which are classes and need torch: the first takes any value for
 ``method`` and finds every other error, the second runs only when a method was given and all else is right.
@@ -7,25 +7,58 @@ Parsing takes two passes where a command has methods, which are classes and need
 from __future__ import annotations
 
 import inspect
+import re
 import sys
+import textwrap
+from argparse import Action
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import MISSING, fields
+from difflib import get_close_matches
 from inspect import Parameter, Signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_type_hints
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 from jsonargparse.typing import register_type
 
 from eyas.args import FLAT
-from eyas.commands.wording import PlainHelp, plain_error
 from eyas.runs.config import command_config
 from eyas.types import EyasError
 
 METHOD = "method"
 NEEDS_CLASSES = (f"--{METHOD}.help", "--print_config")
 """Options that are answered with the methods imported, whatever the others are."""
+WORDS = {
+    "<class 'bool'>": "true | false",
+    "<class 'int'>": "a whole number",
+    "<class 'float'>": "a number",
+    "<class 'str'>": "a text",
+    "<class 'list'>": "a list",
+    "<class 'tuple'>": "a list",
+    "<class 'dict'>": "a mapping",
+    "<class 'NoneType'>": "null",
+    "Path": "a path",
+    "PositiveInt": "a whole number above 0",
+}
+"""Type, as an error names it -> what to give; choices are separated by a bar."""
+KEY = re.compile(r'Parser key "([^"]+)":\s*(.*)', re.DOTALL)
+CLASS_PROBLEM = re.compile(r"^( *)- Problem with given class_path '([^']+)':\n((?:\1 {4}.*\n?)+)", re.MULTILINE)
+EXPECTED = re.compile(r"Expected (?:an? )?(<class '\w+'>|typing\.Literal\[.*\])|Not of type (\w+):")
+GOT = re.compile(r"(?:Got|Given) value: (.*)")
+UNKNOWN = re.compile(
+    r"unrecognized arguments: (.*)|Option '(.+)' is not accepted|Group '(.+)' does not accept option '(.+)'"
+)
+MISSING = "the following arguments are required: "
+
+
+class PlainHelp(DefaultHelpFormatter):
+    """Help that shows what is required and the defaults. Types stand in the text where they need saying."""
+
+    def _get_help_string(self, action: Action) -> str:
+        text = super()._get_help_string(action)
+        for unwanted in ("type: %(type)s", *(["default: %(default)s"] if action.default is None else [])):
+            text = text.replace(f", {unwanted}", "").replace(f"{unwanted}, ", "").replace(f" ({unwanted})", "")
+        return text
 
 
 class AnyMethod:
@@ -77,26 +110,20 @@ def one_parameter_each(function: Callable[..., Any], *, methods: bool) -> Callab
     A parameter of its own wins over a field of the same name, and so does its docstring. The dataclass is made of the
     options before the call.
     """
-    hints = _hints(function, methods)
-    parameters = inspect.signature(function).parameters
-    groups = {name: hints[name] for name in parameters if hints[name] in FLAT}
+    parameters = _parameters(function, methods)
+    groups = {name: option.annotation for name, option in parameters.items() if option.annotation in FLAT}
+    fields = {name: _parameters(group, methods) for name, group in groups.items()}
     own = parameters.keys() - groups.keys()
-    options = []
-    for name, parameter in parameters.items():
-        if name in groups:
-            kinds = _hints(groups[name], methods)
-            for field in fields(groups[name]):
-                default = Parameter.empty if field.default is MISSING else field.default
-                option = Parameter(field.name, parameter.kind, default=default, annotation=kinds[field.name])
-                options += [] if field.name in own else [option]
-        else:
-            options.append(parameter.replace(annotation=hints[name]))
+    options = [
+        option
+        for name, parameter in parameters.items()
+        for option in fields.get(name, {name: parameter}).values()
+        if name in own or option.name not in own
+    ]
     options.sort(key=lambda option: option.default is not Parameter.empty)
 
     def call(**values: Any) -> Any:
-        made = {
-            name: kind(**{field.name: values[field.name] for field in fields(kind)}) for name, kind in groups.items()
-        }
+        made = {name: group(**{field: values[field] for field in fields[name]}) for name, group in groups.items()}
         return function(**{name: values[name] for name in own}, **made)
 
     call.__signature__ = Signature(options)  # type: ignore[attr-defined]
@@ -104,17 +131,18 @@ def one_parameter_each(function: Callable[..., Any], *, methods: bool) -> Callab
     return call
 
 
-def _hints(described: Any, methods: bool) -> dict[str, Any]:
-    """Parameter or field -> its type, `AnyMethod` for a method unless these are to be imported."""
+def _parameters(described: Any, methods: bool) -> dict[str, Parameter]:
+    """The parameters of a function or dataclass with their types; `AnyMethod` for a method, or `Method` if imported."""
     method: type = AnyMethod
     if methods:
         from eyas.methods import Method
 
         method = Method
     own = {name: hint for name, hint in described.__annotations__.items() if name != "return"}
-    return get_type_hints(
-        SimpleNamespace(__annotations__=own), vars(sys.modules[described.__module__]), {"Method": method}
-    )
+    names = vars(sys.modules[described.__module__])
+    hints = get_type_hints(SimpleNamespace(__annotations__=own), names, {"Method": method})
+    parameters = inspect.signature(described).parameters
+    return {name: parameter.replace(annotation=hints[name]) for name, parameter in parameters.items()}
 
 
 def _docstring(function: Callable[..., Any], groups: Sequence[type]) -> str:
@@ -154,13 +182,10 @@ def _without_methods(arguments: Sequence[str]) -> list[str]:
     kept: list[str] = []
     value_follows = False
     for argument in arguments:
-        if argument.partition("=")[0].partition(".")[0].removesuffix("+") == f"--{METHOD}":
-            value_follows = "=" not in argument
-        elif value_follows and not argument.startswith("--"):
-            value_follows = False
-        else:
+        of_method = argument.partition("=")[0].partition(".")[0].removesuffix("+") == f"--{METHOD}"
+        if not of_method and (not value_follows or argument.startswith("--")):
             kept.append(argument)
-            value_follows = False
+        value_follows = of_method and "=" not in argument
     return kept
 
 
@@ -169,7 +194,7 @@ def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     try:
         config: Namespace = parser.parse_args(list(arguments))
     except ArgumentError as error:
-        raise EyasError(plain_error(str(error), parser)) from error
+        raise EyasError(_plain_error(str(error), parser)) from error
     for name, default in parser.get_defaults().items(branches=True):
         if isinstance(default, Namespace) and not isinstance(config[name], Namespace):
             raise EyasError(f"--{name}: give a mapping of its options, not {config[name]}")
@@ -181,9 +206,7 @@ def run_config(function: Callable[..., Any], parser: ArgumentParser, config: Nam
     config = config.clone()
     config.pop("config", None)
     with command_config(parser.dump(config, skip_validation=True)):
-        options = vars(_instances(parser, config))
-        options.pop("devices", None)  # of the command line, not of the function: how many processes there are
-        return one_parameter_each(function, methods=False)(**options)
+        return one_parameter_each(function, methods=False)(**vars(_instances(parser, config)))
 
 
 def _instances(parser: ArgumentParser, config: Namespace) -> Namespace:
@@ -199,17 +222,10 @@ def _instances(parser: ArgumentParser, config: Namespace) -> Namespace:
         raise EyasError(str(cause or error)) from error
 
 
-def run_recipe(function: Callable[..., Any], recipes: Sequence[Path], overrides: Mapping[str, Any]) -> Any:
-    """Do what ``eyas COMMAND --config recipe ... --key value ...`` would do, and return what the command returns.
-
-    Args:
-        function: the command.
-        recipes: YAML files; later ones override earlier ones.
-        overrides: option name, dotted as on the command line, to value.
-    """
+def run_recipe(function: Callable[..., Any], recipe: Path, overrides: Mapping[str, Any]) -> Any:
+    """Do what ``eyas COMMAND --config recipe --key value ...`` would do, and return what the command returns."""
     parser = command_parser(function)
-    arguments = [f"--config={recipe}" for recipe in recipes]
-    arguments += [f"--{key}={value}" for key, value in overrides.items()]
+    arguments = [f"--config={recipe}", *(f"--{key}={value}" for key, value in overrides.items())]
     return run_config(function, parser, _parse(parser, arguments))
 
 
@@ -224,3 +240,45 @@ def resolve(function: Callable[..., Any], arguments: Sequence[str]) -> str:
     config.pop("config", None)
     _instances(parser, config)
     return str(parser.dump(config, skip_validation=True))
+
+
+def _plain_error(text: str, parser: ArgumentParser) -> str:
+    """An error of the parser, as one line that names the option and what to give where it is of a known kind."""
+    if text.startswith(MISSING):
+        return f"required and not given: {text.removeprefix(MISSING)}; see {parser.prog} --help"
+    unknown = UNKNOWN.fullmatch(text)
+    if unknown is not None:
+        return _unknown_option(".".join(filter(None, unknown.groups())), parser)
+    problem = KEY.fullmatch(text)
+    return text if problem is None else f"--{_plain_problem(*problem.groups())}"
+
+
+def _unknown_option(given: str, parser: ArgumentParser) -> str:
+    name = re.split("[ =]", given.removeprefix("--"))[0]
+    known = list(parser.get_defaults().keys())
+    close = [key for key in known if key.rpartition(".")[2] == name] or get_close_matches(name, known, n=1)
+    hint = f"did you mean --{close[0]}?" if close else f"see {parser.prog} --help"
+    return f"{given}: there is no such option; {hint}"
+
+
+def _plain_problem(key: str, text: str) -> str:
+    """What is wrong with the value of one key. The first class that was tried and failed says most."""
+    of_class = CLASS_PROBLEM.search(text)
+    if of_class is not None:
+        detail = textwrap.dedent(of_class[3]).strip()
+        inner = KEY.fullmatch(detail)
+        return f"{key}: {of_class[2]}: {detail if inner is None else _plain_problem(*inner.groups())}"
+    choices = [choice for found in EXPECTED.findall(text) for choice in _choices(*found)]
+    if "subclass" in text or "dot import path" in text:
+        choices = ["the import path of a class", *choices]
+    if not choices:
+        return f"{key}: {' '.join(text.split())}"
+    *most, last = dict.fromkeys(choices)
+    got = GOT.findall(text)
+    wanted = f"{', '.join(most)} or {last}" if most else last
+    return f"{key}: give {wanted}" + (f", not {got[-1]}" if got else "")
+
+
+def _choices(expected: str, kind: str) -> list[str]:
+    name = expected or kind
+    return re.findall(r"'([^']*)'", name) if name.startswith("typing.Literal") else WORDS.get(name, name).split(" | ")

@@ -29,11 +29,12 @@ def predict(
         best: take the best checkpoint instead of the last.
         device: auto takes the accelerator where there is one; cpu does not.
     """
+    import numpy as np
     import torch
 
     from eyas.data import eval_transform, to_record_frame
     from eyas.data.dataset import ground_truth
-    from eyas.data.images import decode
+    from eyas.data.images import decode, image_size
     from eyas.evaluation.predict import on_cpu
     from eyas.export.formats import open_detector
     from eyas.ops.pixels import as_float
@@ -45,12 +46,12 @@ def predict(
     drawings = drawings_of(find_images(images), images, out)
     (resize, detector), where = open_detector(run, best=best), pick_device(device)
     detector.network.to(where)
-    transform = eval_transform(resize)
+    transform, no_boxes, no_labels = eval_transform(resize), np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
     entries: list[dict[str, Any]] = []
     with Progress() as progress, torch.no_grad():
         task = progress.task("predict", len(drawings))
         for path, drawn in drawings.items():
-            record = unlabelled(path)
+            record = Record(path.stem, path, *image_size(path), no_boxes, no_labels, no_boxes, no_labels)
             image = decode(record)
             pixels, _ = transform(image, ground_truth(record))
             found = on_cpu(detector.predict(as_float(pixels[None].to(where)))[0])
@@ -82,39 +83,21 @@ def drawings_of(paths: Sequence[Path], root: Path, out: Path) -> dict[Path, Path
     overwrite an image.
     """
     base = root if root.is_dir() else root.parent
-    count = Counter(path.with_suffix("") for path in paths)
+    count, inputs = Counter(path.with_suffix("") for path in paths), {path.resolve() for path in paths}
     drawings = {}
     for path in paths:
         name = path.name if count[path.with_suffix("")] > 1 else path.stem
-        drawings[path] = out / path.relative_to(base).with_name(f"{name}.png")
-    inputs = {path.resolve() for path in paths}
-    for drawn in drawings.values():
+        drawn = drawings[path] = out / path.relative_to(base).with_name(f"{name}.png")
         if drawn.resolve() in inputs:
             raise EyasError(f"{drawn} is one of the images and would be overwritten; choose another --out")
     return drawings
 
 
-def unlabelled(path: Path) -> Record:
-    """A record for an image that has no annotations."""
-    import numpy as np
-
-    from eyas.data.images import image_size
-
-    width, height = image_size(path)
-    boxes, labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
-    return Record(path.stem, path, width, height, boxes, labels, boxes, labels)
-
-
 def as_json(record: Record, found: Prediction, classes: Sequence[str]) -> list[dict[str, Any]]:
     """COCO's results format (bbox is x, y, width, height), with the file and the class by name."""
-    return [
-        {
-            "image": str(record.path),
-            "category": classes[label],
-            "bbox": [round(side, 2) for side in (left, top, right - left, bottom - top)],
-            "score": round(confidence, 5),
-        }
-        for (left, top, right, bottom), label, confidence in zip(
-            found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True
-        )
-    ]
+    entries = []
+    columns = (found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist())
+    for (left, top, right, bottom), label, score in zip(*columns, strict=True):
+        bbox = [round(side, 2) for side in (left, top, right - left, bottom - top)]
+        entries.append({"image": str(record.path), "category": classes[label], "bbox": bbox, "score": round(score, 5)})
+    return entries

@@ -24,9 +24,6 @@ def train(
     Args:
         data: folder of a data set: COCO, VOC, KITTI or YOLO, recognised from its files.
         out: run folder to make.
-        dataset: how the data is read and fed.
-        optim: the optimiser.
-        run: the run.
     """
     from eyas.runs.checkpoint import ModelSpec
     from eyas.training.loss_module import Baseline

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -41,16 +40,11 @@ class Progress:
     def __init__(self, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
         self._prints_lines = not self.console.is_terminal
-        columns = (
+        self._bars = RichProgress(
             TextColumn("{task.description:<12}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            *(MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()),
             TextColumn("{task.fields[note]}"),
-        )
-        self._bars = RichProgress(
-            *columns,
             console=self.console,
             get_time=clock,
             speed_estimate_period=SPEED_PERIOD if self._prints_lines else 30.0,
@@ -62,7 +56,7 @@ class Progress:
         self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
     def task(self, name: str, total: int, *, done: int = 0, unit: str = "images", images: float = 1) -> TaskID:
@@ -85,11 +79,13 @@ class Progress:
         Args:
             task: from `task`.
             units: done since the last call.
-            note: metrics by name, such as losses; None leaves the last ones.
+            note: metrics by name, such as losses: ``{"class": 0.5}`` is shown as ``class 0.500``; None leaves the last.
             detail: text for printed lines only; None leaves the last one.
         """
-        fields: dict[str, Any] = {"note": None if note is None else format_metrics(note), "detail": detail}
-        self._bars.update(task, advance=units, **{name: text for name, text in fields.items() if text is not None})
+        fields: dict[str, Any] = {} if detail is None else {"detail": detail}
+        if note is not None:
+            fields["note"] = "  ".join(f"{name} {value:.3f}" for name, value in note.items())
+        self._bars.update(task, advance=units, **fields)
         if self._prints_lines and self._clock() >= self._next_line:
             self._next_line = self._clock() + BETWEEN_LINES
             self.say(_line(next(each for each in self._bars.tasks if each.id == task)))
@@ -101,11 +97,6 @@ class Progress:
     def say(self, text: str) -> None:
         """Print one line, above the bars."""
         self.console.print(text, markup=False)
-
-
-def format_metrics(metrics: Mapping[str, float]) -> str:
-    """Metrics on one line: ``{"class": 0.5, "box": 1.25}`` -> ``class 0.500  box 1.250``."""
-    return "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
 
 
 def _line(task: Task) -> str:

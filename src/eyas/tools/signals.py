@@ -1,12 +1,14 @@
 """SIGINT (Ctrl-C) and SIGTERM (`kill`, or a scheduler at its time limit): a training saves after its step and exits.
 
 Outside the epochs of a training, and in its evaluations, both end a command at once, by an exception, so that contexts
-clean up.
+clean up. So does a reader of the output that closes the pipe: Python ignores SIGPIPE and raises BrokenPipeError.
 """
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,11 +23,7 @@ Handler = Callable[[int, FrameType | None], None]
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the command.
-
-    Args:
-        number: the signal's number.
-        message: for the user; empty for the default one.
+    """A signal ended the command; an empty message stands for the default one.
 
     Attributes:
         status: exit status by the shells' convention, 130 for Ctrl-C.
@@ -74,8 +72,7 @@ def stop_requests() -> Iterator[StopRequest]:
     A request still open at the end raises `Stopped`; a second signal raises it at once. Python handles signals in the
     main thread only: in other threads nothing changes.
     """
-    request = StopRequest()
-    with _handling(request):
+    with _handling(request := StopRequest()):
         yield request
     if request.number:
         raise Stopped(request.number)
@@ -90,6 +87,27 @@ def stopped_by_sigterm() -> Iterator[None]:
 
     with _handling(stop, signal.SIGTERM):
         yield
+
+
+@contextmanager
+def ended_by_reader() -> Iterator[None]:
+    """Inside, a reader that closes the pipe of the standard output, as `head` does, ends the command without an error.
+
+    Raises:
+        SystemExit: the reader has gone. The status is 1, Python's own for it.
+    """
+    try:
+        try:
+            yield
+        finally:
+            print(end="", flush=True)  # what is still in the buffer meets the closed pipe here, not at Python's exit
+    except BrokenPipeError:
+        try:
+            print(flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at Python's exit
+            raise SystemExit(1) from None
+        raise  # of another pipe, such as a tracker's
 
 
 @contextmanager

@@ -108,21 +108,21 @@ def _check_archive(path: Path, file: BinaryIO) -> int:
     room = sum(entry.file_size for entry in entries)
     if room > size:
         raise EyasError(_refusal(path, f"its entries claim {room:,} bytes, and the file has {size:,}"))
-    structure = sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl"))
-    _check_structure(path, structure)
+    _check_structure(path, sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl")))
     return room
 
 
 def _check_stream(path: Path, file: BinaryIO) -> int:
     """Check the pickles at the start of a file from before PyTorch 1.6. Returns the file's size in bytes."""
+    size = path.stat().st_size
     try:
         for _ in range(LEGACY_PICKLES):
             for _ in pickletools.genops(file):
                 _check_structure(path, file.tell(), STREAM_LIMIT)
     except ValueError as error:
-        what = "it is empty" if not path.stat().st_size else f"it is no checkpoint of PyTorch ({_first_line(error)})"
+        what = f"it is no checkpoint of PyTorch ({_first_line(error)})" if size else "it is empty"
         raise EyasError(_refusal(path, what)) from error
-    return path.stat().st_size
+    return size
 
 
 def _check_structure(path: Path, size: int, limit: int = STRUCTURE_LIMIT) -> None:
@@ -152,15 +152,12 @@ def _tensors(loaded: Any) -> Iterator[Tensor]:
     seen: set[int] = set()
     while waiting:
         value = waiting.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, Mapping):
-            waiting.extend(value.values())
-        elif isinstance(value, list | tuple | set):
-            waiting.extend(value)
+        if id(value) not in seen:
+            seen.add(id(value))
+            if isinstance(value, Tensor):
+                yield value
+            elif isinstance(value, Mapping | list | tuple | set):
+                waiting.extend(value.values() if isinstance(value, Mapping) else value)
 
 
 def _some(names: Sequence[str]) -> str:
@@ -169,10 +166,9 @@ def _some(names: Sequence[str]) -> str:
 
 def _reason(error: Exception) -> str:
     """Why PyTorch refuses a file, without its advice to switch off the safety."""
-    text = str(error)
-    if found := re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", text):
+    if found := re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", str(error)):
         return f"{UNSAFE} ({found[1]})"
-    if "weights_only" in text:
+    if "weights_only" in str(error):
         return UNSAFE
     return f"it is damaged, or no checkpoint of PyTorch ({_first_line(error)})"
 

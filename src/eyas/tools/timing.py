@@ -8,7 +8,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,54 +37,41 @@ class Spans:
         self._open: list[str] = []
         self._since = 0.0
 
-    def enter(self, name: str) -> None:
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Inside, time and memory are charged to this part."""
         self._charge()
         self._open.append(name)
-
-    def leave(self) -> None:
-        self._charge()
-        self._open.pop()
+        try:
+            yield
+        finally:
+            self._charge()
+            self._open.pop()
 
     def _charge(self) -> None:
         """Add the time since the last call to the innermost open part."""
-        if self.device.type == "cuda":
+        on_cuda, on_linux = self.device.type == "cuda", CLEAR_REFS.exists()
+        if on_cuda:
             torch.cuda.synchronize(self.device)
         if self._open:
             name = self._open[-1]
             self.seconds[name] += time.perf_counter() - self._since
-            peak = self._peak()
-            if peak is not None:
+            if on_cuda or on_linux:
+                peak = torch.cuda.max_memory_allocated(self.device) if on_cuda else peak_memory()
                 self.peaks[name] = max(peak, self.peaks.get(name, 0))
-        self._reset_peak()
-        self._since = time.perf_counter()
-
-    def _peak(self) -> int | None:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        return peak_memory() if CLEAR_REFS.exists() else None
-
-    def _reset_peak(self) -> None:
-        if self.device.type == "cuda":
+        if on_cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
-        elif CLEAR_REFS.exists():
+        elif on_linux:
             CLEAR_REFS.write_text("5")
+        self._since = time.perf_counter()
 
 
 _listening: Spans | None = None
 
 
-@contextmanager
-def span(name: str) -> Iterator[None]:
+def span(name: str) -> AbstractContextManager[None]:
     """A named part of a step. Parts nest; each is charged only the time outside its nested parts."""
-    spans = _listening
-    if spans is None:
-        yield
-        return
-    spans.enter(name)
-    try:
-        yield
-    finally:
-        spans.leave()
+    return nullcontext() if _listening is None else _listening.part(name)
 
 
 @contextmanager
@@ -99,11 +86,7 @@ def listening(spans: Spans) -> Iterator[Spans]:
 
 
 class CostMeter:
-    """Measures the steps of one session of a training: forward, backward and update, without data and evaluation.
-
-    Args:
-        device: where the steps run.
-    """
+    """Measures the steps of one session of a training: forward, backward and update, without data and evaluation."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -120,9 +103,7 @@ class CostMeter:
     def step(self, *, waited: bool) -> None:
         """Count a complete optimiser step; with accumulation it has several batches.
 
-        Args:
-            waited: whether the host has waited for the device. A step only queues its work on a GPU, so the time since
-                the last wait is shared among the steps since then.
+        A GPU only queues its work: the time since the host last ``waited`` for it is shared among the steps since then.
         """
         self._steps += 1
         if not waited and self.device.type != "cpu":

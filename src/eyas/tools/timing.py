@@ -8,7 +8,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +69,11 @@ class Spans:
 _listening: Spans | None = None
 
 
-def span(name: str) -> AbstractContextManager[None]:
-    """A named part of a step. Parts nest; each is charged only the time outside its nested parts."""
-    return nullcontext() if _listening is None else _listening.part(name)
+@contextmanager
+def span(name: str) -> Iterator[None]:
+    """A named part of a step, also as a decorator. Parts nest; each is charged only the time outside its nested parts."""
+    with nullcontext() if _listening is None else _listening.part(name):
+        yield
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from torch import Tensor
 from eyas.__main__ import main
 from eyas.args import OptimArgs
 from eyas.distillation.distiller import Distiller
-from eyas.distillation.weights import LIMIT, AutoWeight, RunningRatio, dominance_warnings
+from eyas.distillation.weights import LIMIT, AutoWeight, RatioMonitor, dominance_warnings
 from eyas.methods import FGFI, Auto, Method
 from eyas.ops.near_objects import near_object_masks
 from eyas.runs.log import read_log
@@ -173,7 +173,7 @@ def test_an_automatic_weight_is_finite_and_bounded_whatever_is_measured(norms: l
 
 
 def test_a_quotient_that_float32_cannot_hold_is_measured_all_the_same() -> None:
-    ratio = RunningRatio()
+    ratio = RatioMonitor()
     ratio.update(torch.tensor(1e30), torch.tensor(1e-30))
     assert float(ratio.log_ratio) == pytest.approx(LIMIT)
     for _ in range(200):

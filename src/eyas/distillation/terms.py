@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from eyas.distillation.weights import FIRST, AutoWeight, RunningRatio, divide_by_own_value, gradient_norm, is_due
+from eyas.distillation.weights import FIRST, AutoWeight, RatioMonitor, divide_by_own_value, gradient_norm, is_due
 from eyas.methods.method import Auto, Method
 from eyas.tools.timing import span
 from eyas.types import Target, View
@@ -28,7 +28,7 @@ class Term(nn.Module):
         self.method, self.name = method, method.name
         rule = method.weight
         self.auto = AutoWeight(rule, method.start_step) if isinstance(rule, Auto) else None
-        self.monitor = RunningRatio()
+        self.monitor = RatioMonitor()
 
     def weight(self) -> Tensor | float:
         """The weight in the next batch; an automatic one is 0 until it has been measured."""

@@ -46,7 +46,7 @@ def gradient_norm(loss: Tensor, features: Sequence[Tensor]) -> Tensor:
     return mean_over_processes(square).sqrt()
 
 
-class RunningRatio(nn.Module):
+class RatioMonitor(nn.Module):
     """The ratio of two gradient norms over the batches, averaged in its logarithm, and bounded.
 
     Its state is two buffers, so that a resumed run goes on with the same ratio.
@@ -78,7 +78,7 @@ class RunningRatio(nn.Module):
         return torch.where(self.measurements > 0, self.log_ratio.exp(), 0.0)
 
 
-class AutoWeight(RunningRatio):
+class AutoWeight(RatioMonitor):
     """A weight that keeps the gradient of one method at a fraction of the detection gradient.
 
     It is the fraction times the ratio of detection to imitation gradient: above 0 and at most 1e12 times the fraction,

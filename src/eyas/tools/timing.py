@@ -71,7 +71,7 @@ _listening: Spans | None = None
 
 @contextmanager
 def span(name: str) -> Iterator[None]:
-    """A named part of a step, also as a decorator. Parts nest; each is charged only the time outside its nested parts."""
+    """A named part of a step, or its decorator. Parts nest; each is charged only the time outside its nested parts."""
     with nullcontext() if _listening is None else _listening.part(name):
         yield
 

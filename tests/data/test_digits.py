@@ -249,6 +249,7 @@ def test_the_digits_are_the_numbers_in_the_packaged_file() -> None:
         (gzip.compress(b"0,7\n13,100\n")[:20], "cannot be read"),
         (b"0,7\n", "cannot be read"),
     ],
+    ids=["short", "too large", "ragged", "cut off", "not compressed"],
 )
 def test_a_packaged_file_that_is_not_as_expected_is_named(
     content: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

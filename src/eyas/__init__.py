@@ -1,10 +1,12 @@
 """Eyas distils a large object detector into a small, fast one.
 
-import eyas
+    import eyas
 
-teacher = eyas.load("runs/teacher")
-student = eyas.build("retinanet", classes=teacher.classes, backbone="resnet18")
-distiller = eyas.Distiller(student, teacher, eyas.FGFI())
+    teacher = eyas.load("runs/teacher")
+    student = eyas.build("retinanet", classes=teacher.classes, backbone="resnet18")
+    distiller = eyas.Distiller(student, teacher, eyas.FGFI())
+
+`__all__` is what users need; rooms such as `eyas.data` export the rest of what is public.
 """
 
 from __future__ import annotations

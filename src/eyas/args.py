@@ -39,7 +39,7 @@ class DataArgs:
         batch_size: images per step and process.
         workers: processes that decode and augment; 0 does it in the training process.
         worker_timeout: seconds without a batch after which the workers are taken to hang, and the run stops; 0 waits
-            for ever.
+            forever.
     """
 
     format: str | None = None
@@ -115,12 +115,13 @@ class RunArgs:
         threads: CPU threads of torch; 0 leaves torch's choice.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated. 0 evaluates only then.
         metric: the rules of the metrics; the data format's own when left out.
-        log_every: optimiser steps between log lines.
+        log_every: optimiser steps between log lines. Between them a GPU is not waited for: losses are checked, and
+            several processes agree to stop, at these steps too.
         resume: go on from the last checkpoint of the run folder. auto does where there is a run, and starts one where
             there is none, so that the same command serves both times.
         deterministic: the same weights from the same command, bit for bit, on a GPU too, where it is slower; the same
             versions, kind of device and number of threads are taken for granted.
-        trackers: tensorboard, wandb, mlflow, or a list of them: where the figures of log.jsonl also go.
+        trackers: tensorboard, wandb, mlflow, or a list of them: where the numbers of log.jsonl also go.
         project: name of W&B's project and MLflow's experiment.
     """
 

@@ -10,7 +10,7 @@ import yaml
 
 from eyas.__main__ import COMMANDS, PLACES, command, main, parse
 from eyas.args import StudentArgs, TeacherArgs
-from eyas.commands.parsing import command_parser, one_parameter_each, resolve, run_config
+from eyas.commands.parsing import command_parser, one_parameter_each, resolve_options, run_config
 from eyas.methods import FGFI, FitNets
 from eyas.types import EyasError
 
@@ -41,7 +41,7 @@ def test_a_parameter_of_its_own_wins_over_a_field_of_its_name() -> None:
     flat = one_parameter_each(teach, methods=False)
     parser = command_parser(teach)
     with pytest.raises(EyasError, match="required and not given: model, cache; see eyas --help"):
-        resolve(teach, [])
+        resolve_options(teach, [])
     help_of = {action.dest: action.help for action in parser._actions}
     assert help_of["cache"] == "required here."
     assert help_of["weights"] == "the command's own words."

@@ -13,7 +13,7 @@ import pytest
 import eyas.detectors
 from eyas.detectors import BUILDERS, LIBRARIES, build, native_format
 from eyas.detectors.library import Library, imported
-from eyas.runs.opening import load, resolve
+from eyas.runs.opening import load, resolve_detector
 from eyas.types import Detector, EyasError
 from helpers.toys import ToyDetector
 
@@ -74,7 +74,7 @@ def test_a_native_folder_of_a_new_library_is_a_teacher(library: Library, tmp_pat
     assert native_format(str(tmp_path)) is None
     (tmp_path / "toy.bin").write_bytes(b"")
     assert isinstance(load(tmp_path), ToyDetector)
-    source = resolve(tmp_path)
+    source = resolve_detector(tmp_path)
     assert source.kind == "library" and source.files == (tmp_path / "toy.bin",) and not source.may_change
 
 

@@ -21,7 +21,7 @@ from eyas.detectors.transformers import SavedPretrained, is_hub_id
 from eyas.detectors.transformers import loading as huggingface_sources
 from eyas.runs.checkpoint import SPEC
 from eyas.runs.log import read_log
-from eyas.runs.opening import load, resolve
+from eyas.runs.opening import load, resolve_detector
 from eyas.types import Detector, EyasError
 from helpers.tiny import CLASSES, options, train_lines, write_squares
 from helpers.tiny_transformers import CONFIGS
@@ -72,7 +72,7 @@ def refuse(name: str) -> Detector:
 
 
 def on_demand(name: str, load: Any = refuse) -> TeacherOnDemand:
-    source = replace(resolve(name), open=partial(load, name))
+    source = replace(resolve_detector(name), open=partial(load, name))
     return TeacherOnDemand(source, torch.device("cpu"), torch.contiguous_format)
 
 

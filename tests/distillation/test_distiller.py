@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from eyas.distillation.distiller import Distiller
 from eyas.distillation.pairing import pair_levels
-from eyas.distillation.teachers import RunningTeacher, pad_to_batch
+from eyas.distillation.teachers import RunningTeacher
+from eyas.distillation.views import pad_to_batch
 from eyas.methods import FGFI, Auto, FitNets, LevelPair, Method
 from eyas.ops.pixels import as_float
 from eyas.types import EyasError, Level, View

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eyas.methods.chen2017 import Chen2017
-from eyas.methods.method import Method, global_count, ratio
+from eyas.methods.method import Method, count_per_process, ratio
 from eyas.methods.vanilla import Vanilla
 from eyas.types import MatchedAnchors
 from helpers.gloo import two_processes
@@ -50,7 +50,7 @@ def step(name: str, case: str, ranks: list[int]) -> dict[str, Tensor]:
     for output in heads.values():
         assert output.matched is not None
         total = output.logits[output.matched.rows].square().sum()
-        losses[output.matched.class_loss] = ratio(total, global_count(output.matched.divisor))
+        losses[output.matched.class_loss] = ratio(total, count_per_process(output.matched.divisor))
     loss = make(name)(view(losses, **heads), view(**teacher.heads(inputs)), [])
     loss.backward()
     gradients = {key: parameter.grad for key, parameter in student.named_parameters() if parameter.grad is not None}

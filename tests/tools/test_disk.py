@@ -15,7 +15,7 @@ import eyas.runs.log
 from eyas.__main__ import main
 from eyas.cache.shards import ShardWriter
 from eyas.training.state import TrainState
-from eyas.training.trackers import StepLog
+from eyas.training.step_log import StepLog
 from helpers.tiny import one_epoch, options, write_squares
 
 FULL = Path("/dev/full")

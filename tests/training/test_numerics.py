@@ -173,7 +173,7 @@ def test_an_automatic_weight_is_finite_and_bounded_whatever_is_measured(norms: l
 
 
 def test_a_quotient_that_float32_cannot_hold_is_measured_all_the_same() -> None:
-    ratio = RatioMonitor()
+    ratio = RatioMonitor(0)
     ratio.update(torch.tensor(1e30), torch.tensor(1e-30))
     assert float(ratio.log_ratio) == pytest.approx(LIMIT)
     for _ in range(200):

@@ -20,7 +20,8 @@ from eyas.args import RunArgs
 from eyas.runs.config import recorded_options
 from eyas.runs.log import RunLog, read_log
 from eyas.training.state import TrainState
-from eyas.training.trackers import StepLog, Trackers, chosen_trackers, numbers
+from eyas.training.step_log import StepLog
+from eyas.training.trackers import Trackers, chosen_trackers, numbers
 from eyas.types import EyasError
 from helpers.tiny import options, write_squares
 

@@ -21,9 +21,9 @@ from eyas.runs.log import RunLog, read_log
 from eyas.tools.progress import Progress
 from eyas.training.accelerator import computes_in_bf16, make_accelerator
 from eyas.training.loss_module import Baseline
-from eyas.training.optim import average_of, make_optimizer, schedule
+from eyas.training.optim import make_average, make_optimizer, schedule
 from eyas.training.state import TrainState
-from eyas.training.trackers import StepLog
+from eyas.training.step_log import StepLog
 from eyas.training.trainer import Trainer
 from eyas.types import EyasError
 from helpers.tiny import MODEL, one_epoch, options, train_lines, write_squares
@@ -78,7 +78,7 @@ def test_norms_and_biases_do_not_decay_and_frozen_weights_are_left_out() -> None
 
 def test_the_running_average_by_hand() -> None:
     student = ToyDetector(norm=True)
-    ema = average_of(student, 0.75)
+    ema = make_average(student, 0.75)
     assert ema is not None
     values = []
     for value in (4.0, 8.0, 0.0):
@@ -87,7 +87,7 @@ def test_the_running_average_by_hand() -> None:
         ema.update_parameters(student)
         values.append((ema.module.heads["fine"].bias.item(), ema.module.neck.norm.running_mean[0].item()))
     assert values == [(4, 4), (5, 5), (3.75, 3.75)]
-    assert average_of(student, 0.0) is None
+    assert make_average(student, 0.0) is None
 
 
 # The loop ------------------------------------------------------------------------------------------------------------
@@ -339,5 +339,5 @@ def test_processes_evaluate_with_the_buffers_of_the_first(monkeypatch: pytest.Mo
     network = nn.BatchNorm2d(2)
     seen: list[torch.Tensor] = []
     monkeypatch.setattr(eyas.training.accelerator, "broadcast", seen.append)
-    eyas.training.accelerator.same_buffers(network)
+    eyas.training.accelerator.broadcast_buffers(network)
     assert [id(buffer) for buffer in seen] == [id(buffer) for buffer in network.buffers()] and len(seen) == 3

@@ -51,7 +51,7 @@ def benchmark(
         raise EyasError(f"--steps must be at least 1 and --warmup at least 0, got {steps} and {warmup}")
     from eyas.distillation.distiller import Distiller
     from eyas.runs.checkpoint import ModelSpec
-    from eyas.runs.opening import resolve
+    from eyas.runs.opening import resolve_detector
     from eyas.tools.files import write_json
     from eyas.training.loss_module import Baseline
     from eyas.training.setup import RunSetup, chosen_methods
@@ -63,7 +63,7 @@ def benchmark(
         module: LossModule = Baseline(detector)
         if teacher is not None:
             methods, pairs = chosen_methods(teaching.method), teaching.pairs
-            session = setup.teacher_session(resolve(teacher), methods, teaching.cache, teaching.cache_dtype)
+            session = setup.teacher_session(resolve_detector(teacher), methods, teaching.cache, teaching.cache_dtype)
             module = Distiller(detector, session.teacher, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed)
             session.prepare(module.pairs)
         if run.compile:

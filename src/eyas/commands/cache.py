@@ -31,11 +31,11 @@ def cache(
     """
     from eyas.distillation.distiller import Distiller
     from eyas.runs.checkpoint import ModelSpec
-    from eyas.runs.opening import resolve
+    from eyas.runs.opening import resolve_detector
     from eyas.training.preflight import check_classes, check_teacher_score
     from eyas.training.setup import Setup, chosen_methods
 
-    methods, source = chosen_methods(teaching.method), resolve(teacher)
+    methods, source = chosen_methods(teaching.method), resolve_detector(teacher)
     scale, pairs = teaching.teacher_scale, teaching.pairs
     with Setup(data, dataset, optim, run, scale) as setup:
         spec = ModelSpec(student.model, setup.train.classes, student.backbone, student.options or {}, dataset.resize)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eyas.commands.distill import distill
-from eyas.commands.parsing import resolve
+from eyas.commands.parsing import resolve_options
 from eyas.commands.train import train
 from eyas.comparison.arms import ArmOptions
 from eyas.tools.tables import print_table
@@ -67,7 +67,7 @@ def compare(
 
 def resolve_command(command: str, arguments: Sequence[str]) -> str:
     """The YAML that a run of ``eyas COMMAND`` would record. Raises EyasError where an option does not fit."""
-    return resolve(TRAININGS[command], arguments)
+    return resolve_options(TRAININGS[command], arguments)
 
 
 def about(plan: Plan) -> dict[str, object]:

@@ -32,12 +32,12 @@ def distill(
     """
     from eyas.distillation.distiller import Distiller
     from eyas.runs.checkpoint import ModelSpec
-    from eyas.runs.opening import resolve
+    from eyas.runs.opening import resolve_detector
     from eyas.training.preflight import check_classes, check_teacher_score, describe_distillation, describe_student
     from eyas.training.reproducibility import seed_epoch
     from eyas.training.setup import RunSetup, chosen_methods
 
-    methods, source = chosen_methods(teaching.method), resolve(teacher)
+    methods, source = chosen_methods(teaching.method), resolve_detector(teacher)
     scale, pairs = teaching.teacher_scale, teaching.pairs
     with RunSetup(data, out, dataset, optim, run, scale) as setup:
         spec = ModelSpec(student.model, setup.train.classes, student.backbone, student.options or {}, dataset.resize)
@@ -56,7 +56,7 @@ def distill(
         seed_epoch(run.seed, 0, setup.accelerator.process_index)
         balance = distiller.balance(*trainer.first_batch())
         describe_distillation(distiller, balance, setup.say)
-        # Only now, when nothing speaks against the run, does its folder come to be.
+        # Only after every check: a run that is refused leaves no folder.
         setup.start()
         if taught is not None:
             trainer.log.once("teacher", name=teacher, summary=taught.summary, per_class=taught.per_class)

@@ -229,7 +229,7 @@ def run_recipe(function: Callable[..., Any], recipe: Path, overrides: Mapping[st
     return run_config(function, parser, _parse(parser, arguments))
 
 
-def resolve(function: Callable[..., Any], arguments: Sequence[str]) -> str:
+def resolve_options(function: Callable[..., Any], arguments: Sequence[str]) -> str:
     """The options that ``eyas COMMAND arguments`` would have, as the YAML that its run would record.
 
     Raises:

@@ -186,7 +186,7 @@ def refuse_other_teacher(out: Path, teacher: str) -> None:
 
 
 def _teacher(name: str) -> dict[str, str | None]:
-    source, digest = opening.resolve(name), None
+    source, digest = opening.resolve_detector(name), None
     if source.files:  # of a run the weights, which come last; of another library every file
         digest = file_digest(source.files[-1]).hex() if source.kind == "run" else files_digest(source.files)
     return {"teacher": name, "sha256": digest}

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from eyas.distillation.balance import Balance, detection_gradient, measure_balance
 from eyas.distillation.pairing import pair_levels
 from eyas.distillation.teacher_scale import check_scale, resize_for_student
-from eyas.distillation.teachers import RunningTeacher, Teacher, TeacherRequest, as_batch, student_view
+from eyas.distillation.teachers import RunningTeacher, Teacher, TeacherRequest
 from eyas.distillation.terms import Term, with_terms
+from eyas.distillation.views import as_batch, student_view
 from eyas.methods.method import Method
 from eyas.nn.eval_mode import own_random_numbers, restored_afterwards
 from eyas.nn.taps import some_parameter
@@ -33,7 +34,7 @@ class Distiller(nn.Module):
         teacher: a trained detector, which is put in evaluation mode, frozen, and moved to the student's device; or
             another `eyas.distillation.teachers.Teacher`, such as a cache.
         methods: distillation losses. Their adapters are made here, so build the optimiser from
-            ``distiller.parameters()`` afterwards. None at all trains the student plainly.
+            ``distiller.parameters()`` afterwards. Without any, the student trains by its own losses.
         pairs: student tap name -> teacher tap name, where the automatic pairing by stride is not what you want.
         teacher_scale: how many times larger the teacher sees the images, in [1, 4]. The images and targets of a batch
             are then the teacher's, and the student's are resized from them, see `eyas.distillation.teacher_scale`.

@@ -8,17 +8,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from eyas.distillation.weights import FIRST, AutoWeight, RatioMonitor, divide_by_own_value, gradient_norm, is_due
+from eyas.distillation.weights import AutoWeight, RatioMonitor, divide_by_own_value, gradient_norm
 from eyas.methods.method import Auto, Method
 from eyas.tools.timing import span
 from eyas.types import Target, View
 
 
 class Term(nn.Module):
-    """One method times its weight, which is a number or follows the gradients.
+    """One method times its weight, which is a number or holds the gradient ratio.
 
     Attributes:
-        auto: the weight that follows the gradients; None where the weight is a number.
+        auto: the weight that holds the gradient ratio; None where the weight is a number.
         monitor: the running ratio of the weighted gradient to the detection gradient, for the log and for
             `eyas.distillation.weights.dominance_warnings`.
     """
@@ -28,7 +28,7 @@ class Term(nn.Module):
         self.method, self.name = method, method.name
         rule = method.weight
         self.auto = AutoWeight(rule, method.start_step) if isinstance(rule, Auto) else None
-        self.monitor = RatioMonitor()
+        self.monitor = RatioMonitor(method.start_step)
 
     def weight(self) -> Tensor | float:
         """The weight in the next batch; an automatic one is 0 until it has been measured."""
@@ -86,7 +86,7 @@ class Term(nn.Module):
     def _is_due(self, batch: int) -> bool:
         if self.auto is not None:
             return self.auto.due(batch)
-        return bool(self.method.weight) and is_due(batch - self.method.start_step - FIRST)
+        return bool(self.method.weight) and self.monitor.due(batch)
 
 
 def with_terms(state: Mapping[str, Any], terms: Sequence[Term]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The weight of a distillation loss: a number, or one that follows the gradients.
+"""The weight of a distillation loss: a number, or one that holds the gradient ratio.
 
 A number does not transfer between detectors: equation 2 sums over channels, so the loss scales with the teacher's
 squared features, which differ by orders of magnitude. A ratio transfers: the norm of the method's gradient at the
@@ -27,7 +27,7 @@ LEAP = math.log(1000)
 """The largest distance, in the logarithm, of one batch from the running mean; a larger one is clamped."""
 LIMIT = math.log(1e12)
 """Bound of the running mean, in the logarithm. Squared features differ by some orders of magnitude between teachers."""
-WATCH_EVERY = 50
+MONITOR_EVERY = 50
 """Batches from one measurement to the next where the weight is a number and the ratio is only monitored."""
 DOMINANT = 10.0
 """The ratio above which the user is warned."""
@@ -46,7 +46,7 @@ def gradient_norm(loss: Tensor, features: Sequence[Tensor]) -> Tensor:
     return mean_over_processes(square).sqrt()
 
 
-class RatioMonitor(nn.Module):
+class RunningRatio(nn.Module):
     """The ratio of two gradient norms over the batches, averaged in its logarithm, and bounded.
 
     Its state is two buffers, so that a resumed run goes on with the same ratio.
@@ -65,7 +65,7 @@ class RatioMonitor(nn.Module):
         counts = (numerator > 0) & (denominator > 0) & torch.isfinite(numerator) & torch.isfinite(denominator)
         self.measurements += counts
         rate = torch.clamp(1 / self.measurements.clamp(min=1), min=RATE)
-        quotient = numerator / denominator  # of two finite norms it may be 0 or infinite all the same
+        quotient = numerator / denominator  # of two finite norms it may still be 0 or infinite
         holds = torch.isfinite(quotient) & (quotient > 0)
         measured = torch.where(holds, torch.log(quotient), torch.log(numerator) - torch.log(denominator))
         leap = measured - self.log_ratio
@@ -78,7 +78,7 @@ class RatioMonitor(nn.Module):
         return torch.where(self.measurements > 0, self.log_ratio.exp(), 0.0)
 
 
-class AutoWeight(RatioMonitor):
+class AutoWeight(RunningRatio):
     """A weight that keeps the gradient of one method at a fraction of the detection gradient.
 
     It is the fraction times the ratio of detection to imitation gradient: above 0 and at most 1e12 times the fraction,
@@ -95,11 +95,23 @@ class AutoWeight(RatioMonitor):
 
     def due(self, step: int) -> bool:
         """Whether this batch is to be measured."""
-        return is_due(step - self.start_step - self.rule.warmup, self.rule.every)
+        return _is_due(step - self.start_step - self.rule.warmup, self.rule.every)
 
     def value(self) -> Tensor:
         """The weight, a scalar; 0 until something has been measured."""
         return self.rule.fraction * self.ratio()
+
+
+class RatioMonitor(RunningRatio):
+    """The gradient ratio of a term, for the log and for `dominance_warnings`."""
+
+    def __init__(self, start_step: int) -> None:
+        super().__init__()
+        self.start_step = start_step
+
+    def due(self, step: int) -> bool:
+        """Whether this batch is to be measured where the weight is a number."""
+        return _is_due(step - self.start_step - FIRST, MONITOR_EVERY)
 
 
 def dominance_warnings(ratios: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, str]:
@@ -113,7 +125,7 @@ def dominance_warnings(ratios: Mapping[str, float], weights: Mapping[str, float]
     }
 
 
-def is_due(age: int, every: int = WATCH_EVERY) -> bool:
+def _is_due(age: int, every: int) -> bool:
     """Whether batch ``age`` after the warm-up is measured: each of the first, then one in ``every``."""
     return age >= 0 and (age < FIRST or age % every == 0)
 

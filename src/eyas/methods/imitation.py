@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eyas.methods.adapter import Adapter, Cells
-from eyas.methods.method import LevelPair, Method, Weight, global_count, ratio
+from eyas.methods.method import LevelPair, Method, Weight, count_per_process, ratio
 from eyas.tools.timing import span
 from eyas.types import EyasError, Target, View
 
@@ -108,10 +108,10 @@ def to_device_async(values: Tensor, device: torch.device) -> Tensor:
 def count_imitated_cells(teacher_targets: Sequence[TeacherTargets]) -> Tensor:
     """N_p of equation 2: the imitated cells (FGFI's near cells) on all levels and images of the batch.
 
-    A float32 scalar on the teacher's device. With several processes it is their mean, see `global_count`.
+    A float32 scalar on the teacher's device. R processes each get N_p / R, see `count_per_process`.
     """
     count = sum(len(level.cells[0]) for level in teacher_targets)
-    return global_count(torch.full((), count, dtype=torch.float32, device=teacher_targets[0].vectors.device))
+    return count_per_process(torch.full((), count, dtype=torch.float32, device=teacher_targets[0].vectors.device))
 
 
 class FeatureImitation(Method):

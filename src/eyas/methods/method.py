@@ -121,7 +121,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
 
-def global_count(count: Tensor) -> Tensor:
+def count_per_process(count: Tensor) -> Tensor:
     """A count over the whole batch, divided by the number of processes R; a float32 scalar.
 
     Gradients are averaged over processes, not summed. So process r must divide its sum S_r by N / R: the mean over

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eyas.methods.method import Method, Reads, Weight, global_count
+from eyas.methods.method import Method, Reads, Weight, count_per_process
 from eyas.types import EyasError, HeadOutput, MatchedAnchors, Target, View
 
 
@@ -100,7 +100,7 @@ def _pair(name: str, own: HeadOutput, teacher: View) -> HeadPair:
                 f"head {name}: student and teacher differ in {fact}, {mine} against {theirs[fact]}; their outputs can "
                 f"only be compared where they mean the same. Build both with the same classes, anchors and box coding"
             )
-    return HeadPair(name, own, other, own.matched, global_count(own.matched.divisor))
+    return HeadPair(name, own, other, own.matched, count_per_process(own.matched.divisor))
 
 
 def _meaning(head: HeadOutput) -> dict[str, object]:

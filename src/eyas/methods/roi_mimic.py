@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from eyas.methods.adapter import Adapter
-from eyas.methods.method import LevelPair, Method, Weight, global_count, ratio
+from eyas.methods.method import LevelPair, Method, Weight, count_per_process, ratio
 from eyas.ops.boxes import area
 from eyas.types import EyasError, Level, Target, View
 
@@ -81,8 +81,8 @@ def mimic_loss(adapted: Tensor, teacher: Tensor, count: Tensor | float) -> Tenso
     Args:
         adapted: (n, C, h, w), the student's regions after the transform.
         teacher: (n, C, h, w), the teacher's regions of the same boxes.
-        count: N, the proposals of the whole batch on all levels, see `eyas.methods.method.global_count`. 0 gives a loss
-            of 0 that still has a gradient path.
+        count: N, the proposals of the whole batch on all levels, see `eyas.methods.method.count_per_process`. 0 gives a
+            loss of 0 that still has a gradient path.
     """
     cells = teacher.shape[-2] * teacher.shape[-1]
     return ratio((adapted.float() - teacher.float()).square().sum(), 2 * cells * count)
@@ -161,7 +161,7 @@ class RoIMimic(Method):
     def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
         boxes = self._boxes(teacher if self.proposals == "teacher" else student)
         levels = assign_levels(boxes, [teacher.levels[index].stride for index in self.pooled])
-        count = global_count(torch.tensor(len(levels), device=levels.device))
+        count = count_per_process(torch.tensor(len(levels), device=levels.device))
         regions = zip(self.adapters, *(self._regions(view, boxes, levels) for view in (student, teacher)), strict=True)
         return torch.stack([mimic_loss(adapter(own), teachers, count) for adapter, own, teachers in regions]).sum()
 

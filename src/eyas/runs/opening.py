@@ -33,7 +33,7 @@ class DetectorSource:
         return self.kind == "code" or (self.kind == "library" and not self.files)
 
 
-def resolve(name: str | Path, *, best: bool = False) -> DetectorSource:
+def resolve_detector(name: str | Path, *, best: bool = False) -> DetectorSource:
     """Tell what a name, as `load` takes it, stands for. Nothing is loaded yet."""
     name, folder = str(name), Path(name)
     if ":" in name and not folder.exists():
@@ -58,7 +58,7 @@ def load(name: str | Path, *, best: bool = False) -> Detector:
     Raises:
         EyasError: none of these is there, or the weights are of another architecture.
     """
-    return resolve(name, best=best).open()
+    return resolve_detector(name, best=best).open()
 
 
 def _run_files(folder: Path) -> tuple[Path, ...]:

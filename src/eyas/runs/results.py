@@ -50,20 +50,20 @@ def last_summary(folder: Path, kind: str = "val") -> dict[str, float]:
 
 
 def read_run(folder: Path) -> RunResult:
-    """A finished run from its log. A resumed run has the time of its longest sitting and the largest memory of all."""
+    """A finished run from its log. A resumed run has the time of its longest session and the largest memory of all."""
     lines = read_log(folder)
     evaluations = [line for line in lines if line["kind"] == "val"]
     teachers = [line for line in lines if line["kind"] == "teacher"]
-    sittings = [line for line in lines if line["kind"] == "cost"]
-    longest = max(sittings, key=lambda line: line["steps"], default=None)
+    sessions = [line for line in lines if line["kind"] == "cost"]
+    longest = max(sessions, key=lambda line: line["steps"], default=None)
     timed = longest["seconds_per_step"] if longest else None
     return RunResult(
         summary=nulls_as_nan(evaluations[-1]["summary"]),
         teacher=nulls_as_nan(teachers[-1]["summary"]) if teachers else None,
         curve=tuple((line["epoch"], nulls_as_nan(line["summary"])) for line in evaluations),
         seconds_per_step=timed if timed is not None else seconds_between_lines(lines),
-        peak_memory=max((line["peak_memory"] for line in sittings), default=None),
-        peak_device_memory=max((line["peak_device_memory"] or 0 for line in sittings), default=0) or None,
+        peak_memory=max((line["peak_memory"] for line in sessions), default=None),
+        peak_device_memory=max((line["peak_device_memory"] or 0 for line in sessions), default=0) or None,
     )
 
 

@@ -73,7 +73,7 @@ def computes_in_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
-def same_buffers(network: nn.Module) -> None:
+def broadcast_buffers(network: nn.Module) -> None:
     """Give every process the buffers of the first, which saves them: BatchNorm's differ with the images of each."""
     for buffer in network.buffers():
         broadcast(buffer)

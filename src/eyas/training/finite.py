@@ -1,4 +1,4 @@
-"""Stops a training whose loss or gradient is not finite, naming step and images; reads the device only now and then."""
+"""Stops a training whose loss or gradient is not finite, naming step and images; reads the device every few batches."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def schedule(optim: OptimArgs, total: int) -> Callable[[int], float]:
     return factor
 
 
-def average_of(student: Detector, decay: float) -> AveragedModel | None:
+def make_average(student: Detector, decay: float) -> AveragedModel | None:
     """A running average of the student's weights and buffers, or None at decay 0.
 
     ``average = decay * average + (1 - decay) * weights`` after each step; the first step sets it to the weights.

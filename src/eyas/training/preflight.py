@@ -31,7 +31,7 @@ def check_teacher_score(result: EvaluationResult, name: str) -> None:
     if not result.primary >= WEAK_TEACHER:
         raise EyasError(
             f"the teacher {name} scores {result.primary:.3f} on the validation images, so there is nothing to imitate. "
-            "Check its weights, its classes and the input size; --any_teacher true goes on all the same"
+            "Check its weights, its classes and the input size; --any_teacher true continues anyway"
         )
 
 

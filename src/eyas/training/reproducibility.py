@@ -1,4 +1,4 @@
-"""The same numbers twice: deterministic algorithms, and random states that a resumed run goes on with."""
+"""The same numbers twice: deterministic algorithms, and random states that a resumed run continues from."""
 
 from __future__ import annotations
 

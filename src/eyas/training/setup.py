@@ -47,7 +47,7 @@ class TeacherSession(Protocol):
 
 
 class RunningSession:
-    """A teacher that runs in every step, compiled up to its levels where that is asked."""
+    """A teacher that runs in every step, compiled up to its levels if requested."""
 
     def __init__(self, detector: Detector, say: Callable[[str], None], *, compiled: bool) -> None:
         self.teacher = RunningTeacher(detector)
@@ -99,7 +99,8 @@ class Setup(ExitStack):
         for source in (self.train, self.val):
             if source.problems:
                 count = len(source.problems)
-                self.say(f"warning   {count} boxes of {source.split} dropped; see `eyas data {source.root}`")
+                told = f"{count} problems in split {source.split}: boxes dropped or clipped"
+                self.say(f"warning   {told}; see `eyas data {source.root}`")
         return self
 
     def teacher_session(

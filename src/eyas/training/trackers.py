@@ -1,4 +1,4 @@
-"""What a training logs of its steps, and its log sent to TensorBoard, Weights & Biases or MLflow by accelerate.
+"""The numbers of a run's log, sent to TensorBoard, Weights & Biases or MLflow by accelerate.
 
 A number is named by its path in ``log.jsonl``: ``train/losses/fgfi``, ``train/lr``, ``val/summary/map``. Text and NaN
 stay in the log alone.
@@ -11,27 +11,18 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
-from rich.progress import TaskID
-from torch import Tensor
 
 from eyas.args import RunArgs, Tracker
-from eyas.distillation.weights import dominance_warnings
 from eyas.runs.config import recorded_options
-from eyas.runs.log import RunLog
 from eyas.tools.files import write_json
-from eyas.tools.progress import Progress
-from eyas.tools.timing import CostMeter
-from eyas.training.loss_module import LossModule
-from eyas.training.state import TrainState
 from eyas.types import EyasError
 
-RUNS = "trackers.json"
+TRACKER_IDS = "trackers.json"
 """File in the run folder: tracker -> its own id of the run, with which a resumed run goes on."""
 EVENTS = "tensorboard"
 """Folder in the run folder: TensorBoard's event files."""
@@ -53,53 +44,6 @@ def chosen_trackers(run: RunArgs) -> list[Tracker]:
                 "out; log.jsonl is written in any case"
             )
     return list(dict.fromkeys(chosen))
-
-
-class StepLog:
-    """Logs every ``every`` steps, moves the progress bar, and warns once of each method that dominates.
-
-    Reading a loss waits for a GPU; between two lines of the log nothing does.
-    """
-
-    def __init__(self, log: RunLog, accelerator: Accelerator, cost: CostMeter, every: int) -> None:
-        self._log, self._accelerator, self._cost, self._every = log, accelerator, cost, every
-        self._warned: set[str] = set()
-
-    def __call__(
-        self, state: TrainState, losses: Mapping[str, Tensor], norm: Tensor | None, progress: Progress, task: TaskID
-    ) -> None:
-        """Take in a finished step: its state, the losses of its last batch, and its gradient norm before clipping."""
-        epoch = f"epoch {state.epoch + 1}/{state.epochs}"
-        if state.step > 1 and state.step % self._every:
-            self._cost.step(waited=False)
-            progress.advance(task, detail=epoch)
-            return
-        with self._cost.working():
-            line = self.values(state, losses, norm)
-        self._cost.step(waited=True)
-        progress.advance(task, note=line["losses"], detail=epoch)
-        for name, text in dominance_warnings(line["gradient_ratios"], line["weights"]).items():
-            if name not in self._warned:
-                progress.say(f"warning   {text} (step {state.step})")
-            self._warned.add(name)
-
-    def values(self, state: TrainState, losses: Mapping[str, Tensor], norm: Tensor | None) -> dict[str, Any]:
-        """Write one line and return its values; losses are means over the processes, so those of the whole batch."""
-        means = torch.stack([loss.detach().float() for loss in losses.values()])
-        if self._accelerator.num_processes > 1:
-            means = cast(Tensor, self._accelerator.reduce(means, "mean"))
-        model = cast(LossModule, self._accelerator.unwrap_model(state.model))
-        values = {
-            "epoch": state.epoch,
-            "step": state.step,
-            "lr": state.scheduler.get_last_lr()[0],
-            "gradient_norm": None if norm is None else float(norm),
-            "losses": dict(zip(losses, means.tolist(), strict=True)),
-            "weights": model.weights(),
-            "gradient_ratios": model.gradient_ratios(),
-        }
-        self._log("train", **values)
-        return values
 
 
 class Trackers:
@@ -134,7 +78,7 @@ class Trackers:
         if not self._active:
             return
         self._say, self._first_step = say, resumed_at or 0
-        path = self._folder / RUNS
+        path = self._folder / TRACKER_IDS
         known = json.loads(path.read_text()) if resumed_at is not None and path.exists() else {}
         try:
             self._accelerator.init_trackers(self._project, init_kwargs=self._settings(known, resumed_at))

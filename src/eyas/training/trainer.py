@@ -32,13 +32,14 @@ from eyas.runs.log import RunLog
 from eyas.tools.progress import Progress
 from eyas.tools.signals import Stopped, StopRequest, stop_requests
 from eyas.tools.timing import CostMeter, span
-from eyas.training.accelerator import same_buffers
+from eyas.training.accelerator import broadcast_buffers
 from eyas.training.finite import FiniteLosses
 from eyas.training.loss_module import LossModule
-from eyas.training.optim import average_of, make_optimizer, schedule
+from eyas.training.optim import make_average, make_optimizer, schedule
 from eyas.training.reproducibility import restore_random_state, seed_epoch
 from eyas.training.state import TrainState
-from eyas.training.trackers import StepLog, Trackers
+from eyas.training.step_log import StepLog
+from eyas.training.trackers import Trackers
 from eyas.types import Target
 
 
@@ -82,23 +83,23 @@ class Trainer:
         )
         self.total_steps = math.ceil(len(self.train) / optim.accumulate) * run.epochs
         scheduler = LambdaLR(optimizer, schedule(optim, self.total_steps))
-        ema = average_of(student, optim.ema)
+        ema = make_average(student, optim.ema)
         self.state = TrainState(prepared, student, optimizer, scheduler, ema, run.epochs, len(self.train))
         if run.compile:  # after the average was copied from what is not compiled
             compile_levels(student)
         self.trackers = Trackers(accelerator, folder, run.project)
         self.log = RunLog(folder, writes=accelerator.is_main_process, also=self.trackers)
         self.cost = CostMeter(accelerator.device)
-        self.ask_every = 1 if accelerator.device.type == "cpu" else run.log_every
-        self.finite = FiniteLosses(train.records, every=self.ask_every)
+        self.sync_every = 1 if accelerator.device.type == "cpu" else run.log_every
+        self.finite = FiniteLosses(train.records, every=self.sync_every)
         self.log_step = StepLog(self.log, accelerator, self.cost, run.log_every)
 
     def fit(self, progress: Progress) -> EvaluationResult:
         """Train to the last epoch, evaluating on the way; returns the last evaluation.
 
         Raises:
-            Stopped: SIGINT or SIGTERM; the state after the running step is saved first, or, between two epochs, that
-                after the next one. An evaluation ends at once: all was saved before it.
+            Stopped: SIGINT or SIGTERM. The state is saved after the current step; between epochs, after the next step.
+                An evaluation ends at once: all was saved before it.
         """
         state, result = self.state, None
         self._start(progress)
@@ -120,7 +121,7 @@ class Trainer:
         return result or self.score(progress)  # of a finished run, which has logged it
 
     def train_epoch(self, request: StopRequest, progress: Progress, task: TaskID) -> None:
-        """Train the rest of the epoch: all of it, but for one that is resumed. Raises Stopped when asked to."""
+        """Train the epoch, or the rest of one that was resumed in its middle. Raises Stopped when asked to."""
         self.state.model.train()
         with self.finite.checked():
             for images, targets in with_timeout(self._rest_of_epoch(), self._loader):
@@ -151,7 +152,7 @@ class Trainer:
         """Save and raise Stopped, in every process after the same step, when a signal has reached one of them."""
         number = request.number
         if self.accelerator.num_processes > 1:
-            if self.state.step % self.ask_every:
+            if self.state.step % self.sync_every:
                 return  # asking the other processes waits for the device
             own = torch.tensor([number], device=self.accelerator.device)
             number = int(cast(Tensor, self.accelerator.gather(own)).max())
@@ -170,7 +171,7 @@ class Trainer:
     def evaluate(self, progress: Progress) -> EvaluationResult:
         """Score the validation images, log it, and save the weights, also as best.safetensors for a new best."""
         state, network = self.state, self.state.evaluated.network
-        same_buffers(network)
+        broadcast_buffers(network)
         result = self.score(progress)
         progress.say(f"epoch {state.epoch:3d}/{self.run.epochs}  {result.headline()}")
         self.log("val", epoch=state.epoch, step=state.step, summary=result.summary, per_class=result.per_class)

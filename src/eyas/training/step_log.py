@@ -1,0 +1,65 @@
+"""What a training logs of its steps, and the warnings that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from rich.progress import TaskID
+from torch import Tensor
+
+from eyas.distillation.weights import dominance_warnings
+from eyas.runs.log import RunLog
+from eyas.tools.progress import Progress
+from eyas.tools.timing import CostMeter
+from eyas.training.loss_module import LossModule
+from eyas.training.state import TrainState
+
+
+class StepLog:
+    """Logs every ``every`` steps, moves the progress bar, and warns once of each method that dominates.
+
+    Reading a loss waits for a GPU; between two lines of the log nothing does.
+    """
+
+    def __init__(self, log: RunLog, accelerator: Accelerator, cost: CostMeter, every: int) -> None:
+        self._log, self._accelerator, self._cost, self._every = log, accelerator, cost, every
+        self._warned: set[str] = set()
+
+    def __call__(
+        self, state: TrainState, losses: Mapping[str, Tensor], norm: Tensor | None, progress: Progress, task: TaskID
+    ) -> None:
+        """Take in a finished step: its state, the losses of its last batch, and its gradient norm before clipping."""
+        epoch = f"epoch {state.epoch + 1}/{state.epochs}"
+        if state.step > 1 and state.step % self._every:
+            self._cost.step(waited=False)
+            progress.advance(task, detail=epoch)
+            return
+        with self._cost.working():
+            line = self.values(state, losses, norm)
+        self._cost.step(waited=True)
+        progress.advance(task, note=line["losses"], detail=epoch)
+        for name, text in dominance_warnings(line["gradient_ratios"], line["weights"]).items():
+            if name not in self._warned:
+                progress.say(f"warning   {text} (step {state.step})")
+            self._warned.add(name)
+
+    def values(self, state: TrainState, losses: Mapping[str, Tensor], norm: Tensor | None) -> dict[str, Any]:
+        """Write one line and return its values; losses are means over the processes, so those of the whole batch."""
+        means = torch.stack([loss.detach().float() for loss in losses.values()])
+        if self._accelerator.num_processes > 1:
+            means = cast(Tensor, self._accelerator.reduce(means, "mean"))
+        model = cast(LossModule, self._accelerator.unwrap_model(state.model))
+        values = {
+            "epoch": state.epoch,
+            "step": state.step,
+            "lr": state.scheduler.get_last_lr()[0],
+            "gradient_norm": None if norm is None else float(norm),
+            "losses": dict(zip(losses, means.tolist(), strict=True)),
+            "weights": model.weights(),
+            "gradient_ratios": model.gradient_ratios(),
+        }
+        self._log("train", **values)
+        return values

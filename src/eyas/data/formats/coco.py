@@ -32,7 +32,7 @@ LISTS = ("images", "annotations", "categories")
 
 
 def recognised(root: Path) -> bool:
-    """Whether the folder has this layout: some JSON file where one of a split is looked for."""
+    """Whether the folder has this layout: a JSON file in a place where a split's file may be."""
     beside = [root / f"{name}.json" for split in ("train", "val", "test") for name in fields.split_names(split)]
     exported = any(root.glob("*/_annotations.coco.json"))
     return exported or any((root / "annotations").glob("*.json")) or any(path.is_file() for path in beside)
@@ -41,7 +41,7 @@ def recognised(root: Path) -> bool:
 def parse(
     content: Any, path: Path, classes: Sequence[str] | None
 ) -> tuple[tuple[str, ...], dict[int, list[Annotation]], list[Problem]]:
-    """Classes, the annotations by image id, and what was odd or dropped, from a decoded JSON file.
+    """The classes, the annotations by image id, and the problems of a decoded JSON file.
 
     Raises `EyasError` naming the file, the annotation and the field when the content is not COCO's.
     """
@@ -94,8 +94,8 @@ def records_of(
 ) -> tuple[list[Record], list[Problem]]:
     """The records of a COCO file's images, in their order, and the boxes that are dropped or clipped.
 
-    ``found`` is from `parse`, the image files are in ``folder``, and ``path`` is named in messages. Raises `EyasError`
-    when an image file is missing, outside ``root`` or in two entries, or has no size in the entry and in its header.
+    ``found`` comes from `parse`, the image files are in ``folder``, and messages name ``path``. Raises `EyasError`
+    when an image file is missing, outside ``root`` or in two entries, or has a size in neither entry nor header.
     """
     records, problems = [], []
     entries: dict[str, str] = {}
@@ -126,10 +126,10 @@ def write_coco(
 ) -> Path:
     """Write one split: ``images/SPLIT/NAME.png`` and, last and in one step, ``annotations/instances_SPLIT.json``.
 
-    A run that is cut off therefore leaves images but no data set. Ids count from 1, as in COCO. Returns the JSON file.
+    An interrupted run therefore leaves images but no data set. Ids count from 1, as in COCO. Returns the JSON file.
 
     Args:
-        root: the folder, made when it is missing.
+        root: the folder, created if missing.
         split: "train" or "val".
         classes: class names in label order.
         items: (name, RGB image as a PIL image or (height, width, 3) uint8, (n, 4) xyxy boxes in pixels, (n,) labels),
@@ -194,7 +194,7 @@ def _annotation_file(root: Path, split: str) -> Path:
 
 
 def _image_folder(root: Path, split: str, path: Path, files: Sequence[str]) -> Path:
-    """The first folder that has the first image: by split and year, then common to all, then beside the JSON."""
+    """The first folder that contains the first image: the split's, then the common one, then the JSON's."""
     year = re.search(r"\d{4}$", path.stem)
     names = [name + suffix for name in fields.split_names(split) for suffix in ("", year.group() if year else "")]
     folders = [root / "images" / name for name in names] + [root / name for name in names]
@@ -220,7 +220,7 @@ def _by_id(entries: Sequence[Mapping[str, Any]], path: Path, kind: str) -> dict[
 
 
 def _id(entry: Any, key: str, path: Path, name: str) -> int:
-    """An integer; COCO has no others, and 1.0 is one."""
+    """An id as an integer; 1.0 counts as one."""
     value = _field(entry, key, path, name)
     if isinstance(value, float) and value.is_integer():
         return int(value)
@@ -230,7 +230,7 @@ def _id(entry: Any, key: str, path: Path, name: str) -> int:
 
 
 def _real(value: Any, where: str) -> float:
-    """A number, NaN and the infinities too. Raises `EyasError` that begins with ``where``."""
+    """A number; NaN and the infinities are allowed. Raises `EyasError` that begins with ``where``."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise EyasError(f"{where} {fields.shown(value)}; write a number")
     try:

@@ -97,7 +97,7 @@ def load_trunk(module: nn.Module, weights: Weights) -> None:
 
 
 def without_epsilon(weights: Weights) -> Weights:
-    """Weights for a BatchNorm of epsilon 0 to weights for one of 1e-5, which is subtracted from the variances.
+    """Convert weights for a BatchNorm of epsilon 0 to one of 1e-5, by subtracting it from the variances.
 
     A state dict does not record its epsilon, so the variances have to carry it.
     """

@@ -42,7 +42,7 @@ class TransformersDetector(nn.Module):
         model: one of the classes in `eyas.detectors.transformers.levels.FAMILIES`.
         classes: class names in label order; by default those of the model's config.
         processor: the model's image processor; by default the library's for this kind of model.
-        score_threshold: detections must score more.
+        score_threshold: detections must score above this.
         anchor_scale: side of the square anchor of every level, in strides.
         anchor_ratios: height over width.
 
@@ -168,7 +168,7 @@ def transformers_detector(
             of the same architecture (.safetensors, or .pt read without pickle). Tensors whose shapes depend on the
             number of classes start anew if it differs, and a warning says so.
         config: values that replace those of the configuration, such as num_queries.
-        score_threshold: detections must score more.
+        score_threshold: detections must score above this.
         anchor_scale: side of the square anchor of every level, in strides.
         anchor_ratios: height over width.
 

@@ -29,7 +29,7 @@ LOADER_OPTIONS = frozenset(
 
 
 def library() -> Any:
-    """transformers. Raises EyasError when it is not installed."""
+    """The transformers package. Raises EyasError when it is not installed."""
     try:
         import transformers
     except ImportError as error:

@@ -79,7 +79,7 @@ def find_runs(paths: Sequence[Path], teacher: str | None = None) -> FoundRuns:
 
     Args:
         paths: run folders, and folders of run folders as `eyas compare` and `eyas demo` leave them.
-        teacher: run folder of the teacher, where it is not the one that the runs name.
+        teacher: run folder of the teacher, if it is not the one that the runs name.
 
     Raises:
         EyasError: a path without a run, no finished run, two runs of one arm and seed, runs of different classes or
@@ -117,7 +117,7 @@ def run_folders(paths: Sequence[Path]) -> list[Path]:
 def read_folder(folder: Path) -> Run | None:
     """The run of a folder, or None where it is not finished. Raises EyasError when its log or config cannot be read.
 
-    Finished is evaluated after the last epoch of its config, or at all where it has none.
+    A run is finished once it was evaluated after its config's last epoch or, without a config, evaluated at all.
     """
     try:
         config, lines = recorded_config(folder), read_log(folder)
@@ -150,7 +150,7 @@ def arm_name(name: str, seed: int) -> str:
 
 
 def with_baseline(runs: Sequence[Run]) -> list[Run]:
-    """The runs, the only arm without a teacher, beside arms that have one, renamed to baseline."""
+    """The runs; a single arm without a teacher, beside arms that have one, is renamed to baseline."""
     untaught = [run for run in runs if run.teacher is None and run.result.teacher is None]
     names = {run.arm for run in untaught}
     if len(names) != 1 or len(untaught) == len(runs) or BASELINE in {run.arm for run in runs}:

@@ -66,7 +66,7 @@ def definitions(threshold: float) -> str:
 def _by_kind(
     counts: Counts, drawn: Sequence[str], names: Mapping[str, str], objects: int, axis: str, caption: str
 ) -> tuple[Html, Html]:
-    """A legend; and stacked bars of some kinds in percent of the objects beside a table of all, by detector."""
+    """A legend, and by detector: stacked bars of some kinds, in percent of the objects, beside a table of all kinds."""
     bars = {name: [100 * found[kind] / max(1, objects) for kind in drawn] for name, found in counts.items()}
     draw = partial(charts.bars, rows=bars, colours=[KIND_COLOURS[kind] for kind in drawn], x=axis)
     label = f"{axis}, by detector: " + ", ".join(names[kind] for kind in drawn) + "; the table has the numbers"

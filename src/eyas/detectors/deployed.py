@@ -58,7 +58,7 @@ class Deployed(nn.Module):
         raise NotImplementedError
 
     def detect(self, raw: Sequence[Tensor], rows: Sequence[int], size: Size) -> Candidates:
-        """Detections by falling score from the outputs of `raw` for images of (height, width); see `as_predictions`."""
+        """Detections, best first, from the outputs of `raw` for images of (height, width); see `as_predictions`."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -133,7 +133,7 @@ def _(boxes: Tensor, scores: Tensor, groups: Tensor, num_groups: int, threshold:
 
 
 def top_scores(scores: Tensor, count: int, missing: float = DROPPED) -> tuple[Tensor, Tensor]:
-    """The highest ``count`` >= 1 of scores (batch, N), falling, and their indices; all N where there are fewer.
+    """The highest ``count`` >= 1 of scores (batch, N), descending, and their indices; all N where there are fewer.
 
     In a trace that keeps N open there are always ``count``; ``missing`` fills those beyond N.
     """
@@ -155,7 +155,7 @@ def joined(parts: Sequence[Candidates]) -> Candidates:
 
 
 def after_nms(found: Candidates, groups: Tensor, num_groups: int, threshold: float, count: int) -> Candidates:
-    """The best candidates after NMS, see `nms_kept`: (batch, count) or fewer, by falling score, `DROPPED` ones last."""
+    """The best candidates after NMS, see `nms_kept`: (batch, count) or fewer, best first, `DROPPED` ones last."""
     kept = nms_kept(found.boxes, found.scores, groups, num_groups, threshold)
     scores, indices = top_scores(torch.where(kept, found.scores, DROPPED), count)
     return Candidates(take_rows(found.boxes, indices), scores, found.labels.gather(1, indices))

@@ -148,7 +148,7 @@ class TorchvisionDetector(nn.Module):
         return heads_one_stage.score_boxes(network, batch, maps, boxes)
 
     def predict(self, images: Tensor) -> list[Prediction]:
-        """Detections after NMS, by falling score, clipped to the images.
+        """Detections after NMS, by descending score, clipped to the images.
 
         Args:
             images: (batch, 3, height, width) in [0, 1].

@@ -108,8 +108,8 @@ class TransformersDetector(nn.Module):
         return {**terms, first: terms[first] + 0 * sum(idle, output.loss.new_zeros(()))}
 
     def predict(self, images: Tensor) -> list[Prediction]:
-        """Detections by the library's own post-processing, by falling score, without NMS. Boxes may extend beyond the
-        image.
+        """Detections by the library's own post-processing, by descending score, without NMS. Boxes may extend beyond
+        the image.
 
         Args:
             images: (batch, 3, height, width) in [0, 1].

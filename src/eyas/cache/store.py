@@ -86,7 +86,7 @@ class TeacherCache:
         if not meta.is_file():
             publish(meta, fingerprint)
         elif read_json(meta) != fingerprint:
-            raise EyasError(f"{meta}: is of another cache than the folder's name says; remove this folder")
+            raise EyasError(f"{meta}: does not match the folder's name; remove this folder")
         self._shards = Shards(folder)
 
     def refresh(self) -> None:

@@ -180,9 +180,7 @@ def refuse_other_teacher(out: Path, teacher: str) -> None:
         return
     before, now = json.loads(file.read_text()), _teacher(teacher)
     if before["sha256"] != now["sha256"] or (now["sha256"] is None and before != now):
-        raise EyasError(
-            f"{out} compares under the teacher {before['teacher']}, and {teacher} is another; choose another --out"
-        )
+        raise EyasError(f"{out} compares under the teacher {before['teacher']}, not {teacher}; choose another --out")
 
 
 def _teacher(name: str) -> dict[str, str | None]:

@@ -37,7 +37,7 @@ class Resize:
     def times(self, scale: float) -> Resize:
         """The same resize to ``scale`` times the size. Raises `EyasError` where this one keeps the size."""
         if scale != 1 and self == Resize():
-            raise EyasError("give the student's size by --dataset.resize, which the teacher's is to be larger than")
+            raise EyasError("give the student's size by --dataset.resize; the teacher's is --teacher_scale times that")
         return Resize(**{name: value and round(value * scale) for name, value in vars(self).items()})
 
     def output_size(self, size: Size) -> Size:

@@ -177,7 +177,7 @@ def pad_to(images: Tensor, size: Size, name: str = "the model") -> Tensor:
         return images
     if height > size[0] or width > size[1]:
         raise EyasError(
-            f"{name}: takes images up to {size[0]} x {size[1]} (height x width), and this one is {height} x {width}; "
+            f"{name}: takes images up to {size[0]} x {size[1]} (height x width), but this one is {height} x {width}; "
             "export with --dynamic_size true"
         )
     padded = filled(len(images), *size, like=images)

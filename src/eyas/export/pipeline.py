@@ -75,7 +75,7 @@ def export_detector(
         EyasError: a detector that has no deployed form, that cannot be traced, or whose file differs from PyTorch.
     """
     if format not in EXPORTERS:
-        raise EyasError(f"there is no export format {format!r}; known are {', '.join(EXPORTERS)}")
+        raise EyasError(f"there is no export format {format!r}; choose from {', '.join(EXPORTERS)}")
     exporter = EXPORTERS[format]
     exporter.require()
     if min(calibration, runs) < 1 or not tolerance > 0:
@@ -99,7 +99,7 @@ def export_detector(
     rows = {PYTORCH: detector, exporter.runtime: opened(shipped)}
     scores = {row: feed.score(row, one, rule) for row, one in rows.items()}
     if wrong := failures(differences, tolerance, scores[PYTORCH], scores[exporter.runtime]):
-        raise EyasError(f"{out}: the exported {name} is not PyTorch's, nothing was written: {'; '.join(wrong)}")
+        raise EyasError(f"{out}: the exported {name} differs from PyTorch's; nothing was written: {'; '.join(wrong)}")
     files = {out: shipped}
     if training is not None:
         files[int8_file] = exporter.quantise(shipped, replace(feed, source=training).images(calibration))

@@ -168,9 +168,9 @@ def by_arm(runs: Sequence[Run]) -> Arms:
     arms: Arms = {}
     for run in sorted(runs, key=lambda run: run.seed):
         if list(run.per_class) != list(first.per_class):
-            raise EyasError(f"{run.folder} and {first.folder} have other classes; report them apart")
+            raise EyasError(f"{run.folder} and {first.folder} have different classes; report them apart")
         if list(run.result.summary) != list(first.result.summary):
-            raise EyasError(f"{run.folder} and {first.folder} were scored by other metrics; report them apart")
+            raise EyasError(f"{run.folder} and {first.folder} were scored by different metrics; report them apart")
         other = arms.setdefault(run.arm, {}).setdefault(run.seed, run)
         if other is not run:
             raise EyasError(

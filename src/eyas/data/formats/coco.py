@@ -62,14 +62,14 @@ def parse(
         name = f"annotation {number}"
         image_id = _id(entry, "image_id", path, name)
         if image_id not in found:
-            problems.append(Problem(path, None, f"{name} is of image {image_id}, which is not in images; dropped"))
+            problems.append(Problem(path, None, f"{name} belongs to image {image_id}, which is not in images; dropped"))
             continue
         first = before.setdefault(number, entry)
         if first is not entry:
             if first == entry:
-                problems.append(Problem(path, None, f"{name} is written twice; the second is dropped"))
+                problems.append(Problem(path, None, f"{name} occurs twice; the second is dropped"))
                 continue
-            problems.append(Problem(path, None, f"{name} has the id of another; both are kept"))
+            problems.append(Problem(path, None, f"{name} shares its id with another; both are kept"))
         found[image_id].append(_annotation(entry, name, names, known, path))
     return known, found, problems
 
@@ -82,7 +82,7 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
     except json.JSONDecodeError as error:
         raise EyasError(f"{path}:{error.lineno}: broken JSON ({error.msg}); write the file again") from error
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits, or so many brackets
-        raise EyasError(f"{path}: JSON that is not read here ({error}); write the file again") from error
+        raise EyasError(f"{path}: JSON that cannot be read ({error}); write the file again") from error
     known, found, problems = parse(content, path, classes)
     folder = _image_folder(root, split, path, [_file_name(image, path) for image in content["images"]])
     records, wrong = records_of(content["images"], found, folder, path, root)
@@ -108,7 +108,7 @@ def records_of(
             raise EyasError(f"{missing}; restore it, or remove it from the list of images")
         first = entries.setdefault(os.path.abspath(file), where)
         if first is not where:  # what one entry lists would be background in the other
-            raise EyasError(f"{where} is of the same file as {first}, {fields.short(name)}; make them one entry")
+            raise EyasError(f"{where} has the same file as {first}, {fields.short(name)}; make them one entry")
         known = [0 if image.get(side) is None else image[side] for side in ("width", "height")]
         sides = [_real(value, f"{where} has a width or height of") for value in known]
         size = fields.stated_size(sides[0], sides[1], where) or image_size(file)
@@ -183,13 +183,13 @@ def _annotation_file(root: Path, split: str) -> Path:
         years = sorted((root / "annotations").glob(f"instances_{name}[12][0-9][0-9][0-9].json"))
         if len(years) > 1:
             listed = ", ".join(path.name for path in years)
-            raise EyasError(f"{root / 'annotations'}: several files are of the split {split}: {listed}; keep one")
+            raise EyasError(f"{root / 'annotations'}: several files are for the split {split}: {listed}; keep one")
         usual = (f"annotations/instances_{name}.json", f"annotations/{name}.json", f"{name}/_annotations.coco.json")
         for path in (*years, *(root / file for file in usual), root / f"{name}.json"):
             if path.is_file():
                 return path
     there = ", ".join(sorted(str(path.relative_to(root)) for path in root.glob("*/*.json"))) or "none"
-    missing = f"{root}: no COCO file of the split {split}; looked for {LAYOUT.format(split=split)}"
+    missing = f"{root}: no COCO file for the split {split}; looked for {LAYOUT.format(split=split)}"
     raise EyasError(f"{missing}. The JSON files there are: {there}")
 
 

@@ -109,7 +109,7 @@ def read_ids(path: Path) -> dict[str, int]:
     for line, content in enumerate(read_text(path).splitlines(), start=1):
         for name in content.split()[:1]:
             if name in ids:
-                raise EyasError(f"{path}:{line}: {short(name)} is listed before, on line {ids[name]}; keep one of them")
+                raise EyasError(f"{path}:{line}: {short(name)} is already listed on line {ids[name]}; keep one of them")
             ids[name] = line
     return ids
 

@@ -81,7 +81,7 @@ def split_name(backbone: str) -> tuple[str, bool]:
             name, fpn = backbone.removesuffix(suffix), suffix == "_fpn"
     if name not in TRUNKS and not name.startswith(TIMM):
         raise EyasError(
-            f"there is no backbone {backbone!r}; known are {', '.join(TRUNKS)} and timm:NAME, each also with _fpn "
+            f"there is no backbone {backbone!r}; choose from {', '.join(TRUNKS)} and timm:NAME, each also with _fpn "
             "(a feature pyramid) or _c4 (one map of stride 16) behind it"
         )
     return name, fpn

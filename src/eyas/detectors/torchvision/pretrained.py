@@ -70,7 +70,7 @@ def read_weights(weights: str | Path, family: Family, trunk: str, *, fpn: bool) 
             names.setdefault(name, entry)
     if str(weights) not in names:
         known_names = ", ".join(names) or "none for this model"
-        raise EyasError(f"there are no weights {str(weights)!r}: no such file, and torchvision's names: {known_names}")
+        raise EyasError(f"there are no weights {str(weights)!r}: no such file; torchvision's names are {known_names}")
     entry = names[str(weights)]
     try:
         found = Weights(str(weights), entry.get_state_dict(progress=False, check_hash=True, weights_only=True))

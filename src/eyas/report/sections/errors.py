@@ -54,7 +54,7 @@ def section(data: ReportData) -> Html:
 def definitions(threshold: float) -> str:
     """The kinds of error, in words."""
     return (
-        f"Detections with a score of at least {threshold:g}, by falling score. Correct: IoU of at least {MATCH:g} with "
+        f"Detections with a score of at least {threshold:g}, highest first. Correct: IoU of at least {MATCH:g} with "
         "an object of its class that no better one has taken. Duplicate: the same, but the object is taken. Wrong "
         f"class: IoU of at least {MATCH:g} with an object of another class. Badly localised: IoU of {TOUCH:g} to "
         f"{MATCH:g} with an object of its class. False: all others, on the background. Detections on ignore regions do "

@@ -62,7 +62,7 @@ def test_a_data_folder_that_is_missing(refused: Refused, out: Path) -> None:
 
 def test_a_split_that_is_missing(refused: Refused, data: Path, out: Path) -> None:
     said = refused(*train(data, out, dataset_val_split="test"))
-    assert "no COCO file of the split test" in said and "instances_val.json" in said
+    assert "no COCO file for the split test" in said and "instances_val.json" in said
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_recipes_are_listed_and_copied(
     assert main(["recipes", "copy", "digits/student"]) == 0, "it is there, unchanged"
     (tmp_path / "student.yaml").write_text("model: retinanet\n")
     assert main(["recipes", "copy", "digits/student"]) == 2
-    assert "student.yaml is here already" in capsys.readouterr().err
+    assert "student.yaml exists already" in capsys.readouterr().err
     assert (tmp_path / "student.yaml").read_text() == "model: retinanet\n"
     assert main(["recipes", "copy", "nothing/here"]) == 2
     assert "digits/student" in capsys.readouterr().err

@@ -257,7 +257,8 @@ def test_another_teacher_is_refused(made: Made, tmp_path: Path, capsys: pytest.C
     weights = moved / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert made.compare() == 2
-    assert "is another; choose another --out" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f", not {moved}; choose another --out" in " ".join(said.split())
 
 
 @pytest.mark.usefixtures("trained")

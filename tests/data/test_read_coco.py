@@ -51,7 +51,7 @@ def test_parse_sorts_categories_and_parts_crowds():
     assert (emu.box, emu.label, emu.ignore, emu.attributes) == ((1, 2, 4, 6), 0, False, {"area": 7.5})
     assert (crowd.box, crowd.label, crowd.ignore) == ((0, 0, 9, 9), 1, True)
     assert found[5] == []
-    assert [p.message for p in problems] == ["annotation 3 is of image 6, which is not in images; dropped"]
+    assert [p.message for p in problems] == ["annotation 3 belongs to image 6, which is not in images; dropped"]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_size_from_the_header_where_the_file_has_none(tmp_path):
 
 def test_missing_parts_are_named(tmp_path):
     root = save(tmp_path, "annotations/instances_train.json", content(EMU), "images/train")
-    with pytest.raises(EyasError, match=r"no COCO file of the split val.*annotations/instances_train\.json"):
+    with pytest.raises(EyasError, match=r"no COCO file for the split val.*annotations/instances_train\.json"):
         read(root, "val")
     (root / "images/train/a.png").unlink()
     with pytest.raises(EyasError, match=r"a\.png is not in .*images/train"):
@@ -166,15 +166,15 @@ def test_an_id_of_two_annotations_is_reported_and_an_entry_repeated_is_dropped(t
     source = read(save(tmp_path, "train.json", written, "."), "train")
     assert source.records[0].boxes.tolist() == [[1, 2, 4, 6], [4, 4, 7, 7]]
     assert [p.message for p in source.problems] == [
-        "annotation 1 has the id of another; both are kept",
-        "annotation 1 is written twice; the second is dropped",
+        "annotation 1 shares its id with another; both are kept",
+        "annotation 1 occurs twice; the second is dropped",
     ]
 
 
 def test_two_entries_of_one_file_are_refused(tmp_path):
     images = [{"id": number, "file_name": name} for number, name in ((1, "a.png"), (2, "./a.png"))]
     root = save(tmp_path, "train.json", content(images=images), ".")
-    with pytest.raises(EyasError, match=r"train\.json: image 2 is of the same file as .*train\.json: image 1"):
+    with pytest.raises(EyasError, match=r"train\.json: image 2 has the same file as .*train\.json: image 1"):
         read(root, "train")
 
 

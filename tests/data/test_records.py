@@ -73,7 +73,7 @@ def test_read_ids_takes_the_first_word_and_refuses_repetition(tmp_path):
     path.write_text("a 1\n\nb -1\n")
     assert read_ids(path) == {"a": 1, "b": 3}
     path.write_text("a\nb\na\n")
-    with pytest.raises(EyasError, match=r"train\.txt:3: a is listed before, on line 1"):
+    with pytest.raises(EyasError, match=r"train\.txt:3: a is already listed on line 1"):
         read_ids(path)
 
 

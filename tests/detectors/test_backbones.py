@@ -131,7 +131,7 @@ def test_unknown_timm_network() -> None:
 
 
 def test_build_lists_what_there_is() -> None:
-    with pytest.raises(EyasError, match="known are faster_rcnn, retinanet, fcos, ssd, shuffledet"):
+    with pytest.raises(EyasError, match="choose from faster_rcnn, retinanet, fcos, ssd, shuffledet"):
         build("yolo", ["a"])
     with pytest.raises(EyasError, match=r"no option 'depth'; it has .*fpn_channels"):
         build("retinanet", ["a"], backbone="resnet18", options={"depth": 3})

@@ -88,7 +88,7 @@ def test_every_library_names_its_adapter_and_builders(library: Library) -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(EyasError, match=r"there is no model 'yolo'; known are faster_rcnn, .*transformers"):
+    with pytest.raises(EyasError, match=r"there is no model 'yolo'; choose from faster_rcnn, .*transformers"):
         build("yolo", ("a",))
     with pytest.raises(AttributeError, match="has no attribute 'yolo'"):
         _ = eyas.detectors.yolo

@@ -77,5 +77,5 @@ def test_a_new_format_is_compared_quantised_and_opened(tmp_path: Path, monkeypat
     (ours,), (theirs,), (half,) = (one.predict(images) for one in (detector, opened, halved))
     assert len(ours["scores"]) > 0 and torch.equal(ours["scores"], theirs["scores"])
     assert torch.equal(half["scores"], ours["scores"] * 0.5)
-    with pytest.raises(EyasError, match="there is no export format 'stone'; known are onnx, memory"):
+    with pytest.raises(EyasError, match="there is no export format 'stone'; choose from onnx, memory"):
         export_detector(detector, out, source, format="stone")

@@ -239,7 +239,7 @@ def test_runs_of_other_classes_or_of_one_arm_and_seed_are_refused(tmp_path: Path
     one, other = write_run(tmp_path / "a" / "x-0"), write_run(tmp_path / "b" / "x-0")
     with pytest.raises(EyasError, match="are both arm x, seed 0"):
         find_runs([one, other])
-    with pytest.raises(EyasError, match="have other classes"):
+    with pytest.raises(EyasError, match="have different classes"):
         find_runs([one, write_run(tmp_path / "y", classes="ab")])
     with pytest.raises(EyasError, match="is finished"):
         find_runs([write_run(tmp_path / "late", epochs=2)])

@@ -112,7 +112,7 @@ def test_the_state_loads_without_pickles_and_pickles_are_refused(tmp_path: Path)
     found = torch.load(tmp_path / "last.pt", weights_only=True)
     assert found["nested"] == state["nested"] and torch.equal(found["a"], state["a"])
     (tmp_path / "evil.pt").write_bytes(pickle.dumps({"a": Path("x")}))
-    with pytest.raises(EyasError, match=r"evil\.pt: it is no checkpoint of PyTorch"):
+    with pytest.raises(EyasError, match=r"evil\.pt: it is not a PyTorch checkpoint"):
         load_state(tmp_path / "evil.pt")
     with pytest.raises(EyasError, match="no checkpoint to resume from"):
         load_state(tmp_path / "none.pt")

@@ -86,7 +86,7 @@ def test_weights_are_left_as_they_are_when_others_are_refused(tmp_path: Path) ->
 
 def test_integers_and_masks_are_weights_too() -> None:
     check_weights("w", {"n": torch.tensor(3), "mask": torch.tensor([True]), "half": torch.ones(2).half()})
-    with pytest.raises(EyasError, match=r"w: 1 tensors are of a type"):
+    with pytest.raises(EyasError, match=r"w: 1 tensors have an unsupported type"):
         check_weights("w", {"w": torch.ones(1, dtype=torch.complex64)})
 
 
@@ -94,7 +94,7 @@ def test_integers_and_masks_are_weights_too() -> None:
 def test_the_configuration_of_a_detector_is_no_way_to_the_library(option: str) -> None:
     pytest.importorskip("transformers")
     assert option in LOADER_OPTIONS
-    with pytest.raises(EyasError, match=f"{option} is no value of a configuration"):
+    with pytest.raises(EyasError, match=f"{option} is not a value of a configuration"):
         build("transformers", ("a",), backbone="org/name", options={"config": {option: True}})
 
 

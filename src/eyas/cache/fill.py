@@ -1,4 +1,4 @@
-"""Filling a teacher cache: how large it will be, then one pass of the teacher over what is missing."""
+"""Fills a teacher cache: predicts its size, then runs the teacher once over what is missing."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from eyas.ops.pixels import as_float
 from eyas.types import Size, Target, View
 
 SAMPLE = 500
-"""Images whose masks the size is predicted from; where there are no more, it is exact."""
+"""Number of images whose masks predict the size; it is exact if there are no more."""
 Cached = tuple[FeatureImitation, TeacherCache]
-"""A method and its cache, which other methods of the same cells share."""
+"""A method and its cache, which methods with the same cells share."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class CacheFiller:
 
     teacher: TeacherOnDemand
     taps: Sequence[str]
-    """The teacher's, one for each level pair."""
+    """The teacher's taps, one for each level pair."""
     cached: Sequence[Cached]
     source: DataSource
     data: DataArgs
@@ -66,7 +66,7 @@ class CacheFiller:
     def run(
         self, missing: Sequence[set[bytes]], keys: Mapping[ImageVariant, bytes], advance: Callable[[int], None]
     ) -> None:
-        """Compute and write what is missing, in the batches that a whole filling has.
+        """Compute and write what is missing, in the batches of a complete filling.
 
         The last bits of a vector depend on how many images are in its batch. This way a cache whose filling was
         interrupted, or that lost a part, ends with the same bits. After each batch ``advance`` is called with the
@@ -106,7 +106,7 @@ class CacheFiller:
             batch_sampler=list(batches),
             **worker_options(self.data.workers, self.data.worker_timeout),
             collate_fn=collate,
-            generator=torch.Generator(),  # its own, so that the default one stays as it is
+            generator=torch.Generator(),  # its own, so that the default one is untouched
         )
 
     def _view(self, images: Tensor) -> View:

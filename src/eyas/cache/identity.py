@@ -1,4 +1,4 @@
-"""What tells one teacher from another, without loading it where its files do."""
+"""Identifies a teacher, without loading it where its files suffice."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from eyas.types import Detector
 
 
 class TeacherOnDemand:
-    """A teacher that is loaded when something runs it, and known from its files or a cache until then.
+    """A teacher that is loaded when something runs it, and identified by its files or a cache until then.
 
     Args:
         source: where it comes from.
         device: where it runs.
-        layout: of its weights and images in memory.
+        layout: memory layout of its weights and images.
     """
 
     def __init__(self, source: DetectorSource, device: torch.device, layout: torch.memory_format) -> None:
@@ -41,7 +41,7 @@ class TeacherOnDemand:
         vars(self).pop("detector", None)
 
     def identity(self, root: Path) -> str:
-        """The digest of its files; of its tensors and anchors, where code makes it; or what the cache remembers.
+        """The digest of its files, or of its tensors and anchors if code makes it, or the one that the cache remembers.
 
         Args:
             root: folder of the user's caches.
@@ -63,7 +63,7 @@ class TeacherOnDemand:
 
 
 def detector_digest(detector: Detector) -> str:
-    """SHA-256 of a detector's state and anchors, for one that code makes or a hub has."""
+    """SHA-256 of a detector's state and anchors, for one that is made by code or taken from a hub."""
     digest = hashlib.sha256()
     for name, value in sorted(detector.network.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

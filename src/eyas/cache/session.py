@@ -84,7 +84,7 @@ class CacheSession:
         self._on_demand.forget()
 
     def score(self, val: DataSource, metric: str, score: Callable[[Detector], EvaluationResult]) -> EvaluationResult:
-        """The teacher's evaluation, remembered from the last time or made now."""
+        """The teacher's evaluation, from the cache or made now."""
         digests = [digest.hex() for digest in self._digests(val)]
         asked = digest_of([metric, list(val.classes), asdict(self.data.resize), digests])
         path = self.root / f"score-{self.teacher.summary.identity[:12]}-{asked[:12]}.json"
@@ -99,7 +99,7 @@ class CacheSession:
         return result
 
     def _summarise(self) -> TeacherSummary:
-        """The teacher as the cache knows it, or from the teacher itself, and then noted in the cache under its name."""
+        """The teacher's summary from the cache; if it has none, from the teacher, and then stored under its name."""
         identity, name = self._on_demand.identity(self.root), self._on_demand.source.name
         path = self.root / f"teacher-{identity[:12]}.json"
         if path.is_file():
@@ -140,7 +140,7 @@ class CacheSession:
         missing = [store.missing(mine.values()) for _, store in cached]
         filler = CacheFiller(self._on_demand, taps, cached, self.train, self.data, self.accelerator)
         if any(missing):
-            fold_teacher(self._on_demand.detector, self.progress.say)  # as a run without a cache has it, bit by bit
+            fold_teacher(self._on_demand.detector, self.progress.say)  # as in a run without a cache, bit for bit
         self._announce(cached, filler.predict(missing, mine))
         if any(missing):
             task = self.progress.task("cache", len(set().union(*missing)))
@@ -189,7 +189,7 @@ def summarise_teacher(detector: Detector, identity: str) -> TeacherSummary:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Interpret a file of the cache inside. Raises EyasError when it is not one."""
+    """Within the context, parse a file of the cache. Raises EyasError when it is not one."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:

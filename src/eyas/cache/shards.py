@@ -26,7 +26,7 @@ from eyas.tools.files import could_not_write
 from eyas.types import Size
 
 ALIGNMENT = 64
-"""Bytes: every record starts at a multiple."""
+"""Bytes: every record starts at a multiple of this."""
 KEY_BYTES = 32
 MAX_SIDE = 4096
 """The longest side of a map, in cells, that a record may claim."""
@@ -35,7 +35,7 @@ Bits = npt.NDArray[np.int16] | npt.NDArray[np.int32]
 
 
 class LevelRecord(NamedTuple):
-    """One image on one level."""
+    """The record of one image on one level."""
 
     size: Size
     """(H, W) of the teacher's map."""
@@ -126,7 +126,7 @@ class Shards:
 
 
 def _whole_records(index: bytes, shard: memoryview) -> Iterator[tuple[bytes, tuple[memoryview, int]]]:
-    """Key, bytes and CRC-32 of the records that lie inside their shard, by the whole lines of its index."""
+    """Key, bytes and CRC-32 of every record that is complete in its shard and on a complete line of the index."""
     for line in index.split(b"\n")[:-1]:
         try:
             key, offset, size, checksum = json.loads(line)
@@ -138,9 +138,9 @@ def _whole_records(index: bytes, shard: memoryview) -> Iterator[tuple[bytes, tup
 
 
 class ShardWriter:
-    """Writes a new shard, made with the first record, into a folder that exists; a context.
+    """A context manager that writes a new shard into an existing folder; the first record creates it.
 
-    The rank of this process is a part of the shard's name.
+    The rank of this process is part of the shard's name.
     """
 
     def __init__(self, folder: Path, rank: int) -> None:

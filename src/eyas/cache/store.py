@@ -1,7 +1,7 @@
 """The sparse teacher cache: a frozen teacher's vectors at the cells that a method imitates, written once.
 
 A cache is keyed twice. A fingerprint of what all records share (teacher, taps, mask, input size, precision) names its
-folder. A digest of what one record depends on besides (the bytes of the image file, its annotations and the geometric
+folder. A digest of what else one record depends on (the bytes of the image file, its annotations and the geometric
 variant) is the record's key. A changed image, annotation or variant misses and is recomputed.
 """
 
@@ -30,7 +30,7 @@ from eyas.tools.files import make_folder, write_json
 from eyas.types import EyasError, Record, Size
 
 FORMAT = 2
-"""Counts up when records or their fingerprint change their meaning."""
+"""Incremented when the meaning of records or of their fingerprint changes."""
 NAMES_OF_FORMAT_1 = {
     "FGFI": "eyas.methods.fgfi.FGFI",
     "BoxMask": "eyas.methods.box_mask.BoxMask",
@@ -70,7 +70,7 @@ class TeacherCache:
     """The records of one method, one teacher and one input size.
 
     Args:
-        folder: made if it is not there.
+        folder: created if missing.
         fingerprint: see `fingerprint`; the folder's own must be the same, or EyasError is raised.
         channels: C of the teacher's map on each level.
         dtype: of the vectors.
@@ -86,7 +86,7 @@ class TeacherCache:
         if not meta.is_file():
             publish(meta, fingerprint)
         elif read_json(meta) != fingerprint:
-            raise EyasError(f"{meta}: is of another cache than the folder's name says; remove this folder")
+            raise EyasError(f"{meta}: does not match the folder's name; remove this folder")
         self._shards = Shards(folder)
 
     def refresh(self) -> None:
@@ -157,12 +157,12 @@ def fingerprint(
     """What all records of a cache share, as it comes back from a JSON file.
 
     Args:
-        method: whose class and options decide which cells there are.
+        method: its class and options decide which cells are stored.
         teacher: the digest of its weights and architecture.
-        taps: of the teacher, in the order of the level pairs.
+        taps: the teacher's taps, in the order of the level pairs.
         resize: the size of the input.
         dtype: of the vectors.
-        precision: that the teacher computes in.
+        precision: the one that the teacher computes in.
 
     Raises:
         EyasError: the method's vectors cannot be cached.

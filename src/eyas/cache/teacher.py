@@ -58,7 +58,7 @@ class CachedTeacher:
         self._caches, self._keys = caches, keys
 
     def rectified(self, taps: Sequence[str]) -> dict[str, bool]:
-        """As the teacher itself said when the cache was made."""
+        """As recorded from the teacher when the cache was made."""
         return {tap: self.summary.levels[tap].rectified for tap in taps}
 
     @span("teacher")

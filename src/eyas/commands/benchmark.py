@@ -1,4 +1,4 @@
-"""`eyas benchmark`: what the time of a training step is spent on."""
+"""`eyas benchmark`: where the time of a training step goes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from eyas.training.trainer import Trainer
 
 PARTS = ("data", "student", "teacher", "mask", "adapter", "loss", "weight", "backward", "optimizer")
-"""In the order of a step. ``teacher`` is reading the cache where there is one; ``loss`` is all of a method but its mask
-and adapter; ``weight`` is measuring an automatic one; ``backward`` is that of student and adapters."""
+"""In the order of a step. ``teacher`` covers reading the cache if there is one; ``loss`` is a method without its mask
+and adapter; ``weight`` measures an automatic one; ``backward`` covers student and adapters."""
 
 
 def benchmark(
@@ -36,7 +36,7 @@ def benchmark(
     optim: OptimArgs = OptimArgs(),
     run: RunArgs = RunArgs(),
 ) -> None:
-    """Say what a step of a training spends its time on, and the peak memory of each part. Nothing is kept.
+    """Show where the time of a training step goes, and the peak memory of each part. Nothing is kept.
 
     Args:
         data: folder of a data set: COCO, VOC, KITTI or YOLO, recognised from its files.
@@ -88,7 +88,7 @@ def say_breaks(student: Detector, setup: Setup) -> None:
 
 
 def time_steps(trainer: Trainer, steps: int, warmup: int) -> tuple[Spans, float]:
-    """The parts of ``steps`` steps, and the seconds of as many others that are not taken apart."""
+    """The parts of ``steps`` steps, and the seconds of as many undivided steps."""
     from eyas.tools.timing import Spans, listening, span
 
     trainer.state.model.train()

@@ -25,7 +25,7 @@ def cache(
             package.module:function, which is called and returns one.
         model: detector family of the student, whose levels decide which of the teacher's are imitated.
         weights: ignored here, so that a student's recipe may be given as it is.
-        cache: folder for the vectors; those that are there already are not computed again.
+        cache: folder for the vectors; existing ones are not computed again.
         optim: ignored here, so that a student's recipe may be given as it is.
         run: the run of the distillation; the teacher takes its precision and device.
     """

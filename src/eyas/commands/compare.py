@@ -33,7 +33,7 @@ def compare(
 ) -> None:
     """Train a student without a method and by several methods, over several seeds, and compare the results.
 
-    Runs of one seed share initial weights and data order. Called again, it goes on where it was stopped.
+    Runs of one seed share initial weights and data order. Called again, it resumes where it stopped.
 
     Args:
         data: folder of a data set.

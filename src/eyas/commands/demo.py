@@ -29,7 +29,7 @@ def demo(
         out: folder for the data, the runs, the pictures and comparison.json.
         seeds: each trains one student without the teacher and one with it.
         train_teacher: train the teacher by its recipe (about an hour on two cores) instead of taking the bundled one.
-        fresh: begin again instead of going on with what the folder holds.
+        fresh: start over instead of resuming from what the folder holds.
     """
     from eyas.commands import digits
     from eyas.comparison.jobs import train_missing

@@ -52,7 +52,7 @@ def distill(
             check_teacher_score(taught, teacher)
         setup.say(f"student   {describe_student(spec, detector)}")
         session.prepare(distiller.pairs)
-        # As the first step will draw it, whatever was drawn before: with a full cache, say, no teacher was made.
+        # Draw as the first step will, whatever was drawn before: with a full cache, for one, no teacher was made.
         seed_epoch(run.seed, 0, setup.accelerator.process_index)
         balance = distiller.balance(*trainer.first_batch())
         describe_distillation(distiller, balance, setup.say)

@@ -39,7 +39,7 @@ ASSUMED: Size = (800, 1333)
 
 
 class Check(NamedTuple):
-    """One thing a training needs: what was looked at, and what is wrong and what to do, or None."""
+    """One thing a training needs: what was checked, and the problem with its remedy, or None."""
 
     name: str
     problem: str | None = None
@@ -49,7 +49,7 @@ def doctor(
     dataset: DataArgs = DataArgs(),
     device: Device = "auto",
 ) -> int:
-    """Say what is installed, which devices there are, and whether a training would work here.
+    """Show what is installed, which devices there are, and whether a training would work here.
 
     Args:
         dataset: how the data would be fed; its workers, batch size and image size decide the shared memory needed.
@@ -74,7 +74,7 @@ def doctor(
 
 
 def packages() -> Iterator[Check]:
-    """Whether what Eyas needs, and what torchvision needs of torch, is installed in a version that serves."""
+    """Whether Eyas's requirements, and torchvision's requirement of torch, are met by what is installed."""
     from packaging.requirements import Requirement
 
     of_torchvision = [Requirement(text) for text in metadata.requires("torchvision") or () if "torch" in text]

@@ -34,7 +34,7 @@ def export(
         metric: the rules to score by; by default the run's own, or the data format's.
         tolerance: largest difference of an output, relative to its largest value or to 1 if that is more.
         calibration: number of training images that give the ranges of 8-bit integers.
-        runs: timed predictions of each, of one image on one thread.
+        runs: timed predictions of each detector, of one image on one thread.
         workers: processes that decode images.
         json_file: also write the results there.
     """

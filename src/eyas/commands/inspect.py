@@ -29,7 +29,7 @@ def inspect(
         run: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; or
             package.module:function, which is called and returns one.
         psi: share of an object's best IoU that an anchor must exceed for its cell to be near, in [0, 1].
-        assignment: over which levels that best IoU is the maximum, where there are several.
+        assignment: with several levels, those over which the best IoU is taken.
         images: how many of the split's first images to use; all when left out.
         out: folder for inspection.json, variance.png and near_masks.png; RUN/inspection when left out.
         resize: size of the input; the run's own when left out.

@@ -1,7 +1,7 @@
 """Start one process per device of this machine, perhaps one of several, with the environment that `torchrun` gives.
 
-Not by `torchrun` itself: it ends with its own traceback and status 1 whatever its processes said, and every process
-would repeat the message of a bad option.
+`torchrun` itself is not used: it ends with its own traceback and status 1 whatever its processes reported, and every
+process would repeat the message of a bad option.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SAVING = 120.0
 POLL = 0.1
 INTERRUPTED = 128 + signal.SIGINT
 PORTS = (20000, 40000)
-"""Where SLURM names no port, one in this range, from the number of the job, so that two jobs on a node differ."""
+"""Where SLURM names no port, the job's number picks one in this range, so that two jobs on a node differ."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Nodes:
     """The machines of a training.
 
     Attributes:
-        number: of machines, with as many processes on each.
-        rank: of this one, from 0.
+        number: number of machines, with as many processes on each.
+        rank: rank of this machine, from 0.
         address: HOST:PORT of the machine of rank 0, that the others reach it at; None for one machine.
 
     Raises:
@@ -97,7 +97,7 @@ def launch(command: Sequence[str], processes: int, nodes: Nodes = Nodes()) -> in
                     process.send_signal(signal.SIGINT)
             _await_all(running, SAVING)
             if running[0].poll() == INTERRUPTED:
-                return INTERRUPTED  # it has said so itself
+                return INTERRUPTED  # the process has already reported it
             raise
         _end(running)
         if failed is None:
@@ -109,7 +109,7 @@ def launch(command: Sequence[str], processes: int, nodes: Nodes = Nodes()) -> in
 
 
 def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What torchrun would have set in a task that ``srun`` started; nothing where there is no such task, or one alone.
+    """What torchrun would have set in a task that ``srun`` started; empty if there is no such task, or only one.
 
     Raises:
         EyasError: SLURM's variables do not say which task this is, or on which nodes the others are.
@@ -139,7 +139,7 @@ def first_host(nodes: str) -> str:
 
 
 def _wait(running: Sequence[subprocess.Popen[bytes]]) -> int | None:
-    """Wait until all have ended, or one has failed: its rank. Where all fail alike, the first is the one to report."""
+    """Wait until all have ended, or one has failed: returns its rank. If all fail alike, the first one is reported."""
     while True:
         failed = [rank for rank, process in enumerate(running) if process.poll() not in (None, 0)]
         if failed:

@@ -27,7 +27,7 @@ from eyas.types import EyasError
 
 METHOD = "method"
 NEEDS_CLASSES = (f"--{METHOD}.help", "--print_config")
-"""Options that are answered with the methods imported, whatever the others are."""
+"""Options that need the methods imported, whatever else is given."""
 WORDS = {
     "<class 'bool'>": "true | false",
     "<class 'int'>": "a whole number",
@@ -52,7 +52,7 @@ MISSING = "the following arguments are required: "
 
 
 class PlainHelp(DefaultHelpFormatter):
-    """Help that shows what is required and the defaults. Types stand in the text where they need saying."""
+    """Help that shows what is required and the defaults. Types are in the text where they matter."""
 
     def _get_help_string(self, action: Action) -> str:
         text = super()._get_help_string(action)
@@ -85,7 +85,7 @@ def command_parser(
     Args:
         function: the command.
         prog: how the command is called.
-        positional: its required arguments are given by place.
+        positional: its required arguments are positional.
         skip: arguments that a signature does not describe, for the caller to add.
         methods: import the methods, so that ``method`` makes one; otherwise it takes any value.
     """
@@ -262,7 +262,7 @@ def _unknown_option(given: str, parser: ArgumentParser) -> str:
 
 
 def _plain_problem(key: str, text: str) -> str:
-    """What is wrong with the value of one key. The first class that was tried and failed says most."""
+    """What is wrong with the value of one key. The first class that was tried and failed is the most informative."""
     of_class = CLASS_PROBLEM.search(text)
     if of_class is not None:
         detail = textwrap.dedent(of_class[3]).strip()

@@ -77,7 +77,7 @@ def find_images(path: Path) -> list[Path]:
 
 
 def drawings_of(paths: Sequence[Path], root: Path, out: Path) -> dict[Path, Path]:
-    """Image -> the PNG of its detections, in the same folders below ``out`` as the images below ``root``.
+    """Image -> the PNG of its detections. The folders below ``out`` mirror those below ``root``.
 
     Images that differ in their suffix alone keep it: a.jpg.png, a.bmp.png. Raises EyasError when a drawing would
     overwrite an image.

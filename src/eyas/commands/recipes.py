@@ -24,9 +24,9 @@ def recipes(action: Literal["list", "copy"] = "list", name: str | None = None) -
             print(f"{known:<44} {summary}")
         return
     if name not in shipped:
-        raise EyasError(f"there is no recipe {name!r}; known are: {', '.join(shipped)}")
+        raise EyasError(f"there is no recipe {name!r}; choose from {', '.join(shipped)}")
     target, text = Path(Path(name).name + ".yaml"), shipped[name].read_text()
     if target.exists() and target.read_text() != text:
-        raise EyasError(f"{target} is here already, and is another or was edited; move it away first")
+        raise EyasError(f"{target} exists already and differs from the recipe; move it away first")
     write_atomic(target, lambda part: part.write_text(text))
     print(f"{target}: its first lines say how to run it")

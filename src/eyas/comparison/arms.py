@@ -21,7 +21,7 @@ from eyas.types import EyasError
 BASELINE = "baseline"
 """The arm without a method, which is always trained."""
 FORMER_BASELINE = "plain"
-"""Name of the baseline in the configs and run folders of earlier versions, which are read as they are."""
+"""Name of the baseline in the configs and run folders of earlier versions, which are still read."""
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 GROUPS = ("dataset", "optim", "run", "resize", "augment")
 """Options that are merged name by name; every other one is replaced whole, as on the command line."""
@@ -41,7 +41,7 @@ class ArmOptions:
 
     @classmethod
     def parse(cls, value: Any) -> ArmOptions:
-        """From a value of a YAML file, or from YAML given on the command line."""
+        """Make one from a value of a YAML file, or from YAML given on the command line."""
         if isinstance(value, ArmOptions):
             return value
         return cls(yaml.safe_load(value) if isinstance(value, str) else value)
@@ -54,7 +54,7 @@ def resolve_arms(student: ArmOptions, arms: Mapping[str, ArmOptions]) -> dict[st
     """Arm name to all its options; the baseline first, whether it is named or not.
 
     Raises:
-        EyasError: a name that makes no folder name, a recipe that is missing, an option that does not fit.
+        EyasError: a name that cannot be a folder's, a recipe that is missing, an option that does not fit.
     """
     if {BASELINE, FORMER_BASELINE} <= arms.keys():
         raise EyasError(f"arms {BASELINE} and {FORMER_BASELINE}: both name the student without a method; keep one")

@@ -67,7 +67,7 @@ class JobProgress:
         self._last: dict[str, Any] = {}
 
     def update(self) -> int:
-        """Read what was appended to the log since the last call. Returns by how many steps the job went on."""
+        """Read what was appended to the log since the last call. Returns the number of new steps."""
         before = self.step
         for line in self._tail():
             self.step = line.get("step", self.step)
@@ -138,11 +138,11 @@ def run_jobs(
     Args:
         jobs: the trainings.
         progress: gets a bar that counts the steps of all jobs.
-        share: of the machine; one process for each core when None.
+        share: how the jobs share the machine; one process for each core when None.
         keep_going: when a job fails, go on with the others.
 
     Returns:
-        Failed job to what went wrong; each text ends with the last lines that the job printed.
+        Failed job -> what went wrong; each text ends with the last lines that the job printed.
 
     Raises:
         EyasError: a job failed and ``keep_going`` is off. The others are stopped, and resume later.
@@ -194,15 +194,15 @@ def train_missing(plan: Plan, *, jobs: int | None = None, threads: int | None = 
     """Train what is not finished; a run that fails does not stop the others.
 
     Args:
-        plan: of the comparison.
+        plan: the plan of the comparison.
         jobs: trainings at a time; one for each GPU, or for each core, when None.
         threads: CPU threads of each; the cores shared out evenly when None.
 
     Returns:
-        Run name to what went wrong with it.
+        Run name -> what went wrong with it.
 
     Raises:
-        EyasError: the runs that are there had another teacher.
+        EyasError: the existing runs had another teacher.
     """
     same_teacher(plan.out, plan.teacher)
     plan.write_configs()

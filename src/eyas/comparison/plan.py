@@ -115,8 +115,8 @@ def make_plan(
         resolve: the command line's parser.
 
     Raises:
-        EyasError: a seed is given twice or none at all, an arm's options do not fit, or a run that is there was
-            trained with other options.
+        EyasError: a seed is given twice or no seed at all, an arm's options do not fit, or an existing run was trained
+            with other options.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise EyasError(f"--seeds {list(seeds)}: give one seed or more, each once")
@@ -151,7 +151,7 @@ def command_line(options: Mapping[str, Any], config: Path, data: Path, teacher: 
 def refuse_changes(arm: Arm, folder: Path) -> None:
     """Raises EyasError when a run folder holds a run with other options than the arm has now.
 
-    An option that the run does not record and that was not given came with a later version: it has its default.
+    An option that the run does not record and the arm does not set is newer than the run: it has its default.
     """
     if not (folder / CONFIG).is_file():
         return
@@ -180,14 +180,12 @@ def refuse_other_teacher(out: Path, teacher: str) -> None:
         return
     before, now = json.loads(file.read_text()), _teacher(teacher)
     if before["sha256"] != now["sha256"] or (now["sha256"] is None and before != now):
-        raise EyasError(
-            f"{out} compares under the teacher {before['teacher']}, and {teacher} is another; choose another --out"
-        )
+        raise EyasError(f"{out} compares under the teacher {before['teacher']}, not {teacher}; choose another --out")
 
 
 def _teacher(name: str) -> dict[str, str | None]:
     source, digest = opening.resolve_detector(name), None
-    if source.files:  # of a run the weights, which come last; of another library every file
+    if source.files:  # for a run the weights, which come last; for another library every file
         digest = file_digest(source.files[-1]).hex() if source.kind == "run" else files_digest(source.files)
     return {"teacher": name, "sha256": digest}
 

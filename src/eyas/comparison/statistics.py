@@ -26,9 +26,9 @@ class Estimate:
     """A mean over seeds.
 
     Attributes:
-        mean: of the values.
-        half_width: of the 95 % interval around the mean, by Student's t with n - 1 degrees of freedom; None for one
-            value.
+        mean: the mean of the values.
+        half_width: half the width of the 95 % interval around the mean, by Student's t with n - 1 degrees of freedom;
+            None for one value.
         values: one for each seed.
     """
 

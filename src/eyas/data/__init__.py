@@ -45,7 +45,7 @@ HOMES = {
     "summary": ("check_images", "report"),
     "transforms": ("eval_transform", "train_transform"),
 }
-"""Module -> its names here. Each is imported when first used, so that annotations are read without importing torch."""
+"""Module -> the names it provides. It is imported when first used, so reading annotations does not import torch."""
 
 if not TYPE_CHECKING:  # or mypy would accept every name
 

@@ -20,11 +20,11 @@ from eyas.ops.pixels import filled
 from eyas.types import EyasError, Prediction, Record, Size, Target
 
 Sample = tuple[Tensor, Target]
-"""((3, H, W) image, uint8 as the transforms here give it; its target)."""
+"""((3, H, W) image, uint8 from Eyas's own transforms; its target)."""
 
 
 class Draw(NamedTuple):
-    """A record and the one augmentation of it that belongs to a seed and an epoch."""
+    """The index of a record, and the epoch and seed that fix its augmentation."""
 
     index: int  # type: ignore[assignment]  # hides a method of tuples that is not called here
     epoch: int
@@ -35,7 +35,7 @@ class DetectionDataset(Dataset[Sample]):
     """The records of a source, decoded and transformed on access.
 
     ``dataset[i]`` augments with torch's default generator, as torchvision's own data sets do. ``dataset[Draw(i, epoch,
-    seed)]`` always gives the same sample and leaves the generator as it was. Workers note what they are decoding in
+    seed)]`` always gives the same sample and leaves the generator as it was. Workers record what they are decoding in
     ``worker_progress``, see `eyas.data.workers`.
     """
 
@@ -94,7 +94,7 @@ def to_record_frame(prediction: Prediction, record: Record, size: Size) -> Predi
     Args:
         prediction: boxes in pixels of the network's input.
         record: the image in which they were found.
-        size: (height, width) of the image inside the batch before padding, ``target["size"]``.
+        size: (height, width) of the image in the batch, without its padding, ``target["size"]``.
     """
     boxes = scale(prediction["boxes"], record.width / size[1], record.height / size[0])
     return {**prediction, "boxes": clip(boxes, (record.height, record.width))}
@@ -111,7 +111,7 @@ class EpochSampler(Sampler[Draw]):
         self.length, self.shuffle, self.seed, self.epoch = length, shuffle, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, counted from 0, that the next iteration gives."""
+        """Set the epoch, counted from 0, of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -128,7 +128,7 @@ class Loader(DataLoader[Sample]):
     """A `DataLoader` with the ``set_epoch`` that accelerate's prepared loaders have too."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, counted from 0, that the next iteration gives."""
+        """Set the epoch, counted from 0, of the next iteration."""
         assert isinstance(self.sampler, EpochSampler)
         self.sampler.set_epoch(epoch)
 
@@ -144,21 +144,21 @@ def loader(
     drop_last: bool = False,
     worker_timeout: float = 0.0,
 ) -> Loader:
-    """Batches of a source: `(images, targets)` as `collate` makes them, 8 bits a channel, see `eyas.as_float`.
+    """Batches of a source: `(images, targets)` as `collate` makes them, uint8, see `eyas.as_float`.
 
     The order is a function of (seed, epoch) and each sample of (seed, epoch, index), whatever the number of workers
-    and processes. Call ``set_epoch(epoch)`` on the loader, or on what ``Accelerator.prepare`` makes of it, before each
+    and processes. Call ``set_epoch(epoch)`` on the loader, or on what ``Accelerator.prepare`` returns, before each
     epoch: a raw loader stays at its epoch, a prepared one counts iterations from 0.
 
     Args:
-        source: what `read` gave.
+        source: a split, as `read` returns it.
         transform: `train_transform` or `eval_transform`, or your own.
         batch_size: images per batch and process.
-        shuffle: a new order every epoch, or the order of the records.
-        workers: processes that decode and transform; 0 does both in this one. With ``shuffle`` they stay for the next
+        shuffle: draw a new order every epoch; otherwise keep the order of the records.
+        workers: processes that decode and transform; 0 uses this process. With ``shuffle`` they stay for the next
             epoch; without it they end after the last record.
-        seed: any integer from 0.
-        drop_last: leave out a last batch that is not full.
+        seed: an integer, at least 0.
+        drop_last: drop the last batch if it is not full.
         worker_timeout: seconds without a batch after which workers count as hung; 0 waits for ever.
 
     Raises:
@@ -177,6 +177,6 @@ def loader(
         drop_last=drop_last,
         persistent_workers=shuffle and workers > 0,
         pin_memory=torch.cuda.is_available(),
-        # Its own, or the loader would draw the workers' base seed from the default generator.
+        # A generator of its own, or the loader would draw the workers' base seed from the default generator.
         generator=torch.Generator().manual_seed(seed),
     )

@@ -1,7 +1,7 @@
 """Image files: the size from the header alone, and the pixels.
 
 An image is what a viewer shows: the pixels are turned as EXIF says, and the size is that of the turned image. An
-annotation that states the size of the stored pixels was drawn on those, and gets those. Pillow always turns TIFF files
+annotation that states the stored size was drawn on the stored pixels, and gets them. Pillow always turns TIFF files
 itself.
 """
 
@@ -30,7 +30,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000")
 """Pillow's readers that may open a file. Its others start programs (PostScript) or are not for photographs."""
 
 MAX_PIXELS = 89_478_485
-"""Pixels of one image, a quarter of a gigabyte as RGB. A file of some kilobytes can claim far more: a bomb."""
+"""Pixels of one image, a quarter of a gigabyte as RGB. A file of a few kilobytes can claim far more."""
 
 ORIENTATION = 0x0112
 TURNS = {
@@ -49,7 +49,7 @@ class ImageError(EyasError):
     """An image file that cannot be used."""
 
     def __init__(self, message: str) -> None:
-        # A DataLoader worker's exception is made again in the parent with its whole traceback as the message.
+        # The parent rebuilds a DataLoader worker's exception with its whole traceback as the message.
         super().__init__(message.rsplit("ImageError: ", 1)[-1].strip())
 
 
@@ -63,7 +63,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def decode(record: Record) -> Tensor:
-    """The pixels of a record as a tensor, (3, height, width) uint8; otherwise as `read_pixels`."""
+    """The pixels of a record as a tensor, (3, height, width) uint8; details and errors as for `read_pixels`."""
     import torch  # here, so that annotations are read without it
 
     return torch.from_numpy(read_pixels(record)).permute(2, 0, 1)
@@ -72,11 +72,11 @@ def decode(record: Record) -> Tensor:
 def read_pixels(record: Record) -> npt.NDArray[np.uint8]:
     """The pixels of a record, (height, width, 3) uint8, RGB, in the frame that its annotation was drawn in.
 
-    That frame is the image that a viewer shows; for a record of another size it is the pixels as they are stored. The
-    first of several frames or pages counts, and transparency is left out.
+    That frame is the image that a viewer shows; a record that states the stored size gets the stored pixels. Only the
+    first frame or page is read, and transparency is dropped.
 
     Raises `EyasError` naming the file when it cannot be decoded, has more than 8 bits per channel, is larger than
-    `MAX_PIXELS`, or has another size than its annotation says.
+    `MAX_PIXELS`, or differs in size from its annotation.
     """
     path, wanted = record.path, (record.width, record.height)
     with _opened(path, "cannot be decoded") as image:
@@ -110,7 +110,7 @@ def _opened(path: Path, trouble: str) -> Iterator[Image.Image]:
         raise ImageError(f"{path}: no such image; restore it, or remove its annotations")
     try:
         with warnings.catch_warnings():
-            # Warnings of odd metadata, and of sizes below the limit here. Errors in the pixels are raised.
+            # Silences warnings of odd metadata, and of sizes below the limit here. Errors in the pixels are raised.
             warnings.filterwarnings("ignore", module="PIL")
             with Image.open(path, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
@@ -129,8 +129,8 @@ def _too_large(path: Path, size: str) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's number from 1 to 8, 1 where there is none or it is broken, as viewers take it."""
-    # Not getexif(), which decodes the whole of a PNG and believes other metadata that viewers do not look at.
+    """EXIF's orientation, 1 to 8; 1 where it is missing or broken, as in viewers."""
+    # Not getexif(), which decodes a whole PNG and believes metadata that viewers ignore.
     block = image.info.get("exif")
     if not isinstance(block, bytes):
         return 1
@@ -152,5 +152,5 @@ def _rgb(image: Image.Image) -> Image.Image:
         image.load()
         return image
     if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # or Pillow paints one colour of the palette anew
+        image = image.convert("RGBA")  # otherwise Pillow repaints one colour of the palette
     return image.convert("RGB")

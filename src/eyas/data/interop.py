@@ -28,7 +28,7 @@ def from_supervision(dataset: DetectionDataset, split: str = "train") -> DataSou
     regions; where it has no ``area``, an object's is that of its mask or, without one, of its box.
 
     Args:
-        dataset: of image files; only their headers are read here.
+        dataset: its images are files; only their headers are read here.
         split: what messages call it.
 
     Raises:
@@ -57,7 +57,7 @@ def from_coco_detection(dataset: CocoDetection, split: str = "train") -> DataSou
     The data set's own transforms are not applied: images are resized and augmented as everywhere in Eyas.
 
     Args:
-        dataset: as torchvision makes it, not wrapped and no subset.
+        dataset: torchvision's own, not a wrapper or a subset of it.
         split: what messages call it.
 
     Raises:
@@ -79,7 +79,7 @@ def to_supervision(prediction: Prediction, classes: Sequence[str] | None = None)
     """A prediction as ``supervision.Detections``: (n, 4) xyxy pixels, confidence, class_id.
 
     Args:
-        prediction: of one image, in the frame in which you draw or count it.
+        prediction: the detections in one image, in the frame that you draw or count in.
         classes: the class names in label order; with them ``data["class_name"]`` is set, which annotators show.
 
     Raises:
@@ -117,7 +117,7 @@ def _annotations(detections: Detections, path: Path) -> list[Annotation]:
 
 
 def _supervision() -> Any:
-    """supervision. Raises EyasError when it is not installed."""
+    """The supervision package. Raises EyasError when it is not installed."""
     try:
         import supervision
     except ImportError as error:

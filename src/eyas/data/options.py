@@ -1,4 +1,4 @@
-"""The options of resizing and augmentation. No torch here: a command reads its options before it needs any."""
+"""The options of resizing and augmentation. No torch here: a command parses its options before it needs torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Resize:
         height: pixels, exact; with ``width``, the image is stretched.
         width: pixels, exact.
         shorter: pixels of the shorter side; the aspect ratio is kept.
-        longer: pixels that the longer side may not exceed; alone, what the longer side becomes.
+        longer: pixels that the longer side may not exceed; given alone, the longer side becomes exactly this.
     """
 
     height: int | None = None
@@ -37,7 +37,7 @@ class Resize:
     def times(self, scale: float) -> Resize:
         """The same resize to ``scale`` times the size. Raises `EyasError` where this one keeps the size."""
         if scale != 1 and self == Resize():
-            raise EyasError("give the student's size by --dataset.resize, which the teacher's is to be larger than")
+            raise EyasError("give the student's size by --dataset.resize; the teacher's is --teacher_scale times that")
         return Resize(**{name: value and round(value * scale) for name, value in vars(self).items()})
 
     def output_size(self, size: Size) -> Size:

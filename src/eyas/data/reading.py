@@ -12,10 +12,10 @@ from eyas.types import EyasError
 
 
 class Format(Protocol):
-    """What a module of `eyas.data.formats` holds."""
+    """The interface of each module of `eyas.data.formats`."""
 
     LAYOUT: str
-    """The files of a split, for messages, with ``{split}`` in it."""
+    """Where a split's files are, for messages; contains ``{split}``."""
 
     def recognised(self, root: Path) -> bool:
         """Whether the folder has this layout."""

@@ -25,15 +25,15 @@ Grids = Callable[[Size], Sequence["AnchorGrid"]]
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SIZES_SHOWN = 5
 CHUNK = 4096
-"""Boxes compared with a grid at a time, which bounds the memory."""
+"""Number of boxes compared with a grid at once, which bounds the memory."""
 
 
 def report(source: DataSource, *, resize: Resize | None = None, grids: Grids | None = None) -> str:
     """A plain text report of a split.
 
     Args:
-        source: what `eyas.data.read` gave.
-        resize: the network's input size, in whose frame boxes are measured; None measures in the frame of the files.
+        source: a split, as `eyas.data.read` returns it.
+        resize: the network's input size; boxes are measured in its frame, or in the files' frame when None.
         grids: the detector's anchors for an input size; without them the report leaves anchors out.
     """
     resize = resize or Resize()

@@ -25,7 +25,7 @@ your own may give float32 in [0, 1]."""
 
 
 def eval_transform(resize: Resize) -> Transform:
-    """Resize, and nothing random."""
+    """The transform for evaluation: resizes, and changes nothing at random."""
     return _Pipeline(resize, Augmentation(flip=0.0))
 
 
@@ -45,7 +45,7 @@ class WithHostBoxes:
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
         image, target = self.transform(image, target)
-        # A copy: a worker moves its tensors to shared memory, away from under an array that shares theirs.
+        # A copy: a worker moves its tensors to shared memory, and an array must not point to the old memory.
         return image, {**target, "host_boxes": target["boxes"].numpy().copy()}
 
 
@@ -98,7 +98,7 @@ def _boxes(boxes: Tensor, size: Size) -> tv_tensors.BoundingBoxes:
 
 
 def _iou_crop(crop: v2.RandomIoUCrop, sample: _Sample) -> _Sample:
-    """Crop by the objects. The transform itself takes one set of boxes only, and ignore regions are just cut."""
+    """Crop by the objects. Torchvision's transform takes one set of boxes only; ignore regions are clipped."""
     image, boxes, ignore = sample
     params = crop.make_params([image, boxes]) if len(boxes) else {}
     if not params:
@@ -110,7 +110,7 @@ def _iou_crop(crop: v2.RandomIoUCrop, sample: _Sample) -> _Sample:
 
 
 def _inside(boxes: tv_tensors.BoundingBoxes) -> tuple[Tensor, Tensor]:
-    """Boxes clipped to the frame, without those less than a pixel wide, high or large, and which are left (n,) bool."""
+    """Boxes clipped to the frame, without those under a pixel in width, height or area; (n,) bool, which are kept."""
     if not len(boxes):
         return boxes.as_subclass(Tensor), torch.ones(0, dtype=torch.bool)
     kept, valid = F.sanitize_bounding_boxes(F.clamp_bounding_boxes(boxes))

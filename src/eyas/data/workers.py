@@ -28,18 +28,18 @@ HUNG = re.compile(r"DataLoader timed out after ([\d.]+) seconds")
 """PyTorch's messages."""
 
 TERM_SECONDS = 1.0
-"""How long workers may take to end by SIGTERM when Python exits. Those that are stopped or hang are then killed."""
+"""Seconds that workers have to end on SIGTERM when Python exits; any that are stopped or hang are then killed."""
 KILL_SECONDS = 5.0
-"""How long to wait for killed workers."""
+"""Seconds to wait for killed workers."""
 
 Batch = TypeVar("Batch")
 
 
 class WorkerProcess(multiprocessing.Process):
-    """A process of one of Eyas's loaders. Its class tells it from the host program's own children."""
+    """A process of one of Eyas's loaders. Its class distinguishes it from the host program's own children."""
 
     def start(self) -> None:
-        """Start, and see to it that Python can exit while this process runs."""
+        """Start, and make sure that Python can exit while this process runs."""
         super().start()
         _end_workers_at_exit(os.getpid())
 
@@ -61,12 +61,12 @@ class WorkerProgress:
         self._table = torch.full((workers, 3), -1, dtype=torch.int64).share_memory_()
 
     def enter(self, worker: int) -> None:
-        """Register this process as the worker of that number."""
+        """Register this process as the worker with that number."""
         self._table[worker] = torch.tensor([os.getpid(), -1, 0])
 
     @contextmanager
     def at(self, index: int) -> Iterator[None]:
-        """Inside, this worker is decoding the record of an index. Does nothing in a process that is no worker."""
+        """Within the context, this worker is decoding the record at ``index``. No effect outside a worker."""
         info = get_worker_info()
         if info is None:
             yield
@@ -146,7 +146,7 @@ def with_timeout(batches: Iterable[Batch], loader: object) -> Iterator[Batch]:
     """The batches. A worker that dies or hangs raises PyTorch's own RuntimeError, also where PyTorch would wait.
 
     Args:
-        batches: of the loader or of what it was prepared to, or the rest of them.
+        batches: of the loader or its prepared form; all of them or the rest.
         loader: a DataLoader whose data set tracks its workers. Batches of any other loader pass unchanged.
     """
     dataset, seconds = getattr(loader, "dataset", None), float(getattr(loader, "timeout", 0))
@@ -180,10 +180,10 @@ def with_timeout(batches: Iterable[Batch], loader: object) -> Iterator[Batch]:
 
 @contextmanager
 def name_failed_images(loader: object) -> Iterator[None]:
-    """Inside, a worker of this loader that dies or hangs raises an `EyasError` that names the images it was decoding.
+    """In the context, a worker of this loader that dies or hangs raises an `EyasError` with the images it was decoding.
 
     PyTorch reports a dead worker wherever the main thread is, not only in the loader. So the error of another loader's
-    worker passes, for that loader's own ``name_failed_images`` further out.
+    worker passes through, to that loader's own ``name_failed_images`` further out.
     """
     try:
         yield
@@ -215,7 +215,7 @@ def _explained(error: str, dataset: TracksWorkers) -> str | None:
         return None
     now, last = progress.now(), progress.last(progress.processes())
     images = f"they are decoding {_named(now, records)}" if now else f"their last images were {_named(last, records)}"
-    _kill(_running(progress.processes()))  # for the command would wait for them when it ends
+    _kill(_running(progress.processes()))  # otherwise the command would wait for them at its end
     return (
         f"the data workers gave no batch for {float(found[1]):g} s; {images}. Look at that file and the disk it is on, "
         "or raise --dataset.worker_timeout; the last checkpoint is intact"
@@ -254,9 +254,9 @@ def _kill(workers: Sequence[WorkerProcess]) -> None:
 def _end_workers_at_exit(_: int) -> Finalize:
     """Have Python end this process's workers at exit, before it joins its children: once for each process id.
 
-    A loader that is still alive then, as in a traceback, has workers that wait for more. Python sends each one SIGTERM
-    and joins it; but a worker lives through its first SIGTERM, see `leave_signals_to_parent`, and a stopped one never
-    gets any.
+    A loader that is still alive then, such as one in a traceback, has workers that wait for more. Python sends each one
+    SIGTERM and joins it; but a worker survives its first SIGTERM, see `leave_signals_to_parent`, and a stopped one
+    never handles any.
     """
     return Finalize(None, _end_workers, exitpriority=0)
 
@@ -269,7 +269,7 @@ def _end_workers() -> None:
 
 
 def _wait(workers: Sequence[WorkerProcess], seconds: float, ask: Callable[[WorkerProcess], None]) -> None:
-    """Wait for the end of workers, asking those that are left again and again."""
+    """Wait for workers to end, asking the remaining ones repeatedly."""
     end = time.monotonic() + seconds
     while (left := [worker for worker in workers if worker.is_alive()]) and time.monotonic() < end:
         for worker in left:
@@ -279,7 +279,7 @@ def _wait(workers: Sequence[WorkerProcess], seconds: float, ask: Callable[[Worke
 
 @contextmanager
 def _unheard_deaths() -> Iterator[None]:
-    """Inside, PyTorch does not hear that workers die: its handler would raise an error in the middle of anything."""
+    """In the context, PyTorch ignores dying workers: its handler could raise an error at any point."""
     before = signal.getsignal(signal.SIGCHLD)
     if before is None or threading.current_thread() is not threading.main_thread():
         yield

@@ -72,7 +72,7 @@ def __getattr__(name: str) -> Any:
 def library_of(model: str) -> Library:
     """The library of a model. Raises EyasError, which lists the models, when there is none of that name."""
     if model not in BUILDERS:
-        raise EyasError(f"there is no model {model!r}; known are {', '.join(BUILDERS)}")
+        raise EyasError(f"there is no model {model!r}; choose from {', '.join(BUILDERS)}")
     return BUILDERS[model]
 
 

@@ -28,10 +28,10 @@ class CustomDetector(nn.Module):
         classes: class names in label order.
         losses: computes the detection losses. It shifts labels if the network counts a background, and leaves
             ``ignore`` regions out of the loss if it can.
-        predict: detects.
+        predict: computes the detections.
         levels: tap name -> level, with its anchors if it has some. Or tap names alone: a blank image through
             ``network(images)`` then shows channels and strides, and the anchors are those of `default_grid`.
-        image_size: (height, width) of that image.
+        image_size: (height, width) of the blank image.
         deployed: turns the network into a graph that can be exported, an `eyas.detectors.deployed.Deployed`.
 
     Raises:
@@ -70,7 +70,7 @@ class CustomDetector(nn.Module):
         return self._losses(self.network, images, targets)
 
     def predict(self, images: Tensor) -> list[Prediction]:
-        """The detections of the given callable. Without one, the network runs for its feature maps, then EyasError."""
+        """The detections of the given callable. Without one, runs the network, then raises EyasError."""
         if self._predict is not None:
             return self._predict(self.network, images)
         self.network(images)

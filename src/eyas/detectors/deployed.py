@@ -41,8 +41,8 @@ class Deployed(nn.Module):
         raw_names: names of the head outputs.
         matched: the outputs whose row order depends on rounding, ``proposals`` and their scores and boxes. A comparison
             matches their rows by proposal.
-        coupled: the outputs of a proposal depend on the other proposals.
-        ordered: the outputs of a proposal also depend on its slot, so a proposal in another slot does not match.
+        coupled: whether the outputs of a proposal depend on the other proposals.
+        ordered: whether they also depend on its slot, so that a proposal in another slot does not match.
         strict: trace with TorchDynamo. It is slower, but keeps the batch size open in a detector that takes the ``len``
             of a batch.
     """
@@ -58,7 +58,7 @@ class Deployed(nn.Module):
         raise NotImplementedError
 
     def detect(self, raw: Sequence[Tensor], rows: Sequence[int], size: Size) -> Candidates:
-        """Detections by falling score from the outputs of `raw` for images of (height, width); see `as_predictions`."""
+        """Detections, best first, from the outputs of `raw` for images of (height, width); see `as_predictions`."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -117,7 +117,7 @@ def nms_kept(boxes: Tensor, scores: Tensor, groups: Tensor, num_groups: int, thr
         num_groups: number of groups.
         threshold: IoU above which the lower-scoring box is dropped.
     """
-    from torchvision.ops import batched_nms  # importing it takes longer than all of this package
+    from torchvision.ops import batched_nms  # importing it takes longer than importing all of Eyas
 
     kept = torch.zeros_like(scores, dtype=torch.bool)
     for image in range(len(boxes)):
@@ -133,9 +133,9 @@ def _(boxes: Tensor, scores: Tensor, groups: Tensor, num_groups: int, threshold:
 
 
 def top_scores(scores: Tensor, count: int, missing: float = DROPPED) -> tuple[Tensor, Tensor]:
-    """The highest ``count`` >= 1 of scores (batch, N), falling, and their indices; all N where there are fewer.
+    """The highest ``count`` >= 1 of scores (batch, N), descending, and their indices; all N where there are fewer.
 
-    While N is open in a trace, there are always ``count``, with ``missing`` for those beyond N.
+    In a trace that keeps N open there are always ``count``; ``missing`` fills those beyond N.
     """
     length = scores.shape[1]
     if isinstance(length, int):
@@ -155,7 +155,7 @@ def joined(parts: Sequence[Candidates]) -> Candidates:
 
 
 def after_nms(found: Candidates, groups: Tensor, num_groups: int, threshold: float, count: int) -> Candidates:
-    """The best candidates after NMS, see `nms_kept`: (batch, count) or fewer, by falling score, `DROPPED` ones last."""
+    """The best candidates after NMS, see `nms_kept`: (batch, count) or fewer, best first, `DROPPED` ones last."""
     kept = nms_kept(found.boxes, found.scores, groups, num_groups, threshold)
     scores, indices = top_scores(torch.where(kept, found.scores, DROPPED), count)
     return Candidates(take_rows(found.boxes, indices), scores, found.labels.gather(1, indices))
@@ -169,9 +169,9 @@ def detections(
     Args:
         found: the candidates.
         num_labels: number of labels, background included.
-        threshold: detections must score more.
+        threshold: detections must score above this.
         nms: IoU above which the lower-scoring of two boxes of one label is dropped.
-        count: the most per image.
+        count: the maximum number of detections per image.
         first_label: label of the first class; lower labels are background, which is dropped last.
 
     Returns:

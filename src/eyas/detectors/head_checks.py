@@ -14,7 +14,7 @@ SAME_PIXELS = 0.01
 
 
 def check_heads(asked: Iterable[str], known: Sequence[str], detector: str) -> None:
-    """Raises EyasError unless a detector, of this name, has every requested head."""
+    """Raises EyasError, with the detector's name, unless it has every requested head."""
     missing = [name for name in asked if name not in known]
     if missing:
         raise EyasError(
@@ -24,7 +24,7 @@ def check_heads(asked: Iterable[str], known: Sequence[str], detector: str) -> No
 
 
 def check_anchors(head: str, given: Sequence[Tensor], own: Sequence[Tensor]) -> None:
-    """Raises EyasError unless another detector's anchors are this one's own: for each image (n, 4) xyxy, pixels."""
+    """Raises EyasError unless the given anchors equal the detector's own; per image (n, 4) xyxy, pixels."""
     counts, own_counts = ([len(boxes) for boxes in images] for images in (given, own))
     advice = "give both detectors the same anchors, levels and input size"
     if counts != own_counts:

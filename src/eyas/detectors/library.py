@@ -12,9 +12,9 @@ from eyas.types import Detector
 
 
 class NativeFormat(Protocol):
-    """The format in which a library saves its detectors, so that they are used without a run folder of Eyas.
+    """The format in which a library saves its detectors, so that they can be used without a run folder of Eyas.
 
-    A name is what a user types as a teacher: a folder, or an id on the library's hub.
+    A name is what a user gives as a teacher: a folder, or an id on the library's hub.
     """
 
     def recognises(self, name: str) -> bool:
@@ -26,7 +26,7 @@ class NativeFormat(Protocol):
         ...
 
     def files(self, folder: Path) -> list[Path]:
-        """The files that tell one saved detector from another, in a fixed order; none if the weights are on a hub."""
+        """The files that identify a saved detector, in a fixed order; none if the weights are on a hub."""
         ...
 
 
@@ -37,9 +37,9 @@ class Library:
     Attributes:
         adapter: "module:class" of its detectors.
         builders: model name -> "module:function" that builds the detector from its classes and keyword arguments.
-        backbones: the backbones a builder takes, in words, for the error of a missing one.
+        backbones: describes the backbones a builder takes, for the error when none is given.
         meta_device: whether its builders work under ``torch.device("meta")``, where a model takes no memory. A run's
-            description is built there first, to refuse one that asks for far more than its weights.
+            detector is built there first, to refuse a description that asks for far more memory than its weights.
         native: the library's own file format.
     """
 

@@ -16,8 +16,8 @@ class Metric(Protocol):
     """A benchmark's rules: one module of this package, one entry of `METRICS` and of `eyas.args.MetricName`.
 
     Attributes:
-        NAMES: of the metrics that it computes, the one by which the field ranks first.
-        FORMATS: data formats whose field reports by these rules.
+        NAMES: names of its metrics; the first is the one that the field ranks by.
+        FORMATS: data formats that are scored by these rules by default.
     """
 
     @property

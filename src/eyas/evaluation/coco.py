@@ -2,8 +2,8 @@
 
 Lin et al., *Microsoft COCO: Common Objects in Context*, ECCV 2014; the rules are those of ``cocoeval.py``: IoU
 thresholds 0.50:0.05:0.95, 101 recall points, the 100 best detections of each class in each image. Ignore regions are
-crowd annotations: an overlap with one is measured over the detection's area, and a detection on one is not counted. One
-that concerns every class is a crowd annotation of every class.
+crowd annotations: an overlap with one is measured over the detection's area, and a detection on one is not counted. A
+region of every class is a crowd annotation of every class.
 """
 
 from __future__ import annotations

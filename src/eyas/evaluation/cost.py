@@ -23,13 +23,13 @@ class ModelCost:
     """The cost of ``detector.predict`` on one batch: preprocessing inside the detector, network, decoding and NMS.
 
     Attributes:
-        parameters: trainable or not, of ``detector.network``; a shared parameter counts once.
+        parameters: number in ``detector.network``, trainable or not; a shared parameter counts once.
         gflops: 1e9 floating-point operations **per image**, a multiply-add counted as two. It covers convolutions
             (plain, grouped, transposed), matrix products and attention, and leaves out what
             `torch.utils.flop_counter` has no formula for: biases of convolutions, normalisation, activations,
             pooling, resizing, element-wise arithmetic, deformable convolution, recurrent layers, RoIAlign, decoding
-            and NMS. Two-stage detectors run a head on every proposal, so their count depends on the image, which is
-            one of noise.
+            and NMS. Two-stage detectors run a head on every proposal, so their count depends on the image, here one of
+            noise.
         latency_ms: milliseconds per batch, the median of the runs, wall clock, with the device synchronised.
         latency_p10_ms: 10th percentile.
         latency_p90_ms: 90th percentile.
@@ -70,7 +70,7 @@ def measure(
 ) -> ModelCost:
     """Measure a detector on images of uniform noise, the same ones on every call.
 
-    The detector is left on its device, in its mode, and the number of threads and the random state as they were.
+    The detector's device and mode, the number of threads and the random state are restored.
 
     Args:
         detector: any detector.
@@ -142,7 +142,7 @@ def table(costs: Mapping[str, ModelCost]) -> str:
 
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
-    """A number of CPU threads inside an operation, None for the present one; as before afterwards."""
+    """Within the context, operations use ``count`` CPU threads; None keeps the current number."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -153,7 +153,7 @@ def cpu_threads(count: int | None) -> Iterator[None]:
 
 @contextmanager
 def _moved(network: nn.Module, device: torch.device) -> Iterator[None]:
-    """The network on the device and in evaluation mode; as before afterwards."""
+    """Within the context, the network is on the device and in evaluation mode; both are restored."""
     first = next(network.parameters(), None)
     home = first.device if first is not None else device
     try:

@@ -4,18 +4,18 @@ The kinds are those of Bolya et al., *TIDE: A General Toolbox for Identifying Ob
 its thresholds. Two points differ: errors are counted, not weighed by the AP that they cost, and TIDE's rare "both
 wrong" counts as false.
 
-The detections of an image are judged by falling score. One is
+The detections of an image are judged in descending order of score. A detection is
 
-- *correct* when its IoU with an object of its class that no earlier one took is at least 0.5; it takes the one that it
-  overlaps most;
+- *correct* when its IoU with an object of its class that no earlier one took is at least 0.5; it takes the object that
+  it overlaps most;
 - *ignored* when more than half of it lies on an ignore region of its class, or of every class;
 - a *duplicate* when its IoU with an object of its class that was taken is at least 0.5;
 - of the wrong *class* when its IoU with an object of another class is at least 0.5;
 - badly *localised* when its IoU with an object of its class is at least 0.1;
 - *false* otherwise: on the background.
 
-An object is *found* when a correct detection took it; else only seen as another *class*, or badly *localised*, when the
-best overlap of such a detection is with it; else *missed*.
+An object is *found* when a correct detection took it; else seen only as another *class*, or only badly *localised*,
+when such a detection overlaps it most; else *missed*.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class JudgedImage:
     """The verdicts on one image.
 
     Attributes:
-        kept: index in the prediction of each judged detection, by falling score.
+        kept: index in the prediction of each judged detection, in descending order of score.
         verdicts: one of `VERDICTS` for each of them.
         outcomes: one of `OUTCOMES` for each object of the record.
         confusions: (label of the object, label of the detection) for every verdict "class".
@@ -65,7 +65,7 @@ class JudgedImage:
 
     @property
     def score(self) -> float | None:
-        """Found objects among all objects and wrong detections, in [0, 1]; None where there is neither."""
+        """Found objects over all objects plus wrong detections, in [0, 1]; None where there are neither."""
         count = len(self.outcomes) + self.wrong
         return self.found / count if count else None
 

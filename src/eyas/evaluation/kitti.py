@@ -7,10 +7,10 @@ they are found or missed does not count.
 
 Four rules of the kit to know:
 
-- The curve is sampled at score thresholds, one for every 1/40 of recall, and is 0 from where they end. With fewer than
+- The curve is sampled at score thresholds, one for every 1/40 of recall, and is 0 beyond the last. With fewer than
   41 objects even a perfect detector stays below 1: 10 objects give 9/40. Use COCO's metric on small data sets.
 - A detection lower than the difficulty's minimum height is ignored **before** its class is looked at; one of another
-  class that overlaps an object enough takes it out of the count, if nothing better does.
+  class that overlaps an object enough removes it from the count, unless a better detection takes it.
 - DontCare regions take the false detections whose intersection with them, over the detection's own area, exceeds the
   class's minimum overlap.
 - Widths are plain differences, without the one pixel that VOC adds.
@@ -43,7 +43,7 @@ POINTS = 41
 
 @dataclass(frozen=True)
 class Limits:
-    """The bounds of a difficulty: height above (pixels), occlusion level and truncation up to."""
+    """The bounds of a difficulty: least height (exclusive, pixels), largest occlusion level and truncation."""
 
     height: float
     occluded: float
@@ -130,7 +130,7 @@ def curve(images: Sequence[ImageOverlaps], limits: Limits) -> Array:
 
 
 def thresholds(scores: Array, objects: int) -> Array:
-    """At most `POINTS` of the true detections' scores, falling: where recall passes 0, 1/40, 2/40, ... most closely."""
+    """Up to `POINTS` scores of true detections, descending: where recall passes 0, 1/40, 2/40, ... most closely."""
     ordered = np.sort(scores)[::-1]
     steps: list[float] = []
     target = 0.0
@@ -170,7 +170,7 @@ def _true_scores(image: ImageOverlaps, counted: Flags, low: Flags, valid: Flags)
 def _true_and_false(image: ImageOverlaps, counted: Flags, low: Flags, valid: Flags, steps: Array) -> Labels:
     """(2, S): true and false detections at each of S score thresholds, each object taking the greatest overlap.
 
-    Only where no detection that counts is left does an object take a low one, the first in the list.
+    An object takes a low detection, the first in the list, only where none that counts is left.
     """
     free = (image.scores[None, :] >= steps[:, None]) & (low | valid)
     true = np.zeros(len(steps), np.int64)

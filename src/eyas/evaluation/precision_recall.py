@@ -22,7 +22,7 @@ def curves(
 
 
 def curve(true: Flags, objects: int) -> Array | None:
-    """(101,): `voc.curve` of verdicts by falling score; None without objects."""
+    """(101,): `voc.curve` of verdicts by descending score; None without objects."""
     return voc.curve(true, objects, POINTS) if objects else None
 
 

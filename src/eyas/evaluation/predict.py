@@ -58,7 +58,7 @@ def score_detector(
 ) -> EvaluationResult:
     """Score a detector on every image of a source, each process on its share, behind a progress bar of that name."""
     shards = gather_object([predict_records(detector, batches, source, progress, name)])
-    # Records padded in to even the shards occur once.
+    # Records that are repeated to even out the shards count once.
     return score(metric, source, {index: found for shard in shards for index, found in shard.items()})
 
 

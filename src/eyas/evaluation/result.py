@@ -31,7 +31,7 @@ class EvaluationResult:
 
     @property
     def primary(self) -> float:
-        """The metric by which the field ranks, the first of the summary: "map", or VOC's "map_50"."""
+        """The metric that the field ranks by, the first of the summary: "map", or VOC's "map_50"."""
         return next(iter(self.summary.values()))
 
     def headline(self) -> str:

@@ -64,7 +64,7 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class LevelInspection:
-    """One feature level over a data set, ``name`` being that of its tap.
+    """One feature level over a data set; ``name`` is that of its tap.
 
     Attributes:
         near: moments of the cells near an object; ``far`` has those of all others.
@@ -94,7 +94,7 @@ class LevelInspection:
 
     @property
     def near_to_far_of_images(self) -> float | None:
-        """The median over images of `near_to_far` within one image, which a few strange images do not move."""
+        """The median over images of `near_to_far` within one image; a few odd images do not affect it."""
         return statistics.median(self.ratios) if self.ratios else None
 
     @property
@@ -149,12 +149,12 @@ def inspect_features(
 ) -> list[LevelInspection]:
     """The variance of a teacher's features near objects and far from them, on every level.
 
-    Cells of padding count neither as near nor as far, see `inside`. Ignore regions are no objects: their cells are far.
+    Cells of padding count neither as near nor as far, see `inside`. The cells of ignore regions are far.
 
     Args:
         teacher: left in the mode it was in.
         batches: images (B, 3, height, width), uint8 or float32 in [0, 1], on the teacher's device, and their targets.
-        psi, assignment: of the near-object mask.
+        psi, assignment: options of the near-object mask.
         advance: called with the number of images after each batch.
 
     Returns:

@@ -1,15 +1,15 @@
 """The PASCAL VOC detection metrics.
 
 Everingham et al., *The PASCAL Visual Object Classes Challenge: A Retrospective*, IJCV 2015; the rules are those of the
-development kit's ``VOCevaldet.m`` and ``VOCap.m``. In each image and class, detections by falling score: each goes to
-the object it overlaps most. It is true when that IoU is at least 0.5 and no earlier one took the object, and false when
-an earlier one did (a duplicate) or the IoU is lower; a detection that goes to a difficult object is neither.
+development kit's ``VOCevaldet.m`` and ``VOCap.m``. In each image and class, each detection, by descending score, goes
+to the object it overlaps most. It is true when that IoU is at least 0.5 and no earlier one took the object, and false
+when an earlier one did (a duplicate) or the IoU is lower; a detection that goes to a difficult object is neither.
 
 The kit's boxes are 1-based with both corner pixels inside, so that its widths are ``xmax - xmin + 1``. Boxes here are
 ``(xmin - 1, ymin - 1, xmax, ymax)``, 0-based and continuous, so the same width is the plain difference and every IoU is
-the kit's. Two things differ from it in rare cases: at equal overlaps an object goes before a difficult one (the kit
-takes the first in the file), and the eleven recall levels are compared exactly, where MATLAB's ``0:0.1:1`` misses a
-recall of exactly 0.3.
+the kit's. Two things differ from it in rare cases: at equal overlaps an object takes precedence over a difficult one
+(the kit takes the first in the file), and the eleven recall levels are compared exactly, where MATLAB's ``0:0.1:1``
+misses a recall of exactly 0.3.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MIN_OVERLAP = 0.5
 def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Sequence[Prediction]) -> EvaluationResult:
     """VOC's metrics; arguments and errors as for `eyas.evaluation.evaluate`.
 
-    Ignore regions are difficult objects: of their class, or of every class. A class with no others has NaN.
+    Ignore regions are difficult objects: of their class, or of every class. A class with no other objects has NaN.
     """
     per_class = {}
     for name, images in by_class(records, classes, predictions):
@@ -42,7 +42,7 @@ def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Seq
 
 
 def verdicts(images: Sequence[ClassInImage]) -> tuple[Flags, int]:
-    """Whether each detection of a class that counts is true, by falling score over all images; the number of objects.
+    """Whether each detection of a class that counts is true, best score first over all images; the number of objects.
 
     Equal scores keep the order of the images and of the detections in them.
     """
@@ -58,7 +58,7 @@ def area(true: Flags, objects: int) -> float:
     """The area under the precision-recall curve, precision being the best at that recall or a higher one.
 
     Args:
-        true: verdicts by falling score.
+        true: verdicts by descending score.
         objects: the number of objects; 0 gives NaN.
     """
     if objects == 0:
@@ -85,7 +85,7 @@ def _envelope(true: Flags) -> Array:
 
 
 def _match(image: ClassInImage) -> tuple[Flags, Flags]:
-    """(D,) each, for the detections of the class: it is true; it counts, that is, does not go to a difficult object."""
+    """Two (D,) bool of the class's detections: true; counted, that is, not matched to a difficult object."""
     detections, scores = image.detections[image.own], image.scores[image.own]
     true = np.zeros(len(detections), bool)
     boxes = np.concatenate((image.objects, image.own_ignore, image.any_ignore))

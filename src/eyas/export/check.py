@@ -19,13 +19,13 @@ from eyas.types import Size
 MAP_TOLERANCE = 0.001
 """The largest allowed difference between the two scores."""
 SAME_PROPOSAL = 0.1
-"""Pixels; proposals of the two that are closer than this are the same."""
+"""Pixels; proposals of the two detectors that are closer than this count as the same."""
 UNMATCHED = 0.01
 """The largest allowed fraction of PyTorch's proposals that the exported detector lacks."""
 
 
 class CompletedRuntime:
-    """The opened file of head outputs, completed by PyTorch's post-processing; only for the comparison."""
+    """An opened file of head outputs, completed by PyTorch's post-processing, for the comparison only."""
 
     def __init__(self, runtime: Runtime, deployed: Deployed) -> None:
         self.runtime, self.deployed = runtime, deployed
@@ -33,7 +33,7 @@ class CompletedRuntime:
         self._rows: dict[Size, Sequence[int]] = {}
 
     def run(self, images: Tensor, names: Sequence[str]) -> list[Tensor]:
-        """The detections, whatever names are given."""
+        """The detections; ``names`` is ignored."""
         size = (images.shape[-2], images.shape[-1])
         if size not in self._rows:
             self._rows[size] = self.deployed.raw(images[:1])[1]
@@ -75,14 +75,14 @@ def failures(differences: Mapping[str, float], tolerance: float, ours: float, th
     """The faults of an exported detector in words; empty when it equals PyTorch's.
 
     Args:
-        differences: of `raw_differences`.
-        tolerance: for each of them except ``unmatched``.
-        ours, theirs: the scores of both. Two NaN scores (no objects at all) are equal.
+        differences: from `raw_differences`.
+        tolerance: the limit of each difference except ``unmatched``.
+        ours, theirs: mAP of PyTorch and of the file. Two NaN scores (no objects at all) are equal.
     """
     found = []
     for name, value in differences.items():
         allowed = UNMATCHED if name == "unmatched" else tolerance
-        if not value <= allowed:  # NaN is not
+        if not value <= allowed:  # also true for NaN
             found.append(f"{name} differs by {value:.2g} (tolerance {allowed:g})")
     if not (abs(ours - theirs) <= MAP_TOLERANCE or (ours != ours and theirs != theirs)):
         found.append(f"mAP is {theirs:.4f} and PyTorch's {ours:.4f} (tolerance {MAP_TOLERANCE:g})")

@@ -40,7 +40,7 @@ class Exporter(Protocol):
     """Writes deployed detectors in one format and opens its files.
 
     Attributes:
-        suffix: of its files, with the dot.
+        suffix: suffix of its files, with the dot.
         runtime: name of the package that runs them, for tables.
     """
 
@@ -63,14 +63,14 @@ class Exporter(Protocol):
         ...
 
     def serialise(self, model: Any, metadata: Mapping[str, Any], *, raw: bool) -> tuple[bytes, bytes]:
-        """The content of the file, and the same with the head outputs beside the detections, for the comparison.
+        """The file's content, and a version with the head outputs beside the detections, for the comparison.
 
         `Runtime.metadata` reads the metadata back, JSON values by name.
         """
         ...
 
     def open(self, model: Path | bytes, threads: int | None = None) -> Runtime:
-        """A file, or its content, ready to run, with threads inside an operation (None: torch's number).
+        """Open a file, or its content, to run with ``threads`` threads per operation (None: torch's number).
 
         Raises EyasError when it, or a package, is missing, or it cannot be read.
         """
@@ -102,7 +102,7 @@ class ExportedDetector:
 
     Args:
         runtime: the opened file.
-        name: of the file, for messages.
+        name: the file's name, for messages.
 
     Raises:
         EyasError: `eyas export` did not make this file, or made it without detections.
@@ -129,7 +129,7 @@ class ExportedDetector:
         raise EyasError(f"{self.name}: an exported file cannot be trained; give the folder of the run")
 
     def predict(self, images: Tensor) -> list[Prediction]:
-        """Detections in each image, by falling score, on the CPU.
+        """Detections in each image, by descending score, on the CPU.
 
         Args:
             images: (batch, 3, height, width) in [0, 1].
@@ -160,7 +160,7 @@ def open_detector(run: Path, *, best: bool = False) -> tuple[Resize, Detector]:
 
 
 def cost_of(detector: Detector, size: Size) -> ModelCost:
-    """`measure`, with parameters and FLOPs from the metadata of an exported file, which can no longer be counted."""
+    """`measure`, with an exported file's parameters and FLOPs from its metadata, since they cannot be counted."""
     cost = measure(detector, size)
     if isinstance(detector, ExportedDetector):
         return replace(cost, parameters=detector.parameters, gflops=detector.gflops)
@@ -177,7 +177,7 @@ def pad_to(images: Tensor, size: Size, name: str = "the model") -> Tensor:
         return images
     if height > size[0] or width > size[1]:
         raise EyasError(
-            f"{name}: takes images up to {size[0]} x {size[1]} (height x width), and this one is {height} x {width}; "
+            f"{name}: takes images up to {size[0]} x {size[1]} (height x width), but this one is {height} x {width}; "
             "export with --dynamic_size true"
         )
     padded = filled(len(images), *size, like=images)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 OPSET = 18
 """RoiAlign has half-pixel modes since opset 16, Pad has axes since 18."""
 OPEN_SIZE = (640, 768)
-"""The least size that traces a graph of any size. A map of one cell would be traced as one that always has one."""
+"""The smallest size that traces a graph for any size. A map of one cell would be traced as always having one cell."""
 INSTALL = 'install them with: pip install "eyas[onnx]"'
 
 
@@ -111,7 +111,7 @@ def to_onnx(deployed: Deployed, size: Size, *, raw: bool, dynamic_size: bool) ->
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's warnings and loggers silenced, since the result is compared with PyTorch; as before afterwards."""
+    """Within the context the exporter's warnings and loggers are silent: the result is compared with PyTorch."""
     with warnings.catch_warnings(), ExitStack() as afterwards:
         warnings.simplefilter("ignore")
         for name in ("onnxscript", "onnx_ir"):
@@ -153,7 +153,7 @@ class OnnxExporter:
     require, trace, open = staticmethod(require_onnx), staticmethod(to_onnx), OnnxRuntime
 
     def serialise(self, model: onnx.ModelProto, metadata: Mapping[str, Any], *, raw: bool) -> tuple[bytes, bytes]:
-        """The content of the file, and the same with the head outputs beside the detections."""
+        """The file's content, and a version with the head outputs beside the detections."""
         add_metadata(model, metadata)
         return (model if raw else without_heads(model)).SerializeToString(), model.SerializeToString()
 

@@ -58,14 +58,14 @@ def export_detector(
         source: images to compare on.
         format: a key of `eyas.export.formats.EXPORTERS`.
         name: the kind of detector, for the file's metadata.
-        resize: of its input.
+        resize: the resize of its input.
         raw: head outputs only, without detections and NMS.
         dynamic_size: leave the input's height and width open, not only the number of images.
         training: images for the ranges of 8-bit integers; without them there is no INT8 file.
         metric: a name in `eyas.evaluation.METRICS`; by default the data format's.
         tolerance: largest difference of an output, relative to its largest value or to 1 if that is more.
         calibration: number of training images for the ranges.
-        runs: timed predictions of each, of one image on one thread.
+        runs: timed predictions of each detector, of one image on one thread.
         workers: processes that decode images.
 
     Returns:
@@ -75,7 +75,7 @@ def export_detector(
         EyasError: a detector that has no deployed form, that cannot be traced, or whose file differs from PyTorch.
     """
     if format not in EXPORTERS:
-        raise EyasError(f"there is no export format {format!r}; known are {', '.join(EXPORTERS)}")
+        raise EyasError(f"there is no export format {format!r}; choose from {', '.join(EXPORTERS)}")
     exporter = EXPORTERS[format]
     exporter.require()
     if min(calibration, runs) < 1 or not tolerance > 0:
@@ -99,7 +99,7 @@ def export_detector(
     rows = {PYTORCH: detector, exporter.runtime: opened(shipped)}
     scores = {row: feed.score(row, one, rule) for row, one in rows.items()}
     if wrong := failures(differences, tolerance, scores[PYTORCH], scores[exporter.runtime]):
-        raise EyasError(f"{out}: the exported {name} is not PyTorch's, nothing was written: {'; '.join(wrong)}")
+        raise EyasError(f"{out}: the exported {name} differs from PyTorch's; nothing was written: {'; '.join(wrong)}")
     files = {out: shipped}
     if training is not None:
         files[int8_file] = exporter.quantise(shipped, replace(feed, source=training).images(calibration))
@@ -131,7 +131,7 @@ class CalibrationImages:
             yield (pixels if self.size is None else pad_to(pixels, self.size)), targets
 
     def images(self, count: int) -> Iterator[Tensor]:
-        """The first images, (1, 3, height, width)."""
+        """The first ``count`` images, each (1, 3, height, width)."""
         few = replace(self, source=replace(self.source, records=self.source.records[:count]))
         return (images for images, _ in few.batches())
 

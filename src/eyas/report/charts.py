@@ -23,7 +23,7 @@ Dot = tuple[float, float, float | None]
 SMALL = (3.3, 2.5)
 """Inches of a chart that stands beside others."""
 LARGE = (4.5, 3.0)
-"""Inches of a chart that stands alone or beside its table; a wider one would shrink on a phone, and its words too."""
+"""Inches of a chart that stands alone or beside its table; a wider one, words included, would shrink on a phone."""
 
 
 def lines(
@@ -34,7 +34,7 @@ def lines(
     Args:
         path: the SVG.
         by_arm: colour index of an arm -> its line.
-        x, y, title: words at the axes and above them.
+        x, y, title: labels of the axes, and the title above them.
         unit: both axes go from 0 to 1.
         size: inches.
     """

@@ -60,7 +60,7 @@ class ReportData:
     Attributes:
         found: the runs.
         comparison: their comparison.
-        options: of the report.
+        options: the options of the report.
         runs: arm -> the one run whose detector is loaded.
         models: `TEACHER` or arm -> detector, the teacher first; empty when none of the runs has its weights.
         source: the validation data; None where they cannot be read.
@@ -99,8 +99,8 @@ def collect(found: FoundRuns, comparison: Comparison, options: ReportOptions, pr
     """Load, measure and run what the run folders still have, one run for each arm.
 
     Raises:
-        EyasError: the data or the teacher of the options cannot be read. What only the runs name and is gone is left
-            out, with a note.
+        EyasError: the data or the teacher of the options cannot be read. What only the runs name and no longer exists
+            is left out, with a note.
     """
     runs = one_run_each(found.arms)
     first = next(iter(runs.values()))

@@ -22,9 +22,9 @@ def write_comparison(out: Path, comparison: Comparison, about: Mapping[str, Any]
     """Write comparison.json; where a run is finished also comparison.md, comparison.png and curves.png.
 
     Args:
-        out: folder of the comparison; made where it is missing.
-        comparison: of the finished runs.
-        about: what else comparison.json holds; its ``missing`` names the runs that are not finished.
+        out: folder of the comparison; created if missing.
+        comparison: the comparison of the finished runs.
+        about: further content of comparison.json; its ``missing`` names the runs that are not finished.
     """
     make_folder(out)
     write_json(out / JSON, {**asdict(comparison), **about})

@@ -1,4 +1,4 @@
-"""HTML from text. Text from files becomes markup here alone, and is escaped here."""
+"""HTML from text. Text from files becomes markup only here, where it is escaped."""
 
 from __future__ import annotations
 

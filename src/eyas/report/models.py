@@ -48,7 +48,7 @@ class Detections:
 
 
 def one_run_each(arms: Arms) -> dict[str, Run]:
-    """The run of each arm that is loaded: of the lowest seed that all arms share, else of the arm's lowest."""
+    """The run to load for each arm: that of the lowest seed that all arms share, else of the arm's lowest."""
     shared = set.intersection(*(set(seeds) for seeds in arms.values()))
     return {name: seeds[min(shared or seeds)] for name, seeds in arms.items()}
 
@@ -67,7 +67,7 @@ def load_models(origins: Mapping[str, str], classes: Sequence[str]) -> tuple[dic
     Args:
         origins: arm or `TEACHER` -> run folder, or package.module:function. The teacher gets images of the first arm's
             size, since it works at the student's.
-        classes: of the runs, in label order.
+        classes: class names of the runs, in label order.
     """
     detectors: dict[str, Detector] = {}
     problems: dict[str, EyasError] = {}
@@ -95,7 +95,7 @@ def measure_models(models: Mapping[str, Model], source: DataSource | None, progr
 
     Models of one architecture share one measurement, free of the noise between two.
     """
-    # A fixed input size is that of any image.
+    # With a fixed input size any image will do.
     image = (1, 1) if source is None else (source.records[0].height, source.records[0].width)
     known: dict[str, ModelCost] = {}
     result = {}

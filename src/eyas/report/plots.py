@@ -30,12 +30,12 @@ VARIANCE_STYLES: Mapping[str, Mapping[str, Any]] = {
 
 
 def rendered(draw: Callable[[Path], None], suffix: str, style: Mapping[str, Any] | None = None) -> bytes:
-    """The file that a function draws.
+    """The content of the file that ``draw`` writes.
 
     Args:
-        draw: writes the file of the given path.
-        suffix: of that path: .svg, .jpg, .png.
-        style: matplotlib's rc parameters meanwhile.
+        draw: called with the path of the file to write.
+        suffix: suffix of that path: .svg, .jpg, .png.
+        style: matplotlib's rc parameters while drawing.
     """
     parameters: dict[Any, Any] = {"text.parse_math": False, **(style or {})}  # a class may be called $x$
     with TemporaryDirectory() as folder, matplotlib.rc_context(parameters):
@@ -133,8 +133,8 @@ def near_masks(
     Args:
         masks: per level (batch, H, W) bool.
         titles: per level.
-        strides: per level, pixels per cell, where the detector pads the image and its maps reach beyond it. Left out,
-            each map covers the image.
+        strides: per level, pixels per cell, where the detector pads the image and its maps reach beyond it. Without
+            them, each map covers the image.
     """
     tint = matplotlib.colors.ListedColormap(["#00000000", NEAR])
     figure = Figure(figsize=(2.6 * len(images), 2.7 * len(masks)), dpi=100, layout="constrained")

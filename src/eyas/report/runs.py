@@ -79,7 +79,7 @@ def find_runs(paths: Sequence[Path], teacher: str | None = None) -> FoundRuns:
 
     Args:
         paths: run folders, and folders of run folders as `eyas compare` and `eyas demo` leave them.
-        teacher: run folder of the teacher, where it is not the one that the runs name.
+        teacher: run folder of the teacher, if it is not the one that the runs name.
 
     Raises:
         EyasError: a path without a run, no finished run, two runs of one arm and seed, runs of different classes or
@@ -117,7 +117,7 @@ def run_folders(paths: Sequence[Path]) -> list[Path]:
 def read_folder(folder: Path) -> Run | None:
     """The run of a folder, or None where it is not finished. Raises EyasError when its log or config cannot be read.
 
-    Finished is evaluated after the last epoch of its config, or at all where it has none.
+    A run is finished once it was evaluated after its config's last epoch or, without a config, evaluated at all.
     """
     try:
         config, lines = recorded_config(folder), read_log(folder)
@@ -150,7 +150,7 @@ def arm_name(name: str, seed: int) -> str:
 
 
 def with_baseline(runs: Sequence[Run]) -> list[Run]:
-    """The runs, the only arm without a teacher, beside arms that have one, renamed to baseline."""
+    """The runs; a single arm without a teacher, beside arms that have one, is renamed to baseline."""
     untaught = [run for run in runs if run.teacher is None and run.result.teacher is None]
     names = {run.arm for run in untaught}
     if len(names) != 1 or len(untaught) == len(runs) or BASELINE in {run.arm for run in runs}:
@@ -168,9 +168,9 @@ def by_arm(runs: Sequence[Run]) -> Arms:
     arms: Arms = {}
     for run in sorted(runs, key=lambda run: run.seed):
         if list(run.per_class) != list(first.per_class):
-            raise EyasError(f"{run.folder} and {first.folder} have other classes; report them apart")
+            raise EyasError(f"{run.folder} and {first.folder} have different classes; report them apart")
         if list(run.result.summary) != list(first.result.summary):
-            raise EyasError(f"{run.folder} and {first.folder} were scored by other metrics; report them apart")
+            raise EyasError(f"{run.folder} and {first.folder} were scored by different metrics; report them apart")
         other = arms.setdefault(run.arm, {}).setdefault(run.seed, run)
         if other is not run:
             raise EyasError(

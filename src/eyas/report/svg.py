@@ -47,11 +47,11 @@ def colour_legend(names: Iterable[str], arms: Iterable[str], *, of: str = "detec
 
 
 def drawing(draw: Callable[[Path], None], label: str) -> Html:
-    """The drawing of a function, as SVG for the page: without prolog and metadata, unique ids, colours by variable.
+    """What ``draw`` draws, as SVG for the page: no prolog or metadata, unique ids, colours by variable.
 
     Args:
         draw: writes an .svg file of the given path with matplotlib.
-        label: what it shows, for readers who do not see it.
+        label: what it shows, for screen readers.
     """
     svg = rendered(draw, ".svg", STYLE).decode()
     head, _, body = svg[svg.index("<svg") :].partition(">")

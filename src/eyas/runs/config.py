@@ -30,7 +30,7 @@ _config: ContextVar[str] = ContextVar("config", default="")
 
 @contextmanager
 def command_config(text: str) -> Iterator[None]:
-    """Inside, runs record ``text`` (YAML) as the resolved config that they were started with."""
+    """In the context, runs record ``text`` (YAML) as the resolved config that they were started with."""
     token = _config.set(text)
     try:
         yield

@@ -16,8 +16,8 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 SAME_SIGNAL_SECONDS = 2.0
-"""Seconds after a first signal in which another counts as the same one: a terminal signals all processes of a command,
-and their launcher passes its signal on."""
+"""Seconds after a first signal during which another counts as the same one: a terminal signals all processes of a
+command, and their launcher passes its signal on."""
 STOPS = (signal.SIGINT, signal.SIGTERM)
 Handler = Callable[[int, FrameType | None], None]
 
@@ -55,7 +55,7 @@ class StopRequest:
 
     @contextmanager
     def stop_immediately(self) -> Iterator[None]:
-        """Inside, a signal raises Stopped at once; on entry, an earlier one does."""
+        """Within the context, a signal raises Stopped at once; an earlier signal raises it on entry."""
         self._immediate = True
         try:
             if self.number:
@@ -67,7 +67,7 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Inside, a first signal only sets the request, and the code that reads it decides when to stop.
+    """In the context, a first signal only sets the request, and the code that reads it decides when to stop.
 
     A request still open at the end raises `Stopped`; a second signal raises it at once. Python handles signals in the
     main thread only: in other threads nothing changes.
@@ -80,7 +80,7 @@ def stop_requests() -> Iterator[StopRequest]:
 
 @contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
-    """Inside, SIGTERM raises `Stopped`, as SIGINT raises KeyboardInterrupt; by default it kills without cleanup."""
+    """In the context, SIGTERM raises `Stopped`, as SIGINT raises KeyboardInterrupt: its default skips cleanup."""
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Stopped(number)
@@ -91,7 +91,7 @@ def stopped_by_sigterm() -> Iterator[None]:
 
 @contextmanager
 def ended_by_reader() -> Iterator[None]:
-    """Inside, a reader that closes the pipe of the standard output, as `head` does, ends the command without an error.
+    """In the context, a reader that closes standard output's pipe, as `head` does, ends the command without an error.
 
     Raises:
         SystemExit: the reader has gone. The status is 1, Python's own for it.
@@ -126,7 +126,7 @@ def _handling(handler: Handler, *numbers: int) -> Iterator[None]:
 
 
 def leave_signals_to_parent(_: int) -> None:
-    """Let a data worker live through a signal to all processes of a command, so that the current step gets its batch.
+    """Let a data worker survive a signal to all processes of a command, so that the current step gets its batch.
 
     A second SIGTERM, which its parent sends, ends the worker. Serves as ``worker_init_fn`` of a DataLoader.
     """

@@ -48,7 +48,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             header = int.from_bytes(file.read(8), "little")
         size = path.stat().st_size
         if STRUCTURE_LIMIT < header <= size - 8:
-            raise EyasError(_refusal(path, f"its header is {header:,} bytes, of at most {STRUCTURE_LIMIT:,}"))
+            raise EyasError(_refusal(path, f"its header has {header:,} bytes; the limit is {STRUCTURE_LIMIT:,}"))
         return dict(load_file(path))
     except EyasError:
         raise
@@ -89,7 +89,7 @@ def check_weights(source: str, tensors: Mapping[str, Any]) -> None:
     found = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
     strange = [f"{name} {value.dtype}" for name, value in found.items() if value.dtype not in WEIGHT_DTYPES]
     if strange:
-        raise EyasError(f"{source}: {len(strange)} tensors are of a type that is not read here: {_some(strange)}")
+        raise EyasError(f"{source}: {len(strange)} tensors have an unsupported type: {_some(strange)}")
     bad = [name for name, value in found.items() if not bool(torch.isfinite(value.float()).all())]
     if bad:
         raise EyasError(
@@ -120,7 +120,7 @@ def _check_stream(path: Path, file: BinaryIO) -> int:
             for _ in pickletools.genops(file):
                 _check_structure(path, file.tell(), STREAM_LIMIT)
     except ValueError as error:
-        what = f"it is no checkpoint of PyTorch ({_first_line(error)})" if size else "it is empty"
+        what = f"it is not a PyTorch checkpoint ({_first_line(error)})" if size else "it is empty"
         raise EyasError(_refusal(path, what)) from error
     return size
 
@@ -170,7 +170,7 @@ def _reason(error: Exception) -> str:
         return f"{UNSAFE} ({found[1]})"
     if "weights_only" in str(error):
         return UNSAFE
-    return f"it is damaged, or no checkpoint of PyTorch ({_first_line(error)})"
+    return f"it is damaged, or not a PyTorch checkpoint ({_first_line(error)})"
 
 
 def _first_line(error: Exception) -> str:

@@ -39,7 +39,7 @@ class Spans:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Inside, time and memory are charged to this part."""
+        """Within the context, time and memory are charged to this part."""
         self._charge()
         self._open.append(name)
         try:
@@ -78,7 +78,7 @@ def span(name: str) -> Iterator[None]:
 
 @contextmanager
 def listening(spans: Spans) -> Iterator[Spans]:
-    """Inside, every `span` in this process reports to ``spans``."""
+    """Within the context, every `span` in this process reports to ``spans``."""
     global _listening
     before, _listening = _listening, spans
     try:

@@ -18,7 +18,7 @@ from eyas.types import EyasError
 
 @contextmanager
 def deterministic(on: bool) -> Iterator[None]:
-    """Inside, if ``on``, torch, cuDNN and cuBLAS use algorithms that give the same numbers every time.
+    """In the context, if ``on``, torch, cuDNN and cuBLAS use algorithms that give the same numbers every time.
 
     A run's random numbers come from its seed anyway and do not depend on the number of data workers; this fixes the
     order in which a device adds. Enter it before the first work on a GPU, when cuBLAS reads its setting.

@@ -35,17 +35,17 @@ from eyas.types import EyasError
 __all__ = ["CLASSES", "DigitsSpec", "compose", "data_hash", "write_digits"]
 
 MARKER = "digits.json"
-COMPOSITION = 1  # raise it whenever the same spec composes other pixels: folders made before are then made again
+COMPOSITION = 1  # raise it whenever the same spec gives different pixels: older folders are then composed again
 
 
 def write_digits(root: Path, spec: DigitsSpec, progress: Callable[[int, int], None] | None = None) -> Path:
     """Compose both splits into a COCO folder: ``images/SPLIT/000000.png`` and ``annotations/instances_SPLIT.json``.
 
     ``digits.json`` records the spec and, at the very end, that the folder is complete. A complete folder of the same
-    spec and package versions is left as it is; one that was cut off, or is of another spec, is made again.
+    spec and package versions is left as it is; an incomplete folder, or one of another spec, is composed again.
 
     Args:
-        root: the folder, made when it is missing, and returned.
+        root: the folder, created if missing; it is also returned.
         spec: what to compose.
         progress: called with (images done, images in all) after each image.
 
@@ -76,7 +76,7 @@ def write_digits(root: Path, spec: DigitsSpec, progress: Callable[[int, int], No
 def _items(
     split: Split, spec: DigitsSpec, progress: Callable[[int, int], None] | None
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    """The images of a split by name; an image counts as done when the next one is asked for, hence is written."""
+    """The images of a split by name. One counts as done when the next is requested, since it is then written."""
     before = 0 if split == "train" else spec.train_images
     for index in range(spec.images(split)):
         yield (f"{index:06d}", *compose(split, index, spec))
@@ -85,7 +85,7 @@ def _items(
 
 
 def _has_files(root: Path, spec: DigitsSpec) -> bool:
-    """Whether nothing was removed since."""
+    """Whether every file of a composed folder is still there."""
     return all(
         (root / "annotations" / f"instances_{split}.json").is_file()
         and sum(1 for _ in (root / "images" / split).glob("*.png")) == spec.images(split)
@@ -94,7 +94,7 @@ def _has_files(root: Path, spec: DigitsSpec) -> bool:
 
 
 def _recipe(spec: DigitsSpec) -> dict[str, Any]:
-    """All that decides the pixels, as JSON holds it."""
+    """Everything that determines the pixels, as JSON values."""
     try:
         versions = {name: metadata.version(name) for name in ("mlxtend", "numpy", "pillow", "scikit-image")}
     except metadata.PackageNotFoundError as error:

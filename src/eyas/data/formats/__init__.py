@@ -1,1 +1,1 @@
-"""One file a data format: from its files to records."""
+"""One module per data format, from its files to records."""

@@ -32,7 +32,7 @@ LISTS = ("images", "annotations", "categories")
 
 
 def recognised(root: Path) -> bool:
-    """Whether the folder has this layout: some JSON file where one of a split is looked for."""
+    """Whether the folder has this layout: a JSON file in a place where a split's file may be."""
     beside = [root / f"{name}.json" for split in ("train", "val", "test") for name in fields.split_names(split)]
     exported = any(root.glob("*/_annotations.coco.json"))
     return exported or any((root / "annotations").glob("*.json")) or any(path.is_file() for path in beside)
@@ -41,7 +41,7 @@ def recognised(root: Path) -> bool:
 def parse(
     content: Any, path: Path, classes: Sequence[str] | None
 ) -> tuple[tuple[str, ...], dict[int, list[Annotation]], list[Problem]]:
-    """Classes, the annotations by image id, and what was odd or dropped, from a decoded JSON file.
+    """The classes, the annotations by image id, and the problems of a decoded JSON file.
 
     Raises `EyasError` naming the file, the annotation and the field when the content is not COCO's.
     """
@@ -62,14 +62,14 @@ def parse(
         name = f"annotation {number}"
         image_id = _id(entry, "image_id", path, name)
         if image_id not in found:
-            problems.append(Problem(path, None, f"{name} is of image {image_id}, which is not in images; dropped"))
+            problems.append(Problem(path, None, f"{name} belongs to image {image_id}, which is not in images; dropped"))
             continue
         first = before.setdefault(number, entry)
         if first is not entry:
             if first == entry:
-                problems.append(Problem(path, None, f"{name} is written twice; the second is dropped"))
+                problems.append(Problem(path, None, f"{name} occurs twice; the second is dropped"))
                 continue
-            problems.append(Problem(path, None, f"{name} has the id of another; both are kept"))
+            problems.append(Problem(path, None, f"{name} shares its id with another; both are kept"))
         found[image_id].append(_annotation(entry, name, names, known, path))
     return known, found, problems
 
@@ -82,7 +82,7 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
     except json.JSONDecodeError as error:
         raise EyasError(f"{path}:{error.lineno}: broken JSON ({error.msg}); write the file again") from error
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits, or so many brackets
-        raise EyasError(f"{path}: JSON that is not read here ({error}); write the file again") from error
+        raise EyasError(f"{path}: JSON that cannot be read ({error}); write the file again") from error
     known, found, problems = parse(content, path, classes)
     folder = _image_folder(root, split, path, [_file_name(image, path) for image in content["images"]])
     records, wrong = records_of(content["images"], found, folder, path, root)
@@ -94,8 +94,8 @@ def records_of(
 ) -> tuple[list[Record], list[Problem]]:
     """The records of a COCO file's images, in their order, and the boxes that are dropped or clipped.
 
-    ``found`` is from `parse`, the image files are in ``folder``, and ``path`` is named in messages. Raises `EyasError`
-    when an image file is missing, outside ``root`` or in two entries, or has no size in the entry and in its header.
+    ``found`` comes from `parse`, the image files are in ``folder``, and messages name ``path``. Raises `EyasError`
+    when an image file is missing, outside ``root`` or in two entries, or has a size in neither entry nor header.
     """
     records, problems = [], []
     entries: dict[str, str] = {}
@@ -108,7 +108,7 @@ def records_of(
             raise EyasError(f"{missing}; restore it, or remove it from the list of images")
         first = entries.setdefault(os.path.abspath(file), where)
         if first is not where:  # what one entry lists would be background in the other
-            raise EyasError(f"{where} is of the same file as {first}, {fields.short(name)}; make them one entry")
+            raise EyasError(f"{where} has the same file as {first}, {fields.short(name)}; make them one entry")
         known = [0 if image.get(side) is None else image[side] for side in ("width", "height")]
         sides = [_real(value, f"{where} has a width or height of") for value in known]
         size = fields.stated_size(sides[0], sides[1], where) or image_size(file)
@@ -126,10 +126,10 @@ def write_coco(
 ) -> Path:
     """Write one split: ``images/SPLIT/NAME.png`` and, last and in one step, ``annotations/instances_SPLIT.json``.
 
-    A run that is cut off therefore leaves images but no data set. Ids count from 1, as in COCO. Returns the JSON file.
+    An interrupted run therefore leaves images but no data set. Ids count from 1, as in COCO. Returns the JSON file.
 
     Args:
-        root: the folder, made when it is missing.
+        root: the folder, created if missing.
         split: "train" or "val".
         classes: class names in label order.
         items: (name, RGB image as a PIL image or (height, width, 3) uint8, (n, 4) xyxy boxes in pixels, (n,) labels),
@@ -183,18 +183,18 @@ def _annotation_file(root: Path, split: str) -> Path:
         years = sorted((root / "annotations").glob(f"instances_{name}[12][0-9][0-9][0-9].json"))
         if len(years) > 1:
             listed = ", ".join(path.name for path in years)
-            raise EyasError(f"{root / 'annotations'}: several files are of the split {split}: {listed}; keep one")
+            raise EyasError(f"{root / 'annotations'}: several files are for the split {split}: {listed}; keep one")
         usual = (f"annotations/instances_{name}.json", f"annotations/{name}.json", f"{name}/_annotations.coco.json")
         for path in (*years, *(root / file for file in usual), root / f"{name}.json"):
             if path.is_file():
                 return path
     there = ", ".join(sorted(str(path.relative_to(root)) for path in root.glob("*/*.json"))) or "none"
-    missing = f"{root}: no COCO file of the split {split}; looked for {LAYOUT.format(split=split)}"
+    missing = f"{root}: no COCO file for the split {split}; looked for {LAYOUT.format(split=split)}"
     raise EyasError(f"{missing}. The JSON files there are: {there}")
 
 
 def _image_folder(root: Path, split: str, path: Path, files: Sequence[str]) -> Path:
-    """The first folder that has the first image: by split and year, then common to all, then beside the JSON."""
+    """The first folder that contains the first image: the split's, then the common one, then the JSON's."""
     year = re.search(r"\d{4}$", path.stem)
     names = [name + suffix for name in fields.split_names(split) for suffix in ("", year.group() if year else "")]
     folders = [root / "images" / name for name in names] + [root / name for name in names]
@@ -220,7 +220,7 @@ def _by_id(entries: Sequence[Mapping[str, Any]], path: Path, kind: str) -> dict[
 
 
 def _id(entry: Any, key: str, path: Path, name: str) -> int:
-    """An integer; COCO has no others, and 1.0 is one."""
+    """An id as an integer; 1.0 counts as one."""
     value = _field(entry, key, path, name)
     if isinstance(value, float) and value.is_integer():
         return int(value)
@@ -230,7 +230,7 @@ def _id(entry: Any, key: str, path: Path, name: str) -> int:
 
 
 def _real(value: Any, where: str) -> float:
-    """A number, NaN and the infinities too. Raises `EyasError` that begins with ``where``."""
+    """A number; NaN and the infinities are allowed. Raises `EyasError` that begins with ``where``."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise EyasError(f"{where} {fields.shown(value)}; write a number")
     try:

@@ -1,4 +1,4 @@
-"""What annotation files say, checked: text, numbers, sizes, names and paths. Nothing in a file is trusted."""
+"""Checks of what annotation files contain: text, numbers, sizes, names and paths. Nothing in a file is trusted."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def short(path: Path | str) -> str:
 def number(word: str) -> float:
     """A number in decimal digits, ``nan`` and ``inf`` included. Raises ValueError.
 
-    `float` alone would also take ``1_0`` for ten and the digits of every script.
+    `float` alone would also accept ``1_0`` and the digits of every script.
     """
-    with suppress(ValueError):  # whose own message has the whole word
+    with suppress(ValueError):  # its message would quote the whole word
         if "_" not in word and word.isascii():
             return float(word)
     raise ValueError(f"{shown(word)} is not a number")
 
 
 def stated_size(width: float, height: float, where: str) -> tuple[int, int] | None:
-    """The (width, height) that an annotation states, or None where either is zero, which stands for not known.
+    """The (width, height) that an annotation states, or None where either is zero, which means unknown.
 
     Raises `EyasError` that begins with ``where``: not whole pixels, negative, or larger than any image that is read.
     """
     if width == 0 or height == 0:
         return None
-    # In this order NaN is refused, and the infinities never become integers.
+    # This order refuses NaN, and never converts an infinity to an integer.
     if not (0 < width <= MAX_PIXELS and 0 < height <= MAX_PIXELS and width * height <= MAX_PIXELS):
         raise EyasError(f"{where} says the image is {width:g}x{height:g} pixels; correct it, or write 0 for both")
     if width != int(width) or height != int(height):
@@ -51,7 +51,7 @@ def stated_size(width: float, height: float, where: str) -> tuple[int, int] | No
 def class_name(name: object, where: str) -> str:
     """A class name as text: a string, or an integer, which is written out.
 
-    Raises `EyasError` that begins with ``where``: not printable, or another type, as YAML makes of ``no`` and ``1.0``.
+    Raises `EyasError` that begins with ``where``: not printable, or another type, such as YAML's ``no`` and ``1.0``.
     """
     text = str(name) if isinstance(name, str | int) and not isinstance(name, bool) else ""
     if not text.strip() or not text.isprintable():
@@ -60,7 +60,7 @@ def class_name(name: object, where: str) -> str:
 
 
 def inside(root: Path, path: Path, where: str) -> Path:
-    """The path itself. Raises `EyasError` that begins with ``where`` when it leads out of the data set's folder.
+    """The path, unchanged. Raises `EyasError` that begins with ``where`` when it leads out of the data set's folder.
 
     Only the written path counts: a link inside the folder may lead anywhere, by its owner's choice.
     """
@@ -74,7 +74,7 @@ def inside(root: Path, path: Path, where: str) -> Path:
 def read_text(path: Path) -> str:
     """The text of an annotation file.
 
-    Raises `EyasError` naming it when it is missing, no file (a pipe or a loop of links), unreadable or not UTF-8.
+    Raises `EyasError` naming it when it is missing, not a file (a pipe, a loop of links), unreadable or not UTF-8.
     """
     if not os.path.isfile(path):  # `Path.is_file` raises for a too long name
         raise EyasError(f"{path}: no such file; the data set refers to it. Restore it, or take it off the list.")
@@ -92,7 +92,7 @@ def read_text(path: Path) -> str:
 def annotation_files(lists: Sequence[Path], split: str, folder: Path, suffix: str) -> dict[str, Path]:
     """Image name -> annotation file in ``folder``, by the split's list of names in the first of the folders ``lists``.
 
-    Raises `EyasError` when there is no list of the split, it has a name twice, or one that leads out of ``folder``.
+    Raises `EyasError` when the split has no list, or the list has a name twice or one that leads out of ``folder``.
     """
     for listed in (place / f"{name}.txt" for place in lists for name in split_names(split)):
         if listed.is_file():
@@ -109,7 +109,7 @@ def read_ids(path: Path) -> dict[str, int]:
     for line, content in enumerate(read_text(path).splitlines(), start=1):
         for name in content.split()[:1]:
             if name in ids:
-                raise EyasError(f"{path}:{line}: {short(name)} is listed before, on line {ids[name]}; keep one of them")
+                raise EyasError(f"{path}:{line}: {short(name)} is already listed on line {ids[name]}; keep one of them")
             ids[name] = line
     return ids
 

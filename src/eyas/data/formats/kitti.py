@@ -1,8 +1,8 @@
 """KITTI object detection: ``training/label_2/ID.txt``, ``training/image_2/ID.png``, ``ImageSets/SPLIT.txt``.
 
 The rules are those of the devkit (``readme.txt`` and ``evaluate_object.cpp``): ``DontCare`` regions concern every
-class; ``Van`` is a neighbour of ``Car`` and ``Person_sitting`` of ``Pedestrian``, neither objects nor false positives
-of that class; the remaining types are background. Boxes are 0-based pixels already.
+class; ``Van`` is a neighbour of ``Car``, and ``Person_sitting`` of ``Pedestrian``: neither an object nor a false
+positive of that class; the remaining types are background. Boxes are 0-based pixels already.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def recognised(root: Path) -> bool:
 
 
 def parse(text: str, path: Path, classes: Sequence[str]) -> list[Annotation]:
-    """The objects and ignore regions of one label file; class names are compared without case.
+    """The objects and ignore regions of one label file; the case of class names is ignored.
 
     A line is ``type truncated occluded alpha x1 y1 x2 y2`` and seven numbers of the 3D box (and a score in result
     files). Raises `EyasError` with file and line on a malformed line or an unknown type.
@@ -42,7 +42,7 @@ def parse(text: str, path: Path, classes: Sequence[str]) -> list[Annotation]:
         where, kind, key = f"{path}:{line}", words[0], words[0].lower()
         truncated, occluded, _, x1, y1, x2, y2 = _numbers(words, where)[:7]
         if key in labels:
-            # Both, or -1 for one that is not known, as in result files.
+            # Either may be -1, for unknown, as in result files.
             if not (0 <= truncated <= 1 or truncated == -1):
                 raise EyasError(f"{where}: truncated is {truncated:g}; write a number from 0 to 1")
             if occluded not in (-1, 0, 1, 2, 3):

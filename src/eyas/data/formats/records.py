@@ -1,7 +1,7 @@
 """From parsed annotations to records: shared by the readers of all formats.
 
 Wrong syntax raises `EyasError`. `build_record` drops a box with wrong geometry, or clips it to the frame, as `fit_box`
-decides; each is listed as a `Problem`, which ``eyas data`` prints. One bad box does not cost the data set.
+decides; each is listed as a `Problem`, which ``eyas data`` prints. One bad box does not make the data set unusable.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Box = tuple[float, float, float, float]
 """xyxy, pixels, 0-based, in the frame of the image file: a box over the whole image is (0, 0, width, height)."""
 
 CLIP_TOLERANCE = 1.0
-"""Pixels. Overshoot up to this is clipped silently: rounding, or 1-based coordinates."""
+"""Pixels. Overshoot up to this is clipped silently: it comes from rounding or 1-based coordinates."""
 
 MIN_SIDE = 1e-3
 """Pixels. A thinner box has no area: it is a rounding error, and its area might vanish in float32."""
@@ -28,7 +28,7 @@ MIN_SIDE = 1e-3
 
 @dataclass(frozen=True)
 class Problem:
-    """A record or box that is dropped, or a box that is clipped, and the annotation file that has it.
+    """A dropped record, or a dropped or clipped box, and the annotation file that contains it.
 
     ``line`` counts from 1; it is None where the format has no useful lines (COCO JSON).
     """
@@ -48,7 +48,7 @@ class DataSource:
     Attributes:
         format: "coco", "voc", "kitti" or "yolo".
         root: the folder it was read from.
-        split: its name, as "train" or "val".
+        split: its name, such as "train" or "val".
         classes: class names in label order.
         records: one per image, in the order of the data set's own list.
         problems: what was dropped or clipped.
@@ -66,7 +66,7 @@ class DataSource:
 class Annotation:
     """One parsed box, not checked yet: an object, or an ignore region of its class (label -1: of every class).
 
-    For an object's attributes see `Record.attributes`; messages call it by ``name``.
+    For an object's attributes see `Record.attributes`; messages refer to it by ``name``.
     """
 
     box: Box
@@ -78,7 +78,7 @@ class Annotation:
 
 
 def checked(source: DataSource) -> DataSource:
-    """The source itself. Raises `EyasError` when it has no images, or every box was dropped."""
+    """The source, unchanged. Raises `EyasError` when it has no images, or every box was dropped."""
     root, split = source.root, source.split
     if not source.records:
         raise EyasError(f"{root}: the split {split} has no images ({source.format} format); the data set is empty")
@@ -121,7 +121,7 @@ def _has_area(box: Box) -> bool:
 def build_record(
     image_id: str, path: Path, size: tuple[int, int], annotations: Sequence[Annotation], written_in: Path
 ) -> tuple[Record, list[Problem]]:
-    """The record of one image of ``size`` (width, height), and the boxes of ``annotations`` that are wrong.
+    """The record of one image of ``size`` (width, height), and the problems of its ``annotations``.
 
     ``image_id`` is unique in the data set, and all objects of an image have the same attributes.
     """

@@ -2,7 +2,7 @@
 
 Coordinates in the devkit are 1-based and the corner pixels are inside the box, so the 0-based box of the same pixels is
 ``(xmin - 1, ymin - 1, xmax, ymax)``. A box with ``xmin == xmax`` or ``ymin == ymax`` would be one pixel thin by that
-rule; annotators leave such boxes by a stray click, so it counts as one without area and is dropped. Objects marked
+rule; such boxes come from stray clicks, so it counts as a box without area and is dropped. Objects marked
 ``difficult`` become ignore regions of their class.
 """
 
@@ -27,7 +27,7 @@ VOC_CLASSES = (
 )  # fmt: skip
 
 DEPTH = 64
-"""Elements inside each other, of which annotations have five. Python frees deeper trees by recursion."""
+"""The deepest nesting of elements; annotations have five. Python frees deeper trees by recursion."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def parse(text: str, path: Path) -> VocFile:
     """Read one annotation file's text. Raises `EyasError` with file and line on broken XML, a bad or missing field."""
     root = _parse_xml(text, path)
     if root.tag != "annotation":
-        # Its objects would not be found, and the image taken for one without any.
+        # Otherwise its objects would be missed, and the image taken for one without objects.
         tag = f"<{fields.short(root.tag)}>"
         raise EyasError(f"{path}:{root.get('line')}: begins with {tag}, not <annotation>; repair it")
     for child in root:
@@ -124,7 +124,7 @@ def _parse_xml(text: str, path: Path) -> ElementTree.Element:
         builder.end(tag)
 
     def declaration(*_: object) -> None:
-        # Entities expand without bound, and name other files; without declarations there are none.
+        # Entities can expand without bound and name other files; without declarations there are none.
         raise EyasError(f"{path}:{parser.CurrentLineNumber}: DOCTYPE is not allowed in annotations; remove it")
 
     parser.StartElementHandler = start

@@ -1,4 +1,4 @@
-"""YOLO text labels: ``data.yaml`` and, for every image, a text file with one ``class cx cy w h`` a line.
+"""YOLO text labels: ``data.yaml`` and, for every image, a text file with one ``class cx cy w h`` per line.
 
 The five numbers are the 0-based class and the centre and size of the box in units of the image's width and height. A
 line with a class and at least three points (``class x1 y1 x2 y2 x3 y3 ...``) is a polygon; its extent is the box.
@@ -74,15 +74,15 @@ def parse_config(text: str, path: Path) -> YoloConfig:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases, which a few lines of may stand for more than memory holds, and without long integers."""
+    """YAML without aliases, since a few lines of them can expand beyond memory, and without long integers."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not read here")
+            raise yaml.YAMLError("aliases are not allowed")
         return super().compose_node(parent, index)
 
     def construct_yaml_int(self, node: Any) -> int:
-        # Python refuses to print some, and those in base 60, as 1:59:59, take time that grows with the square.
+        # Python refuses to print some, and parsing those in base 60, such as 1:59:59, takes quadratic time.
         if len(node.value) > 100:
             raise yaml.YAMLError("an integer of more than 100 digits")
         return int(super().construct_yaml_int(node))
@@ -115,7 +115,7 @@ def parse(text: str, path: Path, size: tuple[int, int], names: Sequence[str]) ->
 
 
 def label_path(image: Path) -> Path:
-    """Where an image's labels are: its last folder called ``images`` becomes ``labels``; else beside the image."""
+    """The path of an image's labels: its last folder ``images`` becomes ``labels``; else beside the image."""
     label = image.with_suffix(".txt")
     folder = next((parent for parent in label.parents if parent.name == "images"), None)
     return label if folder is None else folder.with_name("labels") / label.relative_to(folder)
@@ -146,7 +146,7 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
 def _pixels(values: Sequence[float], size: tuple[int, int]) -> Box:
     width, height = size
     if not all(map(math.isfinite, values)):
-        return (math.nan,) * 4  # dropped as such; the extent of a polygon would pass by a point that is NaN
+        return (math.nan,) * 4  # dropped later; the extent of a polygon would skip a NaN point
     if len(values) == 4:
         x, y, w, h = values
         return ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
@@ -177,9 +177,9 @@ def _images(config: YoloConfig, split: str) -> tuple[list[Path], list[Problem]]:
 
 
 def _resolve(config: YoloConfig, entry: str) -> Path:
-    # Roboflow writes ../train/images beside a train/ folder that is not one level up; Ultralytics reads it so too.
+    # Roboflow writes ../train/images though train/ is beside the file; Ultralytics accepts that as well.
     for candidate in (config.base / entry, config.base / entry.removeprefix("../")):
-        if os.path.isfile(candidate) or os.path.isdir(candidate):  # those of `Path` raise for a too long name
+        if os.path.isfile(candidate) or os.path.isdir(candidate):  # `Path`'s own raise on a name that is too long
             return fields.inside(config.base, candidate, str(config.path))
     raise EyasError(f"{config.path}: {fields.short(entry)} is not in {config.base}; correct the path")
 

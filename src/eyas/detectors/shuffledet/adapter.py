@@ -49,19 +49,19 @@ class ShuffleDet(nn.Module):
     Args:
         classes: class names, in label order.
         width: multiplies the backbone's channels; the paper's are 1, 0.5 and 0.25.
-        stem_channels: outputs of the first convolution (24; the authors' 1x teacher has 16).
+        stem_channels: output channels of the first convolution (24; the authors' 1x teacher has 16).
         anchor_shapes: (width, height) in pixels; `anchors_for` computes them for a data set.
         zero_init_residual: start the units that have a shortcut as identities, see `ShuffleNet`.
-        dropout: of the last feature map, before the head.
+        dropout: probability, on the last feature map, before the head.
         score_threshold: detections must score above this.
         detections: number of best anchors of an image that enter NMS.
         nms_threshold: IoU above which NMS drops the lower-scoring of two detections of one class.
-        mean: of the images' channels.
-        std: of the images' channels.
-        class_weight: of the class loss.
-        box_weight: of the box loss.
-        object_weight: of the confidence loss on matched anchors.
-        rest_weight: of the confidence loss on the others.
+        mean: per channel, for images in [0, 1].
+        std: per channel, likewise.
+        class_weight: weight of the class loss.
+        box_weight: weight of the box loss.
+        object_weight: weight of the confidence loss on matched anchors.
+        rest_weight: weight of the confidence loss on the others.
     """
 
     def __init__(
@@ -209,10 +209,10 @@ def anchors_for(boxes_wh: Tensor, k: int = 9, *, steps: int = 300) -> list[tuple
     Args:
         boxes_wh: (n, 2) widths and heights, pixels of the network's input; n >= 1.
         k: number of shapes.
-        steps: the most iterations; they end when no box changes its cluster.
+        steps: maximum number of iterations; they end once no box changes its cluster.
 
     Returns:
-        At most k distinct (width, height), by rising area; fewer where there are fewer distinct boxes.
+        At most k distinct (width, height), by ascending area; fewer where there are fewer distinct boxes.
     """
     sizes = boxes_wh.to(torch.float64)
     sizes = sizes[(sizes > 0).all(dim=1)]

@@ -17,7 +17,7 @@ from eyas.ops.boxes import area, intersection, iou, to_centre_size
 from eyas.types import Target
 
 EXP_THRESHOLD = 1.0
-"""Above it, deltas of width and height are decoded along the tangent of exp, so that no box explodes."""
+"""Above this, deltas of width and height are decoded along the tangent of exp, so that boxes stay finite."""
 MIN_SIZE = 1.0
 """Pixels; thinner boxes are encoded with this side, so that its logarithm stays finite."""
 IGNORED_SHARE = 0.5
@@ -147,7 +147,7 @@ def confidence_loss(
     Args:
         confidence: (batch, A) in [0, 1].
         quality: (n,) IoU of the matched anchors' decoded boxes with their objects, without gradient.
-        matches: of n objects.
+        matches: n objects and their anchors.
         ignored: (batch, A) bool, left out of the rest; or None.
         object_weight: weight of the matched anchors' term, which is divided by the number of objects and by the batch
             size, as the authors do.

@@ -83,7 +83,7 @@ class ShuffleNet(nn.Module):
 
     Args:
         width: multiplies the channels of every part but the stem.
-        stem_channels: outputs of the first convolution.
+        stem_channels: output channels of the first convolution.
         zero_init_residual: start every unit with a shortcut as the identity, by a zero scale in its last BatchNorm
             (Goyal et al., 2017, section 5.1). The network then trains like a shallow one at first, which avoids a long
             plateau in short trainings.

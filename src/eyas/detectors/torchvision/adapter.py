@@ -148,7 +148,7 @@ class TorchvisionDetector(nn.Module):
         return heads_one_stage.score_boxes(network, batch, maps, boxes)
 
     def predict(self, images: Tensor) -> list[Prediction]:
-        """Detections after NMS, by falling score, clipped to the images.
+        """Detections after NMS, by descending score, clipped to the images.
 
         Args:
             images: (batch, 3, height, width) in [0, 1].
@@ -161,7 +161,7 @@ class TorchvisionDetector(nn.Module):
         predictions: list[Prediction] = []
         for found in self.network(images):
             order = found["scores"].argsort(descending=True, stable=True)
-            # A head that has a sigmoid column for the background can detect it.
+            # A head with a sigmoid column for the background can predict the background.
             order = order[found["labels"][order] >= self._first_label]
             boxes, labels = found["boxes"][order], found["labels"][order] - self._first_label
             predictions.append({"boxes": boxes, "scores": found["scores"][order], "labels": labels})

@@ -56,7 +56,7 @@ class Trunk:
     """The convolutional part of a classification network.
 
     Attributes:
-        name: without a suffix.
+        name: the backbone's name without its suffix.
         module: a sequence of layers with torchvision's names, or a timm network that returns its maps.
         layers: stride in pixels -> name and channels of the last layer of that stride.
     """
@@ -81,7 +81,7 @@ def split_name(backbone: str) -> tuple[str, bool]:
             name, fpn = backbone.removesuffix(suffix), suffix == "_fpn"
     if name not in TRUNKS and not name.startswith(TIMM):
         raise EyasError(
-            f"there is no backbone {backbone!r}; known are {', '.join(TRUNKS)} and timm:NAME, each also with _fpn "
+            f"there is no backbone {backbone!r}; choose from {', '.join(TRUNKS)} and timm:NAME, each also with _fpn "
             "(a feature pyramid) or _c4 (one map of stride 16) behind it"
         )
     return name, fpn
@@ -163,12 +163,12 @@ class PyramidBackbone(nn.Module):
     Its state dict has the names of torchvision's ``BackboneWithFPN``.
 
     Args:
-        trunk: with maps of these strides.
-        strides: of the trunk's maps that enter the pyramid.
-        channels: of every map of the pyramid.
+        trunk: has a map of each of these strides.
+        strides: strides of the trunk's maps that enter the pyramid.
+        channels: number of channels of every map of the pyramid.
         top: the levels above the last map: "pool" subsamples it once (Faster R-CNN), "p6p7" applies two convolutions
             (RetinaNet, FCOS).
-        norm: BatchNorm in the pyramid.
+        norm: whether the pyramid has BatchNorm.
     """
 
     def __init__(self, trunk: Trunk, strides: Sequence[int], channels: int, top: Top, *, norm: bool = False) -> None:

@@ -22,7 +22,7 @@ class Call:
 def record_call(owner: nn.Module, name: str) -> Iterator[Call]:
     """Records the calls of ``owner.name``, a submodule, a method or any other callable, inside the context.
 
-    The step computes the same, and the owner is as before afterwards. torchvision matches and samples in methods, which
+    The step computes the same, and the owner is restored afterwards. torchvision matches and samples in methods, which
     have no hooks, so a wrapper replaces the step on this one object. Two threads must not record on one network.
     """
     step, call, attributes = getattr(owner, name), Call(), vars(owner)

@@ -115,7 +115,7 @@ class DeployedFasterRCNN(Deployed):
         return detections(found, labels, **limits, first_label=1)
 
     def _propose(self, logits: Tensor, deltas: Tensor, anchors: Tensor, rows: Sequence[int], size: Size) -> Tensor:
-        """(batch, P, 4) proposals by falling score; empty slots are zeros."""
+        """(batch, P, 4) proposals by descending score; empty slots are zeros."""
         rpn = self.network.rpn
         parts = zip(logits.split(rows, 1), deltas.split(rows, 1), anchors.split(rows), strict=True)
         found = []

@@ -52,20 +52,20 @@ def faster_rcnn(
         weights: name of torchvision weights, or a file; see `eyas.detectors.torchvision.pretrained`.
         norm: "batch" or "frozen" BatchNorm in the backbone.
         fpn_channels: channels of every level of an FPN.
-        fpn_norm: BatchNorm in the FPN.
-        strides: of the trunk's maps that enter an FPN. Another level, of twice the last stride, only proposes.
+        fpn_norm: whether the FPN has BatchNorm.
+        strides: strides of the trunk's maps that enter an FPN. One more level, of twice the last stride, only proposes.
         anchor_sizes: pixels. With an FPN one number, or a list of numbers, per level; else all for the single map.
             Default: 8 times the stride with an FPN, 32 to 512 without.
         anchor_ratios: height over width.
-        head_width: of the two layers of the RoI head.
-        dropout: after each layer of VGG's RoI head.
-        proposals_train: the most proposals of an image in training, per level before NMS and in all after it.
+        head_width: width of the RoI head's two layers.
+        dropout: probability, after each layer of VGG's RoI head.
+        proposals_train: maximum proposals per image in training: per level before NMS, in total after it.
         proposals_test: the same in evaluation.
-        rpn_samples: anchors of an image in the RPN's loss.
-        roi_samples: proposals of an image in the RoI head's loss.
+        rpn_samples: anchors per image in the RPN's loss.
+        roi_samples: proposals per image in the RoI head's loss.
         score_threshold: lowest score of a detection.
         nms_threshold: IoU above which NMS drops the lower-scoring of two detections of one class.
-        detections: the most per image.
+        detections: maximum number per image.
 
     Raises:
         EyasError: an unknown backbone, options that contradict it, or weights that do not fit.

@@ -120,7 +120,7 @@ def _centerness_matched(matched: MatchedAnchors) -> MatchedAnchors:
 def _mined(
     network: SSD, targets: Sequence[Mapping[str, Tensor]], logits: Tensor, owners: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """SSD's positives and hard negatives, each (batch, A) bool. Those are the negatives of highest loss in each image.
+    """SSD's positives and hard negatives (those of highest loss in each image), each (batch, A) bool.
 
     Repeats the operations of torchvision's ``SSD.compute_loss``, which does not expose its choice. Like it, this
     counts positives among the negatives where an image has too few negatives.

@@ -57,8 +57,8 @@ def retinanet(
         weights: name of torchvision weights, or a file; see `eyas.detectors.torchvision.pretrained`.
         norm: "batch" or "frozen" BatchNorm in the backbone.
         fpn_channels: channels of every level of an FPN, and of the head.
-        fpn_norm: BatchNorm in the FPN.
-        strides: of the trunk's maps that enter an FPN.
+        fpn_norm: whether the FPN has BatchNorm.
+        strides: strides of the trunk's maps that enter an FPN.
         top: "p6p7" adds levels of 2 and 4 times the last stride, "pool" one of 2 times.
         anchor_sizes: pixels. With an FPN one number, or a list of numbers, per level; else all for the single map.
             Default: 4 times the stride, and 2^(1/3) and 2^(2/3) times that, rounded down.
@@ -67,7 +67,7 @@ def retinanet(
         head_norm: GroupNorm after each, so that a network trains from scratch at the usual learning rates.
         score_threshold: lowest score of a detection.
         nms_threshold: IoU above which NMS drops the lower-scoring of two detections of one class.
-        detections: the most per image.
+        detections: maximum number per image.
 
     Raises:
         EyasError: an unknown backbone, options that contradict it, or weights that do not fit.
@@ -117,14 +117,14 @@ def fcos(
         weights: name of torchvision weights, or a file; see `eyas.detectors.torchvision.pretrained`.
         norm: "batch" or "frozen" BatchNorm in the backbone.
         fpn_channels: channels of every level of an FPN, and of the head; 64 or more, in steps of 32 (GroupNorm).
-        fpn_norm: BatchNorm in the FPN.
-        strides: of the trunk's maps that enter an FPN.
+        fpn_norm: whether the FPN has BatchNorm.
+        strides: strides of the trunk's maps that enter an FPN.
         top: "p6p7" adds levels of 2 and 4 times the last stride, "pool" one of 2 times.
         head_convs: 3x3 convolutions before the last one, for classes and for boxes.
         center_radius: cells within this many strides of a box's centre are trained to detect it.
         score_threshold: lowest score of a detection.
         nms_threshold: IoU above which NMS drops the lower-scoring of two detections of one class.
-        detections: the most per image.
+        detections: maximum number per image.
 
     Raises:
         EyasError: an unknown backbone, options that contradict it, or weights that do not fit.
@@ -172,12 +172,12 @@ def ssd(
         weights: name of torchvision weights, or a file; see `eyas.detectors.torchvision.pretrained`.
         norm: "batch" or "frozen" BatchNorm in the backbone.
         extra_levels: maps after the trunk's; SSD300 has its own four.
-        extra_channels: of these maps.
+        extra_channels: channels of each of these maps.
         min_scale: side of the smallest default boxes, as a fraction of the image; SSD300 has its own.
         max_scale: side of the largest default boxes, as a fraction of the image; SSD300 has its own.
         score_threshold: lowest score of a detection.
         nms_threshold: IoU above which NMS drops the lower-scoring of two detections of one class.
-        detections: the most per image.
+        detections: maximum number per image.
 
     Raises:
         EyasError: an unknown backbone, options that contradict it, or weights that do not fit.

@@ -70,7 +70,7 @@ def read_weights(weights: str | Path, family: Family, trunk: str, *, fpn: bool) 
             names.setdefault(name, entry)
     if str(weights) not in names:
         known_names = ", ".join(names) or "none for this model"
-        raise EyasError(f"there are no weights {str(weights)!r}: no such file, and torchvision's names: {known_names}")
+        raise EyasError(f"there are no weights {str(weights)!r}: no such file; torchvision's names are {known_names}")
     entry = names[str(weights)]
     try:
         found = Weights(str(weights), entry.get_state_dict(progress=False, check_hash=True, weights_only=True))
@@ -97,7 +97,7 @@ def load_trunk(module: nn.Module, weights: Weights) -> None:
 
 
 def without_epsilon(weights: Weights) -> Weights:
-    """Weights for a BatchNorm of epsilon 0 to weights for one of 1e-5, which is subtracted from the variances.
+    """Convert weights for a BatchNorm of epsilon 0 to one of 1e-5, by subtracting it from the variances.
 
     A state dict does not record its epsilon, so the variances have to carry it.
     """

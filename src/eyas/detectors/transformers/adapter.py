@@ -42,7 +42,7 @@ class TransformersDetector(nn.Module):
         model: one of the classes in `eyas.detectors.transformers.levels.FAMILIES`.
         classes: class names in label order; by default those of the model's config.
         processor: the model's image processor; by default the library's for this kind of model.
-        score_threshold: detections must score more.
+        score_threshold: detections must score above this.
         anchor_scale: side of the square anchor of every level, in strides.
         anchor_ratios: height over width.
 
@@ -108,8 +108,8 @@ class TransformersDetector(nn.Module):
         return {**terms, first: terms[first] + 0 * sum(idle, output.loss.new_zeros(()))}
 
     def predict(self, images: Tensor) -> list[Prediction]:
-        """Detections by the library's own post-processing, by falling score, without NMS. Boxes may extend beyond the
-        image.
+        """Detections by the library's own post-processing, by descending score, without NMS. Boxes may extend beyond
+        the image.
 
         Args:
             images: (batch, 3, height, width) in [0, 1].
@@ -168,7 +168,7 @@ def transformers_detector(
             of the same architecture (.safetensors, or .pt read without pickle). Tensors whose shapes depend on the
             number of classes start anew if it differs, and a warning says so.
         config: values that replace those of the configuration, such as num_queries.
-        score_threshold: detections must score more.
+        score_threshold: detections must score above this.
         anchor_scale: side of the square anchor of every level, in strides.
         anchor_ratios: height over width.
 

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from eyas.detectors.transformers.adapter import TransformersDetector
 
 PROBED = 1000
-"""Number of queries that show an image processor's rule; more than any rule keeps."""
+"""Number of queries used to find an image processor's rule; more than any rule keeps."""
 
 
 class Rule(NamedTuple):
     """How an image processor turns queries into detections.
 
-    With softmax, the best class of each query, where the last column means no object; else the best pairs of query and
+    With softmax: the best class of each query; the last column means no object. Otherwise: the best pairs of query and
     class, at most this number, or as many as there are queries.
     """
 
@@ -82,7 +82,7 @@ class DeployedTransformers(Deployed):
 
 
 class OpenSizes(TorchFunctionMode):
-    """Inside, ``torch.linspace`` and ``torch.as_tensor`` keep sizes open that are open in a trace.
+    """In the context, ``torch.linspace`` and ``torch.as_tensor`` keep open the sizes that a trace keeps open.
 
     `torch.export` silently turns the steps of the former and the numbers of the latter into constants. Deformable DETR
     and its relatives use both for grids of cells and sizes of maps, so their graphs would fit the traced size only.

@@ -110,7 +110,7 @@ class Family:
         processor: the library's image processor, for a model without its own.
         divisor: config -> both sides of the input must be multiples of it.
         tokens: config -> the tokens to reshape to maps; None if there are none.
-        idle: parameters that no loss depends on, in some batches or in any.
+        idle: parameters that no loss depends on, in some batches or in all.
         proposals: config -> the output field with the boxes that the queries start from, if scores of the encoder
             select them; else None.
         ordered, strict: see `eyas.detectors.deployed.Deployed`.

@@ -29,7 +29,7 @@ LOADER_OPTIONS = frozenset(
 
 
 def library() -> Any:
-    """transformers. Raises EyasError when it is not installed."""
+    """The transformers package. Raises EyasError when it is not installed."""
     try:
         import transformers
     except ImportError as error:
@@ -53,7 +53,7 @@ def load_model(
     """
     refused = sorted(LOADER_OPTIONS & set(overrides))
     if refused:
-        raise EyasError(f"{source}: {refused[0]} is no value of a configuration; leave it out of config")
+        raise EyasError(f"{source}: {refused[0]} is not a value of a configuration; leave it out of config")
     given = str(weights) if weights is not None else None
     origin = source if given == PRETRAINED else given
     config = _read(source, library().AutoConfig, **overrides)
@@ -100,7 +100,7 @@ def _say_renamed(source: str, own: Sequence[str], classes: Sequence[str] | None)
     if classes is None or len(own) != len(classes) or list(own) == list(classes) or own[0].startswith("LABEL_"):
         return
     warnings.warn(
-        f"{source} has as many classes as are asked for but other names, so its head is kept and they are renamed: "
+        f"{source} has as many classes as requested but other names, so its head is kept and they are renamed: "
         f"{own[0]} is now {classes[0]}, and so on",
         stacklevel=4,
     )

@@ -15,7 +15,7 @@ from eyas.report.runs import Run
 from eyas.report.svg import colour_legend, drawing
 
 CLASSES_DRAWN = 40
-"""Above it a chart of all classes would be taller than any screen; the table has them all."""
+"""With more classes the chart would be taller than any screen; the table has them all."""
 
 
 def section(data: ReportData) -> Html:
@@ -35,7 +35,7 @@ def section(data: ReportData) -> Html:
 
 
 def _mean(seeds: Mapping[int, Run], label: str, name: str) -> float:
-    """NaN where the metric is undefined for the class, which depends on the data and so is the same for every seed."""
+    """The mean over the seeds; NaN where the metric is undefined for the class, which no seed changes."""
     values = [run.per_class[label].get(name) for run in seeds.values()]
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else math.nan

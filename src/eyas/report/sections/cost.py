@@ -23,7 +23,7 @@ AXES: Mapping[str, Callable[[ModelCost], float]] = {
 
 def section(data: ReportData) -> Html:
     if not data.models:
-        raise LeftOut("none of the runs has its weights, which are measured.")
+        raise LeftOut("none of the runs has its weights, so nothing can be measured.")
     costs = {name: model.cost for name, model in data.models.items() if model.cost is not None}
     if not costs:
         raise LeftOut("nothing was measured, since without the data the size of an image is not known; give --data.")

@@ -54,7 +54,7 @@ def section(data: ReportData) -> Html:
 def definitions(threshold: float) -> str:
     """The kinds of error, in words."""
     return (
-        f"Detections with a score of at least {threshold:g}, by falling score. Correct: IoU of at least {MATCH:g} with "
+        f"Detections with a score of at least {threshold:g}, highest first. Correct: IoU of at least {MATCH:g} with "
         "an object of its class that no better one has taken. Duplicate: the same, but the object is taken. Wrong "
         f"class: IoU of at least {MATCH:g} with an object of another class. Badly localised: IoU of {TOUCH:g} to "
         f"{MATCH:g} with an object of its class. False: all others, on the background. Detections on ignore regions do "
@@ -66,7 +66,7 @@ def definitions(threshold: float) -> str:
 def _by_kind(
     counts: Counts, drawn: Sequence[str], names: Mapping[str, str], objects: int, axis: str, caption: str
 ) -> tuple[Html, Html]:
-    """A legend; and stacked bars of some kinds in percent of the objects beside a table of all, by detector."""
+    """A legend, and by detector: stacked bars of some kinds, in percent of the objects, beside a table of all kinds."""
     bars = {name: [100 * found[kind] / max(1, objects) for kind in drawn] for name, found in counts.items()}
     draw = partial(charts.bars, rows=bars, colours=[KIND_COLOURS[kind] for kind in drawn], x=axis)
     label = f"{axis}, by detector: " + ", ".join(names[kind] for kind in drawn) + "; the table has the numbers"

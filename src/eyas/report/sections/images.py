@@ -24,7 +24,7 @@ from eyas.types import Prediction, Record
 LONG_SIDE = 520
 """Pixels of a photograph's longer side: about twice what a column of the page is wide."""
 DPI = 240
-"""Dots per inch: the words on the boxes can be read when the picture is half as wide."""
+"""Dots per inch, so that the words on the boxes stay readable at half the width."""
 QUALITY = 80
 MISSED = "#f0e442"
 VERDICT_COLOURS = {

@@ -22,7 +22,7 @@ from eyas.report.runs import TEACHER, Run
 from eyas.types import Detector, Target
 
 IMAGES = 4
-"""Images that the masks are drawn on."""
+"""Number of images that the masks are drawn on."""
 BACKGROUND = "#e8eaed"
 """Behind the titles, in light and dark mode."""
 STYLE = {"figure.facecolor": BACKGROUND, "savefig.facecolor": BACKGROUND, "savefig.dpi": 200}
@@ -51,7 +51,7 @@ def section(data: ReportData) -> Html:
 
 
 def mask_options(runs: Iterable[Run]) -> tuple[float, AssignmentRule, str]:
-    """psi and assignment of the first of the runs whose method has them, and in words where they come from."""
+    """psi and assignment of the first run whose method has them, and a phrase that says where they come from."""
     for run in runs:
         methods = run.config.get("method")
         for method in methods if isinstance(methods, list) else [methods]:

@@ -40,7 +40,7 @@ def section(data: ReportData) -> Html:
 
 
 def _most_common(source: DataSource) -> list[str]:
-    """The classes with the most objects, falling, `PANELS` at most."""
+    """Up to `PANELS` classes with the most objects, in descending order."""
     labels = np.concatenate([record.labels for record in source.records])
     counts = np.bincount(labels, minlength=len(source.classes))
     return [source.classes[label] for label in np.argsort(-counts, kind="stable")[:PANELS] if counts[label]]

@@ -75,7 +75,7 @@ def _by_seed(arm: ArmResult, name: str) -> dict[int, float]:
 
 
 def _without_empty_columns(lines: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The rows, head first, without the columns that are empty below the head, as memory in runs without its log."""
+    """The rows, head first, without the columns that are empty below the head, such as memory when no run logged it."""
     filled = [column for column in range(len(lines[0])) if column == 0 or any(line[column] for line in lines[1:])]
     return [[line[column] for column in filled] for line in lines]
 

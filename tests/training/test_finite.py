@@ -69,5 +69,5 @@ def test_steps_that_only_queued_work_share_the_time_out() -> None:
         with meter.working():
             pass
         meter.step(waited=step == 4)
-    assert meter.figures()["steps"] == 4
+    assert meter.totals()["steps"] == 4
     assert len(set(meter._seconds)) == 1

@@ -71,7 +71,7 @@ def benchmark(
         spans, whole = time_steps(setup.trainer(module, spec), steps, warmup)
         print(table(spans, whole, steps))
         if json_file is not None:
-            write_json(json_file, figures(spans, whole, steps))
+            write_json(json_file, numbers(spans, whole, steps))
 
 
 def say_breaks(student: Detector, setup: Setup) -> None:
@@ -115,7 +115,7 @@ def _endless(trainer: Trainer) -> Iterator[Any]:
         epoch += 1
 
 
-def figures(spans: Spans, whole: float, steps: int) -> dict[str, Any]:
+def numbers(spans: Spans, whole: float, steps: int) -> dict[str, Any]:
     """Milliseconds in a step and peak bytes, by part, and milliseconds of a whole step."""
     seconds = {name: spans.seconds[name] for name in PARTS if name in spans.seconds}
     parts = {name: {"ms": 1e3 * part / steps, "peak_bytes": spans.peaks.get(name)} for name, part in seconds.items()}
@@ -126,7 +126,7 @@ def table(spans: Spans, whole: float, steps: int) -> str:
     """The parts of a step, in its order, with their share."""
     total = sum(spans.seconds.values())
     rows = [["part", "ms", "share", "peak MiB"]]
-    for name, part in figures(spans, whole, steps)["parts"].items():
+    for name, part in numbers(spans, whole, steps)["parts"].items():
         peak = "-" if part["peak_bytes"] is None else f"{part['peak_bytes'] / 2**20:.0f}"
         rows.append([name, f"{part['ms']:.2f}", f"{spans.seconds[name] / total:.1%}", peak])
     whole_row = ["a step, not taken apart", f"{1e3 * whole / steps:.2f}", "", ""]

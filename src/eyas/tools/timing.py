@@ -113,7 +113,7 @@ class CostMeter:
         self._seconds += [self._pending / self._steps] * self._steps
         self._pending, self._steps = 0.0, 0
 
-    def figures(self) -> dict[str, Any]:
+    def totals(self) -> dict[str, Any]:
         """The number of steps, their median in seconds, and peak memory in bytes of the process and the CUDA device."""
         on_cuda = self.device.type == "cuda"
         return {

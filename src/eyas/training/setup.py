@@ -99,8 +99,8 @@ class Setup(ExitStack):
         for source in (self.train, self.val):
             if source.problems:
                 count = len(source.problems)
-                told = f"{count} problem{'s' if count > 1 else ''} in split {source.split}: boxes dropped or clipped"
-                self.say(f"warning   {told}; see `eyas data {source.root}`")
+                text = f"{count} problem{'s' if count > 1 else ''} in split {source.split}: boxes dropped or clipped"
+                self.say(f"warning   {text}; see `eyas data {source.root}`")
         return self
 
     def teacher_session(

@@ -117,7 +117,7 @@ class Trainer:
         progress.finish(task)
         if self.accelerator.is_main_process:
             save_native(state.evaluated, self.folder)
-        self.log.once("cost", step=state.step, **self.cost.figures())
+        self.log.once("cost", step=state.step, **self.cost.totals())
         return result or self.score(progress)  # of a finished run, which has logged it
 
     def train_epoch(self, request: StopRequest, progress: Progress, task: TaskID) -> None:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ from functools import cache
 from multiprocessing import active_children
 from multiprocessing.context import BaseContext
 from multiprocessing.util import Finalize
+from types import TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -112,9 +114,16 @@ def worker_options(workers: int, timeout: float) -> dict[str, Any]:
 
 def _begin(worker: int) -> None:
     leave_signals_to_parent(worker)
+    sys.excepthook = _report_unless_disconnected  # multiprocessing's thread that hands batches over calls it
     info = get_worker_info()
     if info is not None and isinstance(info.dataset, TracksWorkers):
         info.dataset.worker_progress.enter(worker)
+
+
+def _report_unless_disconnected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback, unless the reader of a batch has gone: when another worker dies, it stops reading halfway."""
+    if not issubclass(kind, ConnectionError):
+        sys.__excepthook__(kind, error, trace)
 
 
 class _Watch(threading.Thread):

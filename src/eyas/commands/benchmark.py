@@ -50,7 +50,6 @@ def benchmark(
     if steps < 1 or warmup < 0:
         raise EyasError(f"--steps must be at least 1 and --warmup at least 0, got {steps} and {warmup}")
     from eyas.distillation.distiller import Distiller
-    from eyas.runs.checkpoint import ModelSpec
     from eyas.runs.opening import resolve_detector
     from eyas.tools.files import write_json
     from eyas.training.loss_module import Baseline
@@ -58,7 +57,7 @@ def benchmark(
 
     run, scale = replace(run, trackers=None), 1.0 if teacher is None else teaching.teacher_scale
     with TemporaryDirectory() as folder, RunSetup(data, Path(folder) / "run", dataset, optim, run, scale) as setup:
-        spec = ModelSpec(student.model, setup.train.classes, student.backbone, student.options or {}, dataset.resize)
+        spec = setup.spec(student)
         detector = spec.build(student.weights)
         module: LossModule = Baseline(detector)
         if teacher is not None:

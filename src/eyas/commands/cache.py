@@ -30,21 +30,18 @@ def cache(
         run: the run of the distillation; the teacher takes its precision and device.
     """
     from eyas.distillation.distiller import Distiller
-    from eyas.runs.checkpoint import ModelSpec
     from eyas.runs.opening import resolve_detector
-    from eyas.training.preflight import check_classes, check_teacher_score
+    from eyas.training.preflight import check_classes
     from eyas.training.setup import Setup, chosen_methods
 
     methods, source = chosen_methods(teaching.method), resolve_detector(teacher)
     scale, pairs = teaching.teacher_scale, teaching.pairs
     with Setup(data, dataset, optim, run, scale) as setup:
-        spec = ModelSpec(student.model, setup.train.classes, student.backbone, student.options or {}, dataset.resize)
+        spec = setup.spec(student)
         detector = spec.build()
         session = setup.teacher_session(source, methods, cache, teaching.cache_dtype)
         if not teaching.any_teacher:
             check_classes(session.teacher, setup.train, teacher)
         distiller = Distiller(detector, session.teacher, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed)
-        taught = setup.score_teacher(session)
-        if taught is not None and not teaching.any_teacher:
-            check_teacher_score(taught, teacher)
+        setup.score_teacher(session, teacher, any_teacher=teaching.any_teacher)
         session.prepare(distiller.pairs)

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 import yaml
 
 from eyas.commands.compare import resolve_command
@@ -16,7 +15,8 @@ from eyas.comparison.arms import BASELINE, FORMER_BASELINE, ArmOptions
 from eyas.comparison.jobs import resume_options
 from eyas.comparison.plan import ARMS, TEACHER_FILE, Plan, make_plan
 from eyas.comparison.statistics import Comparison, note, rows
-from eyas.data import DetectionDataset, eval_transform, read
+from eyas.data import read
+from eyas.data.dataset import first_with_objects
 from eyas.data.digits import DigitsSpec, data_hash, write_digits
 from eyas.evaluation import EvaluationResult
 from eyas.evaluation.cost import ModelCost, measure
@@ -93,22 +93,20 @@ def caption(comparison: Comparison) -> str:
 
 
 def draw(out: Path, data: Path, folders: Mapping[str, Path]) -> None:
-    """Near cells and detections on the first four validation images with objects, as PNG files in ``out``.
+    """Near cells and detections on the first validation images with objects, as PNG files in ``out``.
 
     Args:
         folders: name to run folder, the teacher first.
     """
     models = {name: load(folder) for name, folder in folders.items()}
     teacher = models["teacher"]
-    dataset = DetectionDataset(read(data, "val"), eval_transform(ModelSpec.load(folders["teacher"]).resize))
-    full = [index for index, record in enumerate(dataset.source.records) if len(record.boxes)][:4]
-    images, targets = zip(*(dataset[index] for index in full), strict=True)
-    grids = anchor_grids(teacher, (images[0].shape[-2], images[0].shape[-1]))
+    images, targets = first_with_objects(read(data, "val"), ModelSpec.load(folders["teacher"]).resize)
+    grids = anchor_grids(teacher, (images.shape[-2], images.shape[-1]))
     masks = near_object_masks(grids, [target["boxes"] for target in targets])
     titles = [f"stride {level.stride}" for level in teacher.levels.values()]
-    near_masks(out / "near_masks.png", images, targets, masks, titles)
-    found = {name: detector.predict(as_float(torch.stack(images))) for name, detector in models.items()}
-    side_by_side(out / "detections.png", images, targets, found, teacher.classes)
+    near_masks(out / "near_masks.png", list(images), targets, masks, titles)
+    found = {name: detector.predict(as_float(images)) for name, detector in models.items()}
+    side_by_side(out / "detections.png", list(images), targets, found, teacher.classes)
 
 
 def remove(out: Path) -> None:

@@ -31,25 +31,22 @@ def distill(
         out: run folder to make.
     """
     from eyas.distillation.distiller import Distiller
-    from eyas.runs.checkpoint import ModelSpec
     from eyas.runs.opening import resolve_detector
-    from eyas.training.preflight import check_classes, check_teacher_score, describe_distillation, describe_student
+    from eyas.training.preflight import check_classes, describe_distillation, describe_student
     from eyas.training.reproducibility import seed_epoch
     from eyas.training.setup import RunSetup, chosen_methods
 
     methods, source = chosen_methods(teaching.method), resolve_detector(teacher)
     scale, pairs = teaching.teacher_scale, teaching.pairs
     with RunSetup(data, out, dataset, optim, run, scale) as setup:
-        spec = ModelSpec(student.model, setup.train.classes, student.backbone, student.options or {}, dataset.resize)
+        spec = setup.spec(student)
         detector = spec.build(student.weights)
         session = setup.teacher_session(source, methods, teaching.cache, teaching.cache_dtype)
         if not teaching.any_teacher:
             check_classes(session.teacher, setup.train, teacher)
         distiller = Distiller(detector, session.teacher, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed)
         trainer = setup.trainer(distiller, spec)
-        taught = setup.score_teacher(session)
-        if taught is not None and not teaching.any_teacher:
-            check_teacher_score(taught, teacher)
+        taught = setup.score_teacher(session, teacher, any_teacher=teaching.any_teacher)
         setup.say(f"student   {describe_student(spec, detector)}")
         session.prepare(distiller.pairs)
         # Draw as the first step will, whatever was drawn before: with a full cache, for one, no teacher was made.

@@ -39,11 +39,12 @@ def inspect(
         raise EyasError(f"--psi must lie in [0, 1], got {psi}")
     if images is not None and images < 1:
         raise EyasError(f"--images must be at least 1, got {images}")
+    from eyas.data.dataset import first_with_objects
     from eyas.data.workers import safe_batches
     from eyas.evaluation.predict import val_loader
     from eyas.evaluation.variance import inspect_features, table, to_json, verdict
     from eyas.report.plots import channel_variances
-    from eyas.report.sections.masks import draw_masks, first_with_objects
+    from eyas.report.sections.masks import draw_masks
     from eyas.runs.checkpoint import SPEC, ModelSpec
     from eyas.runs.opening import load
     from eyas.runs.results import run_source

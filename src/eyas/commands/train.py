@@ -25,14 +25,12 @@ def train(
         data: folder of a data set: COCO, VOC, KITTI or YOLO, recognised from its files.
         out: run folder to make.
     """
-    from eyas.runs.checkpoint import ModelSpec
     from eyas.training.loss_module import Baseline
     from eyas.training.preflight import describe_student
     from eyas.training.setup import RunSetup
 
     with RunSetup(data, out, dataset, optim, run) as setup:
-        classes, options = setup.train.classes, student.options or {}
-        spec = ModelSpec(student.model, classes, student.backbone, options, dataset.resize, "model.safetensors")
+        spec = setup.spec(student, "model.safetensors")
         detector = spec.build(student.weights)
         setup.say(f"model     {describe_student(spec, detector)}")
         trainer = setup.trainer(Baseline(detector), spec)

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from eyas.data.formats.records import DataSource
 from eyas.data.images import decode
-from eyas.data.transforms import Transform
+from eyas.data.options import Resize
+from eyas.data.transforms import Transform, eval_transform
 from eyas.data.workers import WorkerProgress, worker_options
 from eyas.ops.boxes import clip, scale
 from eyas.ops.pixels import filled
@@ -86,6 +87,14 @@ def collate(samples: Sequence[Sample]) -> tuple[Tensor, list[Target]]:
     for slot, image in zip(batch, images, strict=True):
         slot[:, : image.shape[-2], : image.shape[-1]] = image
     return batch, [target for _, target in samples]
+
+
+def first_with_objects(source: DataSource, resize: Resize, count: int = 4) -> tuple[Tensor, list[Target]]:
+    """The first ``count`` images with objects, or the first of all where none has any, as one batch."""
+    full = [index for index, record in enumerate(source.records) if len(record.boxes)]
+    chosen = (full or list(range(len(source.records))))[:count]
+    dataset = DetectionDataset(source, eval_transform(resize))
+    return collate([dataset[index] for index in chosen])
 
 
 def to_record_frame(prediction: Prediction, record: Record, size: Size) -> Prediction:

@@ -11,7 +11,7 @@ from typing import Protocol, Self
 import torch
 from accelerate import Accelerator
 
-from eyas.args import CacheDtype, DataArgs, OptimArgs, RunArgs
+from eyas.args import CacheDtype, DataArgs, OptimArgs, RunArgs, StudentArgs
 from eyas.cache.identity import TeacherOnDemand
 from eyas.cache.session import CacheSession
 from eyas.data import DataSource, read
@@ -27,6 +27,7 @@ from eyas.runs.opening import DetectorSource
 from eyas.tools.progress import Progress
 from eyas.training.accelerator import make_accelerator, process_settings
 from eyas.training.loss_module import LossModule
+from eyas.training.preflight import check_teacher_score
 from eyas.training.reproducibility import deterministic
 from eyas.training.trainer import Trainer
 from eyas.types import Detector
@@ -103,6 +104,11 @@ class Setup(ExitStack):
                 self.say(f"warning   {text}; see `eyas data {source.root}`")
         return self
 
+    def spec(self, student: StudentArgs, weights: str = ModelSpec.weights) -> ModelSpec:
+        """How the student is built for this data; ``weights`` names the file that its weights are saved as."""
+        classes, options = self.train.classes, student.options or {}
+        return ModelSpec(student.model, classes, student.backbone, options, self.dataset.resize, weights)
+
     def teacher_session(
         self, source: DetectorSource, methods: Sequence[Method], cache: Path | None, dtype: CacheDtype
     ) -> TeacherSession:
@@ -121,8 +127,12 @@ class Setup(ExitStack):
             progress=self.progress,
         )
 
-    def score_teacher(self, session: TeacherSession) -> EvaluationResult | None:
-        """Score the teacher on the validation images and say so; None where its classes are not the data's."""
+    def score_teacher(self, session: TeacherSession, name: str, *, any_teacher: bool) -> EvaluationResult | None:
+        """Score the teacher on the validation images and say so; None where its classes are not the data's.
+
+        Raises:
+            EyasError: it scores near zero, unless ``any_teacher``.
+        """
         if tuple(session.teacher.classes) != self.val.classes:
             return None
 
@@ -132,6 +142,8 @@ class Setup(ExitStack):
 
         result = session.score(self.val, self.metric, score)
         self.say(f"teacher   {result.headline()} on {len(self.val.records)} images")
+        if not any_teacher:
+            check_teacher_score(result, name)
         return result
 
 

@@ -10,8 +10,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from eyas.data import DataSource, DetectionDataset, collate, eval_transform
-from eyas.data.options import Resize
+from eyas.data.dataset import first_with_objects
 from eyas.evaluation.variance import inside, view_and_masks
 from eyas.nn.eval_mode import eval_mode
 from eyas.ops.near_objects import AssignmentRule
@@ -21,8 +20,6 @@ from eyas.report.plots import near_masks, rendered
 from eyas.report.runs import TEACHER, Run
 from eyas.types import Detector, Target
 
-IMAGES = 4
-"""Number of images that the masks are drawn on."""
 BACKGROUND = "#e8eaed"
 """Behind the titles, in light and dark mode."""
 STYLE = {"figure.facecolor": BACKGROUND, "savefig.facecolor": BACKGROUND, "savefig.dpi": 200}
@@ -59,14 +56,6 @@ def mask_options(runs: Iterable[Run]) -> tuple[float, AssignmentRule, str]:
             if "psi" in options and options.get("assignment", "global") in get_args(AssignmentRule):
                 return float(options["psi"]), options.get("assignment", "global"), f"as in {run.folder.name}"
     return 0.5, "global", "the default, since no method here has a mask of its own"
-
-
-def first_with_objects(source: DataSource, resize: Resize) -> tuple[Tensor, list[Target]]:
-    """The first images with objects, or the first of all where none has any, as one batch."""
-    full = [index for index, record in enumerate(source.records) if len(record.boxes)]
-    chosen = (full or list(range(len(source.records))))[:IMAGES]
-    dataset = DetectionDataset(source, eval_transform(resize))
-    return collate([dataset[index] for index in chosen])
 
 
 def draw_masks(

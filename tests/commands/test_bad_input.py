@@ -172,6 +172,31 @@ def test_a_teacher_that_scores_near_zero(refused: Refused, data: Path, out: Path
     assert main([*arguments, "--teacher=helpers.tiny:poor_teacher", "--any_teacher=true"]) == 0
 
 
+def test_validation_images_without_objects_do_not_accuse_the_teacher(
+    data: Path, run: Path, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The metric is undefined, and every command says why; the last weights count as the best."""
+    empty = write_squares(tmp_path / "data", train=4, val=2)
+    file = empty / "annotations" / "instances_val.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
+    why = "no image of split val has an object"
+    assert main(["data", str(empty)]) == 0
+    assert why in capsys.readouterr().out
+    arguments = ["distill", f"--data={empty}", f"--teacher={run}", f"--out={out}", *options(run_epochs=2)]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert said.index(why) < said.index("epoch   1/2") and "the last weights count as the best" in said
+    assert (out / "best.safetensors").read_bytes() == (out / "student.safetensors").read_bytes()
+    assert main(["evaluate", str(out), "--best=true", "--workers=0", "--device=cpu"]) == 0
+    assert why in capsys.readouterr().out
+
+
+def test_a_run_without_best_weights(refused: Refused, run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "best.safetensors").unlink()
+    assert "leave out --best" in refused("evaluate", copy, "--best=true")
+
+
 def test_a_teacher_of_other_classes(refused: Refused, run: Path, tmp_path: Path, out: Path) -> None:
     other = write_squares(tmp_path / "data", train=4, val=2, classes=("blue", "red"))
     arguments = ["distill", f"--data={other}", f"--teacher={run}", f"--out={out}", *options(run_epochs=1)]

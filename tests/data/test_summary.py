@@ -85,6 +85,7 @@ def test_a_split_without_objects():
     only = DataSource("yolo", Path("cells"), "val", ("cat",), source().records[2:])
     text = report(only, grids=lambda size: [default_grid((5, 5), size)])
     assert "box sizes    no objects" in text and "anchors      no objects" in text
+    assert "warning      no image of split val has an object" in text and "warning" not in report(source())
 
 
 def test_check_images_lists_what_a_training_would_stop_at(tmp_path):

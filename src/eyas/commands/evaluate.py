@@ -26,6 +26,7 @@ def evaluate(
         json_file: also write the metrics and costs there.
     """
     from eyas.evaluation import default_metric
+    from eyas.evaluation.ground_truth import remarks
     from eyas.evaluation.predict import predict_source, score
     from eyas.export.formats import cost_of, open_detector
     from eyas.runs.checkpoint import SPEC, ModelSpec
@@ -47,6 +48,8 @@ def evaluate(
         rows["teacher"] = (Path(teacher), load(teacher))
     scores: dict[str, Any] = {"metric": rule, "data": str(source.root), "split": source.split}
     with Progress() as progress:
+        for remark in remarks(rule, source):
+            progress.say(f"warning  {remark}")
         for name, (path, detector) in rows.items():
             found = predict_source(detector, source, feed.dataset(resize), where, progress, name)
             result = score(rule, source, found)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from eyas.data.formats.records import DataSource, Problem
     from eyas.data.interop import from_coco_detection, from_supervision, to_supervision
     from eyas.data.reading import read
-    from eyas.data.summary import check_images, report
+    from eyas.data.summary import check_images, report, without_objects
     from eyas.data.transforms import eval_transform, train_transform
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "to_record_frame",
     "to_supervision",
     "train_transform",
+    "without_objects",
     "write_coco",
 ]
 
@@ -42,7 +43,7 @@ HOMES = {
     "formats.records": ("DataSource", "Problem"),
     "interop": ("from_coco_detection", "from_supervision", "to_supervision"),
     "reading": ("read",),
-    "summary": ("check_images", "report"),
+    "summary": ("check_images", "report", "without_objects"),
     "transforms": ("eval_transform", "train_transform"),
 }
 """Module -> the names it provides. It is imported when first used, so reading annotations does not import torch."""

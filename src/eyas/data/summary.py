@@ -45,9 +45,21 @@ def report(source: DataSource, *, resize: Resize | None = None, grids: Grids | N
     sections = [_head(source), _classes(source), _image_sizes(source.records), _box_sizes(np.concatenate(boxes))]
     if grids is not None:
         sections.append(_coverage(boxes, frames, grids))
+    if (nothing := without_objects(source)) is not None:
+        sections.append(f"warning      {nothing}")
     sections.append(_problems(source))
     # File names need not be UTF-8, and a UTF-8 terminal refuses those that are not.
     return "\n\n".join(sections).encode("utf-8", "backslashreplace").decode()
+
+
+def without_objects(source: DataSource) -> str | None:
+    """A sentence about a split none of whose images has an object, and where its boxes went; None for any other."""
+    if any(len(record.boxes) for record in source.records):
+        return None
+    regions = sum(len(record.ignore) for record in source.records)
+    where = [f"ignore regions: {regions}"] if regions else []
+    where += [f"dropped or clipped boxes: {len(source.problems)}"] if source.problems else []
+    return f"no image of split {source.split} has an object" + (f" ({', '.join(where)})" if where else "")
 
 
 def check_images(source: DataSource, advance: Callable[[], object] = lambda: None) -> tuple[Problem, ...]:

@@ -18,12 +18,15 @@ class Metric(Protocol):
     Attributes:
         NAMES: names of its metrics; the first is the one that the field ranks by.
         FORMATS: data formats that are scored by these rules by default.
+        LEAVES_OUT: the objects that do not count, in words.
     """
 
     @property
     def NAMES(self) -> tuple[str, ...]: ...
     @property
     def FORMATS(self) -> tuple[str, ...]: ...
+    @property
+    def LEAVES_OUT(self) -> str: ...
 
     def evaluate(
         self, records: Sequence[Record], classes: Sequence[str], predictions: Sequence[Prediction]

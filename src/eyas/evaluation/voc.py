@@ -23,6 +23,7 @@ from eyas.evaluation.result import EvaluationResult, summarise
 from eyas.types import Prediction, Record
 
 FORMATS = ("voc",)
+LEAVES_OUT = "difficult objects"
 NAMES = ("map_50", "map_50_11")
 """AP at IoU 0.5: the area under the curve (VOC 2010 on), and the mean over eleven recall levels (VOC 2007)."""
 

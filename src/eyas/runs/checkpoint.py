@@ -96,6 +96,10 @@ def load_run(folder: str | Path, *, best: bool = False) -> Detector:
     if (folder / NATIVE).is_dir():  # it describes the detector even where the original source is gone
         spec = replace(spec, backbone=str(folder / NATIVE))
     path = folder / (BEST if best else spec.weights)
+    if best and not path.is_file() and (folder / spec.weights).is_file():
+        raise EyasError(
+            f"{path}: not there, since no evaluation had a metric; leave out --best to take the last weights"
+        )
     detector = _built(spec, folder, path)
     load_weights(detector.network, path)
     detector.network.eval()

@@ -27,8 +27,11 @@ def check_classes(teacher: Teacher, source: DataSource, name: str) -> None:
 
 
 def check_teacher_score(result: EvaluationResult, name: str) -> None:
-    """Raises EyasError when a teacher scores near zero: wrong weights, classes, normalisation or input size."""
-    if not result.primary >= WEAK_TEACHER:
+    """Raises EyasError when a teacher scores near zero: wrong weights, classes, normalisation or input size.
+
+    A metric that is undefined for the validation images says nothing about the teacher.
+    """
+    if result.primary < WEAK_TEACHER:
         raise EyasError(
             f"the teacher {name} scores {result.primary:.3f} on the validation images, so there is nothing to imitate. "
             "Check its weights, its classes and the input size; --any_teacher true continues anyway"

@@ -17,6 +17,7 @@ from eyas.cache.session import CacheSession
 from eyas.data import DataSource, read
 from eyas.distillation.teachers import RunningTeacher, Teacher
 from eyas.evaluation import EvaluationResult, default_metric
+from eyas.evaluation.ground_truth import remarks
 from eyas.evaluation.predict import score_detector, val_loader
 from eyas.methods import FGFI, LevelPair, Method
 from eyas.nn.compile import compile_levels
@@ -102,6 +103,8 @@ class Setup(ExitStack):
                 count = len(source.problems)
                 text = f"{count} problem{'s' if count > 1 else ''} in split {source.split}: boxes dropped or clipped"
                 self.say(f"warning   {text}; see `eyas data {source.root}`")
+        for remark in remarks(self.metric, self.val):
+            self.say(f"warning   {remark}")
         return self
 
     def spec(self, student: StudentArgs, weights: str = ModelSpec.weights) -> ModelSpec:

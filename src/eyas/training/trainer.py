@@ -169,7 +169,10 @@ class Trainer:
         self.state.save(self.folder / RESUME, self.accelerator)
 
     def evaluate(self, progress: Progress) -> EvaluationResult:
-        """Score the validation images, log it, and save the weights, also as best.safetensors for a new best."""
+        """Score the validation images, log it, and save the weights, also as best.safetensors for a new best.
+
+        While the metric is undefined, the last weights count as the best.
+        """
         state, network = self.state, self.state.evaluated.network
         broadcast_buffers(network)
         result = self.score(progress)
@@ -177,7 +180,7 @@ class Trainer:
         self.log("val", epoch=state.epoch, step=state.step, summary=result.summary, per_class=result.per_class)
         if self.accelerator.is_main_process:
             save_weights(network, self.folder / self.spec.weights)
-            if result.primary > state.best:
+            if result.primary > state.best or (math.isnan(result.primary) and state.best == -math.inf):
                 save_weights(network, self.folder / BEST)
         state.best = max(state.best, result.primary)
         return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from eyas.__main__ import main
@@ -106,6 +108,86 @@ def test_a_folder_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(EyasError, match=r"not the configuration of a detector|cannot read it"):
         load(str(tmp_path))
+
+
+def refused(folder: Path) -> str:
+    """The message with which `load` refuses a folder."""
+    with pytest.raises(EyasError) as caught:
+        load(str(folder))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ({"1": "red", "2": "blue"}, "id2label has the labels 1, 2; they must count from 0"),
+        ({"0": "red", "2": "blue"}, "id2label has the labels 0, 2"),
+        ({"0": "red", "1": None}, "id2label must map each label to a class name"),
+        ({"0": {"name": "red"}, "1": "blue"}, "id2label must map each label to a class name"),
+        ({"red": 0, "blue": 1}, "cannot read it"),
+        (["red", "blue"], "transformers cannot make a detector of it"),
+        ("red", "transformers cannot make a detector of it"),
+        (None, "its weights do not fit"),
+        ({str(label): str(label) for label in range(3)}, "its weights do not fit its config.json"),
+    ],
+    ids=str,
+)
+def test_class_names_that_cannot_be_are_refused(folder: Path, labels: Any, said: str) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    if labels is None:  # the library then invents LABEL_0 and LABEL_1, and a third class is in the weights
+        labels = config["id2label"] | {"2": "third"}
+    inverse = {name: int(label) for label, name in labels.items()} if said.startswith("id2label has") else {}
+    (folder / "config.json").write_text(json.dumps(config | {"id2label": labels, "label2id": inverse}))
+    message = refused(folder)
+    assert message.startswith(f"{folder}: ") and said in message
+
+
+def test_label2id_may_be_old_but_not_contradict(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"label2id": {"LABEL_0": 0, "LABEL_1": 1}}))
+    assert load(str(folder)).classes == CLASSES
+    (folder / "config.json").write_text(json.dumps(config | {"label2id": {"red": 1, "blue": 0}}))
+    assert "id2label gives red the label 0, and label2id 1" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model_type": "unheard_of"}, {"model_type": 3}, {"hidden_act": "none_such"}, {"hidden_size": "many"},
+        {"hidden_size": -1}, {"num_labels": "x"}, {"patch_size": {}}, {"image_size": 7},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_whatever_a_config_says_there_is_no_traceback(folder: Path, change: dict[str, Any]) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    assert refused(folder).startswith(f"{folder}: ")
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"\xff\xfe", b"[" * 100_000], ids=lambda content: repr(content[:4]))
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_json_of_another_kind_is_refused(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+    assert str(folder) in refused(folder)
+
+
+def test_weights_that_do_not_fit_are_refused(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    whole, tensors = file.read_bytes(), load_file(file)
+    name = "class_labels_classifier.layers.2.weight"
+
+    def said(state: dict[str, torch.Tensor]) -> str:
+        save_file(state, file, metadata={"format": "pt"})
+        return refused(folder)
+
+    assert "1 missing" in said({key: value for key, value in tensors.items() if key != name})
+    assert name in said(tensors | {name: torch.zeros(7, 32)})
+    assert "NaN or infinite" in said(tensors | {name: tensors[name] * torch.nan})
+    for cut in (0, 4, 2000, len(whole) - 10):
+        file.write_bytes(whole[:cut])
+        assert str(folder) in refused(folder)
+    file.unlink()
+    assert str(folder) in refused(folder)
 
 
 def test_the_cache_knows_a_folder_by_its_files(made: Path, folder: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from eyas.cache.store import read_json
 from eyas.evaluation.predict import anchor_grids
@@ -66,9 +66,20 @@ def detector_digest(detector: Detector) -> str:
     """SHA-256 of a detector's state and anchors, for one that is made by code or taken from a hub."""
     digest = hashlib.sha256()
     for name, value in sorted(detector.network.state_dict().items()):
+        if not isinstance(value, Tensor):  # the extra state of a module
+            digest.update(f"{name} {value!r}".encode())
+            continue
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(_content(value))
     for (name, level), grid in zip(detector.levels.items(), anchor_grids(detector, PROBE_SIZE), strict=True):
         anchors = (name, level.stride, level.box_range, grid.cell_anchors.tolist(), grid.size, grid.step, grid.offset)
         digest.update(repr(anchors).encode())
     return digest.hexdigest()
+
+
+def _content(value: Tensor) -> bytes:
+    """The bytes of a tensor's values in row-major order, whatever its layout, strides, device and dtype."""
+    dense = value.dequantize() if value.is_quantized else value.to_dense()
+    # A copy: `contiguous` leaves odd strides where a dimension has one entry or none, and `view` refuses those.
+    plain = dense.detach().cpu().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
+    return plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""

@@ -18,7 +18,7 @@ from eyas.detectors.deployed import Deployed
 from eyas.detectors.padding import Padding
 from eyas.detectors.transformers.deployed import DeployedTransformers, pixel_statistics
 from eyas.detectors.transformers.levels import FAMILIES, RATIOS, SCALE, add_token_maps, derive_levels
-from eyas.detectors.transformers.loading import library, load_model
+from eyas.detectors.transformers.loading import class_names, library, load_model, reading
 from eyas.ops.boxes import to_centre_size
 from eyas.types import EyasError, Prediction, Size, Target
 
@@ -173,17 +173,19 @@ def transformers_detector(
         anchor_ratios: height over width.
 
     Raises:
-        EyasError: transformers is not installed, nothing is found at the source, or weights that do not fit.
+        EyasError: transformers is not installed, nothing is found at the source, it describes no detector, or weights
+            that do not fit.
     """
-    model, processor = load_model(backbone, weights, classes, config or {})
-    return TransformersDetector(
-        model,
-        classes,
-        processor=processor,
-        score_threshold=score_threshold,
-        anchor_scale=anchor_scale,
-        anchor_ratios=anchor_ratios,
-    ).train()
+    with reading(backbone):
+        model, processor = load_model(backbone, weights, classes, config or {})
+        return TransformersDetector(
+            model,
+            classes,
+            processor=processor,
+            score_threshold=score_threshold,
+            anchor_scale=anchor_scale,
+            anchor_ratios=anchor_ratios,
+        ).train()
 
 
 def loss_terms(total: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -214,7 +216,7 @@ def as_labels(target: Target, size: Size) -> dict[str, Tensor]:
 
 
 def _class_names(config: Any, classes: Sequence[str] | None) -> tuple[str, ...]:
-    own = tuple(str(config.id2label[label]) for label in range(config.num_labels))
+    own = class_names(config, "the model's config")
     if classes is not None and len(classes) != len(own):
         raise EyasError(
             f"the head distinguishes {len(own)} classes and there are {len(classes)} names; build it through "

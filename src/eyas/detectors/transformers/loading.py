@@ -6,7 +6,8 @@ transformers is imported only when a model is loaded.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from eyas.detectors.weight_files import SUFFIXES, load_detector, read_weights_file
+from eyas.tools.tensor_files import check_weights
 from eyas.types import EyasError
 
 PRETRAINED = "pretrained"
@@ -57,7 +59,9 @@ def load_model(
     given = str(weights) if weights is not None else None
     origin = source if given == PRETRAINED else given
     config = _read(source, library().AutoConfig, **overrides)
-    own = [str(config.id2label[label]) for label in range(config.num_labels)]
+    if classes is None:
+        class_names(config, source)
+    own = [str(name) for name in config.id2label.values()]
     if classes is not None:
         config.id2label = dict(enumerate(classes))
         config.label2id = {name: label for label, name in config.id2label.items()}
@@ -71,10 +75,60 @@ def load_model(
         return model, _processor(source)
     if origin == source:
         _say_renamed(source, own, classes)
-    return _pretrained(origin, config), _processor(origin)
+    return _pretrained(origin, config, as_saved=classes is None), _processor(origin)
 
 
-def _pretrained(origin: str, config: Any) -> nn.Module:
+@contextmanager
+def reading(source: str) -> Iterator[None]:
+    """In the context, whatever the library raises about the content of a source becomes an EyasError that names it.
+
+    A source is a file that a stranger may have written, and the library checks little of it: a wrong value raises any
+    exception, anywhere between parsing it and the first forward pass.
+    """
+    try:
+        yield
+    except EyasError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise EyasError(f"{source}: transformers cannot make a detector of it ({reason}); check its files") from error
+
+
+def class_names(config: Any, source: str) -> tuple[str, ...]:
+    """The class names of a configuration, in label order. Labels count from 0 without gaps, as the head's columns do.
+
+    Raises:
+        EyasError: ``id2label`` is not such a list of names, or ``label2id`` gives its names other labels.
+    """
+    names = config.id2label
+    if not isinstance(names, Mapping) or not all(isinstance(name, str | int) for name in names.values()):
+        raise EyasError(f"{source}: id2label must map each label to a class name, got {str(names)[:100]}")
+    labels = sorted(names)
+    if labels != list(range(len(labels))):
+        shown = ", ".join(map(str, labels[:4])) + (", ..." if len(labels) > 4 else "")
+        raise EyasError(
+            f"{source}: id2label has the labels {shown}; they must count from 0 without gaps, one for each output of "
+            "the classification head: correct id2label in its config.json"
+        )
+    found = tuple(str(names[label]) for label in labels)
+    inverse = config.label2id if isinstance(config.label2id, Mapping) else {}
+    if inverse.keys() == set(found) and len(inverse) == len(found):
+        wrong = [name for label, name in enumerate(found) if inverse[name] != label]
+        if wrong:
+            raise EyasError(
+                f"{source}: id2label gives {wrong[0]} the label {found.index(wrong[0])}, and label2id "
+                f"{inverse[wrong[0]]}; correct its config.json"
+            )
+    return found
+
+
+def _pretrained(origin: str, config: Any, *, as_saved: bool) -> nn.Module:
+    """The model with the weights of ``origin``; ``as_saved``: for the classes of its own configuration.
+
+    Raises:
+        EyasError: weights that do not fit, NaN or infinite. Where the classes are not ``as_saved``, tensors of another
+            shape start anew instead, and a warning lists them.
+    """
     # By default the library would use the checkpoint's own type, which may be float16.
     model, report = _read(
         origin,
@@ -88,6 +142,11 @@ def _pretrained(origin: str, config: Any) -> nn.Module:
         some = ", ".join(sorted(report["missing_keys"])[:4])
         raise EyasError(f"{origin}: weights of another architecture; {len(report['missing_keys'])} missing: {some}")
     fresh = sorted({str(entry if isinstance(entry, str) else entry[0]) for entry in report["mismatched_keys"]})
+    if fresh and as_saved:
+        raise EyasError(
+            f"{origin}: its weights do not fit its config.json; {len(fresh)} of another shape: {', '.join(fresh[:4])}"
+        )
+    check_weights(origin, model.state_dict())
     if fresh:
         warnings.warn(
             f"{origin} is for another number of classes or queries; these tensors start anew: {', '.join(fresh)}",
@@ -122,5 +181,5 @@ def _read(source: str, reader: Any, **options: Any) -> Any:
     try:
         # A source may contain Python code. Without this argument the library asks on the terminal whether to run it.
         return reader.from_pretrained(source, trust_remote_code=False, **options)
-    except (OSError, ValueError) as error:  # the library raises these for anything it cannot find or read
+    except (OSError, ValueError) as error:  # the library raises these for what it cannot find
         raise EyasError(f"{source}: transformers cannot read it ({error})") from error

@@ -21,7 +21,8 @@ import eyas.data.dataset
 from eyas.__main__ import main
 from eyas.data import DetectionDataset, eval_transform, loader, read
 from eyas.data.options import Resize
-from eyas.data.workers import HUNG, WorkerProcess, WorkerProgress, name_failed_images, safe_batches
+from eyas.data.worker_watch import HUNG, name_failed_images, safe_batches
+from eyas.data.workers import WorkerProcess, WorkerProgress
 from eyas.types import EyasError, Record
 from helpers.tiny import options, write_squares
 
@@ -97,7 +98,7 @@ class ForkedWorker(ForkProcess, WorkerProcess):
 class Fetched:
     """A loader of one worker, which gives one batch and then waits for what another process sends it."""
 
-    num_workers, timeout = 1, 0.2
+    num_workers = 1
 
     def __init__(self, dataset: DetectionDataset, sender: Callable[[], None]) -> None:
         self.dataset = dataset
@@ -106,7 +107,7 @@ class Fetched:
         self.worker.start()
         end.close()  # the worker alone has it now
         assert self.worker.pid is not None
-        dataset.worker_progress._table[0] = torch.tensor([self.worker.pid, 3, 0])
+        dataset.worker_progress._table[0] = torch.tensor([self.worker.pid, 3, 0, -1])
 
     def __iter__(self) -> Iterator[str]:
         yield "first"
@@ -117,14 +118,14 @@ class Fetched:
     ("sender", "message"),
     [
         (lambda: time.sleep(1000), r"gave no batch for 0\.2 s; their last images were .*train3\.png"),
-        (lambda: time.sleep(0.5), r"a data worker exited unexpectedly; its last image was .*train3\.png"),
+        (lambda: time.sleep(0.05), r"a data worker exited unexpectedly; its last image was .*train3\.png"),
     ],
     ids=["stopped", "ended"],
 )
 def test_a_worker_that_does_not_hand_over_what_it_announced(
     data: Path, sender: Callable[[], None], message: str
 ) -> None:
-    batches = Fetched(DetectionDataset(read(data, "train"), eval_transform(Resize()), WorkerProgress(1)), sender)
+    batches = Fetched(DetectionDataset(read(data, "train"), eval_transform(Resize()), WorkerProgress(1, 0.2)), sender)
     with pytest.raises(EyasError, match=message):
         assert list(safe_batches(batches)) == []
     assert not batches.worker.is_alive()
@@ -171,7 +172,7 @@ def test_waiting_for_ever_is_a_choice(data: Path) -> None:
         loader(source, eval_transform(Resize()), batch_size=1, shuffle=False, workers=workers, seed=0, worker_timeout=9)
         for workers in (0, 1)
     ]
-    assert [batch.timeout for batch in batches] == [0, 9]
+    assert [batch.dataset.worker_progress.timeout for batch in batches] == [9, 9]
 
 
 def made(resident: Callable[[int], float], files: Callable[[int], int]) -> list[Sample]:

@@ -21,7 +21,8 @@ from eyas.cache.teacher import ImageVariant
 from eyas.data import Augmentation, DataSource, DetectionDataset, collate, train_transform
 from eyas.data.dataset import Draw, Sample, ground_truth
 from eyas.data.transforms import Transform
-from eyas.data.workers import WorkerProgress, name_failed_images, with_timeout, worker_options
+from eyas.data.worker_watch import name_failed_images, with_timeout
+from eyas.data.workers import WorkerProgress, worker_options
 from eyas.methods.imitation import FeatureImitation
 from eyas.nn.eval_mode import eval_mode
 from eyas.nn.taps import tap_features
@@ -104,7 +105,7 @@ class CacheFiller:
         return DataLoader(
             _Variants(self.source, self.data),
             batch_sampler=list(batches),
-            **worker_options(self.data.workers, self.data.worker_timeout),
+            **worker_options(self.data.workers),
             collate_fn=collate,
             generator=torch.Generator(),  # its own, so that the default one is untouched
         )
@@ -134,7 +135,7 @@ class _Variants(Dataset[Sample]):
     """The geometric variants of a source's images, by (index, variant)."""
 
     def __init__(self, source: DataSource, data: DataArgs) -> None:
-        self.source, self.worker_progress = source, WorkerProgress(data.workers)
+        self.source, self.worker_progress = source, WorkerProgress(data.workers, data.worker_timeout)
         self.sets = [DetectionDataset(source, _transform(data, variant), self.worker_progress) for variant in (0, 1)]
 
     def __getitem__(self, image: ImageVariant) -> Sample:

@@ -40,7 +40,7 @@ def inspect(
     if images is not None and images < 1:
         raise EyasError(f"--images must be at least 1, got {images}")
     from eyas.data.dataset import first_with_objects
-    from eyas.data.workers import safe_batches
+    from eyas.data.worker_watch import safe_batches
     from eyas.evaluation.predict import val_loader
     from eyas.evaluation.variance import inspect_features, table, to_json, verdict
     from eyas.report.plots import channel_variances

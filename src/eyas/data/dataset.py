@@ -15,6 +15,7 @@ from eyas.data.formats.records import DataSource
 from eyas.data.images import decode
 from eyas.data.options import Resize
 from eyas.data.transforms import Transform, eval_transform
+from eyas.data.worker_watch import with_timeout
 from eyas.data.workers import WorkerProgress, worker_options
 from eyas.ops.boxes import clip, scale
 from eyas.ops.pixels import filled
@@ -134,7 +135,10 @@ class EpochSampler(Sampler[Draw]):
 
 
 class Loader(DataLoader[Sample]):
-    """A `DataLoader` with the ``set_epoch`` that accelerate's prepared loaders have too."""
+    """A `DataLoader` that watches its workers and has the ``set_epoch`` of accelerate's prepared loaders."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, list[Target]]]:  # type: ignore[override]
+        return with_timeout(super().__iter__(), self)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, counted from 0, of the next iteration."""
@@ -178,10 +182,10 @@ def loader(
     if drop_last and len(source.records) < batch_size:
         raise EyasError(f"{source.root}: {len(source.records)} images do not fill one batch of {batch_size}")
     return Loader(
-        DetectionDataset(source, transform, WorkerProgress(workers)),
+        DetectionDataset(source, transform, WorkerProgress(workers, worker_timeout)),
         batch_size=batch_size,
         sampler=EpochSampler(len(source.records), shuffle=shuffle, seed=seed),
-        **worker_options(workers, worker_timeout),
+        **worker_options(workers),
         collate_fn=collate,
         drop_last=drop_last,
         persistent_workers=shuffle and workers > 0,

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from eyas.tools.shortage import shortage
 from eyas.types import EyasError, Record
 
 if TYPE_CHECKING:
@@ -121,6 +122,8 @@ def _opened(path: Path, trouble: str) -> Iterator[Image.Image]:
     except (Image.DecompressionBombError, MemoryError) as error:
         raise ImageError(_too_large(path, str(error) or "more than memory holds")) from error
     except Exception as error:  # a decoder meets broken files with many kinds, from struct.error to ZeroDivisionError
+        if shortage(error) is not None:
+            raise  # the file is not to blame
         raise ImageError(f"{path}: {trouble} ({error}); replace or remove it") from error
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from eyas.args import DataArgs
 from eyas.data import DataSource, eval_transform, loader, to_record_frame
 from eyas.data.dataset import Loader
-from eyas.data.workers import name_failed_images, safe_batches, with_timeout
+from eyas.data.worker_watch import name_failed_images, safe_batches, with_timeout
 from eyas.evaluation import EvaluationResult, evaluate
 from eyas.nn.eval_mode import eval_mode
 from eyas.nn.taps import tap_features

@@ -15,7 +15,7 @@ from torch import Tensor
 from eyas.args import DataArgs
 from eyas.data import DataSource
 from eyas.data.options import Resize
-from eyas.data.workers import safe_batches
+from eyas.data.worker_watch import safe_batches
 from eyas.detectors import deploy
 from eyas.evaluation import default_metric
 from eyas.evaluation.cost import count_flops

@@ -22,7 +22,7 @@ from eyas.args import DataArgs, OptimArgs, RunArgs
 from eyas.data import DataSource, collate, loader, train_transform
 from eyas.data.dataset import Loader
 from eyas.data.transforms import WithHostBoxes
-from eyas.data.workers import name_failed_images, with_timeout
+from eyas.data.worker_watch import name_failed_images, with_timeout
 from eyas.evaluation import EvaluationResult
 from eyas.evaluation.predict import score_detector, val_loader
 from eyas.nn.compile import compile_levels

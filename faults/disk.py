@@ -26,7 +26,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from eyas.data.digits import write_digits
-from eyas.runs.checkpoint import RESUME, ModelSpec, load_state
+from eyas.runs.checkpoint import ModelSpec, load_state
+from eyas.runs.config import RESUME
 from eyas.runs.log import LOG, read_log
 from eyas.runs.opening import load
 from eyas.types import EyasError

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from eyas.cache.shards import Shards
-from eyas.runs.checkpoint import RESUME
+from eyas.runs.config import RESUME
 from eyas.runs.log import read_log
 
 TIMED = ("cost",)

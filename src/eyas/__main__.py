@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -17,9 +18,13 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
-from eyas.commands.launch import Nodes, launch, slurm_environment
+from eyas.commands.failures import explained, lost_process
+from eyas.commands.launch import LOST_PROCESS, Nodes, launch, slurm_environment
 from eyas.commands.parsing import command_parser, parse_options, run_config, summary
-from eyas.tools.signals import Stopped, ended_by_reader, stopped_by_sigterm
+from eyas.runs.config import resume_note
+from eyas.tools.children import end_with_parent
+from eyas.tools.output import ended_by_reader, outlasting_reader, say_error
+from eyas.tools.signals import Stopped, stopped_by_termination
 from eyas.types import EyasError
 
 COMMANDS = (
@@ -31,6 +36,8 @@ POSITIONAL = ("data", "evaluate", "predict", "export", "inspect")
 """Commands whose required arguments are given by place."""
 LAUNCHED = ("train", "distill", "cache")
 """Commands that run on several devices."""
+WRITING = (*LAUNCHED, "demo", "compare", "predict", "export", "report")
+"""Commands that write files: they go on to their end when nobody reads what they print."""
 
 PLACES = ("nodes", "node_rank", "main_address")
 """Options that say where a process runs; not kept with the run."""
@@ -60,25 +67,32 @@ Every option can stand in a YAML file given by --config; --print_config prints t
 
 @ended_by_reader()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 1 from `doctor`, 2 for bad input, 130 on Ctrl-C, 143 on SIGTERM.
+    """Run one command. Returns the exit status: 0, 1 from `doctor`, 2 for bad input or too little memory, and 130 on
+    Ctrl-C, 143 on SIGTERM, 129 on SIGHUP.
 
-    Where the reader of the output has gone, as in `eyas --help | head -3`, SystemExit(1) ends it.
+    Where the reader of the output has gone, as in `eyas --help | head -3`, SystemExit(1) ends it, unless the command
+    is one of `WRITING`.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.append("")  # methods and teachers of your own are imported from the folder you are in
+    launched = end_with_parent()
     try:
-        with stopped_by_sigterm():
+        with stopped_by_termination():
             if arguments and arguments[0] in ("-h", "--help"):
                 print(overview())
                 return 0
             return _run(arguments, *parse(arguments))
-    except EyasError as error:
-        print(f"eyas: {error}", file=sys.stderr)
+    except Exception as error:
+        if launched and lost_process(error):
+            return LOST_PROCESS  # the launcher knows which process that is, and says it
+        if (message := explained(error)) is None:
+            raise
+        say_error(message)
         return 2
     except KeyboardInterrupt as stop:
         resume = "a training goes on from its checkpoint with --run.resume true, demo and compare when called again"
-        print(f"eyas: {str(stop) or f'stopped; {resume}'}", file=sys.stderr)
+        say_error(str(stop) or f"stopped; {resume}")
         return stop.status if isinstance(stop, Stopped) else 130
 
 
@@ -145,8 +159,10 @@ def _run(arguments: Sequence[str], name: str, parser: ArgumentParser, config: Na
         os.environ.update(slurm_environment(os.environ))
         nodes = Nodes(*(config.pop(option) for option in PLACES))
         if config.devices * nodes.number > 1 and "LOCAL_RANK" not in os.environ:
-            return launch([sys.executable, "-m", "eyas", *arguments], config.devices, nodes)
-    result = run_config(command(name), parser, config)
+            with resume_note(config.get("out")):
+                return launch([sys.executable, "-m", "eyas", *arguments], config.devices, nodes)
+    with outlasting_reader() if name in WRITING else nullcontext():
+        result = run_config(command(name), parser, config)
     return result if isinstance(result, int) else 0
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from eyas.tools.signals import ended_by_reader
+from eyas.tools.output import ended_by_reader
 
 
 @pytest.mark.parametrize(

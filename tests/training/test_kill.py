@@ -23,7 +23,8 @@ from faults.processes import command, wait_for
 
 import eyas.tools.signals
 from eyas.__main__ import main
-from eyas.tools.signals import Stopped, StopRequest, stop_requests, stopped_by_sigterm
+from eyas.runs.config import holds_run
+from eyas.tools.signals import Stopped, StopRequest, stop_requests, stopped_by_termination
 from eyas.training.trainer import Trainer
 from helpers.tiny import one_epoch, options, write_squares
 
@@ -84,7 +85,7 @@ def test_a_killed_run_continues_bit_for_bit(trial: Callable[..., Trial], whole: 
     first = killed(parts, "filling", usual, chance)
     assert first is not None and first.met == "filling"
     (records,) = cached(parts.cache).values()
-    assert len(records) < 16 and not parts.out.exists()
+    assert len(records) < 16 and not holds_run(parts.out)
     second = killed(parts, "saving", usual, chance)
     assert second is not None and second.met.startswith("saving")
     finished(parts)
@@ -269,7 +270,7 @@ def test_a_signal_that_nohup_ignores_stays_ignored() -> None:
 
 def test_sigterm_raises_outside_a_training() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Stopped) as stop, stopped_by_sigterm():
+    with pytest.raises(Stopped) as stop, stopped_by_termination():
         signal.raise_signal(signal.SIGTERM)
     assert stop.value.status == 143 and signal.getsignal(signal.SIGTERM) is before
 

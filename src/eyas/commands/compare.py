@@ -10,6 +10,7 @@ from eyas.commands.distill import distill
 from eyas.commands.parsing import resolve_options
 from eyas.commands.train import train
 from eyas.comparison.arms import ArmOptions
+from eyas.tools.locks import sole_use
 from eyas.tools.tables import print_table
 from eyas.types import EyasError
 
@@ -54,7 +55,10 @@ def compare(
     from eyas.report.comparison_files import write_comparison
 
     plan = make_plan(data, teacher, student, arms or {}, out=out, seeds=seeds, resolve=resolve_command)
-    failed = {} if report_only else train_missing(plan, jobs=jobs, threads=threads)
+    failed: Mapping[str, str] = {}
+    if not report_only:
+        with sole_use(out):
+            failed = train_missing(plan, jobs=jobs, threads=threads)
     comparison = compare_arms(plan.finished(), metric)
     write_comparison(out, comparison, about(plan))
     if comparison.arms:

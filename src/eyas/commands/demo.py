@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from eyas.commands.compare import about, raise_failed
+from eyas.tools.locks import sole_use
 from eyas.tools.tables import print_table
 from eyas.types import EyasError
 
@@ -31,6 +32,11 @@ def demo(
         train_teacher: train the teacher by its recipe (about an hour on two cores) instead of taking the bundled one.
         fresh: start over instead of resuming from what the folder holds.
     """
+    with sole_use(out):
+        _demo(out, seeds, train_teacher=train_teacher, fresh=fresh)
+
+
+def _demo(out: Path, seeds: list[int], *, train_teacher: bool, fresh: bool) -> None:
     from eyas.commands import digits
     from eyas.comparison.jobs import train_missing
     from eyas.comparison.plan import refuse_other_teacher

@@ -15,17 +15,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 
-from eyas.tools.signals import Stopped, stopped_by_sigterm
+from eyas.tools.children import SAVING, Children, end_all, how_it_ended, start_child, wait_for_all
+from eyas.tools.signals import Stopped, stopped_by_termination
 from eyas.types import EyasError
 
 PATIENCE = 10.0
 """Seconds that the other processes have to end by themselves when one has failed."""
-SAVING = 120.0
-"""Seconds for all processes to end the current step and save, when this process is interrupted or terminated."""
 POLL = 0.1
+LOST_PROCESS = 75
+"""Status of a process whose connection to another one was lost: EX_TEMPFAIL of sysexits.h."""
 INTERRUPTED = 128 + signal.SIGINT
 PORTS = (20000, 40000)
 """Where SLURM names no port, the job's number picks one in this range, so that two jobs on a node differ."""
@@ -69,43 +70,49 @@ def launch(command: Sequence[str], processes: int, nodes: Nodes = Nodes()) -> in
 
     The first process has this one's output. What the others write to standard error is shown when one of them failed
     and the first did not. When one fails, or this one is interrupted, all are ended.
+
+    Raises:
+        EyasError: a signal has ended one of them, or those of another machine are gone.
     """
     host, port = ("127.0.0.1", str(_free_port())) if nodes.address is None else nodes.host_and_port()
     with ExitStack() as stack:
         errors = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(processes)]
         running = [
-            subprocess.Popen(
+            start_child(
                 command,
-                env=_environment(rank, processes, nodes, host, port),
+                _environment(rank, processes, nodes, host, port),
                 stdout=subprocess.DEVNULL if rank else None,
                 stderr=errors[rank] if rank else None,
             )
             for rank in range(processes)
         ]
-        stack.callback(_end, running)
-        stack.enter_context(stopped_by_sigterm())
+        stack.callback(end_all, running, PATIENCE)
+        stack.enter_context(stopped_by_termination())
         try:
             failed = _wait(running)
         except Stopped as stop:
-            _end(running, SAVING)
+            end_all(running, SAVING)
             return stop.status
         except KeyboardInterrupt:
             # A terminal sends Ctrl-C to all of them, `kill` sends its signal to this process alone.
-            _await_all(running, 10 * POLL)
+            wait_for_all(running, 10 * POLL)
             for process in running:
                 if process.poll() is None:
                     process.send_signal(signal.SIGINT)
-            _await_all(running, SAVING)
+            wait_for_all(running, SAVING)
             if running[0].poll() == INTERRUPTED:
                 return INTERRUPTED  # the process has already reported it
             raise
-        _end(running)
         if failed is None:
             return 0
+        status = running[failed].returncode
+        end_all(running, PATIENCE)
+        if status < 0 or status == LOST_PROCESS:
+            raise EyasError(_why(failed, status, processes, nodes))
         if failed > 0:
             errors[failed].seek(0)
             sys.stderr.write(errors[failed].read().decode(errors="replace"))
-        return running[failed].returncode
+        return status
 
 
 def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -138,33 +145,37 @@ def first_host(nodes: str) -> str:
     return "" if match is None else "".join(part or "" for part in match.groups())
 
 
-def _wait(running: Sequence[subprocess.Popen[bytes]]) -> int | None:
+def _wait(running: Children) -> int | None:
     """Wait until all have ended, or one has failed: returns its rank. If all fail alike, the first one is reported."""
     while True:
         failed = [rank for rank, process in enumerate(running) if process.poll() not in (None, 0)]
         if failed:
             time.sleep(10 * POLL if failed[0] else 0)
-            return 0 if running[0].poll() == running[failed[0]].returncode else failed[0]
+            return _first_cause([process.poll() or 0 for process in running])
         if all(process.poll() == 0 for process in running):
             return None
         time.sleep(POLL)
 
 
-def _await_all(running: Sequence[subprocess.Popen[bytes]], patience: float) -> None:
-    deadline = time.monotonic() + patience
-    for process in running:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(max(deadline - time.monotonic(), 0))
+def _first_cause(statuses: Sequence[int]) -> int:
+    """The rank to report, of processes of which some failed: one's end takes the others with it.
+
+    One that a signal ended is a cause. One that lost its connection, or that its library then aborted, is an effect.
+    """
+
+    def effect(rank: int) -> tuple[int, int]:
+        status = statuses[rank]
+        return (3 if status == LOST_PROCESS else 2 if status == -signal.SIGABRT else 0 if status < 0 else 1), rank
+
+    return min((rank for rank, status in enumerate(statuses) if status), key=effect)
 
 
-def _end(running: Sequence[subprocess.Popen[bytes]], patience: float = PATIENCE) -> None:
-    for process in running:
-        process.terminate()
-    _await_all(running, patience)
-    for process in running:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+def _why(rank: int, status: int, processes: int, nodes: Nodes) -> str:
+    """The message for a process that a signal ended, or that lost the others."""
+    if status == LOST_PROCESS:
+        where = "of another machine" if nodes.number > 1 else f"of the {processes} of this training"
+        return f"the connection to a process {where} was lost, and all were ended; what that process printed says why"
+    return f"process {rank + 1} of {processes} {how_it_ended(status)}. The others were ended with it"
 
 
 def _environment(rank: int, processes: int, nodes: Nodes, host: str, port: str) -> dict[str, str]:

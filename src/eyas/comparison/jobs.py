@@ -9,21 +9,22 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import STDOUT, Popen
 from typing import Any
 
 import torch
 
 from eyas.comparison.plan import Arm, Plan, command_line, same_teacher
 from eyas.data import read
-from eyas.runs.checkpoint import RESUME
-from eyas.runs.config import CONFIG
-from eyas.runs.log import LOG, LogTail
+from eyas.runs.config import RESUME, holds_run
+from eyas.runs.log import LogTail
+from eyas.tools.children import SAVING, end_all, how_it_ended, start_child
+from eyas.tools.locks import sole_use
 from eyas.tools.progress import Progress
 from eyas.types import EyasError
 
@@ -122,12 +123,17 @@ def cores() -> int:
 
 
 def resume_options(folder: Path) -> dict[str, str]:
-    """The options that resume a run from its checkpoint. A run without one is removed, to start afresh."""
-    if (folder / RESUME).is_file():
-        return {"run.resume": "true"}
-    if (folder / LOG).is_file() or (folder / CONFIG).is_file():
-        shutil.rmtree(folder)
-    return {}
+    """The options that resume a run from its checkpoint. A run without one is removed, to start afresh.
+
+    Raises:
+        EyasError: another process is at work there.
+    """
+    saved = (folder / RESUME).is_file()
+    if saved or holds_run(folder):
+        with sole_use(folder):
+            if not saved:
+                shutil.rmtree(folder)
+    return {"run.resume": "true"} if saved else {}
 
 
 def run_jobs(
@@ -148,7 +154,7 @@ def run_jobs(
         EyasError: a job failed and ``keep_going`` is off. The others are stopped, and resume later.
     """
     share = share or ResourceShare.of_machine(len(jobs))
-    waiting, running, failed = list(jobs), dict[int, tuple[Job, subprocess.Popen[bytes]]](), dict[Job, str]()
+    waiting, running, failed = list(jobs), dict[int, tuple[Job, Popen[bytes]]](), dict[Job, str]()
     followed = {job: JobProgress(job) for job in jobs}
     steps, images = sum(job.steps for job in jobs), sum(job.steps * job.images for job in jobs)
     task = progress.task("train", steps, unit="steps", images=images / max(1, steps))
@@ -171,23 +177,20 @@ def run_jobs(
             done = sum(each.update() for each in followed.values())
             progress.advance(task, done, detail="   ".join(followed[job].text() for job, _ in running.values()))
     finally:
-        for _, process in running.values():
-            process.terminate()
-        for _, process in running.values():
-            process.wait()
+        end_all([process for _, process in running.values()], SAVING)
         progress.finish(task)
     return failed
 
 
-def _start(job: Job, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def _start(job: Job, environment: dict[str, str]) -> Popen[bytes]:
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     with job.printed.open("ab") as file:
-        return subprocess.Popen([*PROGRAM, *job.command], stdout=file, stderr=subprocess.STDOUT, env=environment)
+        return start_child([*PROGRAM, *job.command], environment, stdout=file, stderr=STDOUT)
 
 
 def _what_happened(job: Job, status: int) -> str:
     last = "\n".join(job.printed.read_text(errors="replace").splitlines()[-LINES_SHOWN:])
-    return f"{job.folder}: the training ended with status {status}; it printed last\n{last}"
+    return f"{job.folder}: the training {how_it_ended(status)}; it printed last\n{last}"
 
 
 def train_missing(plan: Plan, *, jobs: int | None = None, threads: int | None = None) -> dict[str, str]:

@@ -25,7 +25,6 @@ from eyas.tools.tensor_files import check_weights, read_pt, read_safetensors
 from eyas.types import Detector, EyasError
 
 SPEC = "model.json"
-RESUME = "last.pt"
 BEST = "best.safetensors"
 OVERSIZE = 4
 """A description may ask for at most this many times the bytes of the weights, which may be of a shorter type."""

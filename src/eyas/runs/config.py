@@ -18,6 +18,8 @@ from eyas.tools.files import make_folder, write_atomic, write_json
 from eyas.types import EyasError
 
 CONFIG = "config.yaml"
+RESUME = "last.pt"
+"""The checkpoint that a run resumes from."""
 VERSIONS = "versions.json"
 FREE = (
     *("data", "out", "teacher", "dataset.workers", "dataset.worker_timeout"),
@@ -46,6 +48,17 @@ def resolved_config() -> str:
 def holds_run(folder: Path) -> bool:
     """Whether a run has begun in a folder."""
     return (folder / LOG).exists() or (folder / CONFIG).exists()
+
+
+@contextmanager
+def resume_note(folder: Path | None) -> Iterator[None]:
+    """In the context, an error of a training in this folder notes how to go on, where there is a checkpoint."""
+    try:
+        yield
+    except Exception as error:
+        if folder is not None and (folder / RESUME).is_file():
+            error.add_note("the last checkpoint is intact: go on from it with --run.resume true")
+        raise
 
 
 def check_folder(folder: Path, *, resume: bool, config: str) -> None:

@@ -1,14 +1,12 @@
-"""SIGINT (Ctrl-C) and SIGTERM (`kill`, or a scheduler at its time limit): a training saves after its step and exits.
+"""SIGINT (Ctrl-C), SIGTERM (`kill`, or a scheduler at its time limit) and SIGHUP (a terminal that is closed).
 
-Outside the epochs of a training, and in its evaluations, both end a command at once, by an exception, so that contexts
-clean up. So does a reader of the output that closes the pipe: Python ignores SIGPIPE and raises BrokenPipeError.
+On each of them a training saves after its step and exits. Outside the epochs of a training, and in its evaluations,
+they end a command at once, by an exception, so that contexts clean up.
 """
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +16,8 @@ from types import FrameType
 SAME_SIGNAL_SECONDS = 2.0
 """Seconds after a first signal during which another counts as the same one: a terminal signals all processes of a
 command, and their launcher passes its signal on."""
-STOPS = (signal.SIGINT, signal.SIGTERM)
+TERMINATIONS = (signal.SIGTERM, signal.SIGHUP)
+STOPS = (signal.SIGINT, *TERMINATIONS)
 Handler = Callable[[int, FrameType | None], None]
 
 
@@ -79,35 +78,15 @@ def stop_requests() -> Iterator[StopRequest]:
 
 
 @contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
-    """In the context, SIGTERM raises `Stopped`, as SIGINT raises KeyboardInterrupt: its default skips cleanup."""
+def stopped_by_termination() -> Iterator[None]:
+    """In the context, SIGTERM and SIGHUP raise `Stopped`, as SIGINT raises KeyboardInterrupt: by default they skip
+    cleanup."""
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Stopped(number)
 
-    with _handling(stop, signal.SIGTERM):
+    with _handling(stop, *TERMINATIONS):
         yield
-
-
-@contextmanager
-def ended_by_reader() -> Iterator[None]:
-    """In the context, a reader that closes standard output's pipe, as `head` does, ends the command without an error.
-
-    Raises:
-        SystemExit: the reader has gone. The status is 1, Python's own for it.
-    """
-    try:
-        try:
-            yield
-        finally:
-            print(end="", flush=True)  # what is still in the buffer meets the closed pipe here, not at Python's exit
-    except BrokenPipeError:
-        try:
-            print(flush=True)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at Python's exit
-            raise SystemExit(1) from None
-        raise  # of another pipe, such as a tracker's
 
 
 @contextmanager
@@ -135,4 +114,5 @@ def leave_signals_to_parent(_: int) -> None:
         signal.signal(number, signal.SIG_DFL)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, once)

@@ -80,5 +80,5 @@ class FiniteLosses:
         images = ", ".join(self._records[index].image_id for index in number.records)
         raise EyasError(
             f"the {number.what} is not finite in step {number.step}: {values}; images {images}. Lower --optim.lr or "
-            "the weight of the method, lengthen --optim.warmup, or look at these images; the last checkpoint is intact"
+            "the weight of the method, lengthen --optim.warmup, or look at these images"
         )

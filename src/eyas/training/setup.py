@@ -25,6 +25,7 @@ from eyas.nn.fold_batchnorm import fold_teacher
 from eyas.runs.checkpoint import ModelSpec
 from eyas.runs.config import check_folder, holds_run, resolved_config, start_folder
 from eyas.runs.opening import DetectorSource
+from eyas.tools.locks import sole_use
 from eyas.tools.progress import Progress
 from eyas.training.accelerator import make_accelerator, process_settings
 from eyas.training.loss_module import LossModule
@@ -151,10 +152,10 @@ class Setup(ExitStack):
 
 
 class RunSetup(Setup):
-    """What every training needs before a model exists: a `Setup`, and the run folder.
+    """What every training needs before a model exists: a `Setup`, and the run folder, which it locks while it is open.
 
     Raises:
-        EyasError: the run folder is of another run.
+        EyasError: on entry, that the run folder is of another run, or that another process is at work there.
     """
 
     def __init__(
@@ -162,9 +163,17 @@ class RunSetup(Setup):
     ) -> None:
         resume = holds_run(out) if run.resume == "auto" else run.resume
         super().__init__(data, dataset, optim, replace(run, resume=resume), scale, out)
-        self.out = out
-        if self.accelerator.is_main_process:
-            check_folder(out, resume=resume, config=resolved_config())
+        self.out, self._resume = out, resume
+
+    def __enter__(self) -> Self:
+        try:
+            if self.accelerator.is_main_process:
+                self.enter_context(sole_use(self.out))
+                check_folder(self.out, resume=self._resume, config=resolved_config())
+            return super().__enter__()
+        except BaseException:
+            self.close()
+            raise
 
     def start(self) -> None:
         """Make the run folder."""

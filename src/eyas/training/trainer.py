@@ -27,7 +27,8 @@ from eyas.evaluation import EvaluationResult
 from eyas.evaluation.predict import score_detector, val_loader
 from eyas.nn.compile import compile_levels
 from eyas.ops.pixels import as_float
-from eyas.runs.checkpoint import BEST, RESUME, ModelSpec, save_native, save_weights
+from eyas.runs.checkpoint import BEST, ModelSpec, save_native, save_weights
+from eyas.runs.config import RESUME, resume_note
 from eyas.runs.log import RunLog
 from eyas.tools.progress import Progress
 from eyas.tools.signals import Stopped, StopRequest, stop_requests
@@ -105,7 +106,7 @@ class Trainer:
         self._start(progress)
         images = (self._loader.batch_size or 1) * self.optim.accumulate * self.accelerator.num_processes
         task = progress.task("train", self.total_steps, done=state.step, unit="steps", images=images)
-        with name_failed_images(self._loader), stop_requests() as request:
+        with resume_note(self.folder), name_failed_images(self._loader), stop_requests() as request:
             while state.epoch < self.run.epochs:
                 self.train_epoch(request, progress, task)
                 self.save()  # before the evaluation too: it may take long, and be what is killed

@@ -1,0 +1,32 @@
+"""The message of the error that ended a command, which then has exit status 2."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+
+from eyas.tools.shortage import shortage
+from eyas.types import EyasError
+
+LOST = re.compile(r"gloo|nccl|connection (closed|reset) by peer|broken pipe", re.IGNORECASE)
+"""What gloo and NCCL say when another process has gone."""
+
+
+def explained(error: Exception) -> str | None:
+    """The message for an error, with its notes; None for one that only a mistake in the code explains."""
+    text = shortage(error)
+    if text is None and isinstance(error, EyasError):
+        text = str(error)
+    if text is None and lost_process(error):
+        text = "the connection to another process of this training was lost; what that process printed says why"
+    if text is None and isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = error.filename or "a temporary folder or /dev/shm"
+        text = f"{where}: could not be written ({error.strerror}); free some space"
+    return None if text is None else "; ".join([text, *getattr(error, "__notes__", ())])
+
+
+def lost_process(error: Exception) -> bool:
+    """Whether a process failed because another one of the same training has gone."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return several and isinstance(error, RuntimeError) and LOST.search(str(error)) is not None

@@ -60,6 +60,13 @@ def test_shrink_by_hand() -> None:
     assert target["boxes"].tolist() == [[0.0, 1.0, 3.0, 4.0]], "the teacher's targets stay"
 
 
+def test_every_size_is_rounded() -> None:
+    for scale in (1.1, 1.25, 1.5, 2.0, 3.0, 3.7):
+        for side in range(1, 120):
+            small, _ = resize_for_student(torch.zeros(1, 1, side, 7), [], scale)
+            assert small.shape[-2:] == (max(1, round(side / scale)), max(1, round(7 / scale)))
+
+
 def test_a_scale_of_one_is_nothing() -> None:
     images, targets = batch(64, 96)
     assert all(

@@ -36,15 +36,17 @@ def views(
     *,
     layout: torch.memory_format = torch.contiguous_format,
     student_sizes: Sequence[tuple[int, int]] = SIZES,
+    student_strides: Sequence[int] = (8, 16),
 ) -> tuple[View, View]:
     """Random features of two levels; the student's require a gradient."""
     generator = torch.Generator().manual_seed(3)
 
-    def view(channels: int, sizes: Sequence[tuple[int, int]]) -> View:
+    def view(channels: int, sizes: Sequence[tuple[int, int]], strides: Sequence[int]) -> View:
         features = [torch.randn(2, channels, *size, generator=generator).to(memory_format=layout) for size in sizes]
-        return View(features, [Level(channels, stride, toy_grid) for stride in (8, 16)], IMAGE)
+        return View(features, [Level(channels, stride, toy_grid) for stride in strides], IMAGE)
 
-    student, teacher = view(student_channels, student_sizes), view(teacher_channels, SIZES)
+    student = view(student_channels, student_sizes, student_strides)
+    teacher = view(teacher_channels, SIZES, (8, 16))
     for feature in student.features:
         feature.requires_grad_()
     return student, teacher
@@ -182,8 +184,9 @@ def test_sparse_evaluation_is_used_below_the_share_of_near_cells(monkeypatch: py
     assert visited == [47]
 
 
-def test_maps_of_another_size_are_resized() -> None:
-    student, teacher = views(student_sizes=((5, 7), (9, 4)))
+def test_maps_of_another_stride_are_resized() -> None:
+    """Where both maps cover the whole image, sampling at the teacher's cells is a plain resize."""
+    student, teacher = views(student_sizes=((16, 24), (2, 3)), student_strides=(4, 32))
     method = prepared(FGFI(1.0, sparse_below=1.1), student, teacher)
     loss = method(student, teacher, TARGETS)
     masks = method.masks(teacher, TARGETS)

@@ -69,13 +69,13 @@ def test_with_a_cache_and_without(data: Path, teacher: Path, tmp_path: Path) -> 
 def test_the_switch_is_on_in_a_training_and_off_after_it(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train_batch, seen = Trainer.train_batch, []
+    train_step, seen = Trainer.train_step, []
 
     def watched(self: Trainer, *arguments: Any) -> Any:
         seen.append((torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic))
-        return train_batch(self, *arguments)
+        return train_step(self, *arguments)
 
-    monkeypatch.setattr(Trainer, "train_batch", watched)
+    monkeypatch.setattr(Trainer, "train_step", watched)
     for on in ("true", "false"):
         arguments = ["train", f"--data={data}", f"--out={tmp_path / on}"]
         assert main([*arguments, *options(run_epochs=1, run_deterministic=on)]) == 0

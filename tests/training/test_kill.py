@@ -94,16 +94,16 @@ def test_a_killed_run_continues_bit_for_bit(trial: Callable[..., Trial], whole: 
 
 def at_batch(patch: pytest.MonkeyPatch, number: int, act: Callable[[], object]) -> None:
     """Call a function in the middle of a batch, counted from 1 over the whole run."""
-    train_batch, seen = Trainer.train_batch, []
+    add_gradient, seen = Trainer.add_gradient, []
 
     def disturbed(self: Trainer, *arguments: Any) -> Any:
-        result = train_batch(self, *arguments)
+        result = add_gradient(self, *arguments)
         seen.append(1)
         if len(seen) == number:
             act()
         return result
 
-    patch.setattr(Trainer, "train_batch", disturbed)
+    patch.setattr(Trainer, "add_gradient", disturbed)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -23,6 +22,7 @@ from eyas.data.dataset import Draw, Sample, ground_truth
 from eyas.data.transforms import Transform
 from eyas.data.worker_watch import name_failed_images, with_timeout
 from eyas.data.workers import WorkerProgress, worker_options
+from eyas.distillation.outlines import Outlines
 from eyas.methods.imitation import FeatureImitation
 from eyas.nn.eval_mode import eval_mode
 from eyas.nn.taps import tap_features
@@ -52,7 +52,9 @@ class CacheFiller:
 
     def predict(self, missing: Sequence[set[bytes]], keys: Mapping[ImageVariant, bytes]) -> list[CacheSize]:
         """The size that each cache's missing records will have: exact up to `SAMPLE` records, an estimate above."""
-        view_of = cache(self._blank_view)
+        if not any(missing):  # the teacher need not be there
+            return [CacheSize()] * len(self.cached)
+        view_of = Outlines(self.teacher.detector, self.taps)
         predicted = []
         for (method, store), gaps in zip(self.cached, missing, strict=True):
             images = [image for image, key in keys.items() if key in gaps]
@@ -60,7 +62,7 @@ class CacheFiller:
             total = CacheSize()
             for image in sample:
                 size, target = self._network_target(image)
-                total += store.predict(method.masks(view_of(size), [target]))
+                total += store.predict(method.masks(view_of(size, 1), [target]))
             predicted.append(total * (len(images) / max(len(sample), 1)))
         return predicted
 
@@ -115,12 +117,6 @@ class CacheFiller:
         features = tap_features(detector, self.taps, images)
         size = (images.shape[-2], images.shape[-1])
         return View([features[tap] for tap in self.taps], [detector.levels[tap] for tap in self.taps], size)
-
-    def _blank_view(self, size: Size) -> View:
-        """The view of one image of a size, whose maps have the right shapes and no memory."""
-        with eval_mode(self.teacher.detector.network):
-            view = self._view(torch.zeros(1, 3, *size, device=self.teacher.device))
-        return replace(view, features=[torch.zeros(()).expand(feature.shape) for feature in view.features])
 
     def _network_target(self, image: ImageVariant) -> tuple[Size, Target]:
         """The size and the boxes that the network will see, without decoding the image."""

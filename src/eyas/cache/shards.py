@@ -44,6 +44,15 @@ class LevelRecord(NamedTuple):
     vectors: Bits
     """(n, C), the bits of the teacher's vectors at these cells."""
 
+    def inside(self, extent: Size) -> LevelRecord:
+        """The record of the first rows and columns of the map alone: itself where it has no more."""
+        size = (min(self.size[0], extent[0]), min(self.size[1], extent[1]))
+        if size == self.size:
+            return self
+        row, column = np.divmod(self.cells, self.size[1])
+        kept = (row < size[0]) & (column < size[1])
+        return LevelRecord(size, row[kept] * size[1] + column[kept], self.vectors[kept])
+
 
 def record_bytes(counts: Sequence[int], channels: Sequence[int], itemsize: int) -> int:
     """Bytes of a record with ``counts`` cells on each level, padding included."""

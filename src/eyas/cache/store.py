@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
@@ -25,7 +25,7 @@ from torch import Tensor
 from eyas.args import CacheDtype
 from eyas.cache.shards import KEY_BYTES, LevelRecord, Shards, decode, record_bytes, stored_sizes, well_formed
 from eyas.methods import Method
-from eyas.methods.imitation import TeacherTargets, to_device_async
+from eyas.methods.imitation import Extents, TeacherTargets, to_device_async
 from eyas.tools.files import make_folder, write_json
 from eyas.types import EyasError, Record, Size
 
@@ -102,10 +102,22 @@ class TeacherCache:
         shards, channels, itemsize = self._shards, self.channels, self.dtype.itemsize
         return {key for key in keys if not (shards.intact(key) and well_formed(shards[key], channels, itemsize))}
 
-    def read(self, keys: Sequence[bytes], device: torch.device) -> list[TeacherTargets]:
-        """The teacher's vectors for a batch, level by level; the batch's map is padded to the largest of its images."""
+    def read(self, keys: Sequence[bytes], device: torch.device, extents: Extents | None = None) -> list[TeacherTargets]:
+        """The teacher's vectors for a batch, level by level; the batch's map is padded to the largest of its images.
+
+        With the student's extents, only those inside them.
+        """
+        return [self._batch(levels, device) for levels in self._levels(keys, extents)]
+
+    def count(self, keys: Sequence[bytes], extents: Extents) -> int:
+        """How many cells `read` returns on all levels together."""
+        return sum(len(image.cells) for level in self._levels(keys, extents) for image in level)
+
+    def _levels(self, keys: Sequence[bytes], extents: Extents | None) -> Iterator[Sequence[LevelRecord]]:
+        """The records of each image, level by level."""
         records = [decode(self._shards[key], self.channels, self._bits) for key in keys]
-        return [self._batch(levels, device) for levels in zip(*records, strict=True)]
+        for index, level in enumerate(zip(*records, strict=True)):
+            yield level if extents is None else [image.inside(extents[index]) for image in level]
 
     def _batch(self, images: Sequence[LevelRecord], device: torch.device) -> TeacherTargets:
         widths, counts = [image.size[1] for image in images], [len(image.cells) for image in images]

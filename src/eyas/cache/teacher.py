@@ -8,7 +8,7 @@ from typing import Any
 
 from eyas.cache.store import TeacherCache
 from eyas.distillation.teachers import TeacherRequest
-from eyas.methods.imitation import CachedView, TeacherTargets
+from eyas.methods.imitation import CachedView, Extents, TeacherTargets
 from eyas.tools.timing import span
 from eyas.types import EyasError, Level
 
@@ -73,9 +73,16 @@ class CachedTeacher:
             raise EyasError("a cached teacher needs targets with index and variant, as eyas.data.loader makes them")
         keys = [self._keys[target["index"], target["variant"]] for target in targets]
 
-        def read(method: str) -> list[TeacherTargets]:
+        def read(method: str, extents: Extents | None) -> list[TeacherTargets]:
             with span("teacher"):
-                return self._caches[method].read(keys, images.device)
+                return self._caches[method].read(keys, images.device, extents)
+
+        def count(method: str, extents: Extents) -> int:
+            return self._caches[method].count(keys, extents)
 
         levels = [self.levels[tap] for tap in request.taps]
-        return CachedView((), levels, (images.shape[-2], images.shape[-1]), read=read)
+        return CachedView((), levels, (images.shape[-2], images.shape[-1]), read=read, count=count)
+
+    def outline(self, request: TeacherRequest) -> CachedView:
+        """The same as `view`, which reads nothing by itself."""
+        return self.view(request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -91,27 +92,28 @@ def time_steps(trainer: Trainer, steps: int, warmup: int) -> tuple[Spans, float]
     from eyas.tools.timing import Spans, listening, span
 
     trainer.state.model.train()
-    batches = _endless(trainer)
+    groups = _endless(trainer)
     for _ in range(warmup):
-        trainer.train_batch(*next(batches))
+        trainer.train_step(next(groups))
     begin = time.perf_counter()
     for _ in range(steps):
-        trainer.train_batch(*next(batches))
+        trainer.train_step(next(groups))
     whole = time.perf_counter() - begin
     with listening(Spans(trainer.accelerator.device)) as spans:
         for _ in range(steps):
             with span("data"):
-                batch = next(batches)
-            trainer.train_batch(*batch)
+                batches = next(groups)
+            trainer.train_step(batches)
     return spans, whole
 
 
-def _endless(trainer: Trainer) -> Iterator[Any]:
-    epoch = 0
-    while True:
+def _endless(trainer: Trainer) -> Iterator[list[Any]]:
+    """The batches of one step after the other."""
+    for epoch in count():
         trainer.train.set_epoch(epoch)
-        yield from trainer.train
-        epoch += 1
+        batches = iter(trainer.train)
+        while group := list(islice(batches, trainer.optim.accumulate)):
+            yield group
 
 
 def numbers(spans: Spans, whole: float, steps: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ module tree: it is not trained, not saved, not wrapped by DDP, and ``train()`` d
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -14,12 +15,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from eyas.distillation.accumulation import step_shares
 from eyas.distillation.balance import Balance, detection_gradient, measure_balance
+from eyas.distillation.outlines import Outlines
 from eyas.distillation.pairing import pair_levels
-from eyas.distillation.teacher_scale import check_scale, resize_for_student
+from eyas.distillation.teacher_scale import check_scale, resize_for_student, student_size
 from eyas.distillation.teachers import RunningTeacher, Teacher, TeacherRequest
 from eyas.distillation.terms import Term, with_terms
-from eyas.distillation.views import as_batch, student_view
+from eyas.distillation.views import as_batch, image_size, student_view
 from eyas.methods.method import Method
 from eyas.nn.eval_mode import own_random_numbers, restored_afterwards
 from eyas.nn.taps import some_parameter
@@ -67,11 +70,13 @@ class Distiller(nn.Module):
         # A tuple keeps the teacher out of the module tree.
         self._outside = (teacher if isinstance(teacher, Teacher) else RunningTeacher(teacher),)
         self._batches = 0
+        self._shares: deque[Mapping[str, Tensor]] = deque()
         for module in self.teacher.networks:
             module.eval().requires_grad_(False)
         device = some_parameter(student).device
         self.to(device)
         self.pairs = pair_levels(student, self.teacher, pairs, scale=teacher_scale)
+        self._outlines = Outlines(student, [pair.student_tap for pair in self.pairs])
         with own_random_numbers(seed):
             for method in methods:
                 method.setup(self.pairs)
@@ -97,6 +102,7 @@ class Distiller(nn.Module):
         active = [term for term in self.terms if term.is_active(self._batches)]
         student, teacher = self._views(images, targets, active)
         losses = dict(student.losses)
+        shares = self._shares.popleft() if self._shares else {}
         measured = cache(partial(detection_gradient, student))  # once for all terms, and not where none measures
         for term in self.terms:
             if term.name in losses:
@@ -104,7 +110,8 @@ class Distiller(nn.Module):
             if teacher is None or term not in active:
                 losses[term.name] = term.zero(images)
             else:
-                losses[term.name] = term(student, teacher, targets, batch=self._batches, detection_gradient=measured)
+                loss = term(student, teacher, targets, batch=self._batches, detection_gradient=measured)
+                losses[term.name] = loss * shares.get(term.name, 1.0)
         if self.training:
             self._batches += 1
         return losses
@@ -121,6 +128,20 @@ class Distiller(nn.Module):
             student, teacher = self._views(images, targets, self.terms)
             return measure_balance(self.methods, student, teacher, targets)
 
+    def plan_step(self, batches: Sequence[tuple[Tensor, Sequence[Target]]]) -> None:
+        """Announce the batches whose gradients the next optimiser step accumulates, before the first of them.
+
+        Methods that average over imitated cells then average over those of the whole step, as if its batches were one;
+        see `eyas.distillation.accumulation`. Otherwise each batch has its own average. Then call the distiller once for
+        each batch, in their order, and divide each loss by their number. Under several processes all must call this.
+        """
+        self._shares.clear()
+        counts = [self._counts(*as_batch(images, targets)) for images, targets in batches]
+        names = list(counts[0]) if counts else []
+        if names:
+            rows = torch.tensor([[count[name] for name in names] for count in counts], device=batches[0][0].device)
+            self._shares.extend(dict(zip(names, row, strict=True)) for row in step_shares(rows))
+
     def weights(self) -> dict[str, float]:
         """Method name -> its weight in the next batch; an automatic one is 0 until it has been measured."""
         return {term.name: float(term.weight()) for term in self.terms}
@@ -131,6 +152,14 @@ class Distiller(nn.Module):
         A running mean over the batches that are measured; a method that has not been measured is left out.
         """
         return {term.name: float(term.monitor.ratio()) for term in self.terms if term.monitor.measurements}
+
+    def _counts(self, images: Tensor, targets: Sequence[Target]) -> dict[str, int]:
+        """Method name -> what its loss of a batch is averaged over, where that is known without running a network."""
+        request = TeacherRequest(images, targets, [pair.teacher_tap for pair in self.pairs], frozenset())
+        student = self._outlines(student_size(image_size(images), self.teacher_scale), len(images))
+        teacher = self.teacher.outline(request)
+        counts = {method.name: method.count(student, teacher, targets) for method in self.methods}
+        return {name: count for name, count in counts.items() if count is not None}
 
     def _views(self, images: Tensor, targets: Sequence[Target], terms: Sequence[Term]) -> tuple[View, View | None]:
         """The student's and the teacher's view of a batch; without terms there is no teacher's.

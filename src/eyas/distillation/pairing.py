@@ -31,11 +31,11 @@ def pair_levels(
         raise EyasError(
             f"{'no level is called ' + ', '.join(unknown) if unknown else problem}.\n"
             f"  student: {describe_levels(student.levels)}\n  teacher: {describe_levels(teacher.levels)}\n"
-            "Name the pairs yourself as student level: teacher level; maps of different size are resized."
+            "Name the pairs yourself as student level: teacher level; maps are compared by position."
         )
     probe(student, list(chosen), "student")
     rectified = teacher.rectified(list(chosen.values()))
-    return tuple(LevelPair(s, student.levels[s], t, teacher.levels[t], rectified[t]) for s, t in chosen.items())
+    return tuple(LevelPair(s, student.levels[s], t, teacher.levels[t], rectified[t], scale) for s, t in chosen.items())
 
 
 def describe_levels(levels: Mapping[str, Level]) -> str:

@@ -2,13 +2,14 @@
 
 The loader's batch is the teacher's. The student's is resized from it here, so both see the same crop and flip. Masks
 are computed on the teacher's grids with boxes in the teacher's frame; IoU does not depend on the scale. Levels pair
-where a cell covers the same part of the image: the teacher's stride is the scale times the student's. Where the maps of
-a pair still differ in size, the student's adapted map is resized to the teacher's (bilinear), so that the imitated
-cells and vectors stay exact; see `eyas.methods.imitation.FeatureImitation`.
+where a cell covers the same part of the image: the teacher's stride is the scale times the student's. Where strides
+still differ, the student's adapted map is sampled at the centres of the teacher's cells, so that the imitated cells and
+vectors stay exact; see `eyas.methods.imitation`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -16,6 +17,9 @@ from torch.nn import functional as F
 
 from eyas.methods.method import Method
 from eyas.types import EyasError, Size, Target
+
+TOLERANCE = 1e-9
+"""Relative, of a size that is a product or quotient of floats."""
 
 
 def check_scale(scale: float, methods: Sequence[Method] = ()) -> None:
@@ -41,24 +45,38 @@ def resize_for_student(images: Tensor, targets: Sequence[Target], scale: float) 
         scale: how many times larger the teacher sees the images, at least 1; 1 returns both unchanged.
 
     Returns:
-        Images (batch, 3, round(height / scale), round(width / scale)), antialiased, and targets in their frame.
+        Images (batch, 3, height, width) of `student_size`, antialiased, and targets in their frame.
     """
     if scale == 1:
         return images, targets
     before: Size = (images.shape[-2], images.shape[-1])
-    after = (max(1, round(before[0] / scale)), max(1, round(before[1] / scale)))
-    small = F.interpolate(images, after, mode="bilinear", align_corners=False, antialias=True)
-    return small.clamp(0, 1), [_resized(target, before, after) for target in targets]
+    # By the scale itself, not by the quotient of two rounded sizes: the cells of both would drift apart towards the far
+    # border. Where rounding adds a part of a pixel, the border is repeated.
+    down, across = (
+        max(0, math.ceil(small * scale - TOLERANCE) - large)
+        for small, large in zip(student_size(before, scale), before, strict=True)
+    )
+    small = F.interpolate(
+        F.pad(images, (0, across, 0, down), mode="replicate"),
+        scale_factor=(1 + TOLERANCE) / scale,  # the size is rounded down
+        mode="bilinear",
+        align_corners=False,
+        antialias=True,
+        recompute_scale_factor=False,
+    )
+    return small.clamp(0, 1), [_resized(target, scale) for target in targets]
 
 
-def _resized(target: Target, before: Size, after: Size) -> Target:
-    down, across = after[0] / before[0], after[1] / before[1]
-    factors = target["boxes"].new_tensor([across, down, across, down])
-    result: Target = {**target, "boxes": target["boxes"] * factors}
+def student_size(size: Size, scale: float) -> Size:
+    """(height, width) that the student sees of images of a size."""
+    return max(1, round(size[0] / scale)), max(1, round(size[1] / scale))
+
+
+def _resized(target: Target, scale: float) -> Target:
+    result: Target = {**target, "boxes": target["boxes"] / scale}
     result.pop("host_boxes", None)
     if "ignore" in target:
-        result["ignore"] = target["ignore"] * factors
+        result["ignore"] = target["ignore"] / scale
     if "size" in target:
-        height, width = target["size"]
-        result["size"] = (round(height * down), round(width * across))
+        result["size"] = student_size(target["size"], scale)
     return result

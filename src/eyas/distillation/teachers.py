@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from eyas.distillation.outlines import Outlines
 from eyas.distillation.views import image_size, with_heads
 from eyas.methods.method import Reads
 from eyas.nn.taps import Taps, probe, tap_features
@@ -60,6 +61,9 @@ class Teacher(Protocol):
     def view(self, request: TeacherRequest) -> View:
         """What the methods see of the teacher for one batch, without gradients."""
 
+    def outline(self, request: TeacherRequest) -> View:
+        """What `view` returns, with the right shapes but without values: no network runs for it on each batch."""
+
 
 class RunningTeacher:
     """A trained detector that runs on every batch; `view` puts it in evaluation mode."""
@@ -67,6 +71,7 @@ class RunningTeacher:
     def __init__(self, detector: Detector) -> None:
         self.detector, self.classes, self.levels = detector, detector.classes, detector.levels
         self.networks = (detector if isinstance(detector, nn.Module) else detector.network,)
+        self._outlines: dict[tuple[str, ...], Outlines] = {}
 
     def rectified(self, taps: Sequence[str]) -> dict[str, bool]:
         """By a forward pass of one random image."""
@@ -87,3 +92,9 @@ class RunningTeacher:
             features = tapped.features
         levels = [self.levels[tap] for tap in taps]
         return View([features[tap] for tap in taps], levels, image_size(images), outputs.heads, outputs.proposals)
+
+    def outline(self, request: TeacherRequest) -> View:
+        """From one blank image for each size of images."""
+        taps = tuple(request.taps)
+        outlines = self._outlines.setdefault(taps, Outlines(self.detector, taps))
+        return outlines(image_size(request.images), len(request.images))

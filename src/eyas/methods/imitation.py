@@ -3,10 +3,17 @@
 Equation 2 of Wang et al., CVPR 2019: ``L = 1/(2 N_p) * sum_ij I_ij sum_c (adapt(s)_ijc - t_ijc)^2``. It is a sum over
 channels, not a mean, and one average over the N_p imitated cells of the whole batch. A weight meant for it is several
 hundred times too small for a mean over channels. The methods differ only in the mask I.
+
+Maps are compared by position, not by size: two maps of one image may cover different extents of it, because detectors
+pad inside. The teacher's cell j is centred at ``j + 0.5`` of its own cells, which is ``(j + 0.5) * step`` of the
+student's; `LevelPair.step` is the quotient of the strides. With a step of 1, cell j is compared with cell j; otherwise
+the adapted map is sampled there. Cells of the teacher that lie beyond the student's map, in the teacher's padding, are
+left out.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -19,10 +26,14 @@ from torch.nn import functional as F
 from eyas.methods.adapter import Adapter, Cells
 from eyas.methods.method import LevelPair, Method, Weight, count_per_process, ratio
 from eyas.tools.timing import span
-from eyas.types import EyasError, Target, View
+from eyas.types import EyasError, Size, Target, View
 
 Rectify = Literal["auto", "always", "never"]
 """Whether an adaptation layer ends in a ReLU; ``auto`` adds one if the teacher's map is never negative."""
+
+
+Extents = Sequence[Size]
+"""(H, W) of each level: the teacher's cells that the student's map covers, see `covered_extent`."""
 
 
 class TeacherTargets(NamedTuple):
@@ -31,7 +42,7 @@ class TeacherTargets(NamedTuple):
     Attributes:
         cells: the N imitated cells of the teacher's map, image by image and row by row.
         vectors: (N, C), the teacher's features there; the whole map, (B, H, W, C), if every cell is imitated.
-        size: (B, H, W) of the teacher's map.
+        size: (B, H, W) of the teacher's map, or of its part that the student's map covers.
     """
 
     cells: Cells
@@ -48,10 +59,12 @@ class TeacherTargets(NamedTuple):
 class CachedView(View):
     """A teacher's view from the cache: no maps and no grids, only the targets of each method.
 
-    ``read`` returns the targets of a method on each level, by the method's name.
+    ``read`` returns the targets of a method, by its name, on each level; with the student's extents, see
+    `covered_extent`, only those inside them. ``count`` returns how many cells that are, on all levels together.
     """
 
-    read: Callable[[str], Sequence[TeacherTargets]] = field(kw_only=True)
+    read: Callable[[str, Extents | None], Sequence[TeacherTargets]] = field(kw_only=True)
+    count: Callable[[str, Extents], int] = field(kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grids", ())
@@ -84,6 +97,35 @@ def sparse_imitation_loss(adapted: Tensor, teacher: Tensor, num_cells: Tensor | 
         num_cells: N_p, as in `imitation_loss`.
     """
     return ratio((adapted.float() - teacher.float()).square().sum(), 2 * num_cells)
+
+
+def covered_extent(student: Tensor, step: float) -> Size:
+    """(H, W): rows and columns of the teacher's cells whose centres lie on the student's map (batch, C, h, w).
+
+    The teacher's cell j is centred at ``(j + 0.5) * step`` of the student's cells.
+    """
+    return math.ceil(student.shape[-2] / step - 0.5), math.ceil(student.shape[-1] / step - 0.5)
+
+
+def sample_cells(features: Tensor, size: Size, step: float) -> Tensor:
+    """A map at the centres of another map's cells, bilinear; the border is repeated half a cell outwards.
+
+    Args:
+        features: (batch, C, h, w).
+        size: (H, W), cells of the other map, as far as their centres lie on this one, see `covered_extent`.
+        step: cells of this map from one cell of the other to the next; cell j is centred at ``(j + 0.5) * step``.
+
+    Returns:
+        (batch, C, H, W) float32.
+    """
+    # grid_sample's coordinates run from -1 to 1 over the extent of the map, edge to edge.
+    y, x = (
+        (torch.arange(count, device=features.device) + 0.5) * (2 * step / cells) - 1
+        for count, cells in zip(size, features.shape[-2:], strict=True)
+    )
+    rows, columns = torch.meshgrid(y, x, indexing="ij")
+    grid = torch.stack((columns, rows), dim=-1).expand(len(features), -1, -1, -1)
+    return F.grid_sample(features.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def gather(features: Tensor, mask: Tensor) -> TeacherTargets:
@@ -140,9 +182,11 @@ class FeatureImitation(Method):
         self.rectify = rectify
         self.init_std = init_std
         self.sparse_below = sparse_below
+        self.steps: tuple[float, ...] = ()
         self.adapters = nn.ModuleList()
 
     def setup(self, pairs: Sequence[LevelPair]) -> None:
+        self.steps = tuple(pair.step for pair in pairs)
         self.adapters = nn.ModuleList(
             Adapter(
                 pair.student.channels,
@@ -167,39 +211,68 @@ class FeatureImitation(Method):
             "one that returns the options of masks(), or leave --cache out"
         )
 
-    def select(self, teacher: View, targets: Sequence[Target]) -> list[TeacherTargets]:
-        """The teacher's vectors to imitate on each level, from the maps of a teacher that ran."""
+    def select(self, teacher: View, targets: Sequence[Target], extents: Extents | None = None) -> list[TeacherTargets]:
+        """The teacher's vectors to imitate on each level, from the maps of a teacher that ran.
+
+        With the student's extents, only those inside them.
+        """
         with span("mask"):
-            masks = self.masks(teacher, targets)
-            return [gather(feature, mask) for feature, mask in zip(teacher.features, masks, strict=True)]
+            masks = self._covered_masks(teacher, targets, extents)
+            # A mask's size is that of the part of the map that is covered.
+            maps = (
+                map[..., : mask.shape[1], : mask.shape[2]] for map, mask in zip(teacher.features, masks, strict=True)
+            )
+            return [gather(feature, mask) for feature, mask in zip(maps, masks, strict=True)]
 
     def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
         """The loss of one batch, a float32 scalar without its weight. All levels share one N_p."""
-        teacher_targets = self.teacher_targets(teacher, targets)
+        teacher_targets = self.teacher_targets(teacher, targets, self._extents(student))
         num_cells = count_imitated_cells(teacher_targets)
-        levels = zip(cast(list[Adapter], list(self.adapters)), student.features, teacher_targets, strict=True)
+        adapters = cast(list[Adapter], list(self.adapters))
+        levels = zip(adapters, student.features, teacher_targets, self.steps, strict=True)
         with span("adapter"):
             compared = [self._compared(*level) for level in levels]
         return torch.stack([sparse_imitation_loss(*pair, num_cells) for pair in compared]).sum()
 
-    def teacher_targets(self, teacher: View, targets: Sequence[Target]) -> Sequence[TeacherTargets]:
-        """The teacher's vectors to imitate on each level, from the cache or, if the teacher ran, from `select`."""
-        return teacher.read(self.name) if isinstance(teacher, CachedView) else self.select(teacher, targets)
+    def count(self, student: View, teacher: View, targets: Sequence[Target]) -> int:
+        """The imitated cells of this process's batch on all levels, from the shapes of the maps and the boxes."""
+        extents = self._extents(student)
+        if isinstance(teacher, CachedView):
+            return teacher.count(self.name, extents)
+        return sum(int(mask.sum()) for mask in self._covered_masks(teacher, targets, extents))
 
-    def _compared(self, adapter: Adapter, student: Tensor, teacher: TeacherTargets) -> tuple[Tensor, Tensor]:
+    def teacher_targets(
+        self, teacher: View, targets: Sequence[Target], extents: Extents | None = None
+    ) -> Sequence[TeacherTargets]:
+        """The teacher's vectors to imitate on each level, from the cache or, if the teacher ran, from `select`."""
+        if isinstance(teacher, CachedView):
+            return teacher.read(self.name, extents)
+        return self.select(teacher, targets, extents)
+
+    def _extents(self, student: View) -> Extents:
+        return [covered_extent(feature, step) for feature, step in zip(student.features, self.steps, strict=True)]
+
+    def _covered_masks(self, teacher: View, targets: Sequence[Target], extents: Extents | None) -> list[Tensor]:
+        masks = self.masks(teacher, targets)
+        if extents is None:
+            return masks
+        return [mask[:, :height, :width] for mask, (height, width) in zip(masks, extents, strict=True)]
+
+    def _compared(
+        self, adapter: Adapter, student: Tensor, teacher: TeacherTargets, step: float
+    ) -> tuple[Tensor, Tensor]:
         """The adapted student and the teacher at the imitated cells, in the same shape."""
-        resized = student.shape[-2:] != teacher.size[1:]
-        if not resized and len(teacher.cells[0]) < self.sparse_below * prod(teacher.size):
+        same_cells = math.isclose(step, 1)
+        if same_cells and len(teacher.cells[0]) < self.sparse_below * prod(teacher.size):
             return adapter.at(student, teacher.cells), teacher.vectors.flatten(0, -2)
+        _, height, width = teacher.size
         adapted = adapter(student)
-        if resized:
-            # Resizing mixes neighbouring cells, so the imitated cells alone are not enough.
-            adapted = F.interpolate(adapted, teacher.size[1:], mode="bilinear", align_corners=False)
+        # Sampling mixes neighbouring cells, so the imitated cells alone are not enough for it.
+        adapted = adapted[..., :height, :width] if same_cells else sample_cells(adapted, (height, width), step)
         adapted = adapted.permute(0, 2, 3, 1)
         if teacher.whole:
             return adapted, teacher.vectors.view(adapted.shape)
         image, row, column = teacher.cells
-        _, height, width = teacher.size
         # The backward pass of index_select is several times faster than that of indexing.
         return adapted.flatten(0, 2).index_select(0, (image * height + row) * width + column), teacher.vectors
 

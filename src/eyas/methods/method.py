@@ -20,7 +20,8 @@ Reads = Literal["heads", "student_proposals", "teacher_proposals"]
 class LevelPair:
     """A student's feature level and the teacher's level that it is paired with, each with its tap name.
 
-    ``rectified`` says that the teacher's map is never negative, like the output of a ReLU.
+    ``rectified`` says that the teacher's map is never negative, like the output of a ReLU. ``scale`` is how many times
+    larger the teacher sees the images.
     """
 
     student_tap: str
@@ -28,6 +29,12 @@ class LevelPair:
     teacher_tap: str
     teacher: Level
     rectified: bool = False
+    scale: float = 1.0
+
+    @property
+    def step(self) -> float:
+        """The student's cells from one cell of the teacher to the next: 1 where a cell of both covers the same."""
+        return self.teacher.stride / (self.scale * self.student.stride)
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,14 @@ class Method(nn.Module):
     def describe(self, teacher: View, targets: Sequence[Target]) -> str:
         """One line for the user about the method on a batch, before training starts; may be empty."""
         return ""
+
+    def count(self, student: View, teacher: View, targets: Sequence[Target]) -> int | None:
+        """What the loss of a batch is averaged over, as far as this process knows it before the networks run.
+
+        A step that accumulates gradients then averages over all of its batches, see `eyas.Distiller.plan_step`. None,
+        the default, leaves each batch its own average. The views have maps of the right shapes and no values.
+        """
+        return None
 
     def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
         """The loss of one batch, a float32 scalar without its weight. It has a gradient path even if it is zero."""

@@ -18,6 +18,9 @@ class LossModule(Protocol):
     def __call__(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Every loss of a batch, scalars by name; the trainer sums them."""
 
+    def plan_step(self, batches: Sequence[tuple[Tensor, Sequence[Target]]]) -> None:
+        """Announce the batches whose gradients one step accumulates, before the first of them."""
+
     def weights(self) -> dict[str, float]:
         """The weights of distillation terms as they stand, by name, for the log."""
 
@@ -34,6 +37,9 @@ class Baseline(nn.Module):
 
     def forward(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         return dict(self.student.losses(images, targets))
+
+    def plan_step(self, batches: Sequence[tuple[Tensor, Sequence[Target]]]) -> None:
+        """Nothing: a detector's own losses average over each batch."""
 
     def weights(self) -> dict[str, float]:
         return {}

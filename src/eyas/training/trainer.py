@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import cast
@@ -42,6 +43,9 @@ from eyas.training.state import TrainState
 from eyas.training.step_log import StepLog
 from eyas.training.trackers import Trackers
 from eyas.types import Target
+
+Batch = tuple[Tensor, Sequence[Target]]
+"""Images (batch, 3, height, width) and a target for each."""
 
 
 class Trainer:
@@ -124,30 +128,41 @@ class Trainer:
     def train_epoch(self, request: StopRequest, progress: Progress, task: TaskID) -> None:
         """Train the epoch, or the rest of one that was resumed in its middle. Raises Stopped when asked to."""
         self.state.model.train()
+        batches = with_timeout(self._rest_of_epoch(), self._loader)
         with self.finite.checked():
-            for images, targets in with_timeout(self._rest_of_epoch(), self._loader):
-                losses, norm = self.train_batch(images, targets)
-                self.state.batch += 1
-                if self.accelerator.sync_gradients:
-                    self.state.finish_step()
-                    self.log_step(self.state, losses, norm, progress, task)
-                    self.stop_if_asked(request)
+            while group := list(islice(batches, self.optim.accumulate)):
+                losses, norm = self.train_step(group)
+                self.state.batch += len(group)
+                self.state.finish_step()
+                self.log_step(self.state, losses, norm, progress, task)
+                self.stop_if_asked(request)
 
-    def train_batch(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Forward, backward and, where accumulation is complete, the update. The losses and the gradient norm."""
-        state = self.state
-        with self.cost.working(), self.accelerator.accumulate(state.model):
-            layout = torch.channels_last if self.run.channels_last else torch.contiguous_format
-            losses = state.model(as_float(images).contiguous(memory_format=layout), targets)
-            total = torch.stack(list(losses.values())).sum()
-            self.finite.add(state.step + 1, total, losses, targets)
-            with span("backward"):
-                self.accelerator.backward(total)
+    def train_step(self, batches: Sequence[Batch]) -> tuple[dict[str, Tensor], Tensor]:
+        """Forward and backward of each batch, and one update. The mean losses and the gradient norm."""
+        state, model = self.state, self.state.model
+        with self.cost.working():
+            if len(batches) > 1:
+                cast(LossModule, self.accelerator.unwrap_model(model)).plan_step(batches)
+            found = []
+            for index, batch in enumerate(batches):
+                last = index == len(batches) - 1  # the processes exchange gradients once
+                with nullcontext() if last else self.accelerator.no_sync(model):
+                    found.append(self.add_gradient(*batch))
             with span("optimizer"):
                 norm = self._clip()
                 state.optimizer.step()
                 state.optimizer.zero_grad()
-        return losses, norm
+        return {name: torch.stack([losses[name] for losses in found]).mean() for name in found[0]}, norm
+
+    def add_gradient(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Forward and backward of one batch. Its losses, detached."""
+        layout = torch.channels_last if self.run.channels_last else torch.contiguous_format
+        losses = self.state.model(as_float(images).contiguous(memory_format=layout), targets)
+        total = torch.stack(list(losses.values())).sum()
+        self.finite.add(self.state.step + 1, total, losses, targets)
+        with span("backward"):
+            self.accelerator.backward(total)
+        return {name: loss.detach() for name, loss in losses.items()}
 
     def stop_if_asked(self, request: StopRequest) -> None:
         """Save and raise Stopped, in every process after the same step, when a signal has reached one of them."""
@@ -226,10 +241,8 @@ class Trainer:
     def _is_evaluated(self, epoch: int) -> bool:
         return epoch == self.run.epochs or (self.run.evaluate_every > 0 and epoch % self.run.evaluate_every == 0)
 
-    def _clip(self) -> Tensor | None:
-        """Clip the gradient of a complete step; its norm, which is checked sooner or later."""
-        if not self.accelerator.sync_gradients:
-            return None
+    def _clip(self) -> Tensor:
+        """Clip the gradient of a step; its norm, which is checked sooner or later."""
         limit = self.optim.clip_norm or math.inf
         norm: Tensor = self.accelerator.clip_grad_norm_(self.state.model.parameters(), limit)
         scaler = self.accelerator.scaler

@@ -1,0 +1,32 @@
+"""Views without values: the shapes of a detector's maps, from which masks and their counts follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from eyas.nn.eval_mode import eval_mode
+from eyas.nn.taps import some_parameter, tap_features
+from eyas.types import Detector, Size, View
+
+
+class Outlines:
+    """The outlines of a detector's views, at its taps, by image size.
+
+    One blank image of each size runs, as far as the last tap, in evaluation mode.
+    """
+
+    def __init__(self, detector: Detector, taps: Sequence[str]) -> None:
+        self._detector, self._taps = detector, tuple(taps)
+        self._shapes: dict[Size, list[torch.Size]] = {}
+
+    def __call__(self, size: Size, images: int) -> View:
+        """The view of a batch of images (height, width), whose maps have the right shapes and no memory."""
+        if size not in self._shapes:
+            with eval_mode(self._detector.network):
+                blank = torch.zeros(1, 3, *size, device=some_parameter(self._detector).device)
+                features = tap_features(self._detector, self._taps, blank)
+            self._shapes[size] = [features[tap].shape[1:] for tap in self._taps]
+        maps = [torch.zeros(()).expand(images, *shape) for shape in self._shapes[size]]
+        return View(maps, [self._detector.levels[tap] for tap in self._taps], size)

@@ -122,6 +122,14 @@ def test_twenty_steps_are_those_without_a_cache(place: Place) -> None:
     assert sorted(path.name.split("-")[0] for path in place.cache.iterdir() if path.is_dir()) == ["fgfi", "fitnets"]
 
 
+def test_accumulated_steps_are_those_without_a_cache(place: Place) -> None:
+    """N_p of a step of three batches, the last of a single one, is counted from the records as from the masks."""
+    more = {"run_epochs": 2, "run_evaluate_every": 0, "dataset_batch_size": 2, "optim_accumulate": 3}
+    plain = place.distil("plain", None, method=METHODS, **more)
+    cached = place.distil("cached", method=METHODS, **more)
+    assert len(cached) == 4 and cached == plain
+
+
 def test_bfloat16_changes_little(place: Place) -> None:
     """Its rounding, 2^-9 of a value at most, moves a loss by a thousandth at once, by a percent or two in 20 steps."""
     more = {"run_epochs": 10, "run_evaluate_every": 0, "optim_optimizer": "sgd", "optim_lr": 1e-4}

@@ -120,6 +120,18 @@ def test_images_of_several_sizes_share_a_padded_map(tmp_path: Path) -> None:
     assert_same(store.read([key(2), key(0)], CPU), wanted_of(padded, masks))
 
 
+def test_only_what_the_students_maps_cover(tmp_path: Path) -> None:
+    """Its maps lack rows of the first level, columns of the second, or nothing."""
+    features, masks = maps(3)
+    store = opened(tmp_path)
+    write(store, wanted_of(features, masks))
+    keys = [key(number) for number in range(3)]
+    for extents in ([(4, 9), (3, 3)], [(6, 9), (3, 5)], [(60, 90), (2, 50)]):
+        cropped = [(f[..., :h, :w], m[:, :h, :w]) for f, m, (h, w) in zip(features, masks, extents, strict=True)]
+        assert_same(store.read(keys, CPU, extents), wanted_of(*map(list, zip(*cropped, strict=True))))
+        assert store.count(keys, extents) == sum(int(mask.sum()) for _, mask in cropped)
+
+
 def test_float16_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
     features, masks = maps(2)
     with pytest.raises(EyasError, match="bfloat16"):

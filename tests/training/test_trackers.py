@@ -39,7 +39,7 @@ def logged(out: Path) -> Series:
     found: Series = {}
     for line in read_log(out, "train"):
         values = {"train/lr": line["lr"], "train/epoch": line["epoch"], "train/gradient_norm": line["gradient_norm"]}
-        for key in ("losses", "weights", "gradient_ratios"):
+        for key in ("losses", "weights", "gradient_ratios", "last_gradient_ratios"):
             values |= {f"train/{key}/{name}": value for name, value in line[key].items()}
         for name, value in values.items():
             found.setdefault(name, {})[line["step"]] = value

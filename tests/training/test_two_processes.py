@@ -65,9 +65,22 @@ def train_step(case: str, method: str, part: slice, *, parallel: bool) -> dict[s
     }
 
 
+def rare(part: slice) -> dict[str, Any]:
+    """Thirty batches of which three in five are empty in all processes: an automatic weight, and its host state."""
+    model = Distiller(seeded(0), seeded(1, 6, norm=True), FGFI(Auto(warmup=3, every=3), init_std=0.1))
+    weights = []
+    for number in range(30):
+        images, targets = batch("all empty" if number % 5 in (0, 2, 3) else "one empty")
+        model(images[part], targets[part])
+        weights.append(model.weights()["fgfi"])
+    return {"weights": torch.tensor(weights), "host": torch.tensor(model.terms[0].auto.host_state())}
+
+
 def work(rank: int) -> dict[tuple[str, str], dict[str, Any]]:
     part = slice(2 * rank, 2 * rank + 2)
-    return {(case, method): train_step(case, method, part, parallel=True) for case in CASES for method in METHODS}
+    return {("rare", "automatic"): rare(part)} | {
+        (case, method): train_step(case, method, part, parallel=True) for case in CASES for method in METHODS
+    }
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +124,12 @@ def test_processes_stay_in_step(ranks: list[Any], case: str, method: str) -> Non
     trained = method != "waiting" and (case != "all empty" or method in EVERYWHERE)
     assert adapters <= moved if trained else adapters.isdisjoint(moved)
     assert not any("teacher" in name for name in first)
+
+
+def test_processes_agree_on_the_batches_that_count(ranks: list[Any]) -> None:
+    """A process decides by the counts of all: one that never sees an object too, or it would wait for ever."""
+    first, second, alone = ranks[0]["rare", "automatic"], ranks[1]["rare", "automatic"], rare(slice(None))
+    for key, value in first.items():
+        assert torch.equal(value, second[key])
+        torch.testing.assert_close(value, alone[key], rtol=1e-4, atol=0)
+    assert float(first["weights"][0]) == 0 < float(first["weights"][-1])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eyas.distillation.weights import gradient_norm
+from eyas.distillation.gradients import gradient_norm
 from eyas.methods.method import Auto, Method
 from eyas.types import Target, View
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from eyas.distillation.accumulation import step_shares
 from eyas.distillation.balance import Balance, detection_gradient, measure_balance
+from eyas.distillation.first_batches import CHECKED, check_batch
 from eyas.distillation.outlines import Outlines
 from eyas.distillation.pairing import pair_levels
 from eyas.distillation.teacher_scale import check_scale, resize_for_student, student_size
@@ -97,8 +98,11 @@ class Distiller(nn.Module):
             images: (batch, 3, height, width), float32 in [0, 1] or uint8, or a sequence of (3, height, width), padded
                 here. As the teacher sees them.
             targets: one for each image, boxes in the frame of its tensor.
+
+        Raises:
+            EyasError: one of the first batches is not what losses and masks need, see `check_batch`.
         """
-        images, targets = as_batch(images, targets)
+        images, targets = self._batch(images, targets)
         active = [term for term in self.terms if term.is_active(self._batches)]
         student, teacher = self._views(images, targets, active)
         losses = dict(student.losses)
@@ -123,7 +127,7 @@ class Distiller(nn.Module):
         Adapters that have just been initialised near zero pass almost no gradient: the ratio is worth reading after
         some steps too. Under several processes all must call it, because N_p is that of all.
         """
-        images, targets = as_batch(images, targets)
+        images, targets = self._batch(images, targets)
         with torch.enable_grad(), restored_afterwards(self, images.device):
             student, teacher = self._views(images, targets, self.terms)
             return measure_balance(self.methods, student, teacher, targets)
@@ -136,7 +140,7 @@ class Distiller(nn.Module):
         each batch, in their order, and divide each loss by their number. Under several processes all must call this.
         """
         self._shares.clear()
-        counts = [self._counts(*as_batch(images, targets)) for images, targets in batches]
+        counts = [self._counts(*self._batch(images, targets)) for images, targets in batches]
         names = list(counts[0]) if counts else []
         if names:
             rows = torch.tensor([[count[name] for name in names] for count in counts], device=batches[0][0].device)
@@ -152,6 +156,16 @@ class Distiller(nn.Module):
         A running mean over the batches that are measured; a method that has not been measured is left out.
         """
         return {term.name: float(term.monitor.ratio()) for term in self.terms if term.monitor.measurements}
+
+    def last_gradient_ratios(self) -> dict[str, float]:
+        """As `gradient_ratios`, of the last batch that was measured alone."""
+        return {term.name: float(term.monitor.last()) for term in self.terms if term.monitor.measurements}
+
+    def _batch(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> tuple[Tensor, Sequence[Target]]:
+        """A batch as the detectors take it; the first ones are checked, which waits for the device."""
+        if self._batches < CHECKED:
+            check_batch(images, targets, self.student.classes)
+        return as_batch(images, targets)
 
     def _counts(self, images: Tensor, targets: Sequence[Target]) -> dict[str, int]:
         """Method name -> what its loss of a batch is averaged over, where that is known without running a network."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
-from eyas.distillation.weights import AutoWeight, RatioMonitor, divide_by_own_value, gradient_norm
+from eyas.distillation.gradients import gradient_norm
+from eyas.distillation.weights import IDLE, AutoWeight, RatioMonitor
 from eyas.methods.method import Auto, Method
 from eyas.tools.timing import span
 from eyas.types import Target, View
@@ -27,7 +29,7 @@ class Term(nn.Module):
         super().__init__()
         self.method, self.name = method, method.name
         rule = method.weight
-        self.auto = AutoWeight(rule, method.start_step) if isinstance(rule, Auto) else None
+        self.auto = AutoWeight(rule, method.start_step, method.max_weight) if isinstance(rule, Auto) else None
         self.monitor = RatioMonitor(method.start_step)
 
     def weight(self) -> Tensor | float:
@@ -41,8 +43,7 @@ class Term(nn.Module):
         """
         if batch < self.method.start_step:
             return False
-        learns = any(parameter.requires_grad for parameter in self.method.parameters())
-        return learns or not self._warms_up(batch)
+        return self._learns() or not self._warms_up(batch)
 
     def forward(
         self,
@@ -65,8 +66,10 @@ class Term(nn.Module):
         warms_up = self._warms_up(batch)
         with span("loss"):
             loss: Tensor = self.method(student.detached() if warms_up else student, teacher, targets)
-        if warms_up:  # the student does not feel it yet
-            return divide_by_own_value(loss)
+        if self.training and self.auto is not None:
+            self._warn_if_idle(self.auto, batch)
+        if self.auto is not None and warms_up:  # the student does not feel it yet
+            return self.auto.warm_up(loss)
         if self.training and torch.is_grad_enabled() and self._is_due(batch):
             with span("weight"):
                 detection, imitation = detection_gradient(), gradient_norm(loss, student.features)
@@ -81,7 +84,17 @@ class Term(nn.Module):
         return torch.stack(parameters).sum() * 0 if parameters else images.new_zeros((), dtype=torch.float32)
 
     def _warms_up(self, batch: int) -> bool:
-        return self.auto is not None and self.auto.warming_up(batch)
+        return self.auto is not None and self.auto.warming_up(batch, learns=self._learns())
+
+    def _learns(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.method.parameters())
+
+    def _warn_if_idle(self, auto: AutoWeight, batch: int) -> None:
+        """Warn, in the first process, of an automatic weight that is still 0 after many batches."""
+        reason = auto.idle(batch)
+        if reason and not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank()):
+            what = f"{self.name} distils nothing: after {IDLE} batches its automatic weight is still 0;"
+            warnings.warn(f"{what} {reason}", stacklevel=2)
 
     def _is_due(self, batch: int) -> bool:
         if self.auto is not None:
@@ -90,7 +103,11 @@ class Term(nn.Module):
 
 
 def with_terms(state: Mapping[str, Any], terms: Sequence[Term]) -> dict[str, Any]:
-    """A distiller's state by today's names: methods.0.X, followed.NAME.X and watched.NAME.X are now below terms."""
+    """A distiller's state by today's names, with what older versions did not store.
+
+    Before there were terms, methods.0.X, followed.NAME.X and watched.NAME.X held what is below terms now. Later,
+    weights had no host state: every batch of a warm-up counted, and no last measurement was kept.
+    """
     prefixes = {f"methods.{index}.": f"terms.{index}.method." for index in range(len(terms))}
     for index, term in enumerate(terms):
         prefixes[f"followed.{term.name}."] = f"terms.{index}.auto."
@@ -100,4 +117,12 @@ def with_terms(state: Mapping[str, Any], terms: Sequence[Term]) -> dict[str, Any
         old = next((prefix for prefix in prefixes if key.startswith(prefix)), None)
         return key if old is None else prefixes[old] + key.removeprefix(old)
 
-    return {renamed(key): value for key, value in state.items()}
+    renewed = {renamed(key): value for key, value in state.items()}
+    batches = renewed.get("_extra_state", {}).get("batches", 0)
+    for index, term in enumerate(terms):
+        for name, ratio in (("auto", term.auto), ("monitor", term.monitor)):
+            prefix = f"terms.{index}.{name}."
+            if ratio is not None and f"{prefix}log_ratio" in renewed and f"{prefix}_extra_state" not in renewed:
+                log_ratio = renewed[f"{prefix}log_ratio"]
+                renewed |= {prefix + key: value for key, value in ratio.without_host_state(log_ratio, batches).items()}
+    return renewed

@@ -51,8 +51,10 @@ def with_heads(detector: Detector, role: str) -> DetectorWithHeads:
 def as_batch(images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> tuple[Tensor, Sequence[Target]]:
     """Images as one float batch; targets of images that were padded here say the size of their image inside it.
 
-    The images are (batch, 3, height, width), float32 in [0, 1] or uint8; or a sequence of (3, height, width).
+    The images are (batch, 3, height, width), float32 in [0, 1] or uint8; or a sequence of (3, height, width). Boxes of
+    integers become float32, which detectors need.
     """
+    targets = [t if t["boxes"].is_floating_point() else {**t, "boxes": t["boxes"].float()} for t in targets]
     if isinstance(images, Tensor):
         return as_float(images), targets
     return pad_to_batch([as_float(image) for image in images]), [

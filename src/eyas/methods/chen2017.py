@@ -8,13 +8,14 @@ the hint on the feature map, is `eyas.methods.fitnets.FitNets`; use both for the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from eyas.methods.method import Weight, ratio
+from eyas.methods.method import Auto, Weight, ratio
 from eyas.methods.outputs import HeadPair, OutputDistillation
 from eyas.types import EyasError, View
 
@@ -83,7 +84,8 @@ class Chen2017(OutputDistillation):
     detector's own losses count and divided by the number that it divides its class loss by; the heads are added up.
 
     Args:
-        weight: factor of the whole loss, or auto. The hard labels keep the share ``1 - weight (1 - mu)``.
+        weight: factor of the whole loss, or auto. The hard labels keep the share ``1 - weight (1 - mu)``, so it is at
+            most 1 / (1 - mu): a larger number is refused, an automatic weight stops there.
         mu: share of the hard labels in the class loss, in [0, 1].
         nu: factor of the bounded box loss L_b.
         margin: m in L_b, in squared box deltas: a box counts unless the student beats the teacher by this margin.
@@ -113,9 +115,10 @@ class Chen2017(OutputDistillation):
         self.require(nu >= 0, f"nu cannot be negative, got {nu}")
         self.require(margin >= 0, f"margin cannot be negative, got {margin}")
         self.require(background_weight >= 0, f"background_weight cannot be negative, got {background_weight}")
-        taken = self.weight * (1 - mu) if isinstance(self.weight, float | int) else 0
+        self.max_weight = 1 / (1 - mu) if mu < 1 else math.inf
         rule = "weight (1 - mu) is taken from the hard labels and cannot exceed 1"
-        self.require(taken <= 1, f"{rule}, got weight {self.weight}, mu {mu}")
+        holds = isinstance(self.weight, Auto) or self.weight <= self.max_weight
+        self.require(holds, f"{rule}, got weight {self.weight}, mu {mu}")
         self.mu = mu
         self.nu = nu
         self.margin = margin

@@ -45,8 +45,9 @@ class Auto:
         fraction: the gradient ratio: the norm of the method's gradient at the student's imitated features over the norm
             of the detection loss's gradient there, in (0, 1000].
         warmup: batches after ``start_step`` in which only the adapters learn, not the student. A new adapter passes no
-            gradient worth measuring.
-        every: batches between measurements, after the first ten batches, which are all measured.
+            gradient worth measuring. Batches with nothing to imitate do not count.
+        every: batches between measurements, on average. Before, every batch is measured until ten have counted: those
+            with something to imitate.
 
     Raises:
         EyasError: a value is out of range.
@@ -54,7 +55,7 @@ class Auto:
 
     fraction: float = 1.0
     warmup: int = 10
-    every: int = 20
+    every: int = 10
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1000:
@@ -78,6 +79,7 @@ class Method(nn.Module):
 
     Attributes:
         reads: what the method reads besides feature maps. Only what some method reads is computed.
+        max_weight: the largest weight that makes sense, to which an automatic one is held.
         version: raise it when the same options select other cells, so that teacher caches are recomputed.
 
     Raises:
@@ -92,6 +94,7 @@ class Method(nn.Module):
         self.name = name
         self.weight: float | Auto = Auto() if weight == "auto" else weight
         self.start_step = start_step
+        self.max_weight = math.inf
         if not isinstance(self.weight, Auto):
             self.require(0 <= self.weight < math.inf, f"weight cannot be negative or infinite, got {weight}")
         self.require(start_step >= 0, f"start_step cannot be negative, got {start_step}")

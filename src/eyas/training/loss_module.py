@@ -27,6 +27,9 @@ class LossModule(Protocol):
     def gradient_ratios(self) -> dict[str, float]:
         """The gradients of distillation terms over that of the detection loss, by name, as far as they are known."""
 
+    def last_gradient_ratios(self) -> dict[str, float]:
+        """The same in the last batch that was measured; `gradient_ratios` are running means."""
+
 
 class Baseline(nn.Module):
     """A student trained by its own losses alone: no distillation term has a weight or a ratio."""
@@ -45,4 +48,7 @@ class Baseline(nn.Module):
         return {}
 
     def gradient_ratios(self) -> dict[str, float]:
+        return {}
+
+    def last_gradient_ratios(self) -> dict[str, float]:
         return {}

@@ -60,6 +60,7 @@ class StepLog:
             "losses": dict(zip(losses, means.tolist(), strict=True)),
             "weights": model.weights(),
             "gradient_ratios": model.gradient_ratios(),
+            "last_gradient_ratios": model.last_gradient_ratios(),
         }
         self._log("train", **values)
         return values

@@ -10,8 +10,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from difflib import get_close_matches
 from functools import partial
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ Eyas distils a large, accurate object detector into a small, fast one.
   eyas doctor                                                    what is installed, and whether a training would work
 
 Every option can stand in a YAML file given by --config; --print_config prints the resolved one.
-`eyas COMMAND --help` lists the options of a command.
+`eyas COMMAND --help` lists the options of a command; `eyas --version` names the version.
 """
 
 
@@ -79,8 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     launched = end_with_parent()
     try:
         with stopped_by_termination():
-            if arguments and arguments[0] in ("-h", "--help"):
-                print(overview())
+            if arguments and arguments[0] in ABOUT:
+                print(ABOUT[arguments[0]]())
                 return 0
             return _run(arguments, *parse(arguments))
     except Exception as error:
@@ -94,6 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         resume = "a training goes on from its checkpoint with --run.resume true, demo and compare when called again"
         say_error(str(stop) or f"stopped; {resume}")
         return stop.status if isinstance(stop, Stopped) else 130
+
+
+def version() -> str:
+    """The version of Eyas."""
+    return f"eyas {metadata.version('eyas')}"
 
 
 def overview() -> str:
@@ -115,8 +121,10 @@ def parse(arguments: Sequence[str]) -> tuple[str, ArgumentParser, Namespace]:
     """
     name = arguments[0] if arguments else ""
     if name not in COMMANDS:
+        close = get_close_matches(name, COMMANDS, n=1)
         said = f"there is no command {name}" if name else "give a COMMAND"
-        raise EyasError(f"{said}; the commands are {', '.join(COMMANDS)}, and eyas --help tells what each does")
+        hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
+        raise EyasError(f"{said}; {hint}{'' if close else ', and eyas --help tells what each does'}")
     return name, *parse_options(partial(parser_of, name), arguments[1:])
 
 
@@ -132,6 +140,9 @@ def parser_of(name: str, methods: bool) -> ArgumentParser:
         _add_places(parser)
     return parser
 
+
+ABOUT: dict[str, Callable[[], str]] = {"-h": overview, "--help": overview, "help": overview, "--version": version}
+"""Arguments that are not a command -> what they print."""
 
 OWN_ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
     "recipes": {

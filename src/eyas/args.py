@@ -167,9 +167,9 @@ class TeacherArgs:
     """How the student imitates its teacher.
 
     Attributes:
-        method: distillation losses: a class by import path, such as eyas.FGFI, with its arguments as --method.NAME, or
-            in YAML a list of such classes; fine-grained feature imitation when left out. --method.help CLASS lists the
-            arguments.
+        method: distillation losses: fgfi, fitnets, box_mask, vanilla, chen2017, roi_mimic, or a class by import path,
+            with its arguments as --method.NAME; several as fgfi,vanilla, or in YAML a list. Fine-grained feature
+            imitation (fgfi) when left out. --method.help fgfi lists the arguments.
         pairs: student level: teacher level, where pairing by stride is not what you want.
         any_teacher: go on with a teacher that scores near zero, or that has other classes than the data.
         teacher_scale: how many times larger the teacher sees the images, in [1, 4]; --dataset.resize is the student's

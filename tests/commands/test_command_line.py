@@ -210,7 +210,7 @@ def test_recipes_are_listed_and_copied(
     assert "student.yaml exists already" in capsys.readouterr().err
     assert (tmp_path / "student.yaml").read_text() == "model: retinanet\n"
     assert main(["recipes", "copy", "nothing/here"]) == 2
-    assert "digits/student" in capsys.readouterr().err
+    assert "no recipe 'nothing/here'; eyas recipes lists them" in capsys.readouterr().err
     assert names(tmp_path) == ["student.yaml"]
 
 

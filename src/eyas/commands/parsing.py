@@ -7,12 +7,9 @@ Parsing takes two passes where a command has methods, which are classes and need
 from __future__ import annotations
 
 import inspect
-import re
 import sys
-import textwrap
 from argparse import Action
 from collections.abc import Callable, Collection, Mapping, Sequence
-from difflib import get_close_matches
 from inspect import Parameter, Signature
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,33 +19,14 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Na
 from jsonargparse.typing import register_type
 
 from eyas.args import FLAT
+from eyas.commands.names import SHORT
+from eyas.commands.refusals import METHOD, SIZE_FORM, is_group, options_of, plain_error
+from eyas.commands.spelling import spelled_out
 from eyas.runs.config import command_config
 from eyas.types import EyasError
 
-METHOD = "method"
 NEEDS_CLASSES = (f"--{METHOD}.help", "--print_config")
 """Options that need the methods imported, whatever else is given."""
-WORDS = {
-    "<class 'bool'>": "true | false",
-    "<class 'int'>": "a whole number",
-    "<class 'float'>": "a number",
-    "<class 'str'>": "a text",
-    "<class 'list'>": "a list",
-    "<class 'tuple'>": "a list",
-    "<class 'dict'>": "a mapping",
-    "<class 'NoneType'>": "null",
-    "Path": "a path",
-    "PositiveInt": "a whole number above 0",
-}
-"""Type, as an error names it -> what to give; choices are separated by a bar."""
-KEY = re.compile(r'Parser key "([^"]+)":\s*(.*)', re.DOTALL)
-CLASS_PROBLEM = re.compile(r"^( *)- Problem with given class_path '([^']+)':\n((?:\1 {4}.*\n?)+)", re.MULTILINE)
-EXPECTED = re.compile(r"Expected (?:an? )?(<class '\w+'>|typing\.Literal\[.*\])|Not of type (\w+):")
-GOT = re.compile(r"(?:Got|Given) value: (.*)")
-UNKNOWN = re.compile(
-    r"unrecognized arguments: (.*)|Option '(.+)' is not accepted|Group '(.+)' does not accept option '(.+)'"
-)
-MISSING = "the following arguments are required: "
 
 
 class PlainHelp(DefaultHelpFormatter):
@@ -90,13 +68,27 @@ def command_parser(
         methods: import the methods, so that ``method`` makes one; otherwise it takes any value.
     """
     flat = one_parameter_each(function, methods=methods)
-    parser = ArgumentParser(prog=prog, description=summary(function), exit_on_error=False, formatter_class=PlainHelp)
+    parser = ArgumentParser(
+        prog=prog, description=summary(function), exit_on_error=False, formatter_class=PlainHelp, allow_abbrev=False
+    )
     parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
     parser.add_function_arguments(flat, as_group=False, as_positional=positional, skip=set(skip))
     required = [name for name, option in inspect.signature(flat).parameters.items() if option.default is option.empty]
     given = [name.upper() if positional else f"--{name} {name.upper()}" for name in required if name not in skip]
     parser.usage = " ".join(["%(prog)s", *given, "[--OPTION VALUE ...]"])
+    _describe(parser)
     return parser
+
+
+def _describe(parser: ArgumentParser) -> None:
+    """Add to the help what the signature does not say: what a group of options takes, and an option's short name."""
+    options = options_of(parser)
+    for name, action in options.items():
+        if is_group(action):
+            action.help = f"{SIZE_FORM}." if name.endswith("resize") else "a mapping of the options below."
+    for short, names in SHORT.items():
+        for action in (options[name] for name in names if name in options and short not in options):
+            action.help = f"{(action.help or '').removesuffix('.')}; --{short} for short."
 
 
 def summary(function: Callable[..., Any]) -> str:
@@ -165,6 +157,7 @@ def parse_options(
         EyasError: an option that the command does not have, a value of another type, or one that is out of range.
     """
     parser = build(False)
+    arguments = spelled_out(parser, arguments)
     if METHOD not in parser.get_defaults():
         return parser, _parse(parser, arguments)
     if not any(argument.startswith(NEEDS_CLASSES) for argument in arguments):
@@ -190,14 +183,11 @@ def _without_methods(arguments: Sequence[str]) -> list[str]:
 
 
 def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
-    """The config of the arguments. Raises EyasError where the parser refuses one."""
+    """The config of arguments that are spelled out. Raises EyasError where the parser refuses one."""
     try:
         config: Namespace = parser.parse_args(list(arguments))
     except ArgumentError as error:
-        raise EyasError(_plain_error(str(error), parser)) from error
-    for name, default in parser.get_defaults().items(branches=True):
-        if isinstance(default, Namespace) and not isinstance(config[name], Namespace):
-            raise EyasError(f"--{name}: give a mapping of its options, not {config[name]}")
+        raise EyasError(plain_error(str(error), parser, arguments)) from error
     return config
 
 
@@ -226,7 +216,7 @@ def run_recipe(function: Callable[..., Any], recipe: Path, overrides: Mapping[st
     """Do what ``eyas COMMAND --config recipe --key value ...`` would do, and return what the command returns."""
     parser = command_parser(function)
     arguments = [f"--config={recipe}", *(f"--{key}={value}" for key, value in overrides.items())]
-    return run_config(function, parser, _parse(parser, arguments))
+    return run_config(function, parser, _parse(parser, spelled_out(parser, arguments)))
 
 
 def resolve_options(function: Callable[..., Any], arguments: Sequence[str]) -> str:
@@ -236,49 +226,7 @@ def resolve_options(function: Callable[..., Any], arguments: Sequence[str]) -> s
         EyasError: an option that the command does not have, a value of another type, or one that a class refuses.
     """
     parser = command_parser(function)
-    config = _parse(parser, arguments)
+    config = _parse(parser, spelled_out(parser, arguments))
     config.pop("config", None)
     _instances(parser, config)
     return str(parser.dump(config, skip_validation=True))
-
-
-def _plain_error(text: str, parser: ArgumentParser) -> str:
-    """An error of the parser, as one line that names the option and what to give where it is of a known kind."""
-    if text.startswith(MISSING):
-        return f"required and not given: {text.removeprefix(MISSING)}; see {parser.prog} --help"
-    unknown = UNKNOWN.fullmatch(text)
-    if unknown is not None:
-        return _unknown_option(".".join(filter(None, unknown.groups())), parser)
-    problem = KEY.fullmatch(text)
-    return text if problem is None else f"--{_plain_problem(*problem.groups())}"
-
-
-def _unknown_option(given: str, parser: ArgumentParser) -> str:
-    name = re.split("[ =]", given.removeprefix("--"))[0]
-    known = list(parser.get_defaults().keys())
-    close = [key for key in known if key.rpartition(".")[2] == name] or get_close_matches(name, known, n=1)
-    hint = f"did you mean --{close[0]}?" if close else f"see {parser.prog} --help"
-    return f"{given}: there is no such option; {hint}"
-
-
-def _plain_problem(key: str, text: str) -> str:
-    """What is wrong with the value of one key. The first class that was tried and failed is the most informative."""
-    of_class = CLASS_PROBLEM.search(text)
-    if of_class is not None:
-        detail = textwrap.dedent(of_class[3]).strip()
-        inner = KEY.fullmatch(detail)
-        return f"{key}: {of_class[2]}: {detail if inner is None else _plain_problem(*inner.groups())}"
-    choices = [choice for found in EXPECTED.findall(text) for choice in _choices(*found)]
-    if "subclass" in text or "dot import path" in text:
-        choices = ["the import path of a class", *choices]
-    if not choices:
-        return f"{key}: {' '.join(text.split())}"
-    *most, last = dict.fromkeys(choices)
-    got = GOT.findall(text)
-    wanted = f"{', '.join(most)} or {last}" if most else last
-    return f"{key}: give {wanted}" + (f", not {got[-1]}" if got else "")
-
-
-def _choices(expected: str, kind: str) -> list[str]:
-    name = expected or kind
-    return re.findall(r"'([^']*)'", name) if name.startswith("typing.Literal") else WORDS.get(name, name).split(" | ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -23,8 +24,12 @@ def recipes(action: Literal["list", "copy"] = "list", name: str | None = None) -
             summary = path.read_text().partition("\n")[0].lstrip("# ")
             print(f"{known:<44} {summary}")
         return
+    if name is None:
+        raise EyasError("name the recipe to copy: eyas recipes copy NAME; eyas recipes lists them")
     if name not in shipped:
-        raise EyasError(f"there is no recipe {name!r}; choose from {', '.join(shipped)}")
+        close = get_close_matches(name, shipped, n=3)
+        hint = f"did you mean {' or '.join(close)}" if close else "eyas recipes lists them"
+        raise EyasError(f"there is no recipe {name!r}; {hint}")
     target, text = Path(Path(name).name + ".yaml"), shipped[name].read_text()
     if target.exists() and target.read_text() != text:
         raise EyasError(f"{target} exists already and differs from the recipe; move it away first")

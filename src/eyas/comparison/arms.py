@@ -41,10 +41,13 @@ class ArmOptions:
 
     @classmethod
     def parse(cls, value: Any) -> ArmOptions:
-        """Make one from a value of a YAML file, or from YAML given on the command line."""
+        """Make one from a value of a YAML file, or from YAML given on the command line, else ValueError."""
         if isinstance(value, ArmOptions):
             return value
-        return cls(yaml.safe_load(value) if isinstance(value, str) else value)
+        try:
+            return cls(yaml.safe_load(value) if isinstance(value, str) else value)
+        except yaml.YAMLError as error:
+            raise ValueError(str(error)) from error
 
 
 register_type(ArmOptions, serializer=lambda layers: layers.value, deserializer=ArmOptions.parse)

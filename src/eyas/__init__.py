@@ -16,35 +16,39 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from eyas.data import from_coco_detection, from_supervision, loader, read, to_supervision
-    from eyas.detectors import CustomDetector, TorchvisionDetector, TransformersDetector, build
+    from eyas.detectors import CustomDetector, TorchvisionDetector, TransformersDetector, build, wrap
     from eyas.distillation.distiller import Distiller
-    from eyas.evaluation import evaluate
+    from eyas.evaluation import EvaluationResult
+    from eyas.evaluation.detector import evaluate
     from eyas.export.pipeline import export_detector
     from eyas.methods import FGFI, Auto, BoxMask, Chen2017, FitNets, Method, RoIMimic, Vanilla
     from eyas.ops.anchors import AnchorGrid, default_grid
     from eyas.ops.near_objects import near_object_masks
     from eyas.ops.pixels import as_float
     from eyas.runs.opening import load
+    from eyas.runs.saving import save
     from eyas.types import Detector, EyasError, Level, Prediction, Target
 
 __all__ = ["from_coco_detection", "from_supervision", "loader", "read", "to_supervision"]
-__all__ += ["CustomDetector", "TorchvisionDetector", "TransformersDetector", "build", "load"]
+__all__ += ["CustomDetector", "TorchvisionDetector", "TransformersDetector", "build", "load", "save", "wrap"]
 __all__ += ["FGFI", "Auto", "BoxMask", "Chen2017", "FitNets", "Method", "RoIMimic", "Vanilla"]
 __all__ += ["AnchorGrid", "as_float", "default_grid", "near_object_masks"]
-__all__ += ["Distiller", "evaluate", "export_detector"]
+__all__ += ["Distiller", "EvaluationResult", "evaluate", "export_detector"]
 __all__ += ["Detector", "EyasError", "Level", "Prediction", "Target"]
 
 HOMES = {
     "data": ("from_coco_detection", "from_supervision", "loader", "read", "to_supervision"),
-    "detectors": ("CustomDetector", "TorchvisionDetector", "TransformersDetector", "build"),
+    "detectors": ("CustomDetector", "TorchvisionDetector", "TransformersDetector", "build", "wrap"),
     "distillation.distiller": ("Distiller",),
-    "evaluation": ("evaluate",),
+    "evaluation": ("EvaluationResult",),
+    "evaluation.detector": ("evaluate",),
     "export.pipeline": ("export_detector",),
     "methods": ("FGFI", "Auto", "BoxMask", "Chen2017", "FitNets", "Method", "RoIMimic", "Vanilla"),
     "ops.anchors": ("AnchorGrid", "default_grid"),
     "ops.near_objects": ("near_object_masks",),
     "ops.pixels": ("as_float",),
     "runs.opening": ("load",),
+    "runs.saving": ("save",),
     "types": ("Detector", "EyasError", "Level", "Prediction", "Target"),
 }
 """Module -> its names here. Each is imported when first used, so that a command answers without importing torch."""

@@ -171,7 +171,10 @@ class TeacherArgs:
             with its arguments as --method.NAME; several as fgfi,vanilla, or in YAML a list. Fine-grained feature
             imitation (fgfi) when left out. --method.help fgfi lists the arguments.
         pairs: student level: teacher level, where pairing by stride is not what you want.
-        any_teacher: go on with a teacher that scores near zero, or that has other classes than the data.
+        any_classes: go on with a teacher that does not know every class of the data by name, where the methods read
+            its features only.
+        any_score: go on with a teacher that scores near zero.
+        any_teacher: any_classes and any_score in one.
         teacher_scale: how many times larger the teacher sees the images, in [1, 4]; --dataset.resize is the student's
             size.
         cache: folder for the teacher's vectors: what is missing there is computed before the first step, and the
@@ -181,10 +184,17 @@ class TeacherArgs:
 
     method: Method | list[Method] | None = None
     pairs: dict[str, str] | None = None
+    any_classes: bool = False
+    any_score: bool = False
     any_teacher: bool = False
     teacher_scale: float = 1.0
     cache: Path | None = None
     cache_dtype: CacheDtype = "bfloat16"
+
+    def __post_init__(self) -> None:
+        if self.any_teacher:
+            object.__setattr__(self, "any_classes", True)
+            object.__setattr__(self, "any_score", True)
 
 
 @dataclass(frozen=True)

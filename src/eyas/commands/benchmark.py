@@ -43,7 +43,9 @@ def benchmark(
         data: folder of a data set: COCO, VOC, KITTI or YOLO, recognised from its files.
         teacher: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; or
             package.module:function. Without one, the step of `eyas train` is timed.
-        any_teacher: ignored here: the teacher is not scored.
+        any_classes: ignored here: the teacher is not checked.
+        any_score: ignored here, too.
+        any_teacher: ignored here, too.
         steps: timed steps.
         warmup: steps before them; an automatic weight is measured in each of its first twenty.
         json_file: also write the times there.

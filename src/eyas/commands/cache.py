@@ -40,8 +40,7 @@ def cache(
         spec = setup.spec(student)
         detector = spec.build()
         session = setup.teacher_session(source, methods, cache, teaching.cache_dtype)
-        if not teaching.any_teacher:
-            check_classes(session.teacher, setup.train, teacher)
+        check_classes(session.teacher, setup.train, methods, teacher, any_classes=teaching.any_classes)
         distiller = Distiller(detector, session.teacher, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed)
-        setup.score_teacher(session, teacher, any_teacher=teaching.any_teacher)
+        setup.score_teacher(session, teacher, any_score=teaching.any_score)
         session.prepare(distiller.pairs)

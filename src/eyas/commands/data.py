@@ -6,6 +6,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from eyas.data.options import Resize
+
 
 def data(
     path: Path,
@@ -13,7 +15,8 @@ def data(
     format: str | None = None,
     classes: list[str] | None = None,
     images: bool = False,
-    model: Path | None = None,
+    model: str | None = None,
+    resize: Resize = Resize(),
 ) -> None:
     """Print what a data set holds, and every box or record that is dropped, with file and line.
 
@@ -23,18 +26,20 @@ def data(
         format: coco, voc, kitti or yolo; recognised from the folder when left out.
         classes: class names in label order; taken from the data set when left out.
         images: also decode every image, and list those that would stop a training.
-        model: run folder of a detector, to compare its anchors with the boxes at its input size.
+        model: a trained detector, to compare its anchors with the boxes at its input size: run folder; folder of
+            save_pretrained, or hub id, of transformers; or package.module:function, which is called and returns one.
+        resize: size of that input; the run's own when left out.
     """
     from eyas.data import check_images, read, report
 
-    resize = grids = None
+    grids = None
     if model is not None:
         # Here, since without a model this command answers before torch would be imported.
         from eyas.evaluation.predict import anchor_grids
-        from eyas.runs.checkpoint import ModelSpec
-        from eyas.runs.opening import load
+        from eyas.runs.opening import resolve_detector
 
-        resize, grids = ModelSpec.load(model).resize, partial(anchor_grids, load(model))
+        opened = resolve_detector(model)
+        resize, grids = opened.resize if resize == Resize() else resize, partial(anchor_grids, opened.open())
     for name in split or ["train", "val"]:
         source = read(path, name, format=format, classes=classes)
         if images:

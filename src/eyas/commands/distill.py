@@ -42,11 +42,10 @@ def distill(
         spec = setup.spec(student)
         detector = spec.build(student.weights)
         session = setup.teacher_session(source, methods, teaching.cache, teaching.cache_dtype)
-        if not teaching.any_teacher:
-            check_classes(session.teacher, setup.train, teacher)
+        check_classes(session.teacher, setup.train, methods, teacher, any_classes=teaching.any_classes)
         distiller = Distiller(detector, session.teacher, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed)
         trainer = setup.trainer(distiller, spec)
-        taught = setup.score_teacher(session, teacher, any_teacher=teaching.any_teacher)
+        taught = setup.score_teacher(session, teacher, any_score=teaching.any_score)
         setup.say(f"student   {describe_student(spec, detector)}")
         session.prepare(distiller.pairs)
         # Draw as the first step will, whatever was drawn before: with a full cache, for one, no teacher was made.

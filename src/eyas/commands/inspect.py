@@ -17,6 +17,7 @@ def inspect(
     subset: SplitArgs = SplitArgs(),
     psi: float = 0.5,
     assignment: Literal["global", "per_level", "by_size"] = "global",
+    classes: list[str] | None = None,
     images: int | None = None,
     out: Path | None = None,
     resize: Resize = Resize(),
@@ -30,6 +31,7 @@ def inspect(
             package.module:function, which is called and returns one.
         psi: share of an object's best IoU that an anchor must exceed for its cell to be near, in [0, 1].
         assignment: with several levels, those over which the best IoU is taken.
+        classes: class names of the data in label order; those of the run, or the data set's own, when left out.
         images: how many of the split's first images to use; all when left out.
         out: folder for inspection.json, variance.png and near_masks.png; RUN/inspection when left out.
         resize: size of the input; the run's own when left out.
@@ -45,17 +47,17 @@ def inspect(
     from eyas.evaluation.variance import inspect_features, table, to_json, verdict
     from eyas.report.plots import channel_variances
     from eyas.report.sections.masks import draw_masks
-    from eyas.runs.checkpoint import SPEC, ModelSpec
-    from eyas.runs.opening import load
-    from eyas.runs.results import run_source
+    from eyas.runs.opening import resolve_detector
+    from eyas.runs.results import data_for
     from eyas.tools.devices import pick_device
     from eyas.tools.files import make_folder, write_json
     from eyas.tools.progress import Progress
 
-    folder, detector = Path(run), load(run)
-    source = run_source(folder, detector.classes, data=subset.data, split=subset.split)
+    opened = resolve_detector(run)
+    detector, folder = opened.open(), opened.folder or Path(run)
+    source = data_for(run, detector.classes, classes, data=subset.data, split=subset.split)
     source = replace(source, records=source.records[:images])
-    resize = ModelSpec.load(folder).resize if resize == Resize() and (folder / SPEC).is_file() else resize
+    resize = opened.resize if resize == Resize() else resize
     out = out or (folder if folder.is_dir() else Path()) / "inspection"
     make_folder(out)
     where = pick_device(feed.device)

@@ -8,25 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from eyas.args import Device
+from eyas.data.options import Resize
 from eyas.types import EyasError, Prediction, Record
 
 
 def predict(
-    run: Path,
+    run: str,
     images: Path,
     out: Path = Path("predictions"),
     threshold: float = 0.3,
     best: bool = False,
+    resize: Resize = Resize(),
     device: Device = "auto",
 ) -> None:
     """Detect objects in an image or a folder of images: boxes as JSON, and drawn as PNG.
 
     Args:
-        run: run folder of a training, or an ONNX file that export made.
+        run: run folder of a training; an ONNX file that export made; a folder of save_pretrained, or a hub id, of
+            transformers; or package.module:function, which is called and returns a detector.
         images: an image, or a folder that is searched for images.
         out: folder for predictions.json and the drawn images.
         threshold: lowest score that is drawn; the JSON has all.
         best: take the best checkpoint instead of the last.
+        resize: size of the input; the run's own when left out.
         device: auto takes the accelerator where there is one; cpu does not.
     """
     import numpy as np
@@ -44,9 +48,14 @@ def predict(
     from eyas.tools.progress import Progress
 
     drawings = drawings_of(find_images(images), images, out)
-    (resize, detector), where = open_detector(run, best=best), pick_device(device)
+    (own, detector), where = open_detector(run, best=best), pick_device(device)
+    resize = own if resize == Resize() else resize
     detector.network.to(where)
-    transform, no_boxes, no_labels = eval_transform(resize), np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    transform, no_boxes, no_labels = (
+        eval_transform(resize),
+        np.zeros((0, 4), np.float32),
+        np.zeros(0, np.int64),
+    )
     entries: list[dict[str, Any]] = []
     with Progress() as progress, torch.no_grad():
         task = progress.task("predict", len(drawings))

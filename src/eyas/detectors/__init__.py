@@ -23,6 +23,7 @@ from eyas.detectors import shuffledet, torchvision, transformers
 from eyas.detectors.custom import CustomDetector
 from eyas.detectors.deployed import Candidates, Deployed, deploy, take_rows, top_scores
 from eyas.detectors.library import Library, NativeFormat, imported
+from eyas.detectors.origin import Origin, with_origin
 from eyas.detectors.weight_files import load_detector, read_weights_file
 from eyas.types import Detector, EyasError
 
@@ -43,6 +44,7 @@ __all__ = [
     "TorchvisionDetector",
     "TransformersDetector",
     "build",
+    "check_detector",
     "deploy",
     "faster_rcnn",
     "fcos",
@@ -53,11 +55,15 @@ __all__ = [
     "take_rows",
     "top_scores",
     "transformers_detector",
+    "wrap",
 ]
 
 LIBRARIES: tuple[Library, ...] = (torchvision.LIBRARY, shuffledet.LIBRARY, transformers.LIBRARY)
 BUILDERS: Mapping[str, Library] = {model: library for library in LIBRARIES for model in library.builders}
 """Model name -> its library: what `build` and the command line know by name."""
+
+
+CUSTOM = "eyas.CustomDetector(network, classes, losses=..., predict=..., levels=[...])"
 
 
 def __getattr__(name: str) -> Any:
@@ -120,10 +126,49 @@ def build(
     detector: Detector = builder(classes, **chosen)
     if weights is not None and "weights" not in known:
         load_detector(detector.network, read_weights_file(Path(weights)))
-    return detector
+    return with_origin(detector, Origin(model, backbone, dict(options or {})))
 
 
 def native_format(name: str) -> NativeFormat | None:
     """The format of a library that recognises a name, a folder or an id on its hub; None when no library does."""
     formats = (library.native for library in LIBRARIES if library.native is not None)
     return next((native for native in formats if native.recognises(name)), None)
+
+
+def wrap(model: object, classes: Sequence[str]) -> Detector:
+    """A detection model of a library, as its own builders or you made it, as a detector of Eyas.
+
+    Args:
+        model: a Faster R-CNN, RetinaNet, FCOS or SSD of torchvision, or a detector of transformers. It is not copied;
+            how it changes, and further options, are in the adapters' docstrings (`TorchvisionDetector`,
+            `TransformersDetector`).
+        classes: class names in label order, without the background.
+
+    Raises:
+        EyasError: a model of another kind, or with a head for another number of classes.
+    """
+    library = _library_of_model(model)
+    if library is None:
+        raise EyasError(f"a {type(model).__name__} is of no library that eyas.wrap knows; bring it in by {CUSTOM}")
+    detector: Detector = imported(library.adapter)(model, tuple(classes))
+    return detector
+
+
+def check_detector(given: object, role: str) -> None:
+    """Raises EyasError, which says how to make it one, when ``given``, the ``role`` of an argument, is no detector."""
+    if isinstance(given, Detector):
+        return
+    advice = "give an eyas.Detector, such as eyas.build or eyas.load returns"
+    if isinstance(given, str | Path):
+        advice = f"give the detector that eyas.load({str(given)!r}) returns"
+    elif _library_of_model(given) is not None:
+        advice = "wrap it: eyas.wrap(model, classes=[...])"
+    elif hasattr(given, "named_modules"):
+        advice = f"bring it in by {CUSTOM}"
+    raise EyasError(f"{role}: a {type(given).__name__} is not an eyas.Detector; {advice}")
+
+
+def _library_of_model(model: object) -> Library | None:
+    """The library that one of a model's classes is from; None when there is none."""
+    packages = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
+    return next((library for library in LIBRARIES if library.package in packages), None)

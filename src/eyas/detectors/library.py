@@ -36,6 +36,7 @@ class Library:
 
     Attributes:
         adapter: "module:class" of its detectors.
+        package: the package whose models the adapter takes; empty if its models are Eyas' own.
         builders: model name -> "module:function" that builds the detector from its classes and keyword arguments.
         backbones: describes the backbones a builder takes, for the error when none is given.
         meta_device: whether its builders work under ``torch.device("meta")``, where a model takes no memory. A run's
@@ -45,6 +46,7 @@ class Library:
 
     adapter: str
     builders: Mapping[str, str]
+    package: str = ""
     backbones: Callable[[], str] = str
     meta_device: bool = True
     native: NativeFormat | None = None

@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from eyas.detectors import check_detector
 from eyas.distillation.accumulation import step_shares
 from eyas.distillation.balance import Balance, detection_gradient, measure_balance
 from eyas.distillation.first_batches import CHECKED, check_batch
@@ -210,6 +211,9 @@ class Distiller(nn.Module):
 
 
 def _check(student: Detector, teacher: Detector | Teacher, methods: Sequence[Method], scale: float) -> None:
+    check_detector(student, "the student")
+    if not isinstance(teacher, Teacher):
+        check_detector(teacher, "the teacher")
     names = [method.name for method in methods]
     if len(set(names)) < len(names):
         raise EyasError(f"each method of a distiller needs a name of its own, got {', '.join(names)}")

@@ -34,6 +34,12 @@ class EvaluationResult:
         """The metric that the field ranks by, the first of the summary: "map", or VOC's "map_50"."""
         return next(iter(self.summary.values()))
 
+    def restricted_to(self, classes: Sequence[str]) -> EvaluationResult:
+        """The result for some of its classes: their metrics, and the means over them."""
+        if len(classes) == len(self.per_class):
+            return self
+        return summarise(self.metric, {name: self.per_class[name] for name in classes}, list(self.summary))
+
     def headline(self) -> str:
         """The first three means in one line, the primary one first, as ``mAP 0.431  mAP50 0.642  mAP75 0.458``."""
         shown = list(self.summary.items())[:3]

@@ -18,8 +18,7 @@ from eyas.detectors.deployed import DETECTIONS, Candidates, Deployed, as_predict
 from eyas.evaluation.cost import ModelCost, measure
 from eyas.export.onnx_format import OnnxExporter
 from eyas.ops.pixels import filled
-from eyas.runs.checkpoint import ModelSpec
-from eyas.runs.opening import load
+from eyas.runs.opening import resolve_detector
 from eyas.types import Detector, EyasError, Level, Prediction, Size, Target
 
 
@@ -141,21 +140,23 @@ class ExportedDetector:
         return as_predictions(Candidates(*self.runtime.run(fitted, DETECTIONS)))
 
 
-def open_detector(run: Path, *, best: bool = False) -> tuple[Resize, Detector]:
-    """The detector of a run folder, or of a file that `eyas export` made, and the resize of its input.
+def open_detector(run: str | Path, *, best: bool = False) -> tuple[Resize, Detector]:
+    """A detector that `eyas.load` knows, or that of a file that `eyas export` made, and the resize of its input.
 
     Args:
-        run: the folder or the file.
+        run: its name, or the file.
         best: the best checkpoint of the run instead of the last.
 
     Raises:
         EyasError: it cannot be read, or the best checkpoint of a file is requested.
     """
-    if run.suffix not in RUNTIMES:
-        return ModelSpec.load(run).resize, load(run, best=best)
+    file = Path(run)
+    if file.suffix not in RUNTIMES:
+        source = resolve_detector(run, best=best)
+        return source.resize, source.open()
     if best:
         raise EyasError(f"{run}: an exported file has one set of weights; leave out --best, or export with it")
-    exported = ExportedDetector(RUNTIMES[run.suffix](run), str(run))
+    exported = ExportedDetector(RUNTIMES[file.suffix](file), str(run))
     return exported.resize, exported
 
 

@@ -12,6 +12,7 @@ import torch
 from eyas.args import DataArgs
 from eyas.data import DataSource
 from eyas.data.options import Resize
+from eyas.detectors.class_names import match_by_name
 from eyas.evaluation.cost import ModelCost, measure
 from eyas.evaluation.errors import JudgedImage, judge
 from eyas.evaluation.predict import predict_source
@@ -62,7 +63,7 @@ def teacher_origin(runs: Sequence[Run], given: str | None) -> str | None:
 
 
 def load_models(origins: Mapping[str, str], classes: Sequence[str]) -> tuple[dict[str, Model], list[str]]:
-    """The detectors that can be loaded, and a sentence on those that cannot, or that have other classes.
+    """The detectors that can be loaded, answering in the classes of the runs, and a sentence on those that cannot.
 
     Args:
         origins: arm or `TEACHER` -> run folder, or package.module:function. The teacher gets images of the first arm's
@@ -73,10 +74,7 @@ def load_models(origins: Mapping[str, str], classes: Sequence[str]) -> tuple[dic
     problems: dict[str, EyasError] = {}
     for name, origin in origins.items():
         try:
-            detector = load(origin)
-            if tuple(detector.classes) != tuple(classes):
-                raise EyasError(f"{origin}: its classes are not those of the runs")
-            detectors[name] = detector
+            detectors[name] = match_by_name(load(origin), classes, origin)
         except EyasError as error:
             problems[name] = error
     notes = []

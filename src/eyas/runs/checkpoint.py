@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -45,7 +45,7 @@ class ModelSpec:
     """How a detector is built, and the input it was trained for.
 
     Attributes:
-        model: name of the detector family.
+        model: name of the detector family; or package.module:function, for a detector that code makes.
         classes: class names in label order.
         backbone: name, where the family has a choice.
         options: keyword arguments of the family's builder.
@@ -84,14 +84,25 @@ class ModelSpec:
         return spec
 
 
-def load_run(folder: str | Path, *, best: bool = False) -> Detector:
+def load_run(folder: str | Path, *, best: bool = False, make: Callable[[], Detector] | None = None) -> Detector:
     """The trained detector of a run folder, in evaluation mode on the CPU: of its last or its best evaluation.
 
+    Args:
+        folder: the run folder.
+        best: the weights of the best evaluation.
+        make: makes the detector whose weights the folder holds; by default its description says how it is built. A
+            description never names code that is run.
+
     Raises:
-        EyasError: no run there, or weights of another architecture.
+        EyasError: no run there, weights of another architecture, or a detector that code makes and no ``make``.
     """
     folder = Path(folder)
     spec = ModelSpec.load(folder)
+    if make is None and ":" in spec.model:
+        raise EyasError(
+            f"{folder}: its detector is made by {spec.model}, and code is run only where you name it: give "
+            f"{spec.model}@{folder}"
+        )
     if (folder / NATIVE).is_dir():  # it describes the detector even where the original source is gone
         spec = replace(spec, backbone=str(folder / NATIVE))
     path = folder / (BEST if best else spec.weights)
@@ -99,7 +110,10 @@ def load_run(folder: str | Path, *, best: bool = False) -> Detector:
         raise EyasError(
             f"{path}: not there, since no evaluation had a metric; leave out --best to take the last weights"
         )
-    detector = _built(spec, folder, path)
+    detector = _built(spec, folder, path) if make is None else make()
+    if tuple(detector.classes) != spec.classes:
+        made, own = (", ".join(classes) for classes in (detector.classes, spec.classes))
+        raise EyasError(f"{folder}: it holds a detector of the classes {own}, and the function makes one of {made}")
     load_weights(detector.network, path)
     detector.network.eval()
     return detector

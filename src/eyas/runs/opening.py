@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from eyas.detectors import native_format
+from eyas.data.options import Resize
+from eyas.detectors import check_detector, native_format
+from eyas.detectors.origin import Origin, with_origin
+from eyas.detectors.weight_files import SUFFIXES
 from eyas.runs.checkpoint import SPEC, ModelSpec, load_run
+from eyas.tools.failures import describe_failure
 from eyas.types import Detector, EyasError
+
+CODE = re.compile(r"(?P<maker>[A-Za-z_][\w.]*:\w+)(@(?P<folder>.+))?")
+"""A function, and the folder whose weights the detector that it makes is given."""
+NAMES = (
+    "give a run folder, a folder of save_pretrained or a hub id of transformers, or package.module:function, which "
+    "makes a detector"
+)
 
 
 @dataclass(frozen=True)
@@ -26,31 +38,52 @@ class DetectorSource:
     """Loads the detector, in evaluation mode on the CPU. Raises EyasError when there is none."""
     files: tuple[Path, ...] = ()
     """Those that define the detector, a run's description before its weights; empty for code, a hub or nothing."""
+    folder: Path | None = None
+    """The run folder, which records the size of the input and the classes of the data."""
 
     @property
     def may_change(self) -> bool:
         """Whether the same name may give another detector the next time: that of a function, or of a hub."""
         return self.kind == "code" or (self.kind == "library" and not self.files)
 
+    @property
+    def resize(self) -> Resize:
+        """The size of the input that the run folder records; the size of the image where there is no folder."""
+        return Resize() if self.folder is None else ModelSpec.load(self.folder).resize
 
-def resolve_detector(name: str | Path, *, best: bool = False) -> DetectorSource:
-    """Tell what a name, as `load` takes it, stands for. Nothing is loaded yet."""
+
+def resolve_detector(name: str | Path, *, best: bool = False, run_code: bool = True) -> DetectorSource:
+    """Tell what a name, as `load` takes it, stands for. Nothing is loaded yet.
+
+    Raises:
+        EyasError: the name is that of a function and ``run_code`` is off, or that of a file of weights alone.
+    """
     name, folder = str(name), Path(name)
-    if ":" in name and not folder.exists():
-        return DetectorSource(name, "code", partial(_call, name))
+    code = None if folder.exists() else CODE.fullmatch(name)
+    if code is not None:
+        if not run_code:
+            raise EyasError(f"{name}: code is imported only where you name it yourself, not where a file does")
+        make, trained = partial(_call, code["maker"]), Path(code["folder"]) if code["folder"] else None
+        opened = make if trained is None else partial(load_run, trained, best=best, make=make)
+        return DetectorSource(name, "code", opened, folder=trained)
+    if folder.suffix in SUFFIXES:
+        raise EyasError(f"{name}: weights alone do not tell which detector they are of; {NAMES} and loads them")
     native = native_format(name)
     if native is not None:
         return DetectorSource(name, "library", partial(native.open, name), tuple(native.files(folder)))
-    return DetectorSource(name, "run", partial(load_run, folder, best=best), _run_files(folder))
+    return DetectorSource(name, "run", partial(load_run, folder, best=best), _run_files(folder), folder)
 
 
-def load(name: str | Path, *, best: bool = False) -> Detector:
+def load(name: str | Path, *, best: bool = False, run_code: bool = True) -> Detector:
     """The trained detector of a run folder, of a folder or hub id of its library, or of a function.
 
     Args:
         name: run folder; folder that transformers' save_pretrained wrote, or a hub id; or package.module:function,
-            which is called and returns an `eyas.Detector`.
+            which is called and returns an `eyas.Detector`. ``package.module:function@FOLDER`` gives that detector the
+            weights of a folder that `eyas.save` wrote.
         best: the weights of a run's best evaluation instead of its last.
+        run_code: whether a function may be imported and called. Switch it off where the name is read from a file that
+            somebody else may have written.
 
     Returns:
         The detector, in evaluation mode on the CPU.
@@ -58,7 +91,7 @@ def load(name: str | Path, *, best: bool = False) -> Detector:
     Raises:
         EyasError: none of these is there, or the weights are of another architecture.
     """
-    return resolve_detector(name, best=best).open()
+    return resolve_detector(name, best=best, run_code=run_code).open()
 
 
 def _run_files(folder: Path) -> tuple[Path, ...]:
@@ -70,12 +103,20 @@ def _run_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _call(name: str) -> Detector:
+    """The detector that package.module:function returns, in evaluation mode."""
     module, _, function = name.partition(":")
     try:
         maker = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise EyasError(f"{name}: {error}; give a run folder, or package.module:function") from error
-    detector = maker()
-    if not isinstance(detector, Detector):
-        raise EyasError(f"{name}: returned a {type(detector).__name__}, which is not an eyas.Detector")
-    return detector
+        raise EyasError(f"{name}: {error}; {NAMES}") from error
+    except Exception as error:
+        raise EyasError(f"{name}: importing {module} failed, {describe_failure(error)}") from error
+    try:
+        detector = maker()
+    except EyasError:
+        raise
+    except Exception as error:
+        raise EyasError(f"{name}: the function failed, {describe_failure(error)}") from error
+    check_detector(detector, name)
+    detector.network.eval()
+    return with_origin(detector, Origin(name))

@@ -13,6 +13,7 @@ from typing import Any
 from eyas.data import DataSource, read
 from eyas.runs.config import recorded_config
 from eyas.runs.log import LOG, read_log
+from eyas.runs.opening import resolve_detector
 from eyas.types import EyasError
 
 
@@ -86,12 +87,14 @@ def nulls_as_nan(metrics: Mapping[str, float | None]) -> dict[str, float]:
     return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 
-def run_source(run: Path, classes: Sequence[str], *, data: Path | None = None, split: str | None = None) -> DataSource:
+def run_source(
+    run: Path, classes: Sequence[str] | None, *, data: Path | None = None, split: str | None = None
+) -> DataSource:
     """The data to evaluate a run on: its own validation split, unless another folder or split is given.
 
     Args:
         run: run folder.
-        classes: of the detector, in label order.
+        classes: class names of the data, in label order; the data set's own when None.
         data: folder of another data set.
         split: its name in the data set.
 
@@ -104,3 +107,20 @@ def run_source(run: Path, classes: Sequence[str], *, data: Path | None = None, s
         raise EyasError(f"{run} does not say which data it was trained on; give --data")
     format = dataset.get("format") if data is None else None
     return read(Path(folder), split or dataset.get("val_split", "val"), format=format, classes=classes)
+
+
+def data_for(
+    name: str, own: Sequence[str], classes: Sequence[str] | None, *, data: Path | None, split: str | None
+) -> DataSource:
+    """The data to run a detector on that `eyas.load` knows by ``name``; errors as for `run_source`.
+
+    Args:
+        name: the detector's name; only a run folder records its data.
+        own: the detector's classes, in label order.
+        classes: class names of the data; when None, those of a run folder's detector, and the data set's own for
+            another detector, which may know more of them.
+        data, split: as for `run_source`.
+    """
+    source = resolve_detector(name)
+    names = classes or (own if source.kind == "run" else None)
+    return run_source(source.folder or Path(name), names, data=data, split=split)

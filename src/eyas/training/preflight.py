@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from eyas.data import DataSource
+from eyas.detectors.class_names import listed
 from eyas.distillation.balance import Balance
 from eyas.distillation.distiller import Distiller
 from eyas.distillation.pairing import describe_levels
 from eyas.distillation.teachers import Teacher
 from eyas.evaluation import EvaluationResult
+from eyas.methods import Method
 from eyas.runs.checkpoint import ModelSpec
 from eyas.types import Detector, EyasError
 
 WEAK_TEACHER = 0.05
 
 
-def check_classes(teacher: Teacher, source: DataSource, name: str) -> None:
-    """Raises EyasError, listing both, when the teacher's classes are not those of the data."""
-    if tuple(teacher.classes) != tuple(source.classes):
+def check_classes(
+    teacher: Teacher, source: DataSource, methods: Sequence[Method], name: str, *, any_classes: bool
+) -> None:
+    """Raises EyasError, listing both, when the teacher's classes do not serve for the data.
+
+    Features need no class: the names only tell whether the teacher was trained for such objects, and it may know more
+    classes, in any order. Head outputs are compared column by column, so their classes must be equal.
+    """
+    if tuple(teacher.classes) == tuple(source.classes):
+        return
+    both = f"  teacher: {listed(teacher.classes)}\n  data:    {listed(source.classes)}"
+    readers = [method.name for method in methods if "heads" in method.reads]
+    if readers:
         raise EyasError(
-            f"the classes of the teacher {name} and of {source.root} differ:\n  teacher: {', '.join(teacher.classes)}\n"
-            f"  data:    {', '.join(source.classes)}\nGive the right order with --dataset.classes, or "
-            "--any_teacher true if only its features matter"
+            f"{', '.join(readers)} compares the outputs of student and teacher class by class, and the classes of the "
+            f"teacher {name} and of {source.root} differ:\n{both}\nGive the teacher's names and order with "
+            "--dataset.classes, or imitate features only"
+        )
+    unknown = [given for given in source.classes if given not in teacher.classes]
+    if unknown and not any_classes:
+        raise EyasError(
+            f"the teacher {name} does not know {len(unknown)} of {len(source.classes)} classes of {source.root} by "
+            f"name:\n{both}\nCorrect the names, or give --any_classes true, since only its features are imitated"
         )
 
 
@@ -34,7 +52,7 @@ def check_teacher_score(result: EvaluationResult, name: str) -> None:
     if result.primary < WEAK_TEACHER:
         raise EyasError(
             f"the teacher {name} scores {result.primary:.3f} on the validation images, so there is nothing to imitate. "
-            "Check its weights, its classes and the input size; --any_teacher true continues anyway"
+            "Check its weights, its classes and the input size; --any_score true continues anyway"
         )
 
 

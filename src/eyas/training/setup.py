@@ -15,6 +15,7 @@ from eyas.args import CacheDtype, DataArgs, OptimArgs, RunArgs, StudentArgs
 from eyas.cache.identity import TeacherOnDemand
 from eyas.cache.session import CacheSession
 from eyas.data import DataSource, read
+from eyas.detectors.class_names import listed, match_by_name, shared_classes
 from eyas.distillation.teachers import RunningTeacher, Teacher
 from eyas.evaluation import EvaluationResult, default_metric
 from eyas.evaluation.ground_truth import remarks
@@ -131,22 +132,29 @@ class Setup(ExitStack):
             progress=self.progress,
         )
 
-    def score_teacher(self, session: TeacherSession, name: str, *, any_teacher: bool) -> EvaluationResult | None:
-        """Score the teacher on the validation images and say so; None where its classes are not the data's.
+    def score_teacher(self, session: TeacherSession, name: str, *, any_score: bool) -> EvaluationResult | None:
+        """Score the teacher on the validation images, in the classes that it knows by name, and say so.
+
+        Returns:
+            The result over those classes; None where it knows none of them.
 
         Raises:
-            EyasError: it scores near zero, unless ``any_teacher``.
+            EyasError: it scores near zero, unless ``any_score``.
         """
-        if tuple(session.teacher.classes) != self.val.classes:
+        shared = shared_classes(session.teacher.classes, self.val.classes)
+        if not shared:
+            self.say(f"teacher   not scored: it knows none of the data's classes, {listed(self.val.classes)}, by name")
             return None
 
         def score(teacher: Detector) -> EvaluationResult:
             batches = self.accelerator.prepare(val_loader(self.val, self.teacher_data))
-            return score_detector(teacher, batches, self.val, self.metric, self.progress, "teacher")
+            matched = match_by_name(teacher, self.val.classes, name)
+            return score_detector(matched, batches, self.val, self.metric, self.progress, "teacher")
 
-        result = session.score(self.val, self.metric, score)
-        self.say(f"teacher   {result.headline()} on {len(self.val.records)} images")
-        if not any_teacher:
+        result = session.score(self.val, self.metric, score).restricted_to(shared)
+        over = "" if len(shared) == len(self.val.classes) else f", over the classes it knows: {listed(shared)}"
+        self.say(f"teacher   {result.headline()} on {len(self.val.records)} images{over}")
+        if not any_score:
             check_teacher_score(result, name)
         return result
 

@@ -12,6 +12,7 @@ def _backbones() -> str:
 
 
 LIBRARY = Library(
+    package="torchvision",
     adapter="eyas.detectors.torchvision.adapter:TorchvisionDetector",
     builders={
         "faster_rcnn": "eyas.detectors.torchvision.faster_rcnn:faster_rcnn",

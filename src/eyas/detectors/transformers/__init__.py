@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 from eyas.detectors.library import Library
+from eyas.detectors.origin import Origin, with_origin
 from eyas.types import Detector, EyasError
 
+MODEL = "transformers"
 CONFIG = "config.json"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -23,7 +25,7 @@ class SavedPretrained:
         from eyas.detectors.transformers.loading import PRETRAINED
 
         try:
-            return transformers_detector(None, name, weights=PRETRAINED).eval()
+            return with_origin(transformers_detector(None, name, weights=PRETRAINED).eval(), Origin(MODEL, name))
         except EyasError as error:
             if is_hub_id(name):
                 raise EyasError(
@@ -42,8 +44,9 @@ def is_hub_id(name: str) -> bool:
 
 
 LIBRARY = Library(
+    package="transformers",
     adapter="eyas.detectors.transformers.adapter:TransformersDetector",
-    builders={"transformers": "eyas.detectors.transformers.adapter:transformers_detector"},
+    builders={MODEL: "eyas.detectors.transformers.adapter:transformers_detector"},
     backbones=lambda: "what has its configuration, a hub id, a folder or a config.json",
     meta_device=False,
     native=SavedPretrained(),

@@ -1,0 +1,76 @@
+"""A detector of other classes on your data: classes are matched by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from eyas.types import Detector, EyasError, Level, Prediction, Target
+
+
+class MatchedByName:
+    """A detector that answers in another class list: its labels are translated by name, its other classes dropped.
+
+    Satisfies `eyas.types.Detector`; `network` and `levels` are the detector's own.
+    """
+
+    def __init__(self, detector: Detector, classes: Sequence[str]) -> None:
+        self.detector, self.classes = detector, tuple(classes)
+        label_of = {name: label for label, name in enumerate(self.classes)}
+        self._labels = torch.tensor([label_of.get(name, -1) for name in detector.classes])
+
+    @property
+    def network(self) -> nn.Module:
+        return self.detector.network
+
+    @property
+    def levels(self) -> Mapping[str, Level]:
+        return self.detector.levels
+
+    def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Always raises EyasError: the losses are in the detector's own classes."""
+        raise EyasError("a detector that is matched to other classes by name cannot be trained")
+
+    def predict(self, images: Tensor) -> list[Prediction]:
+        """The detector's detections of the classes that both lists have."""
+        return [self._translated(found) for found in self.detector.predict(images)]
+
+    def _translated(self, found: Prediction) -> Prediction:
+        outside = found["labels"][(found["labels"] < 0) | (found["labels"] >= len(self._labels))]
+        if len(outside):
+            raise EyasError(
+                f"a detection has the label {int(outside[0])}, but the detector names {len(self._labels)} classes"
+            )
+        labels = self._labels.to(found["labels"].device)[found["labels"]]
+        kept = labels >= 0
+        return Prediction(boxes=found["boxes"][kept], scores=found["scores"][kept], labels=labels[kept])
+
+
+def shared_classes(own: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
+    """The names of ``classes``, in their order, that ``own`` has too."""
+    return tuple(name for name in classes if name in own)
+
+
+def match_by_name(detector: Detector, classes: Sequence[str], name: str) -> Detector:
+    """The detector, answering in ``classes``; itself where these are its own.
+
+    Raises:
+        EyasError: no class has one of those names; ``name`` is the detector's, for the message.
+    """
+    if tuple(detector.classes) == tuple(classes):
+        return detector
+    if not shared_classes(detector.classes, classes):
+        raise EyasError(
+            f"{name} and the data share no class name:\n  detector: {listed(detector.classes)}\n"
+            f"  data:     {listed(classes)}\nGive the data's names in the detector's words with the classes option"
+        )
+    return MatchedByName(detector, classes)
+
+
+def listed(classes: Sequence[str], most: int = 12) -> str:
+    """The names, the first of them where there are many."""
+    names = list(classes)
+    more = f", ... ({len(names)})" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from eyas.__main__ import main
-from helpers.tiny import one_epoch, options, write_squares
+from eyas.detectors import ShuffleDet
+from helpers.tiny import MODEL, one_epoch, options, write_squares
 
 Refused = Callable[..., str]
 
@@ -49,6 +51,12 @@ def out(tmp_path: Path) -> Path:
 
 def no_teacher() -> str:
     return "nothing"
+
+
+def wide_teacher() -> ShuffleDet:
+    """An untrained detector of more classes than the squares, in another order."""
+    torch.manual_seed(3)
+    return ShuffleDet(("blue", "owl", "red"), **MODEL)
 
 
 def train(data: Path, out: Path, **more: object) -> list[str]:
@@ -167,9 +175,9 @@ def test_an_image_that_cannot_be_read_by_two_processes(refused: Refused, data: P
 def test_a_teacher_that_scores_near_zero(refused: Refused, data: Path, out: Path) -> None:
     arguments = ["distill", f"--data={data}", f"--out={out}", *options(run_epochs=1)]
     said = refused(*arguments, "--teacher=helpers.tiny:poor_teacher")
-    assert "helpers.tiny:poor_teacher scores 0.0" in said and "--any_teacher true" in said
+    assert "helpers.tiny:poor_teacher scores 0.0" in said and "--any_score true" in said
     assert not out.exists()
-    assert main([*arguments, "--teacher=helpers.tiny:poor_teacher", "--any_teacher=true"]) == 0
+    assert main([*arguments, "--teacher=helpers.tiny:poor_teacher", "--any_score=true"]) == 0
 
 
 def test_validation_images_without_objects_do_not_accuse_the_teacher(
@@ -197,12 +205,30 @@ def test_a_run_without_best_weights(refused: Refused, run: Path, tmp_path: Path)
     assert "leave out --best" in refused("evaluate", copy, "--best=true")
 
 
-def test_a_teacher_of_other_classes(refused: Refused, run: Path, tmp_path: Path, out: Path) -> None:
-    other = write_squares(tmp_path / "data", train=4, val=2, classes=("blue", "red"))
+def test_a_teacher_of_more_classes_in_another_order(
+    data: Path, out: Path, capfd: pytest.CaptureFixture[str], refused: Refused
+) -> None:
+    """Features need no class, so it is scored in the data's; the switch for its classes leaves the score check on."""
+    arguments = ["distill", f"--data={data}", "--teacher=test_bad_input:wide_teacher", f"--out={out}"]
+    said = refused(*arguments, "--any_classes=true", *options(run_epochs=1))
+    assert "test_bad_input:wide_teacher scores 0.0" in said and "--any_score true" in said
+    said = refused(*arguments, "--method=eyas.Vanilla", "--any_teacher=true", *options(run_epochs=1))
+    assert "vanilla compares the outputs of student and teacher class by class" in said and "--dataset.classes" in said
+    assert main([*arguments, "--any_score=true", *options(run_epochs=1)]) == 0
+    assert "teacher   mAP 0.0" in capfd.readouterr().out
+
+
+def test_a_teacher_that_does_not_know_a_class(
+    refused: Refused, run: Path, tmp_path: Path, out: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is scored on the classes that it knows, and needs a switch of its own."""
+    other = write_squares(tmp_path / "data", train=4, val=2, classes=("red", "azure"))
     arguments = ["distill", f"--data={other}", f"--teacher={run}", f"--out={out}", *options(run_epochs=1)]
-    said = refused(*arguments)
-    assert "teacher: red, blue" in said and "data:    blue, red" in said and "--dataset.classes" in said
-    assert main([*arguments, "--any_teacher=true"]) == 0
+    said = refused(*arguments, "--any_score=true")
+    assert "does not know 1 of 2 classes" in said and "--any_classes true" in said
+    assert "teacher: red, blue" in said and "data:    red, azure" in said
+    assert main([*arguments, "--any_classes=true", "--any_score=true"]) == 0
+    assert "on 2 images, over the classes it knows: red\n" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -211,7 +237,7 @@ def test_a_teacher_of_other_classes(refused: Refused, run: Path, tmp_path: Path,
         ("nowhere", ["nowhere: no model.json here"]),
         ("no_such_module:teacher", ["no_such_module", "package.module:function"]),
         ("test_bad_input:absent", ["absent"]),
-        ("test_bad_input:no_teacher", ["returned a str, which is not an eyas.Detector"]),
+        ("test_bad_input:no_teacher", ["test_bad_input:no_teacher: a str is not an eyas.Detector"]),
     ],
 )
 def test_a_teacher_that_is_not_there(refused: Refused, data: Path, out: Path, teacher: str, words: list[str]) -> None:

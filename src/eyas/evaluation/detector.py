@@ -6,7 +6,7 @@ from pathlib import Path
 
 from eyas.args import DataArgs
 from eyas.data import DataSource, Resize, read
-from eyas.data.workers import safe_batches
+from eyas.data.worker_watch import safe_batches
 from eyas.detectors import check_detector
 from eyas.detectors.class_names import match_by_name, shared_classes
 from eyas.evaluation import EvaluationResult, default_metric

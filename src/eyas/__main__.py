@@ -66,7 +66,6 @@ Every option can stand in a YAML file given by --config; --print_config prints t
 """
 
 
-@ended_by_reader()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 1 from `doctor`, 2 for bad input or too little memory, and 130 on
     Ctrl-C, 143 on SIGTERM, 129 on SIGHUP.
@@ -79,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.path.append("")  # methods and teachers of your own are imported from the folder you are in
     launched = end_with_parent()
     try:
-        with stopped_by_termination():
+        with stopped_by_termination(), ended_by_reader():
             if arguments and arguments[0] in ABOUT:
                 print(ABOUT[arguments[0]]())
                 return 0

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from eyas.tools.output import ended_by_reader
+from eyas.__main__ import WRITING, main
+from eyas.tools.output import ended_by_reader, outlasting_reader
 
 
 @pytest.mark.parametrize(
@@ -37,3 +41,51 @@ def test_a_closed_pipe_ends_a_command_quietly(
 def test_another_broken_pipe_is_an_error() -> None:
     with pytest.raises(BrokenPipeError, match="of a tracker"), ended_by_reader():
         raise BrokenPipeError("of a tracker")
+
+
+def test_a_listing_onto_a_full_disk_is_an_error() -> None:
+    command = [sys.executable, "-m", "eyas", "recipes"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=100, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("eyas: standard output cannot be written (No space left on device)")
+
+
+@pytest.mark.parametrize("unread", ["/dev/full", "pipe"])
+def test_work_goes_on_when_nobody_reads(unread: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = os.fdopen(writer, "w") if unread == "pipe" else open(unread, "w")  # noqa: SIM115
+    with redirect_stdout(stream), outlasting_reader():
+        for step in range(3):
+            print("step", step, flush=True)
+            print("x" * 100_000)
+            Console().print("more")
+        assert not sys.stdout.isatty()
+        step = 4
+    stream.close()  # what it still holds leads nowhere
+    assert step == 4
+
+
+def test_what_is_read_is_written_whole(tmp_path: Path) -> None:
+    with (tmp_path / "said").open("w") as stream, redirect_stdout(stream), outlasting_reader():
+        print("one")
+        Console().print("two")
+    assert (tmp_path / "said").read_text() == "one\ntwo\n"
+
+
+def test_no_standard_output_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with outlasting_reader():
+        print("nothing")
+
+
+def test_a_message_that_cannot_be_written_leaves_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert main(["nothing"]) == 2
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
+
+
+def test_trainings_are_among_the_commands_that_go_on() -> None:
+    assert {"train", "distill", "cache", "compare"} <= set(WRITING)

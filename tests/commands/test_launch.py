@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from eyas.commands.launch import launch
+from eyas.commands.launch import LOST_PROCESS, Nodes, launch
+from eyas.types import EyasError
 
 
 def script(tmp_path: Path, text: str) -> list[str]:
@@ -50,6 +51,24 @@ def test_a_failure_of_another_process_is_said_and_ends_the_first(
     assert capfd.readouterr().err == "bad image\n"
 
 
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("other", ["sys.exit(75)", "os.abort()", "sys.exit(1)"])
+def test_a_process_that_a_signal_ended_is_named(tmp_path: Path, victim: int, other: str) -> None:
+    """The other one loses its connection, and ends in one of the ways in which libraries take that."""
+    text = f"if rank == {victim}:\n    os.kill(os.getpid(), signal.SIGKILL)\ntime.sleep(0.05)\n{other}"
+    with pytest.raises(EyasError) as ended:
+        launch(script(tmp_path, text), 2)
+    assert str(ended.value).startswith(f"process {victim + 1} of 2 was ended by SIGKILL; if nobody sent that, memory")
+    assert "--dataset.batch_size" in str(ended.value)
+
+
+def test_processes_that_lost_another_machine_say_so(tmp_path: Path) -> None:
+    with pytest.raises(EyasError, match="the connection to a process of another machine was lost"):
+        launch(script(tmp_path, f"sys.exit({LOST_PROCESS})"), 2, Nodes(2, 0, "127.0.0.1:1"))
+    with pytest.raises(EyasError, match="the connection to a process of the 2 of this training was lost"):
+        launch(script(tmp_path, f"sys.exit({LOST_PROCESS})"), 2)
+
+
 @pytest.fixture
 def interruptible() -> Iterator[None]:
     """A shell's background jobs are started with SIGINT ignored, and their children inherit that."""
@@ -85,7 +104,8 @@ def test_an_interrupt_reaches_all(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_nothing_is_left_when_this_process_is_terminated(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_nothing_is_left_when_this_process_is_terminated(tmp_path: Path, number: signal.Signals) -> None:
     text = f"pathlib.Path(r'{tmp_path}', f'pid{{rank}}').write_text(str(os.getpid()))"
     command = script(tmp_path, f"{text}\ntime.sleep(60)")
 
@@ -93,11 +113,11 @@ def test_nothing_is_left_when_this_process_is_terminated(tmp_path: Path) -> None
         while not all((tmp_path / f"pid{rank}").exists() for rank in (0, 1)):
             time.sleep(0.05)
         time.sleep(0.2)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=terminate)
     thread.start()
-    assert launch(command, 2) == 128 + signal.SIGTERM
+    assert launch(command, 2) == 128 + number
     thread.join()
     for rank in (0, 1):
         with pytest.raises(ProcessLookupError):

@@ -18,10 +18,8 @@ def ended_by_reader() -> Iterator[None]:
             message where the disk is full.
     """
     try:
-        try:
-            yield
-        finally:
-            print(end="", flush=True)  # what is still in the buffer meets the closed pipe here, not at Python's exit
+        yield
+        print(end="", flush=True)  # what is still in the buffer meets the closed pipe here, not at Python's exit
     except OSError as error:
         try:
             print(flush=True)
@@ -31,6 +29,9 @@ def ended_by_reader() -> Iterator[None]:
             _fall_silent(sys.stdout)  # for the flush at Python's exit
             raise SystemExit(1 if isinstance(own, BrokenPipeError) else 2) from None
         raise error  # of another file, such as a tracker's pipe
+    except BaseException:  # which has its own message and status
+        _flush(sys.stdout)
+        raise
 
 
 @contextmanager
@@ -67,13 +68,18 @@ class _Lasting:
             return len(text)
 
     def flush(self) -> None:
-        try:
-            self._stream.flush()
-        except OSError:
-            _fall_silent(self._stream)
+        _flush(self._stream)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def _flush(stream: TextIO | None) -> None:
+    try:
+        if stream is not None:
+            stream.flush()
+    except OSError:
+        _fall_silent(stream)
 
 
 def _fall_silent(stream: TextIO) -> None:

@@ -1,0 +1,47 @@
+"""One message for each error that is not a mistake in the code."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from eyas.commands.failures import explained, lost_process
+from eyas.tools.shortage import FILES, MEMORY
+from eyas.types import EyasError
+
+GLOO = "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:29500"
+
+
+def test_bad_input_speaks_for_itself_and_a_mistake_does_not() -> None:
+    assert explained(EyasError("--out: no")) == "--out: no"
+    assert explained(KeyError("x")) is None and explained(RuntimeError(GLOO)) is None
+
+
+def test_what_ran_out_goes_before_the_file_where_it_was_noticed() -> None:
+    error = EyasError("annotations.json: cannot be read; replace it")
+    error.__cause__ = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    assert explained(error) == FILES
+    assert explained(MemoryError()) == MEMORY
+
+
+def test_notes_follow_the_message() -> None:
+    error = EyasError("the disk is gone")
+    error.add_note("the last checkpoint is intact")
+    assert explained(error) == "the disk is gone; the last checkpoint is intact"
+
+
+@pytest.mark.parametrize("name", ["/tmp/x.png", None])
+def test_a_full_disk(name: str | None) -> None:
+    said = explained(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name))
+    place = name or "a temporary folder or /dev/shm"
+    assert said == f"{place}: could not be written (No space left on device); free some space"
+
+
+def test_a_process_that_lost_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for text in (GLOO, "NCCL error in: ncclRemoteError", "writev [127.0.0.1]: Broken pipe"):
+        assert lost_process(RuntimeError(text))
+    assert not lost_process(RuntimeError("shapes do not fit")) and not lost_process(ConnectionResetError(GLOO))
+    assert "the connection to another process of this training was lost" in str(explained(RuntimeError(GLOO)))

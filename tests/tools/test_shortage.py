@@ -60,7 +60,7 @@ def test_other_errors(error: Exception) -> None:
 
 
 def test_a_message_keeps_its_cause() -> None:
-    """Where memory is exhausted, what a message says of a file is not the reason."""
+    """Where memory is exhausted, what is said about a file is not the reason."""
     error = EyasError("image.png: cannot be decoded")
     error.__cause__ = MemoryError()
     assert shortage(error) == MEMORY

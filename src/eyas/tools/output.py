@@ -75,9 +75,10 @@ class _Lasting:
 
 
 def _flush(stream: TextIO | None) -> None:
+    if stream is None:
+        return
     try:
-        if stream is not None:
-            stream.flush()
+        stream.flush()
     except OSError:
         _fall_silent(stream)
 

@@ -81,10 +81,10 @@ def test_losses_follow_from_the_head_outputs(case: str) -> None:
     own = torch.cat(list(classes.boxes))[matched.positives]
     torch.testing.assert_close(decode(matched.box_targets, own), truth, atol=1e-3, rtol=1e-4)
     assert float(matched.divisor) == max(len(truth), 1) and len(matched.rows.unique()) == len(truth)
-    # The confidence: 75 times the mean over objects, halved for two images, and 100 times the mean over the rest.
+    # The confidence: 75 / 8 times the mean over objects, and 100 times the mean over the rest.
     sigmoid = confidence.logits[:, 0].sigmoid()
     quality = iou(clip(decode(deltas, own), (64, 96)), truth)
-    on_objects = (sigmoid[matched.rows] - quality).square().sum() * 75 / 2 / matched.divisor
+    on_objects = (sigmoid[matched.rows] - quality).square().sum() * 75 / 8 / matched.divisor
     rest = torch.tensor(sorted(set(counted.rows.tolist()) - set(matched.rows.tolist())))
     on_rest = 100 * sigmoid[rest].square().mean()
     torch.testing.assert_close(on_objects + on_rest, losses[counted.class_loss])

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models.detection import rpn as rpn_module
+from torchvision.models.detection.image_list import ImageList
 
 from eyas.detectors import TorchvisionDetector, build
 from eyas.detectors.torchvision.call_recorder import record_call
@@ -278,3 +280,35 @@ def test_bad_requests_are_refused() -> None:
         detector.train().score_boxes(images(), {})
     with pytest.raises(EyasError, match="training mode"):
         detector.eval().losses_and_heads(images(), OBJECTS)
+
+
+@pytest.mark.parametrize(
+    ("options", "train", "test"),
+    [
+        ({"proposals_train": 50, "proposals_test": 30}, (50, 50), (30, 30)),  # as run folders without the two options
+        ({"pre_nms_train": 70, "pre_nms_test": 60, "proposals_train": 50, "proposals_test": 30}, (70, 50), (60, 30)),
+        ({}, (2000, 2000), (1000, 1000)),  # torchvision's
+    ],
+)
+def test_anchors_before_and_proposals_after_nms(
+    options: dict[str, int], train: tuple[int, int], test: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered: list[int] = []
+    original = rpn_module.box_ops.batched_nms
+
+    def counted(boxes: Tensor, *rest: Any) -> Tensor:
+        entered.append(len(boxes))
+        return original(boxes, *rest)
+
+    monkeypatch.setattr(rpn_module.box_ops, "batched_nms", counted)
+    small = {"head_width": 8, "roi_samples": 4, "norm": "frozen", **options}
+    rpn = build("faster_rcnn", CLASSES, backbone="mobilenet_v3_small_c4", options=small).network.rpn
+    anchors = rpn.anchor_generator.num_anchors_per_location()[0] * 6 * 8
+    maps = {"0": torch.rand(1, rpn.head.cls_logits.in_channels, 6, 8)}
+    batch = ImageList(torch.zeros(1, 3, 96, 128), [(96, 128)])
+    for mode, (before, after) in (("train", train), ("eval", test)):
+        entered.clear()
+        getattr(rpn, mode)()
+        (proposals,), _ = rpn(batch, maps, [{"boxes": torch.tensor([[4.0, 5, 40, 50]])}])
+        assert (rpn.pre_nms_top_n(), rpn.post_nms_top_n()) == (before, after)
+        assert entered == [min(before, anchors)] and len(proposals) <= after

@@ -191,9 +191,48 @@ def test_losses_by_hand() -> None:
     # Object 1 takes anchor 1, (24, 20) around (8, 8), clipped to the image: 16 x 16, IoU 12 * 16 / 256 = 0.75.
     deltas = [(6 - 8) / 24, 0.0, math.log(12 / 24), math.log(16 / 20)]
     assert losses["loss_box"] == pytest.approx(5 / 2 * sum(delta**2 for delta in deltas), rel=1e-4)
-    # Confidence 1/2 everywhere. Objects: 75 / 2 each, mean over two images. The rest: four anchors of mean square 1/4.
-    on_objects = 75 / 2 / 2 * ((0.5 - 1) ** 2 + (0.5 - 0.75) ** 2)
+    # Confidence 1/2 everywhere. Objects: 75 / 8 times the mean. The rest: four anchors of mean square 1/4.
+    on_objects = 75 / 8 / 2 * ((0.5 - 1) ** 2 + (0.5 - 0.75) ** 2)
     assert losses["loss_confidence"] == pytest.approx(on_objects + 100 * 0.25, rel=1e-4)
+
+
+def objects_on_noise(images: int, seed: int = 0) -> tuple[Tensor, list[Target]]:
+    """Images of 64 x 64, each with two objects."""
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(images, 2, 2, generator=generator) * 30
+    boxes = torch.cat((corner, corner + 12 + torch.rand(images, 2, 2, generator=generator) * 20), dim=2)
+    targets = [target(own, [0, 1]) for own in boxes.tolist()]
+    return torch.rand(images, 3, 64, 64, generator=generator), targets
+
+
+def test_no_loss_depends_on_how_many_images_a_process_sees_at_once() -> None:
+    """Batches are repeated or split: what one GPU sees, and what processes or accumulated batches average."""
+    model = small(dropout=0.0).eval()
+    with torch.no_grad():
+        model.head.weight.normal_(std=0.1)
+    images, targets = objects_on_noise(8)
+    once = losses_of(model, images, targets)
+    for times in (2, 4):
+        repeated = losses_of(model, images.repeat(times, 1, 1, 1), targets * times)
+        assert repeated == pytest.approx(once, rel=1e-5)
+    halves = [losses_of(model, images[part], targets[part]) for part in (slice(0, 4), slice(4, 8))]
+    assert {name: (halves[0][name] + halves[1][name]) / 2 for name in once} == pytest.approx(once, rel=1e-5)
+
+
+@torch.no_grad()
+def test_the_confidence_loss_is_the_authors_for_the_eight_images_of_a_gpu() -> None:
+    """Their formula (nn_skeleton.py), but for the anchors of the rest, which they count as A minus the objects of all."""
+    images, targets = objects_on_noise(8)
+    model = small(dropout=0.0).eval()
+    raw, anchors = model(images)
+    matches = match_anchors(anchors, targets)
+    mask, ious = torch.zeros(2, *raw.confidence.shape)
+    where = (matches.image, matches.anchor)
+    mask[where] = 1
+    ious[where] = iou(decode(raw.deltas[where], anchors[matches.anchor]).clamp(0, 64), matches.boxes)
+    weights = mask * 75 / 16 + (1 - mask) * 100 / (len(anchors) - 2)
+    theirs = ((ious - raw.confidence).square() * weights).sum(dim=1).mean()
+    assert losses_of(model, images, targets)["loss_confidence"] == pytest.approx(float(theirs), rel=1e-5)
 
 
 def test_ignored_anchors_leave_the_confidence_loss() -> None:

@@ -99,6 +99,7 @@ def small(recipe: dict[str, Any]) -> dict[str, Any]:
     options = dict(recipe.get("options", {}))
     if recipe["model"] == "faster_rcnn":
         options |= {"proposals_train": 20, "proposals_test": 5, "rpn_samples": 32, "roi_samples": 4}
+        options |= {name: 100 for name in options if name.startswith("pre_nms_")}
         if not recipe["backbone"].endswith("_c4"):
             options |= {"head_width": 32}
     if options.get("norm") == "frozen":

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from eyas.__main__ import main, parse
+from eyas.detectors.shuffledet.loss import OBJECT_WEIGHT
 from eyas.runs.log import read_log
 from eyas.runs.recipes import shipped_recipes
 from helpers.recipe_data import small, write_data
@@ -211,3 +212,20 @@ def check_distilling(name: str, student: str, runs: Runs) -> None:
     for step in losses(runs.distill(name, student)):
         assert plain < step.keys()
         assert "auto" in str(CONTENT[name]["method"]) or all(step[key] > 0 for key in step.keys() - plain)
+
+
+def test_recipes_of_the_authors_c4_and_vgg_detectors_have_their_numbers_before_and_after_nms() -> None:
+    expected = {"pre_nms_train": 12000, "pre_nms_test": 6000, "proposals_train": 2000, "proposals_test": 300}
+    theirs = [name for name in MODELS if name.startswith(("voc07/", "coco/")) and "fpn" not in name]
+    assert len(theirs) == 7
+    for name in theirs:
+        assert CONTENT[name]["options"] | expected == CONTENT[name]["options"], name
+
+
+def test_the_confidence_loss_is_what_the_authors_have_on_kitti_and_what_the_digits_were_trained_with() -> None:
+    """Theirs is 75 / 8 per object, the default. The digits' published runs divided 75 by their 16 images."""
+    shuffledets = {name: CONTENT[name] for name in MODELS if CONTENT[name]["model"] == "shuffledet"}
+    for name, content in shuffledets.items():
+        weight = content["options"].get("object_weight", OBJECT_WEIGHT)
+        images = 8 if folder_of(name) == "kitti" else content["dataset"]["batch_size"]
+        assert weight * images == 75, name

@@ -17,7 +17,15 @@ from eyas.detectors.deployed import Deployed
 from eyas.detectors.head_checks import check_anchors, check_heads
 from eyas.detectors.shuffledet.deployed import DeployedShuffleDet
 from eyas.detectors.shuffledet.heads import HEADS, Raw, head_outputs, matched_heads
-from eyas.detectors.shuffledet.loss import class_loss, confidence_loss, decode, encode, ignored_anchors, match_anchors
+from eyas.detectors.shuffledet.loss import (
+    OBJECT_WEIGHT,
+    class_loss,
+    confidence_loss,
+    decode,
+    encode,
+    ignored_anchors,
+    match_anchors,
+)
 from eyas.detectors.shuffledet.shufflenet import ShuffleNet
 from eyas.ops.anchors import AnchorGrid, shapes_to_cell_anchors
 from eyas.ops.boxes import clip, iou
@@ -60,8 +68,8 @@ class ShuffleDet(nn.Module):
         std: per channel, likewise.
         class_weight: weight of the class loss.
         box_weight: weight of the box loss.
-        object_weight: weight of the confidence loss on matched anchors.
-        rest_weight: weight of the confidence loss on the others.
+        object_weight: weight of the mean confidence loss on matched anchors.
+        rest_weight: weight of the mean confidence loss on the others.
     """
 
     def __init__(
@@ -80,7 +88,7 @@ class ShuffleDet(nn.Module):
         std: Sequence[float] = IMAGENET_STD,
         class_weight: float = 1.0,
         box_weight: float = 5.0,
-        object_weight: float = 75.0,
+        object_weight: float = OBJECT_WEIGHT,
         rest_weight: float = 100.0,
     ) -> None:
         super().__init__()

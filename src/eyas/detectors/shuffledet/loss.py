@@ -20,6 +20,9 @@ EXP_THRESHOLD = 1.0
 """Above this, deltas of width and height are decoded along the tangent of exp, so that boxes stay finite."""
 MIN_SIZE = 1.0
 """Pixels; thinner boxes are encoded with this side, so that its logarithm stays finite."""
+OBJECT_WEIGHT = 75 / 8
+"""Weight of the mean squared error of the confidence on matched anchors. The authors divide 75 times the sum by the
+number of objects and by the 8 images of one GPU, and average over GPUs."""
 IGNORED_SHARE = 0.5
 """Anchors with more than this share of their area in one ignore region are neither object nor background."""
 
@@ -139,26 +142,26 @@ def confidence_loss(
     quality: Tensor,
     matches: AnchorMatches,
     ignored: Tensor | None,
-    object_weight: float = 75.0,
+    object_weight: float = OBJECT_WEIGHT,
     rest_weight: float = 100.0,
 ) -> Tensor:
     """Squared error of the confidence: against the decoded box's IoU on matched anchors, against 0 on the rest.
+
+    Both terms are means over anchors, so neither depends on how many images a batch has.
 
     Args:
         confidence: (batch, A) in [0, 1].
         quality: (n,) IoU of the matched anchors' decoded boxes with their objects, without gradient.
         matches: n objects and their anchors.
         ignored: (batch, A) bool, left out of the rest; or None.
-        object_weight: weight of the matched anchors' term, which is divided by the number of objects and by the batch
-            size, as the authors do.
-        rest_weight: weight of the mean over the rest. (The authors divide by an image's anchors minus the *batch's*
-            objects, which may reach 0 for large batches of small images; this divides by the mean number per image.)
+        object_weight: weight of the mean over the matched anchors.
+        rest_weight: weight of the mean over the rest. (The authors divide an image's sum by its anchors minus the
+            *batch's* objects, a number that may reach 0 for large batches of small images.)
     """
-    batch, count = len(confidence), max(len(quality), 1)
     on_objects = confidence[matches.image, matches.anchor]
     rest = torch.ones_like(confidence)
     if ignored is not None:
         rest.masked_fill_(ignored, 0)
     rest[matches.image, matches.anchor] = 0
-    loss = object_weight / (count * batch) * (on_objects - quality).square().sum()
+    loss = object_weight / max(len(quality), 1) * (on_objects - quality).square().sum()
     return loss + rest_weight * (confidence.square() * rest).sum() / rest.sum().clamp(min=1)

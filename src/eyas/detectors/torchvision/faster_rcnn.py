@@ -36,6 +36,8 @@ def faster_rcnn(
     dropout: float = 0.5,
     proposals_train: int = 2000,
     proposals_test: int = 1000,
+    pre_nms_train: int | None = None,
+    pre_nms_test: int | None = None,
     rpn_samples: int = 256,
     roi_samples: int = 512,
     score_threshold: float = 0.05,
@@ -59,8 +61,12 @@ def faster_rcnn(
         anchor_ratios: height over width.
         head_width: width of the RoI head's two layers.
         dropout: probability, after each layer of VGG's RoI head.
-        proposals_train: maximum proposals per image in training: per level before NMS, in total after it.
+        proposals_train: maximum proposals per image in training, after the RPN's NMS.
         proposals_test: the same in evaluation.
+        pre_nms_train: maximum anchors of one level and image that enter the RPN's NMS in training, those of highest
+            objectness. Default: ``proposals_train``. Ren et al.'s are 12,000, and 6,000 in evaluation: most overlap
+            others and are dropped.
+        pre_nms_test: the same in evaluation. Default: ``proposals_test``.
         rpn_samples: anchors per image in the RPN's loss.
         roi_samples: proposals per image in the RoI head's loss.
         score_threshold: lowest score of a detection.
@@ -79,8 +85,8 @@ def faster_rcnn(
         box_roi_pool=pool,
         box_head=head,
         box_predictor=FastRCNNPredictor(width, len(classes) + 1),
-        rpn_pre_nms_top_n_train=proposals_train,
-        rpn_pre_nms_top_n_test=proposals_test,
+        rpn_pre_nms_top_n_train=proposals_train if pre_nms_train is None else pre_nms_train,
+        rpn_pre_nms_top_n_test=proposals_test if pre_nms_test is None else pre_nms_test,
         rpn_post_nms_top_n_train=proposals_train,
         rpn_post_nms_top_n_test=proposals_test,
         rpn_batch_size_per_image=rpn_samples,

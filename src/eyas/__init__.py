@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from eyas.evaluation.detector import evaluate
     from eyas.export.pipeline import export_detector
     from eyas.methods import FGFI, Auto, BoxMask, Chen2017, FitNets, Method, RoIMimic, Vanilla
-    from eyas.ops.anchors import AnchorGrid, default_grid
+    from eyas.ops.anchors import AnchorGrid, StrideGrid
     from eyas.ops.near_objects import near_object_masks
     from eyas.ops.pixels import as_float
     from eyas.runs.opening import load
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["from_coco_detection", "from_supervision", "loader", "read", "to_supervision"]
 __all__ += ["CustomDetector", "TorchvisionDetector", "TransformersDetector", "build", "load", "save", "wrap"]
 __all__ += ["FGFI", "Auto", "BoxMask", "Chen2017", "FitNets", "Method", "RoIMimic", "Vanilla"]
-__all__ += ["AnchorGrid", "as_float", "default_grid", "near_object_masks"]
+__all__ += ["AnchorGrid", "StrideGrid", "as_float", "near_object_masks"]
 __all__ += ["Distiller", "EvaluationResult", "evaluate", "export_detector"]
 __all__ += ["Detector", "EyasError", "Level", "Prediction", "Target"]
 
@@ -44,7 +44,7 @@ HOMES = {
     "evaluation.detector": ("evaluate",),
     "export.pipeline": ("export_detector",),
     "methods": ("FGFI", "Auto", "BoxMask", "Chen2017", "FitNets", "Method", "RoIMimic", "Vanilla"),
-    "ops.anchors": ("AnchorGrid", "default_grid"),
+    "ops.anchors": ("AnchorGrid", "StrideGrid"),
     "ops.near_objects": ("near_object_masks",),
     "ops.pixels": ("as_float",),
     "runs.opening": ("load",),

@@ -98,12 +98,6 @@ GridBuilder = Callable[[Size, Size], "AnchorGrid"]
 """(feature map size in cells, image size in pixels) -> the anchors of that map."""
 
 
-def _default_grid() -> GridBuilder:
-    from eyas.ops.anchors import default_grid
-
-    return default_grid
-
-
 @dataclass(frozen=True)
 class Level:
     """One feature level of a detector, which a student can imitate.
@@ -111,15 +105,24 @@ class Level:
     Attributes:
         channels: C of the feature map.
         stride: nominal input pixels per cell; levels of two detectors are paired by it.
-        grid: builds the detector's own anchors on this level; `default_grid` if it has none.
+        grid: builds the detector's own anchors on this level; a `StrideGrid` of the stride if left out.
         box_range: (low, high), pixels: the detector assigns boxes with low <= sqrt(area) < high to this level. None if
             it has no such rule.
+        per_image: whether ``grid`` takes the size of an image itself, and not that of the padded batch it is in. Images
+            of one batch then have anchors of their own, see `View.by_anchors`.
     """
 
     channels: int
     stride: int
-    grid: GridBuilder = field(default_factory=_default_grid)
+    grid: GridBuilder = None  # type: ignore[assignment]  # set below, since it depends on the stride
     box_range: tuple[float, float] | None = None
+    per_image: bool = False
+
+    def __post_init__(self) -> None:
+        if self.grid is None:
+            from eyas.ops.anchors import StrideGrid
+
+            object.__setattr__(self, "grid", StrideGrid(self.stride))
 
 
 @runtime_checkable
@@ -268,6 +271,29 @@ class View:
         sizes = [(feature.shape[-2], feature.shape[-1]) for feature in self.features]
         grids = [level.grid(size, self.image_size) for level, size in zip(self.levels, sizes, strict=True)]
         object.__setattr__(self, "grids", grids)
+
+    def by_anchors(self, targets: Sequence[Target]) -> list[tuple[list[int], Sequence[AnchorGrid]]]:
+        """The images that have the same anchors, as indices in the batch, and those anchors on each level.
+
+        Mostly all images and `grids`. Where a level is ``per_image``, the images of one size, and on that level the
+        anchors of the cells that the image covers, the first of the map.
+        """
+        sizes = [target.get("size", self.image_size) for target in targets]
+        if not any(level.per_image for level in self.levels) or set(sizes) <= {self.image_size}:
+            return [(list(range(len(sizes))), self.grids)]
+        groups = {size: [index for index, own in enumerate(sizes) if own == size] for size in sizes}
+        return [(members, self._grids_of(size)) for size, members in groups.items()]
+
+    def _grids_of(self, image_size: Size) -> list[AnchorGrid]:
+        found = []
+        for level, grid in zip(self.levels, self.grids, strict=True):
+            if level.per_image:
+                rows, columns = (
+                    min(cells, -(-side // level.stride)) for cells, side in zip(grid.size, image_size, strict=True)
+                )
+                grid = level.grid((rows, columns), image_size)
+            found.append(grid)
+        return found
 
     def detached(self) -> View:
         """The same view with detached feature maps."""

@@ -31,7 +31,7 @@ from eyas.data.formats.records import Annotation, build_record
 from eyas.distillation.distiller import Distiller
 from eyas.methods import FGFI, BoxMask, Chen2017, FitNets, RoIMimic, Vanilla
 from eyas.methods.imitation import TeacherTargets, gather
-from eyas.ops.anchors import default_grid
+from eyas.ops.anchors import StrideGrid
 from eyas.types import EyasError, Record, Target, View
 from helpers.toys import seeded, toy_batch
 
@@ -384,7 +384,7 @@ def test_a_teacher_made_by_code_is_told_by_its_tensors_and_anchors() -> None:
     digests = {detector_digest(seeded(0)), detector_digest(seeded(1)), detector_digest(seeded(0, norm=True))}
     other = seeded(0)
     level = other.levels["neck:fine"]
-    other.levels["neck:fine"] = replace(level, grid=default_grid)
+    other.levels["neck:fine"] = replace(level, grid=StrideGrid(level.stride))
     digests.add(detector_digest(other))
     other.levels["neck:fine"] = replace(level, box_range=(0.0, 32.0))
     digests.add(detector_digest(other))

@@ -11,7 +11,7 @@ from torchvision.ops import box_iou
 from eyas.data import DataSource, Problem, Resize, check_images, report
 from eyas.data.formats.records import Annotation, build_record
 from eyas.data.summary import best_iou
-from eyas.ops.anchors import AnchorGrid, default_grid, shapes_to_cell_anchors
+from eyas.ops.anchors import AnchorGrid, StrideGrid, shapes_to_cell_anchors
 
 FILE = Path("labels.txt")
 
@@ -74,7 +74,7 @@ def test_coverage_asks_for_the_grid_of_each_input_size():
 
     def grids(size):
         asked.append(size)
-        return [default_grid((size[0] // 10, size[1] // 10), size)]
+        return [StrideGrid(10)((size[0] // 10, size[1] // 10), size)]
 
     text = report(source(), resize=Resize(shorter=50), grids=grids)
     assert sorted(asked) == [(50, 50), (50, 100)]
@@ -83,7 +83,7 @@ def test_coverage_asks_for_the_grid_of_each_input_size():
 
 def test_a_split_without_objects():
     only = DataSource("yolo", Path("cells"), "val", ("cat",), source().records[2:])
-    text = report(only, grids=lambda size: [default_grid((5, 5), size)])
+    text = report(only, grids=lambda size: [StrideGrid(10)((5, 5), size)])
     assert "box sizes    no objects" in text and "anchors      no objects" in text
     assert "warning      no image of split val has an object" in text and "warning" not in report(source())
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from eyas.detectors import CustomDetector
 from eyas.nn.taps import tap_features
-from eyas.ops.anchors import default_grid
+from eyas.ops.anchors import StrideGrid
 from eyas.types import Detector, EyasError, Level, Prediction, Target
 
 
@@ -45,7 +45,7 @@ def test_levels_from_tap_names() -> None:
         "coarse": (6, 8),
     }
     assert list(detector.levels) == ["fine", "coarse"]
-    assert all(level.grid is default_grid for level in detector.levels.values())
+    assert all(level.grid == StrideGrid(level.stride) for level in detector.levels.values())
     assert network.coarse[0].training
     assert torch.equal(network.coarse[0].running_mean, before)
 
@@ -71,6 +71,26 @@ def test_teacher_without_callables() -> None:
         detector.losses(images, [])
     with pytest.raises(EyasError, match="without `predict`"):
         detector.predict(images)
+
+
+class Padded(Net):
+    """A network that pads inside, to multiples of 32, as torchvision's detectors do."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        return super().forward(nn.functional.pad(images, (0, -width % 32, 0, -height % 32)))
+
+
+def test_default_anchors_stand_in_the_cells_of_a_network_that_pads() -> None:
+    """A map of 32-pixel multiples covers more than the image; dividing the image by its cells displaced the anchors."""
+    detector = CustomDetector(Padded(), ["a"], levels=["fine", "coarse"])
+    features = tap_features(detector, detector.levels, torch.rand(1, 3, 41, 70))
+    for name, stride in (("fine", 4), ("coarse", 8)):
+        height, width = features[name].shape[-2:]
+        assert (height, width) == (64 // stride, 96 // stride)
+        anchors = detector.levels[name].grid((height, width), (41, 70)).anchors()
+        centres = (anchors[..., :2] + anchors[..., 2:]) / 2
+        assert centres[3, 7].tolist() == [[7.5 * stride, 3.5 * stride]] * 3
 
 
 def test_bad_taps() -> None:

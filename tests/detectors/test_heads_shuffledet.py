@@ -10,6 +10,8 @@ from torch import Tensor
 
 from eyas.detectors import ShuffleDet
 from eyas.detectors.shuffledet.loss import class_loss, decode
+from eyas.distillation.distiller import Distiller
+from eyas.methods import Vanilla
 from eyas.nn.taps import Taps
 from eyas.ops.boxes import clip, iou
 from eyas.types import DetectorWithHeads, EyasError, Target
@@ -157,6 +159,19 @@ def test_heads_are_float32_under_autocast() -> None:
     for head in [*trained.heads.values(), *answered.heads.values()]:
         assert head.logits.dtype == torch.float32
         assert head.deltas is None or head.deltas.dtype == torch.float32
+
+
+def test_a_teacher_scores_the_anchors_of_images_of_different_sizes() -> None:
+    """Only the student's targets say which part of a padded batch is the image."""
+    targets: list[Target] = [{**OBJECTS[0], "size": (64, 96)}, {**OBJECTS[1], "size": (50, 70)}]
+    student, teacher = small().train(), small(seed=5, width=0.5, stem_channels=16).eval()
+    trained = student.losses_and_heads(images(), targets)[1]
+    first, second = trained.heads["classes"].boxes
+    assert not torch.equal(first, second)
+    answered = teacher.score_boxes(images(), {name: head.boxes for name, head in trained.heads.items()})
+    torch.testing.assert_close(list(answered.heads["classes"].boxes), [first, second])
+    losses = Distiller(student, teacher, Vanilla(1.0)).train()(images(), targets)
+    assert losses["vanilla"] > 0
 
 
 @torch.no_grad()

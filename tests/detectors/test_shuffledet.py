@@ -10,10 +10,14 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from eyas.detectors.shuffledet.adapter import KITTI_ANCHORS, ShuffleDet, anchors_for
+from eyas.detectors.shuffledet.anchors import BatchAnchors
 from eyas.detectors.shuffledet.loss import class_loss, decode, encode, ignored_anchors, match_anchors
 from eyas.detectors.shuffledet.shufflenet import ShuffleUnit, channel_shuffle, scaled
+from eyas.evaluation.predict import predict_batch
+from eyas.methods import FGFI, BoxMask
 from eyas.ops.boxes import iou, to_centre_size
-from eyas.types import Detector, EyasError, Target
+from eyas.ops.pixels import filled
+from eyas.types import Detector, EyasError, Target, View
 
 KITTI_CLASSES = ("car", "pedestrian", "cyclist")
 SMALL_ANCHORS = ((10.0, 12.0), (24.0, 20.0), (40.0, 44.0))
@@ -35,6 +39,11 @@ def target(boxes: list[list[float]], labels: list[int], ignore: list[list[float]
 
 
 EMPTY = target([], [])
+
+
+def batch_anchors(anchors: Tensor) -> BatchAnchors:
+    """Anchors (A, 4) of every image of a batch without padding."""
+    return BatchAnchors(anchors[None], None, torch.full((1, 4), 1000.0))
 
 
 def losses_of(model: ShuffleDet, images: Tensor, targets: list[Target]) -> dict[str, float]:
@@ -148,7 +157,7 @@ def test_matching_equals_the_naive_rule(seed: int) -> None:
         boxes[1::3] = boxes[:1]
         targets.append(Target(boxes=boxes, labels=torch.arange(count)))
         expected += naive_match(anchors, boxes)
-    matched = match_anchors(anchors, targets)
+    matched = match_anchors(batch_anchors(anchors), targets)
     assert matched.anchor.tolist() == expected
     assert matched.image.tolist() == [1] * 6 + [3] * 9 + [4]
     assert matched.labels.tolist() == [*range(6), *range(9), 0]
@@ -159,7 +168,7 @@ def test_matching_by_hand() -> None:
     anchors = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 20], [50, 50, 60, 60]])
     same = [0.0, 0, 10, 10]
     # The second object finds its best anchor taken; the third overlaps no free one; for the fourth none is left.
-    matched = match_anchors(anchors, [target([same, same, [100, 100, 110, 110], same], [0, 1, 0, 1])])
+    matched = match_anchors(batch_anchors(anchors), [target([same, same, [100, 100, 110, 110], same], [0, 1, 0, 1])])
     assert matched.anchor.tolist() == [0, 1, 2]
     assert matched.labels.tolist() == [0, 1, 0]
 
@@ -221,11 +230,11 @@ def test_no_loss_depends_on_how_many_images_a_process_sees_at_once() -> None:
 
 @torch.no_grad()
 def test_the_confidence_loss_is_the_authors_for_the_eight_images_of_a_gpu() -> None:
-    """Their formula (nn_skeleton.py), but for the anchors of the rest, which they count as A minus the objects of all."""
+    """Their formula in nn_skeleton.py; only they count the rest as A minus the objects of all images."""
     images, targets = objects_on_noise(8)
     model = small(dropout=0.0).eval()
     raw, anchors = model(images)
-    matches = match_anchors(anchors, targets)
+    matches = match_anchors(batch_anchors(anchors), targets)
     mask, ious = torch.zeros(2, *raw.confidence.shape)
     where = (matches.image, matches.anchor)
     mask[where] = 1
@@ -241,13 +250,13 @@ def test_ignored_anchors_leave_the_confidence_loss() -> None:
     anchors = model.grid((4, 4), (64, 64)).anchors().reshape(-1, 4)
     everything = target([], [], ignore=[[-100.0, -100, 200, 200]])
     assert losses_of(model, images, [everything])["loss_confidence"] == 0
-    masked = ignored_anchors(anchors, [target([], [], ignore=[[0.0, 0, 64, 30]]), EMPTY])
+    masked = ignored_anchors(batch_anchors(anchors), [target([], [], ignore=[[0.0, 0, 64, 30]]), EMPTY])
     assert masked is not None and not masked[1].any()
     for anchor, flag in zip(anchors.tolist(), masked[0].tolist(), strict=True):
         x1, y1, x2, y2 = anchor
         inside = max(min(x2, 64) - max(x1, 0), 0) * max(min(y2, 30) - max(y1, 0), 0)
         assert flag == (inside > 0.5 * (x2 - x1) * (y2 - y1))
-    assert ignored_anchors(anchors, [EMPTY]) is None
+    assert ignored_anchors(batch_anchors(anchors), [EMPTY]) is None
     # An object keeps its anchor even inside an ignore region.
     both = target([[10.0, 10, 30, 30]], [0], ignore=[[-100.0, -100, 200, 200]])
     assert losses_of(model, images, [both])["loss_confidence"] > 0
@@ -320,6 +329,88 @@ def test_anchors_for() -> None:
     assert anchors_for(torch.tensor([[3.0, 4.0]]).expand(5, 2)) == [(3.0, 4.0)]
     with pytest.raises(EyasError, match="no box"):
         anchors_for(torch.zeros(4, 2))
+
+
+def padded(image: Tensor, height: int, width: int) -> Tensor:
+    batch = filled(1, height, width, like=image)
+    batch[:, :, : image.shape[2], : image.shape[3]] = image
+    return batch
+
+
+SIZES = [(64, 80), (50, 70), (96, 33)]
+"""(height, width): multiples of the stride, and not."""
+
+
+@pytest.mark.parametrize("size", SIZES)
+@torch.no_grad()
+def test_anchors_and_what_they_are_matched_to_do_not_depend_on_padding(size: tuple[int, int]) -> None:
+    """With a head of constant output, so that only anchors, matches and ignore regions make the losses."""
+    model = small(dropout=0.0).eval()
+    model.head.weight.zero_()
+    model.head.bias.normal_(std=0.5)
+    image = torch.rand(1, 3, *size)
+    height, width = size
+    boxes = [
+        [2.0, 3, 20, 30],
+        [width - 15.0, 5, width, 25],
+        [width - 9.0, height - 30.0, width - 1, height],
+        [4, 4, 9, 9],
+    ]
+    own: Target = {**target(boxes, [0, 1, 1, 0], ignore=[[0.0, 20, width, 40]]), "size": size}
+    alone, heads = model.losses_and_heads(image, [own])
+    matched = heads.heads["classes"].boxes[0][heads.heads["classes"].matched.rows]
+    for more in ((96, 128), (96, 320)):
+        beside = (torch.rand(1, 3, *more), Target(**EMPTY, size=more))
+        images = torch.cat((beside[0], padded(image, *more)))
+        losses = model.losses(images[1:], [own])
+        assert {name: value.item() for name, value in losses.items()} == pytest.approx(
+            {name: value.item() for name, value in alone.items()}, rel=1e-5
+        )
+        both = model.losses_and_heads(images, [beside[1], own])[1].heads["classes"]
+        rows = both.matched.rows
+        torch.testing.assert_close(torch.cat(list(both.boxes))[rows], matched, rtol=0, atol=0)
+        assert (rows >= len(both.boxes[0])).all()
+        expected = model.grid((-(-height // 16), -(-width // 16)), size).anchors()
+        seen = both.boxes[1].view(*(-(-side // 16) for side in more), len(SMALL_ANCHORS), 4)
+        assert torch.equal(seen[: expected.shape[0], : expected.shape[1]], expected)
+
+
+@pytest.mark.parametrize("method", [FGFI(), FGFI(psi=0.2, assignment="per_level"), BoxMask()])
+@torch.no_grad()
+def test_the_masks_of_an_image_do_not_depend_on_padding(method: FGFI | BoxMask) -> None:
+    teacher = small().eval()
+    batch = (96, 128)
+    targets: list[Target] = []
+    for seed, size in enumerate([*SIZES, batch]):
+        boxes = torch.rand(3, 4, generator=torch.Generator().manual_seed(seed)) * 25
+        boxes = boxes + torch.tensor([size[1] - 50.0, 2, size[1] - 25, 30]).clamp(min=0)
+        targets.append({"boxes": boxes, "labels": torch.zeros(3, dtype=torch.int64), "size": size})
+    cells = [(-(-height // 16), -(-width // 16)) for height, width in (target["size"] for target in targets)]
+
+    def masks(map_size: tuple[int, int], size: tuple[int, int], own: list[Target]) -> Tensor:
+        features = torch.zeros(len(own), 1, *map_size)
+        (mask,) = method.masks(View([features], list(teacher.levels.values()), size), own)
+        return mask
+
+    together = masks(cells[-1], batch, targets)
+    assert together.shape == (4, 6, 8)
+    for mask, (rows, columns), own in zip(together, cells, targets, strict=True):
+        alone = masks((rows, columns), own["size"], [own])[0]
+        assert alone.any() and torch.equal(mask[:rows, :columns], alone)
+        assert mask.sum() == alone.sum()
+
+
+@torch.no_grad()
+def test_detections_do_not_depend_on_the_other_images_of_a_batch() -> None:
+    model = small(score_threshold=0.0, detections=20).eval()
+    model.head.weight.normal_(std=0.3)
+    images = [torch.rand(1, 3, *size) for size in SIZES]
+    batch = torch.cat([padded(image, 96, 80) for image in images])
+    together = predict_batch(model, batch, [Target(**EMPTY, size=size) for size in SIZES])
+    for found, image in zip(together, images, strict=True):
+        (alone,) = model.predict(image)
+        for key in ("boxes", "scores", "labels"):
+            torch.testing.assert_close(found[key], alone[key])  # type: ignore[literal-required]
 
 
 def test_bad_options_are_named() -> None:

@@ -18,9 +18,8 @@ from torchvision.models.detection import retinanet_resnet50_fpn
 import eyas
 from eyas.detectors import TransformersDetector, retinanet, transformers_detector
 from eyas.detectors.transformers.adapter import loss_terms
-from eyas.detectors.transformers.levels import FAMILIES, StrideGrid
+from eyas.detectors.transformers.levels import FAMILIES
 from eyas.nn.taps import Taps, tap_features
-from eyas.ops.anchors import default_grid
 from eyas.runs.checkpoint import NATIVE, ModelSpec, save_native, save_weights
 from eyas.types import Detector, EyasError, Target
 from helpers.tiny_transformers import CLASSES, CONFIGS, DETR, WIDTHS
@@ -265,9 +264,6 @@ def test_levels_of_as_many_queries_as_real_models_have(family: str) -> None:
 
 
 def test_grid() -> None:
-    for stride, size in ((8, (8, 12)), (32, (2, 3))):
-        mine, default = StrideGrid(stride)(size, SIZE), default_grid(size, SIZE)
-        assert mine.anchors().allclose(default.anchors())
     own = TransformersDetector(make("YolosForObjectDetection").network, anchor_scale=2.0, anchor_ratios=(1.0,))
     grid = own.levels["token_maps:0"].grid((4, 6), SIZE)
     assert grid.cell_anchors.tolist() == [[-16.0, -16.0, 16.0, 16.0]]

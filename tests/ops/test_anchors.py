@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from eyas.ops.anchors import AnchorGrid, default_grid, ratio_cell_anchors, shapes_to_cell_anchors
+from eyas.ops.anchors import AnchorGrid, StrideGrid, ratio_cell_anchors, shapes_to_cell_anchors
 
 
 def test_anchors_follow_the_documented_formula() -> None:
@@ -58,12 +58,14 @@ def test_ratios_are_height_over_width_at_one_area() -> None:
     assert boxes.tolist() == [[-8, -2, 8, 2], [-4, -4, 4, 4], [-2, -8, 2, 8]]
 
 
-def test_the_default_grid_divides_the_image_and_centres_its_anchors() -> None:
-    grid = default_grid((3, 5), (50, 80))
-    assert grid.step == (50 / 3, 16.0)
-    assert grid.offset == (25 / 3, 8.0)
+@pytest.mark.parametrize("image_size", [(48, 80), (50, 80), (33, 65), (64, 96)])
+def test_a_stride_grid_has_a_step_of_the_stride_whatever_the_image(image_size: tuple[int, int]) -> None:
+    """Also where a network pads inside, so that its map covers more than the image."""
+    grid = StrideGrid(16)((3, 5), image_size)
+    assert grid.step == (16.0, 16.0) and grid.offset == (8.0, 8.0)
     assert grid.num_shapes == 3
     width, height = (grid.cell_anchors[:, 2:] - grid.cell_anchors[:, :2]).unbind(1)
-    torch.testing.assert_close(width * height, torch.full((3,), 16 * 16 * 50 / 3))
+    torch.testing.assert_close(width * height, torch.full((3,), 64.0**2))
     torch.testing.assert_close(height / width, torch.tensor([0.5, 1.0, 2.0]))
     assert math.isclose(float(grid.cell_anchors.sum()), 0, abs_tol=1e-4)
+    assert StrideGrid(8, 2.0, (1.0,))((1, 1), image_size).cell_anchors.tolist() == [[-8.0, -8.0, 8.0, 8.0]]

@@ -72,8 +72,8 @@ def detector_digest(detector: Detector) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(_content(value))
     for (name, level), grid in zip(detector.levels.items(), anchor_grids(detector, PROBE_SIZE), strict=True):
-        anchors = (name, level.stride, level.box_range, grid.cell_anchors.tolist(), grid.size, grid.step, grid.offset)
-        digest.update(repr(anchors).encode())
+        anchors = (grid.cell_anchors.tolist(), grid.size, grid.step, grid.offset, level.per_image)
+        digest.update(repr((name, level.stride, level.box_range, *anchors)).encode())
     return digest.hexdigest()
 
 

@@ -30,7 +30,7 @@ class CustomDetector(nn.Module):
             ``ignore`` regions out of the loss if it can.
         predict: computes the detections.
         levels: tap name -> level, with its anchors if it has some. Or tap names alone: a blank image through
-            ``network(images)`` then shows channels and strides, and the anchors are those of `default_grid`.
+            ``network(images)`` then shows channels and strides, and the anchors are those of `StrideGrid`.
         image_size: (height, width) of the blank image.
         deployed: turns the network into a graph that can be exported, an `eyas.detectors.deployed.Deployed`.
 

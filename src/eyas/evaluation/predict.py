@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from accelerate.utils import gather_object
@@ -38,12 +38,35 @@ def predict_records(
     task = progress.task(name, len(source.records))
     with eval_mode(detector.network), torch.no_grad(), name_failed_images(batches):
         for images, targets in with_timeout(batches, batches):
-            for prediction, target in zip(detector.predict(as_float(images)), targets, strict=True):
+            for prediction, target in zip(predict_batch(detector, images, targets), targets, strict=True):
                 index = target["index"]
                 predictions[index] = to_record_frame(on_cpu(prediction), source.records[index], target["size"])
             progress.advance(task, len(targets))
     progress.finish(task)
     return predictions
+
+
+def predict_batch(detector: Detector, images: Tensor, targets: Sequence[Target]) -> list[Prediction]:
+    """The detections in each image of a batch, which do not depend on the other images.
+
+    Each image is seen without its padding: those of one size go through the detector together. The padding that the
+    largest image of a batch gives the others would move the anchors of a detector that spaces them over the image, and
+    shifts the scores of any other.
+
+    Args:
+        detector: in evaluation mode.
+        images: (batch, 3, height, width), uint8 or float32 in [0, 1].
+        targets: their ``size`` is (height, width) without the padding; that of the batch where it is missing.
+    """
+    batch = (images.shape[-2], images.shape[-1])
+    sizes = [target.get("size", batch) for target in targets]
+    if set(sizes) <= {batch}:
+        return detector.predict(as_float(images))
+    found: dict[int, Prediction] = {}
+    for height, width in dict.fromkeys(sizes):
+        members = [index for index, size in enumerate(sizes) if size == (height, width)]
+        found.update(zip(members, detector.predict(as_float(images[members, :, :height, :width])), strict=True))
+    return [found[index] for index in range(len(sizes))]
 
 
 def on_cpu(prediction: Prediction) -> Prediction:

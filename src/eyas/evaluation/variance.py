@@ -10,11 +10,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from eyas.methods.masks import batch_masks
 from eyas.nn.eval_mode import eval_mode
 from eyas.nn.taps import tap_features
 from eyas.ops.near_objects import AssignmentRule, near_object_masks
@@ -181,8 +183,8 @@ def view_and_masks(
     size = (images.shape[-2], images.shape[-1])
     view = View([features[name] for name in teacher.levels], list(teacher.levels.values()), size)
     ranges = [level.box_range for level in view.levels]
-    boxes = [target["boxes"].to(images.device) for target in targets]
-    return view, near_object_masks(view.grids, boxes, psi=psi, assignment=assignment, box_ranges=ranges)
+    near = partial(near_object_masks, psi=psi, assignment=assignment, box_ranges=ranges)
+    return view, [mask.to(images.device) for mask in batch_masks(view, targets, near)]
 
 
 def inside(size: Size, stride: int, sizes: Sequence[Size]) -> Tensor:

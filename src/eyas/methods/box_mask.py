@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from eyas.methods.imitation import FeatureImitation, Rectify
+from eyas.methods.masks import batch_masks
 from eyas.methods.method import Weight
 from eyas.ops.anchors import AnchorGrid
-from eyas.types import Target, View, host_boxes
+from eyas.types import Target, View
 
 
 def box_masks(grid: AnchorGrid, boxes: Sequence[Tensor], scale: float = 1.0) -> Tensor:
@@ -79,7 +80,9 @@ class BoxMask(FeatureImitation):
 
     def masks(self, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
         """The cells inside boxes on each level, (batch, H, W) bool, on the teacher's grids."""
-        return [box_masks(grid, host_boxes(targets), self.scale) for grid in teacher.grids]
+        return batch_masks(
+            teacher, targets, lambda grids, boxes: [box_masks(grid, boxes, self.scale) for grid in grids]
+        )
 
     def fingerprint(self) -> dict[str, object]:
         return {"scale": self.scale}

@@ -12,14 +12,16 @@ of the paper is computed:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import get_args
 
 from torch import Tensor
 
 from eyas.methods.imitation import FeatureImitation, Rectify
+from eyas.methods.masks import batch_masks
 from eyas.methods.method import Weight
 from eyas.ops.near_objects import AssignmentRule, near_object_masks
-from eyas.types import Target, View, host_boxes
+from eyas.types import Target, View
 
 
 class FGFI(FeatureImitation):
@@ -72,8 +74,9 @@ class FGFI(FeatureImitation):
 
     def masks(self, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
         """The near-object mask I of each level, (batch, H, W) bool, on the teacher's grids."""
-        boxes, ranges = host_boxes(targets), [level.box_range for level in teacher.levels]
-        return near_object_masks(teacher.grids, boxes, psi=self.psi, assignment=self.assignment, box_ranges=ranges)
+        ranges = [level.box_range for level in teacher.levels]
+        near = partial(near_object_masks, psi=self.psi, assignment=self.assignment, box_ranges=ranges)
+        return batch_masks(teacher, targets, near)
 
     def fingerprint(self) -> dict[str, object]:
         return {"psi": self.psi, "assignment": self.assignment}

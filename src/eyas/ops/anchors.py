@@ -74,18 +74,23 @@ def ratio_cell_anchors(side: float, ratios: Sequence[float] = (0.5, 1.0, 2.0)) -
     return shapes_to_cell_anchors([(side / math.sqrt(ratio), side * math.sqrt(ratio)) for ratio in ratios])
 
 
-def default_grid(size: tuple[int, int], image_size: tuple[int, int]) -> AnchorGrid:
-    """The grid of a detector without anchors: three height/width ratios (0.5, 1, 2), centred in each cell.
+@dataclass(frozen=True)
+class StrideGrid:
+    """Builds the anchors of a level without its own: boxes of a few ratios (height over width), centred in the cells.
 
-    The anchors' area is that of a square of four times the step.
-
-    Args:
-        size: (H, W) of the feature map in cells.
-        image_size: (height, width) of the image in pixels. The step is exactly ``image_size / size``.
-
-    Raises:
-        ValueError: a size is below 1.
+    A cell is ``stride`` pixels wide and high, whatever the size of the image: a map that covers more than the image, as
+    of a network that pads inside, begins at the same corner. The square anchor's side is ``scale`` strides.
     """
-    step_y, step_x = image_size[0] / size[0], image_size[1] / size[1]
-    cell_anchors = ratio_cell_anchors(4 * math.sqrt(step_y * step_x))
-    return AnchorGrid(cell_anchors, size, (step_y, step_x), (step_y / 2, step_x / 2))
+
+    stride: int
+    scale: float = 4.0
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+
+    def __call__(self, size: tuple[int, int], image_size: tuple[int, int]) -> AnchorGrid:
+        """The anchors of a map of (H, W) cells.
+
+        Raises:
+            ValueError: a size is below 1.
+        """
+        shapes, step = ratio_cell_anchors(self.scale * self.stride, self.ratios), float(self.stride)
+        return AnchorGrid(shapes, size, (step, step), (step / 2, step / 2))

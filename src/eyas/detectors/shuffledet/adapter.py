@@ -15,6 +15,7 @@ from torchvision.ops import batched_nms
 
 from eyas.detectors.deployed import Deployed
 from eyas.detectors.head_checks import check_anchors, check_heads
+from eyas.detectors.shuffledet.anchors import STRIDE, BatchAnchors, anchor_step, image_sizes
 from eyas.detectors.shuffledet.deployed import DeployedShuffleDet
 from eyas.detectors.shuffledet.heads import HEADS, Raw, head_outputs, matched_heads
 from eyas.detectors.shuffledet.loss import (
@@ -28,7 +29,7 @@ from eyas.detectors.shuffledet.loss import (
 )
 from eyas.detectors.shuffledet.shufflenet import ShuffleNet
 from eyas.ops.anchors import AnchorGrid, shapes_to_cell_anchors
-from eyas.ops.boxes import clip, iou
+from eyas.ops.boxes import clip, iou, to_centre_size
 from eyas.types import EyasError, HeadOutputs, Level, Prediction, Size, Target
 
 KITTI_ANCHORS = (
@@ -110,7 +111,7 @@ class ShuffleDet(nn.Module):
         self.backbone = ShuffleNet(width, stem_channels, zero_init_residual=zero_init_residual)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Conv2d(self.backbone.out_channels, len(anchor_shapes) * (len(classes) + 5), 3, padding=1)
-        self.levels = {"backbone": Level(self.backbone.out_channels, stride=16, grid=self.grid)}
+        self.levels = {"backbone": Level(self.backbone.out_channels, STRIDE, grid=self.grid, per_image=True)}
         self._initialise_head()
 
     @property
@@ -119,8 +120,8 @@ class ShuffleDet(nn.Module):
         return self
 
     def grid(self, size: Size, image_size: Size) -> AnchorGrid:
-        """The anchors of a feature map. The authors divide the image into H + 1 steps, so a step is not 16 pixels."""
-        step = (image_size[0] / (size[0] + 1), image_size[1] / (size[1] + 1))
+        """The anchors of a feature map for one image of (height, width), see `anchor_step`."""
+        step = anchor_step(image_size)
         return AnchorGrid(shapes_to_cell_anchors(self.anchor_shapes), size, step, offset=step)
 
     def forward(self, images: Tensor) -> tuple[Raw, Tensor]:
@@ -141,17 +142,24 @@ class ShuffleDet(nn.Module):
         return raw, (height, width)
 
     def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """The three terms of SqueezeDet's loss, scalars; images without boxes are background."""
+        """The three terms of SqueezeDet's loss, scalars; images without boxes are background.
+
+        An image has the anchors of its own size, ``target["size"]``, so neither they nor what they are matched to
+        depend on the other images of a batch. Padding is neither object nor background.
+        """
         return self.losses_and_heads(images, targets)[0]
 
     def losses_and_heads(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], HeadOutputs]:
         """`losses`, and the head outputs they were computed from."""
-        raw, anchors = self(images)
+        raw, size = self.outputs(images)
+        sizes = image_sizes(targets, (images.shape[-2], images.shape[-1]))
+        anchors = BatchAnchors.of(shapes_to_cell_anchors(self.anchor_shapes), size, sizes, images.device)
         with torch.autocast(images.device.type, enabled=False):
             matches, ignored = match_anchors(anchors, targets), ignored_anchors(anchors, targets)
-            where, own = (matches.image, matches.anchor), anchors[matches.anchor]
-            deltas, count = raw.deltas[where], max(len(own), 1)
-            quality = iou(clip(decode(deltas.detach(), own), (images.shape[-2], images.shape[-1])), matches.boxes)
+            where = (matches.image, matches.anchor)
+            own, deltas = anchors.matched(*where), raw.deltas[where]
+            quality = iou(anchors.clip(decode(deltas.detach(), own), matches.image), matches.boxes)
+            count = max(len(own), 1)
             confidence, weights = raw.confidence, (self.object_weight, self.rest_weight)
             losses = {
                 "loss_class": self.class_weight / count * class_loss(raw.classes[where], matches.labels),
@@ -176,10 +184,13 @@ class ShuffleDet(nn.Module):
         if self.training:
             raise EyasError("scoring boxes needs the evaluation mode: call detector.eval() first")
         check_heads(boxes, HEADS, type(self).__name__)
-        heads = head_outputs(*self(images))
+        raw, size = self.outputs(images)
+        heads = {}
         for name, given in boxes.items():
-            check_anchors(name, given, heads[name].boxes)
-        return HeadOutputs({name: heads[name] for name in boxes})
+            own = self._anchors_like(given, size, (images.shape[-2], images.shape[-1]))
+            check_anchors(name, given, own)
+            heads[name] = head_outputs(raw, own)[name]
+        return HeadOutputs(heads)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> list[Prediction]:
@@ -200,6 +211,18 @@ class ShuffleDet(nn.Module):
     def deployed(self) -> Deployed:
         """The detector as a graph of fixed output shapes; it shares the weights."""
         return DeployedShuffleDet(self)
+
+    def _anchors_like(self, given: Sequence[Tensor], size: Size, batch: Size) -> list[Tensor]:
+        """This detector's anchors, (A, 4) for each image, in the steps of the given ones.
+
+        Only the targets say which part of a padded batch is the image, and the student's anchors follow them. The first
+        anchor is one step from the corner.
+        """
+        corner = torch.stack([to_centre_size(boxes[0])[:2] if len(boxes) else boxes.new_zeros(2) for boxes in given])
+        steps = [(y, x) if min(x, y) > 0 else anchor_step(batch) for x, y in corner.tolist()]
+        shapes = shapes_to_cell_anchors(self.anchor_shapes)
+        made = {step: AnchorGrid(shapes, size, step, step).anchors().reshape(-1, 4).to(corner) for step in set(steps)}
+        return [made[step] for step in steps]
 
     def _initialise_head(self) -> None:
         nn.init.normal_(self.head.weight, std=0.001)

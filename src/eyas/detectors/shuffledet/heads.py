@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from eyas.detectors.shuffledet.anchors import BatchAnchors
 from eyas.detectors.shuffledet.loss import EXP_THRESHOLD, AnchorMatches, encode
 from eyas.types import HeadOutput, MatchedAnchors
 
@@ -32,9 +34,8 @@ class Raw(NamedTuple):
         return self.confidence_logits.sigmoid()
 
 
-def head_outputs(raw: Raw, anchors: Tensor) -> dict[str, HeadOutput]:
-    """Both heads for the anchors, (A, 4) xyxy, of every image."""
-    boxes = [anchors] * len(raw.classes)
+def head_outputs(raw: Raw, boxes: Sequence[Tensor]) -> dict[str, HeadOutput]:
+    """Both heads for the anchors of each image, (A, 4) xyxy."""
     deltas = raw.deltas.reshape(-1, 1, 4)
     return {
         "classes": HeadOutput(boxes, raw.classes.flatten(0, 1), "softmax", deltas=deltas, coding=CODING),
@@ -42,19 +43,21 @@ def head_outputs(raw: Raw, anchors: Tensor) -> dict[str, HeadOutput]:
     }
 
 
-def matched_heads(raw: Raw, anchors: Tensor, matches: AnchorMatches, ignored: Tensor | None) -> dict[str, HeadOutput]:
+def matched_heads(
+    raw: Raw, anchors: BatchAnchors, matches: AnchorMatches, ignored: Tensor | None
+) -> dict[str, HeadOutput]:
     """Both heads with their matched anchors.
 
     Classes and boxes are trained on the anchors matched to an object, and divided by their number. The confidence is
-    trained on all anchors outside ignore regions, and divided here by their number (its loss has two terms with their
-    own factors). No divisor includes the detector's loss weights. Anchors are (A, 4) xyxy, ``ignored`` is (batch, A).
+    trained on all anchors that are not ignored, (batch, A), and divided here by their number (its loss has two terms
+    with their own factors). No divisor includes the detector's loss weights.
     """
-    heads = head_outputs(raw, anchors)
+    heads = head_outputs(raw, list(anchors.images(len(raw.classes))))
     objects = matches.image * len(anchors) + matches.anchor
     counted = torch.ones_like(raw.confidence_logits, dtype=torch.bool) if ignored is None else ~ignored
     counted[matches.image, matches.anchor] = True  # an object keeps its anchor even inside an ignore region
     everywhere = torch.where(counted.flatten())[0]
-    targets = encode(matches.boxes, anchors[matches.anchor])
+    targets = encode(matches.boxes, anchors.matched(matches.image, matches.anchor))
     classes = _matched(objects, objects, targets, "loss_class", "loss_box")
     confidence = _matched(everywhere, objects[:0], targets[:0], "loss_confidence", "")
     return {

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eyas.ops.boxes import area, intersection, iou, to_centre_size
+from eyas.detectors.shuffledet.anchors import BatchAnchors
+from eyas.ops.boxes import area, intersection, to_centre_size
 from eyas.types import Target
 
 EXP_THRESHOLD = 1.0
@@ -67,42 +68,45 @@ def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
     return torch.cat((centre - half, centre + half), dim=-1)
 
 
-def match_anchors(anchors: Tensor, targets: Sequence[Target]) -> AnchorMatches:
+def match_anchors(anchors: BatchAnchors, targets: Sequence[Target]) -> AnchorMatches:
     """Match every object of a batch to an anchor of its own.
 
     Each object, in order, takes the free anchor of highest IoU; where none overlaps, the nearest free one by the
     squared distance of (cx, cy, w, h). Ties go to the first anchor. Objects beyond the number of anchors get none.
 
     Args:
-        anchors: (A, 4) xyxy, the same in every image.
+        anchors: those of the batch; those of padding are not free.
         targets: one per image.
     """
-    boxes = torch.cat([target["boxes"] for target in targets]).to(anchors)
-    labels = torch.cat([target["labels"] for target in targets]).to(anchors.device)
+    boxes = torch.cat([target["boxes"] for target in targets]).to(anchors.boxes)
+    labels = torch.cat([target["labels"] for target in targets]).to(boxes.device)
     counts = [len(target["boxes"]) for target in targets]
-    image = torch.repeat_interleave(torch.arange(len(targets)), torch.tensor(counts)).to(anchors.device)
+    image = torch.repeat_interleave(torch.arange(len(targets)), torch.tensor(counts)).to(boxes.device)
     if len(boxes) == 0:
         return AnchorMatches(image, image, boxes.reshape(0, 4), labels)
-    overlaps = iou(boxes[:, None], anchors)
+    overlaps = anchors.overlaps(boxes, image)
     best, chosen = overlaps.max(dim=1)
     wanted = (image * len(anchors) + chosen).tolist()
     # If no two objects want the same anchor and every object overlaps one, the greedy choice is the plain maximum.
     if len(set(wanted)) < len(wanted) or bool((best <= 0).any()):
-        images = zip(overlaps.split(counts), boxes.split(counts), strict=True)
-        pieces = [_match_greedily(own_overlaps, own_boxes, anchors) for own_overlaps, own_boxes in images]
-        chosen = torch.cat(pieces)
+        images = zip(overlaps.split(counts), boxes.split(counts), anchors.images(len(targets)), strict=True)
+        chosen = torch.cat([_match_greedily(*own) for own in images])
         kept = chosen >= 0
         return AnchorMatches(image[kept], chosen[kept], boxes[kept], labels[kept])
     return AnchorMatches(image, chosen, boxes, labels)
 
 
 def _match_greedily(overlaps: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:
-    """The rule of `match_anchors` in one image: IoUs (n, A) to anchor indices (n,), -1 where no anchor is left."""
+    """The rule of `match_anchors` in one image: IoUs (n, A) to anchor indices (n,), -1 where no anchor is left.
+
+    An IoU of -1 is that of an anchor which is not free.
+    """
     overlaps = overlaps.clone()
-    taken = torch.zeros(len(anchors), dtype=torch.bool, device=anchors.device)
+    taken = (overlaps < 0).any(dim=0)
+    left = len(anchors) - int(taken.sum())
     chosen: list[int] = []
     for row, box in zip(overlaps, boxes, strict=True):
-        if len(chosen) >= len(anchors):
+        if len(chosen) >= left:
             chosen.append(-1)
             continue
         row[taken] = -1
@@ -116,16 +120,19 @@ def _match_greedily(overlaps: Tensor, boxes: Tensor, anchors: Tensor) -> Tensor:
     return torch.tensor(chosen, dtype=torch.int64, device=anchors.device)
 
 
-def ignored_anchors(anchors: Tensor, targets: Sequence[Target], share: float = IGNORED_SHARE) -> Tensor | None:
-    """(batch, A) bool: anchors with more than ``share`` of their area in one ignore region; None without regions."""
+def ignored_anchors(anchors: BatchAnchors, targets: Sequence[Target], share: float = IGNORED_SHARE) -> Tensor | None:
+    """(batch, A) bool: anchors of padding, and those with more than ``share`` of their area in one ignore region.
+
+    None where there is neither.
+    """
     if not any(len(target.get("ignore", ())) for target in targets):
-        return None
-    needed = share * area(anchors)
+        return None if anchors.outside is None else anchors.outside.expand(len(targets), -1)
     rows = []
-    for target in targets:
-        regions = target.get("ignore", anchors.new_zeros((0, 4))).to(anchors)
-        rows.append((intersection(regions[:, None], anchors) > needed).any(dim=0))
-    return torch.stack(rows)
+    for target, own in zip(targets, anchors.images(len(targets)), strict=True):
+        regions = target.get("ignore", own.new_zeros((0, 4))).to(own)
+        rows.append((intersection(regions[:, None], own) > share * area(own)).any(dim=0))
+    found = torch.stack(rows)
+    return found if anchors.outside is None else found | anchors.outside
 
 
 def class_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from eyas.detectors.deployed import Deployed
 from eyas.detectors.padding import Padding
 from eyas.detectors.transformers.deployed import DeployedTransformers, pixel_statistics
-from eyas.detectors.transformers.levels import FAMILIES, RATIOS, SCALE, add_token_maps, derive_levels
+from eyas.detectors.transformers.levels import FAMILIES, add_token_maps, derive_levels
 from eyas.detectors.transformers.loading import class_names, library, load_model, reading
+from eyas.ops.anchors import StrideGrid
 from eyas.ops.boxes import to_centre_size
 from eyas.types import EyasError, Prediction, Size, Target
 
@@ -57,8 +58,8 @@ class TransformersDetector(nn.Module):
         *,
         processor: Any = None,
         score_threshold: float = 0.0,
-        anchor_scale: float = SCALE,
-        anchor_ratios: Sequence[float] = RATIOS,
+        anchor_scale: float = StrideGrid.scale,
+        anchor_ratios: Sequence[float] = StrideGrid.ratios,
     ) -> None:
         super().__init__()
         family = FAMILIES.get(type(model).__name__)
@@ -156,8 +157,8 @@ def transformers_detector(
     weights: str | Path | None = None,
     config: Mapping[str, Any] | None = None,
     score_threshold: float = 0.0,
-    anchor_scale: float = SCALE,
-    anchor_ratios: Sequence[float] = RATIOS,
+    anchor_scale: float = StrideGrid.scale,
+    anchor_ratios: Sequence[float] = StrideGrid.ratios,
 ) -> TransformersDetector:
     """A detector of transformers, in training mode on the CPU.
 

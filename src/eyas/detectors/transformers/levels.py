@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from eyas.nn.eval_mode import eval_mode
-from eyas.ops.anchors import AnchorGrid, ratio_cell_anchors
+from eyas.ops.anchors import StrideGrid
 from eyas.types import EyasError, Level, Size
 
 TOKEN_MAPS = "token_maps"  # nosec B105
@@ -27,8 +27,6 @@ DENOISING = ("model.denoising_class_embed.weight",)
 """Embeds noisy boxes as queries; a batch without boxes has none."""
 MASK_TOKEN = ("model.backbone.backbone.embeddings.mask_token",)
 """Used only in DINOv2's own training."""
-SCALE = 4.0
-RATIOS = (0.5, 1.0, 2.0)
 PROBE_SIDE = 128
 """Pixels; the least side of the probe image."""
 
@@ -83,23 +81,6 @@ class TokenMaps(nn.Module):
         front, *cells, behind = tokens.split([*counts, tokens.shape[1] - sum(counts)], dim=1)
         maps = [part.transpose(1, 2).unflatten(2, size) for part, size in zip(cells, self.sizes, strict=True)]
         return torch.cat((front, *(passed.flatten(2).transpose(1, 2) for passed in self(maps)), behind), dim=1)
-
-
-@dataclass(frozen=True)
-class StrideGrid:
-    """Anchors for a level of a detector that has none: boxes of a few ratios (height over width), centred in the cells.
-
-    Equal to `eyas.ops.anchors.default_grid` where the stride divides the image. The square one's side is ``scale``
-    strides of ``stride`` pixels.
-    """
-
-    stride: int
-    scale: float = SCALE
-    ratios: tuple[float, ...] = RATIOS
-
-    def __call__(self, size: Size, image_size: Size) -> AnchorGrid:
-        shapes, step = ratio_cell_anchors(self.scale * self.stride, self.ratios), float(self.stride)
-        return AnchorGrid(shapes, size, (step, step), (step / 2, step / 2))
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,12 @@ CPU = (
         (RuntimeError("received 0 items of ancdata"), FILES),
         (RuntimeError("unable to allocate shared memory(shm) for file </torch_8_1_0>: No space left (28)"), SHARED),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. "), SHARED),
+        (
+            RuntimeError("unable to open shared memory object </torch_8_1_0> in read-write mode: Too many open files"),
+            FILES,
+        ),
+        (RuntimeError("unable to mmap 64 bytes from file </torch_8_1_0>: Cannot allocate memory (12)"), MEMORY),
+        (RuntimeError("unable to write to file </torch_8_1_0>: No space left on device (28)"), SHARED),
         (RuntimeError("can't start new thread"), PROCESSES),
         (BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)), PROCESSES),
     ],

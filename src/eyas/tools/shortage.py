@@ -24,13 +24,14 @@ PROCESSES = "no more processes or threads can be started: raise the limit (ulimi
 SHORTAGES = (SHARED, DEVICE, FILES, MEMORY, PROCESSES)
 
 KINDS = (
-    (r"shared memory ?\(shm\)|</?torch_\d+|bus error", SHARED),
-    (r"(cuda|mps|hip|xpu|gpu)\b.*out of memory|CU\w+_STATUS_ALLOC_FAILED|OutOfMemoryError", DEVICE),
     (r"too many open files|items of ancdata", FILES),
+    (r"shared memory ?\(shm\)|</?torch_\d+.*no space left|bus error", SHARED),
+    (r"(cuda|mps|hip|xpu|gpu)\b.*out of memory|CU\w+_STATUS_ALLOC_FAILED|OutOfMemoryError", DEVICE),
     (r"can't allocate memory|cannot allocate memory|bad_alloc|MemoryError", MEMORY),
     (r"can't start new thread|resource temporarily unavailable", PROCESSES),
 )
-"""Pattern of an error's kind and text -> what to say. Libraries have no classes or numbers of their own for these."""
+"""Pattern of an error's kind and text -> what to say; the first one counts. Libraries have no classes or numbers of
+their own for these."""
 NUMBERS = {errno.EMFILE: FILES, errno.ENFILE: FILES, errno.ENOMEM: MEMORY, errno.EAGAIN: PROCESSES}
 
 

@@ -72,7 +72,8 @@ class OptimArgs:
         warmup: fraction of the run, in [0, 1), over which the learning rate rises linearly from near 0.
         clip_norm: largest gradient norm; 0 does not clip.
         accumulate: batches whose gradients are averaged in one optimiser step.
-        ema: decay of the running average of the weights that is evaluated and saved, in [0, 1); 0 keeps none.
+        ema: decay of the running average of the weights that is evaluated and saved, in [0, 1); 0 keeps none. It
+            rises to this value over the first steps: min(ema, (1 + n) / (10 + n)) after n steps.
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"

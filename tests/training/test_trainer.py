@@ -21,7 +21,7 @@ from eyas.runs.log import RunLog, read_log
 from eyas.tools.progress import Progress
 from eyas.training.accelerator import computes_in_bf16, make_accelerator
 from eyas.training.loss_module import Baseline
-from eyas.training.optim import make_average, make_optimizer, schedule
+from eyas.training.optim import average_decay, make_average, make_optimizer, schedule, share_of_first
 from eyas.training.state import TrainState
 from eyas.training.step_log import StepLog
 from eyas.training.trainer import Trainer
@@ -77,8 +77,9 @@ def test_norms_and_biases_do_not_decay_and_frozen_weights_are_left_out() -> None
 
 
 def test_the_running_average_by_hand() -> None:
+    """The decay rises: 2/11 after one step, 3/12 after two, at most the one that was asked for."""
     student = ToyDetector(norm=True)
-    ema = make_average(student, 0.75)
+    ema = make_average(student, 0.2)
     assert ema is not None
     values = []
     for value in (4.0, 8.0, 0.0):
@@ -86,8 +87,32 @@ def test_the_running_average_by_hand() -> None:
         student.neck.norm.running_mean.fill_(value)
         ema.update_parameters(student)
         values.append((ema.module.heads["fine"].bias.item(), ema.module.neck.norm.running_mean[0].item()))
-    assert values == [(4, 4), (5, 5), (3.75, 3.75)]
+    second = 4 * 2 / 11 + 8 * 9 / 11
+    expected = [4, second, second * 0.2]
+    assert [bias for bias, _ in values] == [mean for _, mean in values] == pytest.approx(expected)
     assert make_average(student, 0.0) is None
+
+
+def test_a_short_run_forgets_its_first_weights() -> None:
+    """With a constant decay of 0.999 the first of 80 steps would make up 92 % of the average."""
+    student = ToyDetector()
+    ema = make_average(student, 0.999)
+    assert ema is not None
+    for step in range(80):
+        nn.init.constant_(student.heads["fine"].bias, float(step == 0))
+        ema.update_parameters(student)
+    share = share_of_first(0.999, 80)
+    assert share < 1e-9 and ema.module.heads["fine"].bias.item() == pytest.approx(share, rel=1e-4)
+    assert [share_of_first(0.999, steps) for steps in (1, 2, 3)] == pytest.approx([1, 2 / 11, 2 / 11 * 3 / 12])
+    assert average_decay(0.999, 10**6) == 0.999
+
+
+def test_a_running_average_of_few_steps_warns(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for epochs, warned in ((1, True), (3, False)):  # of two steps each
+        arguments = options(run_epochs=epochs, optim_ema=0.999)
+        assert main(["train", f"--data={data}", f"--out={tmp_path / str(epochs)}", *arguments]) == 0
+        said = "18% of the running average that is evaluated and saved" in capsys.readouterr().out
+        assert said == warned
 
 
 # The loop ------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from eyas.args import OptimArgs
 from eyas.types import Detector
 
+FIRST_SHARE = 0.01
+"""Above this share of the first step's weights in the final running average, a run warns."""
+
 
 def make_optimizer(model: nn.Module, optim: OptimArgs) -> torch.optim.Optimizer:
     """SGD or AdamW on the trainable parameters; only those of two and more dimensions decay."""
@@ -44,11 +47,37 @@ def schedule(optim: OptimArgs, total: int) -> Callable[[int], float]:
     return factor
 
 
-def make_average(student: Detector, decay: float) -> AveragedModel | None:
-    """A running average of the student's weights and buffers, or None at decay 0.
+def average_decay(decay: float, averaged: int) -> float:
+    """The decay of a running average of ``averaged`` weights, at least 1: ``min(decay, (1 + n) / (10 + n))``.
 
-    ``average = decay * average + (1 - decay) * weights`` after each step; the first step sets it to the weights.
+    It rises to ``decay``, so that the average forgets its first weights in a short run too. The formula is that of
+    TensorFlow's ``tf.train.ExponentialMovingAverage`` with ``num_updates``.
     """
-    if not decay:
-        return None
-    return AveragedModel(cast(nn.Module, student), multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    return min(decay, (1 + averaged) / (10 + averaged))
+
+
+class RunningAverage(AveragedModel):
+    """``average = d * average + (1 - d) * weights`` after each step, d from `average_decay`, for weights and buffers.
+
+    The first step sets it to the weights. The number of steps is in the state, so a resumed run goes on exactly.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        super().__init__(module, use_buffers=True)
+        self.decay = decay
+
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take in the weights after a step."""
+        # n_averaged stays on the CPU: reading it waits for no GPU.
+        self.multi_avg_fn = get_ema_multi_avg_fn(average_decay(self.decay, int(self.n_averaged)))
+        super().update_parameters(model)
+
+
+def make_average(student: Detector, decay: float) -> RunningAverage | None:
+    """A running average of the student, or None at decay 0."""
+    return RunningAverage(cast(nn.Module, student), decay) if decay else None
+
+
+def share_of_first(decay: float, steps: int) -> float:
+    """The share of the weights after the first step in the running average after ``steps`` steps, in (0, 1]."""
+    return math.prod(average_decay(decay, averaged) for averaged in range(1, steps))

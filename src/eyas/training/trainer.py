@@ -37,7 +37,7 @@ from eyas.tools.timing import CostMeter, span
 from eyas.training.accelerator import broadcast_buffers
 from eyas.training.finite import FiniteLosses
 from eyas.training.loss_module import LossModule
-from eyas.training.optim import make_average, make_optimizer, schedule
+from eyas.training.optim import FIRST_SHARE, make_average, make_optimizer, schedule, share_of_first
 from eyas.training.reproducibility import restore_random_state, seed_epoch
 from eyas.training.state import TrainState
 from eyas.training.step_log import StepLog
@@ -222,6 +222,12 @@ class Trainer:
             progress.say(f"resume    after {after}")
         if self.run.precision == "auto":
             progress.say(f"precision {'float32' if self.accelerator.mixed_precision == 'no' else 'bfloat16'}")
+        share = share_of_first(self.optim.ema, self.total_steps)
+        if self.state.ema is not None and share > FIRST_SHARE:
+            progress.say(
+                f"warning   {share:.0%} of the running average that is evaluated and saved will be the weights of the "
+                f"first of {self.total_steps} steps: train longer, or leave out --optim.ema"
+            )
         self.trackers.start(progress.say, resumed_at=self.state.step if self.run.resume else None)
         if self.accelerator.is_main_process:
             self.spec.save(self.folder)

@@ -139,7 +139,7 @@ def test_the_table_has_the_cost_of_the_detectors() -> None:
     assert shown[0] == head
     assert shown[1] == ["teacher", "0.400", "0.700", "", "", "1.42 M", "0.08", "7.5 ms"]
     assert shown[3][0] == "distilled"
-    assert shown[3][3:] == ["+0.110 ± 0.127", "55%", "0.16 M", "0.08", "7.5 ms"]
+    assert shown[3][3:] == ["+0.110 ± 0.127", "55% (-9% to 119%)", "0.16 M", "0.08", "7.5 ms"]
     assert "Gain per seed: +0.100, +0.120." in caption(comparison)
 
 

@@ -15,14 +15,12 @@ from eyas.comparison.statistics import (
     compare_arms,
     estimate,
     gap_closed,
-    gap_interval,
     markdown,
     paired_difference,
     rows,
-    title,
 )
 from eyas.runs.log import LOG
-from eyas.runs.results import RunResult, last_epoch, read_run, seconds_between_lines
+from eyas.runs.results import RunResult, last_epoch, metric_title, read_run, seconds_between_lines
 from eyas.types import EyasError
 
 
@@ -70,19 +68,27 @@ def test_only_seeds_of_both_are_paired() -> None:
     assert paired_difference({1: 0.4}, {0: 0.3}) is None
 
 
-def test_gap_closed() -> None:
-    assert gap_closed(0.4, 0.3, 0.5) == pytest.approx(0.5)
-    assert gap_closed(0.2, 0.3, 0.5) == pytest.approx(-0.5)
-    assert gap_closed(0.6, 0.3, 0.5) == pytest.approx(1.5)
-    assert gap_closed(0.4, 0.5, 0.5) is None
+@pytest.mark.parametrize(("method", "ratio"), [((0.4, 0.42), 0.5), ((0.2, 0.22), -0.5), ((0.6, 0.62), 1.5)])
+def test_the_gap_closed_is_a_ratio_of_means(method: tuple[float, float], ratio: float) -> None:
+    """Baseline 0.3 and 0.32 under a teacher of 0.51."""
+    closed = gap_closed(dict(enumerate(method)), {0: 0.3, 1: 0.32}, 0.51)
+    assert closed is not None and closed.ratio == pytest.approx(ratio)
+    assert closed.interval[0] < closed.ratio < closed.interval[1]
+
+
+def test_a_teacher_barely_above_the_baseline_closes_no_gap() -> None:
+    """(0.5 - 0.45) / (0.4501 - 0.45) is 500, which says nothing where seeds of the baseline differ by more."""
+    baseline = {0: 0.449, 1: 0.45, 2: 0.451}
+    assert gap_closed({0: 0.5, 1: 0.5, 2: 0.5}, baseline, 0.4501) is None
 
 
 def test_the_interval_of_a_known_gap_is_that_of_the_gain() -> None:
     """With one baseline for all seeds the gap has no spread: Fieller's interval is Student's, divided by the gap."""
     method, baseline = {0: 0.30, 1: 0.32, 2: 0.37}, dict.fromkeys(range(3), 0.2)
-    ends = gap_interval(method, baseline, 0.6)
+    closed = gap_closed(method, baseline, 0.6)
     half = float(stdtrit(2, 0.975)) * float(np.std([0.30, 0.32, 0.37], ddof=1)) / math.sqrt(3)
-    assert ends == pytest.approx(((0.13 - half) / 0.4, (0.13 + half) / 0.4))
+    assert closed is not None and closed.interval == pytest.approx(((0.13 - half) / 0.4, (0.13 + half) / 0.4))
+    assert closed.shown() == f"32% ({(0.13 - half) / 0.4:.0%} to {(0.13 + half) / 0.4:.0%})"
 
 
 def test_the_interval_holds_the_true_share_at_its_rate() -> None:
@@ -91,17 +97,17 @@ def test_the_interval_holds_the_true_share_at_its_rate() -> None:
     for _ in range(1000):
         baseline = 0.2 + random.normal(0, 0.02, 4)
         method = 0.6 * baseline + 0.4 * 0.5 + random.normal(0, 0.02, 4)  # closes 40 % of the gap
-        ends = gap_interval(dict(enumerate(method)), dict(enumerate(baseline)), 0.5)
-        assert ends is not None
-        inside += ends[0] <= 0.4 <= ends[1]
+        closed = gap_closed(dict(enumerate(method)), dict(enumerate(baseline)), 0.5)
+        assert closed is not None
+        inside += closed.interval[0] <= 0.4 <= closed.interval[1]
     assert 0.93 < inside / 1000 < 0.97
 
 
-def test_no_interval_without_two_seeds_or_without_a_gap() -> None:
-    assert gap_interval({0: 0.3}, {0: 0.2}, 0.5) is None
-    assert gap_interval({0: 0.3, 1: 0.3}, {2: 0.2, 3: 0.2}, 0.5) is None
-    assert gap_interval({0: 0.3, 1: 0.4}, {0: 0.2, 1: 0.6}, 0.5) is None, "the gap may be zero"
-    assert gap_interval({0: 0.3, 1: 0.4}, {0: 0.6, 1: 0.7}, 0.5) is None, "the baseline is above the teacher"
+def test_no_gap_closed_without_two_seeds_or_without_a_gap() -> None:
+    assert gap_closed({0: 0.3}, {0: 0.2}, 0.5) is None
+    assert gap_closed({0: 0.3, 1: 0.3}, {2: 0.2, 3: 0.2}, 0.5) is None
+    assert gap_closed({0: 0.3, 1: 0.4}, {0: 0.2, 1: 0.6}, 0.5) is None, "the gap may be zero"
+    assert gap_closed({0: 0.3, 1: 0.4}, {0: 0.6, 1: 0.7}, 0.5) is None, "the baseline is above the teacher"
 
 
 # Reading -------------------------------------------------------------------------------------------------------------
@@ -156,8 +162,8 @@ def run(score: float, teacher: float | None = None, seconds: float = 0.1, memory
 
 
 RUNS = {
-    "baseline": {0: run(0.2), 1: run(0.3), 2: run(0.4)},
-    "better": {0: run(0.25, 0.5, 0.2, 3 * 2**20), 1: run(0.35, 0.5, 0.3)},
+    "baseline": {0: run(0.245), 1: run(0.255), 2: run(0.4)},
+    "better": {0: run(0.295, 0.5, 0.2, 3 * 2**20), 1: run(0.305, 0.5, 0.3)},
     "nothing": {},
 }
 
@@ -171,14 +177,16 @@ def test_the_comparison_pairs_by_seed_and_leaves_out_what_is_not_there() -> None
     gain = better.metrics["map"].minus_baseline
     assert gain is not None and gain.mean == pytest.approx(0.05)
     # Over seeds 0 and 1: baseline 0.25, better 0.3, teacher 0.5.
-    assert better.metrics["map"].gap_closed == pytest.approx(0.2)
+    closed = better.metrics["map"].gap_closed
+    assert closed is not None and closed.ratio == pytest.approx(0.2)
     gain = better.metrics["map_50"].minus_baseline
     assert gain is not None and gain.mean == pytest.approx(0.1)
     assert better.seconds_per_step == pytest.approx(0.25)
     assert better.peak_memory == 3 * 2**20
     baseline = comparison.arms["baseline"].metrics["map"]
     assert baseline.minus_baseline is None and baseline.gap_closed is None
-    assert baseline.half_width == pytest.approx(4.303 * 0.1 / math.sqrt(3), rel=2e-4)
+    spread = float(np.std([0.245, 0.255, 0.4], ddof=1))
+    assert baseline.half_width == pytest.approx(4.303 * spread / math.sqrt(3), rel=2e-4)
     assert compare_arms(RUNS, "map_50").metric == "map_50"
     assert compare_arms({"baseline": {}}).arms == {}
     with pytest.raises(EyasError, match="--metric map_99: the runs have map, map_50"):
@@ -190,8 +198,9 @@ def test_the_table() -> None:
     head = ["", "mAP", "mAP50", "minus baseline", "gap closed", "s/step", "memory", "seeds"]
     assert table[0] == head
     assert table[1][:3] == ["teacher", "0.500", "1.000"]
-    assert table[2] == ["baseline", "0.300 ± 0.248", "0.600 ± 0.497", "", "", "0.100", "1 MiB", "3"]
-    assert table[3] == ["better", "0.300 ± 0.635", "0.600 ± 1.271", "+0.050 ± 0.000", "20%", "0.250", "3 MiB", "2"]
+    assert table[2] == ["baseline", "0.300 ± 0.215", "0.600 ± 0.431", "", "", "0.100", "1 MiB", "3"]
+    closed = "20% (16% to 27%)"
+    assert table[3] == ["better", "0.300 ± 0.064", "0.600 ± 0.127", "+0.050 ± 0.000", closed, "0.250", "3 MiB", "2"]
     lines = markdown(table, "note").splitlines()
     assert lines[1].startswith("| --- | ---: |")
     assert len({line.count("|") for line in lines[:5]}) == 1
@@ -207,5 +216,29 @@ def test_a_metric_of_one_threshold() -> None:
     ]
 
 
+def test_arms_whose_teachers_see_other_images_have_a_teacher_each() -> None:
+    """The gap of an arm is that to the teacher as its runs scored it."""
+    runs = {
+        "baseline": {0: run(0.2), 1: run(0.201)},
+        "small": {0: run(0.3, 0.4005), 1: run(0.301, 0.4005)},
+        "large": {0: run(0.3, 0.6005), 1: run(0.301, 0.6005)},
+    }
+    comparison = compare_arms(runs)
+    closed = {name: arm.metrics["map"].gap_closed for name, arm in comparison.arms.items() if name != "baseline"}
+    assert {name: gap.ratio for name, gap in closed.items() if gap} == pytest.approx({"small": 0.5, "large": 0.25})
+    assert [row[0] for row in rows(comparison)[1:3]] == ["teacher of small", "teacher of large"]
+
+
+def test_a_gap_that_cannot_be_told_is_a_dash() -> None:
+    runs = {"baseline": {0: run(0.2)}, "other": {0: run(0.3, 0.4)}}
+    assert [row[4] for row in rows(compare_arms(runs))[1:]] == ["", "", "-"]
+
+
+def test_the_limit_of_detections_is_in_the_heading() -> None:
+    only = RunResult({"map_max300": 0.4, "map_50_max300": 0.5, "mar_max300": 0.6}, None, (), None, None, None)
+    assert rows(compare_arms({"baseline": {0: only}}))[0][1:3] == ["mAP max300", "mAP50 max300"]
+
+
 def test_titles() -> None:
-    assert [title(name) for name in ("map", "map_50", "map_75", "map_easy")] == ["mAP", "mAP50", "mAP75", "mAP easy"]
+    names = ("map", "map_50", "map_75", "map_easy", "map_50_11", "mar_100")
+    assert [metric_title(name) for name in names] == ["mAP", "mAP50", "mAP75", "mAP easy", "mAP50/11", "mAR100"]

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import stdtrit
 
 from eyas.comparison.arms import BASELINE
-from eyas.runs.results import RunResult
+from eyas.runs.results import RunResult, metric_title
 from eyas.types import EyasError
 
 CONFIDENCE = 0.95
@@ -58,9 +58,56 @@ def paired_difference(method: Mapping[int, float], baseline: Mapping[int, float]
     return estimate([own - base for own, base in pairs]) if pairs else None
 
 
-def gap_closed(method: float, baseline: float, teacher: float) -> float | None:
-    """(method - baseline) / (teacher - baseline); None where the teacher is not above the baseline."""
-    return (method - baseline) / (teacher - baseline) if teacher > baseline else None
+@dataclass(frozen=True)
+class GapClosed:
+    """Mean(method - baseline) over mean(teacher - baseline).
+
+    Attributes:
+        ratio: 1 where the method reaches the teacher.
+        interval: the ends of Fieller's 95 % interval.
+    """
+
+    ratio: float
+    interval: tuple[float, float]
+
+    def shown(self) -> str:
+        """As ``23% (12% to 41%)``."""
+        low, high = self.interval
+        return f"{self.ratio:.0%} ({low:.0%} to {high:.0%})"
+
+
+def gap_closed(method: Mapping[int, float], baseline: Mapping[int, float], teacher: float) -> GapClosed | None:
+    """The share of the gap between baseline and teacher that a method closes, of the means over the common seeds.
+
+    Of the means, since a ratio for each seed blows up where its gap is small. Both means come from the same few seeds,
+    so neither may be taken as known: the interval is every ratio r for which Student's t does not tell the mean of
+    ``(method - baseline) - r * (teacher - baseline)`` from 0 (Fieller, *Some problems in interval estimation*, Journal
+    of the Royal Statistical Society B, 1954).
+
+    Args:
+        method: seed to value of the metric.
+        baseline: seed to value.
+        teacher: its value.
+
+    Returns:
+        None with fewer than two common seeds, or where the teacher cannot be told from the baseline, so that no ratio
+        can be ruled out on one side.
+    """
+    pairs = _pairs(method, baseline)
+    if len(pairs) < 2:
+        return None
+    own, base = np.array(pairs).T
+    gain, gap = own - base, teacher - base
+    factor = _quantile(len(pairs)) ** 2 / len(pairs)
+    (gain_variance, covariance), (_, gap_variance) = factor * np.cov(gain, gap)
+    # (gain - r gap)^2 <= t^2 var(gain - r gap) / n is quadratic in r.
+    square = gap.mean() ** 2 - gap_variance
+    if not square > 0 or not gap.mean() > 0:
+        return None
+    middle = gain.mean() * gap.mean() - covariance
+    root = math.sqrt(max(0.0, middle**2 - square * (gain.mean() ** 2 - gain_variance)))
+    ends = float((middle - root) / square), float((middle + root) / square)
+    return GapClosed(float(gain.mean() / gap.mean()), ends)
 
 
 @dataclass(frozen=True)
@@ -69,11 +116,11 @@ class MetricResult(Estimate):
 
     Attributes:
         minus_baseline: gain over the baseline, paired by seed; None for the baseline itself, or without a common seed.
-        gap_closed: see `gap_closed`, of the means over the common seeds; None where it has no meaning.
+        gap_closed: by `gap_closed`; None for the baseline itself, or where it has no interval.
     """
 
     minus_baseline: Estimate | None = None
-    gap_closed: float | None = None
+    gap_closed: GapClosed | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +129,8 @@ class ArmResult:
 
     Attributes:
         seeds: in the order of the values.
+        teacher: metric name to its teacher's value, the mean over the runs; None without a teacher. Arms may give one
+            teacher images of different sizes.
         metrics: metric name, such as map_50, to its mean and interval.
         seconds_per_step: median over the runs.
         peak_memory: bytes of the process, the largest of the runs; None where none logged it.
@@ -90,6 +139,7 @@ class ArmResult:
     """
 
     seeds: tuple[int, ...]
+    teacher: Mapping[str, float] | None
     metrics: Mapping[str, MetricResult]
     seconds_per_step: float | None
     peak_memory: int | None
@@ -119,7 +169,7 @@ def compare_arms(runs: Mapping[str, Mapping[int, RunResult]], metric: str | None
 
     Args:
         runs: arm name to seed to finished run; an arm may have none.
-        metric: the metric to rank by; when None "map", or "map_50" where the rules have no other threshold.
+        metric: the metric to rank by; the first of the runs' when None.
 
     Raises:
         EyasError: the runs have no such metric.
@@ -128,31 +178,36 @@ def compare_arms(runs: Mapping[str, Mapping[int, RunResult]], metric: str | None
     if not finished:
         return Comparison(metric or "map", None, {})
     known = finished[0].summary
-    metric = metric or ("map" if "map" in known else "map_50")
+    metric = metric or next(iter(known))
     if metric not in known:
         raise EyasError(f"--metric {metric}: the runs have {', '.join(known)}")
-    taught = [run.teacher for run in finished if run.teacher is not None]
-    teacher = {name: statistics.fmean(run[name] for run in taught) for name in taught[0]} if taught else None
+    teacher = _teacher(finished)
     baseline = runs.get(BASELINE, {})
     return Comparison(metric, teacher, {name: _arm(arm, baseline, teacher) for name, arm in runs.items() if arm})
+
+
+def _teacher(runs: Iterable[RunResult]) -> dict[str, float] | None:
+    """The mean over the runs that logged their teacher."""
+    taught = [run.teacher for run in runs if run.teacher is not None]
+    return {name: statistics.fmean(run[name] for run in taught) for name in taught[0]} if taught else None
 
 
 def _arm(
     arm: Mapping[int, RunResult], baseline: Mapping[int, RunResult], teacher: Mapping[str, float] | None
 ) -> ArmResult:
-    metrics = {}
+    metrics, taught = {}, _teacher(arm.values())
+    teacher = taught or teacher
     for name in next(iter(arm.values())).summary:
         values, base = ({seed: run.summary[name] for seed, run in runs.items()} for runs in (arm, baseline))
         gain, closed = None if arm is baseline else paired_difference(values, base), None
         if gain is not None and teacher is not None:
-            # The means over the common seeds, since a ratio for each seed blows up where its gap is small.
-            method_mean, base_mean = map(statistics.fmean, zip(*_pairs(values, base), strict=True))
-            closed = gap_closed(method_mean, base_mean, teacher[name])
+            closed = gap_closed(values, base, teacher[name])
         own = estimate(list(values.values()))
         metrics[name] = MetricResult(own.mean, own.half_width, own.values, gain, closed)
     seconds = [run.seconds_per_step for run in arm.values() if run.seconds_per_step is not None]
     return ArmResult(
         seeds=tuple(arm),
+        teacher=taught,
         metrics=metrics,
         seconds_per_step=statistics.median(seconds) if seconds else None,
         peak_memory=max((run.peak_memory or 0 for run in arm.values()), default=0) or None,
@@ -175,22 +230,43 @@ def rows(comparison: Comparison) -> list[list[str]]:
     """The table as text: its head, the teacher, then the arms in their order."""
     main = comparison.metric
     known = next(iter(comparison.arms.values())).metrics
-    shown = [name for name in dict.fromkeys((main, "map_50")) if name in known]
-    table = [["", *map(title, shown), "minus baseline", "gap closed", "s/step", "memory", "seeds"]]
-    if comparison.teacher is not None:
-        table.append(["teacher", *(f"{comparison.teacher[name]:.3f}" for name in shown), *[""] * 5])
+    at_50 = [name for name in known if name.startswith("map_50")][:1]
+    shown = list(dict.fromkeys((main, *at_50)))
+    table = [["", *map(metric_title, shown), "minus baseline", "gap closed", "s/step", "memory", "seeds"]]
+    table += [[name, *values, *[""] * 5] for name, values in _teachers(comparison, shown).items()]
     for name, arm in comparison.arms.items():
         result, memory = arm.metrics[main], arm.peak_device_memory or arm.peak_memory
         table.append([
             name,
             *(arm.metrics[each].shown() for each in shown),
             "" if result.minus_baseline is None else result.minus_baseline.shown(sign="+"),
-            "" if result.gap_closed is None else f"{result.gap_closed:.0%}",
+            _gap(result, comparison.teacher),
             "" if arm.seconds_per_step is None else f"{arm.seconds_per_step:.3f}",
             "" if memory is None else f"{memory / 2**20:.0f} MiB",
             str(len(arm.seeds)),
         ])  # fmt: skip
     return table
+
+
+def _teachers(comparison: Comparison, shown: Sequence[str]) -> dict[str, list[str]]:
+    """Its name to the teacher's metrics as text; by arm where arms that give it other images got other metrics."""
+    if comparison.teacher is None:
+        return {}
+    by_values: dict[tuple[str, ...], list[str]] = {}
+    for name, arm in comparison.arms.items():
+        if arm.teacher is not None:
+            by_values.setdefault(tuple(f"{arm.teacher[each]:.3f}" for each in shown), []).append(name)
+    alone = len(by_values) == 1
+    return {
+        "teacher" if alone else f"teacher of {', '.join(names)}": list(values) for values, names in by_values.items()
+    }
+
+
+def _gap(result: MetricResult, teacher: Mapping[str, float] | None) -> str:
+    """The gap closed as text: empty where it does not apply, - where it cannot be told."""
+    if result.minus_baseline is None or teacher is None:
+        return ""
+    return "-" if result.gap_closed is None else result.gap_closed.shown()
 
 
 def markdown(table: Sequence[Sequence[str]], note: str) -> str:
@@ -202,44 +278,9 @@ def markdown(table: Sequence[Sequence[str]], note: str) -> str:
 
 def note(missing: Sequence[str] = ()) -> str:
     """How to read the table, and the runs that it lacks."""
-    text = "±: 95 % confidence interval of the mean over the seeds (Student's t); minus baseline is paired by seed."
+    text = (
+        "±: half width of the 95 % confidence interval of the mean over the seeds (Student's t); minus baseline is "
+        "paired by seed. Gap closed: mean(arm - baseline) / mean(teacher - baseline) with Fieller's 95 % interval; - "
+        "with fewer than two seeds, or where the teacher cannot be told from the baseline."
+    )
     return text + (f" Not finished: {', '.join(missing)}." if missing else "")
-
-
-def title(metric: str) -> str:
-    """A metric's heading in a table: ``map`` is mAP, which under COCO's rules is mAP50:95."""
-    return metric.replace("map_", "mAP ").replace("map", "mAP").replace("mAP 50", "mAP50").replace("mAP 75", "mAP75")
-
-
-def gap_interval(
-    method: Mapping[int, float], baseline: Mapping[int, float], teacher: float
-) -> tuple[float, float] | None:
-    """Fieller's interval of mean(method - baseline) / mean(teacher - baseline), paired by seed.
-
-    Both means come from the same few seeds, so neither may be taken as known: the interval is every ratio r for which
-    Student's t does not tell the mean of ``(method - baseline) - r * (teacher - baseline)`` from 0 (Fieller, *Some
-    problems in interval estimation*, Journal of the Royal Statistical Society B, 1954).
-
-    Args:
-        method: seed to value of the metric.
-        baseline: seed to value.
-        teacher: its value.
-
-    Returns:
-        The two ends; None with fewer than two common seeds, or where the gap itself cannot be told from 0 and no
-        ratio can be ruled out on one side.
-    """
-    pairs = _pairs(method, baseline)
-    if len(pairs) < 2:
-        return None
-    own, base = np.array(pairs).T
-    gain, gap = own - base, teacher - base
-    factor = _quantile(len(pairs)) ** 2 / len(pairs)
-    (gain_variance, covariance), (_, gap_variance) = factor * np.cov(gain, gap)
-    # (gain - r gap)^2 <= t^2 var(gain - r gap) / n is quadratic in r.
-    square = gap.mean() ** 2 - gap_variance
-    if not square > 0 or not gap.mean() > 0:
-        return None
-    middle = gain.mean() * gap.mean() - covariance
-    root = math.sqrt(max(0.0, middle**2 - square * (gain.mean() ** 2 - gain_variance)))
-    return float((middle - root) / square), float((middle + root) / square)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from eyas.runs.results import metric_title
 from eyas.tools.tables import as_text
 
 
@@ -43,7 +44,7 @@ class EvaluationResult:
     def headline(self) -> str:
         """The first three means in one line, the primary one first, as ``mAP 0.431  mAP50 0.642  mAP75 0.458``."""
         shown = list(self.summary.items())[:3]
-        return "  ".join(f"{_title(name)} {'-' if np.isnan(value) else f'{value:.3f}'}" for name, value in shown)
+        return "  ".join(f"{metric_title(name)} {'-' if np.isnan(value) else f'{value:.3f}'}" for name, value in shown)
 
     def table(self) -> str:
         """Plain text: a row for each class and the mean in the last one; "-" where a metric is undefined."""
@@ -52,13 +53,6 @@ class EvaluationResult:
         for title, values in (*self.per_class.items(), ("mean", self.summary)):
             rows.append([title, *("-" if np.isnan(values[name]) else f"{values[name]:.3f}" for name in names)])
         return as_text(rows)
-
-
-def _title(name: str) -> str:
-    """``map_50`` as ``mAP50``, ``map_easy`` as ``mAP easy``, ``map_50_11`` as ``mAP50/11``."""
-    head, *rest = name.split("_")
-    head = head.replace("map", "mAP").replace("mar", "mAR")
-    return head + "/".join([("" if part.isdigit() else " ") + part for part in rest])
 
 
 def mean(values: npt.ArrayLike) -> float:

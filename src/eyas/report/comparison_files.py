@@ -10,8 +10,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from eyas.comparison.statistics import Comparison, markdown, note, rows, title
+from eyas.comparison.statistics import Comparison, markdown, note, rows
 from eyas.report.plots import COLOURS, clean_axes
+from eyas.runs.results import metric_title
 from eyas.tools.files import make_folder, write_atomic, write_json
 
 JSON = "comparison.json"
@@ -52,7 +53,9 @@ def draw_intervals(path: Path, comparison: Comparison, *, width: float = 5.6) ->
     if teacher is not None:
         axes.axvline(teacher[name], color="0.4", linestyle="--", linewidth=1)
         axes.text(teacher[name], -0.7, "teacher", fontsize=8, color="0.4", ha="center", va="bottom")
-    axes.set(xlabel=title(name), yticks=range(count), yticklabels=list(comparison.arms), ylim=(count - 0.4, -0.7))
+    axes.set(
+        xlabel=metric_title(name), yticks=range(count), yticklabels=list(comparison.arms), ylim=(count - 0.4, -0.7)
+    )
     clean_axes(axes, grid="x")
     figure.savefig(path)
 
@@ -66,7 +69,7 @@ def draw_curves(path: Path, comparison: Comparison, *, size: tuple[float, float]
             label = None if nth else name
             points = zip(*((epoch, summary[comparison.metric]) for epoch, summary in run.curve), strict=True)
             axes.plot(*points, color=COLOURS[index % len(COLOURS)], label=label, linewidth=1.6, alpha=0.85)
-    axes.set(xlabel="epoch", ylabel=title(comparison.metric))
+    axes.set(xlabel="epoch", ylabel=metric_title(comparison.metric))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     clean_axes(axes)
     axes.legend(frameon=False)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from eyas.comparison.statistics import title
 from eyas.report.collect import LeftOut, ReportData
 from eyas.report.markup import Html, join, page, paragraph
 from eyas.report.sections import classes, cost, curves, errors, images, masks, precision_recall, summary
+from eyas.runs.results import metric_title
 
 NAMED = 4
 """The page's title names the arms up to this number, and counts them above it."""
@@ -42,7 +42,7 @@ def _lead(data: ReportData) -> Html:
     found = data.found
     seeds = sorted({run.seed for run in found.runs()})
     words = f"Runs: {len(found.runs())}. Arms: {', '.join(found.arms)}. Seeds: {', '.join(map(str, seeds))}. "
-    parts = [paragraph(words + f"Ranked by {title(data.comparison.metric)}.")]
+    parts = [paragraph(words + f"Ranked by {metric_title(data.comparison.metric)}.")]
     if data.source is not None:
         names = ", ".join(run.folder.name for run in data.runs.values())
         count, split = len(data.source.records), data.source.split

@@ -82,6 +82,15 @@ def seconds_between_lines(lines: Sequence[Mapping[str, Any]]) -> float | None:
     return statistics.median(taken) if taken else None
 
 
+def metric_title(name: str) -> str:
+    """A metric's heading: ``map`` is mAP, ``map_50`` mAP50, ``map_easy`` mAP easy, ``map_50_11`` mAP50/11."""
+    head, *rest = name.replace("map", "mAP").replace("mar", "mAR").split("_")
+    for part in rest:
+        separator = " " if not part.isdigit() else "" if head.isalpha() else "/"
+        head += separator + part
+    return head
+
+
 def nulls_as_nan(metrics: Mapping[str, float | None]) -> dict[str, float]:
     """Metrics as they were before JSON, which has null where they are undefined."""
     return {name: math.nan if value is None else value for name, value in metrics.items()}

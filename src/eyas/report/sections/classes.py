@@ -7,12 +7,12 @@ import statistics
 from collections.abc import Mapping
 from functools import partial
 
-from eyas.comparison.statistics import title
 from eyas.report import charts
 from eyas.report.collect import ReportData
 from eyas.report.markup import Html, beside, figure, join, paragraph, shown, table
 from eyas.report.runs import Run
 from eyas.report.svg import colour_legend, drawing
+from eyas.runs.results import metric_title
 
 CLASSES_DRAWN = 40
 """With more classes the chart would be taller than any screen; the table has them all."""
@@ -22,7 +22,7 @@ def section(data: ReportData) -> Html:
     arms, metric = data.found.arms, data.comparison.metric
     classes = list(next(iter(data.runs.values())).per_class)
     means = {arm: [_mean(seeds, label, metric) for label in classes] for arm, seeds in arms.items()}
-    name = title(metric).replace("mAP", "AP")
+    name = metric_title(metric).replace("mAP", "AP")
     caption = f"{name} by class: mean over the seeds"
     body = [[label, *(shown(values[row]) for values in means.values())] for row, label in enumerate(classes)]
     whole = table(caption, ["class", *means], body)

@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from eyas.comparison.statistics import Comparison, title
+from eyas.comparison.statistics import Comparison
 from eyas.evaluation.cost import ModelCost
 from eyas.report import charts
 from eyas.report.collect import LeftOut, ReportData
 from eyas.report.markup import Html, figure, grid, join, paragraph, shown, table
 from eyas.report.runs import TEACHER
 from eyas.report.svg import colour_legend, colour_of, drawing
+from eyas.runs.results import metric_title
 
 AXES: Mapping[str, Callable[[ModelCost], float]] = {
     "CPU latency, ms": lambda cost: cost.latency_ms,
@@ -27,7 +28,7 @@ def section(data: ReportData) -> Html:
     costs = {name: model.cost for name, model in data.models.items() if model.cost is not None}
     if not costs:
         raise LeftOut("nothing was measured, since without the data the size of an image is not known; give --data.")
-    arms, metric = data.found.arms, title(data.comparison.metric)
+    arms, metric = data.found.arms, metric_title(data.comparison.metric)
     scores = {name: _score(name, data.comparison) for name in costs}
     known = {colour_of(name, arms): name for name in costs if not math.isnan(scores[name][0])}
     panels = []
@@ -37,9 +38,12 @@ def section(data: ReportData) -> Html:
         panels.append(figure(drawing(draw, f"{metric} against {axis}; the table below has the values"), ""))
     head = ["detector", metric, "parameters", "GFLOPs", "latency", "10 % to 90 %"]
     whole = table("Size and latency", head, [_row(name, cost, scores[name][0]) for name, cost in costs.items()])
-    height, width = (one := next(iter(costs.values()))).image_size
+    one = next(reversed(costs.values()))
+    sizes = {name: f"{cost.image_size[0]} x {cost.image_size[1]}" for name, cost in costs.items()}
+    same = list(sizes.values())[-1]
+    others = "".join(f"; of {name}: {size}" for name, size in sizes.items() if size != same)
     note = (
-        f"One image of {height} x {width} pixels (height x width), CPU threads: {one.threads}, on the machine that "
+        f"One image of {same} pixels (height x width{others}), CPU threads: {one.threads}, on the machine that "
         "made this page: median, and 10th to 90th percentile, of 20 predictions with NMS. Detectors of one build "
         "share one measurement. GFLOPs count a multiply-add as two."
     )

@@ -7,13 +7,14 @@ from collections import defaultdict
 from collections.abc import Iterable
 from functools import partial
 
-from eyas.comparison.statistics import Comparison, title
+from eyas.comparison.statistics import Comparison
 from eyas.report import charts
 from eyas.report.collect import ReportData
 from eyas.report.comparison_files import draw_curves
 from eyas.report.markup import Html, beside, figure, grid, heading, join, paragraph, shown, together
 from eyas.report.runs import Arms, Run
 from eyas.report.svg import colour_legend, drawing
+from eyas.runs.results import metric_title
 
 
 def section(data: ReportData) -> Html:
@@ -22,7 +23,7 @@ def section(data: ReportData) -> Html:
 
 def _metric(comparison: Comparison) -> Html:
     """A line for each run."""
-    metric = title(comparison.metric)
+    metric = metric_title(comparison.metric)
     runs = {f"{name}-{seed}": run for name, arm in comparison.arms.items() for seed, run in arm.runs.items()}
     if max(len(run.curve) for run in runs.values()) == 1:
         return paragraph(f"No curve of {metric}: the runs were evaluated once only.", kind="missing")

@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from functools import partial
 
 from eyas.comparison.arms import BASELINE
-from eyas.comparison.statistics import ArmResult, Comparison, gap_interval, rows, title
+from eyas.comparison.statistics import Comparison, rows
 from eyas.report.charts import LARGE
 from eyas.report.collect import ReportData
 from eyas.report.comparison_files import draw_intervals
-from eyas.report.markup import Html, beside, details, figure, join, paragraph, shown, table, together
+from eyas.report.markup import Html, details, figure, join, paragraph, shown, table
 from eyas.report.runs import Run
 from eyas.report.svg import drawing
+from eyas.runs.results import metric_title
 
 
 def section(data: ReportData) -> Html:
-    comparison, name = data.comparison, title(data.comparison.metric)
+    comparison, name = data.comparison, metric_title(data.comparison.metric)
     head, *body = _without_empty_columns(rows(comparison))
     parts = [
         table(f"{name} of the last epoch: mean over the seeds", ["arm", *head[1:]], body),
@@ -24,7 +25,7 @@ def section(data: ReportData) -> Html:
     ]
     if len(comparison.arms) > 1 or comparison.teacher is not None:
         drawn = figure(_intervals(comparison), f"{name}: mean, 95 % interval, and every seed as a dot.")
-        parts.append(beside(drawn, _gap_closed(comparison)))
+        parts.append(drawn)
     parts += [paragraph(note, kind="missing") for note in data.found.notes]
     parts.append(details("The runs", _runs(data.found.runs(), comparison.metric)))
     return join(parts)
@@ -39,7 +40,10 @@ def _legend_of_table(comparison: Comparison) -> str:
     if BASELINE in comparison.arms:
         words += "Minus baseline is paired by seed. "
         if comparison.teacher is not None:
-            words += "Gap closed: (arm - baseline) / (teacher - baseline), of the means. "
+            words += (
+                "Gap closed: mean(arm - baseline) / mean(teacher - baseline), with Fieller's 95 % interval; - with "
+                "fewer than two seeds, or where the teacher cannot be told from the baseline. "
+            )
     else:
         words += "There is no baseline arm, so no gain over the baseline and no gap closed. "
     return words + "Seconds and memory are those of the training."
@@ -48,30 +52,8 @@ def _legend_of_table(comparison: Comparison) -> str:
 def _intervals(comparison: Comparison) -> Html:
     name, teacher = comparison.metric, comparison.teacher
     means = ", ".join(f"{arm} {values.metrics[name].mean:.3f}" for arm, values in comparison.arms.items())
-    label = f"{title(name)} by arm: {means}" + ("" if teacher is None else f"; teacher {teacher[name]:.3f}")
+    label = f"{metric_title(name)} by arm: {means}" + ("" if teacher is None else f"; teacher {teacher[name]:.3f}")
     return drawing(partial(draw_intervals, comparison=comparison, width=LARGE[0]), label)
-
-
-def _gap_closed(comparison: Comparison) -> Html:
-    """The table of the gap closed with its intervals; nothing where the teacher is no better than the baseline."""
-    name, teacher, baseline = comparison.metric, comparison.teacher, comparison.arms.get(BASELINE)
-    if baseline is None or teacher is None:
-        return Html("")
-    body = []
-    for arm, values in comparison.arms.items():
-        closed = values.metrics[name].gap_closed
-        if closed is not None:
-            ends = gap_interval(_by_seed(values, name), _by_seed(baseline, name), teacher[name])
-            body.append([arm, f"{closed:.0%}", "-" if ends is None else f"{ends[0]:.0%} to {ends[1]:.0%}"])
-    if not body:
-        return Html("")
-    note = "The interval is Fieller's, for a ratio of two means of the same seeds; - where there are too few of them."
-    caption = f"Gap to the teacher closed, by {title(name)}"
-    return together(table(caption, ["arm", "gap closed", "95 % interval"], body), paragraph(note, kind="note"))
-
-
-def _by_seed(arm: ArmResult, name: str) -> dict[int, float]:
-    return dict(zip(arm.seeds, arm.metrics[name].values, strict=True))
 
 
 def _without_empty_columns(lines: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -85,4 +67,4 @@ def _runs(runs: Sequence[Run], name: str) -> Html:
         [str(run.folder), run.arm, str(run.seed), str(run.result.curve[-1][0]), shown(run.result.summary[name])]
         for run in runs
     ]
-    return table("The runs of this page", ["folder", "arm", "seed", "epochs", title(name)], body)
+    return table("The runs of this page", ["folder", "arm", "seed", "epochs", metric_title(name)], body)

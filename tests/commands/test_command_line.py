@@ -56,7 +56,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_exactly_these_files_are_left(runs: Runs) -> None:
-    common = ["best.safetensors", "config.yaml", "last.pt", "log.jsonl", "model.json", "versions.json"]
+    common = ["MODEL_CARD.md", "best.safetensors", "config.yaml", "last.pt", "log.jsonl", "model.json", "versions.json"]
     assert names(runs.teacher) == sorted([*common, "model.safetensors"])
     assert names(runs.student) == sorted([*common, "student.safetensors"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from eyas.args import MetricName, SplitArgs
@@ -38,13 +39,15 @@ def export(
         workers: processes that decode images.
         json_file: also write the results there.
     """
+    from eyas.evaluation import run_metric
     from eyas.export.formats import EXPORTERS
     from eyas.export.pipeline import export_detector, summary
+    from eyas.runs.card import model_card
     from eyas.runs.checkpoint import ModelSpec
     from eyas.runs.config import recorded_config
     from eyas.runs.opening import load
     from eyas.runs.results import run_source
-    from eyas.tools.files import write_json
+    from eyas.tools.files import write_atomic, write_json
 
     exporter = EXPORTERS["onnx"]
     exporter.require()
@@ -61,7 +64,7 @@ def export(
         raw=raw,
         dynamic_size=dynamic_size,
         training=run_source(run, spec.classes, data=subset.data, split=train_split) if int8 else None,
-        metric=metric or config.get("run", {}).get("metric"),
+        metric=run_metric(config, source.format, metric=metric),
         tolerance=tolerance,
         calibration=calibration,
         runs=runs,
@@ -69,4 +72,8 @@ def export(
     )
     if json_file is not None:
         write_json(json_file, {**result, "run": str(run)})
-    print(summary(result))
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in result["score"].items())
+    more = {"file": f"{out.name}, compared with PyTorch", f"mAP ({result['metric']}) on {source.split}": scores}
+    card = out.with_suffix(".md")
+    write_atomic(card, partial(Path.write_text, data=model_card(run, more), encoding="utf-8"))
+    print(f"{summary(result)}\nmodel card: {card}")

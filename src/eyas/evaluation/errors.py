@@ -78,14 +78,12 @@ def judge(record: Record, prediction: Prediction, *, threshold: float) -> Judged
         prediction: boxes in the frame of the image file, 0-based labels, in any order.
         threshold: lowest score of the detections that are judged.
     """
-    scores = array(prediction["scores"])
-    order = np.argsort(-scores, kind="stable")
-    kept = order[scores[order] >= threshold]
+    kept = kept_detections(prediction, threshold)
     boxes, labels = array(prediction["boxes"])[kept], prediction["labels"].cpu().numpy()[kept]
     objects = record.labels
     iou, same = overlaps(boxes, array(record.boxes)), labels[:, None] == objects[None, :]
     own, other = np.where(same, iou, 0.0), np.where(same, 0.0, iou)
-    ignored = _ignored(record, boxes, labels)
+    ignored = ignored_detections(record, boxes, labels)
     taken = np.zeros(len(objects), bool)
     seen: dict[str, set[int]] = {"class": set(), "localisation": set()}
     verdicts = [_verdict(own[row], other[row], bool(ignored[row]), taken, seen) for row in range(len(kept))]
@@ -152,7 +150,14 @@ def _outcome(index: int, taken: bool, seen: dict[str, set[int]]) -> str:
     return next((kind for kind in ("class", "localisation") if index in seen[kind]), "missed")
 
 
-def _ignored(record: Record, boxes: Array, labels: Labels) -> Flags:
+def kept_detections(prediction: Prediction, threshold: float) -> Labels:
+    """Indices of the detections with at least this score, in descending order of score."""
+    scores = array(prediction["scores"])
+    order = np.argsort(-scores, kind="stable")
+    return order[scores[order] >= threshold]
+
+
+def ignored_detections(record: Record, boxes: Array, labels: Labels) -> Flags:
     """(D,): more than half of the detection lies on an ignore region that concerns its class."""
     concerned = record.ignore_labels[None, :]
     concerns = (concerned == labels[:, None]) | (concerned == -1)

@@ -28,6 +28,7 @@ from eyas.evaluation import EvaluationResult
 from eyas.evaluation.predict import score_detector, val_loader
 from eyas.nn.compile import compile_levels
 from eyas.ops.pixels import as_float
+from eyas.runs.card import write_card
 from eyas.runs.checkpoint import BEST, ModelSpec, save_native, save_weights
 from eyas.runs.config import RESUME, resume_note
 from eyas.runs.log import RunLog
@@ -122,6 +123,7 @@ class Trainer:
         progress.finish(task)
         if self.accelerator.is_main_process:
             save_native(state.evaluated, self.folder)
+            write_card(self.folder)
         self.log.once("cost", step=state.step, **self.cost.totals())
         return result or self.score(progress)  # of a finished run, which has logged it
 

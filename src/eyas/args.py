@@ -116,6 +116,8 @@ class RunArgs:
         threads: CPU threads of torch; 0 leaves torch's choice.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated. 0 evaluates only then.
         metric: the rules of the metrics; the data format's own when left out.
+        max_detections: of one class in one image, by score, that count in COCO's metrics; COCO's 100 when left out.
+            Metrics with another number have it in their names, and do not compare with COCO's.
         log_every: optimiser steps between log lines. Between them a GPU is not waited for: losses are checked, and
             several processes agree to stop, at these steps too.
         resume: go on from the last checkpoint of the run folder. auto does where there is a run, and starts one where
@@ -135,6 +137,7 @@ class RunArgs:
     threads: int = 0
     evaluate_every: int = 1
     metric: MetricName | None = None
+    max_detections: int | None = None
     log_every: int = 10
     resume: bool | Literal["auto"] = False
     deterministic: bool = False
@@ -143,6 +146,8 @@ class RunArgs:
 
     def __post_init__(self) -> None:
         _at_least(1, epochs=self.epochs, log_every=self.log_every)
+        if self.max_detections is not None:
+            _at_least(1, max_detections=self.max_detections)
         _at_least(0, seed=self.seed, threads=self.threads, evaluate_every=self.evaluate_every)
 
 

@@ -21,9 +21,13 @@ from eyas.distillation.teachers import RunningTeacher
 from eyas.methods.imitation import imitation_loss
 from eyas.nn.taps import tap_features
 from eyas.ops.near_objects import near_object_masks
+from eyas.report.models import load_models
+from eyas.runs.checkpoint import ModelSpec
 from eyas.runs.log import read_log
 from eyas.runs.opening import load
+from eyas.runs.teachers import unlike_training
 from eyas.types import Detector, EyasError, Target
+from helpers.evaluation_cases import make_record
 from helpers.tiny import options, write_squares
 
 SHAPES = {"anchor_shapes": [[20, 20], [32, 32]], "stem_channels": 8, "dropout": 0.0}
@@ -135,6 +139,47 @@ def teacher():
     torch.manual_seed(0)
     return build("shuffledet", ("red", "blue"), options={"width": 0.5, "anchor_shapes": [[30, 30], [48, 48]]})
 """
+
+
+def test_every_command_gives_the_teacher_its_own_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """distill, evaluate and report score one teacher on one set of images: at twice the student's size.
+
+    Its size is that of its training, so nothing is said; at another one a line says both sizes.
+    """
+    data, teacher = write_squares(tmp_path / "data", train=8, val=4), tmp_path / "teacher"
+    small, large = ({"dataset_resize": json.dumps({"height": side, "width": side})} for side in (64, 128))
+    assert main(["train", f"--data={data}", f"--out={teacher}", *options(run_epochs=3, **large)]) == 0
+    common = ["distill", f"--data={data}", f"--teacher={teacher}", "--any_teacher=true", "--method=eyas.FGFI"]
+    common += ["--method.weight=1e-6", '--pairs={"backbone": "backbone"}', *options(run_epochs=1, **small)]
+    capsys.readouterr()
+    assert main([*common, f"--out={tmp_path / 'run'}", "--teacher_scale=2"]) == 0
+    assert "was trained on images of" not in capsys.readouterr().out
+    (logged,) = read_log(tmp_path / "run", "teacher")
+    out = tmp_path / "scores.json"
+    arguments = ["--workers=0", "--device=cpu"]
+    assert main(["evaluate", str(tmp_path / "run"), *arguments, f"--json_file={out}"]) == 0
+    scores = json.loads(out.read_text())["teacher"]
+    assert scores["summary"] == logged["summary"] == read_log(teacher, "val")[-1]["summary"]
+    assert scores["cost"]["image_size"] == [128, 128]
+    models, notes = load_models({"teacher": str(teacher), "run": str(tmp_path / "run")}, ("red", "blue"))
+    assert notes == [] and [model.resize.height for model in models.values()] == [128, 64]
+
+    capsys.readouterr()
+    assert main([*common, f"--out={tmp_path / 'other'}"]) == 0
+    said = capsys.readouterr().out
+    assert f"{teacher} was trained on images of 128 x 128 (height x width) and gets 64 x 64 here" in said
+    assert main(["evaluate", str(tmp_path / "other"), *arguments]) == 0
+    assert "gets 64 x 64 here" in capsys.readouterr().out
+
+
+def test_sizes_that_differ_by_rounding_are_one_size(tmp_path: Path) -> None:
+    record = make_record()  # 400 x 300
+    ModelSpec("shuffledet", ("a",), resize=Resize(shorter=600, longer=1000)).save(tmp_path)
+    assert unlike_training(str(tmp_path), Resize(shorter=601, longer=1001), [record]) is None
+    assert "600 x 800 (height x width) and gets 300 x 400" in str(unlike_training(str(tmp_path), Resize(), [record]))
+    assert unlike_training("package.module:function", Resize(), [record]) is None
 
 
 def test_command_with_and_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,11 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from eyas.evaluation import EvaluationResult, evaluate
+from eyas.data import DataSource
+from eyas.detectors import detection_count
+from eyas.evaluation import EvaluationResult, chosen_metric, evaluate, run_metric
 from eyas.evaluation.coco import NAMES, detections, ground_truth
+from eyas.evaluation.ground_truth import remarks, too_few_detections
 from eyas.types import EyasError, Prediction, Record
 from helpers.evaluation_cases import make_prediction, make_record, random_case
 
@@ -57,6 +61,67 @@ def test_keeps_the_hundred_best_detections_of_an_image_as_pycocotools_does() -> 
     result = evaluate("coco", records, ["a"], predictions)
     assert max(len(p["scores"]) for p in predictions) > 130
     assert_same(result, reference(records, ["a"], predictions), ["a"])
+
+
+def crowd(objects: int) -> tuple[list[Record], list[Prediction]]:
+    """One image of as many objects of one class, all of them found."""
+    boxes = [(10 * (i % 20), 10 * (i // 20), 10 * (i % 20) + 8, 10 * (i // 20) + 8) for i in range(objects)]
+    return [make_record(boxes, [0] * objects)], [make_prediction(boxes, [1.0] * objects, [0] * objects)]
+
+
+def test_another_limit_of_detections_is_that_of_pycocotools_and_has_another_name() -> None:
+    records, predictions = random_case(3, images=4, classes=2, crowded=130)
+    with contextlib.redirect_stdout(io.StringIO()):
+        expected = reference(records, ["a", "b"], predictions)
+        expected.params.maxDets = [1, 10, 20]
+        expected.evaluate()
+        expected.accumulate()
+    result = evaluate("coco_max20", records, ["a", "b"], predictions)
+    names = ["map_max20", "map_50_max20", "map_75_max20", "map_small_max20", "map_medium_max20", "map_large_max20"]
+    assert list(result.summary) == [*names, "mar_max20"] and result.metric == "coco_max20"
+    precision, recall = expected.eval["precision"][..., 0, -1], expected.eval["recall"][..., 0, -1]
+    assert result.primary == pytest.approx(precision[precision > -1].mean(), abs=1e-12)
+    assert result.summary["mar_max20"] == pytest.approx(recall[recall > -1].mean(), abs=1e-12)
+    assert result.primary != evaluate("coco", records, ["a", "b"], predictions).primary
+    assert repr(evaluate("coco_max100", records, ["a", "b"], predictions)) == repr(
+        evaluate("coco", records, ["a", "b"], predictions)
+    )
+    assert "mAP max20 " in result.headline() and "mAP50 max20 " in result.headline()
+
+
+def test_a_hundred_detections_cap_a_perfect_detector() -> None:
+    """151 objects, all found: 100 of them count, so precision is 1 up to a recall of 100/151, 67 of 101 points."""
+    records, predictions = crowd(151)
+    assert evaluate("coco", records, ["a"], predictions).primary == pytest.approx(67 / 101)
+    assert evaluate("coco_max151", records, ["a"], predictions).primary == 1.0
+    (said,) = remarks("coco", DataSource("coco", Path(), "val", ("a",), tuple(records)))
+    assert "1 images of val have more than 100 objects of one class (up to 151)" in said
+    assert "a perfect detector has map 0.663" in said and "max_detections 151 counts them all" in said
+    few = DataSource("coco", Path(), "val", ("a",), tuple(crowd(100)[0]))
+    assert remarks("coco", few) == remarks("coco_max200", few) == remarks("voc", few) == []
+
+
+def test_the_limit_of_detections_as_an_option() -> None:
+    assert chosen_metric(None, 300, "coco") == chosen_metric("coco", 300, "voc") == "coco_max300"
+    assert chosen_metric(None, None, "yolo") == chosen_metric("coco", 100, "voc") == "coco"
+    with pytest.raises(EyasError, match=r"max_detections 300: the rules of voc count all detections"):
+        chosen_metric(None, 300, "voc")
+    recorded = {"run": {"metric": "coco", "max_detections": 300}}
+    assert run_metric(recorded, "voc") == "coco_max300"
+    assert run_metric(recorded, "voc", metric="coco") == "coco"
+    assert run_metric(recorded, "voc", max_detections=50) == "coco_max50"
+    assert run_metric({}, "voc") == "voc"
+
+
+def test_a_detector_that_returns_fewer_detections_than_there_are_objects() -> None:
+    source = DataSource("coco", Path(), "val", ("a",), tuple(crowd(151)[0]))
+    assert detection_count("shuffledet", {}) == 64
+    assert detection_count("shuffledet", {"detections": 151}) == 151
+    assert detection_count("custom", {}) is None
+    assert "at most 64 detections of an image, and images of val have up to 151 objects" in str(
+        too_few_detections(64, source)
+    )
+    assert too_few_detections(151, source) is too_few_detections(None, source) is None
 
 
 def test_hand_computed() -> None:

@@ -20,6 +20,7 @@ def evaluate(
     classes: list[str] | None = None,
     best: bool = False,
     metric: MetricName | None = None,
+    max_detections: int | None = None,
     resize: Resize = Resize(),
     feed: BatchArgs = BatchArgs(),
     json_file: Path | None = None,
@@ -34,17 +35,20 @@ def evaluate(
         classes: class names of the data in label order; those of the run, or the data set's own, when left out.
         best: take the best checkpoint instead of the last.
         metric: the rules to score by; the run's own, or the data format's, when left out.
+        max_detections: of one class in one image, by score, that count in COCO's metrics; COCO's 100, or the run's own,
+            when left out.
         resize: size of the input; the run's own when left out.
         json_file: also write the metrics and costs there.
     """
     from eyas.detectors.class_names import match_by_name, shared_classes
-    from eyas.evaluation import default_metric
+    from eyas.evaluation import run_metric
     from eyas.evaluation.ground_truth import remarks
     from eyas.evaluation.predict import predict_source, score
     from eyas.export.formats import cost_of, open_detector
     from eyas.runs.config import recorded_config
     from eyas.runs.opening import resolve_detector
     from eyas.runs.results import data_for
+    from eyas.runs.teachers import teacher_resize, unlike_training
     from eyas.tools.devices import pick_device
     from eyas.tools.files import write_json
     from eyas.tools.progress import Progress
@@ -52,14 +56,19 @@ def evaluate(
     (own, detector), folder = open_detector(run, best=best), resolve_detector(run).folder
     resize, config = own if resize == Resize() else resize, {} if folder is None else recorded_config(folder)
     source = data_for(run, detector.classes, classes, data=subset.data, split=subset.split)
-    rule: str = metric or config.get("run", {}).get("metric") or default_metric(source.format)
+    rule = run_metric(config, source.format, metric=metric, max_detections=max_detections)
     where = pick_device(feed.device)
-    rows = {"model": (run, detector), **teacher_of(config, source.classes)}
+    rows = {"model": (run, detector, resize)}
+    if folder is not None and (teacher := teacher_of(config, source.classes)) is not None:
+        rows["teacher"] = (*teacher, teacher_resize(folder, resize))
     scores: dict[str, Any] = {"metric": rule, "data": str(source.root), "split": source.split}
     with Progress() as progress:
         for remark in remarks(rule, source):
             progress.say(f"warning  {remark}")
-        for name, (path, detector) in rows.items():
+        for name, (path, detector, resize) in rows.items():
+            unlike = unlike_training(path, resize, source.records)
+            if unlike is not None:
+                progress.say(f"warning  {name}: {unlike}")
             matched = match_by_name(detector, source.classes, path)
             shared = shared_classes(detector.classes, source.classes)
             if len(shared) < len(source.classes):
@@ -73,8 +82,8 @@ def evaluate(
         write_json(json_file, scores)
 
 
-def teacher_of(config: Mapping[str, Any], classes: Sequence[str]) -> dict[str, tuple[str, Detector]]:
-    """``{"teacher": (name, detector)}`` for the teacher that a run's config names: one of these classes, in a folder.
+def teacher_of(config: Mapping[str, Any], classes: Sequence[str]) -> tuple[str, Detector] | None:
+    """Name and detector of the teacher that a run's config names, where it is one of these classes, in a folder.
 
     The config may be a stranger's: a function that it names is not called.
     """
@@ -83,6 +92,6 @@ def teacher_of(config: Mapping[str, Any], classes: Sequence[str]) -> dict[str, t
 
     name = config.get("teacher")
     if not isinstance(name, str) or not Path(name).is_dir():
-        return {}
+        return None
     teacher = load(name, run_code=False)
-    return {"teacher": (name, teacher)} if shared_classes(teacher.classes, classes) else {}
+    return (name, teacher) if shared_classes(teacher.classes, classes) else None

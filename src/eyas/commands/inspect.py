@@ -49,6 +49,7 @@ def inspect(
     from eyas.report.sections.masks import draw_masks
     from eyas.runs.opening import resolve_detector
     from eyas.runs.results import data_for
+    from eyas.runs.teachers import unlike_training
     from eyas.tools.devices import pick_device
     from eyas.tools.files import make_folder, write_json
     from eyas.tools.progress import Progress
@@ -58,6 +59,9 @@ def inspect(
     source = data_for(run, detector.classes, classes, data=subset.data, split=subset.split)
     source = replace(source, records=source.records[:images])
     resize = opened.resize if resize == Resize() else resize
+    unlike = unlike_training(run, resize, source.records)
+    if unlike is not None:
+        print(f"warning  {unlike}")
     out = out or (folder if folder.is_dir() else Path()) / "inspection"
     make_folder(out)
     where = pick_device(feed.device)

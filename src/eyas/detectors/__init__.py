@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from eyas.detectors import shuffledet, torchvision, transformers
 from eyas.detectors.custom import CustomDetector
@@ -46,6 +46,7 @@ __all__ = [
     "build",
     "check_detector",
     "deploy",
+    "detection_count",
     "faster_rcnn",
     "fcos",
     "library_of",
@@ -127,6 +128,14 @@ def build(
     if weights is not None and "weights" not in known:
         load_detector(detector.network, read_weights_file(Path(weights)))
     return with_origin(detector, Origin(model, backbone, dict(options or {})))
+
+
+def detection_count(model: str, options: Mapping[str, object]) -> int | None:
+    """The most detections that a model returns for an image, its option ``detections``; None where it has none."""
+    if model not in BUILDERS:
+        return None
+    option = inspect.signature(imported(BUILDERS[model].builders[model])).parameters.get("detections")
+    return None if option is None else cast(int, options.get("detections", option.default))
 
 
 def native_format(name: str) -> NativeFormat | None:

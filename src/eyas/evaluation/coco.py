@@ -1,9 +1,10 @@
 """The COCO detection metrics, computed by faster-coco-eval (Apache-2.0), a maintained port of pycocotools.
 
 Lin et al., *Microsoft COCO: Common Objects in Context*, ECCV 2014; the rules are those of ``cocoeval.py``: IoU
-thresholds 0.50:0.05:0.95, 101 recall points, the 100 best detections of each class in each image. Ignore regions are
-crowd annotations: an overlap with one is measured over the detection's area, and a detection on one is not counted. A
-region of every class is a crowd annotation of every class.
+thresholds 0.50:0.05:0.95, 101 recall points, the 100 best detections of each class in each image. Another limit gives
+metrics that do not compare with COCO's, so their names have it: ``map_max300``. Ignore regions are crowd annotations:
+an overlap with one is measured over the detection's area, and a detection on one is not counted. A region of every
+class is a crowd annotation of every class.
 """
 
 from __future__ import annotations
@@ -26,29 +27,51 @@ NAMES = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar
 
 Object area is ``attributes["area"]`` (COCO's segment area), or the box's where the data set has none.
 """
+MAX_DETECTIONS = 100
+"""COCO's limit of the detections of one class in one image that count, ``maxDets`` in pycocotools."""
 
 
-def evaluate(records: Sequence[Record], classes: Sequence[str], predictions: Sequence[Prediction]) -> EvaluationResult:
+def evaluate(
+    records: Sequence[Record],
+    classes: Sequence[str],
+    predictions: Sequence[Prediction],
+    *,
+    max_detections: int = MAX_DETECTIONS,
+) -> EvaluationResult:
     """COCO's metrics; arguments and errors as for `eyas.evaluation.evaluate`.
 
     The summary is COCO's own: the mean over classes and thresholds together. It differs from the mean of the classes'
     metrics only by rounding.
     """
     check(records, classes, predictions)
+    names = [limited(name, max_detections) for name in NAMES]
+    rules = limited("coco", max_detections)
     if not records or not classes:
-        undefined = dict.fromkeys(NAMES, float("nan"))
-        return EvaluationResult("coco", undefined, {name: dict(undefined) for name in classes})
+        undefined = dict.fromkeys(names, float("nan"))
+        return EvaluationResult(rules, undefined, {name: dict(undefined) for name in classes})
     truth = COCO(ground_truth(records, classes), print_function=_ignore)
     # Not the class called COCOeval: that one prints.
     evaluation = COCOeval_faster(truth, truth.loadRes(detections(predictions)), "bbox", print_function=_ignore)
+    evaluation.params.maxDets = [max_detections]
     evaluation.evaluate()
     evaluation.accumulate()
-    # (threshold, recall, class, area, max detections) and (threshold, class, area, max detections); -1 is undefined.
+    # (threshold, recall, class, area, 1) and (threshold, class, area, 1); -1 is undefined.
     precision = np.asarray(evaluation.eval["precision"])[..., -1]
     recall = np.asarray(evaluation.eval["recall"])[..., -1]
     precision, recall = (np.where(values > -1, values, np.nan) for values in (precision, recall))
-    per_class = {name: _metrics(precision, recall, slice(k, k + 1)) for k, name in enumerate(classes)}
-    return EvaluationResult("coco", _metrics(precision, recall, slice(None)), per_class)
+
+    def metrics(of: slice) -> dict[str, float]:
+        return dict(zip(names, _metrics(precision[:, :, of], recall[:, of]), strict=True))
+
+    per_class = {name: metrics(slice(k, k + 1)) for k, name in enumerate(classes)}
+    return EvaluationResult(rules, metrics(slice(None)), per_class)
+
+
+def limited(name: str, max_detections: int) -> str:
+    """The name of a metric, or of the rules, with a limit of detections that is not COCO's."""
+    if max_detections == MAX_DETECTIONS:
+        return name
+    return f"{name.removesuffix(f'_{MAX_DETECTIONS}')}_max{max_detections}"
 
 
 def ground_truth(records: Sequence[Record], classes: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
@@ -90,16 +113,11 @@ def _xywh(box: list[float]) -> list[float]:
     return [x1, y1, x2 - x1, y2 - y1]
 
 
-def _metrics(precision: np.ndarray, recall: np.ndarray, classes: slice) -> dict[str, float]:
-    of = precision[:, :, classes]
-    by_area = {f"map_{name}": mean(of[..., area]) for area, name in enumerate(("small", "medium", "large"), start=1)}
-    return {
-        "map": mean(of[..., 0]),
-        "map_50": mean(of[0, ..., 0]),
-        "map_75": mean(of[5, ..., 0]),
-        **by_area,
-        "mar_100": mean(recall[:, classes, 0]),
-    }
+def _metrics(precision: np.ndarray, recall: np.ndarray) -> list[float]:
+    """The values of `NAMES`."""
+    every = precision[..., 0]
+    by_area = [mean(precision[..., area]) for area in (1, 2, 3)]
+    return [mean(every), mean(every[0]), mean(every[5]), *by_area, mean(recall[..., 0])]
 
 
 def _ignore(*_: object) -> None:

@@ -6,10 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from eyas.data import DataSource, without_objects
-from eyas.evaluation import METRICS, evaluate
+from eyas.evaluation import METRICS, benchmark_of, evaluate
 from eyas.types import Prediction, Record
 
 SHOWN = 8
@@ -33,14 +34,43 @@ def remarks(metric: str, source: DataSource) -> list[str]:
     absent = [name for name in undefined if not objects[name]]
     found = [f"split {source.split} has no object of class {_listed(absent)}, which has no metric"] if absent else []
     uncounted = [name for name in undefined if objects[name]]
-    return found + ([_uncounted(metric, source, uncounted)] if uncounted else [])
+    found += [_uncounted(metric, source, uncounted)] if uncounted else []
+    return found + _capped(metric, source)
+
+
+def too_few_detections(limit: int | None, source: DataSource) -> str | None:
+    """A sentence about a detector that returns at most ``limit`` detections of an image, where images have more
+    objects; None for any other."""
+    most = max((len(record.boxes) for record in source.records), default=0)
+    if limit is None or most <= limit:
+        return None
+    has = f"images of {source.split} have up to {most} objects"
+    return f"the detector returns at most {limit} detections of an image, and {has}"
+
+
+def _capped(metric: str, source: DataSource) -> list[str]:
+    """The highest score that the rules' limit of detections allows, where that is below 1."""
+    limit = benchmark_of(metric)[1]
+    most = [int(np.bincount(record.labels).max(initial=0)) for record in source.records]
+    crowded = [count for count in most if limit is not None and count > limit]
+    if not crowded:
+        return []
+    everything = [_prediction(record, len(record.boxes)) for record in source.records]
+    perfect = evaluate(metric, source.records, source.classes, everything)
+    name, value = next(iter(perfect.summary.items()))
+    return [
+        f"{len(crowded)} images of {source.split} have more than {limit} objects of one class (up to {max(crowded)}), "
+        f"and only {limit} detections of a class in an image count: a perfect detector has {name} {value:.3f}. The "
+        f"option max_detections {max(crowded)} counts them all; metrics with it have other names, since they do not "
+        "compare with COCO's"
+    ]
 
 
 def _uncounted(metric: str, source: DataSource, classes: Sequence[str]) -> str:
     objects = _objects(source)
     names = _listed([f"{name} ({objects[name]})" for name in classes])
-    rules = METRICS[metric].LEAVES_OUT
-    return f"no object of class {names} in split {source.split} counts: the rules of {metric} leave out {rules}"
+    left_out = METRICS[benchmark_of(metric)[0]].LEAVES_OUT
+    return f"no object of class {names} in split {source.split} counts: the rules of {metric} leave out {left_out}"
 
 
 def _objects(source: DataSource) -> Counter[str]:

@@ -62,7 +62,7 @@ def export_detector(
         raw: head outputs only, without detections and NMS.
         dynamic_size: leave the input's height and width open, not only the number of images.
         training: images for the ranges of 8-bit integers; without them there is no INT8 file.
-        metric: a name in `eyas.evaluation.METRICS`; by default the data format's.
+        metric: as `eyas.evaluation.evaluate` takes it; by default the data format's.
         tolerance: largest difference of an output, relative to its largest value or to 1 if that is more.
         calibration: number of training images for the ranges.
         runs: timed predictions of each detector, of one image on one thread.

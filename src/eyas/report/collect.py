@@ -16,6 +16,7 @@ from eyas.data import DataSource
 from eyas.report.models import Detections, Model, detect, load_models, measure_models, one_run_each, teacher_origin
 from eyas.report.runs import TEACHER, FoundRuns, Run
 from eyas.runs.results import run_source
+from eyas.runs.teachers import unlike_training
 from eyas.tools.progress import Progress
 from eyas.types import EyasError
 
@@ -119,6 +120,9 @@ def collect(found: FoundRuns, comparison: Comparison, options: ReportOptions, pr
     notes += more
     if options.teacher is not None and models and TEACHER not in models:
         raise EyasError(notes[-1])
+    if TEACHER in models and source is not None:
+        unlike = unlike_training(models[TEACHER].origin, models[TEACHER].resize, source.records)
+        notes += [f"The teacher {unlike}."] if unlike is not None else []
     if models:
         models = measure_models(models, source, progress)
     else:

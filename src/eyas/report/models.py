@@ -18,7 +18,9 @@ from eyas.evaluation.errors import JudgedImage, judge
 from eyas.evaluation.predict import predict_source
 from eyas.report.runs import TEACHER, Arms, Run
 from eyas.runs.checkpoint import SPEC, ModelSpec
+from eyas.runs.config import recorded_config
 from eyas.runs.opening import load
+from eyas.runs.teachers import teacher_resize
 from eyas.tools.progress import Progress
 from eyas.types import Detector, EyasError, Prediction
 
@@ -66,8 +68,8 @@ def load_models(origins: Mapping[str, str], classes: Sequence[str]) -> tuple[dic
     """The detectors that can be loaded, answering in the classes of the runs, and a sentence on those that cannot.
 
     Args:
-        origins: arm or `TEACHER` -> run folder, or package.module:function. The teacher gets images of the first arm's
-            size, since it works at the student's.
+        origins: arm or `TEACHER` -> run folder, or package.module:function. The teacher gets images as the first arm
+            that it taught gives them.
         classes: class names of the runs, in label order.
     """
     detectors: dict[str, Detector] = {}
@@ -84,7 +86,11 @@ def load_models(origins: Mapping[str, str], classes: Sequence[str]) -> tuple[dic
     students = {name: ModelSpec.load(Path(origins[name])).resize for name in detectors if name != TEACHER}
     if not students:
         return {}, notes
-    resize = {TEACHER: next(iter(students.values())), **students}
+    fed = {name: teacher_resize(Path(origins[name]), resize) for name, resize in students.items()}
+    taught = [fed[name] for name in students if recorded_config(Path(origins[name])).get("teacher") is not None]
+    if len(set(taught)) > 1:
+        notes.append("The arms give the teacher images of several sizes; here it gets those of the first.")
+    resize = {TEACHER: [*taught, *fed.values()][0], **students}
     return {name: Model(origins[name], detector, resize[name]) for name, detector in detectors.items()}, notes
 
 
@@ -140,8 +146,8 @@ def detect(
 
 
 def _architecture(model: Model) -> str:
-    """Equal for two run folders that hold the same network."""
+    """Equal for two run folders that hold the same network, and give it images of one size."""
     folder = Path(model.origin)
     if not (folder / SPEC).is_file():
         return model.origin
-    return json.dumps(asdict(replace(ModelSpec.load(folder), weights="")), sort_keys=True)
+    return json.dumps(asdict(replace(ModelSpec.load(folder), weights="", resize=model.resize)), sort_keys=True)

@@ -15,10 +15,11 @@ from eyas.args import CacheDtype, DataArgs, OptimArgs, RunArgs, StudentArgs
 from eyas.cache.identity import TeacherOnDemand
 from eyas.cache.session import CacheSession
 from eyas.data import DataSource, read
+from eyas.detectors import detection_count
 from eyas.detectors.class_names import listed, match_by_name, shared_classes
 from eyas.distillation.teachers import RunningTeacher, Teacher
-from eyas.evaluation import EvaluationResult, default_metric
-from eyas.evaluation.ground_truth import remarks
+from eyas.evaluation import EvaluationResult, chosen_metric
+from eyas.evaluation.ground_truth import remarks, too_few_detections
 from eyas.evaluation.predict import score_detector, val_loader
 from eyas.methods import FGFI, LevelPair, Method
 from eyas.nn.compile import compile_levels
@@ -26,6 +27,7 @@ from eyas.nn.fold_batchnorm import fold_teacher
 from eyas.runs.checkpoint import ModelSpec
 from eyas.runs.config import check_folder, holds_run, resolved_config, start_folder
 from eyas.runs.opening import DetectorSource
+from eyas.runs.teachers import unlike_training
 from eyas.tools.locks import sole_use
 from eyas.tools.progress import Progress
 from eyas.training.accelerator import make_accelerator, process_settings
@@ -90,7 +92,7 @@ class Setup(ExitStack):
         self.teacher_data = replace(dataset, resize=dataset.resize.times(scale))
         self.train = read(data, dataset.train_split, format=dataset.format, classes=dataset.classes)
         self.val = read(data, dataset.val_split, format=dataset.format, classes=self.train.classes)
-        self.metric = run.metric or default_metric(self.train.format)
+        self.metric = chosen_metric(run.metric, run.max_detections, self.train.format)
         self.accelerator: Accelerator = make_accelerator(run, optim, out)
         self.progress = Progress(quiet=not self.accelerator.is_main_process)
         self.say = self.progress.say
@@ -135,12 +137,17 @@ class Setup(ExitStack):
     def score_teacher(self, session: TeacherSession, name: str, *, any_score: bool) -> EvaluationResult | None:
         """Score the teacher on the validation images, in the classes that it knows by name, and say so.
 
+        A teacher that was trained at another size than it gets here is remarked on.
+
         Returns:
             The result over those classes; None where it knows none of them.
 
         Raises:
             EyasError: it scores near zero, unless ``any_score``.
         """
+        unlike = unlike_training(name, self.teacher_data.resize, self.val.records)
+        if unlike is not None:
+            self.say(f"warning   the teacher {unlike}")
         shared = shared_classes(session.teacher.classes, self.val.classes)
         if not shared:
             self.say(f"teacher   not scored: it knows none of the data's classes, {listed(self.val.classes)}, by name")
@@ -190,6 +197,9 @@ class RunSetup(Setup):
 
     def trainer(self, model: LossModule, spec: ModelSpec) -> Trainer:
         """The trainer of a student, with or without a teacher."""
+        few = too_few_detections(detection_count(spec.model, spec.options), self.val)
+        if few is not None:
+            self.say(f"warning   {few}; --options.detections raises the limit")
         return Trainer(
             model,
             spec,

@@ -222,7 +222,9 @@ def test_export_evaluate_and_predict(run: Path, tmp_path: Path, capsys: pytest.C
     assert main(["export", str(run), *common]) == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("shuffledet, 64 x 64", "PyTorch", "onnxruntime", "INT8", "class_logits"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["figures.json", "small.int8.onnx", "small.onnx"]
+    files = ["figures.json", "small.int8.onnx", "small.md", "small.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+    assert "| file | small.onnx, compared with PyTorch |" in (tmp_path / "small.md").read_text()
     written = json.loads(figures.read_text())
     assert written["score"]["PyTorch"] == pytest.approx(written["score"]["onnxruntime"], abs=1e-3)
     assert all(value > 0 for value in written["latency_ms"].values())

@@ -107,9 +107,7 @@ def load_run(folder: str | Path, *, best: bool = False, make: Callable[[], Detec
         spec = replace(spec, backbone=str(folder / NATIVE))
     path = folder / (BEST if best else spec.weights)
     if best and not path.is_file() and (folder / spec.weights).is_file():
-        raise EyasError(
-            f"{path}: not there, since no evaluation had a metric; leave out --best to take the last weights"
-        )
+        raise EyasError(f"{path}: no such weights file, for no evaluation had a metric; leave out --best")
     detector = _built(spec, folder, path) if make is None else make()
     if tuple(detector.classes) != spec.classes:
         made, own = (", ".join(classes) for classes in (detector.classes, spec.classes))

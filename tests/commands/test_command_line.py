@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from eyas.__main__ import COMMANDS, main, parse, parser_of
 from eyas.methods import FGFI
+from eyas.runs.checkpoint import save_weights
 from eyas.runs.log import read_log
 from eyas.runs.opening import load
 from helpers.tiny import CLASSES, MODEL, options, train_lines, write_squares
@@ -129,6 +131,30 @@ def test_evaluate_finds_data_and_teacher_by_itself(
     assert figures["model"]["summary"] == list(read_log(runs.student, "val"))[-1]["summary"]
     assert figures["teacher"]["summary"] == list(read_log(runs.teacher, "val"))[-1]["summary"]
     assert figures["model"]["cost"]["parameters"] > 0
+    assert len(figures["model"]["confusion"]["counts"]) == len(CLASSES) + 1
+
+
+def test_evaluate_shows_the_last_and_the_best_weights_side_by_side(
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The best are those of the last epoch until they are replaced by others."""
+    copy, out = shutil.copytree(runs.student, tmp_path / "copy"), tmp_path / "scores.json"
+    common = ["evaluate", str(copy), "--workers=0", "--device=cpu", f"--json_file={out}"]
+    shutil.copy(copy / "student.safetensors", copy / "best.safetensors")
+    assert main(common) == 0
+    assert list(json.loads(out.read_text())) == ["metric", "data", "split", "model", "teacher"]
+    network = load(copy).network
+    torch.nn.init.constant_(network.head.weight, 0.0)
+    save_weights(network, copy / "best.safetensors")
+    capsys.readouterr()
+    assert main(common) == 0
+    written = json.loads(out.read_text())
+    assert list(written)[3:] == ["model", "best", "teacher"]
+    assert written["model"]["summary"] == list(read_log(copy, "val"))[-1]["summary"]
+    assert f"best  {copy} (best weights)" in capsys.readouterr().out
+    assert main([*common, "--best=true"]) == 0
+    again = json.loads(out.read_text())
+    assert again["model"]["summary"] == written["best"]["summary"] and "best" not in again
 
 
 def test_evaluate_takes_the_best_checkpoint_other_data_and_split(
@@ -140,6 +166,7 @@ def test_evaluate_takes_the_best_checkpoint_other_data_and_split(
     assert main([*common, "--best=true"]) == 0
     scores = [line["summary"]["map"] for line in read_log(runs.teacher, "val")]
     assert json.loads(out.read_text())["model"]["summary"]["map"] == max(scores)
+    assert "best" not in json.loads(out.read_text())
     assert main([*common, f"--data={data}", "--split=train", "--metric=voc"]) == 0
     figures = json.loads(out.read_text())
     assert (figures["split"], figures["metric"], figures["data"]) == ("train", "voc", str(data))

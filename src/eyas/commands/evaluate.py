@@ -7,11 +7,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eyas.args import BatchArgs, MetricName, SplitArgs
+from eyas.args import BatchArgs, DataArgs, MetricName, SplitArgs
 from eyas.data.options import Resize
 
 if TYPE_CHECKING:
+    import torch
+
+    from eyas.data import DataSource
+    from eyas.runs.opening import DetectorSource
+    from eyas.tools.progress import Progress
     from eyas.types import Detector
+
+CONFUSION_THRESHOLD = 0.3
+"""Lowest score of the detections in the confusion matrix, as in a report."""
 
 
 def evaluate(
@@ -25,7 +33,7 @@ def evaluate(
     feed: BatchArgs = BatchArgs(),
     json_file: Path | None = None,
 ) -> None:
-    """Score a trained detector per class, beside its teacher where it had one, with its size and speed.
+    """Score a trained detector per class, beside its best weights and its teacher where it has any, with its cost.
 
     Classes are matched by name: a detector of more classes than the data has is scored on those of the data.
 
@@ -38,48 +46,88 @@ def evaluate(
         max_detections: of one class in one image, by score, that count in COCO's metrics; COCO's 100, or the run's own,
             when left out.
         resize: size of the input; the run's own when left out.
-        json_file: also write the metrics and costs there.
+        json_file: also write the metrics, the costs and the confusion matrices there; row i of a matrix counts what the
+            objects of class i were taken for, and the last row and column are the background.
     """
-    from eyas.detectors.class_names import match_by_name, shared_classes
     from eyas.evaluation import run_metric
     from eyas.evaluation.ground_truth import remarks
-    from eyas.evaluation.predict import predict_source, score
-    from eyas.export.formats import cost_of, open_detector
+    from eyas.export.formats import open_detector
     from eyas.runs.config import recorded_config
     from eyas.runs.opening import resolve_detector
     from eyas.runs.results import data_for
-    from eyas.runs.teachers import teacher_resize, unlike_training
+    from eyas.runs.teachers import teacher_resize
     from eyas.tools.devices import pick_device
     from eyas.tools.files import write_json
     from eyas.tools.progress import Progress
 
-    (own, detector), folder = open_detector(run, best=best), resolve_detector(run).folder
-    resize, config = own if resize == Resize() else resize, {} if folder is None else recorded_config(folder)
+    (own, detector), origin = open_detector(run, best=best), resolve_detector(run)
+    resize, config = own if resize == Resize() else resize, recorded_config(origin.folder) if origin.folder else {}
     source = data_for(run, detector.classes, classes, data=subset.data, split=subset.split)
     rule = run_metric(config, source.format, metric=metric, max_detections=max_detections)
-    where = pick_device(feed.device)
     rows = {"model": (run, detector, resize)}
-    if folder is not None and (teacher := teacher_of(config, source.classes)) is not None:
-        rows["teacher"] = (*teacher, teacher_resize(folder, resize))
+    if not best and (better := best_of(origin)) is not None:
+        rows["best"] = (f"{run} (best weights)", better, resize)
+    if origin.folder is not None and (teacher := teacher_of(config, source.classes)) is not None:
+        rows["teacher"] = (*teacher, teacher_resize(origin.folder, resize))
     scores: dict[str, Any] = {"metric": rule, "data": str(source.root), "split": source.split}
+    where = pick_device(feed.device)
     with Progress() as progress:
         for remark in remarks(rule, source):
             progress.say(f"warning  {remark}")
-        for name, (path, detector, resize) in rows.items():
-            unlike = unlike_training(path, resize, source.records)
-            if unlike is not None:
-                progress.say(f"warning  {name}: {unlike}")
-            matched = match_by_name(detector, source.classes, path)
-            shared = shared_classes(detector.classes, source.classes)
-            if len(shared) < len(source.classes):
-                progress.say(f"{name}  knows {len(shared)} of {len(source.classes)} classes: {', '.join(shared)}")
-            found = predict_source(matched, source, feed.dataset(resize), where, progress, name)
-            result = score(rule, source, found).restricted_to(shared)
-            cost = cost_of(detector, resize.output_size((source.records[0].height, source.records[0].width)))
-            progress.say(f"{name}  {path}\n{result.table()}\n{result.headline()}   {cost.headline()}\n")
-            scores[name] = {"summary": result.summary, "per_class": result.per_class, "cost": asdict(cost)}
+        for name, (path, detector, size) in rows.items():
+            scores[name] = score_row(name, path, detector, source, rule, feed.dataset(size), where, progress)
     if json_file is not None:
         write_json(json_file, scores)
+
+
+def score_row(
+    name: str,
+    path: str,
+    detector: Detector,
+    source: DataSource,
+    rule: str,
+    feed: DataArgs,
+    device: torch.device,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Score one detector of `evaluate`, print its table, and return what the JSON file has of it."""
+    from eyas.detectors.class_names import match_by_name, shared_classes
+    from eyas.evaluation.confusion import confusion_matrix
+    from eyas.evaluation.predict import predict_source, score
+    from eyas.export.formats import cost_of
+    from eyas.runs.teachers import unlike_training
+
+    unlike = unlike_training(path, feed.resize, source.records)
+    if unlike is not None:
+        progress.say(f"warning  {name}: {unlike}")
+    matched, shared = match_by_name(detector, source.classes, path), shared_classes(detector.classes, source.classes)
+    if len(shared) < len(source.classes):
+        progress.say(f"{name}  knows {len(shared)} of {len(source.classes)} classes: {', '.join(shared)}")
+    found = predict_source(matched, source, feed, device, progress, name)
+    result = score(rule, source, found).restricted_to(shared)
+    cost = cost_of(detector, feed.resize.output_size((source.records[0].height, source.records[0].width)))
+    progress.say(f"{name}  {path}\n{result.table()}\n{result.headline()}   {cost.headline()}\n")
+    ordered = [found[index] for index in range(len(source.records))]
+    counts = confusion_matrix(source.records, source.classes, ordered, threshold=CONFUSION_THRESHOLD)
+    return {
+        "summary": result.summary,
+        "per_class": result.per_class,
+        "cost": asdict(cost),
+        "confusion": {"threshold": CONFUSION_THRESHOLD, "counts": counts.tolist()},
+    }
+
+
+def best_of(origin: DetectorSource) -> Detector | None:
+    """The best weights of a run folder, where they are not the last."""
+    from eyas.runs.checkpoint import BEST, load_run
+    from eyas.tools.files import file_digest
+
+    if origin.kind != "run" or not origin.files:
+        return None
+    last, best = origin.files[-1], origin.files[-1].with_name(BEST)
+    if not best.is_file() or file_digest(best) == file_digest(last):
+        return None
+    return load_run(last.parent, best=True)
 
 
 def teacher_of(config: Mapping[str, Any], classes: Sequence[str]) -> tuple[str, Detector] | None:

@@ -12,7 +12,7 @@ A, B, C = (0, 0, 50, 50), (100, 0, 150, 50), (200, 0, 250, 50)
 
 
 def test_by_hand() -> None:
-    """Of three objects a, b, b: one found, one called a, one missed. Two detections are on the background."""
+    """Three objects a, b, b: one found, one called a, one missed. Two detections are on the background."""
     records = [make_record([A, B, C], [0, 1, 1], [(0, 200, 100, 300)], [-1])]
     boxes = [A, A, B, (300, 200, 350, 250), (10, 210, 90, 290)]
     found = make_prediction(boxes, [0.9, 0.8, 0.7, 0.6, 0.5], [0, 0, 0, 1, 1])

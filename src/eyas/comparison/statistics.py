@@ -79,10 +79,10 @@ class GapClosed:
 def gap_closed(method: Mapping[int, float], baseline: Mapping[int, float], teacher: float) -> GapClosed | None:
     """The share of the gap between baseline and teacher that a method closes, of the means over the common seeds.
 
-    Of the means, since a ratio for each seed blows up where its gap is small. Both means come from the same few seeds,
-    so neither may be taken as known: the interval is every ratio r for which Student's t does not tell the mean of
-    ``(method - baseline) - r * (teacher - baseline)`` from 0 (Fieller, *Some problems in interval estimation*, Journal
-    of the Royal Statistical Society B, 1954).
+    It is a ratio of means, since a ratio for each seed blows up where its gap is small. Both means come from the same
+    few seeds, so neither may be taken as known: the interval is every ratio r for which Student's t does not tell the
+    mean of ``(method - baseline) - r * (teacher - baseline)`` from 0 (Fieller, *Some problems in interval estimation*,
+    Journal of the Royal Statistical Society B, 1954).
 
     Args:
         method: seed to value of the metric.

@@ -58,4 +58,4 @@ def _count(counts: Labels, record: Record, prediction: Prediction, threshold: fl
         counts[objects[other.argmax()] if taken else nothing, labels[row]] += 1
         if taken:
             free[other.argmax()] = False
-    np.add.at(counts, (objects[free], nothing), 1)
+    counts[:, nothing] += np.bincount(objects[free], minlength=len(counts))

@@ -14,6 +14,7 @@ from torch import Tensor
 from eyas.detectors.deployed import Deployed
 from eyas.evaluation.cost import cpu_threads
 from eyas.export.formats import Runtime
+from eyas.export.ties import TAKES, BreakTies, Take
 from eyas.types import Size
 
 MAP_TOLERANCE = 0.001
@@ -44,22 +45,21 @@ def raw_differences(deployed: Deployed, runtime: Runtime, images: Iterable[Tenso
     """The largest `difference` of each head output on images (batch, 3, height, width) in [0, 1].
 
     Rows of the outputs in `Deployed.matched` are compared between equal proposals; ``unmatched`` is the fraction of
-    PyTorch's proposals that the other lacks. For a `Deployed.coupled` detector, an image with an unmatched proposal is
-    not compared; if that is every image, the fraction is 1.
+    PyTorch's proposals that the other lacks. Where scores of proposals are equal, PyTorch takes them in several orders,
+    and what a choice among them explains is not lacking. For a `Deployed.coupled` detector, an image with an
+    unmatched proposal is not compared; if that is every image, the fraction is 1.
     """
     largest = dict.fromkeys(deployed.raw_names, 0.0)
     missing = total = 0
-    names = deployed.raw_names
     for batch in images:
-        with torch.no_grad():
-            ours = dict(zip(names, deployed.raw(batch)[0], strict=True))
-        theirs = dict(zip(names, runtime.run(batch, names), strict=True))
+        theirs = dict(zip(deployed.raw_names, runtime.run(batch, deployed.raw_names), strict=True))
+        ours = _raw(deployed, batch)
         if deployed.matched:
-            ours, theirs, lost = _matched(ours, theirs, deployed)
+            ours, theirs, lost = _matched_by_ties(deployed, batch, ours, theirs)
             missing, total = missing + lost, total + lost + len(ours[deployed.matched[0]])
-        for name in names:
+        for name in deployed.raw_names:
             largest[name] = float(np.maximum(largest[name], difference(ours[name], theirs[name])))  # max drops NaN
-    return largest | ({"unmatched": missing / max(total, 1)} if deployed.matched else {})
+    return largest | ({"unmatched": missing / total if total else 1.0} if deployed.matched else {})
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
@@ -84,9 +84,14 @@ def failures(differences: Mapping[str, float], tolerance: float, ours: float, th
         allowed = UNMATCHED if name == "unmatched" else tolerance
         if not value <= allowed:  # also true for NaN
             found.append(f"{name} differs by {value:.2g} (tolerance {allowed:g})")
-    if not (abs(ours - theirs) <= MAP_TOLERANCE or (ours != ours and theirs != theirs)):
+    if not same_score(ours, theirs):
         found.append(f"mAP is {theirs:.4f} and PyTorch's {ours:.4f} (tolerance {MAP_TOLERANCE:g})")
     return found
+
+
+def same_score(ours: float, theirs: float) -> bool:
+    """Whether two mAPs are equal within the tolerance, or both are NaN."""
+    return abs(ours - theirs) <= MAP_TOLERANCE or (ours != ours and theirs != theirs)
 
 
 def latencies(predict: Mapping[str, Callable[[Tensor], Any]], images: Sequence[Tensor], runs: int) -> dict[str, float]:
@@ -104,6 +109,56 @@ def latencies(predict: Mapping[str, Callable[[Tensor], Any]], images: Sequence[T
     return {name: statistics.median(values[1:]) for name, values in times.items()}
 
 
+def _raw(deployed: Deployed, batch: Tensor) -> dict[str, Tensor]:
+    with torch.no_grad():
+        return dict(zip(deployed.raw_names, deployed.raw(batch)[0], strict=True))
+
+
+def _raw_with_ties(deployed: Deployed, batch: Tensor, take: Take) -> dict[str, Tensor]:
+    with BreakTies(take):
+        return _raw(deployed, batch)
+
+
+def _matched_by_ties(
+    deployed: Deployed, batch: Tensor, ours: dict[str, Tensor], theirs: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
+    """`_matched` in the order of equal scores that lacks least.
+
+    Only the lost proposals count that a choice among equal scores cannot explain: of any two such choices, the first
+    and the last candidates differ most.
+    """
+    found = _matched(ours, theirs, deployed)
+    if not found[2]:
+        return found
+    first, last = (_raw_with_ties(deployed, batch, take) for take in TAKES)
+    found = min((found, *(_matched(one, theirs, deployed) for one in (first, last))), key=lambda one: one[2])
+    lost = 0
+    for mine, other, file in zip(first["proposals"], last["proposals"], theirs["proposals"], strict=True):
+        rows = _real(mine)
+        tied = _nearest(mine, rows, other, deployed)[0] >= SAME_PROPOSAL
+        lacking = _nearest(mine, rows, file, deployed)[0] >= SAME_PROPOSAL
+        lost += int((lacking & ~tied).sum()) if deployed.ordered else max(0, int(lacking.sum() - tied.sum()))
+    return *found[:2], min(lost, found[2])
+
+
+def _real(boxes: Tensor) -> Tensor:
+    """The rows of boxes that have an area; others fill up."""
+    return torch.where((boxes[:, 2:] > boxes[:, :2]).all(dim=1))[0]
+
+
+def _nearest(boxes: Tensor, rows: Tensor, others: Tensor, deployed: Deployed) -> tuple[Tensor, Tensor]:
+    """For some rows of boxes (n, 4), the distance in pixels to the nearest of the others, and its row.
+
+    Where the slot counts, the other box of the same row is compared.
+    """
+    if deployed.ordered:
+        return (boxes - others)[rows].abs().amax(dim=1), rows
+    if not len(rows):
+        return boxes.new_zeros(0), rows
+    found = torch.cdist(boxes[rows], others, p=torch.inf).min(dim=1)
+    return found.values, found.indices
+
+
 def _matched(
     ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], deployed: Deployed
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
@@ -112,11 +167,8 @@ def _matched(
     lost = 0
     for image in range(len(ours["proposals"])):
         mine, other = ours["proposals"][image], theirs["proposals"][image]
-        real = torch.where((mine[:, 2:] > mine[:, :2]).all(dim=1))[0]
-        if deployed.ordered:
-            distance, nearest = (mine - other)[real].abs().amax(dim=1), real
-        else:
-            distance, nearest = torch.cdist(mine[real], other, p=torch.inf).min(dim=1)
+        real = _real(mine)
+        distance, nearest = _nearest(mine, real, other, deployed)
         same = distance < SAME_PROPOSAL
         lost += int((~same).sum())
         if deployed.coupled and not same.all():

@@ -311,6 +311,22 @@ def test_predict_without_images(refused: Refused, run: Path, tmp_path: Path, out
     assert "no image" in refused("predict", run, tmp_path / "absent", f"--out={out}")
     (tmp_path / "empty" / "a.png").write_bytes(b"no image")
     assert "a.png: cannot be read as an image" in refused("predict", run, tmp_path / "empty", f"--out={out}")
+    assert not out.exists()
+
+
+def test_predict_goes_on_after_broken_images(
+    refused: Refused, run: Path, data: Path, tmp_path: Path, out: Path
+) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(data / "images" / "val", photos)
+    good = {str(path) for path in photos.iterdir()}
+    (photos / "cut.png").write_bytes((photos / "val0.png").read_bytes()[:200])
+    (photos / "notes.jpg").write_text("not an image")
+    said = refused("predict", run, photos, f"--out={out}", "--threshold=0")
+    assert f"2 of {len(good) + 2} images cannot be used" in said and "cut.png: cannot be decoded" in said
+    assert "notes.jpg: cannot be read as an image" in said
+    assert {entry["image"] for entry in json.loads((out / "predictions.json").read_text())} <= good
+    assert sorted(path.stem for path in out.glob("*.png")) == sorted(Path(path).stem for path in good)
 
 
 def test_an_interrupt(refused: Refused, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from eyas.__main__ import main
 from eyas.data import write_coco
 from eyas.evaluation.variance import LevelInspection, Moments, inside, inspect_features, table, verdict, view_and_masks
-from eyas.report.plots import channel_variances, near_masks
+from eyas.report.plots import channel_variances, near_masks, save_figure
 from eyas.types import Level, Target
 from helpers.tiny import CLASSES, SIZE, one_epoch, square_image, write_squares
 from helpers.toys import seeded, toy_batch, toy_target
@@ -161,7 +161,7 @@ def test_the_drawing_survives_constant_channels_and_levels_without_near_cells(tm
         "constant": {"whole": some * 0, "near": None, "far": some * 0},
         "nothing": {"whole": None, "near": None, "far": None},
     }
-    channel_variances(tmp_path / "v.png", levels)
+    save_figure(tmp_path / "v.png", channel_variances(levels))
     with Image.open(tmp_path / "v.png") as image:
         colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20) or []}
     assert {(0xD5, 0x5E, 0), (0, 0x72, 0xB2), (0x33, 0x33, 0x33)} <= colours
@@ -170,7 +170,9 @@ def test_the_drawing_survives_constant_channels_and_levels_without_near_cells(tm
 def test_masks_are_drawn_to_scale_where_the_map_reaches_beyond_the_image(tmp_path: Path) -> None:
     mask = torch.zeros(1, 2, 2, dtype=torch.bool)
     mask[:, :, 1] = True
-    near_masks(tmp_path / "m.png", [torch.full((3, 64, 48), 0.5)], [toy_target()], [mask], ["P5"], strides=[32])
+    save_figure(
+        tmp_path / "m.png", near_masks([torch.full((3, 64, 48), 0.5)], [toy_target()], [mask], ["P5"], strides=[32])
+    )
     with Image.open(tmp_path / "m.png") as image:
         tinted = np.ptp(np.asarray(image.convert("RGB")).astype(int), axis=2) > 60
         grey = np.asarray(image.convert("L")) < 200

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
 from eyas.comparison.statistics import compare_arms
+from eyas.report import plots
 from eyas.report.comparison_files import draw_curves
-from eyas.report.plots import draw_detections, near_masks, side_by_side
+from eyas.report.fonts import unwritable
+from eyas.report.plots import draw_detections, near_masks, rendered, save_figure, side_by_side
 from eyas.runs.results import RunResult
-from eyas.types import Prediction, Target
+from eyas.types import EyasError, Prediction, Target
 
 CLASSES = ("cat", "dog")
 
@@ -38,7 +42,7 @@ def coloured(image: np.ndarray) -> np.ndarray:
 
 
 def test_detections_are_drawn_at_their_boxes(tmp_path: Path) -> None:
-    draw_detections(tmp_path / "a.png", grey(), prediction((20, 20, 60, 50, 0.9, 1)), CLASSES)
+    save_figure(tmp_path / "a.png", draw_detections(grey(), prediction((20, 20, 60, 50, 0.9, 1)), CLASSES))
     image = pixels(tmp_path / "a.png")
     assert image.shape[:2] == (240, 480), "small images are enlarged, the aspect kept"
     rows, columns = np.nonzero(coloured(image)[80:])  # below the text above the box
@@ -47,14 +51,18 @@ def test_detections_are_drawn_at_their_boxes(tmp_path: Path) -> None:
 
 
 def test_detections_below_the_threshold_are_not_drawn(tmp_path: Path) -> None:
-    draw_detections(tmp_path / "a.png", grey(), prediction((20, 20, 60, 50, 0.2, 0)), CLASSES, threshold=0.3)
+    save_figure(
+        tmp_path / "a.png", draw_detections(grey(), prediction((20, 20, 60, 50, 0.2, 0)), CLASSES, threshold=0.3)
+    )
     assert not coloured(pixels(tmp_path / "a.png")).any()
-    draw_detections(tmp_path / "b.png", grey(), prediction((20, 20, 60, 50, 0.2, 0)), CLASSES, threshold=0.1)
+    save_figure(
+        tmp_path / "b.png", draw_detections(grey(), prediction((20, 20, 60, 50, 0.2, 0)), CLASSES, threshold=0.1)
+    )
     assert coloured(pixels(tmp_path / "b.png")).any()
 
 
 def test_a_large_image_keeps_its_size(tmp_path: Path) -> None:
-    draw_detections(tmp_path / "a.png", grey(500, 700), prediction(), CLASSES)
+    save_figure(tmp_path / "a.png", draw_detections(grey(500, 700), prediction(), CLASSES))
     image = pixels(tmp_path / "a.png")
     assert image.shape[:2] == (500, 700)
     assert not coloured(image).any()
@@ -64,9 +72,8 @@ def test_side_by_side_has_the_truth_and_each_model(tmp_path: Path) -> None:
     target: Target = {"boxes": torch.tensor([[20.0, 20, 60, 50]]), "labels": torch.tensor([0])}
     empty: Target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     found = [prediction((20, 20, 60, 50, 0.9, 1)), prediction()]
-    side_by_side(
-        tmp_path / "s.png", [grey(), grey()], [target, empty], {"big": found, "small": [prediction()] * 2}, CLASSES
-    )
+    figure = side_by_side([grey(), grey()], [target, empty], {"big": found, "small": [prediction()] * 2}, CLASSES)
+    save_figure(tmp_path / "s.png", figure)
     thirds = np.array_split(coloured(pixels(tmp_path / "s.png")), 3, axis=1)
     assert [bool(third.any()) for third in thirds] == [True, True, False]
 
@@ -74,10 +81,10 @@ def test_side_by_side_has_the_truth_and_each_model(tmp_path: Path) -> None:
 def test_near_masks_tint_the_near_cells(tmp_path: Path) -> None:
     mask = torch.zeros(1, 6, 12, dtype=torch.bool)
     target: Target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    near_masks(tmp_path / "none.png", [grey()], [target], [mask, mask], ["P3", "P4"])
+    save_figure(tmp_path / "none.png", near_masks([grey()], [target], [mask, mask], ["P3", "P4"]))
     assert not coloured(pixels(tmp_path / "none.png")).any()
     mask[:, :, 6:] = True
-    near_masks(tmp_path / "half.png", [grey()], [target], [mask], ["P3"])
+    save_figure(tmp_path / "half.png", near_masks([grey()], [target], [mask], ["P3"]))
     tinted = coloured(pixels(tmp_path / "half.png"))
     left, right = np.array_split(tinted, 2, axis=1)
     assert right.mean() > 0.3 and left.mean() < 0.05
@@ -89,8 +96,38 @@ def test_curves_give_each_arm_one_colour(tmp_path: Path) -> None:
         return RunResult(curve[-1][1], None, curve, None, None, None)
 
     runs = {"baseline": {0: run(0.1, 0.2), 1: run(0.2, 0.3)}, "distilled": {0: run(0.4, 0.5)}}
-    draw_curves(tmp_path / "c.png", compare_arms(runs))
+    save_figure(tmp_path / "c.png", draw_curves(compare_arms(runs)))
     image = pixels(tmp_path / "c.png")
     hues = image[np.ptp(image, axis=2) > 120]
     blue, orange = hues[hues[:, 2] > hues[:, 0]], hues[hues[:, 0] > hues[:, 2]]
     assert len(blue) > len(orange) > 0, "two lines are of the baseline, one is distilled"
+
+
+def test_names_are_drawn_as_they_are_written() -> None:
+    """Not as formulas, and where no font has a character, a square stands for it without a warning."""
+    names = ("$\\frac{$", "螺栓", "Schraube ☃", "\U000e0021")
+    found = prediction(*((20.0, 20.0 + label, 60.0, 50.0, 0.9, label) for label in range(4)))
+    texts = [text.get_text() for text in draw_detections(grey(), found, names).axes[0].texts]
+    assert texts[0] == "$\\frac{$ 0.90" and texts[2] == "Schraube ☃ 0.90"
+    assert texts[3] == "□ 0.90" and unwritable(names)[-1] == names[3]
+    assert rendered(lambda: draw_detections(grey(), found, names), "png").startswith(b"\x89PNG")
+
+
+def test_a_very_large_image_is_drawn_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "MAX_DRAWN", 500)
+    image = torch.zeros(3, 300, 2000, dtype=torch.uint8)
+    image[0, :, 1000:] = 255
+    figure = draw_detections(image, prediction((1000, 100, 1500, 200, 0.9, 1)), CLASSES)
+    assert figure.axes[0].images[0].get_array().shape[:2] == (75, 500)
+    with Image.open(BytesIO(rendered(lambda: figure, "png"))) as drawn:
+        red = np.asarray(drawn.convert("RGB")).astype(int)[70]
+    assert drawn.size == (500, 75)
+    assert red[:245, 0].max() < 20 and red[255:, 0].min() > 235, "the right half, where boxes are drawn too"
+    assert figure.axes[0].get_xlim() == (0, 2000)
+
+
+def test_a_figure_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "a file"
+    folder.write_text("")
+    with pytest.raises(EyasError, match=r"a\.png: could not be written"):
+        save_figure(folder / "a.png", draw_detections(grey(), prediction(), CLASSES))

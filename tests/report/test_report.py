@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from matplotlib.figure import Figure
 from PIL import Image
 
 from eyas.__main__ import main
@@ -258,13 +259,11 @@ def test_markup_escapes_text() -> None:
 
 
 def test_a_drawing_follows_the_style_sheet() -> None:
-    def draw(path: Path) -> None:
-        from matplotlib.figure import Figure
-
+    def draw() -> Figure:
         figure = Figure()
         figure.subplots().plot([0, 1], color="#1f77b4", label="#1f77b4 <b>")
         figure.axes[0].legend()
-        figure.savefig(path)
+        return figure
 
     svg = drawing(draw, "a & b")
     assert "var(--c0)" in svg and "currentColor" in svg

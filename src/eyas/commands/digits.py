@@ -24,7 +24,7 @@ from eyas.evaluation.predict import anchor_grids
 from eyas.ops.near_objects import near_object_masks
 from eyas.ops.pixels import as_float
 from eyas.report.comparison_files import JSON, MARKDOWN
-from eyas.report.plots import near_masks, side_by_side
+from eyas.report.plots import near_masks, save_figure, side_by_side
 from eyas.runs.checkpoint import ModelSpec
 from eyas.runs.config import recorded_config
 from eyas.runs.opening import load
@@ -104,9 +104,9 @@ def draw(out: Path, data: Path, folders: Mapping[str, Path]) -> None:
     grids = anchor_grids(teacher, (images.shape[-2], images.shape[-1]))
     masks = near_object_masks(grids, [target["boxes"] for target in targets])
     titles = [f"stride {level.stride}" for level in teacher.levels.values()]
-    near_masks(out / "near_masks.png", list(images), targets, masks, titles)
+    save_figure(out / "near_masks.png", near_masks(list(images), targets, masks, titles))
     found = {name: detector.predict(as_float(images)) for name, detector in models.items()}
-    side_by_side(out / "detections.png", list(images), targets, found, teacher.classes)
+    save_figure(out / "detections.png", side_by_side(list(images), targets, found, teacher.classes))
 
 
 def remove(out: Path) -> None:

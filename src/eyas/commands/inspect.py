@@ -45,7 +45,7 @@ def inspect(
     from eyas.data.worker_watch import safe_batches
     from eyas.evaluation.predict import val_loader
     from eyas.evaluation.variance import inspect_features, table, to_json, verdict
-    from eyas.report.plots import channel_variances
+    from eyas.report.plots import channel_variances, save_figure
     from eyas.report.sections.masks import draw_masks
     from eyas.runs.opening import resolve_detector
     from eyas.runs.results import data_for
@@ -79,7 +79,8 @@ def inspect(
         write_json(json_file, content)
     panels = {f"{level.name}, stride {level.level.stride}": level.variances() for level in levels}
     title = f"{folder.name} on {data_name}, {count} images of {source.split}: variance of each channel"
-    channel_variances(out / "variance.png", panels, title=title)
-    draw_masks(out / "near_masks.png", detector, *first_with_objects(source, resize), psi=psi, assignment=assignment)
+    save_figure(out / "variance.png", channel_variances(panels, title=title))
+    masks = draw_masks(detector, *first_with_objects(source, resize), psi=psi, assignment=assignment)
+    save_figure(out / "near_masks.png", masks)
     print(f"{folder.name} on {count} images of {source.split}, near by psi {psi:g}, {assignment}\n{table(levels)}\n")
     print(f"{verdict(levels)}\n{out}/: inspection.json, variance.png, near_masks.png")

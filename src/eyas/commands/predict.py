@@ -33,16 +33,16 @@ def predict(
         resize: size of the input; the run's own when left out.
         device: auto takes the accelerator where there is one; cpu does not.
     """
-    import numpy as np
     import torch
 
     from eyas.data import eval_transform, to_record_frame
     from eyas.data.dataset import ground_truth
-    from eyas.data.images import decode, image_size
+    from eyas.data.images import ImageError, decode
     from eyas.evaluation.predict import on_cpu
     from eyas.export.formats import open_detector
     from eyas.ops.pixels import as_float
-    from eyas.report.plots import draw_detections
+    from eyas.report.fonts import unwritable
+    from eyas.report.plots import draw_detections, save_figure
     from eyas.tools.devices import pick_device
     from eyas.tools.files import make_folder, write_json
     from eyas.tools.progress import Progress
@@ -51,26 +51,46 @@ def predict(
     (own, detector), where = open_detector(run, best=best), pick_device(device)
     resize = own if resize == Resize() else resize
     detector.network.to(where)
-    transform, no_boxes, no_labels = (
-        eval_transform(resize),
-        np.zeros((0, 4), np.float32),
-        np.zeros(0, np.int64),
-    )
+    transform = eval_transform(resize)
     entries: list[dict[str, Any]] = []
+    broken: list[str] = []
     with Progress() as progress, torch.no_grad():
+        if strange := unwritable(detector.classes):
+            progress.say(
+                f"warning   no installed font can draw {', '.join(strange)}; install one, such as Noto Sans CJK"
+            )
         task = progress.task("predict", len(drawings))
         for path, drawn in drawings.items():
-            record = Record(path.stem, path, *image_size(path), no_boxes, no_labels, no_boxes, no_labels)
-            image = decode(record)
+            try:
+                record = unlabelled(path)
+                image = decode(record)
+            except ImageError as error:
+                broken.append(str(error))
+                continue
             pixels, _ = transform(image, ground_truth(record))
             found = on_cpu(detector.predict(as_float(pixels[None].to(where)))[0])
             found = to_record_frame(found, record, (pixels.shape[-2], pixels.shape[-1]))
             entries += as_json(record, found, detector.classes)
             make_folder(drawn.parent)
-            draw_detections(drawn, image, found, detector.classes, threshold=threshold)
+            save_figure(drawn, draw_detections(image, found, detector.classes, threshold=threshold))
             progress.advance(task)
-    write_json(out / "predictions.json", entries)
-    print(f"{len(entries)} detections in {len(drawings)} images: {out / 'predictions.json'} and drawn beside it")
+    seen = len(drawings) - len(broken)
+    if seen:
+        write_json(out / "predictions.json", entries)
+        print(f"{len(entries)} detections in {seen} images: {out / 'predictions.json'} and drawn beside it")
+    if broken:
+        rest = f"; the other {seen} are in {out / 'predictions.json'}" if seen else ""
+        raise EyasError(f"{len(broken)} of {len(drawings)} images cannot be used{rest}:\n  " + "\n  ".join(broken))
+
+
+def unlabelled(path: Path) -> Record:
+    """An image without annotations. Raises `eyas.data.images.ImageError` when it cannot be read."""
+    import numpy as np
+
+    from eyas.data.images import image_size
+
+    no_boxes, no_labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    return Record(path.stem, path, *image_size(path), no_boxes, no_labels, no_boxes, no_labels)
 
 
 def find_images(path: Path) -> list[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -27,12 +26,11 @@ LARGE = (4.5, 3.0)
 
 
 def lines(
-    path: Path, by_arm: Mapping[int, Line], *, x: str, y: str, title: str, unit: bool = False, size: Inches = SMALL
-) -> None:
+    by_arm: Mapping[int, Line], *, x: str, y: str, title: str, unit: bool = False, size: Inches = SMALL
+) -> Figure:
     """A small chart of one line for each arm.
 
     Args:
-        path: the SVG.
         by_arm: colour index of an arm -> its line.
         x, y, title: labels of the axes, and the title above them.
         unit: both axes go from 0 to 1.
@@ -46,10 +44,10 @@ def lines(
     else:
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         axes.ticklabel_format(axis="x", scilimits=(-3, 6))
-    figure.savefig(path)
+    return figure
 
 
-def plane(path: Path, dots: Mapping[int, Dot], *, x: str, y: str) -> None:
+def plane(dots: Mapping[int, Dot], *, x: str, y: str) -> Figure:
     """Detectors by cost and accuracy, by colour index; the teacher's dot is a square. Titles of the axes: x, y."""
     figure, axes = _chart("", x, y, SMALL)
     for index, (cost, accuracy, half_width) in dots.items():
@@ -57,14 +55,13 @@ def plane(path: Path, dots: Mapping[int, Dot], *, x: str, y: str) -> None:
         axes.errorbar(cost, accuracy, yerr=half_width, fmt=marker, markersize=6, color=colour, capsize=3, linewidth=1.2)
     axes.set_xlim(left=0, right=max((dot[0] for dot in dots.values()), default=1.0) * 1.12)
     axes.margins(y=0.2)
-    figure.savefig(path)
+    return figure
 
 
-def dots(path: Path, rows: Sequence[str], by_arm: Mapping[int, Sequence[float]], *, x: str) -> None:
+def dots(rows: Sequence[str], by_arm: Mapping[int, Sequence[float]], *, x: str) -> Figure:
     """A row for each class and a dot for each arm in it.
 
     Args:
-        path: the SVG.
         rows: class names, from the top.
         by_arm: colour index of an arm -> one value for each row, NaN where there is none.
         x: title of the x axis.
@@ -76,14 +73,13 @@ def dots(path: Path, rows: Sequence[str], by_arm: Mapping[int, Sequence[float]],
     axes.set(xlabel=x, yticks=range(len(rows)), yticklabels=list(rows), ylim=(len(rows) - 0.5, -0.5))
     axes.set_xlim(left=0)
     axes.tick_params(axis="y", length=0)
-    figure.savefig(path)
+    return figure
 
 
-def bars(path: Path, rows: Mapping[str, Sequence[float]], colours: Sequence[int], *, x: str) -> None:
+def bars(rows: Mapping[str, Sequence[float]], colours: Sequence[int], *, x: str) -> Figure:
     """Stacked horizontal bars, a row for each detector.
 
     Args:
-        path: the SVG.
         rows: name -> length of each part.
         colours: index in `eyas.report.plots.COLOURS` of each part.
         x: title of the x axis.
@@ -95,7 +91,7 @@ def bars(path: Path, rows: Mapping[str, Sequence[float]], colours: Sequence[int]
         axes.barh(range(len(rows)), lengths, left=left, height=0.62, color=COLOURS[colour], linewidth=0)
         left += lengths
     axes.set(xlabel=x, yticks=range(len(rows)), yticklabels=list(rows), ylim=(len(rows) - 0.4, -0.6))
-    figure.savefig(path)
+    return figure
 
 
 def binned(points: Sequence[tuple[float, float]], count: int = 120) -> Line:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from eyas.comparison.statistics import Comparison, markdown, note, rows
-from eyas.report.plots import COLOURS, clean_axes
+from eyas.report.plots import COLOURS, clean_axes, save_figure
 from eyas.runs.results import metric_title
 from eyas.tools.files import make_folder, write_atomic, write_json
 
@@ -33,11 +33,11 @@ def write_comparison(out: Path, comparison: Comparison, about: Mapping[str, Any]
         return
     text = markdown(rows(comparison), note(about["missing"]))
     write_atomic(out / MARKDOWN, lambda part: part.write_text(text))
-    draw_intervals(out / "comparison.png", comparison)
-    draw_curves(out / "curves.png", comparison)
+    save_figure(out / "comparison.png", draw_intervals(comparison))
+    save_figure(out / "curves.png", draw_curves(comparison))
 
 
-def draw_intervals(path: Path, comparison: Comparison, *, width: float = 5.6) -> None:
+def draw_intervals(comparison: Comparison, *, width: float = 5.6) -> Figure:
     """A row per arm: the mean of the metric with its interval, and a dot per seed; the teacher is a dashed line.
 
     ``width`` is in inches.
@@ -57,10 +57,10 @@ def draw_intervals(path: Path, comparison: Comparison, *, width: float = 5.6) ->
         xlabel=metric_title(name), yticks=range(count), yticklabels=list(comparison.arms), ylim=(count - 0.4, -0.7)
     )
     clean_axes(axes, grid="x")
-    figure.savefig(path)
+    return figure
 
 
-def draw_curves(path: Path, comparison: Comparison, *, size: tuple[float, float] = (5.4, 3.4)) -> None:
+def draw_curves(comparison: Comparison, *, size: tuple[float, float] = (5.4, 3.4)) -> Figure:
     """The metric over the epochs, a line per run in the colour of its arm. ``size`` is in inches."""
     figure = Figure(figsize=size, dpi=120, layout="constrained")
     axes = figure.subplots()
@@ -73,4 +73,4 @@ def draw_curves(path: Path, comparison: Comparison, *, size: tuple[float, float]
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     clean_axes(axes)
     axes.legend(frameon=False)
-    figure.savefig(path)
+    return figure

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import matplotlib
@@ -12,13 +12,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
+from torch.nn import functional as F
 
 from eyas.ops.pixels import as_float
+from eyas.report.fonts import families, writable
+from eyas.tools.files import write_atomic
 from eyas.types import Prediction, Target
 
 COLOURS = tuple(matplotlib.color_sequences["tab10"])
 OBJECT = "#12b5a6"
 NEAR = "#ff7f0e"
+MAX_DRAWN = 4096
+"""Pixels of the longer side of a drawn image."""
 LABEL_ROOM = 0.07
 """The share of an image's height that the text above a box takes."""
 VARIANCE_STYLES: Mapping[str, Mapping[str, Any]] = {
@@ -29,19 +34,27 @@ VARIANCE_STYLES: Mapping[str, Mapping[str, Any]] = {
 """Vermilion and blue of Okabe and Ito, distinct to colour-blind readers, each with its own marker."""
 
 
-def rendered(draw: Callable[[Path], None], suffix: str, style: Mapping[str, Any] | None = None) -> bytes:
-    """The content of the file that ``draw`` writes.
+def save_figure(path: Path, figure: Figure) -> None:
+    """Write a figure, whole or not at all. Raises EyasError like `eyas.tools.files.write_atomic`."""
+    content = BytesIO()
+    figure.savefig(content, format=path.suffix[1:])
+    write_atomic(path, lambda part: part.write_bytes(content.getbuffer()))
+
+
+def rendered(draw: Callable[[], Figure], form: str, style: Mapping[str, Any] | None = None, **options: Any) -> bytes:
+    """What ``draw`` draws, as the content of a file.
 
     Args:
-        draw: called with the path of the file to write.
-        suffix: suffix of that path: .svg, .jpg, .png.
+        draw: makes the figure.
+        form: svg, jpg or png.
         style: matplotlib's rc parameters while drawing.
+        options: of `matplotlib.figure.Figure.savefig`.
     """
+    content = BytesIO()
     parameters: dict[Any, Any] = {"text.parse_math": False, **(style or {})}  # a class may be called $x$
-    with TemporaryDirectory() as folder, matplotlib.rc_context(parameters):
-        path = Path(folder) / f"figure{suffix}"
-        draw(path)
-        return path.read_bytes()
+    with matplotlib.rc_context(parameters):
+        draw().savefig(content, format=form, **options)
+    return content.getvalue()
 
 
 def clean_axes(axes: Axes, *, grid: Literal["x", "both"] = "both") -> None:
@@ -60,28 +73,37 @@ def draw_boxes(axes: Axes, boxes: Tensor, texts: Sequence[str], colours: Sequenc
             # Above the box, or inside it where there is no room above.
             first, last = sorted(axes.get_ylim())
             y, side = (top - 1, "bottom") if top - first > LABEL_ROOM * (last - first) else (top + 1, "top")
-            axes.text(left, y, text, fontsize=6, color="white", va=side, bbox=style, clip_on=True)
+            words: dict[str, Any] = {"fontsize": 6, "fontfamily": families(text), "color": "white", "parse_math": False}
+            axes.text(left, y, writable(text), va=side, bbox=style, clip_on=True, **words)
 
 
 def show_image(axes: Axes, image: Tensor, title: str = "") -> None:
-    """An image (3, H, W), uint8 or in [0, 1]. Pixel (0, 0) covers [0, 1] x [0, 1], as boxes count."""
+    """An image (3, H, W), uint8 or in [0, 1]. Pixel (0, 0) covers [0, 1] x [0, 1], as boxes count.
+
+    Sides above `MAX_DRAWN` are drawn smaller: matplotlib takes some 30 bytes for each pixel.
+    """
     height, width = image.shape[-2:]
+    if max(height, width) > MAX_DRAWN:
+        shrink = MAX_DRAWN / max(height, width)
+        size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
+        image = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
     axes.imshow(as_float(image).permute(1, 2, 0).clamp(0, 1).cpu().numpy(), extent=(0, width, height, 0))
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
-    axes.set_title(title, fontsize=8)
+    axes.set_title(writable(title), fontsize=8, fontfamily=families(title), parse_math=False)
 
 
-def draw_detections(
-    path: Path, image: Tensor, prediction: Prediction, classes: Sequence[str], *, threshold: float = 0.3
-) -> None:
-    """One image with its detections of at least ``threshold``, as a PNG of the image's size or a little more."""
+def draw_detections(image: Tensor, prediction: Prediction, classes: Sequence[str], *, threshold: float = 0.3) -> Figure:
+    """One image with its detections of at least ``threshold``, of the image's size; small ones are enlarged.
+
+    The longer side has 480 pixels at least and `MAX_DRAWN` at most.
+    """
     height, width = image.shape[-2:]
-    scale = max(1.0, 480 / max(height, width))
+    scale = min(max(1.0, 480 / max(height, width)), MAX_DRAWN / max(height, width))
     figure = Figure(figsize=(width * scale / 100, height * scale / 100), dpi=100)
     axes = figure.add_axes((0, 0, 1, 1))
     show_image(axes, image)
     _draw_prediction(axes, prediction, classes, threshold)
-    figure.savefig(path)
+    return figure
 
 
 def detection_texts(prediction: Prediction, kept: Tensor, classes: Sequence[str]) -> list[str]:
@@ -98,14 +120,13 @@ def _draw_prediction(axes: Axes, prediction: Prediction, classes: Sequence[str],
 
 
 def side_by_side(
-    path: Path,
     images: Sequence[Tensor],
     targets: Sequence[Target],
     columns: Mapping[str, Sequence[Prediction]],
     classes: Sequence[str],
     *,
     threshold: float = 0.3,
-) -> None:
+) -> Figure:
     """One row per image: the ground truth, then the detections of each model, titled by its name."""
     figure = Figure(figsize=(2.4 * (len(columns) + 1), 2.5 * len(images)), dpi=110, layout="constrained")
     grid = figure.subplots(len(images), len(columns) + 1, squeeze=False)
@@ -116,18 +137,17 @@ def side_by_side(
         for panel, (name, predictions) in zip(axes[1:], columns.items(), strict=True):
             show_image(panel, image, name if row == 0 else "")
             _draw_prediction(panel, predictions[row], classes, threshold)
-    figure.savefig(path)
+    return figure
 
 
 def near_masks(
-    path: Path,
     images: Sequence[Tensor],
     targets: Sequence[Target],
     masks: Sequence[Tensor],
     titles: Sequence[str],
     *,
     strides: Sequence[int] | None = None,
-) -> None:
+) -> Figure:
     """One row per level, one column per image: the near cells of that level over the image and its boxes.
 
     Args:
@@ -149,12 +169,12 @@ def near_masks(
             axes.imshow(near.int().numpy(), cmap=tint, alpha=0.45, extent=(0, right, bottom, 0), vmin=0, vmax=1)
             draw_boxes(axes, target["boxes"], [""] * len(target["boxes"]), [OBJECT] * len(target["boxes"]))
             axes.set(xlim=(0, width), ylim=(height, 0))
-    figure.savefig(path)
+    return figure
 
 
 def channel_variances(
-    path: Path, levels: Mapping[str, Mapping[str, Tensor | None]], *, title: str = "Variance of the teacher's features"
-) -> None:
+    levels: Mapping[str, Mapping[str, Tensor | None]], *, title: str = "Variance of the teacher's features"
+) -> Figure:
     """One panel per level: the variance of each channel over the whole map, near objects and far from them.
 
     Args:
@@ -173,9 +193,9 @@ def channel_variances(
         if any(bool((values > 0).any()) for values in known.values()):
             axes.set_yscale("log")
         axes.set(xlabel="channel, by falling variance of the whole map", ylabel="variance over cells")
-        axes.set_title(name, fontsize=9)
+        axes.set_title(name, fontsize=9, parse_math=False)
         clean_axes(axes)
         if known:
             axes.legend(frameon=False)
-    figure.suptitle(title, fontsize=10)
-    figure.savefig(path)
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    return figure

@@ -11,10 +11,10 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.figure import Figure
 
 from eyas.report.markup import Html, legend
 from eyas.report.plots import COLOURS, rendered
@@ -46,14 +46,14 @@ def colour_legend(names: Iterable[str], arms: Iterable[str], *, of: str = "detec
     return legend({name: css_colour(colour_of(name, arms)) for name in names}, label=f"Colours of the {of}")
 
 
-def drawing(draw: Callable[[Path], None], label: str) -> Html:
+def drawing(draw: Callable[[], Figure], label: str) -> Html:
     """What ``draw`` draws, as SVG for the page: no prolog or metadata, unique ids, colours by variable.
 
     Args:
-        draw: writes an .svg file of the given path with matplotlib.
+        draw: makes the figure.
         label: what it shows, for screen readers.
     """
-    svg = rendered(draw, ".svg", STYLE).decode()
+    svg = rendered(draw, "svg", STYLE).decode()
     head, _, body = svg[svg.index("<svg") :].partition(">")
     body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
     # Two figures in one page must not share ids, which matplotlib counts from 1 in each.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
@@ -93,12 +92,12 @@ def _photograph(record: Record, layers: Sequence[Layer]) -> bytes:
     """The image of a record with layers over it, as JPEG."""
     scale = LONG_SIDE / max(record.width, record.height)
 
-    def draw(path: Path) -> None:
+    def draw() -> Figure:
         photograph = Figure(figsize=(record.width * scale / DPI, record.height * scale / DPI), dpi=DPI)
         axes = photograph.add_axes((0, 0, 1, 1))
         show_image(axes, decode(record))
         for boxes, texts, colours in layers:
             draw_boxes(axes, boxes, texts, colours)
-        photograph.savefig(path, pil_kwargs={"quality": QUALITY})
+        return photograph
 
-    return rendered(draw, ".jpg")
+    return rendered(draw, "jpg", pil_kwargs={"quality": QUALITY})

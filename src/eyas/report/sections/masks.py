@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import get_args
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from eyas.data.dataset import first_with_objects
@@ -35,7 +35,7 @@ def section(data: ReportData) -> Html:
     draw = partial(draw_masks, detector=teacher.detector, psi=psi, assignment=assignment)
     shown = []
     for index, target in enumerate(targets):
-        jpeg = rendered(partial(draw, images=images[index : index + 1], targets=[target]), ".jpg", STYLE)
+        jpeg = rendered(partial(draw, images=images[index : index + 1], targets=[target]), "jpg", STYLE)
         name, count = source.records[target["index"]].image_id, len(target["boxes"])
         alt = f"Image {name} with its {count} objects and the cells near them, by level"
         shown.append(figure(picture(jpeg, alt), f"image {name}: {counted(count, 'object')}"))
@@ -59,8 +59,8 @@ def mask_options(runs: Iterable[Run]) -> tuple[float, AssignmentRule, str]:
 
 
 def draw_masks(
-    path: Path, detector: Detector, images: Tensor, targets: Sequence[Target], *, psi: float, assignment: AssignmentRule
-) -> None:
+    detector: Detector, images: Tensor, targets: Sequence[Target], *, psi: float, assignment: AssignmentRule
+) -> Figure:
     """The near cells of every level over the images, without those of padding."""
     parameter = next(detector.network.parameters())
     with eval_mode(detector.network), torch.no_grad():
@@ -71,4 +71,4 @@ def draw_masks(
         image = inside((mask.shape[1], mask.shape[2]), stride, sizes)
         rows, columns = (image.any(dim=0).any(dim=axis).sum() for axis in (1, 0))
         shown.append((mask.cpu() & image)[:, :rows, :columns])
-    near_masks(path, list(images), targets, shown, [f"stride {stride}" for stride in strides], strides=strides)
+    return near_masks(list(images), targets, shown, [f"stride {stride}" for stride in strides], strides=strides)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,4 +20,12 @@ def test_site_builds_strictly(tmp_path: Path) -> None:
     assert "Your first student" in index
     assert "psi" in (tmp_path / "site" / "api" / "index.html").read_text()
     method = (tmp_path / "site" / "method" / "index.html").read_text()
-    assert 'class="arithmatex"' in method and "tests/ops/test_near_objects.py" in method
+    assert "tests/ops/test_near_objects.py" in method
+    pages = [page.read_text() for page in (tmp_path / "site").rglob("*.html")]
+    assert "<math" in method and not any('class="arithmatex"' in page for page in pages), "every formula is MathML"
+    formulas = [
+        re.sub(r"<[^>]+>", "", formula) for page in pages for formula in re.findall(r"(?s)<math.*?</math>", page)
+    ]
+    assert not [formula for formula in formulas if "\\" in formula or "&#x0005C;" in formula], "every command is known"
+    loaded = [tag for page in pages for tag in re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", page)]
+    assert not [tag for tag in loaded if re.search(r'(src|href)="(https?:)?//', tag)], "nothing comes from the network"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from eyas.data.options import Augmentation, Resize
+from eyas.data.options import Augmentation, Resize, SplitOptions
 from eyas.types import EyasError
 
 if not TYPE_CHECKING:  # jsonargparse imports what stands below `if TYPE_CHECKING`, and methods need torch
@@ -26,13 +26,16 @@ MetricName = Literal["coco", "voc", "kitti"]
 
 
 @dataclass(frozen=True)
-class DataArgs:
+class DataArgs(SplitOptions):
     """How a data set is read and fed.
 
     Attributes:
         format: coco, voc, kitti or yolo; recognised from the folder when left out.
-        train_split: name of the split to train on.
+        train_split: name of the split to train on; a data set whose only split has another name is trained on that.
         val_split: name of the split to evaluate on.
+        val_fraction: fraction of the training split, in [0, 1), that is held out for evaluation where the data set has
+            no validation split; 0 asks for one.
+        val_seed: decides which images are held out; all runs hold out the same, whatever --run.seed.
         classes: class names in label order; taken from the data set when left out.
         resize: size of the network's input, for training and evaluation alike.
         augment: random changes to training images.
@@ -42,9 +45,6 @@ class DataArgs:
             forever.
     """
 
-    format: str | None = None
-    train_split: str = "train"
-    val_split: str = "val"
     classes: list[str] | None = None
     resize: Resize = field(default_factory=Resize)
     augment: Augmentation = field(default_factory=Augmentation)
@@ -53,6 +53,7 @@ class DataArgs:
     worker_timeout: float = 600.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _at_least(1, batch_size=self.batch_size)
         _at_least(0, workers=self.workers, worker_timeout=self.worker_timeout)
 

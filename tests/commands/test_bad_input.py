@@ -70,7 +70,18 @@ def test_a_data_folder_that_is_missing(refused: Refused, out: Path) -> None:
 
 def test_a_split_that_is_missing(refused: Refused, data: Path, out: Path) -> None:
     said = refused(*train(data, out, dataset_val_split="test"))
-    assert "no COCO file for the split test" in said and "instances_val.json" in said
+    assert "no split 'test' (coco format); the splits there are: train, val" in said and "--dataset.val_split" in said
+
+
+def test_images_without_objects_are_not_trained_on(refused: Refused, tmp_path: Path, out: Path) -> None:
+    """All annotations of the training split are crowd."""
+    file = write_squares(tmp_path / "data", train=4, val=2) / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    content["annotations"] = [{**entry, "iscrowd": 1} for entry in content["annotations"]]
+    file.write_text(json.dumps(content))
+    said = refused(*train(tmp_path / "data", out))
+    assert f"ignore regions: {len(content['annotations'])}" in said and "are crowd" in said
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

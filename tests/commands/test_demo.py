@@ -20,7 +20,7 @@ from eyas.commands.digits import DIGITS, caption, digits_plan, remove, table, tr
 from eyas.comparison.statistics import compare_arms
 from eyas.data import DetectionDataset, eval_transform, read
 from eyas.data.digits import CLASSES, DigitsSpec, compose
-from eyas.data.formats.coco import write_coco
+from eyas.data.formats.coco_write import write_coco
 from eyas.evaluation import evaluate
 from eyas.evaluation.cost import ModelCost
 from eyas.ops.pixels import as_float

@@ -79,7 +79,7 @@ def test_read_both_layouts(tmp_path, inner):
 
 def test_missing_parts_are_named(tmp_path):
     make(tmp_path, {"000001": line("Car")})
-    with pytest.raises(EyasError, match=r"train\.txt: no such split; the splits there are: none"):
+    with pytest.raises(EyasError, match=r"has no split 'train' .* the splits there are: all"):
         read(tmp_path, "train")
     (tmp_path / "ImageSets").mkdir()
     (tmp_path / "ImageSets/train.txt").write_text("000001\n000007\n")

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from eyas.data import read
-from eyas.data.formats.yolo import label_path, parse, parse_config
+from eyas.data.formats.yolo_config import parse_config
+from eyas.data.formats.yolo_labels import label_paths, parse
 from eyas.types import EyasError
 
 FILE = Path("a.txt")
@@ -16,14 +17,20 @@ NAMES = ("cat", "dog")
 
 
 def test_parse_gives_pixels():
-    found = parse("1 0.5 0.25 0.5 0.5\n\n0 0 0 1 0.5 0.5 1\n", FILE, (200, 100), NAMES)
-    assert found == [((50, 0, 150, 50), "dog", 1), ((0, 0, 200, 100), "cat", 3)]
+    found = parse("1 0.5 0.25 0.5 0.5\n\n0 0 0 1 0.5 0.5 1\n", FILE, NAMES)
+    assert [(one.box((200, 100)), one.label, one.line) for one in found] == [
+        ((50, 0, 150, 50), 1, 1),
+        ((0, 0, 200, 100), 0, 3),
+    ]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0 .5 .5 .5 .5\n2 .5 .5 .5 .5", r"a\.txt:2: unknown class 2; data\.yaml names 2, 0 to 1: cat, dog"),
+        (
+            "0 .5 .5 .5 .5\n2 .5 .5 .5 .5",
+            r"a\.txt:2: unknown class 2; the labels count from 0, and the names are 2, 0 to 1: cat, dog",
+        ),
         ("-1 .5 .5 .5 .5", "unknown class -1"),
         ("0.5 .5 .5 .5 .5", r"unknown class 0\.5"),
         ("nan .5 .5 .5 .5", "unknown class nan"),
@@ -34,7 +41,7 @@ def test_parse_gives_pixels():
 )
 def test_parse_names_file_and_line(text, message):
     with pytest.raises(EyasError, match=message):
-        parse(text, FILE, (200, 100), NAMES)
+        parse(text, FILE, NAMES)
 
 
 def test_config_names_as_list_or_mapping(tmp_path):
@@ -60,19 +67,6 @@ def test_config_errors_name_the_file(text, message):
         parse_config(text, Path("data.yaml"))
 
 
-@pytest.mark.parametrize(
-    ("image", "label"),
-    [
-        ("d/images/train/a.b.jpg", "d/labels/train/a.b.txt"),
-        ("d/train/images/a.png", "d/train/labels/a.txt"),
-        ("images/images/a.png", "images/labels/a.txt"),
-        ("d/flat/images.png", "d/flat/images.txt"),
-    ],
-)
-def test_label_path(image, label):
-    assert label_path(Path(image)) == Path(label)
-
-
 def make(root: Path, config: str, labels: dict[str, str | None], folder: str = "images/train") -> Path:
     (root / folder).mkdir(parents=True)
     (root / "data.yaml").write_text(config)
@@ -80,8 +74,9 @@ def make(root: Path, config: str, labels: dict[str, str | None], folder: str = "
         image = root / folder / f"{name}.png"
         Image.new("RGB", (200, 100)).save(image)
         if text is not None:
-            label_path(image).parent.mkdir(parents=True, exist_ok=True)
-            label_path(image).write_text(text)
+            label = root / label_paths(image.relative_to(root))[0]
+            label.parent.mkdir(parents=True, exist_ok=True)
+            label.write_text(text)
     return root
 
 
@@ -121,7 +116,7 @@ def test_missing_parts_are_named(tmp_path):
         read(root, "train")
     with pytest.raises(EyasError, match="elsewhere is not in"):
         read(root, "val")
-    with pytest.raises(EyasError, match="has no test: entry; the splits there are: train, val"):
+    with pytest.raises(EyasError, match=r"has no split 'test' .* the splits there are: train, val"):
         read(root, "test")
 
 

@@ -21,7 +21,7 @@ def test_two_formats_ask_for_a_choice(tmp_path):
     (tmp_path / "data.yaml").write_text("names: [cat]\ntrain: images\n")
     (tmp_path / "images").mkdir()
     (tmp_path / "label_2").mkdir()
-    with pytest.raises(EyasError, match="looks like kitti and yolo data; choose with the format option"):
+    with pytest.raises(EyasError, match="looks like kitti and yolo data; choose one by --dataset\\.format"):
         read(tmp_path, "train")
     with pytest.raises(EyasError, match=r"no images \(yolo format\)"):
         read(tmp_path, "train", format="yolo")

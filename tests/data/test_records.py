@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from eyas.data.formats.fields import read_ids
+from eyas.data.formats.fields import annotation_files
 from eyas.data.formats.records import Annotation, build_record, fit_box
 from eyas.data.images import decode, find_image, image_size
 from eyas.types import EyasError
@@ -68,13 +68,15 @@ def test_a_record_without_boxes_has_arrays_of_the_right_shape():
     assert record.labels.dtype == record.ignore_labels.dtype == np.int64
 
 
-def test_read_ids_takes_the_first_word_and_refuses_repetition(tmp_path):
+def test_a_list_takes_the_first_word_of_a_flagged_line_and_refuses_repetition(tmp_path):
     path = tmp_path / "train.txt"
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.xml").touch()
     path.write_text("a 1\n\nb -1\n")
-    assert read_ids(path) == {"a": 1, "b": 3}
+    assert annotation_files(path, tmp_path, ".xml") == {name: tmp_path / f"{name}.xml" for name in ("a", "b")}
     path.write_text("a\nb\na\n")
     with pytest.raises(EyasError, match=r"train\.txt:3: a is already listed on line 1"):
-        read_ids(path)
+        annotation_files(path, tmp_path, ".xml")
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "1"])

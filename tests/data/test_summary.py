@@ -52,7 +52,7 @@ def test_boxes_are_told_in_the_frame_of_the_network():
 
 def test_problems_come_with_file_and_line():
     text = report(source(Problem(FILE, 3, "cat has no area; dropped"), Problem(FILE, None, "odd; dropped")))
-    assert text.endswith("problems     dropped or clipped: 2\n  labels.txt:3: cat has no area; dropped\n"
+    assert text.endswith("problems     dropped, clipped or unreadable: 2\n  labels.txt:3: cat has no area; dropped\n"
                          "  labels.txt: odd; dropped")  # fmt: skip
 
 

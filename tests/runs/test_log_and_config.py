@@ -125,6 +125,13 @@ def test_resume_with_other_options_is_refused(tmp_path: Path, change: dict[str, 
         check_folder(tmp_path, resume=True, config=yaml.safe_dump({**CONFIG, **change}))
 
 
+def test_a_run_older_than_an_option_is_resumed_with_its_default(tmp_path: Path) -> None:
+    start_folder(tmp_path, config=TEXT)
+    check_folder(tmp_path, resume=True, config=yaml.safe_dump({**CONFIG, "dataset": {"val_fraction": 0.2}}))
+    with pytest.raises(EyasError, match=r"dataset\.val_fraction 0\.2, not 0\.3"):
+        check_folder(tmp_path, resume=True, config=yaml.safe_dump({**CONFIG, "dataset": {"val_fraction": 0.3}}))
+
+
 def test_resume_may_change_where_and_how_fast(tmp_path: Path) -> None:
     start_folder(tmp_path, config=TEXT)
     changed = {**CONFIG, "data": "elsewhere", "run": {"epochs": 4, "resume": True, "threads": 3, "log_every": 5}}

@@ -72,7 +72,7 @@ def evaluate(
     scores: dict[str, Any] = {"metric": rule, "data": str(source.root), "split": source.split}
     where = pick_device(feed.device)
     with Progress() as progress:
-        for remark in remarks(rule, source):
+        for remark in (*source.warnings, *remarks(rule, source)):
             progress.say(f"warning  {remark}")
         for name, (path, detector, size) in rows.items():
             scores[name] = score_row(name, path, detector, source, rule, feed.dataset(size), where, progress)

@@ -95,11 +95,11 @@ def unlabelled(path: Path) -> Record:
 
 def find_images(path: Path) -> list[Path]:
     """The image itself, or every image below a folder, sorted. Raises EyasError when there is none."""
-    from eyas.data.images import SUFFIXES
+    from eyas.data.images import SUFFIXES, images_below
 
     if path.is_file():
         return [path]
-    found = sorted(entry for entry in path.rglob("*") if entry.suffix in SUFFIXES)
+    found = images_below(path)
     if not found:
         raise EyasError(f"{path}: no image there; give an image or a folder with {', '.join(SUFFIXES)} files")
     return found

@@ -20,9 +20,10 @@ from typing import Any
 import torch
 
 from eyas.comparison.plan import Arm, Plan, command_line, same_teacher
-from eyas.data import read
+from eyas.data import read_splits
 from eyas.runs.config import RESUME, holds_run
 from eyas.runs.log import LogTail
+from eyas.runs.results import recorded_splits
 from eyas.tools.children import SAVING, end_all, how_it_ended, start_child
 from eyas.tools.locks import sole_use
 from eyas.tools.progress import Progress
@@ -220,8 +221,8 @@ def train_missing(plan: Plan, *, jobs: int | None = None, threads: int | None = 
         return {}
     share = ResourceShare.of_machine(len(todo), processes=jobs, threads=threads, devices=_devices(plan))
     options = plan.arms[0].resolved  # the others have as many images unless they choose another split
-    source = read(plan.data, options["dataset.train_split"], format=options.get("dataset.format"))
-    commands = [_job(plan, arm, seed, share.threads, len(source.records)) for arm, seed in todo]
+    train, _ = read_splits(plan.data, recorded_splits(options), options.get("dataset.classes"))
+    commands = [_job(plan, arm, seed, share.threads, len(train.records)) for arm, seed in todo]
     with Progress() as progress:
         failed = run_jobs(commands, progress, share=share, keep_going=True)
     return {job.folder.name: text for job, text in failed.items()}

@@ -5,15 +5,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from eyas.data.options import Augmentation, Resize
+from eyas.data.options import Augmentation, Resize, SplitOptions
 
 if TYPE_CHECKING:
     from eyas.data.dataset import DetectionDataset, collate, loader, to_record_frame
-    from eyas.data.formats.coco import write_coco
-    from eyas.data.formats.records import DataSource, Problem
+    from eyas.data.formats.coco_write import write_coco
+    from eyas.data.formats.records import DataSource, Problem, require_objects, without_objects
     from eyas.data.interop import from_coco_detection, from_supervision, to_supervision
-    from eyas.data.reading import read
-    from eyas.data.summary import check_images, report, without_objects
+    from eyas.data.reading import read, read_part, read_splits
+    from eyas.data.summary import check_images, copies, report
     from eyas.data.transforms import eval_transform, train_transform
 
 __all__ = [
@@ -22,14 +22,19 @@ __all__ = [
     "DetectionDataset",
     "Problem",
     "Resize",
+    "SplitOptions",
     "check_images",
     "collate",
+    "copies",
     "eval_transform",
     "from_coco_detection",
     "from_supervision",
     "loader",
     "read",
+    "read_part",
+    "read_splits",
     "report",
+    "require_objects",
     "to_record_frame",
     "to_supervision",
     "train_transform",
@@ -39,11 +44,11 @@ __all__ = [
 
 HOMES = {
     "dataset": ("DetectionDataset", "collate", "loader", "to_record_frame"),
-    "formats.coco": ("write_coco",),
-    "formats.records": ("DataSource", "Problem"),
+    "formats.coco_write": ("write_coco",),
+    "formats.records": ("DataSource", "Problem", "require_objects", "without_objects"),
     "interop": ("from_coco_detection", "from_supervision", "to_supervision"),
-    "reading": ("read",),
-    "summary": ("check_images", "report", "without_objects"),
+    "reading": ("read", "read_part", "read_splits"),
+    "summary": ("check_images", "copies", "report"),
     "transforms": ("eval_transform", "train_transform"),
 }
 """Module -> the names it provides. It is imported when first used, so reading annotations does not import torch."""

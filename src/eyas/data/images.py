@@ -7,6 +7,7 @@ itself.
 
 from __future__ import annotations
 
+import glob
 import os
 import warnings
 from collections.abc import Iterator
@@ -24,11 +25,17 @@ from eyas.types import EyasError, Record
 if TYPE_CHECKING:
     from torch import Tensor
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".JPG", ".JPEG", ".PNG", ".BMP")
-"""The suffixes of image files, in the order in which a name without suffix is looked up."""
-
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000")
 """Pillow's readers that may open a file. Its others start programs (PostScript) or are not for photographs."""
+
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jpe", ".jfif", ".apng"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+)
+"""The suffixes that Pillow registers for `FORMATS`, in lower case: those of image files, whatever the case there.
+
+A name without suffix is looked up in this order.
+"""
 
 MAX_PIXELS = 89_478_485
 """Pixels of one image, a quarter of a gigabyte as RGB. A file of a few kilobytes can claim far more."""
@@ -79,29 +86,66 @@ def read_pixels(record: Record) -> npt.NDArray[np.uint8]:
     Raises `EyasError` naming the file when it cannot be decoded, has more than 8 bits per channel, is larger than
     `MAX_PIXELS`, or differs in size from its annotation.
     """
-    path, wanted = record.path, (record.width, record.height)
-    with _opened(path, "cannot be decoded") as image:
-        if image.mode.startswith(("I", "F")):
-            raise ImageError(f"{path}: has more than 8 bits per channel ({image.mode}); convert it to 8 bits")
+    with _opened(record.path, "cannot be decoded") as image:
+        seen = _check_opened(image, record)
         turn = TURNS.get(_orientation(image))
-        seen, stored = _seen_size(image.size, _orientation(image)), image.size
-        if wanted not in (seen, stored):
-            sizes = f"is {seen[0]}x{seen[1]} pixels, but its annotation says {wanted[0]}x{wanted[1]}"
-            raise ImageError(f"{path}: {sizes}; correct the annotation, or put back the image that it belongs to")
         pixels = _rgb(image)
-        if turn is not None and wanted == seen:
+        if turn is not None and (record.width, record.height) == seen:
             pixels = pixels.transpose(turn)
         return np.array(pixels)  # not asarray: PyTorch warns of arrays that cannot be written to
 
 
+def _check_opened(image: Image.Image, record: Record) -> tuple[int, int]:
+    """(width, height) as a viewer shows the image. Raises `ImageError` when it cannot be used for the record."""
+    if image.mode.startswith(("I", "F")):
+        raise ImageError(f"{record.path}: has more than 8 bits per channel ({image.mode}); convert it to 8 bits")
+    wanted, seen = (record.width, record.height), _seen_size(image.size, _orientation(image))
+    if wanted not in (seen, image.size):
+        sizes = f"is {seen[0]}x{seen[1]} pixels, but its annotation says {wanted[0]}x{wanted[1]}"
+        raise ImageError(f"{record.path}: {sizes}; correct the annotation, or put back the image that it belongs to")
+    return seen
+
+
+def is_image(path: Path) -> bool:
+    """Whether the name is that of an image: it ends in one of `SUFFIXES`, in any case, and is not hidden."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The image files in a folder and its subfolders, sorted.
+
+    Hidden files and folders are left out, as ``.ipynb_checkpoints`` and the ``._name.png`` that macOS writes.
+    """
+    paths = (path for path in folder.rglob("*") if is_image(path))
+    return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
 def find_image(folder: Path, name: str) -> Path:
-    """The image ``name`` with any known suffix. Raises `EyasError` when there is none."""
-    for suffix in SUFFIXES:
+    """The image ``name`` with any of `SUFFIXES`. Raises `EyasError` when there is none."""
+    for suffix in (case(suffix) for suffix in SUFFIXES for case in (str.lower, str.upper, str.title)):
         path = folder / f"{name}{suffix}"
         if os.path.isfile(path):
             return path
+    wanted = (folder / name).name
+    others = (folder / name).parent.glob(f"{glob.escape(wanted)}.*")  # .jPg; slow, so tried last
+    found = sorted((path for path in others if path.stem == wanted and is_image(path)), key=_suffix_order)
+    if found:
+        return found[0]
     tried = ", ".join(SUFFIXES[:7])
-    raise EyasError(f"{folder / name}: no image of this name (tried {tried}); restore it, or take it off the list")
+    raise EyasError(f"{folder / name}: no image of this name (tried {tried}, ...); restore it, or take it off the list")
+
+
+def _suffix_order(path: Path) -> int:
+    return SUFFIXES.index(path.suffix.lower())
+
+
+def check_header(record: Record) -> None:
+    """What `read_pixels` would refuse, as far as the header of the image file shows it; nothing is decoded.
+
+    Raises `EyasError` naming the file: missing, no image, more than 8 bits per channel, or of another size.
+    """
+    with _opened(record.path, "cannot be read as an image") as image:
+        _check_opened(image, record)
 
 
 @contextmanager

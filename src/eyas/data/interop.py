@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torchvision.datasets import CocoDetection
 
 from eyas.data.formats.coco import parse, records_of
+from eyas.data.formats.places import Place
 from eyas.data.formats.records import Annotation, DataSource, build_record, checked
 from eyas.data.images import image_size
 from eyas.types import EyasError, Prediction
@@ -71,7 +72,7 @@ def from_coco_detection(dataset: CocoDetection, split: str = "train") -> DataSou
     root = Path(dataset.root)
     known, found, problems = parse(dataset.coco.dataset, root, None)
     images = [dataset.coco.imgs[key] for key in dataset.ids]
-    records, wrong = records_of(images, found, root, root, root)
+    records, wrong = records_of(images, found, Place(root), root, root)
     return checked(DataSource("coco", root, split, known, tuple(records), (*problems, *wrong)))
 
 

@@ -49,6 +49,30 @@ class Resize:
 
 
 @dataclass(frozen=True)
+class SplitOptions:
+    """Which images of a data set a detector learns from, and which it is evaluated on.
+
+    Attributes:
+        format: coco, voc, kitti or yolo; recognised from the folder when left out.
+        train_split: name of the split to train on. A data set whose only split has another name is trained on that.
+        val_split: name of the split to evaluate on.
+        val_fraction: fraction of the training split, in [0, 1), that is held out for evaluation where the data set has
+            no validation split; 0 asks for one.
+        val_seed: decides which images are held out. It does not follow the run's seed: all runs hold out the same.
+    """
+
+    format: str | None = None
+    train_split: str = "train"
+    val_split: str = "val"
+    val_fraction: float = 0.2
+    val_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.val_fraction < 1:
+            raise EyasError(f"val_fraction must be in [0, 1), got {self.val_fraction}")
+
+
+@dataclass(frozen=True)
 class Augmentation:
     """Random changes to a training image. The defaults flip only.
 

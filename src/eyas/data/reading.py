@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from eyas.data.formats import coco, kitti, voc, yolo
+from eyas.data.formats import coco, fields, kitti, voc, yolo
 from eyas.data.formats.records import DataSource, checked
+from eyas.data.held_out import held_out
+from eyas.data.options import SplitOptions
 from eyas.types import EyasError
 
 
@@ -20,18 +23,26 @@ class Format(Protocol):
     def recognised(self, root: Path) -> bool:
         """Whether the folder has this layout."""
 
+    def recognised_loosely(self, root: Path) -> bool:
+        """Whether the folder has another layout of this format, which counts where no usual one is recognised."""
+
+    def splits(self, root: Path) -> Mapping[str, object]:
+        """Split -> where it is. Two names with equal values are one split."""
+
     def read_split(self, root: Path, split: str, classes: Sequence[str] | None) -> DataSource:
         """Read one split, each image by `formats.records.build_record`, which drops and clips boxes."""
 
 
 FORMATS: dict[str, Format] = {"coco": coco, "voc": voc, "kitti": kitti, "yolo": yolo}
+NOT_FOR_TRAINING = ("val", "valid", "validation", "test")
+"""Splits that are trained on only where they are named."""
 
 
 def read(root: Path, split: str, *, format: str | None = None, classes: Sequence[str] | None = None) -> DataSource:
     """Read one split of a data set. Images are not decoded; some formats need the header of each for its size.
 
     Args:
-        root: the folder of the data set.
+        root: the folder of the data set, or the YAML file of a YOLO data set.
         split: "train", "val" or another name that the data set has.
         format: "coco", "voc", "kitti" or "yolo"; recognised from the folder when None.
         classes: the class names in label order; taken from the data set when None.
@@ -40,25 +51,111 @@ def read(root: Path, split: str, *, format: str | None = None, classes: Sequence
         EyasError: the folder shows no format or several, the split is missing or empty, a file is missing or
             malformed, a class is unknown, or every box is bad. The message names the file and says what to do.
     """
+    return checked(_opened(root, split, format, classes).read(split))
+
+
+def read_splits(
+    root: Path, options: SplitOptions, classes: Sequence[str] | None = None
+) -> tuple[DataSource, DataSource]:
+    """The images to train on and those to evaluate on, with the same classes.
+
+    A data set without a validation split has a part of its training split held out, the same for every command, run
+    and machine, see `held_out`; ``warnings`` of the second source says so. Raises `EyasError` as `read` does.
+    """
+    data = _opened(root, options.train_split, options.format, classes)
+    name = data.training_split(options.train_split)
+    if data.has(options.val_split):
+        train = checked(replace(data.read(name), split=options.train_split))
+        return train, checked(replace(data, classes=train.classes).read(options.val_split))
+    if options.val_split != SplitOptions.val_split or options.val_fraction == 0:
+        raise data.missing(
+            options.val_split,
+            "Name the one to evaluate on by --dataset.val_split, or leave that out and have a part of the training "
+            "split held out by --dataset.val_fraction 0.2",
+        )
+    return held_out(data.read(name), name, options)
+
+
+def read_part(root: Path, split: str, options: SplitOptions, classes: Sequence[str] | None = None) -> DataSource:
+    """One split as a training with ``options`` sees it: without what is held out of it, or that.
+
+    Raises `EyasError` as `read` does.
+    """
+    data, roles = _opened(root, split, options.format, classes), (options.train_split, options.val_split)
+    if split in roles and not data.has(options.val_split):
+        return read_splits(root, options, classes)[roles.index(split)]
+    return checked(data.read(split))
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A data set whose format is known, and its splits."""
+
+    root: Path
+    format: str
+    splits: Mapping[str, object]
+    classes: Sequence[str] | None
+
+    def has(self, split: str) -> bool:
+        return fields.named_split(self.splits, split) is not None
+
+    def read(self, split: str) -> DataSource:
+        """A split, not checked yet. Raises `EyasError` when it is not there."""
+        there = fields.named_split(self.splits, split)
+        if there is None:
+            raise self.missing(split, "Name one by --split, and in a training by --dataset.train_split or .val_split")
+        return replace(FORMATS[self.format].read_split(self.root, there, self.classes), split=split)
+
+    def training_split(self, wanted: str) -> str:
+        """The split to train on: the one of that name, or the only one. Raises `EyasError` when it is not clear."""
+        if self.has(wanted):
+            return wanted
+        first = next(iter(self.splits), "val")
+        alone = all(place == self.splits[first] for place in self.splits.values())
+        if alone and wanted == SplitOptions.train_split and first not in NOT_FOR_TRAINING:
+            return first
+        raise self.missing(
+            wanted,
+            "Name the one to train on by --dataset.train_split, and the one to evaluate on by --dataset.val_split "
+            "(`eyas data`: --split)",
+        )
+
+    def missing(self, split: str, advice: str) -> EyasError:
+        there = ", ".join(self.splits) or "none"
+        absent = f"{self.root}: has no split {fields.shown(split)} ({self.format} format)"
+        return EyasError(f"{absent}; the splits there are: {there}. {advice}.")
+
+
+def _opened(root: Path, split: str, format: str | None, classes: Sequence[str] | None) -> _Folder:
     root = Path(root)
-    if not root.is_dir():
-        raise EyasError(f"{root}: no such folder; give the folder of a data set")
+    if not root.is_dir() and not yolo.recognised(root):
+        raise EyasError(f"{root}: no such folder; give the folder of a data set, or the YAML file of a YOLO data set")
     if classes is not None and (not classes or len(set(classes)) != len(classes)):
         raise EyasError(f"the classes must be distinct and at least one, got: {', '.join(classes) or 'none'}")
-    return checked(FORMATS[_format(root, split, format)].read_split(root, split, classes))
+    name = _format(root, split, format)
+    return _Folder(root, name, FORMATS[name].splits(root), classes)
 
 
 def _format(root: Path, split: str, wanted: str | None) -> str:
     if wanted is not None:
         if wanted not in FORMATS:
             raise EyasError(f"format {wanted!r} is unknown; choose one of {', '.join(FORMATS)}")
-        if not FORMATS[wanted].recognised(root):
-            raise EyasError(f"{root}: has no {wanted} data; looked for {FORMATS[wanted].LAYOUT.format(split=split)}")
+        module = FORMATS[wanted]
+        if not module.recognised(root) and not module.recognised_loosely(root):
+            raise EyasError(f"{root}: has no {wanted} data; looked for {module.LAYOUT.format(split=split)}")
         return wanted
-    found = [name for name, module in FORMATS.items() if module.recognised(root)]
+    found = _recognised(root)
     if len(found) > 1:
-        raise EyasError(f"{root}: looks like {' and '.join(found)} data; choose with the format option")
+        choice = "choose one by --dataset.format (`eyas data`: --format)"
+        raise EyasError(f"{root}: looks like {' and '.join(found)} data; {choice}")
     if not found:
         layouts = "; ".join(module.LAYOUT.format(split=split) for module in FORMATS.values())
-        raise EyasError(f"{root}: no data set recognised; looked for {layouts}")
+        below = [str(path) for path in sorted(root.iterdir()) if path.is_dir() and _recognised(path)]
+        advice = f". Data sets are in {', '.join(below)}: give one of them" if below else ""
+        raise EyasError(f"{root}: no data set recognised; looked for {layouts}{advice}")
     return found[0]
+
+
+def _recognised(root: Path) -> list[str]:
+    usual = [name for name, module in FORMATS.items() if module.recognised(root)]
+    return usual or [name for name, module in FORMATS.items() if module.recognised_loosely(root)]

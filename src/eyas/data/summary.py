@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from eyas.data.formats.records import DataSource, Problem
-from eyas.data.images import read_pixels
+from eyas.data.formats.records import DataSource, Problem, without_objects
+from eyas.data.images import check_header, read_pixels
 from eyas.data.options import Resize
+from eyas.tools.files import file_digest
 from eyas.types import EyasError, Record, Size
 
 if TYPE_CHECKING:
@@ -45,37 +49,55 @@ def report(source: DataSource, *, resize: Resize | None = None, grids: Grids | N
     sections = [_head(source), _classes(source), _image_sizes(source.records), _box_sizes(np.concatenate(boxes))]
     if grids is not None:
         sections.append(_coverage(boxes, frames, grids))
-    if (nothing := without_objects(source)) is not None:
-        sections.append(f"warning      {nothing}")
-    sections.append(_problems(source))
+    warnings = [warning for warning in (*source.warnings, without_objects(source)) if warning is not None]
+    sections += [f"warning      {warning}" for warning in warnings]
+    sections.append(_problems(source, none="none" if warnings else "none: every record and box is used"))
     # File names need not be UTF-8, and a UTF-8 terminal refuses those that are not.
     return "\n\n".join(sections).encode("utf-8", "backslashreplace").decode()
 
 
-def without_objects(source: DataSource) -> str | None:
-    """A sentence about a split none of whose images has an object, and where its boxes went; None for any other."""
-    if any(len(record.boxes) for record in source.records):
-        return None
-    regions = sum(len(record.ignore) for record in source.records)
-    where = [f"ignore regions: {regions}"] if regions else []
-    where += [f"dropped or clipped boxes: {len(source.problems)}"] if source.problems else []
-    return f"no image of split {source.split} has an object" + (f" ({', '.join(where)})" if where else "")
+def check_images(
+    source: DataSource, advance: Callable[[], object] = lambda: None, *, decoded: bool = True
+) -> tuple[Problem, ...]:
+    """List the images that would stop a training: unreadable, of more than 8 bits, or not of the annotated size.
 
-
-def check_images(source: DataSource, advance: Callable[[], object] = lambda: None) -> tuple[Problem, ...]:
-    """Decode every image and list those that would stop a training: unreadable, or not of the annotated size.
-
-    Takes one pass over the data, and calls ``advance`` after each image. Add the result to ``source.problems`` to see
-    it in the report.
+    Takes one pass over the data, and calls ``advance`` after each image. Without ``decoded`` only the headers are
+    read, which misses images that are cut off or damaged. Add the result to ``source.problems`` to see it in the
+    report.
     """
+    check = read_pixels if decoded else check_header
     problems = []
     for record in source.records:
         try:
-            read_pixels(record)
+            check(record)
         except EyasError as error:
             problems.append(Problem(record.path, None, str(error).removeprefix(f"{record.path}: ")))
         advance()
     return tuple(problems)
+
+
+def copies(sources: Sequence[DataSource]) -> list[str]:
+    """A sentence for every two splits that have images of the same bytes, which makes a score too good.
+
+    Only files of equal size are read.
+    """
+    by_size: dict[int, list[tuple[int, Path]]] = {}
+    for index, source in enumerate(sources):
+        for record in source.records:
+            by_size.setdefault(os.path.getsize(record.path), []).append((index, record.path))
+    same: dict[bytes, dict[int, Path]] = {}
+    for files in by_size.values():
+        if len({index for index, _ in files}) > 1:
+            for index, path in files:
+                same.setdefault(file_digest(path), {})[index] = path
+    lines = []
+    for first, second in combinations(range(len(sources)), 2):
+        shared = [paths for paths in same.values() if first in paths and second in paths]
+        if shared and sources[first].split != sources[second].split:
+            names = f"splits {sources[first].split} and {sources[second].split}"
+            example = f"such as {shared[0][first]} and {shared[0][second]}"
+            lines.append(f"{names} share {len(shared)} images, {example}: a score on one is too good")
+    return lines
 
 
 def best_iou(boxes: Floats, grids: Sequence[AnchorGrid]) -> Floats:
@@ -171,8 +193,8 @@ def _quantiles(values: Floats, form: str) -> str:
     return ", ".join(f"{q:.0%} {ordered[round(q * (len(ordered) - 1))]:{form}}" for q in QUANTILES)
 
 
-def _problems(source: DataSource) -> str:
+def _problems(source: DataSource, none: str) -> str:
     if not source.problems:
-        return "problems     none: every record and box is used"
-    head = f"problems     dropped or clipped: {len(source.problems)}"
+        return f"problems     {none}"
+    head = f"problems     dropped, clipped or unreadable: {len(source.problems)}"
     return "\n".join([head, *(f"  {problem}" for problem in source.problems)])

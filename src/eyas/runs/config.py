@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from eyas.args import DataArgs, OptimArgs, RunArgs
 from eyas.runs.log import LOG
 from eyas.tools.files import make_folder, write_atomic, write_json
 from eyas.types import EyasError
@@ -79,9 +82,11 @@ def check_folder(folder: Path, *, resume: bool, config: str) -> None:
         return
     if not holds:
         raise EyasError(f"{folder} holds no run to resume; check --out, or leave --run.resume out")
-    before, now = _trained(recorded_options(folder)), _trained(flat_options(yaml.safe_load(config)))
+    before, now = recorded_options(folder), flat_options(yaml.safe_load(config))
     if not before or not now:
         return  # started from Python, where there is no config to compare
+    # An option that the run does not record is newer than the run, which had its default.
+    before, now = (_trained({**_defaults(), **options}) for options in (before, now))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name) and name not in FREE:
             raise EyasError(
@@ -134,6 +139,12 @@ def versions() -> dict[str, str]:
     packages = ("eyas", "torch", "torchvision", "accelerate", "numpy", "faster-coco-eval")
     found = {name: metadata.version(name) for name in packages}
     return {"python": platform.python_version(), **found, "machine": platform.machine(), "cpus": str(os.cpu_count())}
+
+
+def _defaults() -> dict[str, Any]:
+    """The defaults of the options of every training."""
+    groups = {"dataset": asdict(DataArgs()), "optim": asdict(OptimArgs()), "run": asdict(RunArgs())}
+    return flat_options(json.loads(json.dumps(groups)))  # lists for tuples, as YAML has them
 
 
 def _trained(options: dict[str, Any]) -> dict[str, Any]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from eyas.data import DataSource, read
-from eyas.runs.config import recorded_config
+from eyas.data import DataSource, SplitOptions, read_part
+from eyas.runs.config import flat_options, recorded_config
 from eyas.runs.log import LOG, read_log
 from eyas.runs.opening import resolve_detector
 from eyas.types import EyasError
@@ -111,11 +111,13 @@ def run_source(
         EyasError: the run does not record its data and none is given, or the data cannot be read.
     """
     config = recorded_config(run)
-    dataset, folder = config.get("dataset", {}), data or config.get("data")
+    folder = data or config.get("data")
     if folder is None:
         raise EyasError(f"{run} does not say which data it was trained on; give --data")
-    format = dataset.get("format") if data is None else None
-    return read(Path(folder), split or dataset.get("val_split", "val"), format=format, classes=classes)
+    options = recorded_splits(flat_options(config))
+    if data is not None:
+        options = replace(options, format=None)
+    return read_part(Path(folder), split or options.val_split, options, classes)
 
 
 def data_for(
@@ -133,3 +135,9 @@ def data_for(
     source = resolve_detector(name)
     names = classes or (own if source.kind == "run" else None)
     return run_source(source.folder or Path(name), names, data=data, split=split)
+
+
+def recorded_splits(options: Mapping[str, Any]) -> SplitOptions:
+    """Which images a run learned from and was evaluated on, from its `flat_options`; defaults where it is older."""
+    names = [field.name for field in fields(SplitOptions)]
+    return SplitOptions(**{name: options[f"dataset.{name}"] for name in names if f"dataset.{name}" in options})

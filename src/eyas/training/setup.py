@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from eyas.args import CacheDtype, DataArgs, OptimArgs, RunArgs, StudentArgs
 from eyas.cache.identity import TeacherOnDemand
 from eyas.cache.session import CacheSession
-from eyas.data import DataSource, read
+from eyas.data import DataSource, read_splits, require_objects
 from eyas.detectors import detection_count
 from eyas.detectors.class_names import listed, match_by_name, shared_classes
 from eyas.distillation.teachers import RunningTeacher, Teacher
@@ -90,8 +90,8 @@ class Setup(ExitStack):
         super().__init__()
         self.dataset, self.optim, self.run = dataset, optim, run
         self.teacher_data = replace(dataset, resize=dataset.resize.times(scale))
-        self.train = read(data, dataset.train_split, format=dataset.format, classes=dataset.classes)
-        self.val = read(data, dataset.val_split, format=dataset.format, classes=self.train.classes)
+        self.train, self.val = read_splits(data, dataset, dataset.classes)
+        require_objects(self.train)
         self.metric = chosen_metric(run.metric, run.max_detections, self.train.format)
         self.accelerator: Accelerator = make_accelerator(run, optim, out)
         self.progress = Progress(quiet=not self.accelerator.is_main_process)
@@ -103,6 +103,8 @@ class Setup(ExitStack):
         self.enter_context(self.progress)
         self.enter_context(deterministic(self.run.deterministic))
         for source in (self.train, self.val):
+            for warning in source.warnings:
+                self.say(f"warning   {warning}")
             if source.problems:
                 count = len(source.problems)
                 text = f"{count} problem{'s' if count > 1 else ''} in split {source.split}: boxes dropped or clipped"

@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 from eyas.data.digits.images import CLASSES, PHOTOGRAPHS, DigitsSpec, Split, compose
-from eyas.data.formats.coco import write_coco
+from eyas.data.formats.coco_write import write_coco
 from eyas.tools.files import write_json
 from eyas.types import EyasError
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from eyas.data.images import MAX_PIXELS
+from eyas.data.images import MAX_PIXELS, is_image
 from eyas.types import EyasError
+
+CLASSES_OPTION = "--dataset.classes (`eyas data`: --classes)"
 
 
 def shown(value: object) -> str:
@@ -33,6 +36,29 @@ def number(word: str) -> float:
     raise ValueError(f"{shown(word)} is not a number")
 
 
+def real(value: object, where: str) -> float:
+    """A number, as one or as text, NaN and the infinities included. Raises `EyasError` that begins with ``where``."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return number(value.strip())
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise EyasError(f"{where} {shown(value)}; write a number")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+def whole(value: object) -> int | None:
+    """A whole number, as one or as text: 1, 1.0, "1". None for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    with suppress(EyasError):
+        found = math.nan if isinstance(value, bool) else real(value, "")
+        return int(found) if found.is_integer() else None
+    return None
+
+
 def stated_size(width: float, height: float, where: str) -> tuple[int, int] | None:
     """The (width, height) that an annotation states, or None where either is zero, which means unknown.
 
@@ -49,14 +75,19 @@ def stated_size(width: float, height: float, where: str) -> tuple[int, int] | No
 
 
 def class_name(name: object, where: str) -> str:
-    """A class name as text: a string, or an integer, which is written out.
+    """A class name as text without spaces around it: a string, or an integer, which is written out.
 
     Raises `EyasError` that begins with ``where``: not printable, or another type, such as YAML's ``no`` and ``1.0``.
     """
-    text = str(name) if isinstance(name, str | int) and not isinstance(name, bool) else ""
-    if not text.strip() or not text.isprintable():
+    text = str(name).strip() if isinstance(name, str | int) and not isinstance(name, bool) else ""
+    if not text or not text.isprintable():
         raise EyasError(f"{where} has the class name {shown(name)}; write a name in quotes")
     return text
+
+
+def folder_of(root: Path) -> Path:
+    """The folder of a data set that is given by its folder, or by its description in it."""
+    return root if os.path.isdir(root) else root.parent
 
 
 def inside(root: Path, path: Path, where: str) -> Path:
@@ -89,29 +120,46 @@ def read_text(path: Path) -> str:
         raise EyasError(f"{path}:{line}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
 
 
-def annotation_files(lists: Sequence[Path], split: str, folder: Path, suffix: str) -> dict[str, Path]:
-    """Image name -> annotation file in ``folder``, by the split's list of names in the first of the folders ``lists``.
+def annotation_files(listed: Path, folder: Path, suffix: str) -> dict[str, Path]:
+    """Image name -> annotation file in ``folder``, by a list of names, one a line.
 
-    Raises `EyasError` when the split has no list, or the list has a name twice or one that leads out of ``folder``.
+    A line is a name, which may hold spaces and end in the suffix of an image. VOC's lists of one class have a flag
+    after it: of such a line the first word is taken where the whole line has no annotation file.
+
+    Raises `EyasError` with file and line: a name that is listed twice, could be two, or leads out of ``folder``.
     """
-    for listed in (place / f"{name}.txt" for place in lists for name in split_names(split)):
-        if listed.is_file():
-            ids = read_ids(listed).items()
-            return {name: inside(folder, folder / f"{name}{suffix}", f"{listed}:{line}") for name, line in ids}
-    there = ", ".join(sorted(path.stem for place in lists for path in place.glob("*.txt"))) or "none"
-    missing = f"{lists[0] / split}.txt: no such split; the splits there are: {there}"
-    raise EyasError(f"{missing}. List the image names of this split in it, one a line.")
+    lines: dict[str, int] = {}
+    for line, content in enumerate(read_text(listed).splitlines(), start=1):
+        if not content.strip():
+            continue
+        name = _listed_name(content.strip(), folder, suffix, f"{listed}:{line}")
+        if name in lines:
+            raise EyasError(f"{listed}:{line}: {short(name)} is already listed on line {lines[name]}; keep one of them")
+        lines[name] = line
+    return {name: inside(folder, folder / f"{name}{suffix}", f"{listed}:{line}") for name, line in lines.items()}
 
 
-def read_ids(path: Path) -> dict[str, int]:
-    """Image name -> line in a list: the first word of each. Raises `EyasError` on a repeated name."""
-    ids: dict[str, int] = {}
-    for line, content in enumerate(read_text(path).splitlines(), start=1):
-        for name in content.split()[:1]:
-            if name in ids:
-                raise EyasError(f"{path}:{line}: {short(name)} is already listed on line {ids[name]}; keep one of them")
-            ids[name] = line
-    return ids
+def _listed_name(content: str, folder: Path, suffix: str, where: str) -> str:
+    path = Path(content.replace("\\", "/"))
+    readings = dict.fromkeys((content, str(path), str(path.with_suffix("")) if is_image(path) else content))
+    there = [name for name in readings if os.path.isfile(folder / f"{name}{suffix}")]
+    first = content.split()[0]
+    if first != content and os.path.isfile(folder / f"{first}{suffix}"):
+        if there:
+            both = f"{short(there[0])}{suffix} and {short(first)}{suffix}"
+            raise EyasError(f"{where}: could mean {both}; rename one of them")
+        return first
+    return (there or [content])[0]
+
+
+def named_split(there: Iterable[str], split: str) -> str | None:
+    """The name under which a data set has a split: that one, an exporter's for "val", or one in another case."""
+    names = list(there)
+    for wanted in split_names(split):
+        same = [name for name in names if name.lower() == wanted.lower()]
+        if wanted in same or len(same) == 1:
+            return wanted if wanted in same else same[0]
+    return None
 
 
 def split_names(split: str) -> tuple[str, ...]:

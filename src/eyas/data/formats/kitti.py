@@ -27,6 +27,17 @@ def recognised(root: Path) -> bool:
     return (_base(root) / "label_2").is_dir()
 
 
+def recognised_loosely(root: Path) -> bool:
+    """This format has no other layout."""
+    return recognised(root)
+
+
+def splits(root: Path) -> dict[str, Path]:
+    """Split -> its list in ``ImageSets``; without one, all label files are one split."""
+    lists = {path.stem: path for place in (_base(root), root) for path in sorted((place / "ImageSets").glob("*.txt"))}
+    return lists or {"all": _base(root) / "label_2"}
+
+
 def parse(text: str, path: Path, classes: Sequence[str]) -> list[Annotation]:
     """The objects and ignore regions of one label file; the case of class names is ignored.
 
@@ -53,16 +64,21 @@ def parse(text: str, path: Path, classes: Sequence[str]) -> list[Annotation]:
             annotations.append(Annotation((x1, y1, x2, y2), regions[key], line, True, name=kind))
         elif kind not in TYPES:
             known = ", ".join(dict.fromkeys((*classes, *TYPES)))
-            raise EyasError(f"{where}: unknown class {fields.shown(kind)}; the known ones are {known}")
+            unknown = f"{where}: unknown class {fields.shown(kind)}; the known ones are {known}"
+            raise EyasError(f"{unknown}. Correct the label, or name your classes by {fields.CLASSES_OPTION}.")
     return annotations
 
 
 def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSource:
     """Read one split; `eyas.data.read` documents the arguments and errors."""
     base, names = _base(root), tuple(classes) if classes is not None else KITTI_CLASSES
-    lists = list(dict.fromkeys((root / "ImageSets", base / "ImageSets")))
+    place, folder = splits(root)[split], base / "label_2"
+    if place.is_file():
+        files = fields.annotation_files(place, folder, ".txt")
+    else:
+        files = {path.stem: path for path in sorted(folder.glob("*.txt"))}
     records, problems = [], []
-    for name, path in fields.annotation_files(lists, split, base / "label_2", ".txt").items():
+    for name, path in files.items():
         annotations = parse(fields.read_text(path), path, names)
         image = find_image(base / "image_2", name)
         record, wrong = build_record(name, image, image_size(image), annotations, path)

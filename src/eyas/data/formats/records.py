@@ -7,8 +7,9 @@ decides; each is listed as a `Problem`, which ``eyas data`` prints. One bad box 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,14 @@ from eyas.types import EyasError, Record
 
 Box = tuple[float, float, float, float]
 """xyxy, pixels, 0-based, in the frame of the image file: a box over the whole image is (0, 0, width, height)."""
+
+IGNORED = {
+    "coco": "crowd (iscrowd 1), as masks of an annotation tool may be: export boxes or polygons",
+    "voc": "difficult",
+    "kitti": "DontCare, Van or Person_sitting",
+    "yolo": "ignored",
+}
+"""What the ignore regions of a format are."""
 
 CLIP_TOLERANCE = 1.0
 """Pixels. Overshoot up to this is clipped silently: it comes from rounding or 1-based coordinates."""
@@ -52,6 +61,7 @@ class DataSource:
         classes: class names in label order.
         records: one per image, in the order of the data set's own list.
         problems: what was dropped or clipped.
+        warnings: what makes the split another one than it seems, a sentence each.
     """
 
     format: str
@@ -60,6 +70,7 @@ class DataSource:
     classes: tuple[str, ...]
     records: tuple[Record, ...]
     problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,13 +89,43 @@ class Annotation:
 
 
 def checked(source: DataSource) -> DataSource:
-    """The source, unchanged. Raises `EyasError` when it has no images, or every box was dropped."""
+    """The source, with a warning for every class that has more ignore regions than objects.
+
+    Raises `EyasError` when it has no images, or every box was dropped.
+    """
     root, split = source.root, source.split
     if not source.records:
         raise EyasError(f"{root}: the split {split} has no images ({source.format} format); the data set is empty")
-    if source.problems and not any(len(record.boxes) for record in source.records):
+    objects = Counter(label for record in source.records for label in record.labels.tolist())
+    ignored = Counter(label for record in source.records for label in record.ignore_labels.tolist())
+    if source.problems and not objects and not ignored:
         raise EyasError(f"{root}: every box of the split {split} was dropped; the first: {source.problems[0]}")
-    return source
+    more = [
+        f"split {split}: class {name} has {ignored[label]} ignore regions and {objects[label]} objects; ignore regions "
+        f"are {IGNORED[source.format]}"
+        for label, name in enumerate(source.classes)
+        if objects and ignored[label] > objects[label]
+    ]
+    return replace(source, warnings=(*source.warnings, *more))
+
+
+def without_objects(source: DataSource) -> str | None:
+    """A sentence about a split none of whose images has an object, and where its boxes went; None for any other."""
+    if any(len(record.boxes) for record in source.records):
+        return None
+    regions = sum(len(record.ignore) for record in source.records)
+    where = [f"ignore regions: {regions}"] if regions else []
+    where += [f"dropped or clipped boxes: {len(source.problems)}"] if source.problems else []
+    said = f"no image of split {source.split} has an object" + (f" ({', '.join(where)})" if where else "")
+    return f"{said}: all {regions} are {IGNORED[source.format]}" if regions else said
+
+
+def require_objects(source: DataSource) -> None:
+    """Raises `EyasError` when no image of a split has an object, so that nothing can be learned from it."""
+    nothing = without_objects(source)
+    if nothing is not None:
+        found = "; ".join((nothing, *source.warnings))
+        raise EyasError(f"{source.root}: {found}; nothing can be learned from it, see `eyas data {source.root}`")
 
 
 def fit_box(box: Box, width: int, height: int) -> tuple[Box | None, str | None]:
@@ -155,5 +196,5 @@ def label_of(name: str, classes: Sequence[str], where: str) -> int:
     """The label of a class name. Raises `EyasError` with ``where``, the class and the known classes."""
     if name not in classes:
         unknown = f"{where}: unknown class {fields.shown(name)}; the classes are {', '.join(classes)}"
-        raise EyasError(f"{unknown}. Correct the annotation, or name every class with the classes option.")
+        raise EyasError(f"{unknown}. Correct the annotation, or name every class by {fields.CLASSES_OPTION}.")
     return list(classes).index(name)

@@ -1,4 +1,4 @@
-"""PASCAL VOC: ``Annotations/ID.xml``, ``JPEGImages/ID.jpg``, ``ImageSets/Main/SPLIT.txt``.
+"""PASCAL VOC: ``Annotations/ID.xml``, ``JPEGImages/ID.jpg``, ``ImageSets/Main/SPLIT.txt``; or XML beside the images.
 
 Coordinates in the devkit are 1-based and the corner pixels are inside the box, so the 0-based box of the same pixels is
 ``(xmin - 1, ymin - 1, xmax, ymax)``. A box with ``xmin == xmax`` or ``ymin == ymax`` would be one pixel thin by that
@@ -8,18 +8,26 @@ rule; such boxes come from stray clicks, so it counts as a box without area and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.parsers import expat
 
 from eyas.data.formats import fields
-from eyas.data.formats.records import Annotation, Box, DataSource, build_record, label_of
-from eyas.data.images import find_image, image_size
-from eyas.types import EyasError
+from eyas.data.formats.records import Annotation, Box, DataSource, Problem, build_record, label_of
+from eyas.data.images import find_image, image_size, is_image
+from eyas.types import EyasError, Record
 
-LAYOUT = "Annotations/ with ImageSets/Main/{split}.txt (VOC)"
+LAYOUT = "Annotations/ with ImageSets/Main/{split}.txt, or XML files beside the images (VOC)"
+ANNOTATIONS = ("Annotations", "annotations")
+IMAGES = ("JPEGImages", "images", "Images")
+ROLES = ("train", "val", "valid", "validation", "test")
+FLAG = re.compile(r"\S\s+(-1|0|1)\s*$")
+"""The end of a line in a list of one class: whether the image has it."""
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -40,13 +48,36 @@ class VocObject:
     line: int
 
 
-VocFile = tuple[tuple[int, int] | None, list[VocObject]]
-"""(width, height), or None where the file has none or says zero; the objects."""
+@dataclass(frozen=True)
+class VocFile:
+    """One annotation file: (width, height), or None where it has none or says zero; the objects; the image's name."""
+
+    size: tuple[int, int] | None
+    objects: tuple[VocObject, ...]
+    file_name: str
 
 
 def recognised(root: Path) -> bool:
-    """Whether the folder has this layout."""
+    """Whether the folder has the layout of the devkit."""
     return (root / "Annotations").is_dir() and (root / "ImageSets" / "Main").is_dir()
+
+
+def recognised_loosely(root: Path) -> bool:
+    """Whether there are XML files in ``Annotations``, or beside images here or in the folder of a split."""
+    return bool(splits(root))
+
+
+def splits(root: Path) -> dict[str, Path]:
+    """Split -> its list in ``ImageSets/Main``, or else the folder of its XML files; "all" where that is no split's."""
+    lists = {path.stem: path for path in sorted((root / "ImageSets" / "Main").glob("*.txt"))}
+    named = {name: path for name, path in lists.items() if not _is_of_one_class(path, lists)}
+    if named:
+        return named
+    for folder in (root / name for name in ANNOTATIONS):
+        if any(folder.rglob("*.xml")):
+            return {name: folder / name for name in ROLES if any((folder / name).glob("*.xml"))} or {"all": folder}
+    beside = {name: root / name for name in ROLES if _beside_images(root / name)}
+    return beside or ({"all": root} if _beside_images(root) else {})
 
 
 def parse(text: str, path: Path) -> VocFile:
@@ -76,31 +107,93 @@ def parse(text: str, path: Path) -> VocFile:
             raise EyasError(f"{where} has difficult {difficult:g}; write 0 or 1")
         box = (xmin - (xmin < xmax), ymin - (ymin < ymax), xmax, ymax)
         objects.append(VocObject(name, box, bool(difficult), int(element.get("line", 0))))
-    return size, objects
+    name = (root.findtext("filename") or "").strip().replace("\\", "/")
+    return VocFile(size, tuple(objects), name)
 
 
 def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSource:
     """Read one split; `eyas.data.read` documents the arguments and errors."""
-    paths = fields.annotation_files([root / "ImageSets" / "Main"], split, root / "Annotations", ".xml")
+    there = splits(root)
+    listed = there[split].is_file()
+    folder = next((root / name for name in ANNOTATIONS if (root / name).is_dir()), root)
+    paths = fields.annotation_files(there[split], folder, ".xml") if listed else _files_in(there[split])
     files = {path: parse(fields.read_text(path), path) for path in paths.values()}
-    names = tuple(classes) if classes is not None else _class_names(root / "Annotations", files)
-    records, problems = [], []
+    everything = [folder] if listed else there.values()
+    names = tuple(classes) if classes is not None else _class_names(everything, files)
+    records: list[Record] = []
+    problems: list[Problem] = []
     for name, path in paths.items():
-        image, (size, objects) = find_image(root / "JPEGImages", name), files[path]
+        file = files[path]
+        try:
+            image = _image_of(root, name, path, file.file_name)
+        except EyasError as error:
+            if listed:
+                raise
+            problems.append(Problem(path, None, f"has no image ({error}); dropped"))
+            continue
         annotations = [
             Annotation(o.box, label_of(o.name, names, f"{path}:{o.line}"), o.line, o.difficult, name=o.name)
-            for o in objects
+            for o in file.objects
         ]
-        record, wrong = build_record(name, image, size or image_size(image), annotations, path)
+        record, wrong = build_record(name, image, file.size or image_size(image), annotations, path)
         records.append(record)
         problems += wrong
-    return DataSource("voc", root, split, names, tuple(records), tuple(problems))
+    warnings = () if listed else _without_annotation(there[split], split, records)
+    return DataSource("voc", root, split, names, tuple(records), tuple(problems), tuple(warnings))
 
 
-def _class_names(folder: Path, files: Mapping[Path, VocFile]) -> tuple[str, ...]:
+def _is_of_one_class(path: Path, lists: Mapping[str, Path]) -> bool:
+    """Whether a list is of the images of one class in a split, as ``bolt_train.txt``: names and flags."""
+    if not any(path.stem.endswith(f"_{split}") for split in lists):
+        return False
+    lines = fields.read_text(path).splitlines()
+    return bool(lines) and all(FLAG.search(line) for line in lines if line.strip())
+
+
+def _beside_images(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    files = list(folder.iterdir())
+    images = {path.stem for path in files if is_image(path)}
+    return any(path.suffix.lower() == ".xml" and path.stem in images for path in files)
+
+
+def _files_in(folder: Path) -> dict[str, Path]:
+    found = sorted(folder.rglob("*.xml")) if folder.name in ANNOTATIONS else sorted(folder.glob("*.xml"))
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in found}
+
+
+def _image_of(root: Path, name: str, path: Path, file_name: str) -> Path:
+    """The image of an annotation file: of its name, or of the name in it, in the folder of images or beside it."""
+    folders = [folder for folder in (root / name for name in IMAGES) if folder.is_dir()]
+    folders = [place for folder in folders for place in (folder, folder / path.parent.name) if place.is_dir()]
+    for folder in (*folders, path.parent):
+        with suppress(EyasError):
+            return find_image(folder, name if folder in folders else path.stem)
+    if file_name:
+        for folder in (*folders, path.parent):
+            image = folder / file_name
+            if is_image(image) and os.path.isfile(image):
+                return fields.inside(root, image, f"{path}: <filename>")
+    return find_image((folders or [path.parent])[0], name)  # which says what is missing
+
+
+def _without_annotation(folder: Path, split: str, records: Sequence[Record]) -> list[str]:
+    """A warning of images that have no annotation file: without a list, nobody says that they show no object."""
+    places = {record.path.parent for record in records}
+    known = {record.path for record in records}
+    left = sorted(path for place in places for path in place.iterdir() if is_image(path) and path not in known)
+    if not left:
+        return []
+    text = f"split {split}: {len(left)} images have no XML file in {folder} and are left out, such as {left[0]}"
+    return [f"{text}; write one without <object> for an image that shows none"]
+
+
+def _class_names(folders: Iterable[Path], files: Mapping[Path, VocFile]) -> tuple[str, ...]:
     """The 20 VOC classes if every name is among them, else the sorted names of all splits, so that splits agree."""
-    others = [parse(fields.read_text(path), path) for path in set(folder.glob("*.xml")) - files.keys()]
-    found = {o.name for _, objects in (*files.values(), *others) for o in objects}
+    there = {path for folder in folders for path in _files_in(folder).values()} - files.keys()
+    others = [parse(fields.read_text(path), path) for path in there]
+    found = {o.name for file in (*files.values(), *others) for o in file.objects}
     return VOC_CLASSES if found <= set(VOC_CLASSES) else tuple(sorted(found))
 
 
@@ -113,6 +206,7 @@ def _parse_xml(text: str, path: Path) -> ElementTree.Element:
     def start(tag: str, attributes: dict[str, str]) -> None:
         nonlocal depth
         depth += 1
+        tag = tag.rpartition(":")[2]  # a namespace's prefix
         line = str(parser.CurrentLineNumber)
         if depth > DEPTH:
             raise EyasError(f"{path}:{line}: more than {DEPTH} elements inside each other; repair it")
@@ -121,7 +215,7 @@ def _parse_xml(text: str, path: Path) -> ElementTree.Element:
     def end(tag: str) -> None:
         nonlocal depth
         depth -= 1
-        builder.end(tag)
+        builder.end(tag.rpartition(":")[2])
 
     def declaration(*_: object) -> None:
         # Entities can expand without bound and name other files; without declarations there are none.
@@ -140,11 +234,12 @@ def _parse_xml(text: str, path: Path) -> ElementTree.Element:
 
 def _number(element: ElementTree.Element, key: str, path: Path, default: float | None = None) -> float:
     found = element.find(key)
-    if found is None:
+    text = "" if found is None else (found.text or "").strip()
+    if found is None or not text:  # an empty element counts as left out
         if default is not None:
             return default
         raise EyasError(f"{path}:{element.get('line')}: <{element.tag}> has no {key}; add it")
     try:
-        return fields.number((found.text or "").strip())
+        return fields.number(text)
     except ValueError:
         raise EyasError(f"{path}:{found.get('line')}: {key} is {fields.shown(found.text)}, not a number") from None

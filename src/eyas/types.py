@@ -110,6 +110,8 @@ class Level:
             it has no such rule.
         per_image: whether ``grid`` takes the size of an image itself, and not that of the padded batch it is in. Images
             of one batch then have anchors of their own, see `View.by_anchors`.
+        matched_by_iou: whether the detector's own losses match objects to these anchors by IoU, so that it hardly
+            learns an object that fits none of them.
     """
 
     channels: int
@@ -117,6 +119,7 @@ class Level:
     grid: GridBuilder = None  # type: ignore[assignment]  # set below, since it depends on the stride
     box_range: tuple[float, float] | None = None
     per_image: bool = False
+    matched_by_iou: bool = False
 
     def __post_init__(self) -> None:
         if self.grid is None:

@@ -32,7 +32,14 @@ def distill(
     """
     from eyas.distillation.distiller import Distiller
     from eyas.runs.opening import resolve_detector
-    from eyas.training.preflight import check_classes, describe_distillation, describe_student
+    from eyas.training.preflight import (
+        check_classes,
+        describe_anchors,
+        describe_distillation,
+        describe_idle,
+        describe_late_start,
+        describe_student,
+    )
     from eyas.training.reproducibility import seed_epoch
     from eyas.training.setup import RunSetup, chosen_methods
 
@@ -41,6 +48,7 @@ def distill(
     with RunSetup(data, out, dataset, optim, run, scale) as setup:
         spec = setup.spec(student)
         detector = spec.build(student.weights)
+        describe_anchors(detector, setup.train, spec.resize, setup.say)
         session = setup.teacher_session(source, methods, teaching.cache, teaching.cache_dtype)
         check_classes(session.teacher, setup.train, methods, teacher, any_classes=teaching.any_classes)
         distiller = Distiller(detector, session.teacher, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed)
@@ -52,6 +60,8 @@ def distill(
         seed_epoch(run.seed, 0, setup.accelerator.process_index)
         balance = distiller.balance(*trainer.first_batch())
         describe_distillation(distiller, balance, setup.say)
+        batches = len(trainer.train) * run.epochs
+        describe_late_start(methods, batches, setup.say)
         # Only after every check: a run that is refused leaves no folder.
         setup.start()
         if taught is not None:
@@ -60,4 +70,5 @@ def distill(
         result = trainer.fit(setup.progress)
         if taught is not None:
             setup.say(f"teacher   {taught.headline()}\nstudent   {result.headline()}")
+        describe_idle(distiller, batches, setup.say)
         return result

@@ -26,13 +26,14 @@ def train(
         out: run folder to make.
     """
     from eyas.training.loss_module import Baseline
-    from eyas.training.preflight import describe_student
+    from eyas.training.preflight import describe_anchors, describe_student
     from eyas.training.setup import RunSetup
 
     with RunSetup(data, out, dataset, optim, run) as setup:
         spec = setup.spec(student, "model.safetensors")
         detector = spec.build(student.weights)
         setup.say(f"model     {describe_student(spec, detector)}")
+        describe_anchors(detector, setup.train, spec.resize, setup.say)
         trainer = setup.trainer(Baseline(detector), spec)
         setup.start()
         return trainer.fit(setup.progress)

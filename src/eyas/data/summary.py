@@ -30,6 +30,8 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SIZES_SHOWN = 5
 CHUNK = 4096
 """Number of boxes compared with a grid at once, which bounds the memory."""
+FIT_RECORDS, FIT_SIZES = 1000, 4
+"""Images, and input sizes among them, whose boxes `anchor_fit` compares: each size takes a pass of the network."""
 
 
 def report(source: DataSource, *, resize: Resize | None = None, grids: Grids | None = None) -> str:
@@ -42,13 +44,10 @@ def report(source: DataSource, *, resize: Resize | None = None, grids: Grids | N
     """
     resize = resize or Resize()
     frames = [resize.output_size((record.height, record.width)) for record in source.records]
-    boxes = [
-        record.boxes * np.array([frame[1] / record.width, frame[0] / record.height] * 2, np.float32)
-        for record, frame in zip(source.records, frames, strict=True)
-    ]
+    boxes = [_in_frame(record, frame) for record, frame in zip(source.records, frames, strict=True)]
     sections = [_head(source), _classes(source), _image_sizes(source.records), _box_sizes(np.concatenate(boxes))]
     if grids is not None:
-        sections.append(_coverage(boxes, frames, grids))
+        sections.append(_coverage(boxes, frames, grids, source))
     warnings = [warning for warning in (*source.warnings, without_objects(source)) if warning is not None]
     sections += [f"warning      {warning}" for warning in warnings]
     sections.append(_problems(source, none="none" if warnings else "none: every record and box is used"))
@@ -98,6 +97,29 @@ def copies(sources: Sequence[DataSource]) -> list[str]:
             example = f"such as {shared[0][first]} and {shared[0][second]}"
             lines.append(f"{names} share {len(shared)} images, {example}: a score on one is too good")
     return lines
+
+
+def anchor_fit(source: DataSource, resize: Resize, grids: Grids) -> dict[str, Floats]:
+    """Class name -> the best IoU of each of its objects with an anchor, at the network's input size.
+
+    In a large data set some of the images are compared: `FIT_RECORDS` of them, spread evenly, in the `FIT_SIZES` input
+    sizes that are most common among them.
+    """
+    by_frame: dict[Size, list[Record]] = {}
+    for record in source.records[:: -(-len(source.records) // FIT_RECORDS) or 1]:
+        by_frame.setdefault(resize.output_size((record.height, record.width)), []).append(record)
+    best, labels = [], []
+    for frame, records in sorted(by_frame.items(), key=lambda entry: -len(entry[1]))[:FIT_SIZES]:
+        best.append(best_iou(np.concatenate([_in_frame(record, frame) for record in records]), grids(frame)))
+        labels += [record.labels for record in records]
+    if not labels:
+        return {}
+    found, label = np.concatenate(best), np.concatenate(labels)
+    return {name: found[label == index] for index, name in enumerate(source.classes)}
+
+
+def _in_frame(record: Record, frame: Size) -> Floats:
+    return record.boxes * np.array([frame[1] / record.width, frame[0] / record.height] * 2, np.float32)
 
 
 def best_iou(boxes: Floats, grids: Sequence[AnchorGrid]) -> Floats:
@@ -175,16 +197,22 @@ def _box_sizes(boxes: Floats) -> str:
     )
 
 
-def _coverage(boxes: Sequence[Floats], frames: Sequence[Size], grids: Grids) -> str:
-    by_frame: dict[Size, list[Floats]] = {}
-    for part, frame in zip(boxes, frames, strict=True):
-        by_frame.setdefault(frame, []).append(part)
-    best = np.concatenate([best_iou(np.concatenate(parts), grids(frame)) for frame, parts in by_frame.items()])
+def _coverage(boxes: Sequence[Floats], frames: Sequence[Size], grids: Grids, source: DataSource) -> str:
+    by_frame: dict[Size, list[int]] = {}
+    for index, frame in enumerate(frames):
+        by_frame.setdefault(frame, []).append(index)
+    found = [best_iou(np.concatenate([boxes[i] for i in own]), grids(frame)) for frame, own in by_frame.items()]
+    best = np.concatenate(found)
     if not len(best):
         return "anchors      no objects"
+    labels = np.concatenate([source.records[i].labels for own in by_frame.values() for i in own])
+    medians = [(name, best[labels == index]) for index, name in enumerate(source.classes)]
+    by_class = ", ".join(f"{name} {np.median(own):.2f}" for name, own in medians if len(own))
     shares = ", ".join(f">= {limit} {(best >= limit).mean(dtype=np.float32):.1%}" for limit in (0.4, 0.5, 0.7))
     return (
-        f"anchors      best IoU of a box with an anchor: {_quantiles(best, '.2f')}\n             {shares} of the boxes"
+        f"anchors      best IoU of a box with an anchor: {_quantiles(best, '.2f')}\n"
+        f"             {shares} of the boxes\n"
+        f"             median by class: {by_class}"
     )
 
 

@@ -24,7 +24,9 @@ class Balance:
         imitation: method name -> loss times its weight; without a weight where that is automatic.
         imitation_gradient: method name -> norm.
         fractions: method name -> the fraction that an automatic weight will hold.
+        limits: method name -> the largest value of an automatic weight, where there is one.
         notes: method name -> the method's note about the batch.
+        cautions: method name -> the method's warning about the batch, where there is one.
     """
 
     detection: float
@@ -32,7 +34,9 @@ class Balance:
     imitation: dict[str, float]
     imitation_gradient: dict[str, float]
     fractions: dict[str, float]
+    limits: dict[str, float]
     notes: dict[str, str]
+    cautions: dict[str, str]
 
     def gradient_ratio(self) -> dict[str, float]:
         """Imitation gradient over detection gradient, by method name; infinite where only the latter is 0."""
@@ -58,7 +62,9 @@ def measure_balance(
         imitation={name: float(loss.detach()) for name, loss in losses.items()},
         imitation_gradient={name: float(norm) for name, norm in gradients.items()},
         fractions={method.name: method.weight.fraction for method in methods if isinstance(method.weight, Auto)},
+        limits={m.name: m.max_weight for m in methods if isinstance(m.weight, Auto) and m.max_weight < math.inf},
         notes={method.name: method.describe(teacher, targets) for method in methods if teacher is not None},
+        cautions={m.name: text for m in methods if teacher is not None and (text := m.caution(teacher, targets))},
     )
 
 

@@ -88,7 +88,8 @@ def score_detector(
 def anchor_grids(detector: Detector, image_size: Size) -> list[AnchorGrid]:
     """The anchors of every level for an input of (height, width), by a forward pass on a blank image."""
     parameter = next(detector.network.parameters())
-    features = tap_features(detector, detector.levels, torch.zeros(1, 3, *image_size).to(parameter))
+    with eval_mode(detector.network):
+        features = tap_features(detector, detector.levels, torch.zeros(1, 3, *image_size).to(parameter))
     return [
         level.grid((features[name].shape[-2], features[name].shape[-1]), image_size)
         for name, level in detector.levels.items()

@@ -23,6 +23,9 @@ from eyas.methods.method import Weight
 from eyas.ops.near_objects import AssignmentRule, near_object_masks
 from eyas.types import Target, View
 
+MANY = 0.5
+"""The share of near cells above which the user is warned: far more than objects and their surroundings."""
+
 
 class FGFI(FeatureImitation):
     """Fine-grained feature imitation (Wang et al., CVPR 2019).
@@ -83,3 +86,13 @@ class FGFI(FeatureImitation):
 
     def describe(self, teacher: View, targets: Sequence[Target]) -> str:
         return self._describe(teacher, targets, f"near (psi {self.psi:g}, {self.assignment})")
+
+    def caution(self, teacher: View, targets: Sequence[Target]) -> str:
+        near, total = map(sum, zip(*self._imitated(teacher, targets), strict=True))
+        if near <= MANY * total:
+            return ""
+        return (
+            f"{near / total:.0%} of the cells are near an object, so nearly the whole map is imitated, background too. "
+            f"Objects that fill the image are near many cells, and so are those that no anchor fits: choose the "
+            f"teacher's anchors for the data, raise psi ({self.psi:g}), or take assignment by_size"
+        )

@@ -276,9 +276,13 @@ class FeatureImitation(Method):
         # The backward pass of index_select is several times faster than that of indexing.
         return adapted.flatten(0, 2).index_select(0, (image * height + row) * width + column), teacher.vectors
 
+    def _imitated(self, teacher: View, targets: Sequence[Target]) -> list[tuple[int, int]]:
+        """The imitated cells and all cells of each level."""
+        return [(len(level.cells[0]), prod(level.size)) for level in self.teacher_targets(teacher, targets)]
+
     def _describe(self, teacher: View, targets: Sequence[Target], what: str) -> str:
         """The share of imitated cells, overall and on each level, for `describe`."""
-        levels = [(len(level.cells[0]), prod(level.size)) for level in self.teacher_targets(teacher, targets)]
+        levels = self._imitated(teacher, targets)
         cells, total = map(sum, zip(*levels, strict=True))
         strides = [level.stride for level in teacher.levels]
         shares = [f"{n / size:.0%} at stride {stride}" for (n, size), stride in zip(levels, strides, strict=True)]

@@ -126,6 +126,10 @@ class Method(nn.Module):
         """One line for the user about the method on a batch, before training starts; may be empty."""
         return ""
 
+    def caution(self, teacher: View, targets: Sequence[Target]) -> str:
+        """A warning about what the method would do with a batch, before training starts; may be empty."""
+        return ""
+
     def count(self, student: View, teacher: View, targets: Sequence[Target]) -> int | None:
         """What the loss of a batch is averaged over, as far as this process knows it before the networks run.
 

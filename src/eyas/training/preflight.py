@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
 
 from eyas.data import DataSource
+from eyas.data.options import Resize
+from eyas.data.summary import anchor_fit
 from eyas.detectors.class_names import listed
 from eyas.distillation.balance import Balance
 from eyas.distillation.distiller import Distiller
 from eyas.distillation.pairing import describe_levels
 from eyas.distillation.teachers import Teacher
 from eyas.evaluation import EvaluationResult
-from eyas.methods import Method
+from eyas.evaluation.predict import anchor_grids
+from eyas.methods import Auto, Method
 from eyas.runs.checkpoint import ModelSpec
 from eyas.types import Detector, EyasError
 
 WEAK_TEACHER = 0.05
+POOR_FIT, FEW_OBJECTS = 0.45, 10
+"""A class is named where half of its objects, and at least so many, reach no better IoU with an anchor. Detectors count
+an anchor as an object's from an IoU of 0.5 (RetinaNet, SSD) or 0.7 (Faster R-CNN)."""
 
 
 def check_classes(
@@ -74,8 +83,56 @@ def describe_distillation(distiller: Distiller, balance: Balance, say: Callable[
     for name, ratio in balance.gradient_ratio().items():
         weight = "(adapters just made)"
         if name in balance.fractions:
-            weight = f"without a weight; automatic, which will hold {balance.fractions[name]:g} : 1"
+            limit = f", at most with a weight of {balance.limits[name]:g}" if name in balance.limits else ""
+            weight = f"without a weight; automatic, which will hold {balance.fractions[name]:g} : 1{limit}"
         say(
             f"{name:<9} {balance.notes[name]}\n{'':<9} imitation : detection   loss "
             f"{balance.imitation[name]:.3g} : {balance.detection:.3g}   gradient {ratio:.2g} : 1 {weight}"
         )
+    for name, caution in balance.cautions.items():
+        say(f"warning   {name}: {caution}")
+
+
+def describe_anchors(detector: Detector, source: DataSource, resize: Resize, say: Callable[[str], None]) -> None:
+    """Warn of classes whose objects fit no anchor of a detector that is about to be trained, built and on the CPU."""
+    if not all(level.matched_by_iou for level in detector.levels.values()):
+        return
+    fits = anchor_fit(source, resize, partial(anchor_grids, detector))
+    poor = {name: float(np.median(fit)) for name, fit in fits.items() if len(fit) >= FEW_OBJECTS}
+    poor = {name: median for name, median in poor.items() if median < POOR_FIT}
+    if poor:
+        listing = ", ".join(
+            f"{name} (median {median:.2f})" for name, median in sorted(poor.items(), key=lambda x: x[1])
+        )
+        say(
+            f"warning   the anchors hardly fit these classes, by the best IoU of an object with an anchor: {listing}. "
+            "They may not be learned: choose the anchors in --options (anchor_sizes, anchor_shapes or the like, see "
+            "docs/families.md), or a larger --dataset.resize"
+        )
+
+
+def describe_late_start(methods: Sequence[Method], batches: int, say: Callable[[str], None]) -> None:
+    """Warn of methods that begin only after the last of the planned batches."""
+    for method in methods:
+        warmup = method.weight.warmup if isinstance(method.weight, Auto) else 0
+        if method.start_step + warmup >= batches:
+            parts = f"start_step {method.start_step}, and a warm-up of {warmup}" if warmup else "its start_step"
+            say(
+                f"warning   {method.name} distils nothing in this run: the student feels it after "
+                f"{method.start_step + warmup} batches ({parts}), and the run has {batches}. Train for more "
+                "--run.epochs, in smaller batches, or with a lower start_step"
+                + (", a shorter warm-up (weight: {warmup: 2}) or a number as weight" if warmup else "")
+            )
+
+
+def describe_idle(distiller: Distiller, batches: int, say: Callable[[str], None]) -> None:
+    """Warn, after a training, of methods that the student never felt."""
+    for term in distiller.terms:
+        late = term.auto is None and term.method.start_step >= batches
+        if late or (term.auto is not None and not float(term.weight())):
+            why = (
+                f"start_step {term.method.start_step} was never reached" if late else "its automatic weight was still 0"
+            )
+            say(
+                f"warning   {term.name} distilled nothing: after {batches} batches {why}, so this student is a baseline"
+            )

@@ -111,7 +111,9 @@ class ShuffleDet(nn.Module):
         self.backbone = ShuffleNet(width, stem_channels, zero_init_residual=zero_init_residual)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Conv2d(self.backbone.out_channels, len(anchor_shapes) * (len(classes) + 5), 3, padding=1)
-        self.levels = {"backbone": Level(self.backbone.out_channels, STRIDE, grid=self.grid, per_image=True)}
+        self.levels = {
+            "backbone": Level(self.backbone.out_channels, STRIDE, grid=self.grid, per_image=True, matched_by_iou=True)
+        }
         self._initialise_head()
 
     @property

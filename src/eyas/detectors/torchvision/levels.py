@@ -82,8 +82,9 @@ def derive_levels(network: Any, generator: Any, padding: Padding, size: Size) ->
     ranges = box_ranges(network, generator, features, size)
     grid = DefaultBoxGrid if isinstance(generator, DefaultBoxGenerator) else CornerGrid
     found = enumerate(zip(features.items(), strides, ranges, strict=True))
+    matched = not isinstance(network, FCOS)  # which takes the centres of cells for points
     return {
-        name: Level(feature.shape[1], stride, grid(generator, index, padding), box_range)
+        name: Level(feature.shape[1], stride, grid(generator, index, padding), box_range, matched_by_iou=matched)
         for index, ((name, feature), stride, box_range) in found
     }
 

@@ -66,7 +66,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
 
 def test_a_forked_child_of_a_killed_process_does_not_keep_the_lock(tmp_path: Path) -> None:
     """As a data worker that outlives its parent for a moment."""
-    forks = HOLD.replace('print("held"', "print(os.fork() or time.sleep(60)").replace("import sys", "import os, sys")
+    forks = HOLD.replace('print("held"', "os.fork() or print(os.getpid()").replace("import sys", "import os, sys")
     holder = subprocess.Popen([sys.executable, "-c", forks, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     child = int(holder.stdout.readline())
@@ -106,6 +106,21 @@ def test_a_file_system_without_locks_warns_and_goes_on(tmp_path: Path, monkeypat
     with pytest.warns(UserWarning, match=said), sole_use(tmp_path / "run"):
         (tmp_path / "run" / "result").touch()
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["result"]
+
+
+def test_a_network_file_system_that_locks_only_what_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+
+    def over_nfs(descriptor: int, how: int) -> None:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", over_nfs)
+    with sole_use(tmp_path), pytest.raises(EyasError, match="at work in"), sole_use(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])

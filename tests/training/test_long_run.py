@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import multiprocessing.queues
 import os
 import re
 import signal
@@ -21,7 +23,7 @@ import eyas.data.dataset
 from eyas.__main__ import main
 from eyas.data import DetectionDataset, eval_transform, loader, read
 from eyas.data.options import Resize
-from eyas.data.worker_watch import HUNG, name_failed_images, safe_batches
+from eyas.data.worker_watch import HUNG, RunningTime, name_failed_images, safe_batches
 from eyas.data.workers import WorkerProcess, WorkerProgress
 from eyas.types import EyasError, Record
 from helpers.tiny import options, write_squares
@@ -155,6 +157,59 @@ def test_the_error_of_another_loaders_worker_passes(data: Path) -> None:
     batches = loader(read(data, "val"), eval_transform(Resize()), batch_size=1, shuffle=False, workers=1, seed=0)
     with pytest.raises(RuntimeError, match="pid 1"), name_failed_images(batches):
         raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed. ")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left (28)"), "/dev/shm"),
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "ulimit -n"),
+    ],
+)
+def test_a_batch_that_cannot_be_handed_over(data: Path, error: Exception, said: str) -> None:
+    """The worker says at once what it lacks, and no image is blamed."""
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            eyas.data.dataset,
+            "decode",
+            at_image("val1", lambda: setattr(multiprocessing.queues._ForkingPickler, "dumps", refuse)),
+        )
+        batches = loader(
+            read(data, "val"),
+            eval_transform(Resize()),
+            batch_size=1,
+            shuffle=False,
+            workers=1,
+            seed=0,
+            worker_timeout=99,
+        )
+        started = time.monotonic()
+        with pytest.raises(EyasError) as refused:
+            list(safe_batches(batches))
+    assert said in str(refused.value) and "--dataset.workers" in str(refused.value) and "val1" not in str(refused.value)
+    assert time.monotonic() - started < 20
+
+
+def test_time_in_which_a_process_was_suspended_does_not_count() -> None:
+    now = 0.0
+    running = RunningTime(2.0, clock=lambda: now)
+    for pause, seconds in ((1.0, 1.0), (1.5, 2.5), (3600.0, 4.5), (0.5, 5.0)):
+        now += pause
+        assert running.read() == running.seconds == seconds
+
+
+def test_a_loop_of_your_own_has_the_timeout_too(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eyas.data.dataset, "decode", at_image("val1", lambda: time.sleep(1000)))
+    batches = loader(
+        read(data, "val"), eval_transform(Resize()), batch_size=1, shuffle=False, workers=1, seed=0, worker_timeout=0.5
+    )
+    with pytest.raises(RuntimeError, match=r"timed out after 0\.5 seconds"):
+        for _ in batches:
+            pass
 
 
 def test_other_errors_pass_as_they_are(data: Path) -> None:

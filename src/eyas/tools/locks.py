@@ -54,13 +54,13 @@ def sole_use(folder: Path) -> Iterator[None]:
                 path.rmdir()
 
 
-def _acquire(folder: Path) -> int:
+def _acquire(folder: Path, how: int = os.O_RDONLY) -> int:
     """The descriptor of the folder's lock file, locked and with this process's name in it."""
     path = folder / LOCK
     while True:
         make_folder(folder)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            descriptor = os.open(path, how | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except FileNotFoundError:
             continue  # its maker has removed the empty folder
         except OSError as error:
@@ -68,11 +68,12 @@ def _acquire(folder: Path) -> int:
         try:
             _lock(descriptor, folder)
             if _is_at(descriptor, path):
-                os.truncate(descriptor, 0)
-                os.write(descriptor, _this_process().encode())
+                path.write_text(_this_process())
                 return descriptor
         except OSError as error:
             os.close(descriptor)
+            if error.errno == errno.EBADF and how == os.O_RDONLY:
+                return _acquire(folder, os.O_RDWR)  # over NFS; elsewhere it would keep a disk from becoming read-only
             raise could_not_write(path, error) from error
         except BaseException:
             os.close(descriptor)

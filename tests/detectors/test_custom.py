@@ -9,9 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from eyas.detectors import CustomDetector
+from eyas.distillation.distiller import Distiller
+from eyas.evaluation.predict import predict_batch
+from eyas.methods import FGFI
 from eyas.nn.taps import tap_features
-from eyas.ops.anchors import StrideGrid
-from eyas.types import Detector, EyasError, Level, Prediction, Target
+from eyas.ops.anchors import AnchorGrid, StrideGrid
+from eyas.ops.pixels import FILL, pad_right_and_bottom
+from eyas.types import Detector, EyasError, Level, Prediction, Size, Target
 
 
 class Net(nn.Module):
@@ -100,3 +104,79 @@ def test_bad_taps() -> None:
         CustomDetector(Net(), ["a"], levels=["flat"])
     with pytest.raises(EyasError, match="at least one level"):
         CustomDetector(Net(), ["a"], levels=[])
+
+
+class Halving(nn.Module):
+    """Takes only sides that 16 divides, like a network whose way up adds to its way down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(3, 4, 16, stride=16)
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(tuple(images.shape[-2:]))
+        images.unflatten(2, (-1, 16)).unflatten(4, (-1, 16))
+        out: Tensor = self.down(images)
+        return out
+
+
+def corners(network: nn.Module, images: Tensor) -> list[Prediction]:
+    """A box inside, one across the border of the image, one in the padding."""
+    network(images)
+    height, width = images.shape[-2:]
+    boxes = torch.tensor([[1.0, 2, 9, 9], [-4, 10, width, height], [width - 3, 0, width, 9]])
+    return [{"boxes": boxes, "scores": torch.tensor([0.9, 0.8, 0.7]), "labels": torch.arange(3)} for _ in images]
+
+
+def halving(divisor: int) -> CustomDetector:
+    return CustomDetector(
+        Halving(), "abc", predict=corners, losses=losses, levels=["down"], image_size=(64, 64), divisor=divisor
+    )
+
+
+def test_images_are_padded_to_the_divisor() -> None:
+    """On the right and at the bottom, by the colour of a loader's padding; boxes stay, detections are clipped."""
+    detector, images = halving(16), torch.rand(2, 3, 20, 40)
+    found = detector.predict(images)[1]
+    assert detector.network.seen[-1] == (32, 48)
+    assert found["boxes"].tolist() == [[1, 2, 9, 9], [0, 10, 40, 20]]
+    assert found["labels"].tolist() == [0, 1] and found["scores"].tolist() == pytest.approx([0.9, 0.8])
+    assert len(detector.predict(torch.rand(1, 3, 32, 48))[0]["boxes"]) == 3
+    target: Target = {"boxes": torch.zeros(1, 4), "labels": torch.zeros(1, dtype=torch.int64)}
+    detector.losses(images, [target, target])["loss"].backward()
+    assert tap_features(detector, ["down"], images)["down"].shape == (2, 4, 2, 3)
+    padded = pad_right_and_bottom(images, 32, 48)
+    assert padded[:, :, :20, :40].equal(images)
+    assert padded[0, :, 31, 47].tolist() == pytest.approx([colour / 255 for colour in FILL])
+
+
+def test_anchors_of_a_padded_level_are_those_of_the_padded_image() -> None:
+    given = []
+
+    def grid(size: Size, image_size: Size) -> AnchorGrid:
+        given.append((size, image_size))
+        return StrideGrid(16)(size, image_size)
+
+    levels = {"down": Level(channels=4, stride=16, grid=grid)}
+    CustomDetector(Halving(), "abc", levels=levels, divisor=16).levels["down"].grid((2, 3), (20, 40))
+    assert given == [((2, 3), (32, 48))]
+
+
+def test_a_size_that_a_detector_cannot_take_is_named() -> None:
+    student, teacher = halving(16), halving(1)
+    batch: list[Target] = [{"boxes": torch.tensor([[1.0, 1, 9, 9]]), "labels": torch.zeros(1, dtype=torch.int64)}]
+    said = r"the teacher fails on images of 20 x 48 \(height x width\): RuntimeError: .*\(test_custom.py, line \d+, in"
+    distiller = Distiller(student, teacher, FGFI(0.01))
+    distiller(torch.rand(1, 3, 32, 48), batch)
+    with pytest.raises(EyasError, match=said):
+        distiller(torch.rand(1, 3, 20, 48), batch)
+    with pytest.raises(EyasError, match=r"the student fails on images of 20 x 48.*give eyas.CustomDetector a divisor"):
+        Distiller(halving(1), student, FGFI(0.01))(torch.rand(1, 3, 20, 48), batch)
+    with pytest.raises(EyasError, match=r"the detector \(teacher\) fails on images of 20 x 48"):
+        predict_batch(teacher, torch.rand(1, 3, 20, 48), batch, "detector (teacher)")
+
+
+def test_a_divisor_is_a_number_of_pixels() -> None:
+    with pytest.raises(EyasError, match="divisor is a number of pixels, at least 1, got 0"):
+        halving(0)

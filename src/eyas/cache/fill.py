@@ -54,7 +54,7 @@ class CacheFiller:
         """The size that each cache's missing records will have: exact up to `SAMPLE` records, an estimate above."""
         if not any(missing):  # the teacher need not be there
             return [CacheSize()] * len(self.cached)
-        view_of = Outlines(self.teacher.detector, self.taps)
+        view_of = Outlines(self.teacher.detector, self.taps, "teacher")
         predicted = []
         for (method, store), gaps in zip(self.cached, missing, strict=True):
             images = [image for image, key in keys.items() if key in gaps]
@@ -114,7 +114,7 @@ class CacheFiller:
 
     def _view(self, images: Tensor) -> View:
         detector = self.teacher.detector
-        features = tap_features(detector, self.taps, images)
+        features = tap_features(detector, self.taps, images, "teacher")
         size = (images.shape[-2], images.shape[-1])
         return View([features[tap] for tap in self.taps], [detector.levels[tap] for tap in self.taps], size)
 

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from eyas.detectors.deployed import Deployed
+from eyas.detectors.padding import Padding
 from eyas.nn.eval_mode import eval_mode
 from eyas.nn.taps import Taps
-from eyas.types import EyasError, Level, Prediction, Size, Target
+from eyas.ops.anchors import AnchorGrid
+from eyas.ops.pixels import pad_right_and_bottom
+from eyas.types import EyasError, GridBuilder, Level, Prediction, Size, Target
 
 Losses = Callable[[nn.Module, Tensor, Sequence[Target]], dict[str, Tensor]]
 """(network in training mode, images (batch, 3, height, width) in [0, 1], targets) -> scalars by name."""
 Predict = Callable[[nn.Module, Tensor], list[Prediction]]
 """(network in evaluation mode, images (batch, 3, height, width) in [0, 1]) -> one prediction per image."""
+
+
+@dataclass(frozen=True, eq=False)
+class PaddedGrid:
+    """Builds the anchors of a level for the size that an image is padded to."""
+
+    grid: GridBuilder
+    padding: Padding
+
+    def __call__(self, size: Size, image_size: Size) -> AnchorGrid:
+        return self.grid(size, self.padding.padded(image_size))
 
 
 class CustomDetector(nn.Module):
@@ -32,7 +47,10 @@ class CustomDetector(nn.Module):
         levels: tap name -> level, with its anchors if it has some. Or tap names alone: a blank image through
             ``network(images)`` then shows channels and strides, and the anchors are those of `StrideGrid`.
         image_size: (height, width) of the blank image.
-        deployed: turns the network into a graph that can be exported, an `eyas.detectors.deployed.Deployed`.
+        deployed: turns the network into a graph that can be exported, an `eyas.detectors.deployed.Deployed`, which pads
+            by itself.
+        divisor: the network takes only sides that are multiples of this. Images are padded on the right and at the
+            bottom, so boxes stay where they are; detections are clipped to the image.
 
     Raises:
         EyasError: a tap name that is not a submodule, or a tapped output that is not a (batch, channels, height, width)
@@ -49,12 +67,18 @@ class CustomDetector(nn.Module):
         levels: Mapping[str, Level] | Sequence[str],
         image_size: Size = (256, 256),
         deployed: Callable[[nn.Module], Deployed] | None = None,
+        divisor: int = 1,
     ) -> None:
         super().__init__()
-        self.network = network
+        if divisor < 1:
+            raise EyasError(f"CustomDetector: divisor is a number of pixels, at least 1, got {divisor}")
+        self.network, self._padding = network, Padding(divisor)
         self.classes = tuple(classes)
         self._losses, self._predict, self._deployed = losses, predict, deployed
-        found = dict(levels) if isinstance(levels, Mapping) else probe_levels(network, levels, image_size)
+        if isinstance(levels, Mapping):
+            found = {name: self._padded_level(level) for name, level in levels.items()}
+        else:
+            found = probe_levels(network, levels, self._padding.padded(image_size))
         if not found:
             raise EyasError("CustomDetector needs at least one level: give the name of a submodule that returns a map")
         self.levels = dict(sorted(found.items(), key=lambda item: item[1].stride))
@@ -67,14 +91,25 @@ class CustomDetector(nn.Module):
         """The losses of the given callable. Raises EyasError when there is none."""
         if self._losses is None:
             raise EyasError("this CustomDetector was made without `losses`, so it can be a teacher only")
-        return self._losses(self.network, images, targets)
+        return self._losses(self.network, self._padded(images), targets)
 
     def predict(self, images: Tensor) -> list[Prediction]:
         """The detections of the given callable. Without one, runs the network, then raises EyasError."""
+        padded = self._padded(images)
         if self._predict is not None:
-            return self._predict(self.network, images)
-        self.network(images)
+            found = self._predict(self.network, padded)
+            return found if padded is images else [_inside(one, images.shape[-2:]) for one in found]
+        self.network(padded)
         raise EyasError("this CustomDetector was made without `predict`, so it has feature maps but no detections")
+
+    def _padded(self, images: Tensor) -> Tensor:
+        return pad_right_and_bottom(images, *self._padding.padded((images.shape[-2], images.shape[-1])))
+
+    def _padded_level(self, level: Level) -> Level:
+        """The level, whose anchors are those of the padded image."""
+        if self._padding.divisible == 1:
+            return level
+        return replace(level, grid=PaddedGrid(level.grid, self._padding))
 
     def deployed(self) -> Deployed:
         """The graph to export. Raises EyasError when the detector was made without one."""
@@ -84,6 +119,14 @@ class CustomDetector(nn.Module):
                 "cannot be traced in general"
             )
         return self._deployed(self.network)
+
+
+def _inside(found: Prediction, size: Sequence[int]) -> Prediction:
+    """Detections clipped to an image of (height, width), without those that lie in its padding."""
+    limits = found["boxes"].new_tensor((size[1], size[0], size[1], size[0]))
+    boxes = found["boxes"].clamp(min=0).minimum(limits)
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    return Prediction(boxes=boxes[kept], scores=found["scores"][kept], labels=found["labels"][kept])
 
 
 def probe_levels(network: nn.Module, names: Sequence[str], image_size: Size) -> dict[str, Level]:

@@ -78,7 +78,7 @@ class Distiller(nn.Module):
         device = some_parameter(student).device
         self.to(device)
         self.pairs = pair_levels(student, self.teacher, pairs, scale=teacher_scale)
-        self._outlines = Outlines(student, [pair.student_tap for pair in self.pairs])
+        self._outlines = Outlines(student, [pair.student_tap for pair in self.pairs], "student")
         with own_random_numbers(seed):
             for method in methods:
                 method.setup(self.pairs)

@@ -17,8 +17,8 @@ class Outlines:
     One blank image of each size runs, as far as the last tap, in evaluation mode.
     """
 
-    def __init__(self, detector: Detector, taps: Sequence[str]) -> None:
-        self._detector, self._taps = detector, tuple(taps)
+    def __init__(self, detector: Detector, taps: Sequence[str], role: str) -> None:
+        self._detector, self._taps, self._role = detector, tuple(taps), role
         self._shapes: dict[Size, list[torch.Size]] = {}
 
     def __call__(self, size: Size, images: int) -> View:
@@ -26,7 +26,7 @@ class Outlines:
         if size not in self._shapes:
             with eval_mode(self._detector.network):
                 blank = torch.zeros(1, 3, *size, device=some_parameter(self._detector).device)
-                features = tap_features(self._detector, self._taps, blank)
+                features = tap_features(self._detector, self._taps, blank, self._role)
             self._shapes[size] = [features[tap].shape[1:] for tap in self._taps]
         maps = [torch.zeros(()).expand(images, *shape) for shape in self._shapes[size]]
         return View(maps, [self._detector.levels[tap] for tap in self._taps], size)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from eyas.distillation.outlines import Outlines
 from eyas.distillation.views import image_size, with_heads
 from eyas.methods.method import Reads
+from eyas.nn.failures import running
 from eyas.nn.taps import Taps, probe, tap_features
 from eyas.tools.timing import span
 from eyas.types import Detector, HeadOutputs, Level, Target, View
@@ -84,9 +85,9 @@ class RunningTeacher:
         # Scoring the teacher elsewhere may leave it in training mode, where BatchNorm would follow the batch.
         self.detector.network.eval()
         if reads.isdisjoint({"heads", "teacher_proposals"}):
-            features, outputs = tap_features(self.detector, taps, images), HeadOutputs()
+            features, outputs = tap_features(self.detector, taps, images, "teacher"), HeadOutputs()
         else:
-            with torch.no_grad(), Taps(self.detector.network, taps) as tapped:
+            with running("the teacher", images), torch.no_grad(), Taps(self.detector.network, taps) as tapped:
                 detector = with_heads(self.detector, "teacher")
                 outputs = detector.score_boxes(images, request.boxes, proposals="teacher_proposals" in reads)
             features = tapped.features
@@ -96,5 +97,5 @@ class RunningTeacher:
     def outline(self, request: TeacherRequest) -> View:
         """From one blank image for each size of images."""
         taps = tuple(request.taps)
-        outlines = self._outlines.setdefault(taps, Outlines(self.detector, taps))
+        outlines = self._outlines.setdefault(taps, Outlines(self.detector, taps, "teacher"))
         return outlines(image_size(request.images), len(request.images))

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eyas.methods.method import LevelPair, Reads
+from eyas.nn.failures import running
 from eyas.nn.taps import Taps
 from eyas.ops.pixels import as_float
 from eyas.tools.timing import span
@@ -27,7 +28,7 @@ def student_view(
     Raises:
         EyasError: a method reads heads or proposals, and the student gives none.
     """
-    with Taps(student.network, [pair.student_tap for pair in pairs]) as taps:
+    with running("the student", images), Taps(student.network, [pair.student_tap for pair in pairs]) as taps:
         if reads & {"heads", "student_proposals"}:
             losses, outputs = with_heads(student, "student").losses_and_heads(images, targets)
         else:

@@ -14,6 +14,7 @@ from eyas.data.dataset import Loader
 from eyas.data.worker_watch import name_failed_images, safe_batches, with_timeout
 from eyas.evaluation import EvaluationResult, evaluate
 from eyas.nn.eval_mode import eval_mode
+from eyas.nn.failures import running
 from eyas.nn.taps import tap_features
 from eyas.ops.anchors import AnchorGrid
 from eyas.ops.pixels import as_float
@@ -38,7 +39,9 @@ def predict_records(
     task = progress.task(name, len(source.records))
     with eval_mode(detector.network), torch.no_grad(), name_failed_images(batches):
         for images, targets in with_timeout(batches, batches):
-            for prediction, target in zip(predict_batch(detector, images, targets), targets, strict=True):
+            for prediction, target in zip(
+                predict_batch(detector, images, targets, f"detector ({name})"), targets, strict=True
+            ):
                 index = target["index"]
                 predictions[index] = to_record_frame(on_cpu(prediction), source.records[index], target["size"])
             progress.advance(task, len(targets))
@@ -46,7 +49,9 @@ def predict_records(
     return predictions
 
 
-def predict_batch(detector: Detector, images: Tensor, targets: Sequence[Target]) -> list[Prediction]:
+def predict_batch(
+    detector: Detector, images: Tensor, targets: Sequence[Target], name: str = "detector"
+) -> list[Prediction]:
     """The detections in each image of a batch, which do not depend on the other images.
 
     Each image is seen without its padding: those of one size go through the detector together. The padding that the
@@ -57,15 +62,19 @@ def predict_batch(detector: Detector, images: Tensor, targets: Sequence[Target])
         detector: in evaluation mode.
         images: (batch, 3, height, width), uint8 or float32 in [0, 1].
         targets: their ``size`` is (height, width) without the padding; that of the batch where it is missing.
+        name: the detector, for the message of an EyasError when it fails.
     """
     batch = (images.shape[-2], images.shape[-1])
     sizes = [target.get("size", batch) for target in targets]
     if set(sizes) <= {batch}:
-        return detector.predict(as_float(images))
+        with running(f"the {name}", images):
+            return detector.predict(as_float(images))
     found: dict[int, Prediction] = {}
     for height, width in dict.fromkeys(sizes):
         members = [index for index, size in enumerate(sizes) if size == (height, width)]
-        found.update(zip(members, detector.predict(as_float(images[members, :, :height, :width])), strict=True))
+        same = images[members, :, :height, :width]
+        with running(f"the {name}", same):
+            found.update(zip(members, detector.predict(as_float(same)), strict=True))
     return [found[index] for index in range(len(sizes))]
 
 

@@ -179,7 +179,7 @@ def view_and_masks(
     teacher: Detector, images: Tensor, targets: Sequence[Target], *, psi: float, assignment: AssignmentRule
 ) -> tuple[View, list[Tensor]]:
     """The teacher's features of a batch, and the near-object mask of each level, (B, H, W). In evaluation mode."""
-    features = tap_features(teacher, teacher.levels, as_float(images))
+    features = tap_features(teacher, teacher.levels, as_float(images), "teacher")
     size = (images.shape[-2], images.shape[-1])
     view = View([features[name] for name in teacher.levels], list(teacher.levels.values()), size)
     ranges = [level.box_range for level in view.levels]

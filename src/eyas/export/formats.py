@@ -17,7 +17,7 @@ from eyas.data.options import Resize
 from eyas.detectors.deployed import DETECTIONS, Candidates, Deployed, as_predictions
 from eyas.evaluation.cost import ModelCost, measure
 from eyas.export.onnx_format import OnnxExporter
-from eyas.ops.pixels import filled
+from eyas.ops.pixels import pad_right_and_bottom
 from eyas.runs.opening import resolve_detector
 from eyas.types import Detector, EyasError, Level, Prediction, Size, Target
 
@@ -174,13 +174,9 @@ def pad_to(images: Tensor, size: Size, name: str = "the model") -> Tensor:
     Raises EyasError when they are larger.
     """
     height, width = images.shape[-2:]
-    if (height, width) == size:
-        return images
     if height > size[0] or width > size[1]:
         raise EyasError(
             f"{name}: takes images up to {size[0]} x {size[1]} (height x width), but this one is {height} x {width}; "
             "export with --dynamic_size true"
         )
-    padded = filled(len(images), *size, like=images)
-    padded[:, :, :height, :width] = images
-    return padded
+    return pad_right_and_bottom(images, *size)

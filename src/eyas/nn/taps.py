@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eyas.nn.eval_mode import eval_mode
+from eyas.nn.failures import running
 from eyas.types import Detector, EyasError, Size
 
 PROBE_SIZE: Size = (128, 160)
@@ -82,12 +83,13 @@ class Taps:
             raise _LastTapFired(self)
 
 
-def tap_features(detector: Detector, names: Iterable[str], images: Tensor) -> dict[str, Tensor]:
+def tap_features(detector: Detector, names: Iterable[str], images: Tensor, role: str = "detector") -> dict[str, Tensor]:
     """A detector's feature maps by tap name, (batch, C, H, W) each, without gradients. Evaluation mode.
 
     The pass stops after the last tap, so heads and NMS never run. Images are (batch, 3, height, width) in [0, 1].
+    Raises EyasError, which names the ``role`` and the size, when the detector fails on them.
     """
-    with torch.no_grad(), Taps(detector.network, names, stop=True) as taps:
+    with running(f"the {role}", images), torch.no_grad(), Taps(detector.network, names, stop=True) as taps:
         detector.predict(images)
     return taps.features
 
@@ -106,7 +108,7 @@ def probe(detector: Detector, names: Sequence[str], role: str) -> dict[str, Tens
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(1, 3, *PROBE_SIZE, generator=generator, device="cpu").to(some_parameter(detector))
     with eval_mode(detector.network):
-        features = tap_features(detector, names, images)
+        features = tap_features(detector, names, images, role)
     for name in names:
         shape, promised = tuple(features[name].shape), detector.levels[name].channels
         if len(shape) != 4 or shape[1] != promised:

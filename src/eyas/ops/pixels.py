@@ -21,3 +21,12 @@ def filled(count: int, height: int, width: int, *, like: Tensor) -> Tensor:
     if like.is_floating_point():
         colour = as_float(colour).to(like)
     return colour.reshape(1, 3, 1, 1).repeat(count, 1, height, width)
+
+
+def pad_right_and_bottom(images: Tensor, height: int, width: int) -> Tensor:
+    """Images (batch, 3, H, W), padded with `filled` to (batch, 3, height, width), at least H and W."""
+    if images.shape[-2:] == (height, width):
+        return images
+    padded = filled(len(images), height, width, like=images)
+    padded[:, :, : images.shape[-2], : images.shape[-1]] = images
+    return padded

@@ -14,8 +14,8 @@ from eyas.data.options import Resize
 from eyas.detectors import check_detector, native_format
 from eyas.detectors.origin import Origin, with_origin
 from eyas.detectors.weight_files import SUFFIXES
+from eyas.nn.failures import describe_failure
 from eyas.runs.checkpoint import SPEC, ModelSpec, load_run
-from eyas.tools.failures import describe_failure
 from eyas.types import Detector, EyasError
 
 CODE = re.compile(r"(?P<maker>[A-Za-z_][\w.]*:\w+)(@(?P<folder>.+))?")

@@ -5,7 +5,13 @@ from __future__ import annotations
 import site
 import sysconfig
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from torch import Tensor
+
+from eyas.types import EyasError
 
 LONGEST = 300
 """Characters of an exception's own text."""
@@ -29,3 +35,23 @@ def describe_failure(error: BaseException) -> str:
 def _is_library(file: str) -> bool:
     libraries = (*site.getsitepackages(), sysconfig.get_paths()["stdlib"], str(Path(__file__).parents[1]))
     return file.startswith(("<", *libraries))
+
+
+@contextmanager
+def running(what: str, images: Tensor) -> Iterator[None]:
+    """In the context, an exception of a detector's own code becomes an EyasError with the size of its images.
+
+    Args:
+        what: the detector, as ``the teacher``.
+        images: (batch, 3, height, width), that it runs on.
+    """
+    try:
+        yield
+    except EyasError:
+        raise
+    except Exception as error:
+        height, width = images.shape[-2:]
+        raise EyasError(
+            f"{what} fails on images of {height} x {width} (height x width): {describe_failure(error)}. If the size "
+            "is why, choose another with --dataset.resize, or give eyas.CustomDetector a divisor of the sizes it takes"
+        ) from error

@@ -7,7 +7,8 @@ and a teacher cache, which is filled first. Each round begins with an empty run 
 kills by SIGKILL: one while the cache is filled, two while a file is saved, two at any time. Every fourth kill leaves
 half a line at the end of the log, as a power failure does. Then the command finishes undisturbed, and must equal a run
 without kills: weights, checkpoint and cached records bit for bit, and the same log rows, each step once. Other rounds
-are stopped by SIGTERM and SIGINT: they save after the current step, exit with 143 or 130, and resume likewise.
+are stopped by SIGTERM, SIGINT and SIGHUP: they save after the current step, exit with 143, 130 or 129, and resume
+likewise.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ LIMIT = 300
 """Seconds that one command may take."""
 PLAN = ("filling", "any", "saving", "any", "saving")
 """The phase that each kill of a round aims at."""
-STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
+STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
 TORN = '{"kind": "train", "ti'
 
 
@@ -262,7 +263,7 @@ def stops(make: Callable[[str], Trial], reference: Trial, count: int, chance: ra
     for at in range(count):
         current, elsewhere = make(f"stops{at}"), ("filling", "evaluation", "saving")[at % 3]
         order = [(signal.SIGTERM, "training"), (signal.SIGINT, "training")]
-        order.insert(0 if elsewhere == "filling" else 1, (list(STATUS)[at % 2], elsewhere))
+        order.insert(0 if elsewhere == "filling" else 1, (list(STATUS)[at % len(STATUS)], elsewhere))
         signals = [stopped(current, number, phase, chance) for number, phase in order]
         finished(current)
         wrong = judged(current, reference)

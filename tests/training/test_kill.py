@@ -268,11 +268,21 @@ def test_a_signal_that_nohup_ignores_stays_ignored() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_sigterm_raises_outside_a_training() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_termination_raises_outside_a_training(number: signal.Signals, status: int) -> None:
+    before = signal.signal(number, signal.SIG_DFL)
     with pytest.raises(Stopped) as stop, stopped_by_termination():
-        signal.raise_signal(signal.SIGTERM)
-    assert stop.value.status == 143 and signal.getsignal(signal.SIGTERM) is before
+        signal.raise_signal(number)
+    assert stop.value.status == status and signal.signal(number, before) is signal.SIG_DFL
+
+
+def test_a_closed_terminal_stops_a_training_after_its_step() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    with pytest.raises(Stopped) as stop, stop_requests() as request:
+        signal.raise_signal(signal.SIGHUP)
+        assert request.number == signal.SIGHUP
+    assert stop.value.status == 129
+    signal.signal(signal.SIGHUP, before)
 
 
 def test_stop_requests_in_another_thread_changes_no_handler() -> None:

@@ -128,7 +128,7 @@ def describe(device: torch.device) -> str:
 def shared_memory(data: DataArgs, free: int | None = None) -> Check:
     """Whether the workers' batches fit into ``free`` bytes of shared memory, by default this machine's."""
     height, width = data.resize.output_size(ASSUMED)
-    need = data.workers * PREFETCHED * data.batch_size * 3 * height * width * 4  # float32
+    need = data.workers * PREFETCHED * data.batch_size * 3 * height * width  # bytes: workers hand over uint8
     name = f"shared memory for {data.workers} workers, batches of {data.batch_size} at {height}x{width}: {_gib(need)}"
     if free is None:  # only Linux limits it
         free = shutil.disk_usage(SHM).free if SHM.is_dir() else need

@@ -9,7 +9,7 @@ import re
 from eyas.tools.shortage import shortage
 from eyas.types import EyasError
 
-LOST = re.compile(r"gloo|nccl|connection (closed|reset) by peer|broken pipe", re.IGNORECASE)
+LOST = re.compile(r"connection (closed|reset) by peer|broken pipe|pair closure|remote process exited", re.IGNORECASE)
 """What gloo and NCCL say when another process has gone."""
 
 

@@ -157,6 +157,28 @@ def test_evaluate_shows_the_last_and_the_best_weights_side_by_side(
     assert again["model"]["summary"] == written["best"]["summary"] and "best" not in again
 
 
+def test_predictions_have_the_ids_of_the_data_set(runs: Runs, tmp_path: Path) -> None:
+    """Category ids that are neither contiguous nor in the order of the names, and image ids from 41."""
+    data = shutil.copytree(runs.data, tmp_path / "data")
+    file = data / "annotations" / "instances_val.json"
+    content = json.loads(file.read_text())
+    number = {entry["id"]: {"red": 17, "blue": 3}[entry["name"]] for entry in content["categories"]}
+    for entry in (*content["categories"], *content["annotations"]):
+        key = "id" if "name" in entry else "category_id"
+        entry[key] = number[entry[key]]
+    for entry in (*content["images"], *content["annotations"]):
+        key = "id" if "file_name" in entry else "image_id"
+        entry[key] += 40
+    file.write_text(json.dumps(content))
+    found = tmp_path / "predictions.json"
+    arguments = [f"--data={data}", "--workers=0", "--device=cpu", f"--predictions={found}"]
+    assert main(["evaluate", str(runs.teacher), *arguments]) == 0
+    entries = json.loads(found.read_text())
+    assert {(entry["category"], entry["category_id"]) for entry in entries} <= {("red", 17), ("blue", 3)}
+    images = {entry["id"]: Path(entry["file_name"]).name for entry in content["images"]}
+    assert entries and all(images[entry["image_id"]] == entry["file_name"] for entry in entries)
+
+
 def test_evaluate_takes_the_best_checkpoint_other_data_and_split(
     runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from eyas.data import DataSource
 from eyas.detectors import detection_count
 from eyas.evaluation import EvaluationResult, chosen_metric, evaluate, run_metric
-from eyas.evaluation.coco import NAMES, detections, ground_truth
+from eyas.evaluation.coco import NAMES, detections, ground_truth, results
 from eyas.evaluation.ground_truth import remarks, too_few_detections
 from eyas.types import EyasError, Prediction, Record
 from helpers.evaluation_cases import make_prediction, make_record, random_case
@@ -61,6 +61,37 @@ def test_keeps_the_hundred_best_detections_of_an_image_as_pycocotools_does() -> 
     result = evaluate("coco", records, ["a"], predictions)
     assert max(len(p["scores"]) for p in predictions) > 130
     assert_same(result, reference(records, ["a"], predictions), ["a"])
+
+
+def test_a_result_file_scores_alike_against_the_data_sets_own_file() -> None:
+    """By pycocotools, with the data set's ids of images and categories."""
+    records, predictions = random_case(2)
+    classes, ids = ("a", "b", "c"), (17, 3, 5)
+    source = DataSource("coco", Path(), "val", classes, tuple(records), category_ids=ids)
+    content = ground_truth(records, classes)
+    for entry in content["images"]:
+        entry["id"] = int(records[entry["id"] - 1].image_id)
+    for entry in content["annotations"]:
+        entry["image_id"], entry["category_id"] = entry["image_id"] - 1, ids[entry["category_id"]]
+    for entry in content["categories"]:
+        entry["id"] = ids[entry["id"]]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = content
+        truth.createIndex()
+        theirs = COCOeval(truth, truth.loadRes(results(source, predictions)), "bbox")
+        theirs.evaluate()
+        theirs.accumulate()
+        theirs.summarize()
+    ours = evaluate("coco", records, classes, predictions)
+    assert ours.primary == pytest.approx(theirs.stats[0], abs=1e-12) and ours.primary > 0
+    texts = [make_record([(0, 0, 9, 9)], [0], image_id=name) for name in ("000001", "7")]
+    others = DataSource("voc", Path(), "val", classes, tuple(texts))
+    found = results(others, [make_prediction([(0, 0, 9, 9)], [0.5], [2])] * 2)
+    assert [(entry["image_id"], entry["category_id"], entry["category"]) for entry in found] == [
+        ("000001", 3, "c"),
+        (7, 3, "c"),
+    ]
 
 
 def crowd(objects: int) -> tuple[list[Record], list[Prediction]]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from eyas.data import DataSource
     from eyas.runs.opening import DetectorSource
     from eyas.tools.progress import Progress
-    from eyas.types import Detector
+    from eyas.types import Detector, Prediction
 
 CONFUSION_THRESHOLD = 0.3
 """Lowest score of the detections in the confusion matrix, as in a report."""
@@ -31,6 +31,7 @@ def evaluate(
     max_detections: int | None = None,
     resize: Resize = Resize(),
     feed: BatchArgs = BatchArgs(),
+    predictions: Path | None = None,
     json_file: Path | None = None,
 ) -> None:
     """Score a trained detector per class, beside its best weights and its teacher where it has any, with its cost.
@@ -46,10 +47,12 @@ def evaluate(
         max_detections: of one class in one image, by score, that count in COCO's metrics; COCO's 100, or the run's own,
             when left out.
         resize: size of the input; the run's own when left out.
+        predictions: also write the model's detections there, as a COCO result file with the data set's own ids.
         json_file: also write the metrics, the costs and the confusion matrices there; row i of a matrix counts what the
             objects of class i were taken for, and the last row and column are the background.
     """
     from eyas.evaluation import run_metric
+    from eyas.evaluation.coco import results
     from eyas.evaluation.ground_truth import remarks
     from eyas.export.formats import open_detector
     from eyas.runs.config import recorded_config
@@ -70,12 +73,16 @@ def evaluate(
     if origin.folder is not None and (teacher := teacher_of(config, source.classes)) is not None:
         rows["teacher"] = (*teacher, teacher_resize(origin.folder, resize))
     scores: dict[str, Any] = {"metric": rule, "data": str(source.root), "split": source.split}
+    found: dict[str, list[Prediction]] = {}
     where = pick_device(feed.device)
     with Progress() as progress:
         for remark in (*source.warnings, *remarks(rule, source)):
             progress.say(f"warning  {remark}")
         for name, (path, detector, size) in rows.items():
-            scores[name] = score_row(name, path, detector, source, rule, feed.dataset(size), where, progress)
+            fed = feed.dataset(size)
+            scores[name], found[name] = score_row(name, path, detector, source, rule, fed, where, progress)
+    if predictions is not None:
+        write_json(predictions, results(source, found["model"]))
     if json_file is not None:
         write_json(json_file, scores)
 
@@ -89,8 +96,8 @@ def score_row(
     feed: DataArgs,
     device: torch.device,
     progress: Progress,
-) -> dict[str, Any]:
-    """Score one detector of `evaluate`, print its table, and return what the JSON file has of it."""
+) -> tuple[dict[str, Any], list[Prediction]]:
+    """Score one detector of `evaluate` and print its table. Its entry of the JSON file, and its detections."""
     from eyas.detectors.class_names import match_by_name, shared_classes
     from eyas.evaluation.confusion import confusion_matrix
     from eyas.evaluation.predict import predict_source, score
@@ -109,12 +116,13 @@ def score_row(
     progress.say(f"{name}  {path}\n{result.table()}\n{result.headline()}   {cost.headline()}\n")
     ordered = [found[index] for index in range(len(source.records))]
     counts = confusion_matrix(source.records, source.classes, ordered, threshold=CONFUSION_THRESHOLD)
-    return {
+    entry = {
         "summary": result.summary,
         "per_class": result.per_class,
         "cost": asdict(cost),
         "confusion": {"threshold": CONFUSION_THRESHOLD, "counts": counts.tolist()},
     }
+    return entry, ordered
 
 
 def best_of(origin: DetectorSource) -> Detector | None:

@@ -16,6 +16,7 @@ import numpy as np
 from faster_coco_eval import COCO
 from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 
+from eyas.data import DataSource
 from eyas.evaluation.inputs import check
 from eyas.evaluation.result import EvaluationResult, mean
 from eyas.types import Prediction, Record
@@ -99,6 +100,24 @@ def detections(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
         triples = (prediction[key].tolist() for key in ("boxes", "labels", "scores"))
         for box, label, score in zip(*triples, strict=True):
             found.append({"image_id": number, "category_id": label, "bbox": _xywh(box), "score": score})
+    return found
+
+
+def results(source: DataSource, predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
+    """The content of a COCO result file with the data set's own ids, and each class and file by name.
+
+    Where the data set has no such ids, categories count from 1 in label order. An image has its id as a number, where
+    it is one, and else as text.
+    """
+    numbers = source.category_ids or tuple(range(1, len(source.classes) + 1))
+    found = []
+    for record, entries in zip(source.records, map(detections, ([each] for each in predictions)), strict=True):
+        number = int(record.image_id) if record.image_id.isdecimal() else None
+        image = number if str(number) == record.image_id else record.image_id
+        for entry in entries:
+            label = entry["category_id"]
+            names = {"category": source.classes[label], "file_name": record.path.name}
+            found.append({**entry, "image_id": image, "category_id": numbers[label], **names})
     return found
 
 

@@ -31,7 +31,7 @@ from eyas.evaluation.result import EvaluationResult, summarise
 from eyas.types import Prediction, Record
 
 FORMATS = ("kitti",)
-LEAVES_OUT = "objects at most 25 pixels high, largely occluded, or truncated by more than 30 %; coco counts them"
+LEAVES_OUT = "objects at most 25 pixels high, largely occluded, or truncated by more than 30 % (--metric coco does not)"
 NAMES = (
     "map", "map_easy", "map_moderate", "map_hard",
     "map_easy_11", "map_moderate_11", "map_hard_11",

@@ -86,7 +86,10 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
     images = content["images"] or []
     base, place = folder_of(root), image_place(root, split, path, [_file_name(image, path) for image in images])
     records, wrong = records_of(images, found, place, path, base)
-    return DataSource("coco", base, split, known, tuple(records), (*problems, *wrong))
+    names = _categories(content["categories"] or [], content["annotations"] or [], path)
+    numbers = {name: key for key, name in names.items()}
+    ids = tuple(numbers.get(name, 0) for name in known)
+    return DataSource("coco", base, split, known, tuple(records), (*problems, *wrong), category_ids=ids)
 
 
 def records_of(

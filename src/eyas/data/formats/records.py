@@ -62,6 +62,7 @@ class DataSource:
         records: one per image, in the order of the data set's own list.
         problems: what was dropped or clipped.
         warnings: what makes the split another one than it seems, a sentence each.
+        category_ids: of the classes, in the data set's own file; empty where its format has none.
     """
 
     format: str
@@ -71,6 +72,7 @@ class DataSource:
     records: tuple[Record, ...]
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
+    category_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

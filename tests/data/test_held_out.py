@@ -76,7 +76,7 @@ def test_too_few_images(tmp_path):
         held_out(source(tmp_path, 1, copies=3), "train", SplitOptions())
 
 
-@pytest.mark.parametrize("fraction", [-0.1, 1.0, np.nan])
+@pytest.mark.parametrize("fraction", [-0.1, 1.0, np.nan, "half", None])
 def test_fractions_that_are_none(fraction):
-    with pytest.raises(EyasError, match=r"val_fraction must be in \[0, 1\)"):
+    with pytest.raises(EyasError, match=r"val_fraction must be a number in \[0, 1\)"):
         SplitOptions(val_fraction=fraction)

@@ -241,6 +241,15 @@ def test_entries_of_another_machine_are_told(tmp_path):
     assert f"/home/me/parts/images/train is not there; read {tmp_path / 'images/train'}" in warning
 
 
+@pytest.mark.parametrize("entry", ["../valid/images", "/home/me/valid/images", "parts/valid/images", "images/test"])
+def test_an_entry_whose_folder_is_missing_is_not_another_one(tmp_path, entry):
+    """Left out is never so much that only ``images`` remains, which holds all splits."""
+    yolo_splits(tmp_path)
+    write(tmp_path / "data.yaml", f"train: images/train\nval: {entry}\n{NAMES}")
+    with pytest.raises(EyasError, match=rf"data\.yaml: {entry} is not in .*; correct the path, or remove the entry"):
+        read(tmp_path, "val")
+
+
 def test_a_yaml_file_is_given_itself(tmp_path, capsys):
     yolo_splits(tmp_path)
     (tmp_path / "data.yaml").rename(tmp_path / "belts.yaml")

@@ -68,8 +68,9 @@ class SplitOptions:
     val_seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.val_fraction < 1:
-            raise EyasError(f"val_fraction must be in [0, 1), got {self.val_fraction}")
+        # The type, too, because run folders are read into this.
+        if not isinstance(self.val_fraction, int | float) or not 0 <= self.val_fraction < 1:
+            raise EyasError(f"val_fraction must be a number in [0, 1), got {self.val_fraction!r:.60}")
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from eyas.data.formats import fields
-from eyas.data.formats.places import Place, find_place
+from eyas.data.formats.places import SPLITS, Place, find_place
 from eyas.types import EyasError
 
 LAYOUT = "annotations/instances_{split}.json, {split}/_annotations.coco.json or {split}.json (COCO)"
-ROLES = ("train", "val", "valid", "validation", "test")
 GENERAL = ("_annotations.coco", "_annotations", "annotations", "annotation", "labels", "instances", "coco")
 """Names of files that say nothing of the split: the folder does."""
 OTHER_TASKS = ("captions_", "panoptic_", "stuff_", "image_info_")
@@ -41,7 +40,7 @@ def splits(root: Path) -> dict[str, tuple[Path, ...]]:
     for rank, name, path in (*usual, *_others(root, {path for _, _, path in usual})):
         found.setdefault(name, {}).setdefault(rank, []).append(path)
     first = {name: tuple(ranked[min(ranked)]) for name, ranked in found.items()}
-    by_role = sorted(first, key=lambda name: ROLES.index(name) if name in ROLES else len(ROLES))
+    by_role = sorted(first, key=lambda name: SPLITS.index(name) if name in SPLITS else len(SPLITS))
     of_years = [path for paths in first.values() for path in paths if _year(path.stem)]
     return {**{name: first[name] for name in by_role}, **{_said(path.stem): (path,) for path in of_years}}
 
@@ -81,7 +80,7 @@ def _usual(root: Path) -> Iterator[tuple[int, str, Path]]:
             yield (0 if own and year else 1 if own else 2), _said(path.stem).removesuffix(year) or path.stem, path
     for path in sorted(root.glob("*/_annotations.coco.json")):
         yield 3, path.parent.name, path
-    for path in (root / f"{name}.json" for name in ROLES):
+    for path in (root / f"{name}.json" for name in SPLITS):
         if path.is_file():
             yield 4, path.stem, path
 
@@ -99,7 +98,7 @@ def _name(path: Path, root: Path) -> str:
     """The split that a file's name says, or its folder's; "all" where neither says one."""
     if path.stem.lower() in GENERAL:
         return path.parent.name if path.parent != root else "all"
-    words = [word for word in re.split(r"[^a-z]+", path.stem.lower()) if word in ROLES]
+    words = [word for word in re.split(r"[^a-z]+", path.stem.lower()) if word in SPLITS]
     return words[0] if len(words) == 1 else _said(path.stem)
 
 
@@ -108,8 +107,11 @@ def _said(stem: str) -> str:
 
 
 def _has_lists(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(HEAD)
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError:
+        return True  # reading it says why
     if not LIST.search(head):
         return False
     if len(head) == HEAD:

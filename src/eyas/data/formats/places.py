@@ -11,6 +11,9 @@ from pathlib import Path
 SAMPLE = 20
 """Number of names, spread over a list, by which its folder is found."""
 
+SPLITS = ("train", "val", "valid", "validation", "test")
+"""The usual names of splits, for folders and files."""
+
 FOREIGN = re.compile(r"[/\\]|[A-Za-z]:[/\\]|\.\.[/\\]|data/")
 """How a path begins that is absolute, of a Windows drive, leads upwards, or is Darknet's ``data/``."""
 
@@ -43,14 +46,14 @@ def find_place(written: Sequence[str], folders: Sequence[Path]) -> Place | None:
 def find_folder(written: str, folders: Sequence[Path], root: Path | None = None) -> Path | None:
     """A folder or list file that an entry of a description names; of several, the first that is inside ``root``.
 
-    The entry is taken as it is, then without its first parts: all of them may be another machine's where it is absolute
-    or leads upwards, else two parts must remain.
+    The entry is taken as it is, then without ``..`` before it, then without its first parts, as those of another
+    machine. Two parts must remain, or the name of a split: ``images`` alone could be any split's.
     """
     entry = written.strip().replace("\\", "/")
     parts = [part for part in Path(entry).parts if part not in ("..", "/")]
-    least = 1 if FOREIGN.match(entry) else 2
-    tails = ["/".join(parts[start:]) for start in range(len(parts) - least + 1)]
-    there = [folder / tail for tail in (written.strip(), entry, *tails) for folder in folders]
+    tails = ["/".join(parts[start:]) for start in range(len(parts) - 1)]
+    last = parts[-1:] if len(parts) == 1 or (parts[-1:] and parts[-1].lower() in SPLITS) else []
+    there = [folder / tail for tail in (written.strip(), entry, *tails, *last) for folder in folders]
     # A path that is too long is nowhere; `Path`'s own tests would raise.
     found = [path for path in dict.fromkeys(there) if os.path.isfile(path) or os.path.isdir(path)]
     inside = [

@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from eyas.data.formats import fields
+from eyas.data.formats.places import SPLITS
 from eyas.data.formats.records import Annotation, Box, DataSource, Problem, build_record, label_of
 from eyas.data.images import find_image, image_size, is_image
 from eyas.types import EyasError, Record
@@ -25,7 +26,6 @@ from eyas.types import EyasError, Record
 LAYOUT = "Annotations/ with ImageSets/Main/{split}.txt, or XML files beside the images (VOC)"
 ANNOTATIONS = ("Annotations", "annotations")
 IMAGES = ("JPEGImages", "images", "Images")
-ROLES = ("train", "val", "valid", "validation", "test")
 FLAG = re.compile(r"\S\s+(-1|0|1)\s*$")
 """The end of a line in a list of one class: whether the image has it."""
 
@@ -75,8 +75,8 @@ def splits(root: Path) -> dict[str, Path]:
         return named
     for folder in (root / name for name in ANNOTATIONS):
         if any(folder.rglob("*.xml")):
-            return {name: folder / name for name in ROLES if any((folder / name).glob("*.xml"))} or {"all": folder}
-    beside = {name: root / name for name in ROLES if _beside_images(root / name)}
+            return {name: folder / name for name in SPLITS if any((folder / name).glob("*.xml"))} or {"all": folder}
+    beside = {name: root / name for name in SPLITS if _beside_images(root / name)}
     return beside or ({"all": root} if _beside_images(root) else {})
 
 

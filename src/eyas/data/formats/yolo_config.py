@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from eyas.data.formats import fields
-from eyas.data.formats.places import find_folder
+from eyas.data.formats.places import SPLITS, find_folder
 from eyas.data.images import is_image
 from eyas.types import EyasError
 
@@ -19,7 +19,6 @@ LAYOUT = "data.yaml with names: and {split}:, or classes.txt (YOLO)"
 CONFIG_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 NAME_FILES = ("classes.txt", "obj.names")
 """Class names, one a line, as labelImg and Label Studio write them, and CVAT's YOLO 1.1."""
-ROLES = ("train", "val", "valid", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def splits(root: Path) -> dict[str, tuple[str, ...]]:
     return {
         name: entries
         for name, entries in config.splits.items()
-        if name in ROLES or any(find_folder(entry, places) for entry in entries)
+        if name in SPLITS or any(find_folder(entry, places) for entry in entries)
     }
 
 
@@ -106,7 +105,9 @@ def resolve(config: YoloConfig, entry: str) -> tuple[Path, bool]:
     places = [config.base, config.path.parent]
     found = find_folder(entry, places, config.root)
     if found is None:
-        raise EyasError(f"{config.path}: {fields.short(entry)} is not in {config.base}; correct the path")
+        raise EyasError(
+            f"{config.path}: {fields.short(entry)} is not in {config.base}; correct the path, or remove the entry"
+        )
     written = entry.strip().replace("\\", "/")
     said = {os.path.abspath(place / text) for place in places for text in (written, written.removeprefix("../"))}
     return fields.inside(config.root, found, str(config.path)), os.path.abspath(found) in said
@@ -157,7 +158,7 @@ def _entries(content: dict[Any, Any], path: Path) -> dict[str, tuple[str, ...]]:
     for key, value in content.items():
         entries = [value] if isinstance(value, str) else value
         fits = isinstance(entries, list) and all(isinstance(entry, str) for entry in entries)
-        if key in ROLES and entries is not None and not fits:
+        if key in SPLITS and entries is not None and not fits:
             raise EyasError(f"{path}: {fields.shown(key)}: is {fields.shown(value)}; write folders or list files")
         if fits and any(entries) and key not in ("path", "names", "nc"):
             found[str(key)] = tuple(entry for entry in entries if entry)
@@ -190,7 +191,7 @@ def _below(root: Path, stated: Path, path: Path) -> Path:
 def _names_files(root: Path) -> list[Path]:
     folder = fields.folder_of(root)
     here = [folder / name for name in NAME_FILES]
-    below = [folder / place / name for name in NAME_FILES for place in ("labels", "images", *ROLES)]
+    below = [folder / place / name for name in NAME_FILES for place in ("labels", "images", *SPLITS)]
     return [path for path in here if path.is_file()] or [path for path in below if path.is_file()]
 
 
@@ -207,7 +208,7 @@ def _without_description(root: Path) -> YoloConfig:
 
 
 def _split_places(root: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
-    for name in ROLES:
+    for name in SPLITS:
         for entry in (f"{name}.txt", f"images/{name}", f"{name}/images", name):
             if (root / entry).is_file() or _has_images(root / entry):
                 yield name, (entry,)

@@ -39,6 +39,7 @@ class DataArgs(SplitOptions):
         classes: class names in label order; taken from the data set when left out.
         resize: size of the network's input, for training and evaluation alike.
         augment: random changes to training images.
+        difficult: train on the objects that VOC marks as difficult; evaluation leaves them out all the same.
         batch_size: images per step and process.
         workers: processes that decode and augment; 0 does it in the training process.
         worker_timeout: seconds without a batch after which the workers are taken to hang, and the run stops; 0 waits
@@ -48,6 +49,7 @@ class DataArgs(SplitOptions):
     classes: list[str] | None = None
     resize: Resize = field(default_factory=Resize)
     augment: Augmentation = field(default_factory=Augmentation)
+    difficult: bool = False
     batch_size: int = 8
     workers: int = 1
     worker_timeout: float = 600.0

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eyas.data import read
+from eyas.args import DataArgs, OptimArgs, RunArgs
+from eyas.data import DataSource, difficult_as_objects, read
 from eyas.data.formats.voc import VOC_CLASSES, parse
+from eyas.training.setup import Setup
 from eyas.types import EyasError
 
 FILE = Path("a.xml")
@@ -135,3 +137,17 @@ def test_objects_under_another_name_are_not_passed_over(tag):
     text = f"<annotation>\n<{tag}><name>cat</name></{tag}></annotation>"
     with pytest.raises(EyasError, match=rf"a\.xml:2: <{tag}> is not read; write <object>"):
         parse(text, FILE)
+
+
+def test_difficult_objects_are_objects_in_training_where_that_is_asked_for(tmp_path):
+    """As in the training of faster-rcnn.pytorch; the devkit leaves them out of the evaluation."""
+    text = xml(thing("dog", (1, 1, 20, 10)), thing("cat", (3, 4, 6, 6), "<difficult>1</difficult>"))
+    make(tmp_path, {"a": text, "b": text}, "a\n", "b\n")
+    for difficult, labels in ((False, [11]), (True, [11, 7])):
+        with Setup(tmp_path, DataArgs(difficult=difficult), OptimArgs(), RunArgs(device="cpu")) as setup:
+            (train,), (val,) = setup.train.records, setup.val.records
+            assert train.labels.tolist() == labels and len(train.boxes) == len(labels)
+            assert train.ignore_labels.tolist() == ([] if difficult else [7]) and len(train.ignore) == 2 - len(labels)
+            assert val.labels.tolist() == [11] and val.ignore_labels.tolist() == [7]
+    with pytest.raises(EyasError, match="only VOC marks objects as difficult, and this is coco"):
+        difficult_as_objects(DataSource("coco", tmp_path, "train", ("cat",), ()))

@@ -418,6 +418,8 @@ def test_bad_options_are_named() -> None:
         ShuffleDet(())
     with pytest.raises(EyasError, match="anchor_shapes"):
         ShuffleDet(("a",), anchor_shapes=((0.0, 3.0),))
+    with pytest.raises(EyasError, match="confidence_prior"):
+        ShuffleDet(("a",), confidence_prior=0.0)
     with pytest.raises(EyasError, match="stem_channels"):
         ShuffleDet(("a",), width=0.25, stem_channels=60)
 

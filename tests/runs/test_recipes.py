@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from eyas.__main__ import main, parse
+from eyas.detectors import build
 from eyas.detectors.shuffledet.loss import OBJECT_WEIGHT
 from eyas.runs.log import read_log
 from eyas.runs.recipes import shipped_recipes
@@ -229,3 +230,39 @@ def test_the_confidence_loss_is_what_the_authors_have_on_kitti_and_what_the_digi
         weight = content["options"].get("object_weight", OBJECT_WEIGHT)
         images = 8 if folder_of(name) == "kitti" else content["dataset"]["batch_size"]
         assert weight * images == 75, name
+
+
+SCHEDULES = {
+    # images per step, learning rate, passes, the passes after which the rate falls; a pass is two epochs
+    "voc07/teacher_vgg16": (1, 0.001, 7, [5]),
+    "voc07/teacher_resnet101": (1, 0.001, 7, [5]),
+    "voc07/student_vgg11": (4, 0.003, 15, [8]),
+    "voc07/student_resnet50": (1, 0.003, 10, [5]),
+    "coco/teacher_resnet101": (24, 0.01, 10, [4, 9]),
+    "coco/student_resnet101_half": (24, 0.01, 10, [4, 9]),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_are_those_that_the_headers_state(name: str) -> None:
+    batch, rate, passes, falls = SCHEDULES[name]
+    content = CONTENT[name]
+    optim, epochs = content["optim"], content["run"]["epochs"]
+    assert (content["dataset"]["batch_size"], optim["lr"], epochs) == (batch, rate, 2 * passes)
+    assert [milestone * epochs for milestone in optim["milestones"]] == pytest.approx(
+        [2 * fall for fall in falls], abs=0.01
+    )
+
+
+def test_kitti_trains_as_the_authors_do_where_there_is_an_option() -> None:
+    for name in ("kitti/teacher", "kitti/student_0.5x", "kitti/student_0.25x"):
+        content = CONTENT[name]
+        assert content["run"]["epochs"] * math.ceil(3711 / content["dataset"]["batch_size"]) == 40_020
+        assert content["optim"]["warmup"] == 0 and content["optim"]["schedule"] == "cosine"
+        detector = build("shuffledet", ("car", "pedestrian", "cyclist"), options=content["options"])
+        bias, weight = detector.network.head.bias, detector.network.head.weight
+        assert not bias.any() and float(weight.std()) == pytest.approx(1e-4, rel=0.02)
+
+
+def test_voc_trains_on_difficult_objects_as_the_authors_do() -> None:
+    assert all(CONTENT[name]["dataset"]["difficult"] for name in MODELS if folder_of(name) == "voc07")

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from eyas.args import CacheDtype, DataArgs, OptimArgs, RunArgs, StudentArgs
 from eyas.cache.identity import TeacherOnDemand
 from eyas.cache.session import CacheSession
-from eyas.data import DataSource, read_splits, require_objects
+from eyas.data import DataSource, difficult_as_objects, read_splits, require_objects
 from eyas.detectors import detection_count
 from eyas.detectors.class_names import listed, match_by_name, shared_classes
 from eyas.distillation.teachers import RunningTeacher, Teacher
@@ -90,7 +90,8 @@ class Setup(ExitStack):
         super().__init__()
         self.dataset, self.optim, self.run = dataset, optim, run
         self.teacher_data = replace(dataset, resize=dataset.resize.times(scale))
-        self.train, self.val = read_splits(data, dataset, dataset.classes)
+        train, self.val = read_splits(data, dataset, dataset.classes)
+        self.train = difficult_as_objects(train) if dataset.difficult else train
         require_objects(self.train)
         self.metric = chosen_metric(run.metric, run.max_detections, self.train.format)
         self.accelerator: Accelerator = make_accelerator(run, optim, out)

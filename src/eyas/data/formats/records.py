@@ -75,6 +75,25 @@ class DataSource:
     category_ids: tuple[int, ...] = ()
 
 
+def difficult_as_objects(source: DataSource) -> DataSource:
+    """A VOC split whose difficult objects are objects like the others, as some trainings have them.
+
+    Raises:
+        EyasError: the split is of another format.
+    """
+    if source.format != "voc":
+        raise EyasError(
+            f"{source.root}: only VOC marks objects as difficult, and this is {source.format}; "
+            "leave --dataset.difficult out"
+        )
+    return replace(source, records=tuple(map(_all_objects, source.records)))
+
+
+def _all_objects(record: Record) -> Record:
+    boxes, labels = np.concatenate((record.boxes, record.ignore)), np.concatenate((record.labels, record.ignore_labels))
+    return replace(record, boxes=boxes, labels=labels, ignore=record.ignore[:0], ignore_labels=record.ignore_labels[:0])
+
+
 @dataclass(frozen=True)
 class Annotation:
     """One parsed box, not checked yet: an object, or an ignore region of its class (label -1: of every class).

@@ -3,7 +3,7 @@
 Coordinates in the devkit are 1-based and the corner pixels are inside the box, so the 0-based box of the same pixels is
 ``(xmin - 1, ymin - 1, xmax, ymax)``. A box with ``xmin == xmax`` or ``ymin == ymax`` would be one pixel thin by that
 rule; such boxes come from stray clicks, so it counts as a box without area and is dropped. Objects marked
-``difficult`` become ignore regions of their class.
+``difficult`` become ignore regions of their class; `difficult_as_objects` makes them objects, for training.
 """
 
 from __future__ import annotations

@@ -46,8 +46,6 @@ KITTI_ANCHORS = (
 """(width, height) in pixels of the authors' anchors for KITTI at 384 x 1248."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-CONFIDENCE_PRIOR = 0.1
-"""The confidence of every anchor before training. Lower values start where sigmoid and square are flat."""
 
 
 class ShuffleDet(nn.Module):
@@ -62,6 +60,9 @@ class ShuffleDet(nn.Module):
         anchor_shapes: (width, height) in pixels; `anchors_for` computes them for a data set.
         zero_init_residual: start the units that have a shortcut as identities, see `ShuffleNet`.
         dropout: probability, on the last feature map, before the head.
+        head_std: standard deviation of the head's initial weights.
+        confidence_prior: the confidence of every anchor before training, in (0, 1). Where it is low, sigmoid and square
+            are flat, and learning starts slowly.
         score_threshold: detections must score above this.
         detections: number of best anchors of an image that enter NMS.
         nms_threshold: IoU above which NMS drops the lower-scoring of two detections of one class.
@@ -82,6 +83,8 @@ class ShuffleDet(nn.Module):
         anchor_shapes: Sequence[tuple[float, float]] = KITTI_ANCHORS,
         zero_init_residual: bool = False,
         dropout: float = 0.5,
+        head_std: float = 0.001,
+        confidence_prior: float = 0.1,
         score_threshold: float = 0.005,
         detections: int = 64,
         nms_threshold: float = 0.4,
@@ -97,6 +100,8 @@ class ShuffleDet(nn.Module):
             raise EyasError("ShuffleDet needs at least one class: give `classes` the names")
         if not anchor_shapes or min(min(shape) for shape in anchor_shapes) <= 0:
             raise EyasError("anchor_shapes: give at least one (width, height), each above 0 pixels")
+        if not 0 < confidence_prior < 1:
+            raise EyasError(f"confidence_prior is a probability between 0 and 1, got {confidence_prior}")
         if width <= 0 or not 0 < stem_channels < 240 * width:
             raise EyasError(f"stem_channels {stem_channels}, width {width}: the stem must stay below 240 * width")
         self.classes = tuple(classes)
@@ -114,7 +119,7 @@ class ShuffleDet(nn.Module):
         self.levels = {
             "backbone": Level(self.backbone.out_channels, STRIDE, grid=self.grid, per_image=True, matched_by_iou=True)
         }
-        self._initialise_head()
+        self._initialise_head(head_std, confidence_prior)
 
     @property
     def network(self) -> nn.Module:
@@ -226,14 +231,14 @@ class ShuffleDet(nn.Module):
         made = {step: AnchorGrid(shapes, size, step, step).anchors().reshape(-1, 4).to(corner) for step in set(steps)}
         return [made[step] for step in steps]
 
-    def _initialise_head(self) -> None:
-        nn.init.normal_(self.head.weight, std=0.001)
+    def _initialise_head(self, std: float, prior: float) -> None:
+        nn.init.normal_(self.head.weight, std=std)
         assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
         shapes, classes = len(self.anchor_shapes), len(self.classes)
         with torch.no_grad():
             confidence = self.head.bias[shapes * classes : shapes * (classes + 1)]
-            confidence.fill_(math.log(CONFIDENCE_PRIOR / (1 - CONFIDENCE_PRIOR)))
+            confidence.fill_(math.log(prior / (1 - prior)))
 
 
 def anchors_for(boxes_wh: Tensor, k: int = 9, *, steps: int = 300) -> list[tuple[float, float]]:

@@ -253,6 +253,15 @@ def test_which_objects_a_difficulty_counts(height: float, occluded: int, truncat
     assert {level for level in ("easy", "moderate", "hard") if not math.isnan(figures[f"map_{level}"])} == levels
 
 
+def test_a_detection_as_high_as_the_limit_is_not_low() -> None:
+    """In float32, 231.02 and 256.02 are 24.99998 apart; a low detection would leave the object unfound."""
+    record = make_record([(100 * i, 230.0, 100 * i + 80, 256.5) for i in range(41)], [0] * 41)
+    found = [(100 * i, 231.02, 100 * i + 80, 256.02) for i in range(41)]
+    assert found[0][3] - found[0][1] < 25 + 1e-9
+    figures = evaluate("kitti", [record], ["car"], [make_prediction(found, [0.9] * 41, [0] * 41)]).summary
+    assert figures["map_moderate"] == figures["map_hard"] == 1.0
+
+
 def test_objects_beyond_a_difficulty_are_neither_missed_nor_found() -> None:
     boxes = [*boxes_in_a_row(41), FALSE]
     occluded = torch.tensor([0.0] * 41 + [1.0])

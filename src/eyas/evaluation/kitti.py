@@ -15,8 +15,16 @@ Four rules of the kit to know:
   class's minimum overlap.
 - Widths are plain differences, without the one pixel that VOC adds.
 
-The kit goes through objects and neighbouring-class objects in the order of the file; a record keeps them apart, so here
-the objects choose first.
+Where this differs from the kit:
+
+- Heights are those written, to a thousandth of a pixel: an object of 25.00 pixels is not above 25. The kit subtracts
+  doubles, so it depends on the coordinates whether such an object counts (150.02 - 125.02 is 25.000000000000007).
+- A class without an object of a difficulty has no AP, NaN, and is left out of the mean; the kit's is 0.
+- The kit goes through objects and neighbouring-class objects in the order of the file; a record keeps them apart, so
+  here the objects choose first.
+
+The older kit, with which the FGFI paper's figures were made, ignores objects *below* the minimum height, and counts low
+detections as false.
 """
 
 from __future__ import annotations
@@ -109,12 +117,16 @@ def image_overlaps(image: ClassInImage, minimum: float) -> ImageOverlaps:
         scores=image.scores,
         own=image.own,
         on_dont_care=np.asarray(on_dont_care.any(axis=1)),
-        heights=found[:, 3] - found[:, 1],
-        # Labels have two decimals, which float32 does not keep: 40.00 must not become 39.99997.
-        object_heights=np.pad(np.round(image.objects[:, 3] - image.objects[:, 1], 3), (0, neighbours)),
+        heights=_heights(found),
+        object_heights=np.pad(_heights(image.objects), (0, neighbours)),
         occluded=np.pad(image.attributes.get("occluded", none), (0, neighbours)),
         truncated=np.pad(np.round(image.attributes.get("truncated", none), 3), (0, neighbours)),
     )
+
+
+def _heights(boxes: Array) -> Array:
+    """Pixels, to a thousandth: float32 does not keep the two decimals of labels, and 40.00 must not become 39.99997."""
+    return np.round(boxes[:, 3] - boxes[:, 1], 3)
 
 
 def curve(images: Sequence[ImageOverlaps], limits: Limits) -> Array:
@@ -147,7 +159,6 @@ def thresholds(scores: Array, objects: int) -> Array:
 
 def _flags(image: ImageOverlaps, limits: Limits) -> tuple[Flags, Flags, Flags]:
     """(G,): the objects that count; (D,) each: the detections too low to count, of whatever class; those that count."""
-    # "At most the minimum height is ignored" is the kit's present form; before the 3D benchmark it was "below".
     visible = (image.occluded <= limits.occluded) & (image.truncated <= limits.truncated)
     low = image.heights < limits.height
     return visible & (image.object_heights > limits.height), low, image.own & ~low

@@ -164,7 +164,8 @@ def ssd(
     """SSD (Liu et al., 2016).
 
     ``vgg16`` is torchvision's SSD300: smaller images are padded to 300 x 300. With other backbones images have any
-    size, and further maps, each of twice the stride, follow the trunk's maps of stride 16 and 32.
+    size, and further maps, each of twice the stride, follow the trunk's maps of stride 16 and 32. The default boxes are
+    fractions of the batch, padding included, as in torchvision: train on images of one height and width.
 
     Args:
         classes: class names in label order.

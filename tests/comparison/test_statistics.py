@@ -13,6 +13,7 @@ from scipy.special import stdtrit
 
 from eyas.comparison.statistics import (
     compare_arms,
+    conclusions,
     estimate,
     gap_closed,
     markdown,
@@ -242,3 +243,26 @@ def test_the_limit_of_detections_is_in_the_heading() -> None:
 def test_titles() -> None:
     names = ("map", "map_50", "map_75", "map_easy", "map_50_11", "mar_100")
     assert [metric_title(name) for name in names] == ["mAP", "mAP50", "mAP75", "mAP easy", "mAP50/11", "mAR100"]
+
+
+def test_conclusions_say_what_the_seeds_can_tell() -> None:
+    def runs(*values: float) -> dict[int, RunResult]:
+        return {
+            seed: RunResult({"map": value}, {"map": 0.6}, ((1, {"map": value}),), None, None, None)
+            for seed, value in enumerate(values)
+        }
+
+    arms = {
+        "baseline": runs(0.2, 0.3, 0.4),
+        "good": runs(0.3, 0.41, 0.5),
+        "bad": runs(0.1, 0.19, 0.3),
+        "same": runs(0.3, 0.2, 0.45),
+        "single": runs(0.25),
+        "undefined": runs(math.nan),
+    }
+    good, bad, same, single = conclusions(compare_arms(arms))
+    assert good.startswith("good is better than the baseline by 0.103 ± 0.014 mAP, over 3 seeds; it closes 34%")
+    assert bad.startswith("bad is worse than the baseline by 0.103 ± 0.014 mAP, over 3 seeds")
+    assert same.startswith("same cannot be told from the baseline: +0.017 ± 0.259 mAP, over 3 seeds")
+    assert single == "single is +0.050 mAP from the baseline on one seed, which does not show the spread."
+    assert conclusions(compare_arms({"good": runs(0.3, 0.4)})) == [], "without a baseline there is nothing to conclude"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from eyas.comparison.statistics import compare_arms
 from eyas.report import plots
 from eyas.report.comparison_files import draw_curves
 from eyas.report.fonts import unwritable
-from eyas.report.plots import draw_detections, near_masks, rendered, save_figure, side_by_side
+from eyas.report.plots import draw_detections, near_masks, rendered, save_figure, side_by_side, start_at_zero
 from eyas.runs.results import RunResult
 from eyas.types import EyasError, Prediction, Target
 
@@ -131,3 +132,17 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     folder.write_text("")
     with pytest.raises(EyasError, match=r"a\.png: could not be written"):
         save_figure(folder / "a.png", draw_detections(grey(), prediction(), CLASSES))
+
+
+def test_no_axis_goes_below_zero_where_nothing_is() -> None:
+    axes = Figure().subplots()
+    axes.plot([0, 100], [0.001, 0.5])
+    start_at_zero(axes, "x", "y")
+    assert axes.get_xlim()[0] == 0 and axes.get_ylim()[0] == 0 and axes.get_ylim()[1] > 0.5
+    axes = Figure().subplots()
+    axes.plot([5, 6], [-0.1, 0.5])
+    before = axes.get_xlim()
+    start_at_zero(axes, "x", "y")
+    assert axes.get_ylim()[0] < -0.1 and axes.get_xlim() == before
+    start_at_zero(axes, "x", whole=True)
+    assert axes.get_xlim()[0] == 0

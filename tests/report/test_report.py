@@ -88,7 +88,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     for seed in (0, 1):
         more = options(run_epochs=2, run_seed=seed)
         assert main(["train", f"--data={data}", f"--out={runs / f'baseline-{seed}'}", *more]) == 0
-        more += [f"--teacher={teacher}", "--method=eyas.FGFI", "--method.psi=0.25", "--any_teacher=true"]
+        more += [f"--teacher={teacher}", "--method=eyas.FGFI", "--method.psi=0.25"]
+        more += ["--method.weight={warmup: 1}", "--any_teacher=true"]
         out = runs / f"{ARM}-{seed}"
         assert main(["distill", f"--data={data}", f"--out={out}", *more]) == 0
     page = root / "page" / "report.html"
@@ -112,6 +113,9 @@ def test_the_page_has_every_section(made: Made, page: Page) -> None:
     assert "Not an arm, since other runs have it as their teacher: teacher." in page.text
     assert "psi 0.25, global" in page.text, "the masks are those of the distilled run"
     assert "on the 5 images of val" in page.text
+    assert f"{ARM} cannot be told from the baseline" in page.text or f"{ARM} is " in page.text
+    assert "Confusion matrix of baseline" in page.text and "Weights" in page.text
+    assert "class objects baseline" in page.text
     # Each picture row has the truth, the teacher, the baseline and the distilled student.
     assert len(page.all("img")) == 4 * (2 + 2) + len([1 for image in page.all("img") if "near them" in image["alt"]])
 

@@ -226,6 +226,27 @@ def _quantile(count: int) -> float:
     return float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))
 
 
+def conclusions(comparison: Comparison) -> list[str]:
+    """A sentence for each arm beside the baseline: what these seeds say of its gain, and what they cannot."""
+    name, sentences = metric_title(comparison.metric), []
+    for arm, result in comparison.arms.items():
+        gain, closed = result.metrics[comparison.metric].minus_baseline, result.metrics[comparison.metric].gap_closed
+        if gain is None or math.isnan(gain.mean):
+            continue
+        seeds = len(gain.values)
+        if gain.half_width is None:
+            verdict = f"is {gain.shown(sign='+')} {name} from the baseline on one seed, which does not show the spread"
+        elif abs(gain.mean) > gain.half_width:
+            better = "better" if gain.mean > 0 else "worse"
+            verdict = f"is {better} than the baseline by {abs(gain.mean):.3f} ± {gain.half_width:.3f} {name}"
+        else:
+            verdict = f"cannot be told from the baseline: {gain.shown(sign='+')} {name}"
+        over = "" if gain.half_width is None else f", over {seeds} seeds"
+        share = "" if closed is None else f"; it closes {closed.shown()} of the gap to its teacher"
+        sentences.append(f"{arm} {verdict}{over}{share}.")
+    return sentences
+
+
 def rows(comparison: Comparison) -> list[list[str]]:
     """The table as text: its head, the teacher, then the arms in their order."""
     main = comparison.metric

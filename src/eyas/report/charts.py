@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.typing import ColorType
 
-from eyas.report.plots import COLOURS, clean_axes
+from eyas.report.plots import COLOURS, clean_axes, start_at_zero
 from eyas.report.svg import TEXT_COLOUR
 
 Line = tuple[Sequence[float], Sequence[float]]
@@ -26,7 +26,14 @@ LARGE = (4.5, 3.0)
 
 
 def lines(
-    by_arm: Mapping[int, Line], *, x: str, y: str, title: str, unit: bool = False, size: Inches = SMALL
+    by_arm: Mapping[int, Line],
+    *,
+    x: str,
+    y: str,
+    title: str,
+    unit: bool = False,
+    log: bool = False,
+    size: Inches = SMALL,
 ) -> Figure:
     """A small chart of one line for each arm.
 
@@ -34,15 +41,18 @@ def lines(
         by_arm: colour index of an arm -> its line.
         x, y, title: labels of the axes, and the title above them.
         unit: both axes go from 0 to 1.
+        log: the y axis is logarithmic.
         size: inches.
     """
     figure, axes = _chart(title, x, y, size)
     for index, (across, up) in by_arm.items():
         axes.plot(across, up, color=_colour(index), linewidth=1.3, alpha=0.9)
+    if log:
+        axes.set_yscale("log")
     if unit:
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
     else:
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        start_at_zero(axes, "y", whole=not log)
         axes.ticklabel_format(axis="x", scilimits=(-3, 6))
     return figure
 
@@ -55,6 +65,7 @@ def plane(dots: Mapping[int, Dot], *, x: str, y: str) -> Figure:
         axes.errorbar(cost, accuracy, yerr=half_width, fmt=marker, markersize=6, color=colour, capsize=3, linewidth=1.2)
     axes.set_xlim(left=0, right=max((dot[0] for dot in dots.values()), default=1.0) * 1.12)
     axes.margins(y=0.2)
+    start_at_zero(axes, "y")
     return figure
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from eyas.comparison.statistics import Comparison, markdown, note, rows
-from eyas.report.plots import COLOURS, clean_axes, save_figure
+from eyas.report.plots import COLOURS, clean_axes, save_figure, start_at_zero
 from eyas.runs.results import metric_title
 from eyas.tools.files import make_folder, write_atomic, write_json
 
@@ -56,6 +56,7 @@ def draw_intervals(comparison: Comparison, *, width: float = 5.6) -> Figure:
     axes.set(
         xlabel=metric_title(name), yticks=range(count), yticklabels=list(comparison.arms), ylim=(count - 0.4, -0.7)
     )
+    start_at_zero(axes, "x")
     clean_axes(axes, grid="x")
     return figure
 
@@ -71,6 +72,7 @@ def draw_curves(comparison: Comparison, *, size: tuple[float, float] = (5.4, 3.4
             axes.plot(*points, color=COLOURS[index % len(COLOURS)], label=label, linewidth=1.6, alpha=0.85)
     axes.set(xlabel="epoch", ylabel=metric_title(comparison.metric))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    start_at_zero(axes, "y")
     clean_axes(axes)
     axes.legend(frameon=False)
     return figure

@@ -63,6 +63,15 @@ def clean_axes(axes: Axes, *, grid: Literal["x", "both"] = "both") -> None:
     axes.grid(axis=grid, alpha=0.25)
 
 
+def start_at_zero(axes: Axes, *names: Literal["x", "y"], whole: bool = False) -> None:
+    """End an axis at 0 where nothing is drawn below it; with ``whole``, begin it there."""
+    for name in names:
+        low, high = axes.get_xlim() if name == "x" else axes.get_ylim()
+        data = axes.dataLim.intervalx if name == "x" else axes.dataLim.intervaly
+        if data.min() >= 0 and (whole or low < 0):
+            axes.set(**{f"{name}lim": (0, high)})
+
+
 def draw_boxes(axes: Axes, boxes: Tensor, texts: Sequence[str], colours: Sequence[str]) -> None:
     """Boxes (n, 4) with a text above each."""
     for (left, top, right, bottom), text, colour in zip(boxes.tolist(), texts, colours, strict=True):

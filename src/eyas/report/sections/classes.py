@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 
+from eyas.data import DataSource
 from eyas.report import charts
 from eyas.report.collect import ReportData
 from eyas.report.markup import Html, beside, figure, join, paragraph, shown, table
@@ -24,14 +26,23 @@ def section(data: ReportData) -> Html:
     means = {arm: [_mean(seeds, label, metric) for label in classes] for arm, seeds in arms.items()}
     name = metric_title(metric).replace("mAP", "AP")
     caption = f"{name} by class: mean over the seeds"
-    body = [[label, *(shown(values[row]) for values in means.values())] for row, label in enumerate(classes)]
-    whole = table(caption, ["class", *means], body)
+    counts = {} if data.source is None else {"objects": count_objects(data.source)}
+    body = [
+        [label, *(f"{found[label]:,}" for found in counts.values()), *(shown(values[row]) for values in means.values())]
+        for row, label in enumerate(classes)
+    ]
+    whole = table(caption, ["class", *counts, *means], body)
     if len(classes) > CLASSES_DRAWN:
         return join([paragraph(f"{len(classes)} classes are too many for a chart.", kind="note"), whole])
     draw = partial(charts.dots, rows=classes, by_arm=dict(enumerate(means.values())), x=name)
     chart = drawing(draw, f"{caption}; the table has the values")
     legend = colour_legend(arms, arms, of="arms")
     return join([legend, beside(figure(chart, f"{caption}, a dot for each arm."), whole)])
+
+
+def count_objects(source: DataSource) -> Counter[str]:
+    """Class -> how many objects the images have."""
+    return Counter(source.classes[label] for record in source.records for label in record.labels.tolist())
 
 
 def _mean(seeds: Mapping[int, Run], label: str, name: str) -> float:

@@ -18,7 +18,10 @@ from eyas.runs.results import metric_title
 
 
 def section(data: ReportData) -> Html:
-    return beside(_metric(data.comparison), together(heading("Loss terms"), _losses(data.found.arms)))
+    return beside(
+        _metric(data.comparison),
+        together(heading("Loss terms"), _losses(data.found.arms), *_weights(data.found.arms)),
+    )
 
 
 def _metric(comparison: Comparison) -> Html:
@@ -35,30 +38,50 @@ def _metric(comparison: Comparison) -> Html:
 
 def _losses(arms: Arms) -> Html:
     """A chart for each loss term, a line for each arm that has it."""
-    by_term: dict[str, dict[int, charts.Line]] = defaultdict(dict)
-    for index, seeds in enumerate(arms.values()):
-        for term, points in _loss_points(seeds.values()).items():
-            by_term[term][index] = charts.binned(points)
-    if not by_term:
+    panels = _panels(arms, "losses", "Loss term", "loss")
+    if not panels:
         return paragraph("No loss terms: the logs have no line of a training step.", kind="missing")
-    names, panels = list(arms), []
-    for term, lines in by_term.items():
-        label = f"Loss term {term} over the steps, of {', '.join(names[index] for index in lines)}"
-        draw = partial(charts.lines, by_arm=lines, x="step", y="loss", title=term)
-        panels.append(figure(drawing(draw, label), ""))
     note = "Mean over the seeds; terms as they enter the sum, with their weights. Each point of a long run is a mean."
     return join([colour_legend(arms, arms, of="arms"), grid(panels), paragraph(note, kind="note")])
 
 
-def _loss_points(runs: Iterable[Run]) -> dict[str, list[tuple[float, float]]]:
-    """Loss term -> (step, mean over the runs that logged this step)."""
+def _weights(arms: Arms) -> list[Html]:
+    """The weight of each distillation term over the steps; nothing where no arm has one that changes."""
+    panels = _panels(arms, "weights", "Weight of", "weight", log=True)
+    if not panels:
+        return []
+    note = "Automatic weights, logarithmic: they hold the term's gradient at a fraction of the detection loss's."
+    return [heading("Weights"), grid(panels), paragraph(note, kind="note")]
+
+
+def _panels(arms: Arms, field: str, what: str, axis: str, *, log: bool = False) -> list[Html]:
+    """A chart over the steps for each name in a field of the log, a line for each arm that has it.
+
+    A logarithmic one has the values above 0 alone, and is left out where they are all the same.
+    """
+    by_name: dict[str, dict[int, charts.Line]] = defaultdict(dict)
+    for index, seeds in enumerate(arms.values()):
+        for name, points in _points(seeds.values(), field).items():
+            kept = [point for point in points if not log or point[1] > 0]
+            if not log or len({value for _, value in kept}) > 1:
+                by_name[name][index] = charts.binned(kept)
+    names, panels = list(arms), []
+    for name, lines in by_name.items():
+        label = f"{what} {name} over the steps, of {', '.join(names[index] for index in lines)}"
+        draw = partial(charts.lines, by_arm=lines, x="step", y=axis, title=name, log=log)
+        panels.append(figure(drawing(draw, label), ""))
+    return panels
+
+
+def _points(runs: Iterable[Run], field: str) -> dict[str, list[tuple[float, float]]]:
+    """Name -> (step, mean over the runs that logged this step)."""
     values: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         for line in run.steps:
-            for term, value in line["losses"].items():
+            for name, value in line.get(field, {}).items():
                 if value is not None:
-                    values[term][line["step"]].append(value)
+                    values[name][line["step"]].append(value)
     return {
-        term: [(step, statistics.fmean(found)) for step, found in sorted(steps.items())]
-        for term, steps in values.items()
+        name: [(step, statistics.fmean(found)) for step, found in sorted(steps.items())]
+        for name, steps in values.items()
     }

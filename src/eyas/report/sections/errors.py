@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from eyas.data import DataSource
+from eyas.evaluation.confusion import confusion_matrix
 from eyas.evaluation.errors import MATCH, OUTCOMES, TOUCH, WRONG, confusions, totals
 from eyas.report import charts
 from eyas.report.collect import ReportData
-from eyas.report.markup import Html, beside, figure, heading, join, legend, paragraph, table
+from eyas.report.markup import Html, beside, details, figure, heading, join, legend, paragraph, table
 from eyas.report.models import Detections
 from eyas.report.svg import css_colour, drawing
 
@@ -30,6 +32,12 @@ VERDICT_NAMES = {
 }
 KIND_COLOURS = {"found": 2, "localisation": 1, "class": 4, "missed": 3, "duplicate": 0, "false": 3}
 """Indices in `eyas.report.plots.COLOURS`."""
+MATRIX_CLASSES = 40
+"""A larger matrix is left out; `eyas evaluate --json_file` writes one of any size."""
+MATRIX_NOTE = (
+    "Rows are the classes of the objects, columns those of the detections that took them, by IoU of at least "
+    f"{MATCH:g}. Rows sum to the objects of a class. The last row has the detections that took no object."
+)
 Counts = Mapping[str, Mapping[str, int]]
 """Detector -> kind -> how many."""
 
@@ -48,6 +56,9 @@ def section(data: ReportData) -> Html:
     ]
     if len(source.classes) > 1:
         parts.append(_confusions(detections, source.classes))
+    if 1 < len(source.classes) <= MATRIX_CLASSES:
+        matrices = [_matrix(name, one, source, data.options.threshold) for name, one in detections.items()]
+        parts.append(details("Confusion matrices", paragraph(MATRIX_NOTE, kind="note"), *matrices))
     return join(parts)
 
 
@@ -74,6 +85,24 @@ def _by_kind(
     colours = {names[kind]: css_colour(KIND_COLOURS[kind]) for kind in drawn}
     whole = table(caption, ["detector", *names.values()], rows)
     return legend(colours, label="Colours of the bars"), beside(figure(drawing(draw, label), ""), whole)
+
+
+def _matrix(name: str, found: Detections, source: DataSource, threshold: float) -> Html:
+    """What the objects of each class were taken for, among the classes that occur."""
+    counts = confusion_matrix(source.records, source.classes, found.predictions, threshold=threshold)
+    kept = [index for index in range(len(source.classes)) if counts[index].any() or counts[:, index].any()]
+    nothing = len(source.classes)
+    rows = [
+        [
+            source.classes[row] if row < nothing else "no object",
+            *(f"{counts[row, column]:,}" for column in (*kept, nothing)),
+        ]
+        for row in (*kept, nothing)
+    ]
+    rows[-1][-1] = ""
+    return table(
+        f"Confusion matrix of {name}", ["object", *(source.classes[index] for index in kept), "not found"], rows
+    )
 
 
 def _confusions(detections: Mapping[str, Detections], classes: Sequence[str]) -> Html:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from eyas.comparison.arms import BASELINE
-from eyas.comparison.statistics import Comparison, rows
+from eyas.comparison.statistics import Comparison, conclusions, rows
 from eyas.report.charts import LARGE
 from eyas.report.collect import ReportData
 from eyas.report.comparison_files import draw_intervals
@@ -20,6 +20,7 @@ def section(data: ReportData) -> Html:
     comparison, name = data.comparison, metric_title(data.comparison.metric)
     head, *body = _without_empty_columns(rows(comparison))
     parts = [
+        *(paragraph(sentence) for sentence in conclusions(comparison)),
         table(f"{name} of the last epoch: mean over the seeds", ["arm", *head[1:]], body),
         paragraph(_legend_of_table(comparison), kind="note"),
     ]

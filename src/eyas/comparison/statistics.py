@@ -227,7 +227,7 @@ def _quantile(count: int) -> float:
 
 
 def conclusions(comparison: Comparison) -> list[str]:
-    """A sentence for each arm beside the baseline: what these seeds say of its gain, and what they cannot."""
+    """A sentence for each arm beside the baseline: what these seeds tell about its gain."""
     name, sentences = metric_title(comparison.metric), []
     for arm, result in comparison.arms.items():
         gain, closed = result.metrics[comparison.metric].minus_baseline, result.metrics[comparison.metric].gap_closed

@@ -157,6 +157,22 @@ def test_evaluate_shows_the_last_and_the_best_weights_side_by_side(
     assert again["model"]["summary"] == written["best"]["summary"] and "best" not in again
 
 
+def test_evaluate_names_a_detector_that_returns_too_few_detections(
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ShuffleDet returns at most 64 detections of an image."""
+    data = shutil.copytree(runs.data, tmp_path / "data")
+    file = data / "annotations" / "instances_val.json"
+    content = json.loads(file.read_text())
+    first = content["annotations"][0]
+    content["annotations"] += [{**first, "id": 1000 + i, "bbox": [i % 50, 4, 8, 8], "area": 64} for i in range(120)]
+    file.write_text(json.dumps(content))
+    assert main(["evaluate", str(runs.teacher), f"--data={data}", "--workers=0", "--device=cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "model: the detector returns at most 64 detections of an image" in said
+    assert "more than 100 objects of one class" in said and "max_detections" in said
+
+
 def test_predictions_have_the_ids_of_the_data_set(runs: Runs, tmp_path: Path) -> None:
     """Category ids that are neither contiguous nor in the order of the names, and image ids from 41."""
     data = shutil.copytree(runs.data, tmp_path / "data")

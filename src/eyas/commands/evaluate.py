@@ -100,13 +100,14 @@ def score_row(
     """Score one detector of `evaluate` and print its table. Its entry of the JSON file, and its detections."""
     from eyas.detectors.class_names import match_by_name, shared_classes
     from eyas.evaluation.confusion import confusion_matrix
+    from eyas.evaluation.ground_truth import too_few_detections
     from eyas.evaluation.predict import predict_source, score
     from eyas.export.formats import cost_of
     from eyas.runs.teachers import unlike_training
 
-    unlike = unlike_training(path, feed.resize, source.records)
-    if unlike is not None:
-        progress.say(f"warning  {name}: {unlike}")
+    for remark in (unlike_training(path, feed.resize, source.records), too_few_detections(own_limit(path), source)):
+        if remark is not None:
+            progress.say(f"warning  {name}: {remark}")
     matched, shared = match_by_name(detector, source.classes, path), shared_classes(detector.classes, source.classes)
     if len(shared) < len(source.classes):
         progress.say(f"{name}  knows {len(shared)} of {len(source.classes)} classes: {', '.join(shared)}")
@@ -123,6 +124,18 @@ def score_row(
         "confusion": {"threshold": CONFUSION_THRESHOLD, "counts": counts.tolist()},
     }
     return entry, ordered
+
+
+def own_limit(name: str) -> int | None:
+    """The most detections of an image that the detector of a run folder returns; None where that is not known."""
+    from eyas.detectors import detection_count
+    from eyas.runs.checkpoint import SPEC, ModelSpec
+
+    folder = Path(name)
+    if not (folder / SPEC).is_file():
+        return None
+    spec = ModelSpec.load(folder)
+    return detection_count(spec.model, spec.options)
 
 
 def best_of(origin: DetectorSource) -> Detector | None:

@@ -5,6 +5,7 @@ Nothing here imports torch, so that help and errors answer at once.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +22,11 @@ CacheDtype = Literal["bfloat16", "float16", "float32"]
 Device = Literal["auto", "cpu"]
 Precision = Literal["no", "bf16", "fp16", "auto"]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
+SEED_LIMIT = 2**32 - 1
+"""NumPy takes no larger seed."""
+TIMEOUT_LIMIT = 1_000_000
+"""Seconds, 11 days: waiting for a pipe counts milliseconds in 31 bits."""
+WORKER_LIMIT, THREAD_LIMIT = 256, 1024
 MetricName = Literal["coco", "voc", "kitti"]
 """The keys of `eyas.evaluation.METRICS`, here because the command line needs them without the evaluators."""
 
@@ -56,8 +62,9 @@ class DataArgs(SplitOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least(1, batch_size=self.batch_size)
-        _at_least(0, workers=self.workers, worker_timeout=self.worker_timeout)
+        at_least(1, batch_size=self.batch_size)
+        between(0, WORKER_LIMIT, workers=self.workers)
+        between(0, TIMEOUT_LIMIT, worker_timeout=self.worker_timeout)
 
 
 @dataclass(frozen=True)
@@ -92,8 +99,9 @@ class OptimArgs:
     ema: float = 0.0
 
     def __post_init__(self) -> None:
-        _at_least(0, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, clip_norm=self.clip_norm)
-        _at_least(1, accumulate=self.accumulate)
+        at_least(0, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        at_least(0, gamma=self.gamma, clip_norm=self.clip_norm)
+        at_least(1, accumulate=self.accumulate)
         if not 0 <= self.ema < 1:
             raise EyasError(f"ema is a decay in [0, 1), got {self.ema}")
         if not 0 <= self.warmup < 1:
@@ -148,10 +156,12 @@ class RunArgs:
     project: str = "eyas"
 
     def __post_init__(self) -> None:
-        _at_least(1, epochs=self.epochs, log_every=self.log_every)
+        at_least(1, epochs=self.epochs, log_every=self.log_every)
         if self.max_detections is not None:
-            _at_least(1, max_detections=self.max_detections)
-        _at_least(0, seed=self.seed, threads=self.threads, evaluate_every=self.evaluate_every)
+            at_least(1, max_detections=self.max_detections)
+        at_least(0, evaluate_every=self.evaluate_every)
+        between(0, THREAD_LIMIT, threads=self.threads)
+        check_seeds(self.seed)
 
 
 @dataclass(frozen=True)
@@ -234,8 +244,8 @@ class BatchArgs:
     device: Device = "auto"
 
     def __post_init__(self) -> None:
-        _at_least(1, batch_size=self.batch_size)
-        _at_least(0, workers=self.workers)
+        at_least(1, batch_size=self.batch_size)
+        between(0, WORKER_LIMIT, workers=self.workers)
 
     def dataset(self, resize: Resize = Resize()) -> DataArgs:
         """The same batches of images of one input size."""
@@ -246,7 +256,21 @@ FLAT = (StudentArgs, TeacherArgs, SplitArgs, BatchArgs)
 """Dataclasses whose fields are options without a prefix: ``--model``, where `DataArgs` has ``--dataset.format``."""
 
 
-def _at_least(minimum: float, **options: float) -> None:
+def at_least(minimum: float, **options: float) -> None:
+    """Raises EyasError that names the first option that is below a minimum, or not finite."""
     for name, value in options.items():
-        if not value >= minimum:  # NaN is not
+        if not minimum <= value < math.inf:  # NaN is neither
             raise EyasError(f"{name} must be at least {minimum}, got {value}")
+
+
+def between(low: float, high: float, **options: float) -> None:
+    """Raises EyasError that names the first option that is outside [low, high]."""
+    for name, value in options.items():
+        if not low <= value <= high:
+            raise EyasError(f"{name} must lie in [{low}, {high}], got {value}")
+
+
+def check_seeds(*seeds: int) -> None:
+    """Raises EyasError for a seed that the random generators do not take."""
+    for seed in seeds:
+        between(0, SEED_LIMIT, seed=seed)

@@ -100,10 +100,14 @@ def test_versions_and_model_say_how_to_make_it_again(runs: Runs) -> None:
 
 
 @pytest.mark.parametrize("which", ["teacher", "student"])
-def test_the_config_of_a_run_gives_the_same_run_again(runs: Runs, which: str, tmp_path: Path) -> None:
+def test_the_config_of_a_run_gives_the_same_run_again(
+    runs: Runs, which: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = "train" if which == "teacher" else "distill"
     folder: Path = getattr(runs, which)
     assert main([command, f"--config={folder / 'config.yaml'}", f"--out={tmp_path / 'again'}"]) == 0
+    last, again = capsys.readouterr().out.splitlines()[-1], tmp_path / "again"
+    assert last == f"run       {again}   next: eyas evaluate {again}, eyas export {again}, eyas report {again}"
     assert train_lines(tmp_path / "again") == train_lines(folder)
     for file in ("best.safetensors", "model.safetensors" if which == "teacher" else "student.safetensors"):
         assert (tmp_path / "again" / file).read_bytes() == (folder / file).read_bytes()

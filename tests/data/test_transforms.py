@@ -54,7 +54,9 @@ def test_output_size(resize, size, wanted):
     [
         (lambda: Resize(height=3), "go together"),
         (lambda: Resize(height=3, width=3, shorter=3), "not both"),
-        (lambda: Resize(shorter=0), "shorter must be at least 1"),
+        (lambda: Resize(shorter=0), "shorter must lie in"),
+        (lambda: Resize(height=4, width=3), "height must lie in"),
+        (lambda: Resize(longer=16385), "longer must lie in"),
         (lambda: Resize(shorter=9, longer=8), "longer"),
         (lambda: Augmentation(flip=1.5), "flip"),
         (lambda: Augmentation(contrast=-1), "contrast"),

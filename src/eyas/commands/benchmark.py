@@ -10,11 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from eyas.args import DataArgs, OptimArgs, RunArgs, StudentArgs, TeacherArgs
+from eyas.args import DataArgs, OptimArgs, RunArgs, StudentArgs, TeacherArgs, at_least
+from eyas.tools.places import check_output_files
 from eyas.tools.tables import as_text
-from eyas.types import Detector, EyasError
+from eyas.types import Detector
 
 if TYPE_CHECKING:
+    from eyas.tools.progress import Progress
     from eyas.tools.timing import Spans
     from eyas.training.loss_module import LossModule
     from eyas.training.setup import Setup
@@ -50,8 +52,9 @@ def benchmark(
         warmup: steps before them; an automatic weight is measured in each of its first twenty.
         json_file: also write the times there.
     """
-    if steps < 1 or warmup < 0:
-        raise EyasError(f"--steps must be at least 1 and --warmup at least 0, got {steps} and {warmup}")
+    at_least(1, steps=steps)
+    at_least(0, warmup=warmup)
+    check_output_files(json_file)
     from eyas.distillation.distiller import Distiller
     from eyas.runs.opening import resolve_detector
     from eyas.tools.files import write_json
@@ -70,7 +73,7 @@ def benchmark(
             session.prepare(module.pairs)
         if run.compile:
             say_breaks(detector, setup)
-        spans, whole = time_steps(setup.trainer(module, spec), steps, warmup)
+        spans, whole = time_steps(setup.trainer(module, spec), steps, warmup, setup.progress)
         print(table(spans, whole, steps))
         if json_file is not None:
             write_json(json_file, numbers(spans, whole, steps))
@@ -89,23 +92,28 @@ def say_breaks(student: Detector, setup: Setup) -> None:
             setup.say(f"{'':<9} {reason}")
 
 
-def time_steps(trainer: Trainer, steps: int, warmup: int) -> tuple[Spans, float]:
+def time_steps(trainer: Trainer, steps: int, warmup: int, progress: Progress) -> tuple[Spans, float]:
     """The parts of ``steps`` steps, and the seconds of as many undivided steps."""
     from eyas.tools.timing import Spans, listening, span
 
     trainer.state.model.train()
     groups = _endless(trainer)
+    task = progress.task("benchmark", warmup + 2 * steps, unit="steps", images=0)
     for _ in range(warmup):
         trainer.train_step(next(groups))
+        progress.advance(task)
     begin = time.perf_counter()
     for _ in range(steps):
         trainer.train_step(next(groups))
+        progress.advance(task)
     whole = time.perf_counter() - begin
     with listening(Spans(trainer.accelerator.device)) as spans:
         for _ in range(steps):
             with span("data"):
                 batches = next(groups)
             trainer.train_step(batches)
+            progress.advance(task)
+    progress.finish(task)
     return spans, whole
 
 

@@ -44,3 +44,4 @@ def cache(
         distiller = Distiller(detector, session.teacher, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed)
         setup.score_teacher(session, teacher, any_score=teaching.any_score)
         session.prepare(distiller.pairs)
+        setup.say(f"cache     {cache}   next: eyas distill with these options, --cache {cache} and --out")

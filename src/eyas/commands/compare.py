@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eyas.args import at_least, check_seeds
 from eyas.commands.distill import distill
 from eyas.commands.parsing import resolve_options
 from eyas.commands.train import train
 from eyas.comparison.arms import ArmOptions
 from eyas.tools.locks import sole_use
+from eyas.tools.places import check_output_folder
 from eyas.tools.tables import print_table
 from eyas.types import EyasError
 
@@ -49,6 +51,9 @@ def compare(
         threads: CPU threads of each; the cores shared out evenly when left out.
         report_only: train nothing; report the runs that are finished.
     """
+    check_seeds(*seeds)
+    at_least(1, jobs=1 if jobs is None else jobs, threads=1 if threads is None else threads)
+    check_output_folder(out)
     from eyas.comparison.jobs import train_missing
     from eyas.comparison.plan import make_plan
     from eyas.comparison.statistics import compare_arms, note, rows
@@ -64,6 +69,7 @@ def compare(
     if comparison.arms:
         print_table(rows(comparison), caption=note(plan.missing()))
         print(f"\n{out}/: comparison.json, comparison.md, comparison.png, curves.png; one run folder per training")
+        print(f"next: eyas report {out}")
     else:
         print(f"no run in {out} is finished yet")
     raise_failed(failed)

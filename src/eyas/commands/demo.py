@@ -7,8 +7,10 @@ from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 
+from eyas.args import check_seeds
 from eyas.commands.compare import about, raise_failed
 from eyas.tools.locks import sole_use
+from eyas.tools.places import check_output_folder
 from eyas.tools.tables import print_table
 from eyas.types import EyasError
 
@@ -32,6 +34,8 @@ def demo(
         train_teacher: train the teacher by its recipe (about an hour on two cores) instead of taking the bundled one.
         fresh: start over instead of resuming from what the folder holds.
     """
+    check_seeds(*seeds)
+    check_output_folder(out)
     with sole_use(out):
         _demo(out, seeds, train_teacher=train_teacher, fresh=fresh)
 

@@ -71,4 +71,5 @@ def distill(
         if taught is not None:
             setup.say(f"teacher   {taught.headline()}\nstudent   {result.headline()}")
         describe_idle(distiller, batches, setup.say)
+        setup.say_where_it_is()
         return result

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from eyas.args import BatchArgs, DataArgs, MetricName, SplitArgs
 from eyas.data.options import Resize
+from eyas.tools.places import check_output_files
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +52,7 @@ def evaluate(
         json_file: also write the metrics, the costs and the confusion matrices there; row i of a matrix counts what the
             objects of class i were taken for, and the last row and column are the background.
     """
+    check_output_files(json_file)
     from eyas.evaluation import run_metric
     from eyas.evaluation.coco import results
     from eyas.evaluation.ground_truth import remarks

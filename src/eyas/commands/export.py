@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from eyas.args import MetricName, SplitArgs
+from eyas.args import WORKER_LIMIT, MetricName, SplitArgs, at_least, between
+from eyas.tools.places import check_output_files
 
 
 def export(
@@ -39,6 +40,9 @@ def export(
         workers: processes that decode images.
         json_file: also write the results there.
     """
+    at_least(1, calibration=calibration, runs=runs)
+    between(0, WORKER_LIMIT, workers=workers)
+    between(0, 1, tolerance=tolerance)
     from eyas.evaluation import run_metric
     from eyas.export.formats import EXPORTERS
     from eyas.export.pipeline import export_detector, summary
@@ -48,12 +52,15 @@ def export(
     from eyas.runs.opening import load
     from eyas.runs.results import run_source
     from eyas.tools.files import write_atomic, write_json
+    from eyas.tools.progress import Progress
 
+    check_output_files(out, json_file)
     exporter = EXPORTERS["onnx"]
     exporter.require()
     spec, config = ModelSpec.load(run), recorded_config(run)
     train_split = str(config.get("dataset", {}).get("train_split", "train"))
     out = out or run / f"{Path(spec.weights).stem}{exporter.suffix}"
+    check_output_files(out)
     source = run_source(run, spec.classes, data=subset.data, split=subset.split)
     result = export_detector(
         load(run, best=best),
@@ -69,6 +76,7 @@ def export(
         calibration=calibration,
         runs=runs,
         workers=workers,
+        say=Progress().say,
     )
     if json_file is not None:
         write_json(json_file, {**result, "run": str(run)})
@@ -77,3 +85,5 @@ def export(
     card = out.with_suffix(".md")
     write_atomic(card, partial(Path.write_text, data=model_card(run, more), encoding="utf-8"))
     print(f"{summary(result)}\nmodel card: {card}")
+    if not raw:
+        print(f"next: eyas evaluate {out}, or eyas predict {out} IMAGES")

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from eyas.args import BatchArgs, SplitArgs
+from eyas.args import BatchArgs, SplitArgs, at_least, between
 from eyas.data.options import Resize
-from eyas.types import EyasError
+from eyas.tools.places import check_output_files, check_output_folder
 
 
 def inspect(
@@ -37,10 +37,11 @@ def inspect(
         resize: size of the input; the run's own when left out.
         json_file: also write inspection.json's content there.
     """
-    if not 0 <= psi <= 1:
-        raise EyasError(f"--psi must lie in [0, 1], got {psi}")
-    if images is not None and images < 1:
-        raise EyasError(f"--images must be at least 1, got {images}")
+    between(0, 1, psi=psi)
+    at_least(1, images=1 if images is None else images)
+    check_output_files(json_file)
+    if out is not None:
+        check_output_folder(out)
     from eyas.data.dataset import first_with_objects
     from eyas.data.worker_watch import safe_batches
     from eyas.evaluation.predict import val_loader
@@ -84,3 +85,5 @@ def inspect(
     save_figure(out / "near_masks.png", masks)
     print(f"{folder.name} on {count} images of {source.split}, near by psi {psi:g}, {assignment}\n{table(levels)}\n")
     print(f"{verdict(levels)}\n{out}/: inspection.json, variance.png, near_masks.png")
+    print(f"next: eyas distill --teacher {run} --method fgfi --method.psi {psi:g} imitates these cells;")
+    print("      --method box_mask, fitnets and vanilla are alternatives, which eyas compare trains side by side")

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eyas.args import Device
+from eyas.args import Device, between
 from eyas.data.options import Resize
+from eyas.tools.places import check_output_folder
 from eyas.types import EyasError, Prediction, Record
 
 
@@ -33,6 +34,8 @@ def predict(
         resize: size of the input; the run's own when left out.
         device: auto takes the accelerator where there is one; cpu does not.
     """
+    between(0, 1, threshold=threshold)
+    check_output_folder(out)
     import torch
 
     from eyas.data import eval_transform, to_record_frame

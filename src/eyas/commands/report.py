@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eyas.args import BatchArgs, SplitArgs
+from eyas.args import BatchArgs, SplitArgs, at_least, between
+from eyas.tools.places import check_output_files
 
 
 def report(
@@ -27,6 +28,10 @@ def report(
         threshold: lowest score of the detections that are judged and drawn.
         images: how many of the worst and how many of the best images are shown.
     """
+    between(0, 1, threshold=threshold)
+    at_least(1, images=images)
+    path = out or runs[0] / "report.html"
+    check_output_files(path)
     from eyas.comparison.statistics import compare_arms
     from eyas.report.collect import ReportOptions, collect
     from eyas.report.page import make_page
@@ -45,7 +50,6 @@ def report(
         text = make_page(content)
     for note in (*found.notes, *content.notes):
         print(f"note: {note}")
-    path = out or runs[0] / "report.html"
     make_folder(path.parent)
     write_atomic(path, lambda part: part.write_text(text, encoding="utf-8"))
     print(f"{path}: {len(found.runs())} runs on one page of {len(text.encode()) / 1e6:.1f} MB; open it in a browser")

@@ -36,4 +36,6 @@ def train(
         describe_anchors(detector, setup.train, spec.resize, setup.say)
         trainer = setup.trainer(Baseline(detector), spec)
         setup.start()
-        return trainer.fit(setup.progress)
+        result = trainer.fit(setup.progress)
+        setup.say_where_it_is()
+        return result

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from eyas.types import EyasError, Size
 
+SIDES = (8, 16384)
+"""Pixels that a side of an input may have: from one cell of the finest common stride to a quarter of a gigapixel."""
+
 
 @dataclass(frozen=True)
 class Resize:
@@ -24,15 +27,15 @@ class Resize:
     longer: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value is not None and value < 1:
-                raise EyasError(f"resize {name} must be at least 1 pixel, got {value}")
         if (self.height is None) != (self.width is None):
             raise EyasError("resize height and width go together: give both or neither")
         if self.height is not None and (self.shorter is not None or self.longer is not None):
             raise EyasError("resize takes height and width (stretch), or shorter and longer (aspect kept), not both")
         if self.shorter is not None and self.longer is not None and self.longer < self.shorter:
             raise EyasError(f"resize longer ({self.longer}) must not be less than shorter ({self.shorter})")
+        for name, value in vars(self).items():
+            if value is not None and not SIDES[0] <= value <= SIDES[1]:
+                raise EyasError(f"resize {name} must lie in [{SIDES[0]}, {SIDES[1]}] pixels, got {value}")
 
     def times(self, scale: float) -> Resize:
         """The same resize to ``scale`` times the size. Raises `EyasError` where this one keeps the size."""

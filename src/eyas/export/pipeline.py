@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import metadata
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eyas.args import DataArgs
+from eyas.args import DataArgs, at_least
 from eyas.data import DataSource
 from eyas.data.options import Resize
 from eyas.data.worker_watch import safe_batches
@@ -31,7 +31,7 @@ from eyas.export.check import (
 from eyas.export.formats import EXPORTERS, ExportedDetector, pad_to
 from eyas.export.ties import TAKES, BreakTies
 from eyas.ops.pixels import as_float
-from eyas.tools.files import could_not_write, write_atomic
+from eyas.tools.files import could_not_write, make_folder, write_atomic
 from eyas.tools.progress import Progress
 from eyas.tools.tables import as_text
 from eyas.types import Detector, EyasError, Size, Target
@@ -57,6 +57,7 @@ def export_detector(
     calibration: int = 64,
     runs: int = 20,
     workers: int = 0,
+    say: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Any]:
     """Export a detector and compare the file with PyTorch; nothing is written where they differ.
 
@@ -75,6 +76,7 @@ def export_detector(
         calibration: number of training images for the ranges.
         runs: timed predictions of each detector, of one image on one thread.
         workers: processes that decode images.
+        say: called with a line when each part of the work begins.
 
     Returns:
         Differences, scores, latencies and file sizes; `summary` prints them.
@@ -86,18 +88,21 @@ def export_detector(
         raise EyasError(f"there is no export format {format!r}; choose from {', '.join(EXPORTERS)}")
     exporter = EXPORTERS[format]
     exporter.require()
-    if min(calibration, runs) < 1 or not tolerance > 0:
-        raise EyasError("--calibration and --runs must be at least 1, and --tolerance above 0")
+    at_least(1, calibration=calibration, runs=runs)
+    if not tolerance > 0:
+        raise EyasError(f"tolerance must be above 0, got {tolerance}")
     int8_file = out.with_name(f"{out.stem}.int8{exporter.suffix}")
     _remove_earlier(out, int8_file)
     deployed, rule = deploy(detector), metric or default_metric(source.format)
     heights, widths = zip(*(resize.output_size((one.height, one.width)) for one in source.records), strict=True)
     size = (max(heights), max(widths))  # holds every resized image
     fixed = None if dynamic_size else size
+    say(f"export    tracing {name} at {size[0]} x {size[1]}")
     model = exporter.trace(deployed, size, raw=raw, dynamic_size=dynamic_size)
     metadata = file_metadata(name, resize, detector, fixed=fixed, traced=size, raw=raw)
     shipped, complete = exporter.serialise(model, metadata, raw=raw)
     feed = CalibrationImages(source, DataArgs(resize=resize, batch_size=1, workers=workers), fixed)
+    say(f"export    comparing outputs with PyTorch's, then scores on {len(source.records)} images")
     differences = raw_differences(deployed, exporter.open(complete), feed.images(COMPARED))
 
     def opened(content: bytes, threads: int | None = None) -> Detector:
@@ -111,11 +116,14 @@ def export_detector(
         raise EyasError(f"{out}: the exported {name} differs from PyTorch's; nothing was written: {'; '.join(wrong)}")
     files = {out: shipped}
     if training is not None:
+        say(f"export    quantising by {calibration} training images")
         files[int8_file] = exporter.quantise(shipped, replace(feed, source=training).images(calibration))
         scores[INT8] = feed.score(INT8, opened(files[int8_file]), rule)
     single = zip(list(scores)[1:], files.values(), strict=True)
     calls = {PYTORCH: detector.predict, **{row: opened(content, threads=1).predict for row, content in single}}
+    say(f"export    timing {runs} predictions of each")
     times = latencies(calls, list(feed.images(COMPARED)), runs)
+    make_folder(out.parent)
     for path, content in files.items():
         write_atomic(path, partial(Path.write_bytes, data=content))
     return {

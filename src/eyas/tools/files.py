@@ -64,7 +64,8 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, whole or not at all. Raises EyasError like `write_atomic`."""
+    """Write a value as JSON, whole or not at all, in a folder made where missing. Raises like `write_atomic`."""
+    make_folder(path.parent)
     text = json_text(value, indent=2) + "\n"
     write_atomic(path, lambda part: part.write_text(text))
 

@@ -37,6 +37,9 @@ from eyas.training.reproducibility import deterministic
 from eyas.training.trainer import Trainer
 from eyas.types import Detector
 
+NEXT = ("evaluate", "export", "report")
+"""Commands that take a run folder, in the order in which they are of use."""
+
 
 class TeacherSession(Protocol):
     """A teacher and what a run does with it before the first step. `eyas.cache.session.CacheSession` is another one."""
@@ -197,6 +200,10 @@ class RunSetup(Setup):
         """Make the run folder."""
         if self.accelerator.is_main_process:
             start_folder(self.out, config=resolved_config())
+
+    def say_where_it_is(self) -> None:
+        """The last line of a run: its folder, and what follows."""
+        self.say(f"run       {self.out}   next: {', '.join(f'eyas {name} {self.out}' for name in NEXT)}")
 
     def trainer(self, model: LossModule, spec: ModelSpec) -> Trainer:
         """The trainer of a student, with or without a teacher."""

@@ -98,6 +98,12 @@ def kaggle_voc(root: Path) -> str:
     return "all"
 
 
+def fiftyone_voc(root: Path) -> str:
+    for number, name in images(root / "data", suffix=".jpg").items():
+        write(root / "labels" / f"{Path(name).stem}.xml", voc(number, name))
+    return "all"
+
+
 def label_img_voc(root: Path) -> str:
     for number, name in images(root, suffix=".Jpg").items():
         write(root / f"{Path(name).stem}.xml", voc(number, name))
@@ -130,7 +136,7 @@ def kitti_without_lists(root: Path) -> str:
 
 ONE_SPLIT = [
     *(cvat_coco, label_studio_coco, fiftyone_coco, coco_with_paths_of_another_machine, cvat_yolo, cvat_darknet),
-    *(label_img, label_studio_yolo, voc_without_lists, kaggle_voc, label_img_voc, cvat_voc),
+    *(label_img, label_studio_yolo, voc_without_lists, kaggle_voc, fiftyone_voc, label_img_voc, cvat_voc),
 ]
 
 
@@ -147,7 +153,7 @@ def test_a_folder_of_one_split_is_read_by_its_name_or_in_two_parts(tmp_path: Pat
         r.image_id for r in whole.records
     }
     assert (train.split, val.split) == ("train", "val")
-    assert f"1 of the 6 images of {name} are held out" in val.warnings[0] and "--dataset.val_split" in val.warnings[0]
+    assert f"1 of the 6 images of {name} is held out" in val.warnings[0] and "--dataset.val_split" in val.warnings[0]
 
 
 def test_kitti_without_lists_is_one_split(tmp_path):
@@ -208,6 +214,13 @@ def label_img_by_split(root: Path) -> None:
         write(root / folder / "classes.txt", "bolt\nnut\n")
 
 
+def roboflow_darknet(root: Path) -> None:
+    for folder, numbers in (("train", range(5)), ("valid", range(4, 6))):
+        images(root / folder, numbers, ".jpg")
+        labels(root / folder, numbers)
+        write(root / folder / "_darknet.labels", "bolt\nnut\n")
+
+
 def fiftyone_coco_by_split(root: Path) -> None:
     for folder, numbers in (("train", range(5)), ("val", range(4, 6))):
         write(root / folder / "labels.json", coco(images(root / folder / "data", numbers)))
@@ -220,7 +233,13 @@ def coco_with_other_names(root: Path) -> None:
 
 TWO_SPLITS = [
     *(roboflow_voc, roboflow_coco, roboflow_yolo, roboflow_yolo_downloaded_by_code, yolo_splits, yolo_of_another_name),
-    *(yolo_with_splits_of_another_machine, label_img_by_split, fiftyone_coco_by_split, coco_with_other_names),
+    *(
+        yolo_with_splits_of_another_machine,
+        label_img_by_split,
+        roboflow_darknet,
+        fiftyone_coco_by_split,
+        coco_with_other_names,
+    ),
 ]
 
 

@@ -42,10 +42,11 @@ def held_out(whole: DataSource, name: str, options: SplitOptions) -> tuple[DataS
     chosen = _first(full, counts["full"], options.val_seed) | _first(empty, counts["empty"], options.val_seed)
     train = tuple(record for record in whole.records if digests[record.path] not in chosen)
     val = tuple(record for record in whole.records if digests[record.path] in chosen)
+    part = f"{len(val)} of the {len(whole.records)} images of {name} {'is' if len(val) == 1 else 'are'} held out"
+    chosen_by = f"--dataset.val_fraction {wanted:g}, --dataset.val_seed {options.val_seed}"
     warning = (
-        f"{whole.root} has no split {options.val_split}: {len(val)} of the {len(whole.records)} images of {name} are "
-        f"held out for evaluation, the same in every run (--dataset.val_fraction {wanted:g}, --dataset.val_seed "
-        f"{options.val_seed}); --dataset.val_split names a split of your own"
+        f"{whole.root} has no split {options.val_split}: {part} for evaluation, the same in every run ({chosen_by}); "
+        "--dataset.val_split names a split of your own"
     )
     return (
         checked(replace(whole, split=options.train_split, records=train)),

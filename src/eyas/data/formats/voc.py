@@ -24,8 +24,8 @@ from eyas.data.images import find_image, image_size, is_image
 from eyas.types import EyasError, Record
 
 LAYOUT = "Annotations/ with ImageSets/Main/{split}.txt, or XML files beside the images (VOC)"
-ANNOTATIONS = ("Annotations", "annotations")
-IMAGES = ("JPEGImages", "images", "Images")
+ANNOTATIONS = ("Annotations", "annotations", "labels")
+IMAGES = ("JPEGImages", "images", "Images", "data")
 FLAG = re.compile(r"\S\s+(-1|0|1)\s*$")
 """The end of a line in a list of one class: whether the image has it."""
 

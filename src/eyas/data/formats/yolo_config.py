@@ -17,8 +17,8 @@ from eyas.types import EyasError
 
 LAYOUT = "data.yaml with names: and {split}:, or classes.txt (YOLO)"
 CONFIG_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
-NAME_FILES = ("classes.txt", "obj.names")
-"""Class names, one a line, as labelImg and Label Studio write them, and CVAT's YOLO 1.1."""
+NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")
+"""Class names, one a line, as labelImg and Label Studio write them, CVAT's YOLO 1.1, and Roboflow's Darknet."""
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,9 @@ def read_weights(weights: str | Path, family: Family, trunk: str, *, fpn: bool) 
     for enum in (DETECTORS.get((family, trunk, fpn)), _trunk_enum(trunk)):
         for name, entry in (enum.__members__ if enum else {}).items():
             names.setdefault(name, entry)
+            names[f"{type(entry).__name__}.{name}"] = entry  # as in torchvision's pages: ResNet50_Weights.DEFAULT
     if str(weights) not in names:
-        known_names = ", ".join(names) or "none for this model"
+        known_names = ", ".join(name for name in names if "." not in name) or "none for this model"
         raise EyasError(f"there are no weights {str(weights)!r}: no such file; torchvision's names are {known_names}")
     entry = names[str(weights)]
     try:

@@ -75,6 +75,15 @@ def test_a_distilled_step_reads_no_value_from_the_device(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_a_distiller_can_begin_on_the_meta_device(name: str) -> None:
+    """Where nothing has a value there is nothing to check, and every batch counts."""
+    method = METHODS[name]()
+    distiller = distiller_of(method).to("meta")
+    for _ in range(3):
+        assert step(distiller, *batch("meta"))[method.name].is_meta
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_host_boxes_give_the_same_loss_as_device_boxes(name: str) -> None:
     method = METHODS[name]()
     images, targets = batch("cpu")

@@ -39,7 +39,8 @@ class Quota:
     def look(self, count: Tensor | int, batch: int) -> bool:
         """Whether the number is reached, in a batch, from 0; reads the count if a look is due."""
         if not self.reached and batch >= self.next_look:
-            self.seen = int(count)
+            # Tensors on the meta device have no values: there every batch counts.
+            self.seen = self.wanted if isinstance(count, Tensor) and count.is_meta else int(count)
             missing = self.wanted - self.seen
             self.reached, self.next_look = missing <= 0, batch + max(missing, SPACING)
         return self.reached

@@ -172,6 +172,22 @@ def test_the_teacher_may_be_gone(place: Place, written: list[int]) -> None:
     assert len(list(read_log(place.root / "cached", "teacher"))) == 1
 
 
+def test_a_complete_cache_that_cannot_be_written_is_used(
+    place: Place, written: list[int], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """The cache knows the teacher by another name, and not its score: neither can be remembered."""
+    for path in place.cache.glob("teacher-*.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "names": ["elsewhere"]}))
+    for path in place.cache.glob("score-*.json"):
+        path.unlink()
+    before = sorted(place.cache.rglob("*"))
+    monkeypatch.setattr("eyas.cache.session.os.access", lambda *_: False)
+    lines = place.distil("cached", run_epochs=1)
+    assert lines[0]["losses"]["fgfi"] > 0 and not written
+    assert sorted(place.cache.rglob("*")) == before
+    assert capsys.readouterr().out.count("is read-only: ") == 2
+
+
 def test_colours_may_vary(place: Place) -> None:
     more = {"dataset_augment.brightness": 0.4, "dataset_augment.hue": 0.2}
     plain = place.distil("plain", run_epochs=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -196,6 +197,64 @@ def test_the_whole_file_gone_is_missing(tmp_path: Path) -> None:
     assert not store.missing([key(0), key(3)])
     (tmp_path / "shard-00001-0.bin").write_bytes(b"")
     assert opened(tmp_path).missing([key(0), key(3)]) == {key(0), key(3)}
+
+
+def test_a_file_cut_off_while_it_is_in_use_is_an_error(tmp_path: Path) -> None:
+    """A mapped file would end the process by SIGBUS."""
+    store, wanted = damaged(tmp_path, "none")
+    keys = [key(number) for number in range(4)]
+    data = tmp_path / "shard-00001-0.bin"
+    content = data.read_bytes()
+    for harm in (content[:-70], content[: KEY_BYTES // 2], b"", content[:-100] + bytes(100)):
+        data.write_bytes(harm)
+        with pytest.raises(EyasError, match=r"shard-00001-0\.bin: changed while it was in use; call the command again"):
+            store.read(keys, CPU)
+    data.write_bytes(content)
+    data.unlink()
+    assert_same(store.read(keys, CPU), wanted)  # a file that is removed stays open
+
+
+def test_what_is_not_of_the_cache_is_passed_over(tmp_path: Path) -> None:
+    store, wanted = damaged(tmp_path, "none")
+    for name in ("shard-copy.index", "shard-00001-0.index.bak", "shard-1-0.bin", "shard--.bin", "notes.txt", ".lock"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "shard-00009-0.index").mkdir()
+    (tmp_path / "shard-00009-0.bin").write_text("xx")
+    (tmp_path / "shard-00008-0.index").write_text("[1]\n")
+    (tmp_path / "shard-00008-0.bin").mkdir()
+    os.mkfifo(tmp_path / "shard-00007-0.bin")
+    (tmp_path / "shard-00007-0.index").write_text("[1]\n")
+    store.refresh()
+    assert_same(store.read([key(number) for number in range(4)], CPU), wanted)
+    write(store, wanted, first=10)
+    assert (tmp_path / "shard-00010-0.bin").is_file(), "the next number after all that are taken"
+    assert not store.missing(map(key, range(10, 14)))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("[" * 10_000, "{}", "5", '["zz", 0, 0, 0]', '["00", 0, 0]', '["00", Infinity, 0, 0]', '["00", -5, 5, 0]'),
+        *('["00", 0, 99999999999999999999, 0]', '["00", 5, -5, 0]', '["00", null, 0, 0]'),
+    ],
+)
+def test_a_line_of_the_index_that_claims_what_is_not_there(tmp_path: Path, line: str) -> None:
+    store, wanted = damaged(tmp_path, "none")
+    index = tmp_path / "shard-00001-0.index"
+    index.write_text(line + "\n" + index.read_text())
+    store.refresh()
+    assert_same(store.read([key(number) for number in range(4)], CPU), wanted)
+
+
+def test_a_teacher_of_absurd_size_is_refused() -> None:
+    for level in ({"channels": 10**9}, {"channels": 0}, {"stride": 0}, {"channels": "4"}):
+        values = {
+            "identity": "x",
+            "classes": ["a"],
+            "levels": {"l": {"channels": 4, "stride": 8, "rectified": True, **level}},
+        }
+        with pytest.raises((ValueError, TypeError)):
+            TeacherSummary.from_json(values)
 
 
 def test_writers_never_share_a_file_and_readers_see_all(tmp_path: Path) -> None:

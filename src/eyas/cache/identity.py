@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from eyas.cache.store import read_json
+from eyas.cache.store import read_cached
 from eyas.evaluation.predict import anchor_grids
 from eyas.nn.taps import PROBE_SIZE
 from eyas.runs.opening import DetectorSource
 from eyas.tools.files import file_digest, files_digest
 from eyas.types import Detector
+
+TEACHER = re.compile(r"teacher-[0-9a-f]{12}\.json")
+"""Name of the file in which a cache remembers a teacher."""
 
 
 class TeacherOnDemand:
@@ -55,8 +59,9 @@ class TeacherOnDemand:
         if self.source.files:
             return files_digest(self.source.files)
         if not self.source.may_change:
-            teachers = map(read_json, sorted(root.glob("teacher-*.json")))
-            known = [values["identity"] for values in teachers if self.source.name in values["names"]]
+            files = sorted(path for path in root.glob("teacher-*.json") if TEACHER.fullmatch(path.name))
+            teachers = map(read_cached, files)
+            known = [values.get("identity") for values in teachers if self.source.name in values.get("names", ())]
             if len(known) == 1:
                 return str(known[0])
         return detector_digest(self.detector)

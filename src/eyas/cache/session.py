@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -23,8 +24,7 @@ from eyas.cache.store import (
     digest_of,
     fingerprint,
     image_digest,
-    publish,
-    read_json,
+    read_cached,
     record_key,
 )
 from eyas.cache.teacher import CachedTeacher, ImageVariant, LevelSummary, TeacherSummary
@@ -35,7 +35,7 @@ from eyas.methods import LevelPair, Method
 from eyas.methods.imitation import FeatureImitation
 from eyas.nn.fold_batchnorm import fold_teacher
 from eyas.runs.results import nulls_as_nan
-from eyas.tools.files import make_folder
+from eyas.tools.files import make_folder, write_json
 from eyas.tools.progress import Progress
 from eyas.types import Detector, EyasError
 
@@ -90,12 +90,12 @@ class CacheSession:
         path = self.root / f"score-{self.teacher.summary.identity[:12]}-{asked[:12]}.json"
         if path.is_file():
             with _readable(path):
-                values = read_json(path)
+                values = read_cached(path)
                 per_class = {name: nulls_as_nan(entries) for name, entries in values["per_class"].items()}
                 return EvaluationResult(values["metric"], nulls_as_nan(values["summary"]), per_class)
         result = score(self._on_demand.detector)
         if self.accelerator.is_main_process:
-            publish(path, asdict(result))
+            self._remember(path, asdict(result))
         return result
 
     def _summarise(self) -> TeacherSummary:
@@ -103,7 +103,7 @@ class CacheSession:
         identity, name = self._on_demand.identity(self.root), self._on_demand.source.name
         path = self.root / f"teacher-{identity[:12]}.json"
         if path.is_file():
-            values = read_json(path)
+            values = read_cached(path)
         else:
             values = {"names": [], **asdict(summarise_teacher(self._on_demand.detector, identity))}
         with _readable(path):
@@ -111,8 +111,15 @@ class CacheSession:
             new = name not in values["names"]
             values["names"] = [*values["names"], name]
         if new and self.accelerator.is_main_process:
-            publish(path, values)
+            self._remember(path, values)
         return known
+
+    def _remember(self, path: Path, values: Mapping[str, Any]) -> None:
+        """Write what is only remembered: a complete cache also serves where it cannot be written."""
+        if os.access(self.root, os.W_OK):
+            write_json(path, values)
+        else:
+            self.progress.say(f"cache     {self.root} is read-only: {path.name} is not kept")
 
     def _stores(self, pairs: Sequence[LevelPair]) -> dict[str, TeacherCache]:
         """The cache of each method, by its name; methods of the same cells share one."""

@@ -5,13 +5,15 @@ A shard is two files that one process writes once and never changes: ``.bin`` ho
 leaves a shard whose last record or line is torn; readers skip it. The next process writes another shard. Where several
 shards hold a key, the one with the highest number counts.
 
-Readers map the shards into memory, read-only: the processes of a machine share one copy of each page.
+Readers check every record that they read; the pages are in the system's cache, one copy for all processes.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
+import os
+import re
+import weakref
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import count as count_from
@@ -23,13 +25,15 @@ import numpy as np
 import numpy.typing as npt
 
 from eyas.tools.files import could_not_write
-from eyas.types import Size
+from eyas.types import EyasError, Size
 
 ALIGNMENT = 64
 """Bytes: every record starts at a multiple of this."""
 KEY_BYTES = 32
 MAX_SIDE = 4096
 """The longest side of a map, in cells, that a record may claim."""
+NAME = re.compile(r"shard-\d{5,18}-\d{1,9}\.(bin|index)")
+"""Names of the files: the number of the shard, the rank of the process that wrote it."""
 Bits = npt.NDArray[np.int16] | npt.NDArray[np.int32]
 """Vectors as integers of the same width: NumPy has no bfloat16."""
 
@@ -105,45 +109,99 @@ def well_formed(record: memoryview, channels: Sequence[int], itemsize: int) -> b
     return True
 
 
+class Shard:
+    """The ``.bin`` file of a shard, open for reading until the object goes, even where it is removed meanwhile.
+
+    It is read and not mapped: a mapped file that is cut off ends the process by SIGBUS.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._file = path, os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+
+    def __len__(self) -> int:
+        return os.fstat(self._file).st_size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """The bytes there, fewer where the file ends before."""
+        return os.pread(self._file, size, offset)
+
+
+class Place(NamedTuple):
+    """Where a record is."""
+
+    shard: Shard
+    offset: int
+    size: int
+    checksum: int
+    """CRC-32 of its bytes."""
+
+
 class Shards:
-    """Every record in a folder, by its key, read-only. The folder need not exist."""
+    """Every record in a folder, by its key, read-only. The folder need not exist; files of other names are ignored."""
 
     def __init__(self, folder: Path) -> None:
-        self._records: dict[bytes, tuple[memoryview, int]] = {}
-        for path in sorted(folder.glob("shard-*.index"), key=_number):
+        self._places: dict[bytes, Place] = {}
+        for path in sorted(filter(_is_index, folder.glob("shard-*.index")), key=_number):
             data = path.with_suffix(".bin")
-            if data.is_file() and data.stat().st_size:
-                with data.open("rb") as file:
-                    shard = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-                self._records.update(_whole_records(path.read_bytes(), shard))
+            try:
+                if data.is_file():
+                    self._places.update(_whole_records(path.read_bytes(), Shard(data)))
+            except OSError as error:
+                raise EyasError(
+                    f"{error.filename}: cannot be read ({error.strerror}); restore it, or remove it"
+                ) from error
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._records
+        return key in self._places
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._records)
+        return iter(self._places)
 
     def __getitem__(self, key: bytes) -> memoryview:
-        return self._records[key][0]
+        """The record. Raises EyasError when its file was cut off or changed since it was found."""
+        record = self.intact(key)
+        if record is None:
+            raise self._changed(key)
+        return record
 
-    def intact(self, key: bytes) -> bool:
-        """Whether the record is there and is what was written: its checksum and its key are right."""
-        if key not in self._records:
-            return False
-        record, checksum = self._records[key]
-        return zlib.crc32(record) == checksum and record[:KEY_BYTES] == key
+    def intact(self, key: bytes) -> memoryview | None:
+        """The record if it is there and is what was written: its checksum and its key are right."""
+        if key not in self._places:
+            return None
+        shard, offset, size, checksum = self._places[key]
+        record = shard.read(offset, size)
+        whole = len(record) == size and zlib.crc32(record) == checksum and record[:KEY_BYTES] == key
+        return memoryview(record) if whole else None
+
+    def size(self, key: bytes) -> int:
+        """Bytes of the record."""
+        return self._places[key].size
+
+    def head(self, key: bytes, count: int) -> memoryview:
+        """The first bytes of the record, without its checksum. Raises EyasError when its file was cut off."""
+        shard, offset, _, _ = self._places[key]
+        found = shard.read(offset, count)
+        if len(found) < count:
+            raise self._changed(key)
+        return memoryview(found)
+
+    def _changed(self, key: bytes) -> EyasError:
+        path = self._places[key].shard.path
+        return EyasError(f"{path}: changed while it was in use; call the command again, and what is lost is made again")
 
 
-def _whole_records(index: bytes, shard: memoryview) -> Iterator[tuple[bytes, tuple[memoryview, int]]]:
-    """Key, bytes and CRC-32 of every record that is complete in its shard and on a complete line of the index."""
+def _whole_records(index: bytes, shard: Shard) -> Iterator[tuple[bytes, Place]]:
+    """Key and place of every record that is complete in its shard and on a complete line of the index."""
+    end = len(shard)
     for line in index.split(b"\n")[:-1]:
         try:
-            key, offset, size, checksum = json.loads(line)
-            key, start, end, checksum = bytes.fromhex(key), int(offset), int(offset) + int(size), int(checksum)
-        except (ValueError, TypeError):
+            key, *numbers = json.loads(line)
+            key, (offset, size, checksum) = bytes.fromhex(key), map(int, numbers)
+        except (ValueError, TypeError, OverflowError, RecursionError):
             continue  # the disk has damaged the line
-        if end <= len(shard):
-            yield key, (shard[start:end], checksum)
+        if 0 <= offset <= offset + size <= end:
+            yield key, Place(shard, offset, size, checksum)
 
 
 class ShardWriter:
@@ -184,7 +242,7 @@ class ShardWriter:
 
     def _create(self) -> tuple[BinaryIO, BinaryIO]:
         """New files, numbered after all existing ones; another process may be doing the same."""
-        last = max((_number(path) for path in self.folder.glob("shard-*.*")), default=0)
+        last = max((_number(path) for path in self.folder.glob("shard-*.*") if NAME.fullmatch(path.name)), default=0)
         for number in count_from(last + 1):
             name = f"shard-{number:05d}-{self.rank}"
             try:
@@ -192,6 +250,10 @@ class ShardWriter:
             except FileExistsError:
                 continue
         raise AssertionError("unreachable")
+
+
+def _is_index(path: Path) -> bool:
+    return bool(NAME.fullmatch(path.name)) and path.is_file()
 
 
 def _number(path: Path) -> int:

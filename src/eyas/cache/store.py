@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from eyas.cache.shards import KEY_BYTES, LevelRecord, Shards, decode, record_byt
 from eyas.methods import Method
 from eyas.methods.imitation import Extents, TeacherTargets, to_device_async
 from eyas.tools.files import make_folder, write_json
+from eyas.tools.text_files import read_json
 from eyas.types import EyasError, Record, Size
 
 FORMAT = 2
@@ -84,8 +84,8 @@ class TeacherCache:
         make_folder(folder)
         meta = folder / META
         if not meta.is_file():
-            publish(meta, fingerprint)
-        elif read_json(meta) != fingerprint:
+            write_json(meta, fingerprint)
+        elif read_cached(meta) != fingerprint:
             raise EyasError(f"{meta}: does not match the folder's name; remove this folder")
         self._shards = Shards(folder)
 
@@ -99,8 +99,11 @@ class TeacherCache:
 
     def missing(self, keys: Iterable[bytes]) -> set[bytes]:
         """The keys without a record, or with a damaged one; every byte is read and checked."""
-        shards, channels, itemsize = self._shards, self.channels, self.dtype.itemsize
-        return {key for key in keys if not (shards.intact(key) and well_formed(shards[key], channels, itemsize))}
+
+        def is_fit(record: memoryview | None) -> bool:
+            return record is not None and well_formed(record, self.channels, self.dtype.itemsize)
+
+        return {key for key in keys if not is_fit(self._shards.intact(key))}
 
     def read(self, keys: Sequence[bytes], device: torch.device, extents: Extents | None = None) -> list[TeacherTargets]:
         """The teacher's vectors for a batch, level by level; the batch's map is padded to the largest of its images.
@@ -148,8 +151,9 @@ class TeacherCache:
         """The size of the records of these keys."""
         total = CacheSize()
         for key in set(keys):
-            sizes = [(height, width) for height, width, _ in stored_sizes(self._shards[key], len(self.channels))]
-            total += CacheSize(1, len(self._shards[key]), self._dense(sizes))
+            head = self._shards.head(key, KEY_BYTES + 12 * len(self.channels))
+            sizes = [(height, width) for height, width, _ in stored_sizes(head, len(self.channels))]
+            total += CacheSize(1, self._shards.size(key), self._dense(sizes))
         return total
 
     def predict(self, wanted: Sequence[Tensor]) -> CacheSize:
@@ -209,7 +213,7 @@ def adopt_format_1(root: Path, fingerprint: Mapping[str, Any]) -> None:
     method["class"] = NAMES_OF_FORMAT_1[method["class"]]
     before, now = cache_folder(root, {**fingerprint, "format": 1, "method": method}), cache_folder(root, fingerprint)
     if before.is_dir() and not now.exists():
-        publish(before / META, fingerprint)
+        write_json(before / META, fingerprint)
         with suppress(FileNotFoundError):  # another process of the run was first
             before.rename(now)
 
@@ -240,13 +244,6 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def publish(path: Path, value: Any) -> None:
-    """Write a value as JSON, whole or not at all, even while other processes write the same file."""
-    own = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    write_json(own, value)
-    own.replace(path)
-
-
 def in_bytes(count: float) -> str:
     """A number of bytes for people: 812 B, 2.6 kB, 31.4 MB."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -256,12 +253,12 @@ def in_bytes(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a file of the cache. Raises EyasError when it is damaged."""
+def read_cached(path: Path) -> dict[str, Any]:
+    """Read a JSON file of the cache. Raises EyasError when it is damaged."""
     try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise EyasError(f"{path}: not readable ({error}); remove it, and it is made again") from error
+        return read_json(path)
+    except EyasError as error:
+        raise EyasError(f"{error}; remove it, and it is made again") from error
 
 
 def _check_own(method: Method) -> None:

@@ -14,6 +14,8 @@ from eyas.types import EyasError, Level
 
 ImageVariant = tuple[int, int]
 """(index of a record, its geometric variant: 0 as it is, 1 flipped)."""
+MAX_CHANNELS = 2**16
+"""Channels that a file may claim for a map."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,10 @@ class LevelSummary:
     stride: int
     rectified: bool
     """Whether the map is never negative."""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.channels <= MAX_CHANNELS and self.stride > 0):  # a file states them
+            raise ValueError(f"a level of {self.channels} channels at stride {self.stride}")
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,12 @@ at once.
 
 from __future__ import annotations
 
-import os
 import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # `python -m eyas` puts the working folder there, where a file may be called queue.py
+
+import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from difflib import get_close_matches
@@ -19,12 +23,15 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
+from eyas.commands.config_files import code_is_asked_for
 from eyas.commands.failures import explained, lost_process
 from eyas.commands.launch import LOST_PROCESS, Nodes, launch, slurm_environment
 from eyas.commands.parsing import command_parser, parse_options, run_config, summary
 from eyas.runs.config import resume_note
+from eyas.runs.recipes import allow_code
 from eyas.tools.children import end_with_parent
 from eyas.tools.output import ended_by_reader, outlasting_reader, say_error
+from eyas.tools.own_modules import modules_of_command
 from eyas.tools.signals import Stopped, stopped_by_termination
 from eyas.types import EyasError
 
@@ -74,11 +81,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     is one of `WRITING`.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.append("")  # methods and teachers of your own are imported from the folder you are in
     launched = end_with_parent()
     try:
-        with stopped_by_termination(), ended_by_reader():
+        with (
+            stopped_by_termination(),
+            ended_by_reader(),
+            allow_code(code_is_asked_for(arguments)),
+            modules_of_command(),
+        ):
             if arguments and arguments[0] in ABOUT:
                 print(ABOUT[arguments[0]]())
                 return 0
@@ -170,7 +180,7 @@ def _run(arguments: Sequence[str], name: str, parser: ArgumentParser, config: Na
         nodes = Nodes(*(config.pop(option) for option in PLACES))
         if config.devices * nodes.number > 1 and "LOCAL_RANK" not in os.environ:
             with resume_note(config.get("out")):
-                return launch([sys.executable, "-m", "eyas", *arguments], config.devices, nodes)
+                return launch([sys.executable, "-P", "-m", "eyas", *arguments], config.devices, nodes)
     with outlasting_reader() if name in WRITING else nullcontext():
         result = run_config(command(name), parser, config)
     return result if isinstance(result, int) else 0

@@ -133,6 +133,6 @@ def test_errors_are_one_plain_line(arguments: list[str], said: str, capsys: pyte
 def test_errors_of_a_file_name_the_option(
     text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "config.yaml").write_text(text)
-    assert main([*DISTILL, f"--config={tmp_path / 'config.yaml'}"]) == 2
+    (file := tmp_path / "config.yaml").write_text(text)
+    assert main([*DISTILL, f"--config={file}"]) == 2
     assert capsys.readouterr().err == f"eyas: {said}\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 from eyas.args import WORKER_LIMIT, MetricName, SplitArgs, at_least, between
@@ -51,7 +50,7 @@ def export(
     from eyas.runs.config import recorded_config
     from eyas.runs.opening import load
     from eyas.runs.results import run_source
-    from eyas.tools.files import write_atomic, write_json
+    from eyas.tools.files import write_json, write_text
     from eyas.tools.progress import Progress
 
     check_output_files(out, json_file)
@@ -83,7 +82,7 @@ def export(
     scores = ", ".join(f"{name} {value:.4f}" for name, value in result["score"].items())
     more = {"file": f"{out.name}, compared with PyTorch", f"mAP ({result['metric']}) on {source.split}": scores}
     card = out.with_suffix(".md")
-    write_atomic(card, partial(Path.write_text, data=model_card(run, more), encoding="utf-8"))
+    write_text(card, model_card(run, more))
     print(f"{summary(result)}\nmodel card: {card}")
     if not raw:
         print(f"next: eyas evaluate {out}, or eyas predict {out} IMAGES")

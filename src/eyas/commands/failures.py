@@ -11,6 +11,11 @@ from eyas.types import EyasError
 
 LOST = re.compile(r"connection (closed|reset) by peer|broken pipe|pair closure|remote process exited", re.IGNORECASE)
 """What gloo and NCCL say when another process has gone."""
+UNUSABLE = {
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ESTALE),
+}
+"""What the system answers for a path that no command can use, wherever one is first met."""
 
 
 def explained(error: Exception) -> str | None:
@@ -23,6 +28,8 @@ def explained(error: Exception) -> str | None:
     if text is None and isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = error.filename or "a temporary folder or /dev/shm"
         text = f"{where}: could not be written ({error.strerror}); free some space"
+    if text is None and isinstance(error, OSError) and error.filename is not None and error.errno in UNUSABLE:
+        text = f"{error.filename}: cannot be used ({error.strerror}); choose another path"
     return None if text is None else "; ".join([text, *getattr(error, "__notes__", ())])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from argparse import Action
+from argparse import SUPPRESS, Action
 from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import Parameter, Signature
 from pathlib import Path
@@ -19,10 +19,13 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Na
 from jsonargparse.typing import register_type
 
 from eyas.args import FLAT
+from eyas.commands.config_files import ALLOW_CODE, MODE, PlainValue
 from eyas.commands.names import SHORT
 from eyas.commands.refusals import METHOD, SIZE_FORM, is_group, options_of, plain_error
 from eyas.commands.spelling import spelled_out
 from eyas.runs.config import command_config
+from eyas.runs.recipes import code_is_allowed, foreign_classes
+from eyas.tools.own_modules import find_own_modules
 from eyas.types import EyasError
 
 NEEDS_CLASSES = (f"--{METHOD}.help", "--print_config")
@@ -68,10 +71,11 @@ def command_parser(
         methods: import the methods, so that ``method`` makes one; otherwise it takes any value.
     """
     flat = one_parameter_each(function, methods=methods)
-    parser = ArgumentParser(
-        prog=prog, description=summary(function), exit_on_error=False, formatter_class=PlainHelp, allow_abbrev=False
-    )
+    own: dict[str, Any] = {"formatter_class": PlainHelp, "parser_mode": MODE, "allow_abbrev": False}
+    parser = ArgumentParser(prog=prog, description=summary(function), exit_on_error=False, **own)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
+    text = "Let a config name methods and detectors that are not Eyas's own, which runs their code."
+    parser.add_argument(f"--{ALLOW_CODE}", type=bool, default=SUPPRESS, help=text)
     parser.add_function_arguments(flat, as_group=False, as_positional=positional, skip=set(skip))
     required = [name for name, option in inspect.signature(flat).parameters.items() if option.default is option.empty]
     given = [name.upper() if positional else f"--{name} {name.upper()}" for name in required if name not in skip]
@@ -132,7 +136,7 @@ def _parameters(described: Any, methods: bool) -> dict[str, Parameter]:
         method = Method
     own = {name: hint for name, hint in described.__annotations__.items() if name != "return"}
     names = vars(sys.modules[described.__module__])
-    hints = get_type_hints(SimpleNamespace(__annotations__=own), names, {"Method": method})
+    hints = get_type_hints(SimpleNamespace(__annotations__=own), names, {"Method": method, "Any": PlainValue})
     parameters = inspect.signature(described).parameters
     return {name: parameter.replace(annotation=hints[name]) for name, parameter in parameters.items()}
 
@@ -160,12 +164,15 @@ def parse_options(
     arguments = spelled_out(parser, arguments)
     if METHOD not in parser.get_defaults():
         return parser, _parse(parser, arguments)
+    others = _without_methods(arguments)
     if not any(argument.startswith(NEEDS_CLASSES) for argument in arguments):
-        others = _without_methods(arguments)
         config = _parse(parser, others)
         if len(others) == len(arguments) and config[METHOD] is None:
             return parser, config
         _instances(parser, config)
+    of_methods = [argument.partition("=")[2] or argument for argument in arguments if argument not in others]
+    if any(foreign_classes(of_methods)):
+        find_own_modules()
     parser = build(True)
     return parser, _parse(parser, arguments)
 
@@ -184,6 +191,8 @@ def _without_methods(arguments: Sequence[str]) -> list[str]:
 
 def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     """The config of arguments that are spelled out. Raises EyasError where the parser refuses one."""
+    if code_is_allowed():
+        find_own_modules()
     try:
         config: Namespace = parser.parse_args(list(arguments))
     except ArgumentError as error:
@@ -194,7 +203,8 @@ def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
 def run_config(function: Callable[..., Any], parser: ArgumentParser, config: Namespace) -> Any:
     """Call a command with a parsed config. The runs it makes record that config as YAML that gives the same again."""
     config = config.clone()
-    config.pop("config", None)
+    for own in ("config", ALLOW_CODE):
+        config.pop(own, None)
     with command_config(parser.dump(config, skip_validation=True)):
         return one_parameter_each(function, methods=False)(**vars(_instances(parser, config)))
 
@@ -227,6 +237,7 @@ def resolve_options(function: Callable[..., Any], arguments: Sequence[str]) -> s
     """
     parser = command_parser(function)
     config = _parse(parser, spelled_out(parser, arguments))
-    config.pop("config", None)
+    for own in ("config", ALLOW_CODE):
+        config.pop(own, None)
     _instances(parser, config)
     return str(parser.dump(config, skip_validation=True))

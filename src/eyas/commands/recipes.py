@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from eyas.runs.recipes import shipped_recipes
-from eyas.tools.files import write_atomic
+from eyas.tools.files import write_text
 from eyas.types import EyasError
 
 
@@ -33,5 +33,5 @@ def recipes(action: Literal["list", "copy"] = "list", name: str | None = None) -
     target, text = Path(Path(name).name + ".yaml"), shipped[name].read_text()
     if target.exists() and target.read_text() != text:
         raise EyasError(f"{target} exists already and differs from the recipe; move it away first")
-    write_atomic(target, lambda part: part.write_text(text))
+    write_text(target, text)
     print(f"{target}: its first lines say how to run it")

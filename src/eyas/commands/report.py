@@ -37,7 +37,7 @@ def report(
     from eyas.report.page import make_page
     from eyas.report.runs import find_runs
     from eyas.tools.devices import pick_device
-    from eyas.tools.files import make_folder, write_atomic
+    from eyas.tools.files import make_folder, write_text
     from eyas.tools.progress import Progress
 
     device = pick_device(feed.device)
@@ -51,5 +51,5 @@ def report(
     for note in (*found.notes, *content.notes):
         print(f"note: {note}")
     make_folder(path.parent)
-    write_atomic(path, lambda part: part.write_text(text, encoding="utf-8"))
+    write_text(path, text)
     print(f"{path}: {len(found.runs())} runs on one page of {len(text.encode()) / 1e6:.1f} MB; open it in a browser")

@@ -17,8 +17,10 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 from jsonargparse import ArgumentParser, get_loader
 
+from eyas.commands.config_files import check_config
 from eyas.commands.names import SHORT, method_path
 from eyas.commands.refusals import METHOD, METHOD_FORM, SIZE, is_group, kinds, options_of, to_give
+from eyas.tools.text_files import YAML_LIMIT, parse_yaml, read_text
 from eyas.types import EyasError
 
 SIZE_TEXT = re.compile(r"(\d+)(?:[xX*](\d+))?")
@@ -95,6 +97,7 @@ def read_config(file: str, options: Mapping[str, Action]) -> dict[str, Any]:
     loaded = _yaml(file if file.startswith("{") else _read(Path(file)), file) or {}
     if not isinstance(loaded, Mapping):
         raise EyasError(f"{file}: a mapping of options is expected, such as `run: {{epochs: 12}}`")
+    check_config(loaded, file)
     return _full(loaded, options)
 
 
@@ -160,20 +163,13 @@ def _given_mapping(name: str, value: str) -> Any:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise EyasError(f"{path}: cannot be read ({reason}); --config takes a YAML file of options") from error
+        return read_text(path, YAML_LIMIT)
+    except EyasError as error:
+        raise EyasError(f"{error}; --config takes a YAML file of options") from error
 
 
 def _yaml(text: str, where: str) -> Any:
-    try:
-        return get_loader("yaml")(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = " ".join(str(getattr(error, "problem", None) or error).split())
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        raise EyasError(f"{where}: not readable as YAML ({reason}{line})") from error
+    return parse_yaml(text, where, get_loader("yaml"))
 
 
 def _as_text(value: Any) -> str:

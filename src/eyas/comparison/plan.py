@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,8 +13,10 @@ import yaml
 from eyas.comparison.arms import BASELINE, FORMER_BASELINE, ArmOptions, resolve_arms
 from eyas.runs import opening
 from eyas.runs.config import CONFIG, FREE, flat_options, recorded_options
+from eyas.runs.recipes import code_is_allowed, refuse_code
 from eyas.runs.results import RunResult, last_epoch, read_run
-from eyas.tools.files import file_digest, files_digest, make_folder, write_atomic, write_json
+from eyas.tools.files import file_digest, files_digest, make_folder, write_json, write_text
+from eyas.tools.text_files import read_json
 from eyas.types import EyasError
 
 ARMS = "arms"
@@ -93,7 +93,7 @@ class Plan:
         """Write the options of every arm below the comparison's folder."""
         make_folder(self.out / ARMS)
         for arm in self.arms:
-            write_atomic(self.config(arm), partial(Path.write_text, data=_yaml(arm.options)))
+            write_text(self.config(arm), _yaml(arm.options))
 
 
 def make_plan(
@@ -136,6 +136,7 @@ def make_arm(name: str, options: Mapping[str, Any], data: Path, teacher: str, re
         file.write_text(_yaml(options))
         command, *arguments = command_line(options, file, data, teacher, Path(folder))
         try:
+            refuse_code(options.get("method"), "method")
             resolved = resolve(command, arguments)
         except EyasError as error:
             raise EyasError(f"arm {name}: {error}") from error
@@ -144,8 +145,10 @@ def make_arm(name: str, options: Mapping[str, Any], data: Path, teacher: str, re
 
 def command_line(options: Mapping[str, Any], config: Path, data: Path, teacher: str, out: Path) -> list[str]:
     """The command line of a training, without ``eyas``: ``distill`` where the options have a method, else ``train``."""
-    paths = [f"--config={config}", f"--data={data}", f"--out={out}"]
-    return ["distill", *paths, f"--teacher={teacher}"] if "method" in options else ["train", *paths]
+    given = [f"--config={config}", f"--data={data}", f"--out={out}"]
+    if code_is_allowed():
+        given.append("--allow_code=true")
+    return ["distill", *given, f"--teacher={teacher}"] if "method" in options else ["train", *given]
 
 
 def refuse_changes(arm: Arm, folder: Path) -> None:
@@ -178,9 +181,10 @@ def refuse_other_teacher(out: Path, teacher: str) -> None:
     file = out / TEACHER_FILE
     if not file.is_file():
         return
-    before, now = json.loads(file.read_text()), _teacher(teacher)
-    if before["sha256"] != now["sha256"] or (now["sha256"] is None and before != now):
-        raise EyasError(f"{out} compares under the teacher {before['teacher']}, not {teacher}; choose another --out")
+    before, now = read_json(file), _teacher(teacher)
+    if before.get("sha256") != now["sha256"] or (now["sha256"] is None and before != now):
+        named = before.get("teacher")
+        raise EyasError(f"{out} compares under the teacher {named}, not {teacher}; choose another --out")
 
 
 def _teacher(name: str) -> dict[str, str | None]:

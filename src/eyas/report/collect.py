@@ -113,11 +113,11 @@ def collect(found: FoundRuns, comparison: Comparison, options: ReportOptions, pr
         if options.data is not None:
             raise
         notes.append(f"The data of the runs cannot be read: {error}. --data says where they are now.")
-    teacher = teacher_origin(found.runs(), options.teacher)
+    teacher, unnamed = teacher_origin(found.runs(), options.teacher)
     origins = {} if teacher is None else {TEACHER: teacher}
     origins |= {name: str(run.folder) for name, run in runs.items()}
     models, more = load_models(origins, list(first.per_class))
-    notes += more
+    notes += [*unnamed, *more]
     if options.teacher is not None and models and TEACHER not in models:
         raise EyasError(notes[-1])
     if TEACHER in models and source is not None:

@@ -20,6 +20,7 @@ from eyas.report.runs import TEACHER, Arms, Run
 from eyas.runs.checkpoint import SPEC, ModelSpec
 from eyas.runs.config import recorded_config
 from eyas.runs.opening import load
+from eyas.runs.recipes import names_function
 from eyas.runs.teachers import teacher_resize
 from eyas.tools.progress import Progress
 from eyas.types import Detector, EyasError, Prediction
@@ -56,12 +57,22 @@ def one_run_each(arms: Arms) -> dict[str, Run]:
     return {name: seeds[min(shared or seeds)] for name, seeds in arms.items()}
 
 
-def teacher_origin(runs: Sequence[Run], given: str | None) -> str | None:
-    """The given teacher, else the one that the runs name; None where they name none. Raises EyasError for several."""
+def teacher_origin(runs: Sequence[Run], given: str | None) -> tuple[str | None, list[str]]:
+    """The given teacher, else the one that the runs name, None where they name none; and what to note about it.
+
+    A run may come from a stranger: a function that its config names as the teacher is not called.
+
+    Raises:
+        EyasError: the runs name several.
+    """
     named = list(dict.fromkeys(run.teacher for run in runs if run.teacher is not None))
-    if given is None and len(named) > 1:
+    if given is not None or not named:
+        return given, []
+    if len(named) > 1:
         raise EyasError(f"the runs have several teachers: {', '.join(named)}; report them apart, or give --teacher")
-    return given or next(iter(named), None)
+    if not names_function(named[0]):
+        return named[0], []
+    return None, [f"Without the teacher: the runs name the function {named[0]}, which is called only for --teacher."]
 
 
 def load_models(origins: Mapping[str, str], classes: Sequence[str]) -> tuple[dict[str, Model], list[str]]:

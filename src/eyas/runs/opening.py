@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +14,10 @@ from eyas.detectors.origin import Origin, with_origin
 from eyas.detectors.weight_files import SUFFIXES
 from eyas.nn.failures import describe_failure
 from eyas.runs.checkpoint import SPEC, ModelSpec, load_run
+from eyas.runs.recipes import CODE, names_function
+from eyas.tools.own_modules import import_own
 from eyas.types import Detector, EyasError
 
-CODE = re.compile(r"(?P<maker>[A-Za-z_][\w.]*:\w+)(@(?P<folder>.+))?")
-"""A function, and the folder whose weights the detector that it makes is given."""
 NAMES = (
     "give a run folder, a folder of save_pretrained or a hub id of transformers, or package.module:function, which "
     "makes a detector"
@@ -59,8 +57,8 @@ def resolve_detector(name: str | Path, *, best: bool = False, run_code: bool = T
         EyasError: the name is that of a function and ``run_code`` is off, or that of a file of weights alone.
     """
     name, folder = str(name), Path(name)
-    code = None if folder.exists() else CODE.fullmatch(name)
-    if code is not None:
+    code = CODE.fullmatch(name)
+    if code is not None and names_function(name):
         if not run_code:
             raise EyasError(f"{name}: code is imported only where you name it yourself, not where a file does")
         make, trained = partial(_call, code["maker"]), Path(code["folder"]) if code["folder"] else None
@@ -106,7 +104,7 @@ def _call(name: str) -> Detector:
     """The detector that package.module:function returns, in evaluation mode."""
     module, _, function = name.partition(":")
     try:
-        maker = getattr(importlib.import_module(module), function)
+        maker = getattr(import_own(module), function)
     except (ImportError, AttributeError) as error:
         raise EyasError(f"{name}: {error}; {NAMES}") from error
     except Exception as error:

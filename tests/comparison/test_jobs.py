@@ -27,7 +27,7 @@ folder = pathlib.Path(sys.argv[1])
 folder.mkdir()
 for step in (1, 2, 3):
     with open(folder / "log.jsonl", "a") as log:
-        line = {"kind": "train", "epoch": step // 2, "step": step, "losses": {"class": 0.5, "box": 1.25}}
+        line = {"kind": "train", "epoch": step // 2, "step": step, "time": 0, "losses": {"class": 0.5, "box": 1.25}}
         log.write(json.dumps(line) + chr(10))
     time.sleep(0.3)
 time.sleep(0.5)
@@ -77,17 +77,17 @@ def test_steps_are_counted_by_what_was_appended(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "run").mkdir()
     log = RunLog(tmp_path / "run")
     log("train", step=3, epoch=0, losses={})
-    log("val", step=7)
+    log("val", epoch=1, step=7, summary={}, per_class={})
     assert count() == 7
     file = tmp_path / "run" / "log.jsonl"
     with file.open("a") as appended:
         appended.write('{"kind": "train", "st')  # half a line, as a reader may find it
     assert count() == 7
     with file.open("a") as appended:
-        appended.write('ep": 8, "epoch": 0, "losses": {}}\n')
-    parsed: list[bytes] = []
-    loads = eyas.runs.log.json.loads
-    monkeypatch.setattr(eyas.runs.log.json, "loads", lambda text: parsed.append(text) or loads(text))
+        appended.write('ep": 8, "epoch": 0, "time": 0, "losses": {}}\n')
+    parsed: list[str] = []
+    parse = eyas.runs.log.parse_json
+    monkeypatch.setattr(eyas.runs.log, "parse_json", lambda text, where: parsed.append(text) or parse(text, where))
     assert count() == 8
     assert len(parsed) == 1, "what was read before is not read again"
     log("resume", epoch=1, step=5)

@@ -145,7 +145,7 @@ def test_a_run_of_several_sittings(tmp_path: Path) -> None:
 def test_a_run_that_logged_no_cost(tmp_path: Path) -> None:
     """Steps of 0.5 s, an evaluation of 100 s between the epochs, one slow step."""
     times = [(0, 1, 10.0), (0, 3, 11.0), (0, 5, 12.0), (1, 7, 113.0), (1, 8, 113.5), (1, 9, 120.0)]
-    lines = [{"kind": "train", "epoch": epoch, "step": step, "time": time} for epoch, step, time in times]
+    lines = [{"kind": "train", "epoch": epoch, "step": step, "time": time, "losses": {}} for epoch, step, time in times]
     assert seconds_between_lines(lines) == pytest.approx(0.5)
     run = read_run(write_log(tmp_path / "run", *lines, val(2, 0.2)))
     assert run.seconds_per_step == pytest.approx(0.5)

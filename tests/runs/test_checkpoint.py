@@ -98,11 +98,24 @@ def test_a_folder_without_a_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", "{}", json.dumps({"model": "shuffledet", "classes": ["a"], "resize": {}, "future": 1})]
+    ("content", "said"),
+    [
+        ("{", "not readable as JSON"),
+        ("[]", "a mapping of names to values is expected"),
+        ("{}", "not a model description"),
+        ({"future": 1}, "not a model description"),
+        (
+            {"resize": {"height": 10**9, "width": 10**9}},
+            "not a model description .*resize height must lie in",
+        ),
+        ({"classes": ["a\x1b[2J"]}, "not a model description .*names must be printable texts"),
+    ],
 )
-def test_a_model_description_that_cannot_be_read(tmp_path: Path, content: str) -> None:
-    (tmp_path / "model.json").write_text(content)
-    with pytest.raises(EyasError, match=r"model\.json: not a model description"):
+def test_a_model_description_that_cannot_be_read(tmp_path: Path, content: str | dict[str, Any], said: str) -> None:
+    described = {"model": "shuffledet", "classes": ["a"], "resize": {}}
+    text = content if isinstance(content, str) else json.dumps({**described, **content})
+    (tmp_path / "model.json").write_text(text)
+    with pytest.raises(EyasError, match=rf"model\.json: {said}"):
         load(tmp_path)
 
 

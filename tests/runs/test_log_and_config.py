@@ -18,7 +18,7 @@ from eyas.runs.config import (
     resolved_config,
     start_folder,
 )
-from eyas.runs.log import RunLog, read_log
+from eyas.runs.log import LogTail, RunLog, read_log
 from eyas.types import EyasError
 
 CONFIG = {
@@ -30,35 +30,35 @@ TEXT = yaml.safe_dump(CONFIG)
 
 def test_lines_come_back_by_kind(tmp_path: Path) -> None:
     log = RunLog(tmp_path)
-    log("train", step=1, losses={"a": float("nan")})
-    log("val", step=1, summary={"map": 0.5})
+    log("train", epoch=0, step=1, losses={"a": float("nan")})
+    log("val", epoch=1, step=1, summary={"map": 0.5}, per_class={})
     (line,) = read_log(tmp_path, "train")
     assert line["losses"] == {"a": None} and line["time"] > 0
     assert [line["kind"] for line in read_log(tmp_path)] == ["train", "val"]
 
 
 def test_a_process_that_does_not_write(tmp_path: Path) -> None:
-    RunLog(tmp_path / "none", writes=False)("train", step=1)
+    RunLog(tmp_path / "none", writes=False)("train", epoch=0, step=1, losses={})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_torn_last_line_is_passed_over_and_not_continued(tmp_path: Path) -> None:
-    RunLog(tmp_path)("train", step=1)
+    RunLog(tmp_path)("train", epoch=0, step=1, losses={})
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"kind": "tra')
     assert [line["step"] for line in read_log(tmp_path)] == [1]
-    RunLog(tmp_path)("train", step=2)
+    RunLog(tmp_path)("train", epoch=0, step=2, losses={})
     assert [line["step"] for line in read_log(tmp_path)] == [1, 2]
     assert all(json.loads(text) for text in (tmp_path / "log.jsonl").read_text().splitlines())
 
 
 def test_steps_done_again_after_a_resume_count_once(tmp_path: Path) -> None:
     log = RunLog(tmp_path)
-    log("teacher", name="t")
+    log("teacher", name="t", summary={})
     for step in (1, 2, 3):
-        log("train", step=step, attempt=1)
+        log("train", epoch=0, step=step, losses={}, attempt=1)
     log("resume", step=2)
-    log("train", step=3, attempt=2)
+    log("train", epoch=0, step=3, losses={}, attempt=2)
     assert [(line["step"], line["attempt"]) for line in read_log(tmp_path, "train")] == [(1, 1), (2, 1), (3, 2)]
     assert len(read_log(tmp_path, "teacher")) == 1
 
@@ -67,9 +67,9 @@ def test_a_full_disk_is_said_with_the_file(tmp_path: Path, monkeypatch: pytest.M
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr("eyas.tools.files.os.open", full)
     with pytest.raises(EyasError, match=r"log\.jsonl: could not be written .*No space left"):
-        RunLog(tmp_path)("train", step=1)
+        RunLog(tmp_path)("train", epoch=0, step=1, losses={})
 
 
 def test_the_disk_is_asked_to_take_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,7 @@ def test_the_disk_is_asked_to_take_what_was_written(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("eyas.runs.config.os.fsync", full)
     log = RunLog(tmp_path)
     log.sync()  # nothing was written
-    log("train", step=1)
+    log("train", epoch=0, step=1, losses={})
     with pytest.raises(EyasError, match=r"log\.jsonl: could not be written .*No space left"):
         log.sync()
     RunLog(tmp_path, writes=False).sync()
@@ -163,3 +163,54 @@ def test_the_config_of_a_command_is_known_inside_it_only() -> None:
     with command_config("a: 1"):
         assert resolved_config() == "a: 1"
     assert resolved_config() == ""
+
+
+GOOD = {"kind": "val", "epoch": 1, "step": 2, "summary": {"map": 0.5}, "per_class": {"a": {"map": None}}}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"rubbish", b"", b"[]", b"5", b"{}", b'{"kind": 5}', b"\0" * 100, b'{"kind": "val"\xff}', b"[" * 100_000),
+        *(json.dumps({**GOOD, **change}).encode() for change in (
+            {"epoch": "1"}, {"epoch": -1}, {"step": None}, {"summary": []}, {"summary": {"map": "x"}},
+            {"summary": {"a\x1b[2J": 1}}, {"per_class": {"a": 5}}, {"per_class": None},
+        )),
+        json.dumps({name: value for name, value in GOOD.items() if name != "epoch"}).encode(),
+        b'{"kind": "train", "epoch": 0, "step": 1, "time": 0, "losses": {"a": []}}',
+    ],
+)  # fmt: skip
+def test_a_damaged_line_is_named_by_every_reader(tmp_path: Path, line: bytes) -> None:
+    good = json.dumps(GOOD).encode()
+    (tmp_path / "log.jsonl").write_bytes(b"\n".join([good, line, good, b""]))
+    for reader in (lambda: read_log(tmp_path), lambda: read_log(tmp_path, "val"), LogTail(tmp_path)):
+        with pytest.raises(EyasError, match=r"log\.jsonl: line 2 is damaged.*take it out"):
+            reader()
+    (tmp_path / "log.jsonl").write_bytes(b"\n".join([good, good, line]))
+    assert len(read_log(tmp_path)) == 2, "a torn last line is passed over"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dataset": None}, "dataset is None, not a mapping"),
+        ({"dataset": [1]}, r"dataset is \[1\], not a mapping"),
+        ({"dataset": {"val_split": 5}}, "dataset.val_split is 5, not a printable text"),
+        ({"data": 5}, "data is 5, not a printable text"),
+        ({"teacher": 5}, "teacher is 5, not a printable text"),
+        ({"teacher": "a\x1b[2J"}, "not a printable text"),
+        ({"data": "a\0"}, "not a printable text"),
+        ({"run": {"epochs": "2"}}, "run.epochs is '2', not a whole number"),
+        ({"teacher_scale": float("nan")}, "teacher_scale is nan, not a number"),
+    ],
+)
+def test_a_config_of_other_types_is_refused(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**CONFIG, **change}))
+    with pytest.raises(EyasError, match=rf"config\.yaml: .*{said}"):
+        recorded_config(tmp_path)
+
+
+def test_options_that_are_null_or_not_there(tmp_path: Path) -> None:
+    for config in ({}, {"data": None, "teacher": None, "run": {"metric": None}, "dataset": {}}):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+        assert recorded_config(tmp_path) == config

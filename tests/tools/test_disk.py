@@ -14,6 +14,7 @@ from faults.equality import differences
 import eyas.runs.log
 from eyas.__main__ import main
 from eyas.cache.shards import ShardWriter
+from eyas.tools.files import write_atomic
 from eyas.training.state import TrainState
 from eyas.training.step_log import StepLog
 from helpers.tiny import one_epoch, options, write_squares
@@ -81,16 +82,13 @@ def test_a_file_that_the_disk_does_not_take(
     """What is written of it goes where no byte fits."""
     out = tmp_path / "out"
     arguments = training(data, out)
-    part = out / f"{name}.part"
-    disturbed(
-        arguments,
-        capfd,
-        3,
-        lambda: part.symlink_to(FULL),
-        f"{name}: could not be written",
-        "No space left on device",
-        "free some space",
-    )
+
+    def to_full(path: Path, write: Callable[[Path], Any]) -> None:
+        write_atomic(path, (lambda _: write(FULL)) if path.name == name else write)
+
+    with pytest.MonkeyPatch.context() as patch:
+        said = (f"{name}: could not be written", "No space left on device", "free some space")
+        disturbed(arguments, capfd, 3, lambda: patch.setattr("eyas.runs.checkpoint.write_atomic", to_full), *said)
     assert not list(out.glob("*.part"))
     assert checkpoint_of(out) == (2 if name == "last.pt" else 4) and last_step(out) == 4
     resumed(arguments, data, out)

@@ -311,9 +311,9 @@ def test_a_log_as_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     folder.mkdir(parents=True)
     log = RunLog(folder)
     for step, loss in ((1, 0.5), (2, 0.25)):
-        log("train", step=step, losses={"fgfi": loss})
+        log("train", epoch=0, step=step, losses={"fgfi": loss})
     log("resume", step=1)
-    log("train", step=2, losses={"fgfi": 0.125})
+    log("train", epoch=0, step=2, losses={"fgfi": 0.125})
     page = Path(__file__).parents[2] / "docs" / "trackers.md"
     block = re.search(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
     assert block is not None

@@ -12,17 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse.typing import register_type
 
 from eyas.runs.recipes import shipped_recipes
+from eyas.tools.text_files import parse_yaml, read_yaml_mapping
 from eyas.types import EyasError
 
 BASELINE = "baseline"
 """The arm without a method, which is always trained."""
 FORMER_BASELINE = "plain"
 """Name of the baseline in the configs and run folders of earlier versions, which are still read."""
-NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}")
 GROUPS = ("dataset", "optim", "run", "resize", "augment")
 """Options that are merged name by name; every other one is replaced whole, as on the command line."""
 
@@ -45,8 +45,8 @@ class ArmOptions:
         if isinstance(value, ArmOptions):
             return value
         try:
-            return cls(yaml.safe_load(value) if isinstance(value, str) else value)
-        except yaml.YAMLError as error:
+            return cls(parse_yaml(value, "an arm") if isinstance(value, str) else value)
+        except EyasError as error:
             raise ValueError(str(error)) from error
 
 
@@ -65,7 +65,7 @@ def resolve_arms(student: ArmOptions, arms: Mapping[str, ArmOptions]) -> dict[st
     resolved = {}
     for name, layers in {BASELINE: ArmOptions(None), **named}.items():
         if not NAME.fullmatch(name):
-            raise EyasError(f"arm {name!r}: name it by letters, digits and . + - _, since its runs are folders")
+            raise EyasError(f"arm {name!r}: name it by at most 100 letters, digits, . + - _: its runs are folders")
         options: dict[str, Any] = {}
         try:
             for layer in (*_as_list(student.value), *_as_list(layers.value)):
@@ -137,13 +137,7 @@ def _read(name: str) -> dict[str, Any]:
     if not path.is_file():
         known = ", ".join(shipped_recipes())
         raise EyasError(f"{name}: no such recipe or YAML file; the recipes are {known}")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise EyasError(f"{path}: not readable as YAML ({error})") from error
-    if not isinstance(values, dict):
-        raise EyasError(f"{path}: not a recipe: a mapping of options is expected")
-    return values
+    return read_yaml_mapping(path)
 
 
 def _as_list(value: Any) -> list[Any]:

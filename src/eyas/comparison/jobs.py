@@ -25,11 +25,13 @@ from eyas.runs.config import RESUME, holds_run
 from eyas.runs.log import LogTail
 from eyas.runs.results import recorded_splits
 from eyas.tools.children import SAVING, end_all, how_it_ended, start_child
+from eyas.tools.files import open_own
 from eyas.tools.locks import sole_use
 from eyas.tools.progress import Progress
 from eyas.types import EyasError
 
-PROGRAM = (sys.executable, "-m", "eyas")
+PROGRAM = (sys.executable, "-P", "-m", "eyas")
+"""Without the working folder on Python's path, where a file of the user's own may be called queue.py."""
 POLL = 0.5
 LINES_SHOWN = 15
 
@@ -185,7 +187,7 @@ def run_jobs(
 
 def _start(job: Job, environment: dict[str, str]) -> Popen[bytes]:
     job.folder.parent.mkdir(parents=True, exist_ok=True)
-    with job.printed.open("ab") as file:
+    with open_own(job.printed, "ab") as file:
         return start_child([*PROGRAM, *job.command], environment, stdout=file, stderr=STDOUT)
 
 

@@ -34,7 +34,7 @@ class Resize:
         if self.shorter is not None and self.longer is not None and self.longer < self.shorter:
             raise EyasError(f"resize longer ({self.longer}) must not be less than shorter ({self.shorter})")
         for name, value in vars(self).items():
-            if value is not None and not SIDES[0] <= value <= SIDES[1]:
+            if value is not None and not (isinstance(value, int) and SIDES[0] <= value <= SIDES[1]):
                 raise EyasError(f"resize {name} must lie in [{SIDES[0]}, {SIDES[1]}] pixels, got {value}")
 
     def times(self, scale: float) -> Resize:
@@ -44,11 +44,18 @@ class Resize:
         return Resize(**{name: value and round(value * scale) for name, value in vars(self).items()})
 
     def output_size(self, size: Size) -> Size:
-        """(height, width) of an image of ``size`` after the resize, at least 1 x 1 pixels."""
+        """(height, width) of an image of ``size`` after the resize, at least 1 x 1 pixels.
+
+        Raises `EyasError` for a side of more than `SIDES` pixels: a long, narrow image without a limit.
+        """
         if self.height is not None and self.width is not None:
             return self.height, self.width
         sides = ((self.shorter, min(size)), (self.longer, max(size)))
-        return scaled(size, min((wanted / side for wanted, side in sides if wanted is not None), default=1.0))
+        resized = scaled(size, min((wanted / side for wanted, side in sides if wanted is not None), default=1.0))
+        if max(resized) > max(SIDES[1], *size):
+            given = f"{size[0]}x{size[1]} pixels would become {resized[0]}x{resized[1]}"
+            raise EyasError(f"an image of {given}; limit its longer side by --dataset.resize.longer")
+        return resized
 
 
 @dataclass(frozen=True)

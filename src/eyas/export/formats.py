@@ -27,7 +27,7 @@ class Runtime(Protocol):
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """The values that the exporter wrote into the model, by name. Raises ValueError when they cannot be read."""
+        """The values that the exporter wrote into the model, by name. Raises EyasError when they cannot be read."""
         ...
 
     def run(self, images: Tensor, names: Sequence[str]) -> list[Tensor]:
@@ -112,11 +112,13 @@ class ExportedDetector:
         try:
             values = runtime.metadata
             self.classes: tuple[str, ...] = tuple(values["eyas.classes"])
+            if not all(isinstance(each, str) and each.isprintable() for each in self.classes):
+                raise ValueError("the classes must be printable texts")
             self.resize = Resize(**values["eyas.resize"])
-            self.size: Size | None = tuple(values["eyas.size"]) if values["eyas.size"] else None
+            self.size: Size | None = _stated_size(values["eyas.size"])
             self.parameters, self.gflops = int(values["eyas.parameters"]), float(values["eyas.gflops"])
             raw = bool(values["eyas.raw"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, EyasError) as error:
             raise EyasError(f"{name}: not a file of eyas export ({error!r})") from error
         if raw:
             raise EyasError(f"{name}: has the heads' outputs and no detections; export it again without --raw")
@@ -138,6 +140,15 @@ class ExportedDetector:
         """
         fitted = images if self.size is None else pad_to(images, self.size, self.name)
         return as_predictions(Candidates(*self.runtime.run(fitted, DETECTIONS)))
+
+
+def _stated_size(value: Any) -> Size | None:
+    """The (height, width) that a file states; None if it takes any size. Raises ValueError for another value."""
+    if value is None:
+        return None
+    height, width = value
+    Resize(height, width)  # within its limits
+    return height, width
 
 
 def open_detector(run: str | Path, *, best: bool = False) -> tuple[Resize, Detector]:

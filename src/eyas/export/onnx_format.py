@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from eyas.detectors.deployed import DETECTIONS, DROPPED, Deployed, HeadsOnly
+from eyas.tools.text_files import parse_json
 from eyas.types import EyasError, Size
 
 if TYPE_CHECKING:
@@ -50,9 +51,9 @@ class OnnxRuntime:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The values that `add_metadata` wrote, by name. Raises ValueError when an entry is not JSON."""
+        """The values that `add_metadata` wrote, by name. Raises EyasError when an entry is not JSON."""
         entries = self.session.get_modelmeta().custom_metadata_map
-        return {name: json.loads(value) for name, value in entries.items() if name.startswith("eyas.")}
+        return {name: parse_json(value, name) for name, value in entries.items() if name.startswith("eyas.")}
 
     def run(self, images: Tensor, names: Sequence[str]) -> list[Tensor]:
         """The outputs of these names for images (batch, 3, height, width) in [0, 1]."""

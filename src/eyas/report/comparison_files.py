@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from eyas.comparison.statistics import Comparison, markdown, note, rows
 from eyas.report.plots import COLOURS, clean_axes, save_figure, start_at_zero
 from eyas.runs.results import metric_title
-from eyas.tools.files import make_folder, write_atomic, write_json
+from eyas.tools.files import make_folder, write_json, write_text
 
 JSON = "comparison.json"
 MARKDOWN = "comparison.md"
@@ -31,8 +31,7 @@ def write_comparison(out: Path, comparison: Comparison, about: Mapping[str, Any]
     write_json(out / JSON, {**asdict(comparison), **about})
     if not comparison.arms:
         return
-    text = markdown(rows(comparison), note(about["missing"]))
-    write_atomic(out / MARKDOWN, lambda part: part.write_text(text))
+    write_text(out / MARKDOWN, markdown(rows(comparison), note(about["missing"])))
     save_figure(out / "comparison.png", draw_intervals(comparison))
     save_figure(out / "curves.png", draw_curves(comparison))
 

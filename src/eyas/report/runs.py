@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from yaml import YAMLError
-
 from eyas.comparison.arms import BASELINE, current_name
 from eyas.runs.config import recorded_config
 from eyas.runs.log import LOG, read_log
@@ -136,7 +134,7 @@ def read_folder(folder: Path) -> Run | None:
             per_class=[line for line in lines if line["kind"] == "val"][-1]["per_class"],
             steps=[line for line in lines if line["kind"] == "train"],
         )
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, YAMLError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise EyasError(f"{folder}: its log or config is not one that this version reads ({error!r})") from error
 
 

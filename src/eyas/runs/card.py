@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from eyas.runs.checkpoint import ModelSpec
 from eyas.runs.config import recorded_config
 from eyas.runs.log import LOG, read_log
 from eyas.runs.results import metric_title, nulls_as_nan
-from eyas.tools.files import write_atomic
+from eyas.tools.files import write_text
 
 CARD = "MODEL_CARD.md"
 SHOWN = 3
@@ -26,7 +25,7 @@ LICENCE = (
 
 def write_card(folder: Path) -> None:
     """Write the card of a run folder into it. Raises EyasError when the disk is full."""
-    write_atomic(folder / CARD, partial(Path.write_text, data=model_card(folder), encoding="utf-8"))
+    write_text(folder / CARD, model_card(folder))
 
 
 def model_card(folder: Path, more: Mapping[str, str] | None = None) -> str:

@@ -7,7 +7,6 @@ folder ``native`` of a finished run is in that format.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -20,8 +19,9 @@ from torch import nn
 
 from eyas.data.options import Resize
 from eyas.detectors import build, library_of
-from eyas.tools.files import WRITE_ERRORS, could_not_write, write_atomic, write_json
+from eyas.tools.files import WRITE_ERRORS, could_not_write, part_of, write_atomic, write_json
 from eyas.tools.tensor_files import check_weights, read_pt, read_safetensors
+from eyas.tools.text_files import read_json
 from eyas.types import Detector, EyasError
 
 SPEC = "model.json"
@@ -72,13 +72,14 @@ class ModelSpec:
         path = folder / SPEC
         if not path.is_file():
             raise EyasError(f"{folder}: no {SPEC} here; give the folder of a run, such as --teacher runs/teacher")
+        values = read_json(path)
         try:
-            values = json.loads(path.read_text())
             spec = cls(**{**values, "classes": tuple(values["classes"]), "resize": Resize(**values["resize"])})
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, EyasError) as error:
             raise EyasError(f"{path}: not a model description that this version reads ({error})") from error
-        if not all(isinstance(text, str) for text in (spec.model, spec.weights, spec.backbone or "", *spec.classes)):
-            raise EyasError(f"{path}: not a model description that this version reads: names must be texts")
+        names = (spec.model, spec.weights, spec.backbone or "", *spec.classes)
+        if not all(isinstance(name, str) and name.isprintable() for name in names):
+            raise EyasError(f"{path}: not a model description that this version reads: names must be printable texts")
         if not isinstance(spec.options, Mapping) or Path(spec.weights).name != spec.weights:
             raise EyasError(f"{path}: weights must be the name of a file beside it, and options a mapping")
         return spec
@@ -163,9 +164,10 @@ def save_native(detector: Detector, folder: Path) -> None:
     """Write a detector into a run folder in its library's own format, where it has one; whole or not at all."""
     if not isinstance(detector, NativeExport):
         return
-    part, final = folder / f"{NATIVE}.part", folder / NATIVE
+    final = folder / NATIVE
+    part = part_of(final)
     try:
-        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()  # a new folder: no link is followed
         detector.export_native(part)
         shutil.rmtree(final, ignore_errors=True)
         part.rename(final)

@@ -13,11 +13,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from eyas.args import DataArgs, OptimArgs, RunArgs
 from eyas.runs.log import LOG
-from eyas.tools.files import make_folder, write_atomic, write_json
+from eyas.tools.files import make_folder, remove_parts, write_json, write_text
+from eyas.tools.tables import visible
+from eyas.tools.text_files import parse_yaml, read_yaml_mapping
 from eyas.types import EyasError
 
 CONFIG = "config.yaml"
@@ -29,6 +29,17 @@ FREE = (
     *("run.device", "run.threads", "run.log_every", "run.resume", "run.trackers", "run.project"),
 )
 """Options that may change when a run is resumed: where things are and how fast, not what is trained."""
+
+TEXT, COUNT, NUMBER = (str,), (int,), (int, float)
+WORDS = {TEXT: "a printable text", COUNT: "a whole number", NUMBER: "a number"}
+READ: Mapping[str, Mapping[str, tuple[type, ...]]] = {
+    "": {"data": TEXT, "teacher": TEXT, "teacher_scale": NUMBER},
+    "dataset": {"format": TEXT, "train_split": TEXT, "val_split": TEXT},
+    "optim": {},
+    "run": {"epochs": COUNT, "seed": COUNT, "metric": TEXT},
+}
+"""Group -> the options in it that commands read from a run's config, with their types; any may be null."""
+MENDED = "correct it, or get the run again"
 
 _config: ContextVar[str] = ContextVar("config", default="")
 
@@ -82,7 +93,7 @@ def check_folder(folder: Path, *, resume: bool, config: str) -> None:
         return
     if not holds:
         raise EyasError(f"{folder} holds no run to resume; check --out, or leave --run.resume out")
-    before, now = recorded_options(folder), flat_options(yaml.safe_load(config))
+    before, now = recorded_options(folder), flat_options(parse_yaml(config, "the options"))
     if not before or not now:
         return  # started from Python, where there is no config to compare
     # An option that the run does not record is newer than the run, which had its default.
@@ -98,15 +109,35 @@ def check_folder(folder: Path, *, resume: bool, config: str) -> None:
 def start_folder(folder: Path, *, config: str) -> None:
     """Make a run folder with the resolved config and the versions in it; a resumed run keeps the config it has."""
     make_folder(folder)
+    remove_parts(folder)
     if not (folder / CONFIG).exists():
-        write_atomic(folder / CONFIG, lambda part: part.write_text(config))
+        write_text(folder / CONFIG, config)
     write_json(folder / VERSIONS, versions())
 
 
 def recorded_config(folder: Path) -> dict[str, Any]:
-    """The resolved config of a run; empty where it was made from Python."""
+    """The resolved config of a run; empty where it was made from Python.
+
+    Raises:
+        EyasError: the file is damaged, or an option that commands read from it is of another type.
+    """
     path = folder / CONFIG
-    return (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    config = read_yaml_mapping(path)
+    for group, options in READ.items():
+        holder = config.get(group, {}) if group else config
+        if not isinstance(holder, dict):
+            raise EyasError(f"{path}: {group} is {holder!r:.60}, not a mapping of options; {MENDED}")
+        for name, kind in options.items():
+            value = holder.get(name)
+            readable = value is None or (
+                isinstance(value, kind) and visible(str(value)) == str(value) and value == value
+            )
+            if not readable:
+                dotted = f"{group}.{name}".removeprefix(".")
+                raise EyasError(f"{path}: {dotted} is {value!r:.60}, not {WORDS[kind]}; {MENDED}")
+    return config
 
 
 def recorded_options(folder: Path) -> dict[str, Any]:

@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from eyas.tools.files import could_not_write, json_text
+from eyas.tools.files import could_not_write, json_text, open_own
+from eyas.tools.text_files import parse_json
 from eyas.types import EyasError
 
 LOG = "log.jsonl"
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number, or null, which stands for one that was not finite or not measured."""
+    return value is None or isinstance(value, int | float)
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(name.isprintable() and _is_number(each) for name, each in value.items())
+
+
+def _are_per_class(value: Any) -> bool:
+    return isinstance(value, dict) and all(name.isprintable() and _are_numbers(each) for name, each in value.items())
+
+
+FIELDS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
+    "train": {"epoch": _is_count, "step": _is_count, "time": _is_number, "losses": _are_numbers},
+    "val": {"epoch": _is_count, "step": _is_count, "summary": _are_numbers, "per_class": _are_per_class},
+    "teacher": {"summary": _are_numbers},
+    "cost": {
+        **{"steps": _is_count, "seconds_per_step": _is_number},
+        **{"peak_memory": _is_number, "peak_device_memory": _is_number},
+    },
+    "resume": {"step": _is_count},
+}
+"""Kind of a line -> the fields that its readers need, each with its check."""
 
 
 class RunLog:
@@ -45,8 +75,8 @@ class RunLog:
             if not self._mended:
                 _cut_torn_line(self.path)
                 self._mended = True
-            with self.path.open("a") as file:
-                file.write(line + "\n")
+            with open_own(self.path, "ab") as file:
+                file.write(f"{line}\n".encode())
         except OSError as error:
             raise could_not_write(self.path, error) from error
         if self.also is not None:
@@ -57,7 +87,7 @@ class RunLog:
         if not self.writes or not self.path.exists():
             return
         try:
-            with self.path.open("rb+") as file:
+            with open_own(self.path, "rb+") as file:
                 os.fsync(file.fileno())
         except OSError as error:
             raise could_not_write(self.path, error) from error
@@ -70,20 +100,43 @@ def read_log(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
     killed run, is skipped.
 
     Raises:
-        EyasError: the folder has no log.
+        EyasError: the folder has no log, or a line of it is damaged.
     """
     path = folder / LOG
     if not path.is_file():
         raise EyasError(f"{folder}: no {LOG} here; give the folder of a run")
+    whole, _, _ = _read(path).rpartition(b"\n")
     lines: list[dict[str, Any]] = []
-    for text in path.read_text().splitlines(keepends=True):
-        if not text.endswith("\n"):
-            break
-        line = json.loads(text)
+    for line in _parsed(path, whole):
         if line["kind"] == "resume":
             lines = [earlier for earlier in lines if _stands(earlier, line)]
         lines.append(line)
     return [line for line in lines if kind is None or line["kind"] == kind]
+
+
+def _parsed(path: Path, whole: bytes, after: int = 0) -> Iterator[dict[str, Any]]:
+    """The lines in the bytes of whole lines, of which ``after`` stand before. Raises EyasError for a damaged one."""
+    for number, text in enumerate(whole.split(b"\n") if whole else (), start=after + 1):
+        where = f"{path}: line {number} is damaged"
+        try:
+            line = parse_json(text.decode(), where)
+        except (UnicodeDecodeError, EyasError) as error:
+            raise EyasError(f"{where} and cannot be read; take it out of the file, and the others are read") from error
+        if not isinstance(line, dict) or not isinstance(line.get("kind"), str):
+            raise EyasError(f"{where}: it has no kind; take it out of the file, and the others are read")
+        for name, check in FIELDS.get(line["kind"], {}).items():
+            if name not in line or not check(line[name]):
+                raise EyasError(f"{where}: its {name} is not one; take it out of the file, and the others are read")
+        yield line
+
+
+def _read(path: Path, start: int = 0) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read()
+    except OSError as error:
+        raise EyasError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _stands(line: Mapping[str, Any], resume: Mapping[str, Any]) -> bool:
@@ -99,21 +152,21 @@ class LogTail:
     """Reads the whole lines that a training has appended to its log since the last call. The log need not exist yet."""
 
     def __init__(self, folder: Path) -> None:
-        self._path, self._read = folder / LOG, 0
+        self._path, self._bytes, self._lines = folder / LOG, 0, 0
 
     def __call__(self) -> list[dict[str, Any]]:
+        """The new lines. Raises EyasError for a damaged one."""
         if not self._path.is_file():
             return []
-        with self._path.open("rb") as file:
-            file.seek(self._read)
-            whole, end, _ = file.read().rpartition(b"\n")
-        self._read += len(whole + end)
-        return [json.loads(line) for line in whole.splitlines()]
+        whole, end, _ = _read(self._path, self._bytes).rpartition(b"\n")
+        lines = list(_parsed(self._path, whole, self._lines))
+        self._bytes, self._lines = self._bytes + len(whole + end), self._lines + len(lines)
+        return lines
 
 
 def _cut_torn_line(path: Path) -> None:
     """Remove the torn last line of a killed run, so that the next line does not continue it."""
     if not path.exists():
         return
-    with path.open("rb+") as file:
+    with open_own(path, "rb+") as file:
         file.truncate(file.read().rfind(b"\n") + 1)

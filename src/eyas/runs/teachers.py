@@ -16,7 +16,7 @@ ROUNDING = 0.02
 
 def teacher_resize(run: Path, resize: Resize) -> Resize:
     """The resize of a run's teacher: ``teacher_scale`` times that of its student. 1 where the run records none."""
-    return resize.times(float(recorded_config(run).get("teacher_scale", 1)))
+    return resize.times(float(recorded_config(run).get("teacher_scale") or 1))
 
 
 def unlike_training(name: str, resize: Resize, records: Iterable[Record]) -> str | None:

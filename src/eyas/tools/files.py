@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
+import shutil
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
 from safetensors import SafetensorError
 
@@ -17,6 +20,12 @@ from eyas.types import EyasError
 
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 """Errors of a failed write: torch and safetensors wrap the system's errors."""
+NO_LINK: int = getattr(os, "O_NOFOLLOW", 0)
+"""Flag of `os.open`: fail where the path is a link. A folder that others made may hold links to any file."""
+PART = ".part"
+"""Suffix of a file or folder that is being written."""
+PART_OF_NAME = 60
+"""Characters of the final name in that of its part, which must not become too long for the file system."""
 
 
 def make_folder(folder: Path) -> None:
@@ -30,15 +39,20 @@ def make_folder(folder: Path) -> None:
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a temporary file, flush it to the disk, rename it: readers see the old file or the new one.
 
+    The temporary file is a new one of its own beside the final file. So no link is followed, and two processes that
+    write the same file never write into each other: the last one to rename wins. A link in the place of the final file
+    is replaced.
+
     Args:
         path: the final file.
-        write: called with the path of the temporary file.
+        write: called with the path of the temporary file, which exists and is empty.
 
     Raises:
         EyasError: the disk is full or the folder is not writable. No partial file is left.
     """
-    part = path.with_name(path.name + ".part")
+    part = part_of(path)
     try:
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK, 0o666))
         write(part)
         with part.open("rb+") as file:
             os.fsync(file.fileno())
@@ -50,12 +64,38 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
             part.unlink(missing_ok=True)
 
 
+def part_of(path: Path) -> Path:
+    """A new name beside a file or folder, under which it is written before it is renamed."""
+    return path.with_name(f"{path.name[:PART_OF_NAME]}.{uuid.uuid4().hex[:12]}{PART}")
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed processes left half written in a folder. Only for a folder that no other process writes."""
+    for part in folder.glob(f"*{PART}"):
+        if part.is_dir() and not part.is_symlink():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+
+
 def could_not_write(path: Path, error: Exception) -> EyasError:
     """The error for a file that cannot be written. It gives the system's reason if there is one."""
     reason: BaseException | None = error
     while reason is not None and not isinstance(reason, OSError):
         reason = reason.__cause__ or reason.__context__  # torch raises its own error on top
-    return EyasError(f"{path}: could not be written ({reason or error}); free some space, or choose another place")
+    full = reason is None or reason.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "free some space, or choose another place" if full else "choose another place, or see what is there now"
+    return EyasError(f"{path}: could not be written ({reason or error}); {remedy}")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all. Raises EyasError like `write_atomic`."""
+    write_atomic(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def open_own(path: Path, mode: Literal["ab", "rb+"]) -> BinaryIO:
+    """Open a file to append to it or to change it. Raises OSError, also where the path is a link to another file."""
+    return open(path, mode, opener=lambda name, flags: os.open(name, flags | NO_LINK, 0o666))
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
@@ -66,8 +106,7 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON, whole or not at all, in a folder made where missing. Raises like `write_atomic`."""
     make_folder(path.parent)
-    text = json_text(value, indent=2) + "\n"
-    write_atomic(path, lambda part: part.write_text(text))
+    write_text(path, json_text(value, indent=2) + "\n")
 
 
 def file_digest(path: Path) -> bytes:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, TextIO, cast
 
+from eyas.tools.tables import visible
+
 
 @contextmanager
 def ended_by_reader() -> Iterator[None]:
@@ -51,7 +53,7 @@ def outlasting_reader() -> Iterator[None]:
 def say_error(text: str) -> None:
     """Print the one message of a command that fails; nothing where standard error cannot be written either."""
     with suppress(OSError):
-        print(f"eyas: {text}", file=sys.stderr, flush=True)
+        print(f"eyas: {visible(text)}", file=sys.stderr, flush=True)
 
 
 class _Lasting:

@@ -18,6 +18,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
+from eyas.tools.tables import visible
+
 FIRST_LINE = 10.0
 """Seconds before the first line: shorter work prints none."""
 BETWEEN_LINES = 20.0
@@ -96,7 +98,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print one line, above the bars."""
-        self.console.print(text, markup=False)
+        self.console.print(visible(text), markup=False)
 
 
 def _line(task: Task) -> str:

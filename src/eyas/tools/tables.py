@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from io import StringIO
 from typing import TYPE_CHECKING
@@ -13,6 +14,15 @@ RULE = "    \n    \n -- \n    \n    \n    \n    \n    \n"
 """A `rich.box.Box` of one ASCII line below the head."""
 WIDE = 1000
 """Characters of a line where no terminal sets a limit: rows are never folded."""
+
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Characters that a terminal obeys instead of showing, but for tabs and ends of lines."""
+
+
+def visible(text: str) -> str:
+    """The text as a terminal may show it: names come from files, and their escape codes must not reach it."""
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def print_table(rows: Sequence[Sequence[str]], *, title: str | None = None, caption: str | None = None) -> None:
@@ -57,7 +67,7 @@ def _filled(table: Table, head: Sequence[str], body: Sequence[Sequence[str]], *,
     from rich.text import Text
 
     for place, name in enumerate(head):
-        table.add_column(Text(name), justify="right" if place and numbers else "left")
+        table.add_column(Text(visible(name)), justify="right" if place and numbers else "left")
     for row in body:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(visible(cell)) for cell in row))
     return table

@@ -20,6 +20,7 @@ from accelerate.utils import LoggerType
 from eyas.args import RunArgs, Tracker
 from eyas.runs.config import recorded_options
 from eyas.tools.files import write_json
+from eyas.tools.text_files import read_json
 from eyas.types import EyasError
 
 TRACKER_IDS = "trackers.json"
@@ -79,7 +80,7 @@ class Trackers:
             return
         self._say, self._first_step = say, resumed_at or 0
         path = self._folder / TRACKER_IDS
-        known = json.loads(path.read_text()) if resumed_at is not None and path.exists() else {}
+        known = read_json(path) if resumed_at is not None and path.exists() else {}
         try:
             self._accelerator.init_trackers(self._project, init_kwargs=self._settings(known, resumed_at))
             options = {  # in types that every tracker takes

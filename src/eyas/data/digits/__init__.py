@@ -125,5 +125,5 @@ def data_hash(root: Path) -> str:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EyasError(f"{path}: cannot be read ({error}); remove {path.parent} to compose it again") from error

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from eyas.tools.files import write_atomic
+from eyas.tools.files import write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,5 +51,5 @@ def write_coco(
             annotations.append({**entry, "area": box[2] * box[3], "iscrowd": 0})
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
     text = json.dumps({"images": images, "annotations": annotations, "categories": categories})
-    write_atomic(target, lambda part: part.write_text(text, encoding="utf-8"))
+    write_text(target, text)
     return target

@@ -405,4 +405,7 @@ def test_a_process_of_its_own() -> None:
     command = [sys.executable, "-W", "error", "-m", "eyas", "data", "nowhere"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "eyas: nowhere: no such folder; give the folder of a data set\n"
+    assert (
+        done.stderr
+        == "eyas: nowhere: no such folder; give the folder of a data set, or the YAML file of a YOLO data set\n"
+    )

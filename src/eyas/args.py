@@ -126,6 +126,8 @@ class RunArgs:
         device: auto takes the accelerator where there is one; cpu does not.
         threads: CPU threads of torch; 0 leaves torch's choice.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated. 0 evaluates only then.
+        patience: the run ends early after this many evaluations in a row without a better metric; 0 never ends it
+            early. The learning rate falls as in a run of all epochs.
         metric: the rules of the metrics; the data format's own when left out.
         max_detections: of one class in one image, by score, that count in COCO's metrics; COCO's 100 when left out.
             Metrics with another number have it in their names, and do not compare with COCO's.
@@ -147,6 +149,7 @@ class RunArgs:
     device: Device = "auto"
     threads: int = 0
     evaluate_every: int = 1
+    patience: int = 0
     metric: MetricName | None = None
     max_detections: int | None = None
     log_every: int = 10
@@ -159,7 +162,7 @@ class RunArgs:
         at_least(1, epochs=self.epochs, log_every=self.log_every)
         if self.max_detections is not None:
             at_least(1, max_detections=self.max_detections)
-        at_least(0, evaluate_every=self.evaluate_every)
+        at_least(0, evaluate_every=self.evaluate_every, patience=self.patience)
         between(0, THREAD_LIMIT, threads=self.threads)
         check_seeds(self.seed)
 

@@ -35,6 +35,7 @@ class TrainState:
         batch: batches of the running epoch that are finished.
         step: optimiser steps that are finished.
         best: the best evaluation so far.
+        waited: evaluations since then.
         random: the random state of each process in the middle of an epoch, from a checkpoint.
     """
 
@@ -49,6 +50,7 @@ class TrainState:
     batch: int = 0
     step: int = 0
     best: float = -math.inf
+    waited: int = 0
     random: Sequence[dict[str, Tensor]] = ()
 
     @property
@@ -79,7 +81,7 @@ class TrainState:
             "scheduler": self.scheduler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
-            "progress": {name: getattr(self, name) for name in ("epoch", "batch", "step", "best", "epochs")},
+            "progress": {name: getattr(self, name) for name in ("epoch", "batch", "step", "best", "waited", "epochs")},
             "random": random,
         }
         save_state(state, path)
@@ -106,6 +108,7 @@ class TrainState:
             if accelerator.scaler is not None:
                 accelerator.scaler.load_state_dict(state["scaler"])
             self.epoch, self.batch, self.step, self.best = (progress[key] for key in ("epoch", "batch", "step", "best"))
+            self.waited = progress.get("waited", 0)  # a checkpoint from before there was patience has none
             self.random = state["random"]
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise EyasError(

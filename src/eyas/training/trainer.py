@@ -112,7 +112,7 @@ class Trainer:
         images = (self._loader.batch_size or 1) * self.optim.accumulate * self.accelerator.num_processes
         task = progress.task("train", self.total_steps, done=state.step, unit="steps", images=images)
         with resume_note(self.folder), name_failed_images(self._loader), stop_requests() as request:
-            while state.epoch < self.run.epochs:
+            while state.epoch < self.run.epochs and not self._is_out_of_patience():
                 self.train_epoch(request, progress, task)
                 self.save()  # before the evaluation too: it may take long, and be what is killed
                 state.finish_epoch()
@@ -121,6 +121,8 @@ class Trainer:
                         result = self.evaluate(progress)
                         self.save()
         progress.finish(task)
+        if state.epoch < self.run.epochs:
+            progress.say(f"stopped   no better metric in {state.waited} evaluations; the best is {state.best:.3f}")
         if self.accelerator.is_main_process:
             save_native(state.evaluated, self.folder)
             write_card(self.folder)
@@ -200,6 +202,7 @@ class Trainer:
             save_weights(network, self.folder / self.spec.weights)
             if result.primary > state.best or (math.isnan(result.primary) and state.best == -math.inf):
                 save_weights(network, self.folder / BEST)
+        state.waited = 0 if result.primary > state.best else state.waited + 1
         state.best = max(state.best, result.primary)
         return result
 
@@ -245,6 +248,9 @@ class Trainer:
             return ()
         restore_random_state(state.random, self.accelerator)
         return cast(Iterable[tuple[Tensor, list[Target]]], skip_first_batches(self.train, state.batch))
+
+    def _is_out_of_patience(self) -> bool:
+        return 0 < self.run.patience <= self.state.waited
 
     def _is_evaluated(self, epoch: int) -> bool:
         return epoch == self.run.epochs or (self.run.evaluate_every > 0 and epoch % self.run.evaluate_every == 0)

@@ -19,7 +19,7 @@ from eyas.detectors import ShuffleDet
 CLASSES = ("red", "blue")
 COLOURS = ((220, 40, 40), (40, 60, 220))
 SIZE = 64
-MODEL = {"width": 0.25, "stem_channels": 8, "anchor_shapes": [[20, 20], [32, 32]]}
+MODEL = {"width": 0.25, "stem_channels": 8, "anchor_shapes": [[20, 20], [32, 32]], "object_weight": 18.75}
 DATASET = {"batch_size": 4, "workers": 0}
 
 

@@ -285,7 +285,7 @@ def test_it_says_the_size_beforehand_and_what_came_of_it(made: Path, tmp_path: P
     for name in ("data", "teacher"):
         shutil.copytree(made / name, tmp_path / name)
     assert own.fill("bfloat16") == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cache")]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cache     fgfi: ")]
     assert len(lines) == 2 and "to write, 16 images" in lines[0]
     assert lines[0].replace("to write, ", "") == lines[1] and "% of whole maps (" in lines[1] and "an image" in lines[1]
 

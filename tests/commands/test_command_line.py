@@ -25,6 +25,7 @@ from eyas.methods import FGFI
 from eyas.runs.checkpoint import save_weights
 from eyas.runs.log import read_log
 from eyas.runs.opening import load
+from eyas.runs.recipes import allow_code
 from helpers.tiny import CLASSES, MODEL, options, train_lines, write_squares
 
 
@@ -341,7 +342,8 @@ def test_methods_from_yaml_one_or_a_list(tmp_path: Path) -> None:
             }
         )
     )
-    _, made = parsed([*DISTILL, f"--config={recipe}", "--dataset.augment.hue=0.1", "--optim.lr=0.125"])
+    with allow_code(True):
+        _, made = parsed([*DISTILL, f"--config={recipe}", "--dataset.augment.hue=0.1", "--optim.lr=0.125"])
     first, second = made.method
     assert (type(first), first.weight, first.assignment) == (FGFI, 0.3, "per_level")
     assert (type(second).__name__, second.weight) == ("Third", 0.7)

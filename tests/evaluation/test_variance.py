@@ -261,8 +261,8 @@ def test_a_detector_of_your_own(run: Path, tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--psi=1.5"], "--psi must lie in [0, 1]"),
-        (["--images=0"], "--images must be at least 1"),
+        (["--psi=1.5"], "psi must lie in [0, 1]"),
+        (["--images=0"], "images must be at least 1"),
         (["--data=/nowhere"], "no such folder"),
         (["--split=test"], "test"),
     ],

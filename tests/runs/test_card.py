@@ -28,7 +28,10 @@ def test_everything_that_a_run_records(tmp_path: Path) -> None:
     folder.mkdir()
     ModelSpec("retinanet", ("nut", "a|b"), "resnet18", resize=Resize(height=240, width=320)).save(folder)
     (folder / "config.yaml").write_text(CONFIG)
-    scores = [line("val", epoch=epoch, summary={"map": value, "map_50": 0.5}) for epoch, value in ((1, 0.4), (2, 0.3))]
+    scores = [
+        line("val", epoch=epoch, step=epoch, summary={"map": value, "map_50": 0.5})
+        for epoch, value in ((1, 0.4), (2, 0.3))
+    ]
     (folder / "log.jsonl").write_text(
         "".join([line("teacher", name="t", summary={"map": 0.6, "map_50": None}), *scores])
     )

@@ -96,4 +96,4 @@ def test_command_without_teacher(squares: Path, tmp_path: Path, capsys: pytest.C
 
 def test_no_steps(squares: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmark", f"--data={squares}", "--steps=0", *options()]) == 2
-    assert "--steps must be at least 1" in capsys.readouterr().err
+    assert "steps must be at least 1" in capsys.readouterr().err

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 FILL = (124, 116, 104)
 """RGB of the padding, in [0, 255]: the rounded ImageNet mean, which the usual normalisation maps to about 0."""
@@ -12,6 +11,8 @@ FILL = (124, 116, 104)
 
 def as_float(images: Tensor) -> Tensor:
     """Images for a network: uint8 (..., 3, height, width) becomes float32 in [0, 1], floats pass unchanged."""
+    from torchvision.transforms.v2 import functional as F  # takes a second to import, and only batches need it
+
     return images if images.is_floating_point() else F.to_dtype(images, torch.float32, scale=True)
 
 

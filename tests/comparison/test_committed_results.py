@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from eyas.comparison.statistics import compare_arms, markdown, note, rows
+from eyas.comparison.presentation import markdown, note, rows
+from eyas.comparison.statistics import compare_arms
 from eyas.runs.results import read_run
 from eyas.tools.files import json_text
 

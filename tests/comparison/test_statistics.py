@@ -11,15 +11,8 @@ import numpy as np
 import pytest
 from scipy.special import stdtrit
 
-from eyas.comparison.statistics import (
-    compare_arms,
-    conclusions,
-    estimate,
-    gap_closed,
-    markdown,
-    paired_difference,
-    rows,
-)
+from eyas.comparison.presentation import conclusions, markdown, rows
+from eyas.comparison.statistics import compare_arms, estimate, gap_closed, paired_difference
 from eyas.runs.log import LOG
 from eyas.runs.results import RunResult, last_epoch, metric_title, read_run, seconds_between_lines
 from eyas.types import EyasError

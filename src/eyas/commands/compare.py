@@ -56,7 +56,8 @@ def compare(
     check_output_folder(out)
     from eyas.comparison.jobs import train_missing
     from eyas.comparison.plan import make_plan
-    from eyas.comparison.statistics import compare_arms, note, rows
+    from eyas.comparison.presentation import note, rows
+    from eyas.comparison.statistics import compare_arms
     from eyas.report.comparison_files import write_comparison
 
     plan = make_plan(data, teacher, student, arms or {}, out=out, seeds=seeds, resolve=resolve_command)

@@ -14,7 +14,8 @@ from eyas.commands.train import train
 from eyas.comparison.arms import BASELINE, FORMER_BASELINE, ArmOptions
 from eyas.comparison.jobs import resume_options
 from eyas.comparison.plan import ARMS, TEACHER_FILE, Plan, make_plan
-from eyas.comparison.statistics import Comparison, note, rows
+from eyas.comparison.presentation import note, rows
+from eyas.comparison.statistics import Comparison
 from eyas.data import read
 from eyas.data.dataset import first_with_objects
 from eyas.data.digits import DigitsSpec, data_hash, write_digits

@@ -10,7 +10,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from eyas.comparison.statistics import Comparison, markdown, note, rows
+from eyas.comparison.presentation import markdown, note, rows
+from eyas.comparison.statistics import Comparison
 from eyas.report.plots import COLOURS, clean_axes, save_figure, start_at_zero
 from eyas.runs.results import metric_title
 from eyas.tools.files import make_folder, write_json, write_text

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from eyas.comparison.arms import BASELINE
-from eyas.comparison.statistics import Comparison, conclusions, rows
+from eyas.comparison.presentation import GAP_CLOSED, PLUS_MINUS, conclusions, rows
+from eyas.comparison.statistics import Comparison
 from eyas.report.charts import LARGE
 from eyas.report.collect import ReportData
 from eyas.report.comparison_files import draw_intervals
@@ -35,16 +36,13 @@ def section(data: ReportData) -> Html:
 def _legend_of_table(comparison: Comparison) -> str:
     """The meaning of the columns."""
     if any(len(arm.seeds) > 1 for arm in comparison.arms.values()):
-        words = "±: half width of the 95 % confidence interval of the mean over the seeds (Student's t). "
+        words = f"{PLUS_MINUS}. "
     else:
         words = "One seed does not show the spread: two trainings that differ only in their seed may differ by more. "
     if BASELINE in comparison.arms:
         words += "Minus baseline is paired by seed. "
         if comparison.teacher is not None:
-            words += (
-                "Gap closed: mean(arm - baseline) / mean(teacher - baseline), with Fieller's 95 % interval; - with "
-                "fewer than two seeds, or where the teacher cannot be told from the baseline. "
-            )
+            words += f"{GAP_CLOSED} "
     else:
         words += "There is no baseline arm, so no gain over the baseline and no gap closed. "
     return words + "Seconds and memory are those of the training."

@@ -41,8 +41,8 @@ from eyas.data import DataSource, Resize, read
 from eyas.data.digits import DigitsSpec, write_digits
 from eyas.detectors import build
 from eyas.distillation.distiller import Distiller
+from eyas.distillation.outlines import anchor_grids
 from eyas.distillation.weights import FIRST
-from eyas.evaluation.predict import anchor_grids
 from eyas.methods import Auto
 from eyas.methods.adapter import Adapter
 from eyas.methods.imitation import imitation_loss
@@ -237,7 +237,7 @@ class PlainWay(nn.Module):
             Adapter(one.channels, other.channels, kernel_size=kernel, init_std=0.01)
             for one, other in zip(student.levels.values(), teacher.levels.values(), strict=True)
         )
-        self.grids: list[AnchorGrid] = anchor_grids(teacher, size)
+        self.grids: Sequence[AnchorGrid] = anchor_grids(teacher, size)
         self.anchors: Tensor
         self.register_buffer("anchors", torch.cat([grid.anchors().double().view(-1, 4) for grid in self.grids]))
 

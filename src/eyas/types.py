@@ -83,6 +83,11 @@ def host_boxes(targets: Sequence[Target]) -> list[Tensor]:
     return [torch.from_numpy(t["host_boxes"]) if "host_boxes" in t else t["boxes"] for t in targets]
 
 
+def image_sizes(targets: Sequence[Target], batch: Size) -> list[Size]:
+    """(height, width) of each image without its padding; that of the batch where a target does not say."""
+    return [target.get("size", batch) for target in targets]
+
+
 class Prediction(TypedDict):
     """The detections in one image, by descending score."""
 
@@ -109,7 +114,7 @@ class Level:
         box_range: (low, high), pixels: the detector assigns boxes with low <= sqrt(area) < high to this level. None if
             it has no such rule.
         per_image: whether ``grid`` takes the size of an image itself, and not that of the padded batch it is in. Images
-            of one batch then have anchors of their own, see `View.by_anchors`.
+            of one batch then have anchors of their own, see `eyas.methods.masks.batch_masks`.
         matched_by_iou: whether the detector's own losses match objects to these anchors by IoU, so that it hardly
             learns an object that fits none of them.
     """
@@ -274,29 +279,6 @@ class View:
         sizes = [(feature.shape[-2], feature.shape[-1]) for feature in self.features]
         grids = [level.grid(size, self.image_size) for level, size in zip(self.levels, sizes, strict=True)]
         object.__setattr__(self, "grids", grids)
-
-    def by_anchors(self, targets: Sequence[Target]) -> list[tuple[list[int], Sequence[AnchorGrid]]]:
-        """The images that have the same anchors, as indices in the batch, and those anchors on each level.
-
-        Mostly all images and `grids`. Where a level is ``per_image``, the images of one size, and on that level the
-        anchors of the cells that the image covers, the first of the map.
-        """
-        sizes = [target.get("size", self.image_size) for target in targets]
-        if not any(level.per_image for level in self.levels) or set(sizes) <= {self.image_size}:
-            return [(list(range(len(sizes))), self.grids)]
-        groups = {size: [index for index, own in enumerate(sizes) if own == size] for size in sizes}
-        return [(members, self._grids_of(size)) for size, members in groups.items()]
-
-    def _grids_of(self, image_size: Size) -> list[AnchorGrid]:
-        found = []
-        for level, grid in zip(self.levels, self.grids, strict=True):
-            if level.per_image:
-                rows, columns = (
-                    min(cells, -(-side // level.stride)) for cells, side in zip(grid.size, image_size, strict=True)
-                )
-                grid = level.grid((rows, columns), image_size)
-            found.append(grid)
-        return found
 
     def detached(self) -> View:
         """The same view with detached feature maps."""

@@ -21,7 +21,7 @@ from eyas.cache.shards import Shards, ShardWriter
 from eyas.cache.store import TeacherCache, image_digest, record_key
 from eyas.data import Augmentation, Resize, read, train_transform
 from eyas.data.dataset import loader
-from eyas.evaluation.predict import anchor_grids
+from eyas.distillation.outlines import anchor_grids
 from eyas.nn.taps import tap_features
 from eyas.ops.near_objects import near_object_masks
 from eyas.ops.pixels import as_float

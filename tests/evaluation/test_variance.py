@@ -14,8 +14,9 @@ from torch import Tensor
 
 from eyas.__main__ import main
 from eyas.data import write_coco
-from eyas.evaluation.variance import LevelInspection, Moments, inside, inspect_features, table, verdict, view_and_masks
-from eyas.report.plots import channel_variances, near_masks, save_figure
+from eyas.evaluation.variance import LevelInspection, Moments, inspect_features, table, verdict, view_and_masks
+from eyas.ops.pixels import image_cells
+from eyas.report.plots import channel_variances, draw_near_masks, save_figure
 from eyas.types import Level, Target
 from helpers.tiny import CLASSES, SIZE, one_epoch, square_image, write_squares
 from helpers.toys import seeded, toy_batch, toy_target
@@ -137,7 +138,7 @@ def test_images_without_objects_are_far() -> None:
 
 
 def test_padding_is_neither_near_nor_far() -> None:
-    assert inside((2, 3), 8, [(16, 24), (8, 17), (9, 8)]).int().tolist() == [
+    assert image_cells((2, 3), 8, [(16, 24), (8, 17), (9, 8)]).int().tolist() == [
         [[1, 1, 1], [1, 1, 1]],
         [[1, 1, 1], [0, 0, 0]],
         [[1, 0, 0], [1, 0, 0]],
@@ -170,9 +171,7 @@ def test_the_drawing_survives_constant_channels_and_levels_without_near_cells(tm
 def test_masks_are_drawn_to_scale_where_the_map_reaches_beyond_the_image(tmp_path: Path) -> None:
     mask = torch.zeros(1, 2, 2, dtype=torch.bool)
     mask[:, :, 1] = True
-    save_figure(
-        tmp_path / "m.png", near_masks([torch.full((3, 64, 48), 0.5)], [toy_target()], [mask], ["P5"], strides=[32])
-    )
+    save_figure(tmp_path / "m.png", draw_near_masks([torch.full((3, 64, 48), 0.5)], [toy_target()], [mask], [32]))
     with Image.open(tmp_path / "m.png") as image:
         tinted = np.ptp(np.asarray(image.convert("RGB")).astype(int), axis=2) > 60
         grey = np.asarray(image.convert("L")) < 200

@@ -16,7 +16,7 @@ from eyas.comparison.statistics import compare_arms
 from eyas.report import plots
 from eyas.report.comparison_files import draw_curves
 from eyas.report.fonts import unwritable
-from eyas.report.plots import draw_detections, near_masks, rendered, save_figure, side_by_side, start_at_zero
+from eyas.report.plots import draw_detections, draw_near_masks, rendered, save_figure, side_by_side, start_at_zero
 from eyas.runs.results import RunResult
 from eyas.types import EyasError, Prediction, Target
 
@@ -82,10 +82,10 @@ def test_side_by_side_has_the_truth_and_each_model(tmp_path: Path) -> None:
 def test_near_masks_tint_the_near_cells(tmp_path: Path) -> None:
     mask = torch.zeros(1, 6, 12, dtype=torch.bool)
     target: Target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    save_figure(tmp_path / "none.png", near_masks([grey()], [target], [mask, mask], ["P3", "P4"]))
+    save_figure(tmp_path / "none.png", draw_near_masks([grey()], [target], [mask, mask], [10, 10]))
     assert not coloured(pixels(tmp_path / "none.png")).any()
     mask[:, :, 6:] = True
-    save_figure(tmp_path / "half.png", near_masks([grey()], [target], [mask], ["P3"]))
+    save_figure(tmp_path / "half.png", draw_near_masks([grey()], [target], [mask], [10]))
     tinted = coloured(pixels(tmp_path / "half.png"))
     left, right = np.array_split(tinted, 2, axis=1)
     assert right.mean() > 0.3 and left.mean() < 0.05

@@ -14,7 +14,7 @@ from eyas.data import DataSource, Resize
 from eyas.data.summary import FIT_RECORDS, anchor_fit, report
 from eyas.detectors import build
 from eyas.distillation.distiller import Distiller
-from eyas.evaluation.predict import anchor_grids
+from eyas.distillation.outlines import anchor_grids
 from eyas.methods import FGFI, Auto, Chen2017, FitNets, Vanilla
 from eyas.ops.anchors import AnchorGrid, ratio_cell_anchors
 from eyas.training.preflight import describe_anchors, describe_distillation, describe_idle, describe_late_start

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from eyas.args import DataArgs
@@ -25,9 +24,9 @@ from eyas.data.workers import WorkerProgress, worker_options
 from eyas.distillation.outlines import Outlines
 from eyas.methods.imitation import FeatureImitation
 from eyas.nn.eval_mode import eval_mode
-from eyas.nn.taps import tap_features
+from eyas.nn.taps import tapped_view
 from eyas.ops.pixels import as_float
-from eyas.types import Size, Target, View
+from eyas.types import Size, Target
 
 SAMPLE = 500
 """Number of images whose masks predict the size; it is exact if there are no more."""
@@ -84,8 +83,9 @@ class CacheFiller:
             for batch in with_timeout(loader, loader):
                 images, targets = send_to_device(batch, self.teacher.device)
                 found = [keys[target["index"], target["variant"]] for target in targets]
+                seen = as_float(images).contiguous(memory_format=self.teacher.layout)
                 with self.accelerator.autocast():
-                    view = self._view(as_float(images).contiguous(memory_format=self.teacher.layout))
+                    view = tapped_view(self.teacher.detector, self.taps, seen, "teacher")
                 for (method, store), wants, writer in zip(self.cached, missing, writers, strict=True):
                     if wants.isdisjoint(found):
                         continue
@@ -111,12 +111,6 @@ class CacheFiller:
             collate_fn=collate,
             generator=torch.Generator(),  # its own, so that the default one is untouched
         )
-
-    def _view(self, images: Tensor) -> View:
-        detector = self.teacher.detector
-        features = tap_features(detector, self.taps, images, "teacher")
-        size = (images.shape[-2], images.shape[-1])
-        return View([features[tap] for tap in self.taps], [detector.levels[tap] for tap in self.taps], size)
 
     def _network_target(self, image: ImageVariant) -> tuple[Size, Target]:
         """The size and the boxes that the network will see, without decoding the image."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eyas.cache.store import read_cached
-from eyas.evaluation.predict import anchor_grids
+from eyas.distillation.outlines import anchor_grids
 from eyas.nn.taps import PROBE_SIZE
 from eyas.runs.opening import DetectorSource
 from eyas.tools.files import file_digest, files_digest

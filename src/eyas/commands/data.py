@@ -39,7 +39,7 @@ def data(
     grids = None
     if model is not None:
         # Here, since without a model this command answers before torch would be imported.
-        from eyas.evaluation.predict import anchor_grids
+        from eyas.distillation.outlines import anchor_grids
         from eyas.runs.opening import resolve_detector
 
         opened = resolve_detector(model)

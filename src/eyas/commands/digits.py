@@ -21,11 +21,10 @@ from eyas.data.dataset import first_with_objects
 from eyas.data.digits import DigitsSpec, data_hash, write_digits
 from eyas.evaluation import EvaluationResult
 from eyas.evaluation.cost import ModelCost, measure
-from eyas.evaluation.predict import anchor_grids
-from eyas.ops.near_objects import near_object_masks
 from eyas.ops.pixels import as_float
 from eyas.report.comparison_files import JSON, MARKDOWN
-from eyas.report.plots import near_masks, save_figure, side_by_side
+from eyas.report.plots import save_figure, side_by_side
+from eyas.report.sections.masks import draw_masks
 from eyas.runs.checkpoint import ModelSpec
 from eyas.runs.config import recorded_config
 from eyas.runs.opening import load
@@ -102,10 +101,8 @@ def draw(out: Path, data: Path, folders: Mapping[str, Path]) -> None:
     models = {name: load(folder) for name, folder in folders.items()}
     teacher = models["teacher"]
     images, targets = first_with_objects(read(data, "val"), ModelSpec.load(folders["teacher"]).resize)
-    grids = anchor_grids(teacher, (images.shape[-2], images.shape[-1]))
-    masks = near_object_masks(grids, [target["boxes"] for target in targets])
-    titles = [f"stride {level.stride}" for level in teacher.levels.values()]
-    save_figure(out / "near_masks.png", near_masks(list(images), targets, masks, titles))
+    masks = draw_masks(teacher, images, targets, psi=0.5, assignment="global")
+    save_figure(out / "near_masks.png", masks)
     found = {name: detector.predict(as_float(images)) for name, detector in models.items()}
     save_figure(out / "detections.png", side_by_side(list(images), targets, found, teacher.classes))
 

@@ -1,4 +1,4 @@
-"""Views without values: the shapes of a detector's maps, from which masks and their counts follow."""
+"""Views without values: the shapes of a detector's maps, from which anchors, masks and their counts follow."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from collections.abc import Sequence
 import torch
 
 from eyas.nn.eval_mode import eval_mode
-from eyas.nn.taps import some_parameter, tap_features
+from eyas.nn.taps import some_parameter, tapped_view
+from eyas.ops.anchors import AnchorGrid
 from eyas.types import Detector, Size, View
+
+
+def anchor_grids(detector: Detector, image_size: Size) -> Sequence[AnchorGrid]:
+    """The anchors of every level for an input of (height, width), by a forward pass of a blank image."""
+    return Outlines(detector, list(detector.levels), "detector")(image_size, 1).grids
 
 
 class Outlines:
@@ -24,9 +30,9 @@ class Outlines:
     def __call__(self, size: Size, images: int) -> View:
         """The view of a batch of images (height, width), whose maps have the right shapes and no memory."""
         if size not in self._shapes:
+            blank = torch.zeros(1, 3, *size).to(some_parameter(self._detector))
             with eval_mode(self._detector.network):
-                blank = torch.zeros(1, 3, *size, device=some_parameter(self._detector).device)
-                features = tap_features(self._detector, self._taps, blank, self._role)
-            self._shapes[size] = [features[tap].shape[1:] for tap in self._taps]
+                view = tapped_view(self._detector, self._taps, blank, self._role)
+            self._shapes[size] = [feature.shape[1:] for feature in view.features]
         maps = [torch.zeros(()).expand(images, *shape) for shape in self._shapes[size]]
         return View(maps, [self._detector.levels[tap] for tap in self._taps], size)

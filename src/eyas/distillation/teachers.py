@@ -13,9 +13,9 @@ from eyas.distillation.outlines import Outlines
 from eyas.distillation.views import image_size, with_heads
 from eyas.methods.method import Reads
 from eyas.nn.failures import running
-from eyas.nn.taps import Taps, probe, tap_features
+from eyas.nn.taps import Taps, probe, tapped_view
 from eyas.tools.timing import span
-from eyas.types import Detector, HeadOutputs, Level, Target, View
+from eyas.types import Detector, Level, Target, View
 
 
 @dataclass(frozen=True)
@@ -85,14 +85,12 @@ class RunningTeacher:
         # Scoring the teacher elsewhere may leave it in training mode, where BatchNorm would follow the batch.
         self.detector.network.eval()
         if reads.isdisjoint({"heads", "teacher_proposals"}):
-            features, outputs = tap_features(self.detector, taps, images, "teacher"), HeadOutputs()
-        else:
-            with running("the teacher", images), torch.no_grad(), Taps(self.detector.network, taps) as tapped:
-                detector = with_heads(self.detector, "teacher")
-                outputs = detector.score_boxes(images, request.boxes, proposals="teacher_proposals" in reads)
-            features = tapped.features
-        levels = [self.levels[tap] for tap in taps]
-        return View([features[tap] for tap in taps], levels, image_size(images), outputs.heads, outputs.proposals)
+            return tapped_view(self.detector, taps, images, "teacher")
+        with running("the teacher", images), torch.no_grad(), Taps(self.detector.network, taps) as tapped:
+            detector = with_heads(self.detector, "teacher")
+            outputs = detector.score_boxes(images, request.boxes, proposals="teacher_proposals" in reads)
+        features, levels = [tapped.features[tap] for tap in taps], [self.levels[tap] for tap in taps]
+        return View(features, levels, image_size(images), outputs.heads, outputs.proposals)
 
     def outline(self, request: TeacherRequest) -> View:
         """From one blank image for each size of images."""

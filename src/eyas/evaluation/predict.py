@@ -15,11 +15,9 @@ from eyas.data.worker_watch import name_failed_images, safe_batches, with_timeou
 from eyas.evaluation import EvaluationResult, evaluate
 from eyas.nn.eval_mode import eval_mode
 from eyas.nn.failures import running
-from eyas.nn.taps import tap_features
-from eyas.ops.anchors import AnchorGrid
 from eyas.ops.pixels import as_float
 from eyas.tools.progress import Progress
-from eyas.types import Detector, Prediction, Size, Target
+from eyas.types import Detector, Prediction, Target, image_sizes
 
 Batches = Iterable[tuple[Tensor, list[Target]]]
 
@@ -65,7 +63,7 @@ def predict_batch(
         name: the detector, for the message of an EyasError when it fails.
     """
     batch = (images.shape[-2], images.shape[-1])
-    sizes = [target.get("size", batch) for target in targets]
+    sizes = image_sizes(targets, batch)
     if set(sizes) <= {batch}:
         with running(f"the {name}", images):
             return detector.predict(as_float(images))
@@ -92,17 +90,6 @@ def score_detector(
     shards = gather_object([predict_records(detector, batches, source, progress, name)])
     # Records that are repeated to even out the shards count once.
     return score(metric, source, {index: found for shard in shards for index, found in shard.items()})
-
-
-def anchor_grids(detector: Detector, image_size: Size) -> list[AnchorGrid]:
-    """The anchors of every level for an input of (height, width), by a forward pass on a blank image."""
-    parameter = next(detector.network.parameters())
-    with eval_mode(detector.network):
-        features = tap_features(detector, detector.levels, torch.zeros(1, 3, *image_size).to(parameter))
-    return [
-        level.grid((features[name].shape[-2], features[name].shape[-1]), image_size)
-        for name, level in detector.levels.items()
-    ]
 
 
 def score(metric: str, source: DataSource, predictions: dict[int, Prediction]) -> EvaluationResult:

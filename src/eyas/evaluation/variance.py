@@ -10,19 +10,18 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from eyas.methods.masks import batch_masks
+from eyas.methods.masks import near_masks
 from eyas.nn.eval_mode import eval_mode
-from eyas.nn.taps import tap_features
-from eyas.ops.near_objects import AssignmentRule, near_object_masks
-from eyas.ops.pixels import as_float
+from eyas.nn.taps import tapped_view
+from eyas.ops.near_objects import AssignmentRule
+from eyas.ops.pixels import as_float, image_cells
 from eyas.tools.tables import as_text
-from eyas.types import Detector, Level, Size, Target, View
+from eyas.types import Detector, Level, Size, Target, View, image_sizes
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +150,7 @@ def inspect_features(
 ) -> list[LevelInspection]:
     """The variance of a teacher's features near objects and far from them, on every level.
 
-    Cells of padding count neither as near nor as far, see `inside`. The cells of ignore regions are far.
+    Cells of padding count neither as near nor as far, see `image_cells`. The cells of ignore regions are far.
 
     Args:
         teacher: left in the mode it was in.
@@ -166,7 +165,7 @@ def inspect_features(
     with eval_mode(teacher.network):
         for images, targets in batches:
             view, masks = view_and_masks(teacher, images, targets, psi=psi, assignment=assignment)
-            sizes = [target.get("size", view.image_size) for target in targets]
+            sizes = image_sizes(targets, view.image_size)
             levels = zip(teacher.levels, view.levels, view.features, masks, strict=True)
             batch = [_level(*level, sizes) for level in levels]
             found = batch if not found else [_merge(*pair) for pair in zip(found, batch, strict=True)]
@@ -179,27 +178,9 @@ def view_and_masks(
     teacher: Detector, images: Tensor, targets: Sequence[Target], *, psi: float, assignment: AssignmentRule
 ) -> tuple[View, list[Tensor]]:
     """The teacher's features of a batch, and the near-object mask of each level, (B, H, W). In evaluation mode."""
-    features = tap_features(teacher, teacher.levels, as_float(images), "teacher")
-    size = (images.shape[-2], images.shape[-1])
-    view = View([features[name] for name in teacher.levels], list(teacher.levels.values()), size)
-    ranges = [level.box_range for level in view.levels]
-    near = partial(near_object_masks, psi=psi, assignment=assignment, box_ranges=ranges)
-    return view, [mask.to(images.device) for mask in batch_masks(view, targets, near)]
-
-
-def inside(size: Size, stride: int, sizes: Sequence[Size]) -> Tensor:
-    """The cells that have a pixel of their image, the rest being padding: (B, H, W) bool.
-
-    Images are padded to the largest of a batch, and by some detectors to a multiple of their coarsest stride.
-
-    Args:
-        size: (H, W) of the map.
-        stride: pixels per cell.
-        sizes: of each image, (height, width) before padding.
-    """
-    limits = torch.tensor(sizes).view(-1, 2)
-    rows, columns = (torch.arange(cells) * stride < limits[:, axis, None] for axis, cells in enumerate(size))
-    return rows[:, :, None] & columns[:, None, :]
+    view = tapped_view(teacher, list(teacher.levels), as_float(images), "teacher")
+    masks = near_masks(view, targets, psi=psi, assignment=assignment)
+    return view, [mask.to(images.device) for mask in masks]
 
 
 def table(levels: Sequence[LevelInspection]) -> str:
@@ -247,7 +228,7 @@ def _verdict(level: LevelInspection) -> str:
 
 
 def _level(name: str, level: Level, features: Tensor, near: Tensor, sizes: Sequence[Size]) -> LevelInspection:
-    image = inside((features.shape[-2], features.shape[-1]), level.stride, sizes).to(near.device)
+    image = image_cells((features.shape[-2], features.shape[-1]), level.stride, sizes).to(near.device)
     none = Moments.of(features[:0], near[:0])
     found = LevelInspection(name, level, none, none)
     for index in range(len(features)):

@@ -12,15 +12,14 @@ of the paper is computed:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import get_args
 
 from torch import Tensor
 
 from eyas.methods.imitation import FeatureImitation, Rectify
-from eyas.methods.masks import batch_masks
+from eyas.methods.masks import near_masks
 from eyas.methods.method import Weight
-from eyas.ops.near_objects import AssignmentRule, near_object_masks
+from eyas.ops.near_objects import AssignmentRule
 from eyas.types import Target, View
 
 MANY = 0.5
@@ -77,9 +76,7 @@ class FGFI(FeatureImitation):
 
     def masks(self, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
         """The near-object mask I of each level, (batch, H, W) bool, on the teacher's grids."""
-        ranges = [level.box_range for level in teacher.levels]
-        near = partial(near_object_masks, psi=self.psi, assignment=self.assignment, box_ranges=ranges)
-        return batch_masks(teacher, targets, near)
+        return near_masks(teacher, targets, psi=self.psi, assignment=self.assignment)
 
     def fingerprint(self) -> dict[str, object]:
         return {"psi": self.psi, "assignment": self.assignment}
@@ -93,6 +90,6 @@ class FGFI(FeatureImitation):
             return ""
         return (
             f"{near / total:.0%} of the cells are near an object, so nearly the whole map is imitated, background too. "
-            f"Objects that fill the image are near many cells, and so are those that no anchor fits: choose the "
+            "Objects that fill the image are near many cells, and so are those that no anchor fits: choose the "
             f"teacher's anchors for the data, raise psi ({self.psi:g}), or take assignment by_size"
         )

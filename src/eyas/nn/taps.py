@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from eyas.nn.eval_mode import eval_mode
 from eyas.nn.failures import running
-from eyas.types import Detector, EyasError, Size
+from eyas.types import Detector, EyasError, Size, View
 
 PROBE_SIZE: Size = (128, 160)
 """(height, width) of the random image that `probe` runs."""
@@ -92,6 +92,13 @@ def tap_features(detector: Detector, names: Iterable[str], images: Tensor, role:
     with running(f"the {role}", images), torch.no_grad(), Taps(detector.network, names, stop=True) as taps:
         detector.predict(images)
     return taps.features
+
+
+def tapped_view(detector: Detector, names: Sequence[str], images: Tensor, role: str) -> View:
+    """The view of a batch at tap names that are levels of the detector; errors as for `tap_features`."""
+    features = tap_features(detector, names, images, role)
+    levels = [detector.levels[name] for name in names]
+    return View([features[name] for name in names], levels, (images.shape[-2], images.shape[-1]))
 
 
 def some_parameter(detector: Detector) -> Tensor:

@@ -1,6 +1,11 @@
-"""Pixels: uint8 from the file to the device, where they become floats. Bytes are a quarter of the data to move."""
+"""Pixels: uint8 from the file to the device, where they become floats. Bytes are a quarter of the data to move.
+
+Images of a batch are padded on the right and at the bottom.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -31,3 +36,18 @@ def pad_right_and_bottom(images: Tensor, height: int, width: int) -> Tensor:
     padded = filled(len(images), height, width, like=images)
     padded[:, :, : images.shape[-2], : images.shape[-1]] = images
     return padded
+
+
+def image_cells(size: tuple[int, int], stride: int, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """The cells of a map that have a pixel of their image, the rest being padding: (B, H, W) bool, on the CPU.
+
+    Images are padded to the largest of a batch, and by some detectors to a multiple of their coarsest stride.
+
+    Args:
+        size: (H, W) of the map.
+        stride: pixels per cell.
+        sizes: of each image, (height, width) before padding.
+    """
+    limits = torch.tensor(sizes).view(-1, 2)
+    rows, columns = (torch.arange(cells) * stride < limits[:, axis, None] for axis, cells in enumerate(size))
+    return rows[:, :, None] & columns[:, None, :]

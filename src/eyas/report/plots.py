@@ -149,32 +149,25 @@ def side_by_side(
     return figure
 
 
-def near_masks(
-    images: Sequence[Tensor],
-    targets: Sequence[Target],
-    masks: Sequence[Tensor],
-    titles: Sequence[str],
-    *,
-    strides: Sequence[int] | None = None,
+def draw_near_masks(
+    images: Sequence[Tensor], targets: Sequence[Target], masks: Sequence[Tensor], strides: Sequence[int]
 ) -> Figure:
     """One row per level, one column per image: the near cells of that level over the image and its boxes.
 
     Args:
         masks: per level (batch, H, W) bool.
-        titles: per level.
-        strides: per level, pixels per cell, where the detector pads the image and its maps reach beyond it. Without
-            them, each map covers the image.
+        strides: per level, pixels per cell. A map may reach beyond the image, where the detector pads inside.
     """
     tint = matplotlib.colors.ListedColormap(["#00000000", NEAR])
     figure = Figure(figsize=(2.6 * len(images), 2.7 * len(masks)), dpi=100, layout="constrained")
     grid = figure.subplots(len(masks), len(images), squeeze=False)
     for column, (image, target) in enumerate(zip(images, targets, strict=True)):
         height, width = image.shape[-2:]
-        for row, (mask, title) in enumerate(zip(masks, titles, strict=True)):
+        for row, (mask, stride) in enumerate(zip(masks, strides, strict=True)):
             axes, near = grid[row, column], mask[column].cpu()
-            right, bottom = (width, height) if strides is None else (n * strides[row] for n in near.shape[::-1])
+            bottom, right = (cells * stride for cells in near.shape)
             share = float(near.float().mean())
-            show_image(axes, image, f"{title}   {share:.0%} near")
+            show_image(axes, image, f"stride {stride}   {share:.0%} near")
             axes.imshow(near.int().numpy(), cmap=tint, alpha=0.45, extent=(0, right, bottom, 0), vmin=0, vmax=1)
             draw_boxes(axes, target["boxes"], [""] * len(target["boxes"]), [OBJECT] * len(target["boxes"]))
             axes.set(xlim=(0, width), ylim=(height, 0))

@@ -13,10 +13,10 @@ from eyas.data.summary import anchor_fit
 from eyas.detectors.class_names import listed
 from eyas.distillation.balance import Balance
 from eyas.distillation.distiller import Distiller
+from eyas.distillation.outlines import anchor_grids
 from eyas.distillation.pairing import describe_levels
 from eyas.distillation.teachers import Teacher
 from eyas.evaluation import EvaluationResult
-from eyas.evaluation.predict import anchor_grids
 from eyas.methods import Auto, Method
 from eyas.runs.checkpoint import ModelSpec
 from eyas.types import Detector, EyasError

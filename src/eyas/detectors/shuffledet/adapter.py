@@ -15,7 +15,7 @@ from torchvision.ops import batched_nms
 
 from eyas.detectors.deployed import Deployed
 from eyas.detectors.head_checks import check_anchors, check_heads
-from eyas.detectors.shuffledet.anchors import STRIDE, BatchAnchors, anchor_step, image_sizes
+from eyas.detectors.shuffledet.anchors import STRIDE, BatchAnchors, anchor_step
 from eyas.detectors.shuffledet.deployed import DeployedShuffleDet
 from eyas.detectors.shuffledet.heads import HEADS, Raw, head_outputs, matched_heads
 from eyas.detectors.shuffledet.loss import (
@@ -30,7 +30,7 @@ from eyas.detectors.shuffledet.loss import (
 from eyas.detectors.shuffledet.shufflenet import ShuffleNet
 from eyas.ops.anchors import AnchorGrid, shapes_to_cell_anchors
 from eyas.ops.boxes import clip, iou, to_centre_size
-from eyas.types import EyasError, HeadOutputs, Level, Prediction, Size, Target
+from eyas.types import EyasError, HeadOutputs, Level, Prediction, Size, Target, image_sizes
 
 KITTI_ANCHORS = (
     (36.0, 37.0),

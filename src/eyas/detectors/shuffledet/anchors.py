@@ -11,7 +11,8 @@ from torch import Tensor
 
 from eyas.ops.anchors import AnchorGrid
 from eyas.ops.boxes import iou
-from eyas.types import Size, Target
+from eyas.ops.pixels import image_cells
+from eyas.types import Size
 
 STRIDE = 16
 """Input pixels per cell."""
@@ -48,7 +49,7 @@ class BatchAnchors:
         steps = [anchor_step(image_size) for image_size in sizes]
         boxes = torch.stack([AnchorGrid(cell_anchors, size, step, step).anchors().reshape(-1, 4) for step in steps])
         limits = torch.tensor([(width, height, width, height) for height, width in sizes], dtype=torch.float32)
-        outside = torch.stack([_padding_cells(size, image_size) for image_size in sizes]).flatten(1)
+        outside = ~image_cells(size, STRIDE, sizes).flatten(1)
         outside = outside.repeat_interleave(len(cell_anchors), dim=1)
         return cls(boxes.to(device), outside.to(device) if outside.any() else None, limits.to(device))
 
@@ -76,14 +77,3 @@ class BatchAnchors:
 
 def _row(values: Tensor, image: Tensor) -> Tensor:
     return image if len(values) > 1 else torch.zeros_like(image)
-
-
-def image_sizes(targets: Sequence[Target], batch: Size) -> list[Size]:
-    """(height, width) of each image of a batch without its padding; that of the batch where a target does not say."""
-    return [target.get("size", batch) for target in targets]
-
-
-def _padding_cells(size: Size, image_size: Size) -> Tensor:
-    """The cells of a map that have no pixel of the image, (H, W) bool."""
-    rows, columns = (torch.arange(cells) * STRIDE >= side for cells, side in zip(size, image_size, strict=True))
-    return rows[:, None] | columns

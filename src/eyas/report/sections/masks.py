@@ -11,14 +11,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from eyas.data.dataset import first_with_objects
-from eyas.evaluation.variance import inside, view_and_masks
+from eyas.evaluation.variance import view_and_masks
 from eyas.nn.eval_mode import eval_mode
 from eyas.ops.near_objects import AssignmentRule
+from eyas.ops.pixels import image_cells
 from eyas.report.collect import LeftOut, ReportData
 from eyas.report.markup import Html, counted, figure, grid, join, paragraph, picture
-from eyas.report.plots import near_masks, rendered
+from eyas.report.plots import draw_near_masks, rendered
 from eyas.report.runs import TEACHER, Run
-from eyas.types import Detector, Target
+from eyas.types import Detector, Target, image_sizes
 
 BACKGROUND = "#e8eaed"
 """Behind the titles, in light and dark mode."""
@@ -65,10 +66,10 @@ def draw_masks(
     parameter = next(detector.network.parameters())
     with eval_mode(detector.network), torch.no_grad():
         view, masks = view_and_masks(detector, images.to(parameter.device), targets, psi=psi, assignment=assignment)
-    sizes = [target.get("size", view.image_size) for target in targets]
+    sizes = image_sizes(targets, view.image_size)
     shown, strides = [], [level.stride for level in view.levels]
     for mask, stride in zip(masks, strides, strict=True):
-        image = inside((mask.shape[1], mask.shape[2]), stride, sizes)
+        image = image_cells((mask.shape[1], mask.shape[2]), stride, sizes)
         rows, columns = (image.any(dim=0).any(dim=axis).sum() for axis in (1, 0))
         shown.append((mask.cpu() & image)[:, :rows, :columns])
-    return near_masks(list(images), targets, shown, [f"stride {stride}" for stride in strides], strides=strides)
+    return draw_near_masks(list(images), targets, shown, strides)

@@ -59,7 +59,7 @@ def test_config_names_as_list_or_mapping(tmp_path):
         ("- a", "has no names"),
         ("names: {0: cat, 2: dog}", "without a gap"),
         ("names: [cat]\nnc: 2", "nc: is 2, but names: has 1"),
-        ("names: [cat", "broken YAML"),
+        ("names: [cat", "not readable as YAML"),
     ],
 )
 def test_config_errors_name_the_file(text, message):
@@ -124,8 +124,8 @@ def test_missing_parts_are_named(tmp_path):
     ("line", "message"),
     [
         ("train: " + "x" * 5000, r"data\.yaml: x+ is not in"),
-        ("nc: 0x" + "f" * 5000, r"data\.yaml: broken YAML \(an integer of more than 100 digits\)"),
-        ("nc: 1" + ":59" * 20_000, r"data\.yaml: broken YAML \(an integer of more than 100 digits\)"),
+        ("nc: 0x" + "f" * 5000, r"data\.yaml: not readable as YAML \(a number of 100 digits or more\)"),
+        ("nc: 1" + ":59" * 20_000, r"data\.yaml: not readable as YAML \(a number of 100 digits or more\)"),
         ("path: ../other", r"data\.yaml: path: names .*other, which is outside"),
         ("path: /", r"data\.yaml: path: names /, which is outside"),
     ],

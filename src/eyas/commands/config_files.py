@@ -16,7 +16,7 @@ from jsonargparse.typing import register_type
 
 from eyas.commands.refusals import METHOD
 from eyas.runs.recipes import refuse_code
-from eyas.tools.text_files import check_yaml
+from eyas.tools.text_files import CONSTRUCTOR_ERRORS, check_yaml
 from eyas.types import EyasError
 
 ALLOW_CODE = "allow_code"
@@ -33,7 +33,7 @@ def _within_limits(text: str) -> Any:
     return get_loader("yaml")(text)
 
 
-set_loader(MODE, _within_limits, exceptions=(yaml.YAMLError,))
+set_loader(MODE, _within_limits, exceptions=(yaml.YAMLError, *CONSTRUCTOR_ERRORS))
 
 
 class PlainValue:

@@ -13,6 +13,7 @@ from eyas.detectors.padding import Padding
 from eyas.nn.eval_mode import eval_mode
 from eyas.nn.taps import Taps
 from eyas.ops.anchors import AnchorGrid
+from eyas.ops.boxes import clip
 from eyas.ops.pixels import pad_right_and_bottom
 from eyas.types import EyasError, GridBuilder, Level, Prediction, Size, Target
 
@@ -98,7 +99,7 @@ class CustomDetector(nn.Module):
         padded = self._padded(images)
         if self._predict is not None:
             found = self._predict(self.network, padded)
-            return found if padded is images else [_inside(one, images.shape[-2:]) for one in found]
+            return found if padded is images else [_inside(one, (images.shape[-2], images.shape[-1])) for one in found]
         self.network(padded)
         raise EyasError("this CustomDetector was made without `predict`, so it has feature maps but no detections")
 
@@ -121,10 +122,9 @@ class CustomDetector(nn.Module):
         return self._deployed(self.network)
 
 
-def _inside(found: Prediction, size: Sequence[int]) -> Prediction:
+def _inside(found: Prediction, size: Size) -> Prediction:
     """Detections clipped to an image of (height, width), without those that lie in its padding."""
-    limits = found["boxes"].new_tensor((size[1], size[0], size[1], size[0]))
-    boxes = found["boxes"].clamp(min=0).minimum(limits)
+    boxes = clip(found["boxes"], size)
     kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
     return Prediction(boxes=boxes[kept], scores=found["scores"][kept], labels=found["labels"][kept])
 

@@ -1,6 +1,6 @@
-"""What is wrong with a batch that a training loop gives, said before it trains a student on nonsense.
+"""Checks of the first batches of a training loop, before it trains a student on nonsense.
 
-Looking at values waits for the device, so the distiller asks this of its first batches alone.
+Reading values waits for the device, so later batches are not checked.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from eyas.types import EyasError, Size, Target, host_boxes
 
 CHECKED = 10
-"""Batches that are looked at."""
+"""Batches that the distiller checks."""
 DARKEST, BRIGHTEST = -0.5, 1.5
 """Bounds of float images. They leave room for resampling that overshoots, not for 0 to 255 or normalised images."""
 FRAME = "boxes are in pixels of the tensor that the network is given, so resize and crop them with the image"

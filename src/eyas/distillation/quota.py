@@ -1,4 +1,4 @@
-"""How the host learns that a count on the device has reached a number, without waiting for the device in every step."""
+"""Tells the host that a count on the device has reached a number, without waiting for the device in every step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Quota:
     the number can have been reached at the earliest, and every `SPACING` batches while it is overdue. Where every batch
     counts, it is read once.
 
-    Processes must decide alike, or one of them waits for ever in a collective call that the others do not make. The
+    Processes must decide alike, or one of them waits forever in a collective call that the others do not make. The
     counts are of values averaged over the processes, and the batches of the looks follow from them, so they do. Both
     are in the checkpoint, so that a resumed run decides like one that was not interrupted.
 

@@ -1,4 +1,4 @@
-"""What a metric cannot tell about a split, because of its ground truth alone: where it is undefined."""
+"""Where a metric is undefined, or cannot reach 1, because of the ground truth of a split alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN = 8
 
 
 def remarks(metric: str, source: DataSource) -> list[str]:
-    """Sentences on what the metric cannot say about a split; none where it is defined for every class.
+    """Sentences on what the metric cannot say about a split; none where it is defined, and can be 1, for every class.
 
     Args:
         metric: a key of `eyas.evaluation.METRICS`.

@@ -1,4 +1,4 @@
-"""What an exception of somebody else's code says, in one line that fits into an error message."""
+"""Exceptions of foreign code, as one line of an error message."""
 
 from __future__ import annotations
 

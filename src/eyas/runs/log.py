@@ -38,8 +38,10 @@ FIELDS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
     "val": {"epoch": _is_count, "step": _is_count, "summary": _are_numbers, "per_class": _are_per_class},
     "teacher": {"summary": _are_numbers},
     "cost": {
-        **{"steps": _is_count, "seconds_per_step": _is_number},
-        **{"peak_memory": _is_number, "peak_device_memory": _is_number},
+        "steps": _is_count,
+        "seconds_per_step": _is_number,
+        "peak_memory": _is_number,
+        "peak_device_memory": _is_number,
     },
     "resume": {"step": _is_count},
 }
@@ -115,7 +117,7 @@ def read_log(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
 
 
 def _parsed(path: Path, whole: bytes, after: int = 0) -> Iterator[dict[str, Any]]:
-    """The lines in the bytes of whole lines, of which ``after`` stand before. Raises EyasError for a damaged one."""
+    """The parsed lines, which follow ``after`` earlier ones of the file. Raises EyasError for a damaged one."""
     for number, text in enumerate(whole.split(b"\n") if whole else (), start=after + 1):
         where = f"{path}: line {number} is damaged"
         try:

@@ -1,4 +1,4 @@
-"""The recipes that come with Eyas, and what a recipe of someone else's may run: nothing, unless the user allows it."""
+"""The recipes that come with Eyas, and the code that a recipe may name: Eyas's own, unless the user allows more."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def names_function(name: str) -> bool:
 
 
 def refuse_code(value: Any, where: str, *, functions: bool = False) -> None:
-    """Refuse what would import modules that are not Eyas's own, unless the user allows code.
+    """Refuse names that would import modules other than Eyas's own, unless the user allows code.
 
     Args:
         value: a method as a recipe has it, a list of them, their arguments; or the name of a detector.

@@ -1,7 +1,7 @@
 """Child processes that end with their parent, however the parent ends.
 
-A child asks the system every second who its parent is. When the parent has gone, a command gets SIGTERM, on which a
-training saves after its step; should it still run after `GRACE` seconds, it is killed.
+A child looks up the process id of its parent every second. When the parent is gone, a command gets SIGTERM, on which a
+training saves after its step; if it still runs `GRACE` seconds later, it is killed.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import IO
 PARENT = "EYAS_PARENT"
 """Environment variable of a child: the process id of its parent."""
 PARENT_POLL = 1.0
-"""Seconds between two questions who the parent is."""
+"""Seconds between two looks at the parent's process id."""
 GRACE = 30.0
-"""Seconds that a command has to end by itself when its parent has gone."""
+"""Seconds that a command has to end by itself when its parent is gone."""
 SAVING = 120.0
 """Seconds that children have to end the current step and save, when their parent is interrupted or terminated."""
 
@@ -40,7 +40,7 @@ def start_child(
 
 
 def end_with_parent() -> bool:
-    """Where `start_child` started this process, have it end with its parent. Returns whether that is so."""
+    """Make a process that `start_child` started end with its parent. Returns whether this is one."""
     number = os.environ.pop(PARENT, "")  # not for this process's own children
     if number.isdecimal():
         when_parent_ends(_stop_or_die, int(number))
@@ -76,7 +76,7 @@ def die() -> None:
 
 
 def wait_for_all(children: Children, patience: float) -> None:
-    """Wait until all have ended, or for some seconds."""
+    """Wait until all have ended, at most ``patience`` seconds."""
     deadline = time.monotonic() + patience
     for child in children:
         with suppress(subprocess.TimeoutExpired):
@@ -84,7 +84,7 @@ def wait_for_all(children: Children, patience: float) -> None:
 
 
 def end_all(children: Children, patience: float) -> None:
-    """Ask all to end, and kill those that still run after some seconds."""
+    """Terminate all, and kill those that still run after ``patience`` seconds."""
     for child in children:
         child.terminate()
     wait_for_all(children, patience)
@@ -95,7 +95,7 @@ def end_all(children: Children, patience: float) -> None:
 
 
 def _stop_or_die() -> None:
-    # To the main thread, where it ends a system call.
+    # To the main thread, where the signal interrupts a system call.
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
     time.sleep(GRACE)
     die()

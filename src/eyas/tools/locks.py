@@ -21,7 +21,7 @@ from eyas.types import EyasError
 
 LOCK = ".lock"
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-"""What file systems without locks answer."""
+"""Errors of file systems without locks."""
 HOLDER_BYTES = 200
 
 _held: set[int] = set()
@@ -62,7 +62,7 @@ def _acquire(folder: Path, how: int = os.O_RDONLY) -> int:
         try:
             descriptor = os.open(path, how | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except FileNotFoundError:
-            continue  # its maker has removed the empty folder
+            continue  # the process that made the folder has removed it, empty, meanwhile
         except OSError as error:
             raise could_not_write(path, error) from error
         try:
@@ -78,7 +78,7 @@ def _acquire(folder: Path, how: int = os.O_RDONLY) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # the file of a process that has ended meanwhile, and removed it
+        os.close(descriptor)  # the file of a process that ended meanwhile and removed it
 
 
 def _lock(descriptor: int, folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""Modules of the user's own, which lie in the working folder.
+"""Modules of the user's own, in the working folder.
 
-A command does not import from the working folder what it does not have to: a file there may be called queue.py. Once a
-command is to import a module that the user named, the folder comes last on Python's path.
+Commands do not search the working folder for imports, where a file may be called queue.py. When the user names a
+module, the folder becomes the last entry of Python's path.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _of_command: ContextVar[bool] = ContextVar("of_command", default=False)
 
 @contextmanager
 def modules_of_command() -> Iterator[None]:
-    """In the context, which is a command's, modules that the user names are found in the working folder too."""
+    """In the context of a command, modules that the user names are found in the working folder too."""
     token, before = _of_command.set(True), list(sys.path)
     try:
         yield

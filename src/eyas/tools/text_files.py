@@ -22,8 +22,10 @@ JSON_LIMIT = 2**26
 """Bytes of a JSON file."""
 DEPTH_LIMIT = 40
 """Mappings and lists within each other."""
-LONG_NUMBER = re.compile(r"[-+]?[\d_:.]{100,}")
-"""YAML's integers in base 60, such as 1:59:59, take quadratic time."""
+LONG_NUMBER = re.compile(r"(?=.{100})[-+]?([\d_:.]+|0[xb][\da-fA-F_]+)")
+"""YAML's integers in base 60, such as 1:59:59, take quadratic time, and Python refuses to print the longest ones."""
+CONSTRUCTOR_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError)
+"""What PyYAML raises, beside its own errors, where a value does not fit its tag, such as ``!!bool x``."""
 EVENTS = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -47,7 +49,7 @@ def parse_yaml(text: str, where: str, load: Callable[[str], Any] = yaml.safe_loa
     try:
         check_yaml(text)
         return load(text)
-    except (yaml.YAMLError, ValueError, TypeError, EyasError) as error:  # a constructor's own errors are no YAMLError
+    except (yaml.YAMLError, *CONSTRUCTOR_ERRORS, EyasError) as error:
         raise EyasError(f"{where}: not readable as YAML ({_one_line(error)})") from error
 
 

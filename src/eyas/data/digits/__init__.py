@@ -30,6 +30,7 @@ from PIL import Image
 from eyas.data.digits.images import CLASSES, PHOTOGRAPHS, DigitsSpec, Split, compose
 from eyas.data.formats.coco_write import write_coco
 from eyas.tools.files import write_json
+from eyas.tools.text_files import read_json
 from eyas.types import EyasError
 
 __all__ = ["CLASSES", "DigitsSpec", "compose", "data_hash", "write_digits"]
@@ -124,6 +125,6 @@ def data_hash(root: Path) -> str:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise EyasError(f"{path}: cannot be read ({error}); remove {path.parent} to compose it again") from error
+        return read_json(path)
+    except EyasError as error:
+        raise EyasError(f"{error}; remove {path.parent} to compose it again") from error

@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from eyas.data.formats import fields
 from eyas.data.formats.places import SPLITS, find_folder
 from eyas.data.images import is_image
+from eyas.tools.text_files import parse_yaml
 from eyas.types import EyasError
 
 LAYOUT = "data.yaml with names: and {split}:, or classes.txt (YOLO)"
@@ -78,10 +77,7 @@ def read_config(root: Path) -> YoloConfig:
 
 def parse_config(text: str, path: Path, root: Path | None = None) -> YoloConfig:
     """Read the text of ``data.yaml``. Raises `EyasError` naming the file when it is not a YOLO description."""
-    try:
-        content = _PlainLoader(text).get_single_data()
-    except Exception as error:  # the library's constructors raise many kinds, from ValueError to RecursionError
-        raise EyasError(f"{path}: broken YAML ({fields.short(' '.join(str(error).split()))})") from error
+    content = parse_yaml(text, str(path))
     content = content if isinstance(content, dict) else {}
     classes = _class_names(content.get("names"), path)
     count = content.get("nc")
@@ -130,8 +126,8 @@ def _described(root: Path) -> list[Path]:
 
 def _has_names(path: Path) -> bool:
     try:
-        content = _PlainLoader(fields.read_text(path)).get_single_data()
-    except Exception:  # not a description: another file, broken or not
+        content = parse_yaml(fields.read_text(path), str(path))
+    except EyasError:  # not a description: another file, broken or not
         return False
     return isinstance(content, dict) and isinstance(content.get("names"), list | dict)
 
@@ -217,21 +213,3 @@ def _split_places(root: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 def _has_images(folder: Path) -> bool:
     return folder.is_dir() and any(is_image(path) for path in folder.iterdir())
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases, since a few lines of them can expand beyond memory, and without long integers."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not allowed")
-        return super().compose_node(parent, index)
-
-    def construct_yaml_int(self, node: Any) -> int:
-        # Python refuses to print some, and parsing those in base 60, such as 1:59:59, takes quadratic time.
-        if len(node.value) > 100:
-            raise yaml.YAMLError("an integer of more than 100 digits")
-        return int(super().construct_yaml_int(node))
-
-
-_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)

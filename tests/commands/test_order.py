@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eyas.__main__ import main
-from eyas.tools.places import check_output_files, check_output_folder
+from eyas.tools.output_paths import check_output_files, check_output_folder
 from eyas.types import EyasError
 
 

@@ -127,7 +127,7 @@ class Shard:
         return os.pread(self._file, size, offset)
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where a record is."""
 
     shard: Shard
@@ -141,22 +141,22 @@ class Shards:
     """Every record in a folder, by its key, read-only. The folder need not exist; files of other names are ignored."""
 
     def __init__(self, folder: Path) -> None:
-        self._places: dict[bytes, Place] = {}
+        self._locations: dict[bytes, Location] = {}
         for path in sorted(filter(_is_index, folder.glob("shard-*.index")), key=_number):
             data = path.with_suffix(".bin")
             try:
                 if data.is_file():
-                    self._places.update(_whole_records(path.read_bytes(), Shard(data)))
+                    self._locations.update(_whole_records(path.read_bytes(), Shard(data)))
             except OSError as error:
                 raise EyasError(
                     f"{error.filename}: cannot be read ({error.strerror}); restore it, or remove it"
                 ) from error
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._places
+        return key in self._locations
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._places)
+        return iter(self._locations)
 
     def __getitem__(self, key: bytes) -> memoryview:
         """The record. Raises EyasError when its file was cut off or changed since it was found."""
@@ -167,31 +167,31 @@ class Shards:
 
     def intact(self, key: bytes) -> memoryview | None:
         """The record if it is there and is what was written: its checksum and its key are right."""
-        if key not in self._places:
+        if key not in self._locations:
             return None
-        shard, offset, size, checksum = self._places[key]
+        shard, offset, size, checksum = self._locations[key]
         record = shard.read(offset, size)
         whole = len(record) == size and zlib.crc32(record) == checksum and record[:KEY_BYTES] == key
         return memoryview(record) if whole else None
 
     def size(self, key: bytes) -> int:
         """Bytes of the record."""
-        return self._places[key].size
+        return self._locations[key].size
 
     def head(self, key: bytes, count: int) -> memoryview:
         """The first bytes of the record, without its checksum. Raises EyasError when its file was cut off."""
-        shard, offset, _, _ = self._places[key]
+        shard, offset, _, _ = self._locations[key]
         found = shard.read(offset, count)
         if len(found) < count:
             raise self._changed(key)
         return memoryview(found)
 
     def _changed(self, key: bytes) -> EyasError:
-        path = self._places[key].shard.path
+        path = self._locations[key].shard.path
         return EyasError(f"{path}: changed while it was in use; call the command again, and what is lost is made again")
 
 
-def _whole_records(index: bytes, shard: Shard) -> Iterator[tuple[bytes, Place]]:
+def _whole_records(index: bytes, shard: Shard) -> Iterator[tuple[bytes, Location]]:
     """Key and place of every record that is complete in its shard and on a complete line of the index."""
     end = len(shard)
     for line in index.split(b"\n")[:-1]:
@@ -201,7 +201,7 @@ def _whole_records(index: bytes, shard: Shard) -> Iterator[tuple[bytes, Place]]:
         except (ValueError, TypeError, OverflowError, RecursionError):
             continue  # the disk has damaged the line
         if 0 <= offset <= offset + size <= end:
-            yield key, Place(shard, offset, size, checksum)
+            yield key, Location(shard, offset, size, checksum)
 
 
 class ShardWriter:

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from eyas.args import DataArgs, OptimArgs, RunArgs, StudentArgs, TeacherArgs, at_least
-from eyas.tools.places import check_output_files
+from eyas.tools.output_paths import check_output_files
 from eyas.tools.tables import as_text
 from eyas.types import Detector
 

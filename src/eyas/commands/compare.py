@@ -12,7 +12,7 @@ from eyas.commands.parsing import resolve_options
 from eyas.commands.train import train
 from eyas.comparison.arms import ArmOptions
 from eyas.tools.locks import sole_use
-from eyas.tools.places import check_output_folder
+from eyas.tools.output_paths import check_output_folder
 from eyas.tools.tables import print_table
 from eyas.types import EyasError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from eyas.args import check_seeds
 from eyas.commands.compare import about, raise_failed
 from eyas.tools.locks import sole_use
-from eyas.tools.places import check_output_folder
+from eyas.tools.output_paths import check_output_folder
 from eyas.tools.tables import print_table
 from eyas.types import EyasError
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from eyas.args import BatchArgs, DataArgs, MetricName, SplitArgs
 from eyas.data.options import Resize
-from eyas.tools.places import check_output_files
+from eyas.tools.output_paths import check_output_files
 
 if TYPE_CHECKING:
     import torch

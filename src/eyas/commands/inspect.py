@@ -9,7 +9,7 @@ from typing import Literal
 
 from eyas.args import BatchArgs, SplitArgs, at_least, between
 from eyas.data.options import Resize
-from eyas.tools.places import check_output_files, check_output_folder
+from eyas.tools.output_paths import check_output_files, check_output_folder
 
 
 def inspect(

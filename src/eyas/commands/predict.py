@@ -9,7 +9,7 @@ from typing import Any
 
 from eyas.args import Device, between
 from eyas.data.options import Resize
-from eyas.tools.places import check_output_folder
+from eyas.tools.output_paths import check_output_folder
 from eyas.types import EyasError, Prediction, Record
 
 

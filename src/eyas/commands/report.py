@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from eyas.args import BatchArgs, SplitArgs, at_least, between
-from eyas.tools.places import check_output_files
+from eyas.tools.output_paths import check_output_files
 
 
 def report(

@@ -1,4 +1,4 @@
-"""Whether a command could write where it is asked to, checked before its work. Nothing is created."""
+"""Whether a command could write where it was asked to; checked before its work, and nothing is created."""
 
 from __future__ import annotations
 

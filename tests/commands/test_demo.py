@@ -27,7 +27,7 @@ from eyas.ops.pixels import as_float
 from eyas.runs.config import flat_options
 from eyas.runs.opening import load
 from eyas.runs.recipes import shipped_recipes
-from eyas.runs.results import RunResult, last_summary
+from eyas.runs.results import RunResult, read_run
 from eyas.types import EyasError
 
 TINY = {
@@ -71,7 +71,7 @@ def test_the_demo_leaves_a_comparison_pictures_and_runs(
     assert result["missing"] == []
     for name, arm in result["arms"].items():
         assert arm["seeds"] == [3]
-        assert arm["metrics"]["map"]["values"] == [last_summary(out / f"{name}-3")["map"]]
+        assert arm["metrics"]["map"]["values"] == [read_run(out / f"{name}-3").summary["map"]]
     assert list(result["cost"]) == ["teacher", "baseline", "distilled"]
     assert all(cost["latency_ms"] > 0 and cost["image_size"] == [96, 96] for cost in result["cost"].values())
     assert result["seconds"] > 0

@@ -22,7 +22,7 @@ from eyas.report.runs import arm_name, find_runs
 from eyas.report.svg import drawing
 from eyas.runs.config import CONFIG
 from eyas.runs.log import LOG
-from eyas.runs.results import last_summary
+from eyas.runs.results import read_run
 from eyas.types import EyasError
 from helpers import report_browser
 from helpers.tiny import options, write_squares
@@ -109,7 +109,7 @@ def test_the_page_has_every_section(made: Made, page: Page) -> None:
     assert "Left out" not in page.text and "missing" not in [tag.get("class") for _, tag in page.tags]
     for name in ("baseline", ARM):
         for seed in (0, 1):
-            assert f"{last_summary(made.runs / f'{name}-{seed}')['map']:.3f}" in page.text
+            assert f"{read_run(made.runs / f'{name}-{seed}').summary['map']:.3f}" in page.text
     assert "Not an arm, since other runs have it as their teacher: teacher." in page.text
     assert "psi 0.25, global" in page.text, "the masks are those of the distilled run"
     assert "on the 5 images of val" in page.text

@@ -30,7 +30,7 @@ def remarks(metric: str, source: DataSource) -> list[str]:
         why = without_objects(source) or _uncounted(metric, source, source.classes)
         return [f"{why}, so every metric is undefined: the last weights count as the best, a teacher is not checked"]
     undefined = [name for name, values in unanswered.per_class.items() if math.isnan(next(iter(values.values())))]
-    objects = _objects(source)
+    objects = count_objects(source)
     absent = [name for name in undefined if not objects[name]]
     found = [f"split {source.split} has no object of class {_listed(absent)}, which has no metric"] if absent else []
     uncounted = [name for name in undefined if objects[name]]
@@ -67,13 +67,14 @@ def _capped(metric: str, source: DataSource) -> list[str]:
 
 
 def _uncounted(metric: str, source: DataSource, classes: Sequence[str]) -> str:
-    objects = _objects(source)
+    objects = count_objects(source)
     names = _listed([f"{name} ({objects[name]})" for name in classes])
     left_out = METRICS[benchmark_of(metric)[0]].LEAVES_OUT
     return f"no object of class {names} in split {source.split} counts: the rules of {metric} leave out {left_out}"
 
 
-def _objects(source: DataSource) -> Counter[str]:
+def count_objects(source: DataSource) -> Counter[str]:
+    """Class name -> how many objects the images of a split have."""
     return Counter(source.classes[label] for record in source.records for label in record.labels.tolist())
 
 

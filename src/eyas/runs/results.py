@@ -45,11 +45,6 @@ def last_epoch(folder: Path) -> int:
     return max((line["epoch"] for line in read_log(folder, "val")), default=0)
 
 
-def last_summary(folder: Path, kind: str = "val") -> dict[str, float]:
-    """The metrics of a run's last evaluation, or of its teacher with kind "teacher"; null becomes NaN."""
-    return nulls_as_nan(read_log(folder, kind)[-1]["summary"])
-
-
 def read_run(folder: Path) -> RunResult:
     """A finished run from its log. A resumed run has the time of its longest session and the largest memory of all."""
     lines = read_log(folder)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 
-from eyas.data import DataSource
+from eyas.evaluation.ground_truth import count_objects
 from eyas.report import charts
 from eyas.report.collect import ReportData
 from eyas.report.markup import Html, beside, figure, join, paragraph, shown, table
@@ -38,11 +37,6 @@ def section(data: ReportData) -> Html:
     chart = drawing(draw, f"{caption}; the table has the values")
     legend = colour_legend(arms, arms, of="arms")
     return join([legend, beside(figure(chart, f"{caption}, a dot for each arm."), whole)])
-
-
-def count_objects(source: DataSource) -> Counter[str]:
-    """Class -> how many objects the images have."""
-    return Counter(source.classes[label] for record in source.records for label in record.labels.tolist())
 
 
 def _mean(seeds: Mapping[int, Run], label: str, name: str) -> float:

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Literal
 
 from safetensors import SafetensorError
 
+from eyas.tools.causes import causes
 from eyas.types import EyasError
 
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
@@ -80,9 +81,7 @@ def remove_parts(folder: Path) -> None:
 
 def could_not_write(path: Path, error: Exception) -> EyasError:
     """The error for a file that cannot be written. It gives the system's reason if there is one."""
-    reason: BaseException | None = error
-    while reason is not None and not isinstance(reason, OSError):
-        reason = reason.__cause__ or reason.__context__  # torch raises its own error on top
+    reason = next((cause for cause in causes(error) if isinstance(cause, OSError)), None)  # torch raises its own on top
     full = reason is None or reason.errno in (errno.ENOSPC, errno.EDQUOT)
     remedy = "free some space, or choose another place" if full else "choose another place, or see what is there now"
     return EyasError(f"{path}: could not be written ({reason or error}); {remedy}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
 
+from eyas.tools.causes import causes
 from eyas.types import EyasError
 
 FEWER = "lower the batch size (--dataset.batch_size), the size of the images (--dataset.resize) or --dataset.workers"
@@ -37,7 +37,7 @@ NUMBERS = {errno.EMFILE: FILES, errno.ENFILE: FILES, errno.ENOMEM: MEMORY, errno
 
 def shortage(error: BaseException) -> str | None:
     """What has run out, and what to do; None where the error, and the errors that caused it, have another reason."""
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, EyasError):
             continue
         if isinstance(cause, OSError) and cause.errno in NUMBERS:
@@ -47,10 +47,3 @@ def shortage(error: BaseException) -> str | None:
             if re.search(pattern, text, re.IGNORECASE):
                 return said
     return None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, what it was raised from, and so on; a context alone is not a cause where it was suppressed."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

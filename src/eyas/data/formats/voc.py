@@ -179,7 +179,7 @@ def _image_of(root: Path, name: str, path: Path, file_name: str) -> Path:
 
 
 def _without_annotation(folder: Path, split: str, records: Sequence[Record]) -> list[str]:
-    """A warning of images that have no annotation file: without a list, nobody says that they show no object."""
+    """A warning about images without an annotation file, where no list says that they belong to the split."""
     places = {record.path.parent for record in records}
     known = {record.path for record in records}
     left = sorted(path for place in places for path in place.iterdir() if is_image(path) and path not in known)

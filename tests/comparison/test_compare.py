@@ -336,11 +336,29 @@ def test_the_arms_of_the_docs_are_trainings() -> None:
         ({"x": "digits/nothing"}, "arm x: digits/nothing: no such recipe"),
         ({"x": 3}, "neither a recipe nor a mapping"),
         ({"x": [FGFI, FGFI, {"method.init_args.weight": 1}]}, "say which by 0 to 1"),
+        ({"x": [{"run": {}}] * 101}, "arm x: more than 100 recipes and mappings"),
+        ({"x": {1: 2}}, "arm x: 1 is not the name of an option"),
+        ({"x": {"run": {None: 2}}}, "arm x: None is not the name of an option"),
+        ({"x": [{"optim": 5}, {"optim.lr.x": 5}]}, "arm x: optim.lr.x: 5 has no options"),
     ],
 )
 def test_arms_that_mean_nothing_are_refused(arms: dict[str, Any], message: str) -> None:
     with pytest.raises(EyasError, match=message):
         arms_of(STUDENT, **arms)
+
+
+def test_recipes_that_build_on_one_another_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text("config: [b.yaml]\n")
+    Path("b.yaml").write_text("config: a.yaml\n")
+    with pytest.raises(EyasError, match=r"arm x: a\.yaml: builds on itself \(a\.yaml -> b\.yaml -> a\.yaml\)"):
+        arms_of(STUDENT, x="a.yaml")
+    for level in range(12):
+        Path(f"{level}.yaml").write_text(f"config: [{', '.join([f'{level + 1}.yaml'] * 9)}]\n")
+    Path("12.yaml").write_text("run: {epochs: 3}\n")
+    with pytest.raises(EyasError, match="more than 100 recipes"):
+        arms_of(STUDENT, x="0.yaml")
+    assert arms_of(STUDENT, x="12.yaml", y=["12.yaml", "12.yaml"])["y"]["run"]["epochs"] == 3
 
 
 def test_an_option_that_does_not_exist_is_refused_before_any_training(

@@ -70,6 +70,12 @@ def test_a_model_of_a_new_library_is_built_by_name(library: Library) -> None:
         build("toy", ("a",), backbone="tin", options={"question": 6})
 
 
+@pytest.mark.parametrize("options", [{"width": "x"}, {"anchor_shapes": 5}, {"mean": "abc"}])
+def test_options_that_a_builder_cannot_use_are_shown(options: dict[str, object]) -> None:
+    with pytest.raises(EyasError, match=f"shuffledet: cannot be built with the options .*{next(iter(options))}"):
+        build("shuffledet", ("a",), options=options)
+
+
 def test_a_native_folder_of_a_new_library_is_a_teacher(library: Library, tmp_path: Path) -> None:
     assert native_format(str(tmp_path)) is None
     (tmp_path / "toy.bin").write_bytes(b"")

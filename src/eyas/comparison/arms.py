@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ FORMER_BASELINE = "plain"
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}")
 GROUPS = ("dataset", "optim", "run", "resize", "augment")
 """Options that are merged name by name; every other one is replaced whole, as on the command line."""
+MOST_LAYERS = 100
+"""Layers of one arm, recipes of recipes included."""
 
 
 class ArmOptions:
@@ -68,9 +71,12 @@ def resolve_arms(student: ArmOptions, arms: Mapping[str, ArmOptions]) -> dict[st
             raise EyasError(f"arm {name!r}: name it by at most 100 letters, digits, . + - _: its runs are folders")
         options: dict[str, Any] = {}
         try:
-            for layer in (*_as_list(student.value), *_as_list(layers.value)):
-                for mapping in _expand(layer):
-                    _add(options, mapping)
+            given = (*_as_list(student.value), *_as_list(layers.value))
+            mappings = list(islice(chain.from_iterable(map(_expand, given)), MOST_LAYERS + 1))
+            if len(mappings) > MOST_LAYERS:
+                raise EyasError(f"more than {MOST_LAYERS} recipes and mappings over one another; write them as one")
+            for mapping in mappings:
+                _add(options, mapping)
         except EyasError as error:
             raise EyasError(f"arm {name}: {error}") from error
         if name == BASELINE and "method" in options:
@@ -84,30 +90,39 @@ def current_name(arm: str) -> str:
     return BASELINE if arm == FORMER_BASELINE else arm
 
 
-def _expand(layer: Any) -> Iterator[dict[str, Any]]:
-    """The mappings of one layer: those of the recipes it builds on, then its own."""
+def _expand(layer: Any, within: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
+    """The mappings of one layer: those of the recipes it builds on, then its own.
+
+    ``within`` names the recipes that led to it.
+    """
     if isinstance(layer, str):
-        yield from _expand(_read(layer))
+        if layer in within:
+            raise EyasError(f"{layer}: builds on itself ({' -> '.join((*within, layer))}); take its config: out")
+        yield from _expand(_read(layer), (*within, layer))
     elif not isinstance(layer, Mapping):
         raise EyasError(f"{layer!r} is neither a recipe nor a mapping of options")
     elif "class_path" in layer:
         yield {"method": dict(layer)}
     else:
         for below in _as_list(layer.get("config")):
-            yield from _expand(below)
+            yield from _expand(below, within)
         yield {key: value for key, value in layer.items() if key != "config"}
 
 
 def _add(options: dict[str, Any], layer: Mapping[str, Any]) -> None:
     """Lay one mapping over the options, in place: methods add up, dotted names override."""
     for key, value in copy.deepcopy(dict(layer)).items():
+        if not isinstance(key, str):
+            raise EyasError(f"{key!r:.60} is not the name of an option")
         if key == "method":
             methods = [*_as_list(options.get("method")), *_as_list(value)]
             options["method"] = methods[0] if len(methods) == 1 else methods
         elif "." in key:
             _override(options, key, value)
         elif key in GROUPS and isinstance(value, dict):
-            _add(options.setdefault(key, {}), value)
+            if not isinstance(options.get(key), dict):
+                options[key] = {}
+            _add(options[key], value)
         else:
             options[key] = value
 
@@ -117,7 +132,10 @@ def _override(options: dict[str, Any], name: str, value: Any) -> None:
     *path, last = name.split(".")
     place: Any = options
     for step in path:
-        place = place[_index(place, step, name)] if isinstance(place, list) else place.setdefault(step, {})
+        if isinstance(place, list):
+            place = place[_index(place, step, name)]
+        elif isinstance(place, dict):
+            place = place.setdefault(step, {})
     if isinstance(place, list):
         place[_index(place, last, name)] = value
     elif isinstance(place, dict):

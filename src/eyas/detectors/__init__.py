@@ -15,7 +15,8 @@ Nothing outside the folder knows the library. Importing this module imports neit
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,6 +26,7 @@ from eyas.detectors.deployed import Candidates, Deployed, deploy, take_rows, top
 from eyas.detectors.library import Library, NativeFormat, imported
 from eyas.detectors.origin import Origin, with_origin
 from eyas.detectors.weight_files import load_detector, read_weights_file
+from eyas.nn.failures import describe_failure
 from eyas.types import Detector, EyasError
 
 if TYPE_CHECKING:
@@ -124,10 +126,23 @@ def build(
         raise EyasError(f"{model} has its own backbone; leave out backbone {backbone!r}")
     if "weights" in known:
         chosen["weights"] = weights
-    detector: Detector = builder(classes, **chosen)
+    detector = _built(model, partial(builder, classes, **chosen), options or {})
     if weights is not None and "weights" not in known:
         load_detector(detector.network, read_weights_file(Path(weights)))
     return with_origin(detector, Origin(model, backbone, dict(options or {})))
+
+
+def _built(model: str, make: Callable[[], Detector], options: Mapping[str, object]) -> Detector:
+    """What a builder makes. Where options may be why it fails, EyasError shows them."""
+    try:
+        return make()
+    except EyasError:
+        raise
+    except Exception as error:  # several libraries get values of any type
+        if not options:
+            raise
+        said = describe_failure(error)
+        raise EyasError(f"{model}: cannot be built with the options {dict(options)!r:.200}: {said}") from error
 
 
 def detection_count(model: str, options: Mapping[str, object]) -> int | None:

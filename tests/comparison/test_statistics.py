@@ -146,6 +146,16 @@ def test_a_run_that_logged_no_cost(tmp_path: Path) -> None:
     assert seconds_between_lines(lines[:1]) is None
 
 
+def test_a_log_of_a_clock_that_was_set_and_of_steps_that_occur_twice(tmp_path: Path) -> None:
+    """Only the 0.5 s from step 3 to 5 say how long a step takes; a session without a memory is passed over."""
+    times = [(1, 10.0), (1, 11.0), (2, None), (3, 500.0), (5, 501.0), (7, 20.0), (6, 30.0)]
+    lines = [{"kind": "train", "epoch": 0, "step": step, "time": time, "losses": {}} for step, time in times]
+    assert seconds_between_lines(lines[3:]) == pytest.approx(0.5)
+    assert seconds_between_lines(lines[:3]) is None
+    unknown = {**cost(3, None, 0), "peak_memory": None}
+    assert read_run(write_log(tmp_path / "run", *lines, val(2, 0.2), cost(1, 0.1, 5), unknown)).peak_memory == 5
+
+
 # The report ----------------------------------------------------------------------------------------------------------
 
 

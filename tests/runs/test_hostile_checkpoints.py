@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from faults.checkpoints import ORIGINALS, PEAK_MIB, holds, in_a_process, read, read_mutations
-from faults.hostile import SAFE, WEIGHTS, Case, resumable, run, save
+from faults.hostile import SAFE, WEIGHTS, Case, run, save
 from faults.hostile_cases import cases
 from torch import nn
 
@@ -23,6 +24,7 @@ from eyas.detectors.transformers.loading import LOADER_OPTIONS
 from eyas.runs.checkpoint import load_weights, save_weights
 from eyas.runs.opening import load
 from eyas.tools.tensor_files import check_weights, read_pt
+from eyas.training.reproducibility import restore_random_state
 from eyas.training.state import TrainState
 from eyas.types import Detector, EyasError
 
@@ -98,19 +100,79 @@ def test_the_configuration_of_a_detector_is_no_way_to_the_library(option: str) -
         build("transformers", ("a",), backbone="org/name", options={"config": {option: True}})
 
 
-@pytest.mark.parametrize(
-    "changes", [{"progress": {}}, {"progress": None}, {"optimizer": {"state": 3}}, {"model": {"a": torch.ones(1)}}]
-)
-def test_a_checkpoint_that_fits_no_run(tmp_path: Path, changes: dict[str, object]) -> None:
-    model = nn.Linear(1, 1)
-    optimizer = torch.optim.SGD(model.parameters())
+def a_training() -> TrainState:
+    """After one step of AdamW, in the first of three epochs."""
+    model = nn.Linear(2, 3)
+    optimizer = torch.optim.AdamW(model.parameters())
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
-    state = TrainState(model, cast(Detector, model), optimizer, scheduler, None, epochs=3, batches=1)
-    accelerator = cast(Accelerator, SimpleNamespace(unwrap_model=lambda model: model, scaler=None))
-    good = {"weight": torch.ones(1, 1), "bias": torch.ones(1)}
-    resumable(tmp_path, **{"model": good, **changes})
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    ema = torch.optim.swa_utils.AveragedModel(model)
+    return TrainState(model, cast(Detector, model), optimizer, scheduler, ema, epochs=3, batches=1, best=0.5)
+
+
+ALONE = cast(
+    Accelerator,
+    SimpleNamespace(
+        unwrap_model=lambda model: model, get_state_dict=nn.Module.state_dict, scaler=None, is_main_process=True
+    ),
+)
+
+
+def put(state: Any, place: str, value: object) -> None:
+    """Put a value into nested mappings and lists, at a place such as ``optimizer.state.0.exp_avg``."""
+    *path, last = (int(name) if name.isdigit() else name for name in place.split("."))
+    for name in path:
+        state = state[name]
+    state[last] = value
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        *(("progress", value) for value in ({}, None, [])),
+        *(("progress.epoch", value) for value in ("x", -5, 1.5, 10**30, 4, None, True)),
+        *((f"progress.{name}", value) for name in ("batch", "step", "waited") for value in ("x", -1, 10**30)),
+        *(("progress.best", value) for value in ("x", None, math.nan)),
+        *(("optimizer", value) for value in ([], None, {"state": 3})),
+        *(("optimizer.state.0.exp_avg", value) for value in (torch.ones(2, 3), torch.ones(7), "x", [1])),
+        *(("optimizer.param_groups.0.lr", value) for value in ("x", None, math.nan, [1])),
+        *(("optimizer.param_groups.0.betas", value) for value in (5, (2,), ("x", "y"))),
+        *(("optimizer.param_groups.0.amsgrad", value) for value in (1, None)),
+        *(("scheduler", value) for value in (None, 5, {"step": 5})),
+        *(("scheduler.last_epoch", value) for value in ("x", math.nan, None)),
+        *(("scheduler.base_lrs", value) for value in ([], ["x"])),
+        *(("ema", value) for value in (None, [], {})),
+        *(("model", value) for value in ({"a": torch.ones(1)}, {"weight": torch.ones(2, 3)})),
+    ],
+)
+def test_a_checkpoint_that_fits_no_run(tmp_path: Path, place: str, value: object) -> None:
+    """What PyTorch would take as it is, and fail over in the next step, is refused when it is read."""
+    path = tmp_path / "last.pt"
+    a_training().save(path, ALONE)
+    a_training().restore(path, ALONE)  # as it was written, it fits
+    state = torch.load(path, weights_only=True)
+    put(state, place, value)
+    torch.save(state, path)
     with pytest.raises(EyasError, match=r"last\.pt: not a checkpoint of this run"):
-        state.restore(tmp_path / "last.pt", accelerator)
+        a_training().restore(path, ALONE)
+
+
+def test_a_running_average_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    a_training().save(path, ALONE)
+    state = torch.load(path, weights_only=True)
+    state["ema"]["module.weight"] = torch.full((3, 2), math.nan)
+    torch.save(state, path)
+    with pytest.raises(EyasError, match=r"last\.pt: its running average: .* NaN"):
+        a_training().restore(path, ALONE)
+
+
+@pytest.mark.parametrize("states", [[{}], [{"cpu": torch.zeros(3)}], [5], [{"cpu": "x"}]])
+def test_a_random_state_that_is_none_is_refused(states: list[Any]) -> None:
+    accelerator = SimpleNamespace(num_processes=1, process_index=0, device=torch.device("cpu"))
+    with pytest.raises(EyasError, match="the random state in the checkpoint is damaged"):
+        restore_random_state(states, cast(Accelerator, accelerator))
 
 
 def test_a_run_in_order_is_loaded_on_the_cpu_and_twice_the_same(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import math
+import time
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,30 @@ def test_steps_done_again_after_a_resume_count_once(tmp_path: Path) -> None:
     log("train", epoch=0, step=3, losses={}, attempt=2)
     assert [(line["step"], line["attempt"]) for line in read_log(tmp_path, "train")] == [(1, 1), (2, 1), (3, 2)]
     assert len(read_log(tmp_path, "teacher")) == 1
+
+
+def test_a_long_log_of_many_resumes_is_read_at_once(tmp_path: Path) -> None:
+    """What a resume makes undone is found in one pass: 20,000 times 20,000 lines would take minutes."""
+    lines = []
+    for number in range(20_000):
+        lines.append({"kind": "resume", "step": number, "epoch": 0})
+        lines += [{"kind": "train", "epoch": 0, "step": number + more, "time": 0, "losses": {}} for more in (1, 2)]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    start = time.monotonic()
+    assert [line["step"] for line in read_log(tmp_path, "train")] == list(range(1, 20_002))
+    assert time.monotonic() - start < 5
+
+
+def test_a_resume_before_an_evaluation_makes_only_what_follows_undone(tmp_path: Path) -> None:
+    log, result = RunLog(tmp_path), {"summary": {}, "per_class": {}}
+    log("val", epoch=1, step=2, **result, attempt=1)
+    log("train", epoch=1, step=4, losses={}, attempt=1)
+    log("val", epoch=2, step=4, **result, attempt=1)
+    log("resume", epoch=1, step=4)
+    log("val", epoch=2, step=4, **result, attempt=2)
+    log("resume", epoch=2, step=4)
+    kept = [(line["kind"], line["step"], line.get("attempt")) for line in read_log(tmp_path)]
+    assert kept == [("val", 2, 1), ("train", 4, 1), ("resume", 4, None), ("val", 4, 2), ("resume", 4, None)]
 
 
 def test_a_full_disk_is_said_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +201,8 @@ GOOD = {"kind": "val", "epoch": 1, "step": 2, "summary": {"map": 0.5}, "per_clas
         *(json.dumps({**GOOD, **change}).encode() for change in (
             {"epoch": "1"}, {"epoch": -1}, {"step": None}, {"summary": []}, {"summary": {"map": "x"}},
             {"summary": {"a\x1b[2J": 1}}, {"per_class": {"a": 5}}, {"per_class": None},
+            {"epoch": 10**400}, {"summary": {"map": 10**400}}, {"summary": {"map": math.nan}},
+            {"kind": "balance", "step": "2"}, {"kind": "teacher", "epoch": None},
         )),
         json.dumps({name: value for name, value in GOOD.items() if name != "epoch"}).encode(),
         b'{"kind": "train", "epoch": 0, "step": 1, "time": 0, "losses": {"a": []}}',

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,27 +17,33 @@ from eyas.types import EyasError
 LOG = "log.jsonl"
 
 
+MOST = 2**53
+"""The largest count: whole numbers up to it are floats as well."""
+
+
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is a number, or null, which stands for one that was not finite or not measured."""
-    return value is None or isinstance(value, int | float)
+    """Whether it is a finite number, or null, which stands for one that was not finite or not measured."""
+    return value is None or (isinstance(value, int | float) and abs(value) <= sys.float_info.max)
 
 
-def _are_numbers(value: Any) -> bool:
+def are_metrics(value: Any) -> bool:
+    """Whether it is a mapping of printable names to finite numbers or null."""
     return isinstance(value, dict) and all(name.isprintable() and _is_number(each) for name, each in value.items())
 
 
-def _are_per_class(value: Any) -> bool:
-    return isinstance(value, dict) and all(name.isprintable() and _are_numbers(each) for name, each in value.items())
+def are_metrics_of_classes(value: Any) -> bool:
+    """Whether it is a mapping of printable names to such mappings."""
+    return isinstance(value, dict) and all(name.isprintable() and are_metrics(each) for name, each in value.items())
 
 
 FIELDS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
-    "train": {"epoch": _is_count, "step": _is_count, "time": _is_number, "losses": _are_numbers},
-    "val": {"epoch": _is_count, "step": _is_count, "summary": _are_numbers, "per_class": _are_per_class},
-    "teacher": {"summary": _are_numbers},
+    "train": {"epoch": _is_count, "step": _is_count, "time": _is_number, "losses": are_metrics},
+    "val": {"epoch": _is_count, "step": _is_count, "summary": are_metrics, "per_class": are_metrics_of_classes},
+    "teacher": {"summary": are_metrics},
     "cost": {
         "steps": _is_count,
         "seconds_per_step": _is_number,
@@ -109,11 +116,13 @@ def read_log(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
         raise EyasError(f"{folder}: no {LOG} here; give the folder of a run")
     whole, _, _ = _read(path).rpartition(b"\n")
     lines: list[dict[str, Any]] = []
-    for line in _parsed(path, whole):
+    step = epoch = math.inf  # the last ones that no later line made undone
+    for line in reversed(list(_parsed(path, whole))):
+        if _stands(line, step, epoch):
+            lines.append(line)
         if line["kind"] == "resume":
-            lines = [earlier for earlier in lines if _stands(earlier, line)]
-        lines.append(line)
-    return [line for line in lines if kind is None or line["kind"] == kind]
+            step, epoch = min(step, line["step"]), min(epoch, line.get("epoch", math.inf))
+    return [line for line in reversed(lines) if kind is None or line["kind"] == kind]
 
 
 def _parsed(path: Path, whole: bytes, after: int = 0) -> Iterator[dict[str, Any]]:
@@ -126,7 +135,8 @@ def _parsed(path: Path, whole: bytes, after: int = 0) -> Iterator[dict[str, Any]
             raise EyasError(f"{where} and cannot be read; take it out of the file, and the others are read") from error
         if not isinstance(line, dict) or not isinstance(line.get("kind"), str):
             raise EyasError(f"{where}: it has no kind; take it out of the file, and the others are read")
-        for name, check in FIELDS.get(line["kind"], {}).items():
+        places = {name: _is_count for name in ("epoch", "step") if name in line}
+        for name, check in {**places, **FIELDS.get(line["kind"], {})}.items():
             if name not in line or not check(line[name]):
                 raise EyasError(f"{where}: its {name} is not one; take it out of the file, and the others are read")
         yield line
@@ -141,13 +151,13 @@ def _read(path: Path, start: int = 0) -> bytes:
         raise EyasError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _stands(line: Mapping[str, Any], resume: Mapping[str, Any]) -> bool:
-    """Whether a line is from before the checkpoint that a run was resumed from.
+def _stands(line: Mapping[str, Any], step: float, epoch: float) -> bool:
+    """Whether a line is from before the checkpoint, of this step and epoch, that a run was resumed from.
 
     A checkpoint between the last step of an epoch and its evaluation has the step of both.
     """
-    later = line["kind"] == "val" and line.get("epoch", 0) > resume.get("epoch", math.inf)
-    return not later and bool(line.get("step", 0) <= resume["step"])
+    later = line["kind"] == "val" and line["epoch"] > epoch
+    return not later and bool(line.get("step", 0) <= step)
 
 
 class LogTail:

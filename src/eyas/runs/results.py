@@ -58,7 +58,7 @@ def read_run(folder: Path) -> RunResult:
         teacher=nulls_as_nan(teachers[-1]["summary"]) if teachers else None,
         curve=tuple((line["epoch"], nulls_as_nan(line["summary"])) for line in evaluations),
         seconds_per_step=timed if timed is not None else seconds_between_lines(lines),
-        peak_memory=max((line["peak_memory"] for line in sessions), default=None),
+        peak_memory=max((line["peak_memory"] or 0 for line in sessions), default=0) or None,
         peak_device_memory=max((line["peak_device_memory"] or 0 for line in sessions), default=0) or None,
     )
 
@@ -66,13 +66,14 @@ def read_run(folder: Path) -> RunResult:
 def seconds_between_lines(lines: Sequence[Mapping[str, Any]]) -> float | None:
     """Median seconds per step from the log's wall times, for runs that did not measure their steps.
 
-    Only neighbouring lines of one epoch count, as no evaluation lies between them; None where there are none.
+    Only neighbouring lines of one epoch count, as no evaluation lies between them, and none between which the clock was
+    set back; None where there are none.
     """
-    steps = [line for line in lines if line["kind"] == "train"]
+    steps = [line for line in lines if line["kind"] == "train" and line["time"] is not None]
     taken = [
         (after["time"] - before["time"]) / (after["step"] - before["step"])
         for before, after in pairwise(steps)
-        if before["epoch"] == after["epoch"]
+        if before["epoch"] == after["epoch"] and before["step"] < after["step"] and before["time"] <= after["time"]
     ]
     return statistics.median(taken) if taken else None
 

@@ -1,4 +1,4 @@
-"""The size of the images that the teacher of a run gets: not always its student's, nor that of its own training."""
+"""The teacher of a run: the size of the images that it gets, which is not always the student's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def unlike_training(name: str, resize: Resize, records: Iterable[Record]) -> str
     """A sentence about a detector that gets images of another size than in its training; None for any other.
 
     Args:
-        name: run folder; other names do not tell the size of the training.
+        name: run folder; any other name does not tell the size of its training.
         resize: of the images that the detector gets.
         records: the images.
     """

@@ -77,6 +77,11 @@ def restore_random_state(states: Sequence[dict[str, Tensor]], accelerator: Accel
             f"{accelerator.num_processes}"
         )
     own = states[accelerator.process_index]
-    torch.set_rng_state(own["cpu"])
-    if accelerator.device.type == "cuda" and "cuda" in own:
-        torch.cuda.set_rng_state(own["cuda"], accelerator.device)
+    try:
+        torch.set_rng_state(own["cpu"])
+        if accelerator.device.type == "cuda" and "cuda" in own:
+            torch.cuda.set_rng_state(own["cuda"], accelerator.device)
+    except (TypeError, KeyError, RuntimeError) as error:
+        raise EyasError(
+            f"the random state in the checkpoint is damaged ({error}); start the run anew in another --out"
+        ) from error

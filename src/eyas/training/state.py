@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -15,8 +15,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from eyas.runs.checkpoint import load_state, save_state
+from eyas.tools.tensor_files import check_weights
 from eyas.training.reproducibility import random_states
 from eyas.types import Detector, EyasError
+
+COUNTS = ("epoch", "batch", "step", "epochs")
+MOST = 2**53
+"""The largest count that a checkpoint may hold."""
 
 
 @dataclass
@@ -100,10 +105,13 @@ class TrainState:
                     f"{path.parent} holds a run of {progress['epochs']} epochs, on which its learning rates depend; "
                     f"resume it with --run.epochs {progress['epochs']}"
                 )
+            _check_form(state, progress, self.optimizer, self.scheduler)
             accelerator.unwrap_model(self.model).load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            _check_shapes(self.optimizer)
             self.scheduler.load_state_dict(state["scheduler"])
             if self.ema is not None:
+                check_weights(f"{path}: its running average", state["ema"])
                 self.ema.load_state_dict(state["ema"])
             if accelerator.scaler is not None:
                 accelerator.scaler.load_state_dict(state["scaler"])
@@ -115,3 +123,42 @@ class TrainState:
                 f"{path}: not a checkpoint of this run, or of another version of Eyas ({error}); start the run anew in "
                 "another --out"
             ) from error
+
+
+def _check_form(
+    state: Mapping[str, Any], progress: Mapping[str, Any], optimizer: torch.optim.Optimizer, scheduler: LRScheduler
+) -> None:
+    """Check what PyTorch takes over as it is. Raises ValueError where the file has another form than the run."""
+    counts = [progress[name] for name in COUNTS] + [progress.get("waited", 0)]
+    if not all(type(count) is int and 0 <= count <= MOST for count in counts) or progress["epoch"] > progress["epochs"]:
+        raise ValueError(f"its progress is {dict(progress)!r:.200}")
+    if not isinstance(progress["best"], float) or math.isnan(progress["best"]):
+        raise ValueError(f"its best evaluation is {progress['best']!r:.60}")
+    if not _alike(optimizer.state_dict()["param_groups"], state["optimizer"]["param_groups"]):
+        raise ValueError("its optimiser has other options")
+    found = state["scheduler"]
+    if not _alike(scheduler.state_dict(), found) or any(callable(getattr(LRScheduler, name, None)) for name in found):
+        raise ValueError("its learning rate has another form")
+
+
+def _check_shapes(optimizer: torch.optim.Optimizer) -> None:
+    """Raises ValueError unless each state of the optimiser is a number or has the shape of its parameter."""
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                fits = value.ndim == 0 or value.shape == parameter.shape
+            else:
+                fits = value is None or _alike(0, value)
+            if not fits:
+                raise ValueError(f"its optimiser has a {name} that does not fit the parameter")
+
+
+def _alike(own: Any, found: Any) -> bool:
+    """Whether two values have the same form: the type, the length of lists; names that only one has do not count."""
+    if isinstance(own, Mapping):
+        return isinstance(found, Mapping) and all(_alike(own[name], found[name]) for name in own.keys() & found.keys())
+    if isinstance(own, list | tuple):
+        return isinstance(found, list | tuple) and len(own) == len(found) and all(map(_alike, own, found))
+    if isinstance(own, int | float) and not isinstance(own, bool):
+        return isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
+    return type(own) is type(found)

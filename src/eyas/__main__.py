@@ -30,7 +30,7 @@ from eyas.commands.parsing import command_parser, parse_options, run_config, sum
 from eyas.runs.config import resume_note
 from eyas.runs.recipes import allow_code
 from eyas.tools.children import end_with_parent
-from eyas.tools.output import ended_by_reader, outlasting_reader, say_error
+from eyas.tools.output import ended_by_reader, outlasting_reader, prepare_streams, say_error
 from eyas.tools.own_modules import modules_of_command
 from eyas.tools.signals import Stopped, stopped_by_termination
 from eyas.types import EyasError
@@ -82,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     launched = end_with_parent()
+    prepare_streams()
     try:
         with (
             stopped_by_termination(),

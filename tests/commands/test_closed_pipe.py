@@ -89,3 +89,25 @@ def test_a_message_that_cannot_be_written_leaves_the_status(monkeypatch: pytest.
 
 def test_trainings_are_among_the_commands_that_go_on() -> None:
     assert {"train", "distill", "cache", "compare"} <= set(WRITING)
+
+
+def test_streams_that_are_closed_take_no_number_of_a_file(tmp_path: Path) -> None:
+    """Else what a library prints on standard error would land in the next file that is opened."""
+    script = (
+        "import os, sys; from eyas.__main__ import main; status = main(['recipes', 'copy', 'digits/student'])\n"
+        f"file = open({str(tmp_path / 'opened.txt')!r}, 'w'); os.write(2, b'a library speaks'); file.close()\n"
+        "sys.exit(status)"
+    )
+    command = f"exec '{sys.executable}' -c \"$1\" <&- >&- 2>&-"
+    done = subprocess.run(["sh", "-c", command, "sh", script], cwd=tmp_path, timeout=100, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "opened.txt").read_text() == "" and (tmp_path / "student.yaml").is_file()
+
+
+def test_what_the_encoding_of_a_terminal_lacks_is_printed_as_its_code() -> None:
+    command = [sys.executable, "-m", "eyas", "recipes", "copy", "\u732b"]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONIOENCODING": "ascii:strict"}, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 2 and done.stderr.startswith("eyas: there is no recipe '\\u732b'")
+    assert done.stderr.count("\n") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -151,7 +152,7 @@ def test_a_bomb_is_refused_with_the_name_of_the_file(
     (place / "recipe.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
     assert main([*DISTILL, "--config=recipe.yaml"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("eyas: recipe.yaml: ") and said.count("\n") == 1
+    assert re.match(r"eyas: recipe\.yaml(:1)?: ", said) and said.count("\n") == 1
 
 
 def test_a_bomb_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,3 +46,9 @@ def test_a_process_that_lost_another_one(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not lost_process(RuntimeError("NCCL error: invalid usage, duplicate GPU detected"))
     assert not lost_process(RuntimeError("shapes do not fit")) and not lost_process(ConnectionResetError(GLOO))
     assert "the connection to another process of this training was lost" in str(explained(RuntimeError(GLOO)))
+
+
+def test_a_link_that_leads_to_itself() -> None:
+    assert explained(RuntimeError("Symlink loop from '/x'")) == (
+        "Symlink loop from '/x'; remove the link, or choose another path"
+    )

@@ -9,7 +9,7 @@ import pytest
 
 from eyas.runs.config import start_folder
 from eyas.runs.log import RunLog
-from eyas.tools.files import PART, open_own, part_of, remove_parts, write_atomic, write_json, write_text
+from eyas.tools.files import PART, make_folder, open_own, part_of, remove_parts, write_atomic, write_json, write_text
 from eyas.types import EyasError
 
 
@@ -49,6 +49,19 @@ def test_a_log_that_is_a_link_is_refused(mine: Path) -> None:
     with pytest.raises(OSError, match="links"), open_own(folder / "log.jsonl", "rb+"):
         pass
     assert mine.read_text() == "my own"
+
+
+def test_a_folder_that_is_a_link_is_not_written(tmp_path: Path) -> None:
+    """Only below what the user has named: a run folder may itself be a link to a larger disk."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "elsewhere")
+    make_folder(tmp_path / "run" / "a" / "b", within=tmp_path / "run")
+    make_folder(tmp_path / "run", within=tmp_path / "run")
+    (tmp_path / "run" / "link").symlink_to(tmp_path)
+    for inside in ("link", "link/c"):
+        with pytest.raises(EyasError, match=r"run/link: is a link.*remove the link"):
+            make_folder(tmp_path / "run" / inside, within=tmp_path / "run")
+    assert not (tmp_path / "c").exists()
 
 
 def test_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:

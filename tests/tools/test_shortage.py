@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 
-from eyas.tools.shortage import DEVICE, FILES, MEMORY, PROCESSES, SHARED, shortage
+from eyas.tools.shortage import DEVICE, FILES, MEMORY, PROCESSES, SHARED, TEMPORARY, shortage
 from eyas.types import EyasError
 
 CPU = (
@@ -42,6 +42,7 @@ CPU = (
         (RuntimeError("unable to mmap 64 bytes from file </torch_8_1_0>: Cannot allocate memory (12)"), MEMORY),
         (RuntimeError("unable to write to file </torch_8_1_0>: No space left on device (28)"), SHARED),
         (RuntimeError("can't start new thread"), PROCESSES),
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp', '/x']"), TEMPORARY),
         (BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)), PROCESSES),
     ],
 )

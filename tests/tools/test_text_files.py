@@ -37,9 +37,11 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     "two values": ("a: 1\n--- \nb: 2", "found another document, line 2"),
     "tag": ("!!python/object/apply:os.abort []", "could not determine a constructor"),
     "date of no calendar": ("a: 2001-99-99", "month must be in 1..12"),
+    "whole number without a digit": ("a: !!int ''", "string index out of range"),
+    "truth that is none": ("a: !!bool maybe", "maybe"),
+    "time that is none": ("a: !!timestamp x", "groupdict"),
     "key that is a list": ("? [a]\n: 1", "unhashable key"),
     "long": ("a: " + "x" * YAML_LIMIT, "the limit for a file of its kind"),
-    "not UTF-8": (b"a: 1\nb: \xff\xfe", "line 2 is not UTF-8 text"),
     "NUL": ("a: \0", "not readable as YAML"),
 }  # fmt: skip
 
@@ -53,6 +55,12 @@ def test_yaml_that_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(EyasError, match=rf"^{path}: [^\n]*{said}[^\n]*$"):
         read_yaml(path)
     assert time.monotonic() - start < 2
+
+
+def test_text_that_is_not_utf_8_is_refused_by_its_line(tmp_path: Path) -> None:
+    (tmp_path / "some.yaml").write_bytes(b"a: 1\nb: \xff\xfe")
+    with pytest.raises(EyasError, match=r"some\.yaml:2: is not UTF-8 text"):
+        read_yaml(tmp_path / "some.yaml")
 
 
 def test_yaml_that_is_read_is_what_pyyaml_reads(tmp_path: Path) -> None:
@@ -84,7 +92,7 @@ def test_no_mapping(tmp_path: Path, text: str) -> None:
 def test_json_that_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(content)
-    with pytest.raises(EyasError, match=rf"^{path}: "):
+    with pytest.raises(EyasError, match=rf"^{path}(:1)?: "):
         read_json(path)
 
 

@@ -29,7 +29,7 @@ from eyas.runs.checkpoint import ModelSpec
 from eyas.runs.config import recorded_config
 from eyas.runs.opening import load
 from eyas.runs.recipes import shipped_recipes
-from eyas.tools.files import write_json
+from eyas.tools.files import refuse_links, write_json
 from eyas.tools.progress import Progress
 
 DIGITS = DigitsSpec(train_images=2000, val_images=400, objects=(2, 8), digit_size=(18, 60), contrast=(0.3, 0.7))
@@ -47,6 +47,7 @@ def digits_plan(config_file: Path, data: Path, teacher: Path, out: Path, seeds: 
 def compose(folder: Path) -> Path:
     """Write the data set, once. Returns its folder."""
     with Progress() as progress:
+        refuse_links(folder, folder.parent)
         task = progress.task("compose", DIGITS.train_images + DIGITS.val_images)
         return write_digits(folder, DIGITS, lambda done, total: progress.advance(task))
 

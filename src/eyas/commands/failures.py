@@ -30,6 +30,8 @@ def explained(error: Exception) -> str | None:
         text = f"{where}: could not be written ({error.strerror}); free some space"
     if text is None and isinstance(error, OSError) and error.filename is not None and error.errno in UNUSABLE:
         text = f"{error.filename}: cannot be used ({error.strerror}); choose another path"
+    if text is None and isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # of Path.resolve
+        text = f"{error}; remove the link, or choose another path"
     return None if text is None else "; ".join([text, *getattr(error, "__notes__", ())])
 
 

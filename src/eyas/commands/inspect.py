@@ -63,8 +63,9 @@ def inspect(
     unlike = unlike_training(run, resize, source.records)
     if unlike is not None:
         print(f"warning  {unlike}")
-    out = out or (folder if folder.is_dir() else Path()) / "inspection"
-    make_folder(out)
+    above = folder if folder.is_dir() else Path()
+    make_folder(out or above / "inspection", within=None if out else above)
+    out = out or above / "inspection"
     where = pick_device(feed.device)
     detector.network.to(where)
     with Progress() as progress:

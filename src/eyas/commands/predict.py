@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,7 +75,7 @@ def predict(
             found = on_cpu(detector.predict(as_float(pixels[None].to(where)))[0])
             found = to_record_frame(found, record, (pixels.shape[-2], pixels.shape[-1]))
             entries += as_json(record, found, detector.classes)
-            make_folder(drawn.parent)
+            make_folder(drawn.parent, within=out)
             save_figure(drawn, draw_detections(image, found, detector.classes, threshold=threshold))
             progress.advance(task)
     seen = len(drawings) - len(broken)
@@ -115,12 +116,12 @@ def drawings_of(paths: Sequence[Path], root: Path, out: Path) -> dict[Path, Path
     overwrite an image.
     """
     base = root if root.is_dir() else root.parent
-    count, inputs = Counter(path.with_suffix("") for path in paths), {path.resolve() for path in paths}
+    count, inputs = Counter(path.with_suffix("") for path in paths), set(map(os.path.realpath, paths))
     drawings = {}
     for path in paths:
         name = path.name if count[path.with_suffix("")] > 1 else path.stem
         drawn = drawings[path] = out / path.relative_to(base).with_name(f"{name}.png")
-        if drawn.resolve() in inputs:
+        if os.path.realpath(drawn) in inputs:
             raise EyasError(f"{drawn} is one of the images and would be overwritten; choose another --out")
     return drawings
 

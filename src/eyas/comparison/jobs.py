@@ -25,7 +25,7 @@ from eyas.runs.config import RESUME, holds_run
 from eyas.runs.log import LogTail
 from eyas.runs.results import recorded_splits
 from eyas.tools.children import SAVING, end_all, how_it_ended, start_child
-from eyas.tools.files import open_own
+from eyas.tools.files import open_own, refuse_links
 from eyas.tools.locks import sole_use
 from eyas.tools.progress import Progress
 from eyas.types import EyasError
@@ -129,8 +129,9 @@ def resume_options(folder: Path) -> dict[str, str]:
     """The options that resume a run from its checkpoint. A run without one is removed, to start afresh.
 
     Raises:
-        EyasError: another process is at work there.
+        EyasError: another process is at work there, or it is a link.
     """
+    refuse_links(folder, folder.parent)
     saved = (folder / RESUME).is_file()
     if saved or holds_run(folder):
         with sole_use(folder):

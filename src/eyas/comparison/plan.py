@@ -91,7 +91,7 @@ class Plan:
 
     def write_configs(self) -> None:
         """Write the options of every arm below the comparison's folder."""
-        make_folder(self.out / ARMS)
+        make_folder(self.out / ARMS, within=self.out)
         for arm in self.arms:
             write_text(self.config(arm), _yaml(arm.options))
 

@@ -16,7 +16,6 @@ from typing import Any, BinaryIO, Literal
 
 from safetensors import SafetensorError
 
-from eyas.tools.causes import causes
 from eyas.types import EyasError
 
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
@@ -29,12 +28,25 @@ PART_OF_NAME = 60
 """Characters of the final name in that of its part, which must not become too long for the file system."""
 
 
-def make_folder(folder: Path) -> None:
-    """Create a folder and its parents. Raises EyasError when that fails."""
+def make_folder(folder: Path, *, within: Path | None = None) -> None:
+    """Create a folder and its parents. Raises EyasError when that fails, and as `refuse_links` does with ``within``."""
+    if within is not None:
+        refuse_links(folder, within)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise could_not_write(folder, error) from error
+
+
+def refuse_links(folder: Path, within: Path) -> None:
+    """Check that a folder, which need not exist, is truly below another one, which the user has named.
+
+    Raises:
+        EyasError: it, or a folder between them, is a link: who made it may have chosen any place.
+    """
+    for part in (folder, *folder.parents)[: len(folder.relative_to(within).parts)]:
+        if part.is_symlink():
+            raise EyasError(f"{part}: is a link, and what is written there would land elsewhere; remove the link")
 
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
@@ -81,7 +93,9 @@ def remove_parts(folder: Path) -> None:
 
 def could_not_write(path: Path, error: Exception) -> EyasError:
     """The error for a file that cannot be written. It gives the system's reason if there is one."""
-    reason = next((cause for cause in causes(error) if isinstance(cause, OSError)), None)  # torch raises its own on top
+    reason: BaseException | None = error
+    while reason is not None and not isinstance(reason, OSError):
+        reason = reason.__cause__ or reason.__context__  # torch raises its own error on top
     full = reason is None or reason.errno in (errno.ENOSPC, errno.EDQUOT)
     remedy = "free some space, or choose another place" if full else "choose another place, or see what is there now"
     return EyasError(f"{path}: could not be written ({reason or error}); {remedy}")

@@ -6,9 +6,26 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
+from io import TextIOWrapper
 from typing import Any, TextIO, cast
 
 from eyas.tools.tables import visible
+
+
+def prepare_streams() -> None:
+    """Make the standard streams of a command take whatever it prints.
+
+    A stream that the command was started without leads nowhere: else the next file that is opened takes its number, and
+    what a library prints lands in that file. A character that the encoding of a stream lacks is printed as its code.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number that is free
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Iterator
 
-from eyas.tools.causes import causes
 from eyas.types import EyasError
 
 FEWER = "lower the batch size (--dataset.batch_size), the size of the images (--dataset.resize) or --dataset.workers"
@@ -19,15 +19,20 @@ DEVICE = (
     "(--dataset.resize), take --run.precision bf16, or end other programs that use the GPU"
 )
 FILES = "too many files are open: raise the limit (ulimit -n 4096), or give fewer workers (--dataset.workers)"
+TEMPORARY = (
+    "no folder for temporary files can be written: neither /tmp nor /var/tmp nor the working folder; free some space "
+    "there, or name another one by the environment variable TMPDIR"
+)
 PROCESSES = "no more processes or threads can be started: raise the limit (ulimit -u), or give fewer workers"
 
-SHORTAGES = (SHARED, DEVICE, FILES, MEMORY, PROCESSES)
+SHORTAGES = (SHARED, DEVICE, FILES, MEMORY, PROCESSES, TEMPORARY)
 
 KINDS = (
     (r"too many open files|items of ancdata", FILES),
     (r"shared memory ?\(shm\)|</?torch_\d+.*no space left|bus error", SHARED),
     (r"(cuda|mps|hip|xpu|gpu)\b.*out of memory|CU\w+_STATUS_ALLOC_FAILED|OutOfMemoryError", DEVICE),
     (r"can't allocate memory|cannot allocate memory|bad_alloc|MemoryError", MEMORY),
+    (r"no usable temporary directory", TEMPORARY),
     (r"can't start new thread|resource temporarily unavailable", PROCESSES),
 )
 """Pattern of an error's kind and text -> what to say; the first one counts. Libraries have no classes or numbers of
@@ -37,7 +42,7 @@ NUMBERS = {errno.EMFILE: FILES, errno.ENFILE: FILES, errno.ENOMEM: MEMORY, errno
 
 def shortage(error: BaseException) -> str | None:
     """What has run out, and what to do; None where the error, and the errors that caused it, have another reason."""
-    for cause in causes(error):
+    for cause in _causes(error):
         if isinstance(cause, EyasError):
             continue
         if isinstance(cause, OSError) and cause.errno in NUMBERS:
@@ -47,3 +52,10 @@ def shortage(error: BaseException) -> str | None:
             if re.search(pattern, text, re.IGNORECASE):
                 return said
     return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what it was raised from, and so on; a context alone is not a cause where it was suppressed."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

@@ -7,6 +7,7 @@ of a parser. Both are found in the parser's events, before a value is made.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -67,16 +68,16 @@ def read_text(path: Path, limit: int) -> str:
         if path.exists() and not path.is_file():
             raise EyasError(f"{path}: not a file")  # to open a pipe would wait for a writer
         with path.open("rb") as file:
-            content = file.read(limit + 1)
+            if os.fstat(file.fileno()).st_size > limit:
+                raise EyasError(f"{path}: has more than {limit:,} bytes, the limit for a file of its kind")
+            content = file.read()
     except OSError as error:
         raise EyasError(f"{path}: cannot be read ({error.strerror})") from error
-    if len(content) > limit:
-        raise EyasError(f"{path}: has more than {limit:,} bytes, the limit for a file of its kind")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise EyasError(f"{path}: line {line} is not UTF-8 text; save the file as UTF-8, or get it again") from error
+        raise EyasError(f"{path}:{line}: is not UTF-8 text; save the file as UTF-8, or get it again") from error
 
 
 def check_yaml(text: str) -> None:

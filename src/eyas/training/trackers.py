@@ -19,7 +19,7 @@ from accelerate.utils import LoggerType
 
 from eyas.args import RunArgs, Tracker
 from eyas.runs.config import recorded_options
-from eyas.tools.files import write_json
+from eyas.tools.files import refuse_links, write_json
 from eyas.tools.text_files import read_json
 from eyas.types import EyasError
 
@@ -79,6 +79,8 @@ class Trackers:
         if not self._active:
             return
         self._say, self._first_step = say, resumed_at or 0
+        for place in (Path(EVENTS, self._project), Path("wandb")):
+            refuse_links(self._folder / place, self._folder)
         path = self._folder / TRACKER_IDS
         known = read_json(path) if resumed_at is not None and path.exists() else {}
         try:

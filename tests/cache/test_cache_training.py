@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -188,6 +189,31 @@ def test_a_complete_cache_that_cannot_be_written_is_used(
     assert capsys.readouterr().out.count("is read-only: ") == 2
 
 
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("teacher", {"identity": 5}),
+        ("teacher", {"identity": "0" * 64}),
+        ("teacher", {"names": None}),
+        ("teacher", {"names": 5}),
+        ("teacher", {"classes": ["\x1b[2J"]}),
+        ("teacher", {"levels": 5}),
+        ("score", {"summary": {"map": "x"}}),
+        ("score", {"summary": {}}),
+        ("score", {"metric": 5}),
+        ("score", {"per_class": {"a": 1}}),
+    ],
+)
+def test_a_file_of_the_cache_that_says_something_else_is_refused(
+    place: Place, file: str, change: dict[str, Any], capsys: Any
+) -> None:
+    (path,) = place.cache.glob(f"{file}-*.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(AssertionError, match="assert 2 == 0"):
+        place.distil("cached", run_epochs=1)
+    assert re.search(rf"{path.name}: not a file of this cache.*; remove it, and it is made", capsys.readouterr().err)
+
+
 def test_colours_may_vary(place: Place) -> None:
     more = {"dataset_augment.brightness": 0.4, "dataset_augment.hue": 0.2}
     plain = place.distil("plain", run_epochs=1)
@@ -274,7 +300,7 @@ def records(place: Place) -> dict[bytes, bytes]:
 def new_records(place: Place) -> list[str]:
     """The keys in the newest shard."""
     path = max(place.cache.glob("fgfi-*/shard-*.index"))
-    return [json.loads(line)[0] for line in path.read_text().splitlines()]
+    return [json.loads(line)[0] for line in path.read_text().splitlines()[1:]]
 
 
 # --- the command ---
@@ -305,7 +331,7 @@ def test_two_processes_fill_disjoint_parts(made: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "eyas", "cache", "--devices=2", f"--cache={own.cache}", *own.arguments()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
-    parts = [path.read_text().splitlines() for path in own.cache.glob("fgfi-*/shard-*.index")]
+    parts = [path.read_text().splitlines()[1:] for path in own.cache.glob("fgfi-*/shard-*.index")]
     keys = [[json.loads(line)[0] for line in part] for part in parts]
     assert [len(part) for part in keys] == [8, 8] and not set(keys[0]) & set(keys[1])
     assert done.stdout.count("cache     fgfi") == 2

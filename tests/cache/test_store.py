@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -169,10 +170,10 @@ def damaged(tmp_path: Path, harm: str) -> tuple[TeacherCache, list[TeacherTarget
         index.write_bytes(index.read_bytes()[:-10])
     elif harm == "a spoilt line":
         lines = index.read_bytes().splitlines(keepends=True)
-        index.write_bytes(b"".join([*lines[:3], b"\0" * len(lines[3][:-1]) + b"\n"]))
+        index.write_bytes(b"".join([*lines[:-1], b"\0" * len(lines[-1][:-1]) + b"\n"]))
     elif harm == "another record's place":
         lines = [json.loads(line) for line in index.read_text().splitlines()]
-        lines[3][1:] = lines[0][1:]
+        lines[-1][1:] = lines[1][1:]
         index.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return opened(tmp_path), wanted
 
@@ -229,6 +230,40 @@ def test_what_is_not_of_the_cache_is_passed_over(tmp_path: Path) -> None:
     write(store, wanted, first=10)
     assert (tmp_path / "shard-00010-0.bin").is_file(), "the next number after all that are taken"
     assert not store.missing(map(key, range(10, 14)))
+
+
+def test_a_shard_of_another_cache_is_passed_over(tmp_path: Path) -> None:
+    """Caches of two teachers have the same keys: records put into the wrong one would be the wrong teacher's."""
+    wanted, keys = wanted_of(*maps(4)), [key(number) for number in range(4)]
+    first, second = opened(tmp_path / "fgfi-1"), opened(tmp_path / "fgfi-2")
+    write(first, wanted)
+    for path in first.folder.glob("shard-*"):
+        shutil.copy(path, second.folder)
+    second.refresh()
+    assert second.missing(keys) == set(keys) and not second.holds(keys)
+    shutil.copytree(tmp_path / "fgfi-1", tmp_path / "copy" / "fgfi-1")
+    assert not opened(tmp_path / "copy" / "fgfi-1").missing(keys), "a whole cache may move"
+    for path in second.folder.glob("shard-*.index"):
+        path.write_bytes(path.read_bytes().partition(b"\n")[2])  # as earlier versions wrote it
+    second.refresh()
+    assert not second.missing(keys)
+
+
+def test_a_cache_that_is_a_link_is_read_and_not_written(tmp_path: Path) -> None:
+    wanted = wanted_of(*maps(4))
+    write(opened(tmp_path / "elsewhere" / "fgfi-1"), wanted)
+    before = sorted((tmp_path / "elsewhere").rglob("*"))
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "fgfi-1").symlink_to(tmp_path / "elsewhere" / "fgfi-1")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "root" / "fgfi-2").symlink_to(tmp_path / "empty")
+    store = opened(tmp_path / "root" / "fgfi-1")
+    assert not store.missing([key(number) for number in range(4)])
+    with pytest.raises(EyasError, match="fgfi-1: is a link"):
+        write(store, wanted, first=10)
+    with pytest.raises(EyasError, match="fgfi-2: is a link"):
+        opened(tmp_path / "root" / "fgfi-2")
+    assert sorted((tmp_path / "elsewhere").rglob("*")) == before and not list((tmp_path / "empty").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import hashlib
 import re
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ class TeacherOnDemand:
         if not self.source.may_change:
             files = sorted(path for path in root.glob("teacher-*.json") if TEACHER.fullmatch(path.name))
             teachers = map(read_cached, files)
-            known = [values.get("identity") for values in teachers if self.source.name in values.get("names", ())]
+            known = [values.get("identity") for values in teachers if self.source.name in _list(values.get("names"))]
             if len(known) == 1:
                 return str(known[0])
         return detector_digest(self.detector)
@@ -88,3 +89,7 @@ def _content(value: Tensor) -> bytes:
     # A copy: `contiguous` leaves odd strides where a dimension has one entry or none, and `view` refuses those.
     plain = dense.detach().cpu().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
     return plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

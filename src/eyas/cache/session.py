@@ -34,6 +34,7 @@ from eyas.evaluation import EvaluationResult
 from eyas.methods import LevelPair, Method
 from eyas.methods.imitation import FeatureImitation
 from eyas.nn.fold_batchnorm import fold_teacher
+from eyas.runs.log import are_metrics, are_metrics_of_classes
 from eyas.runs.results import nulls_as_nan
 from eyas.tools.files import make_folder, write_json
 from eyas.tools.progress import Progress
@@ -91,8 +92,13 @@ class CacheSession:
         if path.is_file():
             with _readable(path):
                 values = read_cached(path)
-                per_class = {name: nulls_as_nan(entries) for name, entries in values["per_class"].items()}
-                return EvaluationResult(values["metric"], nulls_as_nan(values["summary"]), per_class)
+                rules, summary, classes = values["metric"], values["summary"], values["per_class"]
+                if not isinstance(rules, str) or not summary:
+                    raise ValueError("no evaluation")
+                if not are_metrics(summary) or not are_metrics_of_classes(classes):
+                    raise ValueError("metrics are numbers")
+                per_class = {name: nulls_as_nan(entries) for name, entries in classes.items()}
+                return EvaluationResult(rules, nulls_as_nan(summary), per_class)
         result = score(self._on_demand.detector)
         if self.accelerator.is_main_process:
             self._remember(path, asdict(result))
@@ -108,6 +114,8 @@ class CacheSession:
             values = {"names": [], **asdict(summarise_teacher(self._on_demand.detector, identity))}
         with _readable(path):
             known = TeacherSummary.from_json(values)
+            if known.identity != identity:
+                raise ValueError("of another teacher")
             new = name not in values["names"]
             values["names"] = [*values["names"], name]
         if new and self.accelerator.is_main_process:

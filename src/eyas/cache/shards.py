@@ -3,7 +3,8 @@
 A shard is two files that one process writes once and never changes: ``.bin`` holds the records one after the other, and
 ``.index`` a line of JSON for each with its key, offset and checksum, written after the record itself. A killed process
 leaves a shard whose last record or line is torn; readers skip it. The next process writes another shard. Where several
-shards hold a key, the one with the highest number counts.
+shards hold a key, the one with the highest number counts. The first line of an index names the folder that the shard
+was written for, since a key does not say which teacher a record is of: a shard of another folder is ignored.
 
 Readers check every record that they read; the pages are in the system's cache, one copy for all processes.
 """
@@ -24,7 +25,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from eyas.tools.files import could_not_write
+from eyas.tools.files import could_not_write, make_folder
 from eyas.types import EyasError, Size
 
 ALIGNMENT = 64
@@ -34,6 +35,8 @@ MAX_SIDE = 4096
 """The longest side of a map, in cells, that a record may claim."""
 NAME = re.compile(r"shard-\d{5,18}-\d{1,9}\.(bin|index)")
 """Names of the files: the number of the shard, the rank of the process that wrote it."""
+FOLDER = "folder"
+"""First word of the line that names the folder of a shard; the others are keys in hexadecimal."""
 Bits = npt.NDArray[np.int16] | npt.NDArray[np.int32]
 """Vectors as integers of the same width: NumPy has no bfloat16."""
 
@@ -146,7 +149,9 @@ class Shards:
             data = path.with_suffix(".bin")
             try:
                 if data.is_file():
-                    self._locations.update(_whole_records(path.read_bytes(), Shard(data)))
+                    lines = path.read_bytes().split(b"\n")[:-1]
+                    if _written_for(lines[0] if lines else b"") in (None, folder.name):
+                        self._locations.update(_whole_records(lines, Shard(data)))
             except OSError as error:
                 raise EyasError(
                     f"{error.filename}: cannot be read ({error.strerror}); restore it, or remove it"
@@ -191,10 +196,19 @@ class Shards:
         return EyasError(f"{path}: changed while it was in use; call the command again, and what is lost is made again")
 
 
-def _whole_records(index: bytes, shard: Shard) -> Iterator[tuple[bytes, Location]]:
+def _written_for(line: bytes) -> str | None:
+    """The folder that the first line of an index names; None in a shard of an earlier version, which names none."""
+    try:
+        kind, name = json.loads(line)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return str(name) if kind == FOLDER else None
+
+
+def _whole_records(lines: Sequence[bytes], shard: Shard) -> Iterator[tuple[bytes, Location]]:
     """Key and place of every record that is complete in its shard and on a complete line of the index."""
     end = len(shard)
-    for line in index.split(b"\n")[:-1]:
+    for line in lines:
         try:
             key, *numbers = json.loads(line)
             key, (offset, size, checksum) = bytes.fromhex(key), map(int, numbers)
@@ -205,7 +219,7 @@ def _whole_records(index: bytes, shard: Shard) -> Iterator[tuple[bytes, Location
 
 
 class ShardWriter:
-    """A context manager that writes a new shard into an existing folder; the first record creates it.
+    """A context manager that writes a new shard into a folder; the first record creates it.
 
     The rank of this process is part of the shard's name.
     """
@@ -242,13 +256,16 @@ class ShardWriter:
 
     def _create(self) -> tuple[BinaryIO, BinaryIO]:
         """New files, numbered after all existing ones; another process may be doing the same."""
+        make_folder(self.folder, within=self.folder.parent)
         last = max((_number(path) for path in self.folder.glob("shard-*.*") if NAME.fullmatch(path.name)), default=0)
         for number in count_from(last + 1):
             name = f"shard-{number:05d}-{self.rank}"
             try:
-                return (self.folder / f"{name}.bin").open("xb"), (self.folder / f"{name}.index").open("xb")
+                files = (self.folder / f"{name}.bin").open("xb"), (self.folder / f"{name}.index").open("xb")
             except FileExistsError:
                 continue
+            files[1].write(json.dumps([FOLDER, self.folder.name]).encode() + b"\n")
+            return files
         raise AssertionError("unreachable")
 
 

@@ -81,9 +81,9 @@ class TeacherCache:
     ) -> None:
         self.folder, self.channels, self.dtype = folder, tuple(channels), DTYPES[dtype]
         self._bits = np.int32 if dtype == "float32" else np.int16
-        make_folder(folder)
         meta = folder / META
         if not meta.is_file():
+            make_folder(folder, within=folder.parent)
             write_json(meta, fingerprint)
         elif read_cached(meta) != fingerprint:
             raise EyasError(f"{meta}: does not match the folder's name; remove this folder")

@@ -44,8 +44,12 @@ class TeacherSummary:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TeacherSummary:
+        """Raises KeyError, TypeError, ValueError or AttributeError for values of another form."""
         levels = {name: LevelSummary(**level) for name, level in values["levels"].items()}
-        return cls(values["identity"], tuple(values["classes"]), levels)
+        classes = tuple(values["classes"])
+        if not all(isinstance(name, str) and name.isprintable() for name in (values["identity"], *classes, *levels)):
+            raise ValueError("names must be printable texts")
+        return cls(values["identity"], classes, levels)
 
 
 class CachedTeacher:

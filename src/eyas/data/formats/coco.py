@@ -77,7 +77,7 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
     """Read one split; `eyas.data.read` documents the arguments and errors."""
     path = annotation_file(root, split)
     try:
-        content = json.loads(fields.read_text(path))
+        content = json.loads(fields.read_text(path, fields.COCO_LIMIT))
     except json.JSONDecodeError as error:
         raise EyasError(f"{path}:{error.lineno}: broken JSON ({error.msg}); write the file again") from error
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits, or so many brackets

@@ -10,8 +10,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from eyas.data.images import MAX_PIXELS, is_image
+from eyas.tools import text_files
 from eyas.types import EyasError
 
+IMAGE_LIMIT = 2**26
+"""Bytes of the annotations of one image."""
+LIST_LIMIT = 2**30
+"""Bytes of a list of images, one a line."""
+COCO_LIMIT = 2**33
+"""Bytes of a JSON file with the annotations of a whole split."""
 CLASSES_OPTION = "--dataset.classes (`eyas data`: --classes)"
 
 
@@ -102,22 +109,15 @@ def inside(root: Path, path: Path, where: str) -> Path:
     return path
 
 
-def read_text(path: Path) -> str:
-    """The text of an annotation file.
+def read_text(path: Path, limit: int = IMAGE_LIMIT) -> str:
+    """The text of an annotation file of at most ``limit`` bytes.
 
-    Raises `EyasError` naming it when it is missing, not a file (a pipe, a loop of links), unreadable or not UTF-8.
+    Raises `EyasError` naming it when it is missing, not a file (a pipe, a loop of links), unreadable, larger or not
+    UTF-8.
     """
     if not os.path.isfile(path):  # `Path.is_file` raises for a too long name
         raise EyasError(f"{path}: no such file; the data set refers to it. Restore it, or take it off the list.")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise EyasError(f"{path}: cannot be read ({error}); restore it") from error
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise EyasError(f"{path}:{line}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    return text_files.read_text(path, limit)
 
 
 def annotation_files(listed: Path, folder: Path, suffix: str) -> dict[str, Path]:
@@ -129,7 +129,7 @@ def annotation_files(listed: Path, folder: Path, suffix: str) -> dict[str, Path]
     Raises `EyasError` with file and line: a name that is listed twice, could be two, or leads out of ``folder``.
     """
     lines: dict[str, int] = {}
-    for line, content in enumerate(read_text(listed).splitlines(), start=1):
+    for line, content in enumerate(read_text(listed, LIST_LIMIT).splitlines(), start=1):
         if not content.strip():
             continue
         name = _listed_name(content.strip(), folder, suffix, f"{listed}:{line}")

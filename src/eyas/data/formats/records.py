@@ -61,7 +61,7 @@ class DataSource:
         classes: class names in label order.
         records: one per image, in the order of the data set's own list.
         problems: what was dropped or clipped.
-        warnings: what may be unexpected about the split, a sentence for each.
+        warnings: what makes the split another one than it seems, a sentence each.
         category_ids: of the classes, in the data set's own file; empty where its format has none.
     """
 

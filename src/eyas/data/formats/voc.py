@@ -146,7 +146,7 @@ def _is_of_one_class(path: Path, lists: Mapping[str, Path]) -> bool:
     """Whether a list is of the images of one class in a split, as ``bolt_train.txt``: names and flags."""
     if not any(path.stem.endswith(f"_{split}") for split in lists):
         return False
-    lines = fields.read_text(path).splitlines()
+    lines = fields.read_text(path, fields.LIST_LIMIT).splitlines()
     return bool(lines) and all(FLAG.search(line) for line in lines if line.strip())
 
 
@@ -179,7 +179,7 @@ def _image_of(root: Path, name: str, path: Path, file_name: str) -> Path:
 
 
 def _without_annotation(folder: Path, split: str, records: Sequence[Record]) -> list[str]:
-    """A warning about images without an annotation file, where no list says that they belong to the split."""
+    """A warning of images that have no annotation file: without a list, nobody says that they show no object."""
     places = {record.path.parent for record in records}
     known = {record.path for record in records}
     left = sorted(path for place in places for path in place.iterdir() if is_image(path) and path not in known)

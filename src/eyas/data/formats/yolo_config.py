@@ -11,7 +11,7 @@ from typing import Any
 from eyas.data.formats import fields
 from eyas.data.formats.places import SPLITS, find_folder
 from eyas.data.images import is_image
-from eyas.tools.text_files import parse_yaml
+from eyas.tools.text_files import YAML_LIMIT, parse_yaml, read_yaml
 from eyas.types import EyasError
 
 LAYOUT = "data.yaml with names: and {split}:, or classes.txt (YOLO)"
@@ -72,7 +72,9 @@ def read_config(root: Path) -> YoloConfig:
             listed = ", ".join(str(path.relative_to(root)) for path in found)
             raise EyasError(f"{root}: several files describe a data set: {listed}; give one of them as --data")
         path = found[0] if found else None
-    return parse_config(fields.read_text(path), path, fields.folder_of(root)) if path else _without_description(root)
+    if path is None:
+        return _without_description(root)
+    return parse_config(fields.read_text(path, YAML_LIMIT), path, fields.folder_of(root))
 
 
 def parse_config(text: str, path: Path, root: Path | None = None) -> YoloConfig:
@@ -126,7 +128,7 @@ def _described(root: Path) -> list[Path]:
 
 def _has_names(path: Path) -> bool:
     try:
-        content = parse_yaml(fields.read_text(path), str(path))
+        content = read_yaml(path)
     except EyasError:  # not a description: another file, broken or not
         return False
     return isinstance(content, dict) and isinstance(content.get("names"), list | dict)

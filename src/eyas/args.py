@@ -84,6 +84,9 @@ class OptimArgs:
         accumulate: batches whose gradients are averaged in one optimiser step.
         ema: decay of the running average of the weights that is evaluated and saved, in [0, 1); 0 keeps none. It
             rises to this value over the first steps: min(ema, (1 + n) / (10 + n)) after n steps.
+        freeze: what stays as it is: the first so many stages of the backbone, backbone for all of it, or names of
+            submodules. BatchNorm in it keeps its statistics.
+        backbone_lr: factor of the learning rate for the backbone's parameters.
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -97,11 +100,19 @@ class OptimArgs:
     clip_norm: float = 10.0
     accumulate: int = 1
     ema: float = 0.0
+    freeze: int | str | list[str] = 0
+    backbone_lr: float = 1.0
 
     def __post_init__(self) -> None:
         at_least(0, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
         at_least(0, gamma=self.gamma, clip_norm=self.clip_norm)
         at_least(1, accumulate=self.accumulate)
+        if isinstance(self.freeze, int):
+            at_least(0, freeze=self.freeze)
+        if not 0 < self.backbone_lr < math.inf:
+            raise EyasError(
+                f"backbone_lr is a factor above 0, got {self.backbone_lr}; freeze keeps the backbone as it is"
+            )
         if not 0 <= self.ema < 1:
             raise EyasError(f"ema is a decay in [0, 1), got {self.ema}")
         if not 0 <= self.warmup < 1:

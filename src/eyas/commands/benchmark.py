@@ -96,7 +96,7 @@ def time_steps(trainer: Trainer, steps: int, warmup: int, progress: Progress) ->
     """The parts of ``steps`` steps, and the seconds of as many undivided steps."""
     from eyas.tools.timing import Spans, listening, span
 
-    trainer.state.model.train()
+    trainer.to_training_mode()
     groups = _endless(trainer)
     task = progress.task("benchmark", warmup + 2 * steps, unit="steps", images=0)
     for _ in range(warmup):

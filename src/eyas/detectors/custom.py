@@ -52,10 +52,11 @@ class CustomDetector(nn.Module):
             by itself.
         divisor: the network takes only sides that are multiples of this. Images are padded on the right and at the
             bottom, so boxes stay where they are; detections are clipped to the image.
+        backbone: name of the submodule that is the backbone, where parts of it are to be frozen, or learn more slowly.
 
     Raises:
-        EyasError: a tap name that is not a submodule, or a tapped output that is not a (batch, channels, height, width)
-            map.
+        EyasError: a backbone or tap name that is not a submodule, or a tapped output that is not a (batch, channels,
+            height, width) map.
     """
 
     def __init__(
@@ -69,11 +70,14 @@ class CustomDetector(nn.Module):
         image_size: Size = (256, 256),
         deployed: Callable[[nn.Module], Deployed] | None = None,
         divisor: int = 1,
+        backbone: str | None = None,
     ) -> None:
         super().__init__()
         if divisor < 1:
             raise EyasError(f"CustomDetector: divisor is a number of pixels, at least 1, got {divisor}")
-        self.network, self._padding = network, Padding(divisor)
+        if backbone is not None and backbone not in dict(network.named_modules()):
+            raise EyasError(f"CustomDetector: there is no submodule {backbone!r} to be the backbone")
+        self.network, self._padding, self.backbone_name = network, Padding(divisor), backbone
         self.classes = tuple(classes)
         self._losses, self._predict, self._deployed = losses, predict, deployed
         if isinstance(levels, Mapping):

@@ -26,7 +26,7 @@ def student_view(
     The images (batch, 3, height, width), in [0, 1], are as the student sees them.
 
     Raises:
-        EyasError: a method reads heads or proposals, and the student gives none.
+        EyasError: a method reads heads or proposals, and the student gives none; or a map cannot learn.
     """
     with running("the student", images), Taps(student.network, [pair.student_tap for pair in pairs]) as taps:
         if reads & {"heads", "student_proposals"}:
@@ -34,6 +34,9 @@ def student_view(
         else:
             losses, outputs = student.losses(images, targets), HeadOutputs()
     features = [taps.features[pair.student_tap] for pair in pairs]
+    fixed = [pair.student_tap for pair in pairs if not taps.features[pair.student_tap].requires_grad]
+    if fixed and torch.is_grad_enabled():
+        raise EyasError(f"the student's level {fixed[0]} comes from frozen parts alone, so it cannot learn to imitate")
     levels = [pair.student for pair in pairs]
     return View(features, levels, image_size(images), outputs.heads, outputs.proposals, dict(losses))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -17,12 +17,19 @@ FIRST_SHARE = 0.01
 """Above this share of the first step's weights in the final running average, a run warns."""
 
 
-def make_optimizer(model: nn.Module, optim: OptimArgs) -> torch.optim.Optimizer:
-    """SGD or AdamW on the trainable parameters; only those of two and more dimensions decay."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def make_optimizer(model: nn.Module, optim: OptimArgs, backbone: Sequence[nn.Parameter] = ()) -> torch.optim.Optimizer:
+    """SGD or AdamW on the trainable parameters; only those of two and more dimensions decay.
+
+    The last two groups are those among ``backbone``, at ``backbone_lr`` times the learning rate, where any are given.
+    """
+    trainable, apart = [parameter for parameter in model.parameters() if parameter.requires_grad], set(backbone)
+    parts = [([p for p in trainable if p not in apart], optim.lr)]
+    if apart:
+        parts.append(([p for p in trainable if p in apart], optim.lr * optim.backbone_lr))
     groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": optim.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in part if (p.ndim > 1) == decays], "lr": lr, "weight_decay": optim.weight_decay * decays}
+        for part, lr in parts
+        for decays in (True, False)
     ]
     if optim.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum)

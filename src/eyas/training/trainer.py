@@ -37,6 +37,7 @@ from eyas.tools.signals import Stopped, StopRequest, stop_requests
 from eyas.tools.timing import CostMeter, span
 from eyas.training.accelerator import broadcast_buffers
 from eyas.training.finite import FiniteLosses
+from eyas.training.freezing import backbone_parameters, freeze
 from eyas.training.loss_module import LossModule
 from eyas.training.optim import FIRST_SHARE, make_average, make_optimizer, schedule, share_of_first
 from eyas.training.reproducibility import restore_random_state, seed_epoch
@@ -82,10 +83,12 @@ class Trainer:
         module, student = cast(nn.Module, model), model.student
         if run.channels_last:
             module.to(memory_format=torch.channels_last)
+        self.frozen = freeze(student, optim.freeze)
+        backbone = backbone_parameters(student) if optim.backbone_lr != 1 else []
         self._loader = train_loader(train, data, run.seed)
         # The optimiser is made from the whole module, so that adapters train with the student.
         prepared, optimizer, self.train, self.val = accelerator.prepare(
-            module, make_optimizer(module, optim), self._loader, val_loader(val, val_data)
+            module, make_optimizer(module, optim, backbone), self._loader, val_loader(val, val_data)
         )
         self.total_steps = math.ceil(len(self.train) / optim.accumulate) * run.epochs
         scheduler = LambdaLR(optimizer, schedule(optim, self.total_steps))
@@ -131,7 +134,7 @@ class Trainer:
 
     def train_epoch(self, request: StopRequest, progress: Progress, task: TaskID) -> None:
         """Train the epoch, or the rest of one that was resumed in its middle. Raises Stopped when asked to."""
-        self.state.model.train()
+        self.to_training_mode()
         batches = with_timeout(self._rest_of_epoch(), self._loader)
         with self.finite.checked():
             while group := list(islice(batches, self.optim.accumulate)):
@@ -140,6 +143,11 @@ class Trainer:
                 self.state.finish_step()
                 self.log_step(self.state, losses, norm, progress, task)
                 self.stop_if_asked(request)
+
+    def to_training_mode(self) -> None:
+        """Put all in training mode, but for the statistics of what is frozen."""
+        self.state.model.train()
+        self.frozen.keep_statistics()
 
     def train_step(self, batches: Sequence[Batch]) -> tuple[dict[str, Tensor], Tensor]:
         """Forward and backward of each batch, and one update. The mean losses and the gradient norm."""
@@ -227,6 +235,13 @@ class Trainer:
             progress.say(f"resume    after {after}")
         if self.run.precision == "auto":
             progress.say(f"precision {'float32' if self.accelerator.mixed_precision == 'no' else 'bfloat16'}")
+        if self.frozen.names:
+            progress.say(f"frozen    {self.frozen}")
+            self.log.once("frozen", names=self.frozen.names, parameters=self.frozen.parameters)
+        if self.optim.backbone_lr != 1:
+            progress.say(
+                f"backbone  learning rate {self.optim.lr * self.optim.backbone_lr:g}, the rest {self.optim.lr:g}"
+            )
         share = share_of_first(self.optim.ema, self.total_steps)
         if self.state.ema is not None and share > FIRST_SHARE:
             progress.say(

@@ -126,6 +126,11 @@ class ShuffleDet(nn.Module):
         """The module itself: tap names and the state dict are relative to it."""
         return self
 
+    @property
+    def backbone_name(self) -> str:
+        """The ShuffleNet."""
+        return "backbone"
+
     def grid(self, size: Size, image_size: Size) -> AnchorGrid:
         """The anchors of a feature map for one image of (height, width), see `anchor_step`."""
         step = anchor_step(image_size)

@@ -21,6 +21,9 @@ from eyas.detectors.torchvision.deployed import DeployedFasterRCNN, DeployedOneS
 from eyas.detectors.torchvision.levels import PROBE_SIZE, derive_levels
 from eyas.types import EyasError, HeadOutputs, Prediction, Size, Target
 
+TRUNKS = ("body", "features")
+"""What torchvision calls the trunk, where its ``backbone`` has more than that."""
+
 
 class FixedSizeTransform(GeneralizedRCNNTransform):
     """torchvision's inner transform without its resizing; normalises and pads a whole batch of one size at a time."""
@@ -85,6 +88,12 @@ class TorchvisionDetector(nn.Module):
         _keep_float32(model, generator)
         probe_size = own_size if isinstance(model, SSD) else PROBE_SIZE
         self.levels = derive_levels(model, generator, padding, probe_size)
+
+    @property
+    def backbone_name(self) -> str:
+        """The trunk of the network's ``backbone``, without a feature pyramid or an SSD's further maps."""
+        trunks = [f"backbone.{part}" for part, _ in self.network.backbone.named_children() if part in TRUNKS]
+        return trunks[0] if trunks else "backbone"
 
     def forward(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The same as `losses`."""

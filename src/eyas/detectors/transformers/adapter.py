@@ -79,6 +79,11 @@ class TransformersDetector(nn.Module):
             add_token_maps(model, family.tokens(config))
         self.levels = derive_levels(model, family.divisor(config), family.least(config), anchor_scale, anchor_ratios)
 
+    @property
+    def backbone_name(self) -> str:
+        """The image network, as the library has it: without an encoder or a projector behind it."""
+        return FAMILIES[type(self.network).__name__].backbone
+
     def forward(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The same as `losses`."""
         return self.losses(images, targets)

@@ -96,6 +96,7 @@ class Family:
             select them; else None.
         ordered, strict: see `eyas.detectors.deployed.Deployed`.
         least: config -> least side of an image, pixels, that gives a cell to every query.
+        backbone: name of the image network.
     """
 
     processor: str
@@ -106,6 +107,7 @@ class Family:
     ordered: bool = False
     strict: bool = False
     least: Callable[[Any], int] = lambda config: 1
+    backbone: str = "model.backbone"
 
 
 def _last_stride(config: Any) -> int:
@@ -145,6 +147,8 @@ RT_DETR = Family(
     "RTDetrImageProcessor", _last_stride, idle=DENOISING, proposals=lambda config: "enc_topk_bboxes", strict=True
 )
 """RT-DETR and its successors."""
+VIT = "model.backbone.backbone"
+"""Of the detectors whose image network is a transformer with a projector behind it."""
 FAMILIES: Mapping[str, Family] = {
     "DetrForObjectDetection": Family("DetrImageProcessor", tokens=_encoded("model.input_projection")),
     "DeformableDetrForObjectDetection": Family(
@@ -154,12 +158,23 @@ FAMILIES: Mapping[str, Family] = {
     "RTDetrV2ForObjectDetection": RT_DETR,
     "DFineForObjectDetection": RT_DETR,
     "LwDetrForObjectDetection": Family(
-        "DeformableDetrImageProcessor", _windows, proposals=_of_two_stages, ordered=True, least=_enough_cells
+        "DeformableDetrImageProcessor",
+        _windows,
+        proposals=_of_two_stages,
+        ordered=True,
+        least=_enough_cells,
+        backbone=VIT,
     ),
     "RfDetrForObjectDetection": Family(
-        "RfDetrImageProcessor", _windows, idle=MASK_TOKEN, proposals=_of_two_stages, ordered=True, least=_enough_cells
+        "RfDetrImageProcessor",
+        _windows,
+        idle=MASK_TOKEN,
+        proposals=_of_two_stages,
+        ordered=True,
+        least=_enough_cells,
+        backbone=VIT,
     ),
-    "YolosForObjectDetection": Family("YolosImageProcessor", _patch, tokens=_before_last_layer),
+    "YolosForObjectDetection": Family("YolosImageProcessor", _patch, tokens=_before_last_layer, backbone="vit"),
 }
 """By the class of the library's model."""
 

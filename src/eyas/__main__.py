@@ -81,9 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     is one of `WRITING`.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    launched = end_with_parent()
     prepare_streams()
+    launched = False
     try:
+        launched = end_with_parent()  # which starts a thread, and may find none left
         with (
             stopped_by_termination(),
             ended_by_reader(),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 
 import pytest
 
+from eyas.__main__ import main
 from eyas.commands.failures import explained, lost_process
+from eyas.tools.children import PARENT
 from eyas.tools.shortage import FILES, MEMORY
 from eyas.types import EyasError
 
@@ -52,3 +55,28 @@ def test_a_link_that_leads_to_itself() -> None:
     assert explained(RuntimeError("Symlink loop from '/x'")) == (
         "Symlink loop from '/x'; remove the link, or choose another path"
     )
+
+
+def test_a_process_that_lost_another_one_while_it_did_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library, or the message for what failed, wraps the error of the connection."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for outer in (EyasError("weights/last.pt: not read"), ValueError("while gathering")):
+        outer.__cause__ = RuntimeError(GLOO)
+        assert lost_process(outer)
+    suppressed = EyasError("bad option")
+    suppressed.__context__, suppressed.__suppress_context__ = RuntimeError(GLOO), True
+    assert not lost_process(suppressed)
+
+
+def test_a_child_that_cannot_watch_its_parent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The thread that watches is started within the error handling."""
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setenv(PARENT, str(os.getppid()))
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert main(["--version"]) == 2
+    assert capsys.readouterr().err.startswith("eyas: no more processes or threads can be started")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -230,3 +231,22 @@ def test_the_reason_of_the_system_is_told() -> None:
     except RuntimeError as error:
         assert "No space left" in str(could_not_write(Path("last.pt"), error))
     assert "(odd)" in str(could_not_write(Path("last.pt"), RuntimeError("odd")))
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EACCES, "make its folder writable"),
+        (errno.EROFS, "read-only"),
+        (errno.ENAMETOOLONG, "choose a shorter name"),
+        (errno.ENOENT, "its folder is missing"),
+        (errno.ENOTDIR, "a file stands in the way"),
+        (errno.EMFILE, "raise the limit"),
+        (errno.EIO, "choose another place"),
+    ],
+)
+def test_the_advice_follows_the_reason(number: int, advice: str) -> None:
+    said = str(could_not_write(Path("w"), OSError(number, os.strerror(number))))
+    assert said.startswith("w: could not be written") and advice in said.partition("); ")[2]
+    assert ("free some space" in said) == (number == errno.ENOSPC)

@@ -90,7 +90,7 @@ def test_a_long_name(tmp_path: Path) -> None:
     path = tmp_path / ("n" * 255)
     write_text(path, "content")
     assert path.read_text() == "content" and len(part_of(path).name) <= 255
-    with pytest.raises(EyasError, match=r"File name too long.*choose another place"):
+    with pytest.raises(EyasError, match=r"File name too long.*choose a shorter name"):
         write_text(tmp_path / ("n" * 256), "content")
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 
+from eyas.tools.causes import causes
 from eyas.tools.shortage import shortage
 from eyas.types import EyasError
 
@@ -36,6 +37,6 @@ def explained(error: Exception) -> str | None:
 
 
 def lost_process(error: Exception) -> bool:
-    """Whether a process failed because another one of the same training has gone."""
+    """Whether a process failed because another one of the same training has gone, by its error or what caused it."""
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return several and isinstance(error, RuntimeError) and LOST.search(str(error)) is not None
+    return several and any(isinstance(cause, RuntimeError) and LOST.search(str(cause)) for cause in causes(error))

@@ -22,6 +22,18 @@ WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 """Errors of a failed write: torch and safetensors wrap the system's errors."""
 NO_LINK: int = getattr(os, "O_NOFOLLOW", 0)
 """Flag of `os.open`: fail where the path is a link. A folder that others made may hold links to any file."""
+REMEDIES: Mapping[int | None, str] = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, or choose another place"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "make its folder writable for you, or choose another place"),
+    errno.EROFS: "its file system is read-only: choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOENT: "its folder is missing: make it again, or choose another place",
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file stands in the way: remove it, or choose another place"),
+    errno.EISDIR: "a folder stands in the way: remove it, or choose another place",
+    errno.ELOOP: "a link stands in the way: remove it, or choose another place",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "too many files are open: raise the limit (ulimit -n 4096)"),
+}
+"""Number of the system's error -> what to do."""
 PART = ".part"
 """Suffix of a file or folder that is being written."""
 PART_OF_NAME = 60
@@ -96,8 +108,7 @@ def could_not_write(path: Path, error: Exception) -> EyasError:
     reason: BaseException | None = error
     while reason is not None and not isinstance(reason, OSError):
         reason = reason.__cause__ or reason.__context__  # torch raises its own error on top
-    full = reason is None or reason.errno in (errno.ENOSPC, errno.EDQUOT)
-    remedy = "free some space, or choose another place" if full else "choose another place, or see what is there now"
+    remedy = REMEDIES[errno.ENOSPC] if reason is None else REMEDIES.get(reason.errno, "choose another place")
     return EyasError(f"{path}: could not be written ({reason or error}); {remedy}")
 
 

@@ -29,7 +29,7 @@ from PIL import Image
 
 from eyas.data.digits.images import CLASSES, PHOTOGRAPHS, DigitsSpec, Split, compose
 from eyas.data.formats.coco_write import write_coco
-from eyas.tools.files import write_json
+from eyas.tools.files import could_not_write, write_json
 from eyas.tools.text_files import read_json
 from eyas.types import EyasError
 
@@ -69,7 +69,7 @@ def write_digits(root: Path, spec: DigitsSpec, progress: Callable[[int, int], No
         for split in PHOTOGRAPHS:
             write_coco(root, split, CLASSES, _items(split, spec, progress))
     except OSError as error:
-        raise EyasError(f"{root}: could not be written ({error}); free some space, or choose another folder") from error
+        raise could_not_write(root, error) from error
     write_json(marker, {**recipe, "complete": True})
     return root
 

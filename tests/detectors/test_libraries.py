@@ -44,6 +44,9 @@ class ToyFormat:
     def open(self, name: str) -> Detector:
         return ToyDetector()
 
+    def input_size(self, folder: Path) -> dict[str, int]:
+        return {}
+
     def files(self, folder: Path) -> list[Path]:
         return sorted(folder.glob("toy.bin"))
 

@@ -18,12 +18,15 @@ from torch import nn
 from eyas.__main__ import main
 from eyas.cache.identity import TeacherOnDemand
 from eyas.comparison.plan import same_teacher
+from eyas.data import Resize, read
 from eyas.detectors import TransformersDetector, native_format
 from eyas.detectors.transformers import SavedPretrained, is_hub_id
 from eyas.detectors.transformers import loading as huggingface_sources
+from eyas.detectors.transformers.input_size import LONGEST, read_input_size, write_input_size
 from eyas.runs.checkpoint import SPEC
 from eyas.runs.log import read_log
 from eyas.runs.opening import load, resolve_detector
+from eyas.runs.teachers import unlike_training
 from eyas.types import Detector, EyasError
 from helpers.tiny import CLASSES, options, train_lines, write_squares
 from helpers.tiny_transformers import CONFIGS
@@ -39,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config.id2label = dict(enumerate(CLASSES))
     detector = TransformersDetector(transformers.YolosForObjectDetection(config))
     folder = tmp_path_factory.mktemp("saved") / "yolos"
-    detector.export_native(folder)
+    detector.export_native(folder, {"height": 64, "width": 64})
     return folder
 
 
@@ -102,6 +105,11 @@ def test_what_is_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert not is_hub_id(name) and native_format(name) is None, name
     with pytest.raises(EyasError, match=r"runs/teacher: no model\.json here"):
         load("runs/teacher")
+    (tmp_path / "runs").rmdir()
+    for name in ("runs/teacher", "models/rtdetr"):  # no folder of that name is needed
+        assert not is_hub_id(name)
+        with pytest.raises(EyasError, match=r"give the folder of a run.*or a hub id.*There is no such folder"):
+            load(name)
 
 
 def test_a_folder_of_something_else(tmp_path: Path) -> None:
@@ -188,6 +196,56 @@ def test_weights_that_do_not_fit_are_refused(folder: Path) -> None:
         assert str(folder) in refused(folder)
     file.unlink()
     assert str(folder) in refused(folder)
+
+
+def test_a_folder_has_the_size_of_its_image_processor(
+    made: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert resolve_detector(made).resize == Resize(64, 64) and resolve_detector(HUB).resize == Resize()
+    data = write_squares(tmp_path / "data", train=4, val=2)
+    larger = folder / "preprocessor_config.json"
+    larger.write_text(json.dumps(json.loads(larger.read_text()) | {"size": {"height": 96, "width": 128}}))
+    scored = ["evaluate", str(folder), f"--data={data}", "--workers=0", "--device=cpu"]
+    assert main(scored) == 0
+    stated = capsys.readouterr().out
+    assert "size     images are resized to height 96, width 128 pixels" in stated
+    assert main([*scored, "--resize=128x96"]) == 0
+    given = capsys.readouterr().out
+    assert "size     " not in given and given.splitlines() == stated.splitlines()[1:]
+    larger.write_text(json.dumps(json.loads(larger.read_text()) | {"do_resize": False}))
+    assert main(scored) == 0 and "images keep their size" in capsys.readouterr().out
+    assert "was trained on images of 64 x 64" in str(unlike_training(str(made), Resize(32, 32), read(data).records))
+
+
+@pytest.mark.parametrize(
+    "size", [{"height": "9", "width": 9}, {"height": 9}, {"longest_edge": -3}, {"shortest_edge": 1e9}]
+)
+def test_a_size_that_is_none_is_refused(folder: Path, size: dict[str, Any]) -> None:
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps({"size": size}))
+    with pytest.raises(EyasError, match="its image processor states no size"):
+        _ = resolve_detector(folder).resize
+
+
+@pytest.mark.parametrize(
+    ("stated", "read_as"),
+    [
+        ({"size": {"height": 480, "width": 640}}, {"height": 480, "width": 640}),
+        ({"size": {"shortest_edge": 800, "longest_edge": 1333}}, {"shorter": 800, "longer": 1333}),
+        ({"size": {"shortest_edge": 800, "longest_edge": None}}, {"shorter": 800}),
+        ({"size": 800, "max_size": 1333}, {"shorter": 800, "longer": 1333}),
+        ({"size": {"max_height": 512, "max_width": 512}}, {"longer": 512}),
+        ({"size": {"height": 480, "width": 640}, "do_resize": False}, {}),
+        ({"size": [480, 640]}, {}),
+        ({}, {}),
+    ],
+)
+def test_sizes_as_image_processors_state_them(stated: dict[str, Any], read_as: dict[str, int], tmp_path: Path) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(stated))
+    assert read_input_size(tmp_path) == read_as
+    write_input_size(tmp_path, read_as)
+    again = read_input_size(tmp_path)
+    assert again == read_as or again == {**read_as, "longer": LONGEST}
 
 
 def test_the_cache_knows_a_folder_by_its_files(made: Path, folder: Path, tmp_path: Path) -> None:

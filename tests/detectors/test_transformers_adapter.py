@@ -312,7 +312,7 @@ def test_a_run_folder_stands_alone(tmp_path: Path) -> None:
     detector = spec.build()
     spec.save(run)
     save_weights(detector.network, run / spec.weights)
-    save_native(detector, run)
+    save_native(detector, run, spec.resize)
     config.unlink()
     loaded = eyas.load(run)
     assert loaded.classes == ("car", "van") and loaded.score_threshold == 0.01

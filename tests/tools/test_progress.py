@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -33,6 +34,20 @@ def test_work_shorter_than_the_first_line_prints_nothing(capsys: pytest.CaptureF
             clock.now += 1
             progress.advance(task)
         progress.finish(task)
+    assert capsys.readouterr().out == ""
+
+
+def test_work_that_counts_nothing_says_what_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(eyas.tools.progress, "FIRST_LINE", 0.05)
+    with Progress() as progress:
+        with progress.waiting("teacher   opening x"):
+            time.sleep(0.3)
+        assert capsys.readouterr().out == "teacher   opening x ...\n"
+        with pytest.raises(KeyError), progress.waiting("teacher   short"):
+            raise KeyError
+        time.sleep(0.1)
     assert capsys.readouterr().out == ""
 
 

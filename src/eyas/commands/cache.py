@@ -39,7 +39,8 @@ def cache(
     with Setup(data, dataset, optim, run, scale) as setup:
         spec = setup.spec(student)
         detector = spec.build()
-        session = setup.teacher_session(source, methods, cache, teaching.cache_dtype)
+        with setup.progress.waiting(f"teacher   opening {teacher}"):
+            session = setup.teacher_session(source, methods, cache, teaching.cache_dtype)
         check_classes(session.teacher, setup.train, methods, teacher, any_classes=teaching.any_classes)
         distiller = Distiller(detector, session.teacher, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed)
         setup.score_teacher(session, teacher, any_score=teaching.any_score)

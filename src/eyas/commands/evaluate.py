@@ -60,12 +60,15 @@ def evaluate(
     from eyas.runs.config import recorded_config
     from eyas.runs.opening import resolve_detector
     from eyas.runs.results import data_for
-    from eyas.runs.teachers import teacher_resize
+    from eyas.runs.teachers import size_note, teacher_resize
     from eyas.tools.devices import pick_device
     from eyas.tools.files import write_json
     from eyas.tools.progress import Progress
 
-    (own, detector), origin = open_detector(run, best=best), resolve_detector(run)
+    origin = resolve_detector(run)
+    with Progress() as progress, progress.waiting(f"model     opening {run}"):
+        own, detector = open_detector(run, best=best)
+    note = size_note(run, resize)
     resize, config = own if resize == Resize() else resize, recorded_config(origin.folder) if origin.folder else {}
     source = data_for(run, detector.classes, classes, data=subset.data, split=subset.split)
     rule = run_metric(config, source.format, metric=metric, max_detections=max_detections)
@@ -78,6 +81,8 @@ def evaluate(
     found: dict[str, list[Prediction]] = {}
     where = pick_device(feed.device)
     with Progress() as progress:
+        if note is not None:
+            progress.say(f"size     {note}")
         for remark in (*source.warnings, *remarks(rule, source)):
             progress.say(f"warning  {remark}")
         for name, (path, detector, size) in rows.items():
@@ -114,7 +119,8 @@ def score_row(
     if len(shared) < len(source.classes):
         progress.say(f"{name}  knows {len(shared)} of {len(source.classes)} classes: {', '.join(shared)}")
     found = predict_source(matched, source, feed, device, progress, name)
-    result = score(rule, source, found).restricted_to(shared)
+    with progress.waiting(f"{name}  scoring the detections in {len(found)} images"):
+        result = score(rule, source, found).restricted_to(shared)
     cost = cost_of(detector, feed.resize.output_size((source.records[0].height, source.records[0].width)))
     progress.say(f"{name}  {path}\n{result.table()}\n{result.headline()}   {cost.headline()}\n")
     ordered = [found[index] for index in range(len(source.records))]

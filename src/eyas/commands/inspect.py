@@ -50,15 +50,19 @@ def inspect(
     from eyas.report.sections.masks import draw_masks
     from eyas.runs.opening import resolve_detector
     from eyas.runs.results import data_for
-    from eyas.runs.teachers import unlike_training
+    from eyas.runs.teachers import size_note, unlike_training
     from eyas.tools.devices import pick_device
     from eyas.tools.files import make_folder, write_json
     from eyas.tools.progress import Progress
 
     opened = resolve_detector(run)
-    detector, folder = opened.open(), opened.folder or Path(run)
+    with Progress() as progress, progress.waiting(f"model     opening {run}"):
+        detector = opened.open()
+    folder = opened.folder or Path(run)
     source = data_for(run, detector.classes, classes, data=subset.data, split=subset.split)
     source = replace(source, records=source.records[:images])
+    if note := size_note(run, resize):
+        print(f"size     {note}")
     resize = opened.resize if resize == Resize() else resize
     unlike = unlike_training(run, resize, source.records)
     if unlike is not None:

@@ -47,18 +47,24 @@ def predict(
     from eyas.ops.pixels import as_float
     from eyas.report.fonts import unwritable
     from eyas.report.plots import draw_detections, save_figure
+    from eyas.runs.teachers import size_note
     from eyas.tools.devices import pick_device
     from eyas.tools.files import make_folder, write_json
     from eyas.tools.progress import Progress
 
     drawings = drawings_of(find_images(images), images, out)
-    (own, detector), where = open_detector(run, best=best), pick_device(device)
+    with Progress() as progress, progress.waiting(f"model     opening {run}"):
+        own, detector = open_detector(run, best=best)
+    where = pick_device(device)
+    note = size_note(str(run), resize)
     resize = own if resize == Resize() else resize
     detector.network.to(where)
     transform = eval_transform(resize)
     entries: list[dict[str, Any]] = []
     broken: list[str] = []
     with Progress() as progress, torch.no_grad():
+        if note is not None:
+            progress.say(f"size      {note}")
         if strange := unwritable(detector.classes):
             progress.say(
                 f"warning   no installed font can draw {', '.join(strange)}; install one, such as Noto Sans CJK"

@@ -31,7 +31,8 @@ def train(
 
     with RunSetup(data, out, dataset, optim, run) as setup:
         spec = setup.spec(student, "model.safetensors")
-        detector = spec.build(student.weights)
+        with setup.progress.waiting(f"model     building {spec.model}"):
+            detector = spec.build(student.weights)
         setup.say(f"model     {describe_student(spec, detector)}")
         describe_anchors(detector, setup.train, spec.resize, setup.say)
         trainer = setup.trainer(Baseline(detector), spec)

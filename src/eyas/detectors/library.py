@@ -25,6 +25,13 @@ class NativeFormat(Protocol):
         """The detector in evaluation mode on the CPU. Raises EyasError when there is none."""
         ...
 
+    def input_size(self, folder: Path) -> Mapping[str, Any]:
+        """The size that the images of a saved detector are resized to, by the names of `eyas.data.options.Resize`.
+
+        Empty where the folder does not say. The values are as they stand in its files.
+        """
+        ...
+
     def files(self, folder: Path) -> list[Path]:
         """The files that identify a saved detector, in a fixed order; none if the weights are on a hub."""
         ...

@@ -89,7 +89,9 @@ def score_detector(
     """Score a detector on every image of a source, each process on its share, behind a progress bar of that name."""
     shards = gather_object([predict_records(detector, batches, source, progress, name)])
     # Records that are repeated to even out the shards count once.
-    return score(metric, source, {index: found for shard in shards for index, found in shard.items()})
+    found = {index: prediction for shard in shards for index, prediction in shard.items()}
+    with progress.waiting(f"{name:<9} scoring the detections in {len(found)} images"):
+        return score(metric, source, found)
 
 
 def score(metric: str, source: DataSource, predictions: dict[int, Prediction]) -> EvaluationResult:

@@ -36,8 +36,8 @@ NATIVE = "native"
 class NativeExport(Protocol):
     """A detector whose library has a format of its own."""
 
-    def export_native(self, folder: Path) -> None:
-        """Write all that the library needs to open the detector without Eyas."""
+    def export_native(self, folder: Path, input_size: Mapping[str, int] | None = None) -> None:
+        """Write all that the library needs to open the detector without Eyas, and the size of its input."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ class ModelSpec:
         """Raises EyasError when the folder has no spec, or one of another version."""
         path = folder / SPEC
         if not path.is_file():
-            raise EyasError(f"{folder}: no {SPEC} here; give the folder of a run, such as --teacher runs/teacher")
+            why = "" if folder.exists() else " There is no such folder."
+            advice = "give the folder of a run, such as --teacher runs/teacher, or a hub id of transformers, org/name"
+            raise EyasError(f"{folder}: no {SPEC} here; {advice}.{why}")
         values = read_json(path)
         try:
             spec = cls(**{**values, "classes": tuple(values["classes"]), "resize": Resize(**values["resize"])})
@@ -160,15 +162,18 @@ def save_weights(network: nn.Module, path: Path) -> None:
     write_atomic(path, lambda part: part.write_bytes(save(state)))
 
 
-def save_native(detector: Detector, folder: Path) -> None:
-    """Write a detector into a run folder in its library's own format, where it has one; whole or not at all."""
+def save_native(detector: Detector, folder: Path, resize: Resize) -> None:
+    """Write a detector of an input size into a run folder in its library's own format, where it has one.
+
+    It is written whole or not at all.
+    """
     if not isinstance(detector, NativeExport):
         return
     final = folder / NATIVE
     part = part_of(final)
     try:
         part.mkdir()  # a new folder: no link is followed
-        detector.export_native(part)
+        detector.export_native(part, {name: side for name, side in asdict(resize).items() if side is not None})
         shutil.rmtree(final, ignore_errors=True)
         part.rename(final)
     except WRITE_ERRORS as error:

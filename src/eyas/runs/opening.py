@@ -46,8 +46,24 @@ class DetectorSource:
 
     @property
     def resize(self) -> Resize:
-        """The size of the input that the run folder records; the size of the image where there is no folder."""
+        """The size of the input that a run folder, or a folder of the library, records; else that of the image."""
+        if self.kind == "library":
+            return native_resize(self.name) or Resize()
         return Resize() if self.folder is None else ModelSpec.load(self.folder).resize
+
+
+def native_resize(name: str) -> Resize | None:
+    """The input size that a folder of a detector's library states; None for any other name, and where it does not.
+
+    Raises:
+        EyasError: the size that it states is none.
+    """
+    native = native_format(name)
+    size = {} if native is None else native.input_size(Path(name))
+    try:
+        return Resize(**size) if size else None
+    except (EyasError, TypeError) as error:
+        raise EyasError(f"{name}: its image processor states no size of images: {error}") from error
 
 
 def resolve_detector(name: str | Path, *, best: bool = False, run_code: bool = True) -> DetectorSource:

@@ -45,7 +45,7 @@ def save(detector: Detector, folder: str | Path, *, maker: str | None = None, re
     make_folder(folder)
     spec = ModelSpec(origin.model, tuple(detector.classes), origin.backbone, origin.options, resize or Resize())
     save_weights(detector.network, folder / spec.weights)
-    save_native(detector, folder)
+    save_native(detector, folder, spec.resize)
     spec.save(folder)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -95,6 +97,17 @@ class Progress:
     def finish(self, task: TaskID) -> None:
         """End a task and take its bar away."""
         self._bars.remove_task(task)
+
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """In the context, print a line once the work in it, which counts nothing, has taken `FIRST_LINE` seconds."""
+        timer = threading.Timer(FIRST_LINE, self.say, [f"{text} ..."])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def say(self, text: str) -> None:
         """Print one line, above the bars."""

@@ -127,7 +127,7 @@ class Trainer:
         if state.epoch < self.run.epochs:
             progress.say(f"stopped   no better metric in {state.waited} evaluations; the best is {state.best:.3f}")
         if self.accelerator.is_main_process:
-            save_native(state.evaluated, self.folder)
+            save_native(state.evaluated, self.folder, self.spec.resize)
             write_card(self.folder)
         self.log.once("cost", step=state.step, **self.cost.totals())
         return result or self.score(progress)  # of a finished run, which has logged it

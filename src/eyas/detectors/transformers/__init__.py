@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from eyas.detectors.library import Library
 from eyas.detectors.origin import Origin, with_origin
+from eyas.detectors.transformers.input_size import read_input_size
 from eyas.types import Detector, EyasError
 
 MODEL = "transformers"
 CONFIG = "config.json"
+FOLDERS = frozenset(
+    {
+        *("run", "runs", "out", "output", "outputs", "result", "results", "experiments"),
+        *("model", "models", "checkpoint", "checkpoints", "weights", "teacher", "teachers", "student", "students"),
+    }
+)
+"""What people call the folders of their models: ``runs/x`` is a mistyped path, and asking the hub for it takes long."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -33,14 +43,23 @@ class SavedPretrained:
                 ) from error
             raise
 
+    def input_size(self, folder: Path) -> Mapping[str, Any]:
+        return read_input_size(folder)
+
     def files(self, folder: Path) -> list[Path]:
         weights = sorted(folder.glob("*.safetensors"))
         return [*sorted(folder.glob("*.json")), *weights] if (folder / CONFIG).is_file() and weights else []
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name has the form ``org/name`` and no folder ``org`` exists here, so that it is not a path."""
-    return HUB_ID.fullmatch(name) is not None and not name.startswith(".") and not Path(name).parent.exists()
+    """Whether a name has the form ``org/name`` and is no path: ``org`` is no folder here, nor one of `FOLDERS`."""
+    first = name.partition("/")[0]
+    return (
+        HUB_ID.fullmatch(name) is not None
+        and not name.startswith(".")
+        and not Path(first).exists()
+        and first not in FOLDERS
+    )
 
 
 LIBRARY = Library(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from eyas.detectors.deployed import Deployed
 from eyas.detectors.padding import Padding
 from eyas.detectors.transformers.deployed import DeployedTransformers, pixel_statistics
+from eyas.detectors.transformers.input_size import write_input_size
 from eyas.detectors.transformers.levels import FAMILIES, add_token_maps, derive_levels
 from eyas.detectors.transformers.loading import class_names, library, load_model, reading
 from eyas.ops.anchors import StrideGrid
@@ -139,11 +140,18 @@ class TransformersDetector(nn.Module):
             predictions.append({"boxes": boxes, "scores": scores, "labels": labels})
         return predictions
 
-    def export_native(self, folder: Path) -> None:
-        """Write config, weights and image processor, for ``from_pretrained(folder)`` of transformers."""
+    def export_native(self, folder: Path, input_size: Mapping[str, int] | None = None) -> None:
+        """Write config, weights and image processor, for ``from_pretrained(folder)`` of transformers.
+
+        Args:
+            folder: it exists.
+            input_size: what the image processor resizes to, see `write_input_size`; None leaves its own size.
+        """
         network: Any = self.network
         network.save_pretrained(folder)
         self.processor.save_pretrained(folder)
+        if input_size is not None:
+            write_input_size(folder, input_size)
 
     def deployed(self) -> Deployed:
         """The detector as a graph of fixed output shapes; it shares the weights."""

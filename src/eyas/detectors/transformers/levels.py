@@ -148,7 +148,7 @@ RT_DETR = Family(
 )
 """RT-DETR and its successors."""
 VIT = "model.backbone.backbone"
-"""Of the detectors whose image network is a transformer with a projector behind it."""
+"""The backbone of detectors whose image network is a transformer with a projector behind it."""
 FAMILIES: Mapping[str, Family] = {
     "DetrForObjectDetection": Family("DetrImageProcessor", tokens=_encoded("model.input_projection")),
     "DeformableDetrForObjectDetection": Family(

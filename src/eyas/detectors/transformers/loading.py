@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from eyas.detectors.transformers.input_size import PROCESSOR
 from eyas.detectors.weight_files import SUFFIXES, load_detector, read_weights_file
 from eyas.tools.tensor_files import check_weights
 from eyas.types import EyasError
 
 PRETRAINED = "pretrained"
 """The weights of the source that has the configuration."""
-PROCESSOR = "preprocessor_config.json"
 LOADER_OPTIONS = frozenset(
     {
         *("cache_dir", "code_revision", "force_download", "gguf_file", "local_files_only", "proxies"),

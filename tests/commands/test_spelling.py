@@ -101,7 +101,10 @@ def test_what_people_type(line: str, option: str, value: object) -> None:
         (TRAIN + "--imgsz big", f"--dataset.resize: {SIZES}big"),
         (TRAIN + "--optim os.path", "--optim: give a mapping of its options, not os.path"),
         (TRAIN + "--dataset.classes '{a: 1}'", "--dataset.classes: give a list such as a,b or null, not {a: 1}"),
-        (TRAIN + "--run.device cuda", "--run.device: give auto or cpu, not cuda"),
+        (
+            TRAIN + "--run.device cuda",
+            "--run.device: give auto or cpu, not cuda; auto takes the accelerator where there is one",
+        ),
         (
             TRAIN + "--dataset.classes a b",
             "b: no option stands before it; a list is given as a,b without spaces; see eyas train --help",

@@ -326,6 +326,22 @@ def test_the_arms_of_the_docs_are_trainings() -> None:
         assert ("method.class_path" in arm.resolved) == (name != "baseline")
 
 
+def test_an_arm_is_a_method_by_its_short_name() -> None:
+    arms = {
+        "fgfi": "fgfi",
+        "narrow": {"method": "fgfi", "method.psi": 0.3},
+        "both": ["fgfi", {"method": "fitnets"}],
+        "heavy": [FGFI, {"method.psi": 0.3}],
+    }
+    given = {name: options.get("method") for name, options in arms_of(STUDENT, **arms).items()}
+    assert given["fgfi"] == "fgfi" and given["both"] == ["fgfi", "fitnets"]
+    assert given["narrow"] == {"class_path": "fgfi", "init_args": {"psi": 0.3}}
+    assert given["heavy"] == {**FGFI, "init_args": {"weight": 0.5, "psi": 0.3}}
+    for name, psi in {"fgfi": 0.5, "narrow": 0.3}.items():
+        arm = make_arm(name, {"model": "shuffledet", "method": given[name]}, Path("data"), "teacher", resolve_command)
+        assert arm.resolved["method.class_path"] == "eyas.FGFI" and arm.resolved["method.init_args.psi"] == psi
+
+
 @pytest.mark.parametrize(
     ("arms", "message"),
     [
@@ -334,6 +350,7 @@ def test_the_arms_of_the_docs_are_trainings() -> None:
         ({"plain": None, "baseline": None}, "both name the student without a method"),
         ({"a/b": None}, "folders"),
         ({"x": "digits/nothing"}, "arm x: digits/nothing: no such recipe"),
+        ({"x": "./fgfi"}, "arm x: ./fgfi: no such recipe"),
         ({"x": 3}, "neither a recipe nor a mapping"),
         ({"x": [FGFI, FGFI, {"method.init_args.weight": 1}]}, "say which by 0 to 1"),
         ({"x": [{"run": {}}] * 101}, "arm x: more than 100 recipes and mappings"),

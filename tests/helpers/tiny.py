@@ -14,7 +14,8 @@ from torch import Tensor
 
 from eyas.__main__ import main
 from eyas.data import write_coco
-from eyas.detectors import ShuffleDet
+from eyas.detectors import CustomDetector, ShuffleDet
+from eyas.detectors.shuffledet.shufflenet import ShuffleNet
 
 CLASSES = ("red", "blue")
 COLOURS = ((220, 40, 40), (40, 60, 220))
@@ -49,6 +50,11 @@ def poor_teacher() -> ShuffleDet:
     """An untrained detector, for ``--teacher=helpers.tiny:poor_teacher``."""
     torch.manual_seed(3)
     return ShuffleDet(CLASSES, **MODEL)
+
+
+def features_alone() -> CustomDetector:
+    """A teacher without `predict`, that knows the classes of the data."""
+    return CustomDetector(ShuffleNet(width=0.25, stem_channels=8), CLASSES, levels=["units"])
 
 
 def options(**more: Any) -> list[str]:

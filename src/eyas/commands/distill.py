@@ -47,12 +47,15 @@ def distill(
     scale, pairs = teaching.teacher_scale, teaching.pairs
     with RunSetup(data, out, dataset, optim, run, scale) as setup:
         spec = setup.spec(student)
-        detector = spec.build(student.weights)
+        with setup.progress.waiting(f"student   building {spec.model}"):
+            detector = spec.build(student.weights)
         describe_anchors(detector, setup.train, spec.resize, setup.say)
-        session = setup.teacher_session(source, methods, teaching.cache, teaching.cache_dtype)
+        with setup.progress.waiting(f"teacher   opening {teacher}"):
+            session = setup.teacher_session(source, methods, teaching.cache, teaching.cache_dtype)
         check_classes(session.teacher, setup.train, methods, teacher, any_classes=teaching.any_classes)
         distiller = Distiller(detector, session.teacher, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed)
         trainer = setup.trainer(distiller, spec)
+        distiller.try_out(*trainer.first_batch())  # before the teacher's long work
         taught = setup.score_teacher(session, teacher, any_score=teaching.any_score)
         setup.say(f"student   {describe_student(spec, detector)}")
         session.prepare(distiller.pairs)

@@ -40,6 +40,10 @@ CHOICE = re.compile(r"argument (\S+): invalid choice: '?(.*?)'? \(choose from (.
 UNKNOWN = re.compile(
     r"unrecognized arguments: (.*)|Option '(.+)' is not accepted|Group '(.+)' does not accept option '(.+)'"
 )
+REASONS: Mapping[str, str] = {
+    "device": "; auto takes the accelerator where there is one, and CUDA_VISIBLE_DEVICES says which GPUs there are"
+}
+"""Last name of an option -> what to add where its value is refused."""
 MISSING = "the following arguments are required: "
 
 
@@ -157,7 +161,8 @@ def _refused_value(key: str, text: str, parser: ArgumentParser, arguments: Seque
         return unknown_option(f"--{key}.{nested[1]}", parser)
     if action is None:
         return f"--{key}: {' '.join(text.split())}"
-    return f"--{key}: give {to_give(action)}, not {_given(key, text, arguments) or 'nothing'}"
+    why = REASONS.get(key.rpartition(".")[2], "")
+    return f"--{key}: give {to_give(action)}, not {_given(key, text, arguments) or 'nothing'}{why}"
 
 
 def _given(key: str, text: str, arguments: Sequence[str]) -> str:

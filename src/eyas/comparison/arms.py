@@ -36,7 +36,7 @@ class ArmOptions:
     A type of its own, so that the parser leaves the classes named in it alone until the arm is trained.
 
     Args:
-        value: a recipe's name or file, a mapping of options, a method, a list of these, or None.
+        value: a recipe's name or file, a mapping of options, a method or its short name, a list of these, or None.
     """
 
     def __init__(self, value: Any) -> None:
@@ -91,11 +91,13 @@ def current_name(arm: str) -> str:
 
 
 def _expand(layer: Any, within: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
-    """The mappings of one layer: those of the recipes it builds on, then its own.
+    """The mappings of one layer: those of the recipes it builds on, then its own. One word alone names a method.
 
     ``within`` names the recipes that led to it.
     """
-    if isinstance(layer, str):
+    if isinstance(layer, str) and layer.isidentifier() and layer not in shipped_recipes() and not Path(layer).is_file():
+        yield {"method": layer}
+    elif isinstance(layer, str):
         if layer in within:
             raise EyasError(f"{layer}: builds on itself ({' -> '.join((*within, layer))}); take its config: out")
         yield from _expand(_read(layer), (*within, layer))
@@ -128,9 +130,13 @@ def _add(options: dict[str, Any], layer: Mapping[str, Any]) -> None:
 
 
 def _override(options: dict[str, Any], name: str, value: Any) -> None:
-    """Set a dotted option; a number in the name is an index into a list."""
+    """Set a dotted option; a number in the name is an index into a list, ``method.psi`` an argument of the method."""
     *path, last = name.split(".")
     place: Any = options
+    if path == ["method"] and last not in ("class_path", "init_args") and not last.isdigit():
+        path = ["method", "init_args"]
+    if path[0] == "method" and isinstance(options.get("method"), str):
+        options["method"] = {"class_path": options["method"]}
     for step in path:
         if isinstance(place, list):
             place = place[_index(place, step, name)]

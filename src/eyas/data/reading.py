@@ -82,8 +82,9 @@ def read_part(root: Path, split: str, options: SplitOptions, classes: Sequence[s
     Raises `EyasError` as `read` does.
     """
     data, roles = _opened(root, split, options.format, classes), (options.train_split, options.val_split)
-    if split in roles and not data.has(options.val_split):
-        return read_splits(root, options, classes)[roles.index(split)]
+    role = fields.named_split(roles, split)
+    if role is not None and not data.has(options.val_split):
+        return read_splits(root, options, classes)[roles.index(role)]
     return checked(data.read(split))
 
 

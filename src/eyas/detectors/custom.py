@@ -23,6 +23,10 @@ Predict = Callable[[nn.Module, Tensor], list[Prediction]]
 """(network in evaluation mode, images (batch, 3, height, width) in [0, 1]) -> one prediction per image."""
 
 
+class NoDetectionsError(EyasError):
+    """A detector has feature maps but no detections, so it can be a teacher that is not scored, and nothing else."""
+
+
 @dataclass(frozen=True, eq=False)
 class PaddedGrid:
     """Builds the anchors of a level for the size that an image is padded to."""
@@ -99,13 +103,15 @@ class CustomDetector(nn.Module):
         return self._losses(self.network, self._padded(images), targets)
 
     def predict(self, images: Tensor) -> list[Prediction]:
-        """The detections of the given callable. Without one, runs the network, then raises EyasError."""
+        """The detections of the given callable. Without one, runs the network, then raises NoDetectionsError."""
         padded = self._padded(images)
         if self._predict is not None:
             found = self._predict(self.network, padded)
             return found if padded is images else [_inside(one, (images.shape[-2], images.shape[-1])) for one in found]
         self.network(padded)
-        raise EyasError("this CustomDetector was made without `predict`, so it has feature maps but no detections")
+        raise NoDetectionsError(
+            "this CustomDetector was made without `predict`: it has feature maps, but no detections"
+        )
 
     def _padded(self, images: Tensor) -> Tensor:
         return pad_right_and_bottom(images, *self._padding.padded((images.shape[-2], images.shape[-1])))

@@ -133,6 +133,19 @@ class Distiller(nn.Module):
             student, teacher = self._views(images, targets, self.terms)
             return measure_balance(self.methods, student, teacher, targets)
 
+    def try_out(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> None:
+        """Run all that a step runs on one batch, and leave nothing behind, as `balance`: it raises what a step would.
+
+        A cached teacher is left out: it can answer only once its cache is filled.
+        """
+        if self.teacher.networks:
+            self.balance(images, targets)
+            return
+        images, targets = self._batch(images, targets)
+        reads = frozenset(read for method in self.methods for read in method.reads)
+        with torch.enable_grad(), restored_afterwards(self, images.device):
+            student_view(self.student, *resize_for_student(images, targets, self.teacher_scale), self.pairs, reads)
+
     def plan_step(self, batches: Sequence[tuple[Tensor, Sequence[Target]]]) -> None:
         """Announce the batches whose gradients the next optimiser step accumulates, before the first of them.
 

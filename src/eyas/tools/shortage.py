@@ -42,7 +42,7 @@ NUMBERS = {errno.EMFILE: FILES, errno.ENFILE: FILES, errno.ENOMEM: MEMORY, errno
 
 def shortage(error: BaseException) -> str | None:
     """What has run out, and what to do; None where the error, and the errors that caused it, have another reason."""
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, EyasError):
             continue
         if isinstance(cause, OSError) and cause.errno in NUMBERS:
@@ -54,7 +54,7 @@ def shortage(error: BaseException) -> str | None:
     return None
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
     """The error, what it was raised from, and so on; a context alone is not a cause where it was suppressed."""
     while error is not None:
         yield error

@@ -17,6 +17,7 @@ from eyas.cache.session import CacheSession
 from eyas.data import DataSource, difficult_as_objects, read_splits, require_objects
 from eyas.detectors import detection_count
 from eyas.detectors.class_names import listed, match_by_name, shared_classes
+from eyas.detectors.custom import NoDetectionsError
 from eyas.distillation.teachers import RunningTeacher, Teacher
 from eyas.evaluation import EvaluationResult, chosen_metric
 from eyas.evaluation.ground_truth import remarks, too_few_detections
@@ -146,7 +147,7 @@ class Setup(ExitStack):
         A teacher that was trained at another size than it gets here is remarked on.
 
         Returns:
-            The result over those classes; None where it knows none of them.
+            The result over those classes; None where it knows none of them, or has no detections.
 
         Raises:
             EyasError: it scores near zero, unless ``any_score``.
@@ -164,7 +165,11 @@ class Setup(ExitStack):
             matched = match_by_name(teacher, self.val.classes, name)
             return score_detector(matched, batches, self.val, self.metric, self.progress, "teacher")
 
-        result = session.score(self.val, self.metric, score).restricted_to(shared)
+        try:
+            result = session.score(self.val, self.metric, score).restricted_to(shared)
+        except NoDetectionsError:
+            self.say("teacher   not scored: it has no predict")
+            return None
         over = "" if len(shared) == len(self.val.classes) else f", over the classes it knows: {listed(shared)}"
         self.say(f"teacher   {result.headline()} on {len(self.val.records)} images{over}")
         if not any_score:

@@ -21,13 +21,7 @@ from eyas.types import Detector, EyasError
 from helpers.tiny import CLASSES, MODEL, options, train_lines, write_squares
 from helpers.tiny_transformers import CONFIGS
 
-RESNET = [
-    ["conv1", "bn1", "relu"],
-    ["maxpool", "layer1"],
-    ["layer2"],
-    ["layer3"],
-    ["layer4"],
-]
+RESNET = [["conv1", "bn1"], ["layer1"], ["layer2"], ["layer3"], ["layer4"]]
 """The stages of a ResNet by stride: 2, 4, 8, 16, 32."""
 
 

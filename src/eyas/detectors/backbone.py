@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from typing import Any, Protocol, runtime_checkable
@@ -10,8 +11,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from eyas.detectors.custom import NoDetectionsError
 from eyas.nn.eval_mode import eval_mode
-from eyas.nn.taps import PROBE_SIZE, some_parameter, tap_features
+from eyas.nn.taps import PROBE_SIZE, some_parameter
 from eyas.types import Detector, EyasError
 
 
@@ -39,8 +41,9 @@ def backbone_of(detector: Detector) -> str:
 def backbone_stages(detector: Detector) -> list[list[str]]:
     """The names of the submodules of each stage of the backbone, from the image on.
 
-    A stage is the parts in a row whose maps have one size: a ResNet's are ``conv1`` to ``relu``, ``maxpool`` with
-    ``layer1``, ``layer2`` and so on. Each block of a transformer, which returns tokens, is a stage.
+    A stage is the parts in a row whose maps have one size: a ResNet's are ``conv1`` and ``bn1``, then ``layer1``,
+    ``layer2`` and so on. Each block of a transformer, which returns tokens, is a stage. Parts without weights are left
+    out.
 
     Raises:
         EyasError: the backbone is unknown.
@@ -60,12 +63,13 @@ def backbone_stages(detector: Detector) -> list[list[str]]:
     ]
     images = torch.zeros(1, 3, *PROBE_SIZE).to(some_parameter(detector))
     try:
-        with eval_mode(network):
-            tap_features(detector, detector.levels, images)
+        # To the end, because the last level may come before the backbone's last part.
+        with eval_mode(network), torch.no_grad(), suppress(NoDetectionsError):
+            detector.predict(images)
     finally:
         for handle in handles:
             handle.remove()
-    parts = list(_parts(name, backbone, sizes))
+    parts = [part for part in _parts(name, backbone, sizes) if network.get_submodule(part).state_dict()]
     return [list(group) for _, group in groupby(parts, key=lambda part: sizes[part])]
 
 

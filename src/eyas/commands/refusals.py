@@ -30,6 +30,8 @@ WORDS: Mapping[Any, tuple[str, str]] = {
     Path: ("a path", ""),
 }
 """Type -> what to give, and an example of it where the default is none."""
+NAMED = {kind.__name__: words for kind, (words, _) in WORDS.items()} | {"bool": "true or false", "NoneType": "null"}
+"""Name of a type, as the parser's messages have it -> what to give."""
 EXAMPLES: Mapping[Any, tuple[str, str]] = {int: ("0", "1"), float: ("0.5", "1")}
 """Type of a list's entries -> two of them."""
 KEY = re.compile(r'Parser key "([^"]+)":\s*(.*)', re.DOTALL)
@@ -183,8 +185,7 @@ def _class_problem(key: str, path: str, detail: str) -> str:
     if inner is None:
         return f"--{key}: {path}: {' '.join(detail.split())}"
     expected = re.findall(r"Expected an? (?:<class '(\w+)'>|(typing\.Literal\[.*?\]))", inner[2])
-    words = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false", "NoneType": "null"}
-    choices = [words.get(name, f"a {name}") if name else _literals(literal) for name, literal in expected]
+    choices = [NAMED.get(name, f"a {name}") if name else _literals(literal) for name, literal in expected]
     if not choices:
         return f"--{key}.{inner[1]}: {' '.join(inner[2].split())}"
     got = (GOT.findall(inner[2]) or ["?"])[-1]

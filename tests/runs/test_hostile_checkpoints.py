@@ -135,7 +135,10 @@ def put(state: Any, place: str, value: object) -> None:
         *((f"progress.{name}", value) for name in ("batch", "step", "waited") for value in ("x", -1, 10**30)),
         *(("progress.best", value) for value in ("x", None, math.nan)),
         *(("optimizer", value) for value in ([], None, {"state": 3})),
-        *(("optimizer.state.0.exp_avg", value) for value in (torch.ones(2, 3), torch.ones(7), "x", [1])),
+        *(
+            ("optimizer.state.0.exp_avg", value)
+            for value in (torch.ones(2, 3), torch.ones(()), torch.ones(7), "x", [1])
+        ),
         *(("optimizer.param_groups.0.lr", value) for value in ("x", None, math.nan, [1])),
         *(("optimizer.param_groups.0.betas", value) for value in (5, (2,), ("x", "y"))),
         *(("optimizer.param_groups.0.amsgrad", value) for value in (1, None)),

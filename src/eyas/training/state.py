@@ -142,11 +142,11 @@ def _check_form(
 
 
 def _check_shapes(optimizer: torch.optim.Optimizer) -> None:
-    """Raises ValueError unless each state of the optimiser is a number or has the shape of its parameter."""
+    """Raises ValueError unless each state of the optimiser has the shape of its parameter; its steps are a number."""
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, Tensor):
-                fits = value.ndim == 0 or value.shape == parameter.shape
+                fits = value.shape == parameter.shape or (name == "step" and value.ndim == 0)
             else:
                 fits = value is None or _alike(0, value)
             if not fits:

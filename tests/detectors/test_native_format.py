@@ -216,7 +216,8 @@ def test_a_folder_has_the_size_of_its_image_processor(
     assert re.sub(r"[\d.]+ ms", "", given).splitlines() == re.sub(r"[\d.]+ ms", "", stated).splitlines()[1:]
     larger.write_text(json.dumps(json.loads(larger.read_text()) | {"do_resize": False}))
     assert main(scored) == 0 and "images keep their size" in capsys.readouterr().out
-    assert "was trained on images of 64 x 64" in str(unlike_training(str(made), Resize(32, 32), read(data).records))
+    records = read(data, "val").records
+    assert "was trained on images of 64 x 64" in str(unlike_training(str(made), Resize(32, 32), records))
 
 
 @pytest.mark.parametrize(

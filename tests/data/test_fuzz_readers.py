@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from faults.dirty_data import CLASSES, FORMATS, SPLIT, files_of
 from faults.readers import fuzz, judge
 
 from eyas.data import DataSource, read
+from eyas.data.formats import fields
 from eyas.types import EyasError
 
 
@@ -66,3 +68,7 @@ def test_the_judge_sees_what_must_not_be(tmp_path: Path) -> None:
     assert "outside" in judge(changed(source, boxes=boxes * torch.nan), {"0000"}, "", False)
     assert "without area" in judge(changed(source, boxes=boxes[:, [0, 1, 0, 1]]), {"0000"}, "", False)
     assert "records" in judge(replace(source, records=source.records[1:]), set(), "with_bom", False)
+
+
+def test_a_whole_number_beyond_every_float_is_infinite() -> None:
+    assert fields.real(10**400, "a box") == math.inf and fields.real(-(10**400), "a box") == -math.inf

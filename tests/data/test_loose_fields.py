@@ -497,7 +497,7 @@ def test_images_without_xml_are_told_and_xml_without_image_is_listed(tmp_path):
     (root / "JPEGImages/img000.jpg").unlink()
     source = read(root, "all")
     assert_drawn(source, 4, 6)
-    assert "1 images have no XML file" in source.warnings[0] and "img005.jpg" in source.warnings[0]
+    assert "1 images have no annotation file" in source.warnings[0] and "img005.jpg" in source.warnings[0]
     assert [problem.path.name for problem in source.problems] == ["img000.xml"]
 
 

@@ -62,7 +62,7 @@ def test_parse_sorts_categories_and_parts_crowds():
         (content({**EMU, "category_id": 4}), "annotation 1 has the unknown category 4; .* 3 emu, 90 zebra"),
         (content({**EMU, "bbox": [1, 2, 3]}), r"annotation 1 has bbox \[1, 2, 3\]"),
         (content({"category_id": 3}), "annotation 1 has neither bbox nor segmentation"),
-        (content(images=[{"id": 1}, {"id": 1}]), "two entries have the image id 1"),
+        (content(images=[{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}]), "two entries have the image id 1"),
         (content(categories=[{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]), "two categories have one name"),
     ],
 )

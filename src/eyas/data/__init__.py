@@ -9,8 +9,9 @@ from eyas.data.options import Augmentation, Resize, SplitOptions
 
 if TYPE_CHECKING:
     from eyas.data.dataset import DetectionDataset, collate, loader, to_record_frame
+    from eyas.data.formats.checks import require_objects, without_objects
     from eyas.data.formats.coco_write import write_coco
-    from eyas.data.formats.records import DataSource, Problem, difficult_as_objects, require_objects, without_objects
+    from eyas.data.formats.records import DataSource, Problem, difficult_as_objects
     from eyas.data.interop import from_coco_detection, from_supervision, to_supervision
     from eyas.data.reading import read, read_part, read_splits
     from eyas.data.summary import check_images, copies, report
@@ -45,8 +46,9 @@ __all__ = [
 
 HOMES = {
     "dataset": ("DetectionDataset", "collate", "loader", "to_record_frame"),
+    "formats.checks": ("require_objects", "without_objects"),
     "formats.coco_write": ("write_coco",),
-    "formats.records": ("DataSource", "Problem", "difficult_as_objects", "require_objects", "without_objects"),
+    "formats.records": ("DataSource", "Problem", "difficult_as_objects"),
     "interop": ("from_coco_detection", "from_supervision", "to_supervision"),
     "reading": ("read", "read_part", "read_splits"),
     "summary": ("check_images", "copies", "report"),

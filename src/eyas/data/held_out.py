@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Set
 from dataclasses import replace
 
-from eyas.data.formats.records import DataSource, checked
+from eyas.data.formats.checks import checked
+from eyas.data.formats.records import DataSource
 from eyas.data.options import SplitOptions
 from eyas.tools.files import file_digest
 from eyas.types import EyasError
@@ -27,6 +28,8 @@ def held_out(whole: DataSource, name: str, options: SplitOptions) -> tuple[DataS
     Raises:
         EyasError: there are fewer than two different images.
     """
+    if not whole.records:
+        checked(whole)  # which says that it has no images
     digests = {record.path: file_digest(record.path) for record in whole.records}
     full = {digests[record.path] for record in whole.records if len(record.boxes)}
     empty = set(digests.values()) - full

@@ -7,7 +7,6 @@ itself.
 
 from __future__ import annotations
 
-import glob
 import os
 import warnings
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from eyas.data.folders import Folders, files_below
 from eyas.tools.shortage import shortage
 from eyas.types import EyasError, Record
 
@@ -32,10 +32,7 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jpe", ".jfif", ".apng"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
 )
-"""The suffixes that Pillow registers for `FORMATS`, in lower case: those of image files, whatever the case there.
-
-A name without suffix is looked up in this order.
-"""
+"""The suffixes that Pillow registers for `FORMATS`, in lower case: those of image files, whatever the case there."""
 
 MAX_PIXELS = 89_478_485
 """Pixels of one image, a quarter of a gigabyte as RGB. A file of a few kilobytes can claim far more."""
@@ -112,31 +109,21 @@ def is_image(path: Path) -> bool:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """The image files in a folder and its subfolders, sorted.
-
-    Hidden files and folders are left out, as ``.ipynb_checkpoints`` and the ``._name.png`` that macOS writes.
-    """
-    paths = (path for path in folder.rglob("*") if is_image(path))
-    return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    """The image files in a folder and its subfolders, sorted, as `files_below` finds them."""
+    return files_below(folder, *SUFFIXES)
 
 
-def find_image(folder: Path, name: str) -> Path:
-    """The image ``name`` with any of `SUFFIXES`. Raises `EyasError` when there is none."""
-    for suffix in (case(suffix) for suffix in SUFFIXES for case in (str.lower, str.upper, str.title)):
-        path = folder / f"{name}{suffix}"
-        if os.path.isfile(path):
-            return path
-    wanted = (folder / name).name
-    others = (folder / name).parent.glob(f"{glob.escape(wanted)}.*")  # .jPg; slow, so tried last
-    found = sorted((path for path in others if path.stem == wanted and is_image(path)), key=_suffix_order)
-    if found:
-        return found[0]
-    tried = ", ".join(SUFFIXES[:7])
-    raise EyasError(f"{folder / name}: no image of this name (tried {tried}, ...); restore it, or take it off the list")
-
-
-def _suffix_order(path: Path) -> int:
-    return SUFFIXES.index(path.suffix.lower())
+def find_image(folder: Path, name: str, folders: Folders | None = None) -> Path:
+    """The image ``name`` with any of `SUFFIXES`. Raises `EyasError` when there is none, or are several."""
+    wanted = folder / name
+    found = [path for path in (folders or Folders()).of_stem(wanted.parent, wanted.name) if is_image(path)]
+    if len(found) > 1:
+        several = " and ".join(path.name for path in found)
+        raise EyasError(f"{wanted}: could be {several}; remove one, or rename it")
+    if not found:
+        tried = ", ".join(SUFFIXES[:7])
+        raise EyasError(f"{wanted}: no image of this name (tried {tried}, ...); restore it, or take it off the list")
+    return found[0]
 
 
 def check_header(record: Record) -> None:

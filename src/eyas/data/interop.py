@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from torchvision.datasets import CocoDetection
 
+from eyas.data.formats.checks import checked
 from eyas.data.formats.coco import parse, records_of
 from eyas.data.formats.places import Place
-from eyas.data.formats.records import Annotation, DataSource, build_record, checked
+from eyas.data.formats.records import Annotation, DataSource, build_record
 from eyas.data.images import image_size
 from eyas.types import EyasError, Prediction
 

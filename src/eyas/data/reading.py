@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from eyas.data.formats import coco, fields, kitti, voc, yolo
-from eyas.data.formats.records import DataSource, checked
+from eyas.data.formats.checks import checked
+from eyas.data.formats.foreign import described
+from eyas.data.formats.records import DataSource
 from eyas.data.held_out import held_out
 from eyas.data.options import SplitOptions
 from eyas.types import EyasError
@@ -34,6 +37,8 @@ class Format(Protocol):
 
 
 FORMATS: dict[str, Format] = {"coco": coco, "voc": voc, "kitti": kitti, "yolo": yolo}
+MOST_FOLDERS = 200
+"""Number of folders in which a data set is looked for, where there is none in the folder that was given."""
 NOT_FOR_TRAINING = ("val", "valid", "validation", "test")
 """Splits that are trained on only where they are named."""
 
@@ -66,7 +71,7 @@ def read_splits(
     name = data.training_split(options.train_split)
     if data.has(options.val_split):
         train = checked(replace(data.read(name), split=options.train_split))
-        return train, checked(replace(data, classes=train.classes).read(options.val_split))
+        return train, _apart(train, checked(replace(data, classes=train.classes).read(options.val_split)))
     if options.val_split != SplitOptions.val_split or options.val_fraction == 0:
         raise data.missing(
             options.val_split,
@@ -74,6 +79,14 @@ def read_splits(
             "split held out by --dataset.val_fraction 0.2",
         )
     return held_out(data.read(name), name, options)
+
+
+def _apart(train: DataSource, val: DataSource) -> DataSource:
+    """The second source, with a warning where it has image files of the first."""
+    files = {os.path.realpath(record.path) for record in train.records}
+    shared = sum(os.path.realpath(record.path) in files for record in val.records)
+    warning = f"{shared} of the {len(val.records)} images of {val.split} are in {train.split}, too: a score is too good"
+    return replace(val, warnings=(*val.warnings, warning)) if shared else val
 
 
 def read_part(root: Path, split: str, options: SplitOptions, classes: Sequence[str] | None = None) -> DataSource:
@@ -151,10 +164,20 @@ def _format(root: Path, split: str, wanted: str | None) -> str:
         raise EyasError(f"{root}: looks like {' and '.join(found)} data; {choice}")
     if not found:
         layouts = "; ".join(module.LAYOUT.format(split=split) for module in FORMATS.values())
-        below = [str(path) for path in sorted(root.iterdir()) if path.is_dir() and _recognised(path)]
-        advice = f". Data sets are in {', '.join(below)}: give one of them" if below else ""
+        below = _below(root)
+        found_here = f"Data sets are in {', '.join(map(str, below))}: give one of them" if below else described(root)
+        advice = f". {found_here[0].upper()}{found_here[1:]}" if found_here else ""
         raise EyasError(f"{root}: no data set recognised; looked for {layouts}{advice}")
     return found[0]
+
+
+def _below(root: Path) -> list[Path]:
+    """The data sets in the folders of a folder, or else in theirs."""
+    for pattern in ("[!._]*", "[!._]*/[!._]*"):
+        found = [path for path in sorted(root.glob(pattern))[:MOST_FOLDERS] if path.is_dir() and _recognised(path)]
+        if found:
+            return found
+    return []
 
 
 def _recognised(root: Path) -> list[str]:

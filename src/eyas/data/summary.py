@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from eyas.data.formats.records import DataSource, Problem, without_objects
+from eyas.data.formats.checks import without_objects
+from eyas.data.formats.records import DataSource, Problem
 from eyas.data.images import check_header, read_pixels
 from eyas.data.options import Resize
 from eyas.tools.files import file_digest

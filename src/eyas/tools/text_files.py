@@ -6,10 +6,12 @@ of a parser. Both are found in the parser's events, before a value is made.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ LONG_NUMBER = re.compile(r"(?=.{100})[-+]?([\d_:.]+|0[xb][\da-fA-F_]+)")
 """YAML's integers in base 60, such as 1:59:59, take quadratic time, and Python refuses to print the longest ones."""
 CONSTRUCTOR_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError)
 """What PyYAML raises, beside its own errors, where a value does not fit its tag, such as ``!!bool x``."""
+DECLARED = re.compile(rb"""\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([\w.:-]{1,40})["']""")
+"""The encoding that an XML file says it has."""
 EVENTS = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -74,10 +78,23 @@ def read_text(path: Path, limit: int) -> str:
     except OSError as error:
         raise EyasError(f"{path}: cannot be read ({error.strerror})") from error
     try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        return content.decode(_encoding(content))
+    except (UnicodeDecodeError, LookupError) as error:
+        line = content.count(b"\n", 0, getattr(error, "start", 0)) + 1
         raise EyasError(f"{path}:{line}: is not UTF-8 text; save the file as UTF-8, or get it again") from error
+
+
+def _encoding(content: bytes) -> str:
+    """UTF-8, unless a byte order mark shows UTF-16, as Windows writes it, or XML declares another encoding."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    declared = DECLARED.match(content)
+    if declared is None:
+        return "utf-8-sig"
+    with suppress(UnicodeDecodeError):  # many tools declare what they do not write
+        content.decode("utf-8")
+        return "utf-8"
+    return declared.group(1).decode()
 
 
 def check_yaml(text: str) -> None:

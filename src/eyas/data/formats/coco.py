@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eyas.data.folders import Folders
 from eyas.data.formats import fields
 from eyas.data.formats.coco_layout import LAYOUT, annotation_file, image_place, recognised, recognised_loosely, splits
 from eyas.data.formats.coco_shapes import extent
@@ -83,9 +84,10 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits, or so many brackets
         raise EyasError(f"{path}: JSON that cannot be read ({error}); write the file again") from error
     known, found, problems = parse(content, path, classes)
-    images = content["images"] or []
-    base, place = folder_of(root), image_place(root, split, path, [_file_name(image, path) for image in images])
-    records, wrong = records_of(images, found, place, path, base)
+    images = list(_by_id(content["images"] or [], path, "image").values())
+    base, known_files = folder_of(root), Folders()
+    place = image_place(base, split, path, [_file_name(image, path) for image in images], known_files)
+    records, wrong = records_of(images, found, place, path, base, known_files)
     names = _categories(content["categories"] or [], content["annotations"] or [], path)
     numbers = {name: key for key, name in names.items()}
     ids = tuple(numbers.get(name, 0) for name in known)
@@ -93,20 +95,27 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
 
 
 def records_of(
-    images: Sequence[Mapping[str, Any]], found: Mapping[Key, Sequence[Annotation]], place: Place, path: Path, root: Path
+    images: Sequence[Mapping[str, Any]],
+    found: Mapping[Key, Sequence[Annotation]],
+    place: Place,
+    path: Path,
+    root: Path,
+    folders: Folders | None = None,
 ) -> tuple[list[Record], list[Problem]]:
     """The records of a COCO file's images, in their order, and the boxes that are dropped or clipped.
 
     ``found`` comes from `parse`, the image files are at ``place``, and messages name ``path``. Raises `EyasError`
     when an image file is missing, outside ``root`` or in two entries, or has a size in neither entry nor header.
     """
+    folders = folders or Folders()
     records, problems = [], []
     entries: dict[str, str] = {}
     for image in images:
         name, key = _file_name(image, path), id_of(image, "id", path, "one image")
         where = f"{path}: image {key}"
-        file = fields.inside(root, place.file(name), where)
-        if not os.path.isfile(file):
+        written = fields.inside(root, place.file(name), where)
+        file = folders.find(written)
+        if file is None or not os.path.isfile(file):
             missing = f"{path}: {fields.short(name)} is not in {place.folder}"
             raise EyasError(f"{missing}; restore it, or remove it from the list of images")
         first = entries.setdefault(os.path.abspath(file), where)
@@ -134,9 +143,8 @@ def _categories(entries: Sequence[Any], annotations: Sequence[Any], path: Path) 
         key = id_of(entry, "id", path, "one category")
         if not isinstance(key, int):
             raise EyasError(f"{path}: a category has the id {fields.shown(key)}; write a whole number")
-        if key in found:
+        if found.setdefault(key, _entry(entry, path, f"category {key}")) != _entry(entry, path, f"category {key}"):
             raise EyasError(f"{path}: two entries have the category id {key}; ids must be unique")
-        found[key] = _entry(entry, path, f"category {key}")
     names = {
         key: fields.class_name(_field(entry, "name", path, f"category {key}"), f"{path}: category {key}")
         for key, entry in sorted(found.items())
@@ -152,7 +160,7 @@ def _annotation(
 ) -> Annotation:
     category = id_of(entry, "category_id", path, name)
     if not isinstance(category, int) or category not in names:
-        listed = ", ".join(f"{key} {value}" for key, value in names.items())
+        listed = ", ".join(f"{key} {value}" for key, value in names.items()) or "none"
         raise EyasError(f"{path}: {name} has the unknown category {category}; the categories are {listed}")
     box = _box(entry, f"{path}: {name}")
     label = label_of(names[category], known, str(path))
@@ -163,7 +171,7 @@ def _annotation(
         if not 0 <= area < math.inf:
             raise EyasError(f"{path}: {name} has the area {area:g}; write its pixels, or leave it out")
     flag = entry.get("iscrowd", 0)
-    crowd = flag if isinstance(flag, bool) else fields.whole(flag)
+    crowd = flag if isinstance(flag, bool) else fields.whole(fields.FLAGS.get(str(flag).lower(), flag))
     if crowd not in (0, 1):
         raise EyasError(f"{path}: {name} has iscrowd {fields.shown(flag)}; write 0 or 1")
     return Annotation(box, label, None, bool(crowd), {} if crowd else {"area": area}, name)
@@ -186,9 +194,8 @@ def _by_id(entries: Sequence[Any], path: Path, kind: str) -> dict[Key, Any]:
     found: dict[Key, Any] = {}
     for entry in entries:
         key = id_of(entry, "id", path, f"one {kind}")
-        if key in found:
+        if found.setdefault(key, entry) != entry:  # an entry that is written twice is one
             raise EyasError(f"{path}: two entries have the {kind} id {key}; ids must be unique")
-        found[key] = entry
     return found
 
 

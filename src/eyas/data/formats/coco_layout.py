@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
+from eyas.data.folders import Folders, files_in
 from eyas.data.formats import fields
 from eyas.data.formats.places import SPLITS, Place, find_place
 from eyas.types import EyasError
@@ -54,7 +55,7 @@ def annotation_file(root: Path, split: str) -> Path:
     return paths[0]
 
 
-def image_place(root: Path, split: str, path: Path, files: Sequence[str]) -> Place:
+def image_place(root: Path, split: str, path: Path, files: Sequence[str], known: Folders) -> Place:
     """Where the images are: in the split's folder, else the common one, else beside the JSON.
 
     Raises `EyasError` when the file lists no image, or none that is anywhere.
@@ -62,10 +63,10 @@ def image_place(root: Path, split: str, path: Path, files: Sequence[str]) -> Pla
     if not files:
         raise EyasError(f"{path}: lists no images; the data set is empty")
     names = [name + suffix for name in (split, *fields.split_names(split)) for suffix in ("", _year(path.stem))]
-    folders = [root / "images" / name for name in names] + [root / name for name in names]
+    folders = [root / place / name for place in ("images", ".", "data") for name in names]
     beside = [path.parent, path.parent / "images", path.parent / "data"]
     folders = list(dict.fromkeys([*folders, root / "images", root / "data", *beside, root]))
-    place = find_place(files, folders)
+    place = find_place(files, folders, known)
     if place is None:
         looked, first = ", ".join(str(folder) for folder in folders), fields.short(files[0])
         raise EyasError(f"{path}: the image {first} is in none of {looked}; put the images into one of them")
@@ -74,22 +75,23 @@ def image_place(root: Path, split: str, path: Path, files: Sequence[str]) -> Pla
 
 def _usual(root: Path) -> Iterator[tuple[int, str, Path]]:
     """(rank, split, file): of two files for one split, the one of the lower rank counts."""
-    for path in sorted((root / "annotations").glob("*.json")):
+    folders = Folders()
+    for path in files_in(folders.find(root / "annotations") or root / "annotations", ".json"):
         if not path.stem.startswith(OTHER_TASKS):
             own, year = path.stem.startswith("instances_"), _year(path.stem)
             yield (0 if own and year else 1 if own else 2), _said(path.stem).removesuffix(year) or path.stem, path
-    for path in sorted(root.glob("*/_annotations.coco.json")):
+    for path in sorted(root.glob("[!._]*/_annotations.coco.json")):
         yield 3, path.parent.name, path
-    for path in (root / f"{name}.json" for name in SPLITS):
-        if path.is_file():
-            yield 4, path.stem, path
+    for found in (folders.find(root / f"{name}.json") for name in SPLITS):
+        if found is not None and found.is_file():
+            yield 4, found.stem.lower(), found
 
 
 def _others(root: Path, usual: AbstractSet[Path]) -> Iterator[tuple[int, str, Path]]:
     """Files of other names with COCO's lists: in the root, and in its folders unless it has files of usual names."""
-    folders = [] if usual else sorted(path for path in root.glob("*") if path.is_dir())
+    folders = [] if usual else sorted(path for path in root.glob("[!.]*") if path.is_dir())
     for folder in (root, *folders):
-        files = sorted(path for path in folder.glob("*.json") if path.is_file())
+        files = files_in(folder, ".json")
         if len(files) <= MOST_FILES:
             yield from ((5, _name(path, root), path) for path in files if path not in usual and _has_lists(path))
 

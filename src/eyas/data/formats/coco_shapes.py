@@ -24,6 +24,8 @@ def extent(segmentation: Any, where: str) -> Box:
     if isinstance(segmentation, dict):
         return _mask_extent(segmentation, where)
     polygons: list[Any] = segmentation if isinstance(segmentation, list) else [None]
+    if not any(isinstance(polygon, list) for polygon in polygons):
+        polygons = [segmentation]  # one polygon, as VIA writes it
     if not all(isinstance(polygon, list) for polygon in polygons):
         raise EyasError(f"{where} has the segmentation {fields.shown(segmentation)}; write polygons, a mask or a bbox")
     if any(len(polygon) % 2 for polygon in polygons):

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from eyas.data.folders import Folders
 from eyas.data.images import MAX_PIXELS, is_image
 from eyas.tools import text_files
 from eyas.types import EyasError
@@ -20,6 +21,10 @@ LIST_LIMIT = 2**30
 COCO_LIMIT = 2**33
 """Bytes of a JSON file with the annotations of a whole split."""
 CLASSES_OPTION = "--dataset.classes (`eyas data`: --classes)"
+
+
+FLAGS = {"false": "0", "true": "1"}
+"""A flag as some tools write it."""
 
 
 def shown(value: object) -> str:
@@ -120,36 +125,50 @@ def read_text(path: Path, limit: int = IMAGE_LIMIT) -> str:
     return text_files.read_text(path, limit)
 
 
-def annotation_files(listed: Path, folder: Path, suffix: str) -> dict[str, Path]:
+def annotation_files(listed: Path, folder: Path, suffix: str, folders: Folders | None = None) -> dict[str, Path]:
     """Image name -> annotation file in ``folder``, by a list of names, one a line.
 
-    A line is a name, which may hold spaces and end in the suffix of an image. VOC's lists of one class have a flag
-    after it: of such a line the first word is taken where the whole line has no annotation file.
+    A line is a name, which may hold spaces and end in the suffix of an image; or a path to the image, or to it and to
+    the annotation file. VOC's lists of one class have a flag after it: of such a line the first word is taken where
+    the whole line has no annotation file.
 
     Raises `EyasError` with file and line: a name that is listed twice, could be two, or leads out of ``folder``.
     """
+    folders = folders or Folders()
     lines: dict[str, int] = {}
     for line, content in enumerate(read_text(listed, LIST_LIMIT).splitlines(), start=1):
         if not content.strip():
             continue
-        name = _listed_name(content.strip(), folder, suffix, f"{listed}:{line}")
+        name = _listed_name(content.strip(), folder, suffix, f"{listed}:{line}", folders)
         if name in lines:
             raise EyasError(f"{listed}:{line}: {short(name)} is already listed on line {lines[name]}; keep one of them")
         lines[name] = line
-    return {name: inside(folder, folder / f"{name}{suffix}", f"{listed}:{line}") for name, line in lines.items()}
+    files = {name: inside(folder, folder / f"{name}{suffix}", f"{listed}:{line}") for name, line in lines.items()}
+    return {name: folders.find(path) or path for name, path in files.items()}
 
 
-def _listed_name(content: str, folder: Path, suffix: str, where: str) -> str:
-    path = Path(content.replace("\\", "/"))
-    readings = dict.fromkeys((content, str(path), str(path.with_suffix("")) if is_image(path) else content))
-    there = [name for name in readings if os.path.isfile(folder / f"{name}{suffix}")]
+def _listed_name(content: str, folder: Path, suffix: str, where: str, folders: Folders) -> str:
+    def there(name: str) -> bool:
+        path = folders.find(folder / f"{name}{suffix}")
+        return path is not None and os.path.isfile(path)
+
+    found = [name for name in _readings(content, suffix) if there(name)]
     first = content.split()[0]
-    if first != content and os.path.isfile(folder / f"{first}{suffix}"):
-        if there:
-            both = f"{short(there[0])}{suffix} and {short(first)}{suffix}"
+    if first != content and there(first):
+        if found:
+            both = f"{short(found[0])}{suffix} and {short(first)}{suffix}"
             raise EyasError(f"{where}: could mean {both}; rename one of them")
         return first
-    return (there or [content])[0]
+    return (found or [content])[0]
+
+
+def _readings(content: str, suffix: str) -> list[str]:
+    """What a line may name, likeliest first: itself; without an image's suffix; without the folders before it."""
+    last = content.split()[-1]
+    written = last[: -len(suffix)] if last.lower().endswith(suffix) else content
+    path = Path(written.replace("\\", "/"))
+    path = path.with_suffix("") if is_image(path) else path
+    return list(dict.fromkeys((content, *("/".join(path.parts[start:]) for start in range(len(path.parts))))))
 
 
 def named_split(there: Iterable[str], split: str) -> str | None:

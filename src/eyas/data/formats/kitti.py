@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from eyas.data.folders import Folders, files_in
 from eyas.data.formats import fields
-from eyas.data.formats.records import Annotation, DataSource, build_record
+from eyas.data.formats.records import Annotation, DataSource, build_record, without_annotation
 from eyas.data.images import find_image, image_size
 from eyas.types import EyasError
 
@@ -34,7 +35,7 @@ def recognised_loosely(root: Path) -> bool:
 
 def splits(root: Path) -> dict[str, Path]:
     """Split -> its list in ``ImageSets``; without one, all label files are one split."""
-    lists = {path.stem: path for place in (_base(root), root) for path in sorted((place / "ImageSets").glob("*.txt"))}
+    lists = {path.stem: path for place in (_base(root), root) for path in files_in(place / "ImageSets", ".txt")}
     return lists or {"all": _base(root) / "label_2"}
 
 
@@ -62,7 +63,7 @@ def parse(text: str, path: Path, classes: Sequence[str]) -> list[Annotation]:
             annotations.append(Annotation((x1, y1, x2, y2), labels[key], line, False, attributes, kind))
         elif key in regions:
             annotations.append(Annotation((x1, y1, x2, y2), regions[key], line, True, name=kind))
-        elif kind not in TYPES:
+        elif key not in map(str.lower, TYPES):
             known = ", ".join(dict.fromkeys((*classes, *TYPES)))
             unknown = f"{where}: unknown class {fields.shown(kind)}; the known ones are {known}"
             raise EyasError(f"{unknown}. Correct the label, or name your classes by {fields.CLASSES_OPTION}.")
@@ -73,18 +74,20 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
     """Read one split; `eyas.data.read` documents the arguments and errors."""
     base, names = _base(root), tuple(classes) if classes is not None else KITTI_CLASSES
     place, folder = splits(root)[split], base / "label_2"
+    folders = Folders()
     if place.is_file():
-        files = fields.annotation_files(place, folder, ".txt")
+        files = fields.annotation_files(place, folder, ".txt", folders)
     else:
-        files = {path.stem: path for path in sorted(folder.glob("*.txt"))}
+        files = {path.stem: path for path in files_in(folder, ".txt")}
     records, problems = [], []
     for name, path in files.items():
         annotations = parse(fields.read_text(path), path, names)
-        image = find_image(base / "image_2", name)
+        image = find_image(base / "image_2", name, folders)
         record, wrong = build_record(name, image, image_size(image), annotations, path)
         records.append(record)
         problems += wrong
-    return DataSource("kitti", root, split, names, tuple(records), tuple(problems))
+    warnings = () if place.is_file() else without_annotation(records, split, folder, "a file without lines")
+    return DataSource("kitti", root, split, names, tuple(records), tuple(problems), tuple(warnings))
 
 
 def _base(root: Path) -> Path:

@@ -7,26 +7,19 @@ decides; each is listed as a `Problem`, which ``eyas data`` prints. One bad box 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from eyas.data.folders import files_in
 from eyas.data.formats import fields
+from eyas.data.images import SUFFIXES
 from eyas.types import EyasError, Record
 
 Box = tuple[float, float, float, float]
 """xyxy, pixels, 0-based, in the frame of the image file: a box over the whole image is (0, 0, width, height)."""
-
-IGNORED = {
-    "coco": "crowd (iscrowd 1), as masks of an annotation tool may be: export boxes or polygons",
-    "voc": "difficult",
-    "kitti": "DontCare, Van or Person_sitting",
-    "yolo": "ignored",
-}
-"""What the ignore regions of a format are."""
 
 CLIP_TOLERANCE = 1.0
 """Pixels. Overshoot up to this is clipped silently: it comes from rounding or 1-based coordinates."""
@@ -109,46 +102,6 @@ class Annotation:
     name: str = "box"
 
 
-def checked(source: DataSource) -> DataSource:
-    """The source, with a warning for every class that has more ignore regions than objects.
-
-    Raises `EyasError` when it has no images, or every box was dropped.
-    """
-    root, split = source.root, source.split
-    if not source.records:
-        raise EyasError(f"{root}: the split {split} has no images ({source.format} format); the data set is empty")
-    objects = Counter(label for record in source.records for label in record.labels.tolist())
-    ignored = Counter(label for record in source.records for label in record.ignore_labels.tolist())
-    if source.problems and not objects and not ignored:
-        raise EyasError(f"{root}: every box of the split {split} was dropped; the first: {source.problems[0]}")
-    more = [
-        f"split {split}: class {name} has {ignored[label]} ignore regions and {objects[label]} objects; ignore regions "
-        f"are {IGNORED[source.format]}"
-        for label, name in enumerate(source.classes)
-        if objects and ignored[label] > objects[label]
-    ]
-    return replace(source, warnings=(*source.warnings, *more))
-
-
-def without_objects(source: DataSource) -> str | None:
-    """A sentence about a split none of whose images has an object, and where its boxes went; None for any other."""
-    if any(len(record.boxes) for record in source.records):
-        return None
-    regions = sum(len(record.ignore) for record in source.records)
-    where = [f"ignore regions: {regions}"] if regions else []
-    where += [f"dropped or clipped boxes: {len(source.problems)}"] if source.problems else []
-    said = f"no image of split {source.split} has an object" + (f" ({', '.join(where)})" if where else "")
-    return f"{said}: all {regions} are {IGNORED[source.format]}" if regions else said
-
-
-def require_objects(source: DataSource) -> None:
-    """Raises `EyasError` when no image of a split has an object, so that nothing can be learned from it."""
-    nothing = without_objects(source)
-    if nothing is not None:
-        found = "; ".join((nothing, *source.warnings))
-        raise EyasError(f"{source.root}: {found}; nothing can be learned from it, see `eyas data {source.root}`")
-
-
 def fit_box(box: Box, width: int, height: int) -> tuple[Box | None, str | None]:
     """The box inside a width x height frame, and what is wrong with it.
 
@@ -211,6 +164,17 @@ def build_record(
         attributes={name: np.array([a.attributes[name] for _, a in objects], dtype=np.float32) for name in names},
     )
     return record, problems
+
+
+def without_annotation(records: Sequence[Record], split: str, folder: Path, advice: str) -> list[str]:
+    """A warning of images that have no annotation file: without a list, nobody says that they show no object."""
+    places = {record.path.parent for record in records}
+    known = {record.path for record in records}
+    left = [path for place in sorted(places) for path in files_in(place, *SUFFIXES) if path not in known]
+    if not left:
+        return []
+    text = f"split {split}: {len(left)} images have no annotation file in {folder} and are left out, such as {left[0]}"
+    return [f"{text}; write {advice} for an image that shows none"]
 
 
 def label_of(name: str, classes: Sequence[str], where: str) -> int:

@@ -17,15 +17,16 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.parsers import expat
 
+from eyas.data.folders import Folders, files_below, files_in
 from eyas.data.formats import fields
 from eyas.data.formats.places import SPLITS
-from eyas.data.formats.records import Annotation, Box, DataSource, Problem, build_record, label_of
-from eyas.data.images import find_image, image_size, is_image
+from eyas.data.formats.records import Annotation, Box, DataSource, Problem, build_record, label_of, without_annotation
+from eyas.data.images import SUFFIXES, find_image, image_size, is_image
 from eyas.types import EyasError, Record
 
 LAYOUT = "Annotations/ with ImageSets/Main/{split}.txt, or XML files beside the images (VOC)"
-ANNOTATIONS = ("Annotations", "annotations", "labels")
-IMAGES = ("JPEGImages", "images", "Images", "data")
+ANNOTATIONS, IMAGES = ("Annotations", "labels", "xmls"), ("JPEGImages", "images", "data")
+"""Names of the folders, in any case."""
 FLAG = re.compile(r"\S\s+(-1|0|1)\s*$")
 """The end of a line in a list of one class: whether the image has it."""
 
@@ -68,16 +69,20 @@ def recognised_loosely(root: Path) -> bool:
 
 
 def splits(root: Path) -> dict[str, Path]:
-    """Split -> its list in ``ImageSets/Main``, or else the folder of its XML files; "all" where that is no split's."""
-    lists = {path.stem: path for path in sorted((root / "ImageSets" / "Main").glob("*.txt"))}
-    named = {name: path for name, path in lists.items() if not _is_of_one_class(path, lists)}
-    if named:
-        return named
-    for folder in (root / name for name in ANNOTATIONS):
-        if any(folder.rglob("*.xml")):
-            return {name: folder / name for name in SPLITS if any((folder / name).glob("*.xml"))} or {"all": folder}
-    beside = {name: root / name for name in SPLITS if _beside_images(root / name)}
-    return beside or ({"all": root} if _beside_images(root) else {})
+    """Split -> its list in ``ImageSets``, or else the folder of its XML files; "all" where that is no split's."""
+    folders = Folders()
+    annotations = _folders(root, ANNOTATIONS, folders)
+    for place in (root / "ImageSets" / "Main", root / "ImageSets", *([root] if annotations else [])):
+        lists = {path.stem: path for path in files_in(folders.find(place) or place, ".txt")}
+        usual = {name: path for name, path in lists.items() if place != root or name.lower() in SPLITS}
+        named = {name: path for name, path in usual.items() if not _is_of_one_class(path, usual)}
+        if named:
+            return named
+    for folder in annotations:
+        if files_below(folder, ".xml"):
+            return {name: folder / name for name in SPLITS if files_in(folder / name, ".xml")} or {"all": folder}
+    parts = {name: part for name in SPLITS for part in _part(folders.find(root / name), folders)}
+    return parts or ({"all": root} if _beside_images(root) else {})
 
 
 def parse(text: str, path: Path) -> VocFile:
@@ -102,6 +107,8 @@ def parse(text: str, path: Path) -> VocFile:
         if not name:
             raise EyasError(f"{where} has no <name>; add it")
         name = fields.class_name(name, where)
+        if len(element.findall("bndbox")) > 1:
+            raise EyasError(f"{where} has two <bndbox>; write an <object> for each")
         difficult = _number(element, "difficult", path, 0.0)
         if difficult not in (0, 1):
             raise EyasError(f"{where} has difficult {difficult:g}; write 0 or 1")
@@ -113,10 +120,10 @@ def parse(text: str, path: Path) -> VocFile:
 
 def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSource:
     """Read one split; `eyas.data.read` documents the arguments and errors."""
-    there = splits(root)
+    there, folders = splits(root), Folders()
     listed = there[split].is_file()
-    folder = next((root / name for name in ANNOTATIONS if (root / name).is_dir()), root)
-    paths = fields.annotation_files(there[split], folder, ".xml") if listed else _files_in(there[split])
+    folder = (*_folders(root, ANNOTATIONS, folders), root)[0]
+    paths = fields.annotation_files(there[split], folder, ".xml", folders) if listed else _files_in(there[split])
     files = {path: parse(fields.read_text(path), path) for path in paths.values()}
     everything = [folder] if listed else there.values()
     names = tuple(classes) if classes is not None else _class_names(everything, files)
@@ -125,7 +132,7 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
     for name, path in paths.items():
         file = files[path]
         try:
-            image = _image_of(root, name, path, file.file_name)
+            image = _image_of(root, name, path, file.file_name, folders)
         except EyasError as error:
             if listed:
                 raise
@@ -138,7 +145,7 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
         record, wrong = build_record(name, image, file.size or image_size(image), annotations, path)
         records.append(record)
         problems += wrong
-    warnings = () if listed else _without_annotation(there[split], split, records)
+    warnings = () if listed else without_annotation(records, split, there[split], "one without <object>")
     return DataSource("voc", root, split, names, tuple(records), tuple(problems), tuple(warnings))
 
 
@@ -150,43 +157,43 @@ def _is_of_one_class(path: Path, lists: Mapping[str, Path]) -> bool:
     return bool(lines) and all(FLAG.search(line) for line in lines if line.strip())
 
 
+def _folders(root: Path, names: Sequence[str], folders: Folders) -> list[Path]:
+    found = [folders.find(root / name) for name in names]
+    return [path for path in found if path is not None and path.is_dir()]
+
+
+def _part(folder: Path | None, folders: Folders) -> list[Path]:
+    """Where the XML files of a split's folder are: in its own folder of annotations, or beside its images."""
+    if folder is None:
+        return []
+    inner = [path for path in _folders(folder, ANNOTATIONS, folders) if files_in(path, ".xml")]
+    return inner[:1] or ([folder] if _beside_images(folder) else [])
+
+
 def _beside_images(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
-    files = list(folder.iterdir())
-    images = {path.stem for path in files if is_image(path)}
-    return any(path.suffix.lower() == ".xml" and path.stem in images for path in files)
+    images = {path.stem for path in files_in(folder, *SUFFIXES)}
+    return any(path.stem in images for path in files_in(folder, ".xml"))
 
 
 def _files_in(folder: Path) -> dict[str, Path]:
-    found = sorted(folder.rglob("*.xml")) if folder.name in ANNOTATIONS else sorted(folder.glob("*.xml"))
+    of_all = folder.name.lower() in map(str.lower, ANNOTATIONS)
+    found = files_below(folder, ".xml") if of_all else files_in(folder, ".xml")
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in found}
 
 
-def _image_of(root: Path, name: str, path: Path, file_name: str) -> Path:
+def _image_of(root: Path, name: str, path: Path, file_name: str, known: Folders) -> Path:
     """The image of an annotation file: of its name, or of the name in it, in the folder of images or beside it."""
-    folders = [folder for folder in (root / name for name in IMAGES) if folder.is_dir()]
+    folders = [folder for base in (root, path.parent.parent) for folder in _folders(base, IMAGES, known)]
     folders = [place for folder in folders for place in (folder, folder / path.parent.name) if place.is_dir()]
     for folder in (*folders, path.parent):
         with suppress(EyasError):
-            return find_image(folder, name if folder in folders else path.stem)
+            return find_image(folder, name if folder in folders else path.stem, known)
     if file_name:
         for folder in (*folders, path.parent):
-            image = folder / file_name
-            if is_image(image) and os.path.isfile(image):
+            image = known.find(folder / file_name)
+            if image is not None and is_image(image) and os.path.isfile(image):
                 return fields.inside(root, image, f"{path}: <filename>")
-    return find_image((folders or [path.parent])[0], name)  # which says what is missing
-
-
-def _without_annotation(folder: Path, split: str, records: Sequence[Record]) -> list[str]:
-    """A warning of images that have no annotation file: without a list, nobody says that they show no object."""
-    places = {record.path.parent for record in records}
-    known = {record.path for record in records}
-    left = sorted(path for place in places for path in place.iterdir() if is_image(path) and path not in known)
-    if not left:
-        return []
-    text = f"split {split}: {len(left)} images have no XML file in {folder} and are left out, such as {left[0]}"
-    return [f"{text}; write one without <object> for an image that shows none"]
+    return find_image((folders or [path.parent])[0], name, known)  # which says what is missing
 
 
 def _class_names(folders: Iterable[Path], files: Mapping[Path, VocFile]) -> tuple[str, ...]:
@@ -240,6 +247,6 @@ def _number(element: ElementTree.Element, key: str, path: Path, default: float |
             return default
         raise EyasError(f"{path}:{element.get('line')}: <{element.tag}> has no {key}; add it")
     try:
-        return fields.number(text)
+        return fields.number(fields.FLAGS.get(text.lower(), text) if key == "difficult" else text)
     except ValueError:
         raise EyasError(f"{path}:{found.get('line')}: {key} is {fields.shown(found.text)}, not a number") from None

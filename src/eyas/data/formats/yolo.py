@@ -8,10 +8,11 @@ box. Where the description has ``kpt_shape:``, a line is a box and key points.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from glob import escape
 from pathlib import Path
 
+from eyas.data.folders import Folders, files_below
 from eyas.data.formats import fields
 from eyas.data.formats.places import find_place
 from eyas.data.formats.records import Annotation, DataSource, Problem, build_record, label_of
@@ -24,7 +25,7 @@ from eyas.data.formats.yolo_config import (
     resolve,
     splits,
 )
-from eyas.data.formats.yolo_labels import YoloLine, label_paths, look_like_pose, parse
+from eyas.data.formats.yolo_labels import YoloLine, label_paths, look_like_pose, look_like_tracks, parse
 from eyas.data.images import image_size, images_below, is_image
 from eyas.types import EyasError
 
@@ -35,8 +36,9 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
     """Read one split; `eyas.data.read` documents the arguments and errors."""
     config = read_config(root)
     names = tuple(classes) if classes is not None else config.names
-    images, problems, warnings = _images(config, split)
-    labels = {image: _label_files(image, config.root) for image in images}
+    folders = Folders()
+    images, problems, warnings = _images(config, split, folders)
+    labels = {image: _label_files(image, config.root, folders) for image in images}
     lines = {
         image: parse(fields.read_text(files[0]), files[0], config.names, config.key_points)
         for image, files in labels.items()
@@ -56,11 +58,11 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
         record, wrong = build_record(identity.as_posix(), image, size, annotations, written_in)
         records.append(record)
         problems += wrong
-    warnings += _unused(config, split, labels)
+    warnings += _unused(config, split, labels, folders)
     return DataSource("yolo", config.root, split, names, tuple(records), tuple(problems), tuple(warnings))
 
 
-def _images(config: YoloConfig, split: str) -> tuple[list[Path], list[Problem], list[str]]:
+def _images(config: YoloConfig, split: str, folders: Folders) -> tuple[list[Path], list[Problem], list[str]]:
     """The images of a split, sorted within each folder, the label files without an image, and warnings."""
     images: list[Path] = []
     problems: list[Problem] = []
@@ -70,40 +72,42 @@ def _images(config: YoloConfig, split: str) -> tuple[list[Path], list[Problem], 
         if not as_written:
             warnings.append(f"{config.path}: {split}: {fields.short(entry)} is not there; read {folder_or_list}")
         if folder_or_list.is_file():
-            images += _listed(folder_or_list, config)
+            images += _listed(folder_or_list, config, folders)
         else:
             found = images_below(folder_or_list)
             images += found
-            problems += _strays(folder_or_list, found, config.root)
+            problems += _strays(folder_or_list, found, config.root, folders)
     if len(set(images)) != len(images):
         twice = f"{config.path}: {split}: names an image twice"
         raise EyasError(f"{twice}; folders and lists of one split must be disjoint")
     return images, problems, warnings
 
 
-def _listed(list_file: Path, config: YoloConfig) -> list[Path]:
+def _listed(list_file: Path, config: YoloConfig, folders: Folders) -> list[Path]:
     """The images of a list file: one path a line, quoted or not, relative to the list or to the data set's folder."""
     lines = {
         line: content.strip().strip("\"'") if content.strip()[0] in "\"'" else content.strip()
         for line, content in enumerate(fields.read_text(list_file, fields.LIST_LIMIT).splitlines(), start=1)
         if content.strip()
     }
-    place = find_place(list(lines.values()), [list_file.parent, config.base])
+    place = find_place(list(lines.values()), [list_file.parent, config.base], folders)
     images = []
     for line, written in lines.items():
         where = f"{list_file}:{line}"
-        image = fields.inside(config.root, place.file(written) if place else list_file.parent / written, where)
-        if not os.path.isfile(image):
-            raise EyasError(f"{where}: {fields.short(image)} does not exist; restore it, or take it off the list")
+        path = fields.inside(config.root, place.file(written) if place else list_file.parent / written, where)
+        image = folders.find(path)
+        if image is None or not os.path.isfile(image):
+            raise EyasError(f"{where}: {fields.short(path)} does not exist; restore it, or take it off the list")
         images.append(image)
     return images
 
 
-def _label_files(image: Path, root: Path) -> list[Path]:
+def _label_files(image: Path, root: Path, folders: Folders) -> list[Path]:
     """The label files of an image, the one that counts first."""
     below = image.relative_to(root) if image.is_relative_to(root) else Path(image.name)
     start = root if image.is_relative_to(root) else image.parent
-    return [start / path for path in label_paths(below) if os.path.lexists(start / path)]
+    found = [folders.find(start / path) for path in label_paths(below)]
+    return list(dict.fromkeys(path for path in found if path is not None))
 
 
 def _refuse_pose(
@@ -111,6 +115,12 @@ def _refuse_pose(
 ) -> None:
     """Raises `EyasError` when what would be read as polygons are boxes with key points."""
     polygons = [(image, one) for image, found in lines.items() for one in found if len(one.values) > 4]
+    if config.key_points is None and look_like_tracks([one.values for _, one in polygons]):
+        image, first = polygons[0]
+        raise EyasError(
+            f"{labels[image][0]}:{first.line}: looks like a box with a confidence and the number of a track, not like "
+            "a polygon; write `class cx cy w h`, or kpt_shape: [0, 2] into data.yaml if these are polygons"
+        )
     if config.key_points is None and look_like_pose([one.values for _, one in polygons]):
         image, first = polygons[0]
         raise EyasError(
@@ -119,12 +129,12 @@ def _refuse_pose(
         )
 
 
-def _strays(folder: Path, images: Sequence[Path], root: Path) -> list[Problem]:
+def _strays(folder: Path, images: Sequence[Path], root: Path, folders: Folders) -> list[Problem]:
     """Label files of a folder's images whose image is not there."""
     below = folder.relative_to(root) if folder.is_relative_to(root) else Path()
-    folders = {root / path.parent for path in label_paths(below / "name.jpg")}
-    known = {path.with_suffix("") for image in images for path in _label_files(image, root)}
-    found = sorted({path for place in folders for path in place.rglob("*.txt")})
+    places = {folders.find(root / path.parent) for path in label_paths(below / "name.jpg")}
+    known = {path.with_suffix("") for image in images for path in _label_files(image, root, folders)}
+    found = sorted({path for place in places if place is not None for path in files_below(place, ".txt")})
     stray = [path for path in found if path.with_suffix("") not in known and _is_label_file(path)]
     return [Problem(path, None, "labels without an image; dropped") for path in stray]
 
@@ -141,24 +151,29 @@ def _is_label_file(path: Path) -> bool:
         return False
 
 
-def _has_image(path: Path) -> bool:
+def _has_image(path: Path, folders: Folders) -> bool:
     """Whether a label file is that of an image, beside it or in ``images`` for ``labels``."""
     parts = path.parts
-    folders = [Path(*parts[:i], "images", *parts[i + 1 : -1]) for i, part in enumerate(parts) if part == "labels"]
-    return any(is_image(other) for folder in (path.parent, *folders) for other in folder.glob(f"{escape(path.stem)}.*"))
+    swapped = [Path(*parts[:i], "images", *parts[i + 1 : -1]) for i, part in enumerate(parts) if part == "labels"]
+    return any(is_image(other) for place in (path.parent, *swapped) for other in folders.of_stem(place, path.stem))
 
 
-def _unused(config: YoloConfig, split: str, labels: Mapping[Path, Sequence[Path]]) -> list[str]:
+def _unused(config: YoloConfig, split: str, labels: Mapping[Path, Sequence[Path]], folders: Folders) -> list[str]:
     """Warnings of label files that are there and not read."""
     warnings = []
     double = [files for files in labels.values() if len(files) > 1]
     if double:
         read, left = double[0][:2]
         warnings.append(f"split {split}: {len(double)} images have two label files; {read} counts, not {left}")
+    shared = Counter(files[0] for files in labels.values() if files)
+    twice = next((path for path, count in shared.items() if count > 1), None)
+    if twice is not None:
+        both = " and ".join(image.name for image, files in labels.items() if files and files[0] == twice)
+        warnings.append(f"split {split}: {twice} is the label file of {both}; remove the image that it is not of")
     without = {image.stem: image for image, files in labels.items() if not files}
     if without:
-        there = [path for path in sorted(config.root.rglob("*.txt")) if path.stem in without]
-        there = [path for path in there if _is_label_file(path) and not _has_image(path)]
+        there = [path for path in files_below(config.root, ".txt") if path.stem in without]
+        there = [path for path in there if _is_label_file(path) and not _has_image(path, folders)]
         if there:
             image = without[there[0].stem]
             wanted = " or ".join(str(path) for path in label_paths(image.relative_to(config.root)))

@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from eyas.data.folders import Folders, files_in
 from eyas.data.formats import fields
 from eyas.data.formats.places import SPLITS, find_folder
-from eyas.data.images import is_image
+from eyas.data.images import SUFFIXES
 from eyas.tools.text_files import YAML_LIMIT, parse_yaml, read_yaml
 from eyas.types import EyasError
 
@@ -79,7 +82,7 @@ def read_config(root: Path) -> YoloConfig:
 
 def parse_config(text: str, path: Path, root: Path | None = None) -> YoloConfig:
     """Read the text of ``data.yaml``. Raises `EyasError` naming the file when it is not a YOLO description."""
-    content = parse_yaml(text, str(path))
+    content = parse_yaml(text, str(path), lambda text: _OneOfEach(text).get_single_data())
     content = content if isinstance(content, dict) else {}
     classes = _class_names(content.get("names"), path)
     count = content.get("nc")
@@ -107,20 +110,24 @@ def resolve(config: YoloConfig, entry: str) -> tuple[Path, bool]:
             f"{config.path}: {fields.short(entry)} is not in {config.base}; correct the path, or remove the entry"
         )
     written = entry.strip().replace("\\", "/")
-    said = {os.path.abspath(place / text) for place in places for text in (written, written.removeprefix("../"))}
-    return fields.inside(config.root, found, str(config.path)), os.path.abspath(found) in said
+    said = {
+        os.path.abspath(place / text).lower() for place in places for text in (written, written.removeprefix("../"))
+    }
+    return fields.inside(config.root, found, str(config.path)), os.path.abspath(found).lower() in said
 
 
 def _usual(root: Path) -> Path | None:
     if root.suffix.lower() in (".yaml", ".yml") and root.is_file():
         return root
-    return next((root / name for name in CONFIG_NAMES if (root / name).is_file()), None)
+    found = map(Folders().find, (root / name for name in CONFIG_NAMES))
+    return next((path for path in found if path is not None and path.is_file()), None)
 
 
 def _described(root: Path) -> list[Path]:
     """YAML files with ``names:`` in the folder, or else in its folders."""
-    for pattern in ("*.y*ml", "*/*.y*ml"):
-        found = [path for path in sorted(root.glob(pattern)) if path.is_file() and _has_names(path)]
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    for places in ([root], folders):
+        found = [path for place in places for path in files_in(place, ".yaml", ".yml") if _has_names(path)]
         if found:
             return found
     return []
@@ -188,9 +195,11 @@ def _below(root: Path, stated: Path, path: Path) -> Path:
 
 def _names_files(root: Path) -> list[Path]:
     folder = fields.folder_of(root)
-    here = [folder / name for name in NAME_FILES]
-    below = [folder / place / name for name in NAME_FILES for place in ("labels", "images", *SPLITS)]
-    return [path for path in here if path.is_file()] or [path for path in below if path.is_file()]
+    folders = Folders()
+    here = [folders.find(folder / name) for name in NAME_FILES]
+    below = [folders.find(folder / place / name) for name in NAME_FILES for place in ("labels", "images", *SPLITS)]
+    found = ([path for path in places if path is not None and path.is_file()] for places in (here, below))
+    return next(filter(None, found), [])
 
 
 def _without_description(root: Path) -> YoloConfig:
@@ -206,12 +215,21 @@ def _without_description(root: Path) -> YoloConfig:
 
 
 def _split_places(root: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+    folders = Folders()
     for name in SPLITS:
-        for entry in (f"{name}.txt", f"images/{name}", f"{name}/images", name):
-            if (root / entry).is_file() or _has_images(root / entry):
-                yield name, (entry,)
-                break
+        entries = (f"{name}.txt", f"images/{name}", f"{name}/images", name)
+        found = [path for path in map(folders.find, (root / entry for entry in entries)) if path is not None]
+        there = [path for path in found if path.is_file() or files_in(path, *SUFFIXES)]
+        if there:
+            yield name, (there[0].relative_to(root).as_posix(),)
 
 
-def _has_images(folder: Path) -> bool:
-    return folder.is_dir() and any(is_image(path) for path in folder.iterdir())
+class _OneOfEach(yaml.SafeLoader):
+    """YAML whose mappings have each key once: of two, the second would hide the first."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = Counter((key.value, key.tag) for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for (name, _), count in keys.items():
+            if count > 1:
+                raise yaml.YAMLError(f"{name}: is there twice; write it once")
+        return super().construct_mapping(node, deep)

@@ -16,6 +16,8 @@ from eyas.types import EyasError
 
 Floats = npt.NDArray[np.float64]
 
+LABELS = {"images": "labels", "Images": "Labels", "IMAGES": "LABELS"}
+"""The folder of labels for that of images; one in another case is found, too."""
 LINES_COMPARED = 200
 """Number of lines by which pose labels are told from polygons."""
 MOST_POINTS = 140
@@ -83,9 +85,9 @@ def label_paths(image: Path) -> list[Path]:
     """
     parts, file = image.parent.parts, image.with_suffix(".txt").name
     swapped = [
-        Path(*parts[:index], "labels" if part == "images" else "Labels", *parts[index + 1 :], file)
+        Path(*parts[:index], LABELS[part], *parts[index + 1 :], file)
         for index, part in enumerate(parts)
-        if part in ("images", "Images")
+        if part in LABELS
     ]
     return [*reversed(swapped), image.with_suffix(".txt")]
 
@@ -112,6 +114,11 @@ def look_like_pose(lines: Sequence[Sequence[float]]) -> bool:
         _second_point_strays(polygon) or _crosses_itself(polygon) for polygon in values.reshape(len(values), -1, 2)
     ]
     return bool(np.mean(unlike) >= 0.5)
+
+
+def look_like_tracks(lines: Sequence[Sequence[float]]) -> bool:
+    """Whether lines of six numbers are rather a box, its confidence and the number of a track than triangles."""
+    return bool(lines) and all(len(values) == 6 and values[5].is_integer() for values in lines)
 
 
 def _inside_box(values: Floats, numbers: int) -> bool:

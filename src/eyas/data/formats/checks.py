@@ -1,0 +1,97 @@
+"""Checks of a split that is read: what makes it another one than it seems is refused, or said in a sentence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+from eyas.data.formats.records import DataSource
+from eyas.types import EyasError, Record
+
+IGNORED = {
+    "coco": "crowd (iscrowd 1), as masks of an annotation tool may be: export boxes or polygons",
+    "voc": "difficult",
+    "kitti": "DontCare, Van or Person_sitting",
+    "yolo": "ignored",
+}
+"""What the ignore regions of a format are."""
+
+MANY = 0.1
+"""Fraction of the boxes. If more are dropped or clipped, boxes are written in another way than the format's."""
+BOXES = {
+    "coco": "[x, y, width, height] in pixels",
+    "voc": "xmin, ymin, xmax, ymax in pixels",
+    "kitti": "x1 y1 x2 y2 in pixels",
+    "yolo": "centre, width and height as fractions of the image",
+}
+"""How a format writes a box."""
+
+
+def checked(source: DataSource) -> DataSource:
+    """The source, with a warning of everything that makes it doubtful.
+
+    Raises `EyasError` when it has no images, every box was dropped, or every box is a fraction of a pixel.
+    """
+    root, split = source.root, source.split
+    if not source.records:
+        raise EyasError(f"{root}: the split {split} has no images ({source.format} format); the data set is empty")
+    count = sum(len(record.boxes) + len(record.ignore) for record in source.records)
+    if source.problems and not count:
+        raise EyasError(f"{root}: every box of the split {split} was dropped; the first: {source.problems[0]}")
+    tiny = sum(int((record.boxes.max(1) <= 1).sum()) for record in source.records if len(record.boxes))
+    if tiny and tiny == count:
+        raise EyasError(
+            f"{root}: every box of the split {split} is inside the first pixel, as if written in fractions of the "
+            f"image; {source.format} files have {BOXES[source.format]}"
+        )
+    return replace(source, warnings=(*source.warnings, *_doubts(source, count, tiny)))
+
+
+def _doubts(source: DataSource, count: int, tiny: int) -> Iterator[str]:
+    split, written = f"split {source.split}", f"{source.format} files have {BOXES[source.format]}"
+    yield from (f"{split}: {line}" for line in _ignored(source))
+    if tiny:
+        yield f"{split}: {tiny} boxes are inside the first pixel, as if written in fractions of the image; {written}"
+    wrong = sum(problem.message.endswith(("dropped", "clipped")) for problem in source.problems)
+    if wrong > MANY * (count + wrong):
+        yield f"{split}: {wrong} records or boxes are dropped or clipped, and {count} boxes are kept; {written}"
+    repeated = [record for record in source.records if _repeats(record)]
+    if repeated:
+        objects = f"{sum(map(_repeats, repeated))} objects have the class and the box of another"
+        yield f"{split}: {objects}, as in {repeated[0].path}; each counts as often as it is written"
+
+
+def _ignored(source: DataSource) -> Iterator[str]:
+    objects = Counter(label for record in source.records for label in record.labels.tolist())
+    ignored = Counter(label for record in source.records for label in record.ignore_labels.tolist())
+    for label, name in enumerate(source.classes):
+        if objects and ignored[label] > objects[label]:
+            yield (
+                f"class {name} has {ignored[label]} ignore regions and {objects[label]} objects; ignore regions are "
+                f"{IGNORED[source.format]}"
+            )
+
+
+def _repeats(record: Record) -> int:
+    """Number of the objects that have the class and the box of one before them."""
+    return len(record.labels) - len(set(zip(record.labels.tolist(), map(tuple, record.boxes.tolist()), strict=True)))
+
+
+def without_objects(source: DataSource) -> str | None:
+    """A sentence about a split none of whose images has an object, and where its boxes went; None for any other."""
+    if any(len(record.boxes) for record in source.records):
+        return None
+    regions = sum(len(record.ignore) for record in source.records)
+    where = [f"ignore regions: {regions}"] if regions else []
+    where += [f"dropped or clipped boxes: {len(source.problems)}"] if source.problems else []
+    said = f"no image of split {source.split} has an object" + (f" ({', '.join(where)})" if where else "")
+    return f"{said}: all {regions} are {IGNORED[source.format]}" if regions else said
+
+
+def require_objects(source: DataSource) -> None:
+    """Raises `EyasError` when no image of a split has an object, so that nothing can be learned from it."""
+    nothing = without_objects(source)
+    if nothing is not None:
+        found = "; ".join((nothing, *source.warnings))
+        raise EyasError(f"{source.root}: {found}; nothing can be learned from it, see `eyas data {source.root}`")

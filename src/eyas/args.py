@@ -42,7 +42,9 @@ class DataArgs(SplitOptions):
         val_fraction: fraction of the training split, in [0, 1), that is held out for evaluation where the data set has
             no validation split; 0 asks for one.
         val_seed: decides which images are held out; all runs hold out the same, whatever --run.seed.
-        classes: class names in label order; taken from the data set when left out.
+        classes: class names in label order, or each name with the classes that it takes together, as in
+            "{vehicle: [car, van], person: [person]}"; taken from the data set when left out. Objects of other classes
+            are background.
         resize: size of the network's input, for training and evaluation alike.
         augment: random changes to training images.
         difficult: train on the objects that VOC marks as difficult; evaluation leaves them out all the same.
@@ -52,7 +54,6 @@ class DataArgs(SplitOptions):
             forever.
     """
 
-    classes: list[str] | None = None
     resize: Resize = field(default_factory=Resize)
     augment: Augmentation = field(default_factory=Augmentation)
     difficult: bool = False

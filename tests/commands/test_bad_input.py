@@ -115,7 +115,7 @@ def test_a_model_that_is_unknown(
         ("--run.precision=fp16", ["--run.precision fp16 needs an accelerator"]),
         ("--run.metric=map", ["run.metric", "map", "coco"]),
         ("--dataset.format=csv", ["format 'csv' is unknown"]),
-        ("--dataset.classes=[red]", ["unknown class 'blue'"]),
+        ("--dataset.classes=[red, bleu]", ["no object of class bleu", "blue"]),
         ("--no_such_option=1", ["no_such_option"]),
         ("--devices=0", ["devices"]),
     ],

@@ -142,7 +142,7 @@ def test_images_without_annotations_and_data_sets_further_below_are_named(tmp_pa
     with pytest.raises(EyasError, match="no data set recognised"):
         read(tmp_path, "train")
     yolo_folder(tmp_path / "a/b/c")
-    with pytest.raises(EyasError, match=rf"Data sets are in {tmp_path / 'a/b/c'}: give one of them"):
+    with pytest.raises(EyasError, match=rf"Data sets are in {tmp_path / 'a/b'}: give one of them"):
         read(tmp_path, "train")
     with pytest.raises(EyasError, match=rf"There are images, such as {image}, but no annotations"):
         read(image.parent, "train")

@@ -12,6 +12,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from eyas.data import read, write_coco
+from eyas.data.formats.classes import known
 from eyas.data.formats.coco import parse
 from eyas.data.images import decode
 from eyas.types import EyasError
@@ -124,7 +125,7 @@ def test_classes_given_by_the_user(tmp_path):
     root = save(tmp_path, "train.json", content(EMU), ".")
     assert read(root, "train", classes=["zebra", "emu"]).records[0].labels.tolist() == [1]
     with pytest.raises(EyasError, match=r"train\.json: unknown class 'emu'; the classes are zebra"):
-        read(root, "train", classes=["zebra"])
+        read(root, "train", classes=known(["zebra"]))
 
 
 def items():

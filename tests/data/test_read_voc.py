@@ -10,6 +10,7 @@ from PIL import Image
 
 from eyas.args import DataArgs, OptimArgs, RunArgs
 from eyas.data import DataSource, difficult_as_objects, read
+from eyas.data.formats.classes import known
 from eyas.data.formats.voc import VOC_CLASSES, parse
 from eyas.training.setup import Setup
 from eyas.types import EyasError
@@ -91,10 +92,10 @@ def test_names_among_the_20_give_the_20(tmp_path):
     assert source.classes == VOC_CLASSES and source.records[0].labels.tolist() == [11]
 
 
-def test_a_class_that_the_user_did_not_name(tmp_path):
+def test_a_class_that_is_not_known(tmp_path):
     make(tmp_path / "d", {"a": xml(thing("dog", (1, 1, 10, 10)), thing("emu", (1, 1, 10, 10)))}, "a")
     with pytest.raises(EyasError, match=r"a\.xml:4: unknown class 'emu'; the classes are cat, dog"):
-        read(tmp_path / "d", "train", classes=["cat", "dog"])
+        read(tmp_path / "d", "train", classes=known(["cat", "dog"]))
 
 
 def test_missing_parts_are_named(tmp_path):

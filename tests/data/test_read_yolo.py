@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from eyas.data import read
+from eyas.data.formats.classes import known
 from eyas.data.formats.yolo_config import parse_config
 from eyas.data.formats.yolo_labels import label_paths, parse
 from eyas.types import EyasError
@@ -92,11 +93,11 @@ def test_read_a_folder(tmp_path):
     assert [(p.path.name, p.line) for p in source.problems] == [("stray.txt", None), ("b.txt", 2)]
 
 
-def test_classes_given_by_the_user_set_the_order_and_refuse_others(tmp_path):
+def test_classes_given_by_the_user_set_the_order_and_known_ones_refuse_others(tmp_path):
     root = make(tmp_path / "d", "names: [cat, dog]\ntrain: images/train\n", {"a": "1 .5 .5 .5 .5\n0 .5 .5 .5 .5"})
     assert read(root, "train", classes=["dog", "cat"]).records[0].labels.tolist() == [0, 1]
     with pytest.raises(EyasError, match=r"a\.txt:2: unknown class 'cat'; the classes are dog"):
-        read(root, "train", classes=["dog"])
+        read(root, "train", classes=known(["dog"]))
 
 
 def test_read_a_list_and_an_exported_layout(tmp_path):

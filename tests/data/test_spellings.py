@@ -191,6 +191,14 @@ def test_lists_beside_the_annotations_keep_the_splits_apart(tmp_path):
     assert [len(source.records) for source in read_splits(root, SplitOptions())] == [2, 1]
 
 
+def test_lists_beside_labels_of_yolo_are_none_of_voc(tmp_path):
+    root = yolo_folder(tmp_path)
+    (root / "data.yaml").unlink()
+    write(root / "classes.txt", "bolt\nnut\n")
+    write(root / "train.txt", "".join(f"images/img{number:03}.png\n" for number in NUMBERS))
+    assert_drawn(read(root, "train"), 6, 7)
+
+
 def test_folders_of_splits_with_their_own_annotations(tmp_path):
     for split in ("train", "Valid"):
         voc_folder(tmp_path / split, folders=("images", "annotations"))

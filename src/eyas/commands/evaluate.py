@@ -26,7 +26,7 @@ CONFUSION_THRESHOLD = 0.3
 def evaluate(
     run: str,
     subset: SplitArgs = SplitArgs(),
-    classes: list[str] | None = None,
+    classes: list[str] | dict[str, list[str]] | None = None,
     best: bool = False,
     metric: MetricName | None = None,
     max_detections: int | None = None,
@@ -42,7 +42,8 @@ def evaluate(
     Args:
         run: run folder of a training; an ONNX file that export made; a folder of save_pretrained, or a hub id, of
             transformers; or package.module:function, which is called and returns a detector.
-        classes: class names of the data in label order; those of the run, or the data set's own, when left out.
+        classes: class names of the data in label order, or each name with the classes that it takes together; those of
+            the run, or the data set's own, when left out.
         best: take the best checkpoint instead of the last.
         metric: the rules to score by; the run's own, or the data format's, when left out.
         max_detections: of one class in one image, by score, that count in COCO's metrics; COCO's 100, or the run's own,

@@ -61,6 +61,8 @@ def export(
     out = out or run / f"{Path(spec.weights).stem}{exporter.suffix}"
     check_output_files(out)
     source = run_source(run, spec.classes, data=subset.data, split=subset.split)
+    for warning in source.warnings:
+        print(f"warning  {warning}")
     result = export_detector(
         load(run, best=best),
         out,

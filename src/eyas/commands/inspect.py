@@ -17,7 +17,7 @@ def inspect(
     subset: SplitArgs = SplitArgs(),
     psi: float = 0.5,
     assignment: Literal["global", "per_level", "by_size"] = "global",
-    classes: list[str] | None = None,
+    classes: list[str] | dict[str, list[str]] | None = None,
     images: int | None = None,
     out: Path | None = None,
     resize: Resize = Resize(),
@@ -31,7 +31,8 @@ def inspect(
             package.module:function, which is called and returns one.
         psi: share of an object's best IoU that an anchor must exceed for its cell to be near, in [0, 1].
         assignment: with several levels, those over which the best IoU is taken.
-        classes: class names of the data in label order; those of the run, or the data set's own, when left out.
+        classes: class names of the data in label order, or each name with the classes that it takes together; those of
+            the run, or the data set's own, when left out.
         images: how many of the split's first images to use; all when left out.
         out: folder for inspection.json, variance.png and near_masks.png; RUN/inspection when left out.
         resize: size of the input; the run's own when left out.
@@ -64,9 +65,9 @@ def inspect(
     if note := size_note(run, resize):
         print(f"size     {note}")
     resize = opened.resize if resize == Resize() else resize
-    unlike = unlike_training(run, resize, source.records)
-    if unlike is not None:
-        print(f"warning  {unlike}")
+    for remark in (*source.warnings, unlike_training(run, resize, source.records)):
+        if remark is not None:
+            print(f"warning  {remark}")
     above = folder if folder.is_dir() else Path()
     make_folder(out or above / "inspection", within=None if out else above)
     out = out or above / "inspection"

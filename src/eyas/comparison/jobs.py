@@ -224,7 +224,7 @@ def train_missing(plan: Plan, *, jobs: int | None = None, threads: int | None = 
         return {}
     share = ResourceShare.of_machine(len(todo), processes=jobs, threads=threads, devices=_devices(plan))
     options = plan.arms[0].resolved  # the others have as many images unless they choose another split
-    train, _ = read_splits(plan.data, recorded_splits(options), options.get("dataset.classes"))
+    train, _ = read_splits(plan.data, recorded_splits(options))
     commands = [_job(plan, arm, seed, share.threads, len(train.records)) for arm, seed in todo]
     with Progress() as progress:
         failed = run_jobs(commands, progress, share=share, keep_going=True)

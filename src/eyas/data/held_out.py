@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import replace
+from pathlib import Path
 
 from eyas.data.formats.checks import checked
 from eyas.data.formats.records import DataSource
 from eyas.data.options import SplitOptions
 from eyas.tools.files import file_digest
-from eyas.types import EyasError
+from eyas.tools.progress import Progress
+from eyas.types import EyasError, Record
+
+MANY = 2000
+"""Number of images whose bytes are read for seconds."""
 
 
 def held_out(whole: DataSource, name: str, options: SplitOptions) -> tuple[DataSource, DataSource]:
@@ -30,7 +35,7 @@ def held_out(whole: DataSource, name: str, options: SplitOptions) -> tuple[DataS
     """
     if not whole.records:
         checked(whole)  # which says that it has no images
-    digests = {record.path: file_digest(record.path) for record in whole.records}
+    digests = _digests(whole.records)
     full = {digests[record.path] for record in whole.records if len(record.boxes)}
     empty = set(digests.values()) - full
     if len(full | empty) < 2:
@@ -55,6 +60,17 @@ def held_out(whole: DataSource, name: str, options: SplitOptions) -> tuple[DataS
         checked(replace(whole, split=options.train_split, records=train)),
         checked(replace(whole, split=options.val_split, records=val, problems=(), warnings=(warning,))),
     )
+
+
+def _digests(records: Sequence[Record]) -> dict[Path, bytes]:
+    """Image file -> digest of its bytes, with a bar where there are many."""
+    found = {}
+    with Progress(quiet=len(records) < MANY) as progress:
+        task = progress.task("hold out", len(records))
+        for record in records:
+            found[record.path] = file_digest(record.path)
+            progress.advance(task)
+    return found
 
 
 def _first(digests: Set[bytes], count: int, seed: int) -> set[bytes]:

@@ -69,6 +69,8 @@ class SplitOptions:
         val_fraction: fraction of the training split, in [0, 1), that is held out for evaluation where the data set has
             no validation split; 0 asks for one.
         val_seed: decides which images are held out. It does not follow the run's seed: all runs hold out the same.
+        classes: class names in label order, or each name with the classes of the data set that it takes together;
+            taken from the data set when left out. Objects of other classes are background.
     """
 
     format: str | None = None
@@ -76,6 +78,7 @@ class SplitOptions:
     val_split: str = "val"
     val_fraction: float = 0.2
     val_seed: int = 0
+    classes: list[str] | dict[str, list[str]] | None = None
 
     def __post_init__(self) -> None:
         # The type, too, because run folders are read into this.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Protocol
 
 from eyas.data.formats import coco, fields, kitti, voc, yolo
 from eyas.data.formats.checks import checked
+from eyas.data.formats.classes import Choice, Classes, chosen, known, require_found
 from eyas.data.formats.foreign import described
 from eyas.data.formats.records import DataSource
 from eyas.data.held_out import held_out
@@ -32,7 +34,7 @@ class Format(Protocol):
     def splits(self, root: Path) -> Mapping[str, object]:
         """Split -> where it is. Two names with equal values are one split."""
 
-    def read_split(self, root: Path, split: str, classes: Sequence[str] | None) -> DataSource:
+    def read_split(self, root: Path, split: str, classes: Classes | None) -> DataSource:
         """Read one split, each image by `formats.records.build_record`, which drops and clips boxes."""
 
 
@@ -43,14 +45,15 @@ NOT_FOR_TRAINING = ("val", "valid", "validation", "test")
 """Splits that are trained on only where they are named."""
 
 
-def read(root: Path, split: str, *, format: str | None = None, classes: Sequence[str] | None = None) -> DataSource:
+def read(root: Path, split: str, *, format: str | None = None, classes: Choice | Classes | None = None) -> DataSource:
     """Read one split of a data set. Images are not decoded; some formats need the header of each for its size.
 
     Args:
-        root: the folder of the data set, or the YAML file of a YOLO data set.
+        root: the folder of the data set, the YAML file of a YOLO data set, or the JSON file of one COCO split.
         split: "train", "val" or another name that the data set has.
         format: "coco", "voc", "kitti" or "yolo"; recognised from the folder when None.
-        classes: the class names in label order; taken from the data set when None.
+        classes: the class names in label order, or each with the classes of the data set that it takes together;
+            taken from the data set when None. Objects of other classes are background, and a warning counts them.
 
     Raises:
         EyasError: the folder shows no format or several, the split is missing or empty, a file is missing or
@@ -64,21 +67,24 @@ def read_splits(
 ) -> tuple[DataSource, DataSource]:
     """The images to train on and those to evaluate on, with the same classes.
 
+    Those are what ``options`` chooses, or ``classes`` and no others, or the data set's own.
+
     A data set without a validation split has a part of its training split held out, the same for every command, run
     and machine, see `held_out`; ``warnings`` of the second source says so. Raises `EyasError` as `read` does.
     """
-    data = _opened(root, options.train_split, options.format, classes)
+    data = _opened(root, options.train_split, options.format, _wanted(options, classes))
     name = data.training_split(options.train_split)
     if data.has(options.val_split):
-        train = checked(replace(data.read(name), split=options.train_split))
-        return train, _apart(train, checked(replace(data, classes=train.classes).read(options.val_split)))
+        train = checked(replace(data.read(name, required=True), split=options.train_split))
+        same = _wanted(options, train.classes)
+        return train, _apart(train, checked(replace(data, classes=same).read(options.val_split)))
     if options.val_split != SplitOptions.val_split or options.val_fraction == 0:
         raise data.missing(
             options.val_split,
             "Name the one to evaluate on by --dataset.val_split, or leave that out and have a part of the training "
             "split held out by --dataset.val_fraction 0.2",
         )
-    return held_out(data.read(name), name, options)
+    return held_out(data.read(name, required=True), name, options)
 
 
 def _apart(train: DataSource, val: DataSource) -> DataSource:
@@ -94,11 +100,18 @@ def read_part(root: Path, split: str, options: SplitOptions, classes: Sequence[s
 
     Raises `EyasError` as `read` does.
     """
-    data, roles = _opened(root, split, options.format, classes), (options.train_split, options.val_split)
+    data = _opened(root, split, options.format, _wanted(options, classes))
+    roles = (options.train_split, options.val_split)
     role = fields.named_split(roles, split)
     if role is not None and not data.has(options.val_split):
         return read_splits(root, options, classes)[roles.index(role)]
     return checked(data.read(split))
+
+
+def _wanted(options: SplitOptions, classes: Sequence[str] | None) -> Choice | Classes | None:
+    if options.classes is not None:
+        return options.classes
+    return None if classes is None else known(classes)
 
 
 @dataclass(frozen=True)
@@ -108,17 +121,24 @@ class _Folder:
     root: Path
     format: str
     splits: Mapping[str, object]
-    classes: Sequence[str] | None
+    classes: Choice | Classes | None
 
     def has(self, split: str) -> bool:
         return fields.named_split(self.splits, split) is not None
 
-    def read(self, split: str) -> DataSource:
-        """A split, not checked yet. Raises `EyasError` when it is not there."""
+    def read(self, split: str, *, required: bool = False) -> DataSource:
+        """A split, not checked yet. Raises `EyasError` when it is not there, or ``required`` classes are not in it."""
         there = fields.named_split(self.splits, split)
         if there is None:
             raise self.missing(split, "Name one by --split, and in a training by --dataset.train_split or .val_split")
-        return replace(FORMATS[self.format].read_split(self.root, there, self.classes), split=split)
+        choice = self.classes
+        classes = choice if choice is None or isinstance(choice, Classes) else chosen(choice)
+        source = FORMATS[self.format].read_split(self.root, there, classes)
+        if classes is None:
+            return replace(source, split=split)
+        if required:
+            require_found(classes, Counter(label for one in source.records for label in one.labels.tolist()), split)
+        return replace(source, split=split, warnings=(*source.warnings, *classes.warning(split)))
 
     def training_split(self, wanted: str) -> str:
         """The split to train on: the one of that name, or the only one. Raises `EyasError` when it is not clear."""
@@ -140,12 +160,15 @@ class _Folder:
         return EyasError(f"{absent}; the splits there are: {there}. {advice}.")
 
 
-def _opened(root: Path, split: str, format: str | None, classes: Sequence[str] | None) -> _Folder:
+def _opened(root: Path, split: str, format: str | None, classes: Choice | Classes | None) -> _Folder:
     root = Path(root)
-    if not root.is_dir() and not yolo.recognised(root):
-        raise EyasError(f"{root}: no such folder; give the folder of a data set, or the YAML file of a YOLO data set")
-    if classes is not None and (not classes or len(set(classes)) != len(classes)):
-        raise EyasError(f"the classes must be distinct and at least one, got: {', '.join(classes) or 'none'}")
+    if not root.is_dir() and not yolo.recognised(root) and not coco.recognised(root):
+        raise EyasError(
+            f"{root}: no such folder; give the folder of a data set, the YAML file of a YOLO data set, or the JSON "
+            "file of a COCO data set"
+        )
+    if classes is not None and not isinstance(classes, Classes):
+        chosen(classes)  # which refuses what is no choice before a file is read
     name = _format(root, split, format)
     return _Folder(root, name, FORMATS[name].splits(root), classes)
 

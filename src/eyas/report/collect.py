@@ -109,6 +109,7 @@ def collect(found: FoundRuns, comparison: Comparison, options: ReportOptions, pr
     notes = []
     try:
         source = run_source(first.folder, list(first.per_class), data=options.data, split=options.split)
+        notes += [f"The data: {warning}." for warning in source.warnings]
     except EyasError as error:
         if options.data is not None:
             raise

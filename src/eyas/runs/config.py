@@ -30,11 +30,19 @@ FREE = (
 )
 """Options that may change when a run is resumed: where things are and how fast, not what is trained."""
 
-TEXT, COUNT, NUMBER = (str,), (int,), (int, float)
-WORDS = {TEXT: "a printable text", COUNT: "a whole number", NUMBER: "a number"}
+TEXT, COUNT, NUMBER, NAMES = (str,), (int,), (int, float), (list, dict)
+WORDS = {
+    TEXT: "a printable text",
+    COUNT: "a whole number",
+    NUMBER: "a number",
+    NAMES: "a list or a mapping of class names",
+}
 READ: Mapping[str, Mapping[str, tuple[type, ...]]] = {
     "": {"data": TEXT, "teacher": TEXT, "teacher_scale": NUMBER},
-    "dataset": {"format": TEXT, "train_split": TEXT, "val_split": TEXT},
+    "dataset": {
+        **{"format": TEXT, "train_split": TEXT, "val_split": TEXT},
+        **{"val_fraction": NUMBER, "val_seed": COUNT, "classes": NAMES},
+    },
     "optim": {},
     "run": {"epochs": COUNT, "seed": COUNT, "metric": TEXT},
 }

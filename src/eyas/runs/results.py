@@ -93,13 +93,20 @@ def nulls_as_nan(metrics: Mapping[str, float | None]) -> dict[str, float]:
 
 
 def run_source(
-    run: Path, classes: Sequence[str] | None, *, data: Path | None = None, split: str | None = None
+    run: Path,
+    classes: Sequence[str] | None,
+    *,
+    data: Path | None = None,
+    split: str | None = None,
+    choice: list[str] | dict[str, list[str]] | None = None,
 ) -> DataSource:
     """The data to evaluate a run on: its own validation split, unless another folder or split is given.
 
     Args:
         run: run folder.
-        classes: class names of the data, in label order; the data set's own when None.
+        classes: class names of the data, in label order; the data set's own when None. Those that the run chose by
+            --dataset.classes count before them.
+        choice: classes to choose instead of the run's.
         data: folder of another data set.
         split: its name in the data set.
 
@@ -111,29 +118,38 @@ def run_source(
     if folder is None:
         raise EyasError(f"{run} does not say which data it was trained on; give --data")
     options = recorded_splits(flat_options(config))
+    options = options if choice is None else replace(options, classes=choice)
     if data is not None:
         options = replace(options, format=None)
     return read_part(Path(folder), split or options.val_split, options, classes)
 
 
 def data_for(
-    name: str, own: Sequence[str], classes: Sequence[str] | None, *, data: Path | None, split: str | None
+    name: str,
+    own: Sequence[str],
+    classes: list[str] | dict[str, list[str]] | None,
+    *,
+    data: Path | None,
+    split: str | None,
 ) -> DataSource:
     """The data to run a detector on that `eyas.load` knows by ``name``; errors as for `run_source`.
 
     Args:
         name: the detector's name; only a run folder records its data.
         own: the detector's classes, in label order.
-        classes: class names of the data; when None, those of a run folder's detector, and the data set's own for
-            another detector, which may know more of them.
+        classes: classes to choose from the data; when None, those of a run folder's detector, as it chose them, and the
+            data set's own for another detector, which may know more of them.
         data, split: as for `run_source`.
     """
     source = resolve_detector(name)
-    names = classes or (own if source.kind == "run" else None)
-    return run_source(source.folder or Path(name), names, data=data, split=split)
+    names = own if source.kind == "run" else None
+    return run_source(source.folder or Path(name), names, data=data, split=split, choice=classes)
 
 
 def recorded_splits(options: Mapping[str, Any]) -> SplitOptions:
     """Which images a run learned from and was evaluated on, from its `flat_options`; defaults where it is older."""
     names = [field.name for field in fields(SplitOptions)]
-    return SplitOptions(**{name: options[f"dataset.{name}"] for name in names if f"dataset.{name}" in options})
+    found = {name: options[f"dataset.{name}"] for name in names if f"dataset.{name}" in options}
+    together = "dataset.classes."
+    groups = {name.removeprefix(together): group for name, group in options.items() if name.startswith(together)}
+    return SplitOptions(**(found | ({"classes": groups} if groups else {})))

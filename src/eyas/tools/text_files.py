@@ -86,7 +86,7 @@ def read_text(path: Path, limit: int) -> str:
 
 def _encoding(content: bytes) -> str:
     """UTF-8, unless a byte order mark shows UTF-16, as Windows writes it, or XML declares another encoding."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    if len(content) > 2 and content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     declared = DECLARED.match(content)
     if declared is None:

@@ -94,7 +94,7 @@ class Setup(ExitStack):
         super().__init__()
         self.dataset, self.optim, self.run = dataset, optim, run
         self.teacher_data = replace(dataset, resize=dataset.resize.times(scale))
-        train, self.val = read_splits(data, dataset, dataset.classes)
+        train, self.val = read_splits(data, dataset)
         self.train = difficult_as_objects(train) if dataset.difficult else train
         require_objects(self.train)
         self.metric = chosen_metric(run.metric, run.max_detections, self.train.format)

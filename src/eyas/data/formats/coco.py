@@ -16,11 +16,19 @@ from typing import Any
 
 from eyas.data.folders import Folders
 from eyas.data.formats import fields
-from eyas.data.formats.coco_layout import LAYOUT, annotation_file, image_place, recognised, recognised_loosely, splits
+from eyas.data.formats.classes import Classes, known
+from eyas.data.formats.coco_layout import (
+    LAYOUT,
+    annotation_file,
+    data_folder,
+    image_place,
+    recognised,
+    recognised_loosely,
+    splits,
+)
 from eyas.data.formats.coco_shapes import extent
-from eyas.data.formats.fields import folder_of
 from eyas.data.formats.places import Place
-from eyas.data.formats.records import Annotation, Box, DataSource, Problem, build_record, label_of
+from eyas.data.formats.records import Annotation, Box, DataSource, Problem, build_record
 from eyas.data.images import image_size
 from eyas.types import EyasError, Record
 
@@ -33,7 +41,7 @@ Key = int | str
 
 
 def parse(
-    content: Any, path: Path, classes: Sequence[str] | None
+    content: Any, path: Path, classes: Classes | None
 ) -> tuple[tuple[str, ...], dict[Key, list[Annotation]], list[Problem]]:
     """The classes, the annotations by image id, and the problems of a decoded JSON file.
 
@@ -43,10 +51,10 @@ def parse(
         raise EyasError(f"{path}: is not a COCO file: it needs the lists {', '.join(LISTS)}")
     entries = content["annotations"] or []
     names = _categories(content["categories"] or [], entries, path)
-    known = tuple(classes) if classes is not None else tuple(names.values())
-    if len(set(known)) != len(known):
-        twice = f"{path}: two categories have one name: {', '.join(known)}"
-        example = f"--dataset.classes '[{', '.join(dict.fromkeys(known))}]' (`eyas data`: --classes)"
+    classes = classes or known(tuple(names.values()))
+    if len(set(classes.names)) != len(classes.names):
+        twice = f"{path}: two categories have one name: {', '.join(classes.names)}"
+        example = f"--dataset.classes '[{', '.join(dict.fromkeys(classes.names))}]' (`eyas data`: --classes)"
         raise EyasError(f"{twice}. Rename one, or make them one class by {example}.")
     found: dict[Key, list[Annotation]] = {key: [] for key in _by_id(content["images"] or [], path, "image")}
     problems = []
@@ -65,8 +73,9 @@ def parse(
                 problems.append(Problem(path, None, f"{name} occurs twice; the second is dropped"))
                 continue
             problems.append(Problem(path, None, f"{name} shares its id with another; both are kept"))
-        found[image_id].append(_annotation(entry, name, names, known, path))
-    return known, found, problems
+        annotation = _annotation(entry, name, names, classes, path)
+        found[image_id] += [annotation] if annotation is not None else []
+    return classes.names, found, problems
 
 
 def is_coco(content: Any) -> bool:
@@ -74,7 +83,7 @@ def is_coco(content: Any) -> bool:
     return isinstance(content, dict) and all(isinstance(content.get(key, 0), list | None) for key in LISTS)
 
 
-def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSource:
+def read_split(root: Path, split: str, classes: Classes | None) -> DataSource:
     """Read one split; `eyas.data.read` documents the arguments and errors."""
     path = annotation_file(root, split)
     try:
@@ -83,15 +92,16 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
         raise EyasError(f"{path}:{error.lineno}: broken JSON ({error.msg}); write the file again") from error
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits, or so many brackets
         raise EyasError(f"{path}: JSON that cannot be read ({error}); write the file again") from error
-    known, found, problems = parse(content, path, classes)
+    learned, found, problems = parse(content, path, classes)
     images = list(_by_id(content["images"] or [], path, "image").values())
-    base, known_files = folder_of(root), Folders()
+    base, known_files = data_folder(root), Folders()
     place = image_place(base, split, path, [_file_name(image, path) for image in images], known_files)
     records, wrong = records_of(images, found, place, path, base, known_files)
     names = _categories(content["categories"] or [], content["annotations"] or [], path)
-    numbers = {name: key for key, name in names.items()}
-    ids = tuple(numbers.get(name, 0) for name in known)
-    return DataSource("coco", base, split, known, tuple(records), (*problems, *wrong), category_ids=ids)
+    labels = classes.labels if classes is not None else known(learned).labels
+    numbers = {labels[name]: key for key, name in reversed(names.items()) if name in labels}
+    ids = tuple(numbers.get(label, 0) for label in range(len(learned)))
+    return DataSource("coco", base, split, learned, tuple(records), (*problems, *wrong), category_ids=ids)
 
 
 def records_of(
@@ -156,14 +166,16 @@ def _categories(entries: Sequence[Any], annotations: Sequence[Any], path: Path) 
 
 
 def _annotation(
-    entry: Mapping[str, Any], name: str, names: Mapping[int, str], known: Sequence[str], path: Path
-) -> Annotation:
+    entry: Mapping[str, Any], name: str, names: Mapping[int, str], classes: Classes, path: Path
+) -> Annotation | None:
     category = id_of(entry, "category_id", path, name)
     if not isinstance(category, int) or category not in names:
         listed = ", ".join(f"{key} {value}" for key, value in names.items()) or "none"
         raise EyasError(f"{path}: {name} has the unknown category {category}; the categories are {listed}")
     box = _box(entry, f"{path}: {name}")
-    label = label_of(names[category], known, str(path))
+    label = classes.label(names[category], str(path))
+    if label is None:
+        return None
     stated = entry.get("area")
     area = (box[2] - box[0]) * (box[3] - box[1])
     if stated is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -25,8 +26,8 @@ LIST = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 
 
 def recognised(root: Path) -> bool:
-    """Whether the folder has this layout: a JSON file in a place where a split's file usually is."""
-    return any(True for _ in _usual(root))
+    """Whether the folder has a JSON file in a place where a split's file usually is, or is a JSON file itself."""
+    return is_json(root) or any(True for _ in _usual(root))
 
 
 def recognised_loosely(root: Path) -> bool:
@@ -36,6 +37,8 @@ def recognised_loosely(root: Path) -> bool:
 
 def splits(root: Path) -> dict[str, tuple[Path, ...]]:
     """Split -> its JSON file, or several that are for one split; one of a year, as train2017, under both names."""
+    if is_json(root):
+        return {_name(root, data_folder(root)): (root,)}
     found: dict[str, dict[int, list[Path]]] = {}
     usual = list(_usual(root))
     for rank, name, path in (*usual, *_others(root, {path for _, _, path in usual})):
@@ -44,6 +47,19 @@ def splits(root: Path) -> dict[str, tuple[Path, ...]]:
     by_role = sorted(first, key=lambda name: SPLITS.index(name) if name in SPLITS else len(SPLITS))
     of_years = [path for paths in first.values() for path in paths if _year(path.stem)]
     return {**{name: first[name] for name in by_role}, **{_said(path.stem): (path,) for path in of_years}}
+
+
+def is_json(root: Path) -> bool:
+    """Whether a data set is given by its JSON file, which is then its only split."""
+    return root.suffix.lower() == ".json" and root.is_file()
+
+
+def data_folder(root: Path) -> Path:
+    """The folder of a data set that is given by its folder, or by a JSON file in it or in its folder of annotations."""
+    if not is_json(root):
+        return root
+    folder = Path(os.path.abspath(root)).parent
+    return folder.parent if folder.name.lower() in ("annotations", "labels") else folder
 
 
 def annotation_file(root: Path, split: str) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from eyas.data.folders import Folders, files_in
 from eyas.data.formats import fields
+from eyas.data.formats.classes import Classes, known
 from eyas.data.formats.records import Annotation, DataSource, build_record, without_annotation
 from eyas.data.images import find_image, image_size
 from eyas.types import EyasError
@@ -39,13 +40,14 @@ def splits(root: Path) -> dict[str, Path]:
     return lists or {"all": _base(root) / "label_2"}
 
 
-def parse(text: str, path: Path, classes: Sequence[str]) -> list[Annotation]:
+def parse(text: str, path: Path, classes: Sequence[str] | Classes) -> list[Annotation]:
     """The objects and ignore regions of one label file; the case of class names is ignored.
 
     A line is ``type truncated occluded alpha x1 y1 x2 y2`` and seven numbers of the 3D box (and a score in result
     files). Raises `EyasError` with file and line on a malformed line or an unknown type.
     """
-    labels = {name.lower(): label for label, name in enumerate(classes)}
+    chosen = known(classes)
+    labels = {name.lower(): label for name, label in chosen.labels.items()}
     regions = {key: labels[name] for key, name in NEIGHBOURS.items() if name in labels} | {"dontcare": -1}
     annotations = []
     for line, content in enumerate(text.splitlines(), start=1):
@@ -63,16 +65,20 @@ def parse(text: str, path: Path, classes: Sequence[str]) -> list[Annotation]:
             annotations.append(Annotation((x1, y1, x2, y2), labels[key], line, False, attributes, kind))
         elif key in regions:
             annotations.append(Annotation((x1, y1, x2, y2), regions[key], line, True, name=kind))
-        elif key not in map(str.lower, TYPES):
-            known = ", ".join(dict.fromkeys((*classes, *TYPES)))
-            unknown = f"{where}: unknown class {fields.shown(kind)}; the known ones are {known}"
+        elif key in map(str.lower, TYPES):
+            continue  # background, by the rules of the devkit
+        elif not chosen.refuses:
+            chosen.label(kind, where)
+        else:
+            all_types = ", ".join(dict.fromkeys((*chosen.names, *TYPES)))
+            unknown = f"{where}: unknown class {fields.shown(kind)}; the known ones are {all_types}"
             raise EyasError(f"{unknown}. Correct the label, or name your classes by {fields.CLASSES_OPTION}.")
     return annotations
 
 
-def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSource:
+def read_split(root: Path, split: str, classes: Classes | None) -> DataSource:
     """Read one split; `eyas.data.read` documents the arguments and errors."""
-    base, names = _base(root), tuple(classes) if classes is not None else KITTI_CLASSES
+    base, classes = _base(root), classes or known(KITTI_CLASSES)
     place, folder = splits(root)[split], base / "label_2"
     folders = Folders()
     if place.is_file():
@@ -81,13 +87,13 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
         files = {path.stem: path for path in files_in(folder, ".txt")}
     records, problems = [], []
     for name, path in files.items():
-        annotations = parse(fields.read_text(path), path, names)
+        annotations = parse(fields.read_text(path), path, classes)
         image = find_image(base / "image_2", name, folders)
         record, wrong = build_record(name, image, image_size(image), annotations, path)
         records.append(record)
         problems += wrong
     warnings = () if place.is_file() else without_annotation(records, split, folder, "a file without lines")
-    return DataSource("kitti", root, split, names, tuple(records), tuple(problems), tuple(warnings))
+    return DataSource("kitti", root, split, classes.names, tuple(records), tuple(problems), tuple(warnings))
 
 
 def _base(root: Path) -> Path:

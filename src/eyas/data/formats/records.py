@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from eyas.data.folders import files_in
-from eyas.data.formats import fields
 from eyas.data.images import SUFFIXES
 from eyas.types import EyasError, Record
 
@@ -175,11 +174,3 @@ def without_annotation(records: Sequence[Record], split: str, folder: Path, advi
         return []
     text = f"split {split}: {len(left)} images have no annotation file in {folder} and are left out, such as {left[0]}"
     return [f"{text}; write {advice} for an image that shows none"]
-
-
-def label_of(name: str, classes: Sequence[str], where: str) -> int:
-    """The label of a class name. Raises `EyasError` with ``where``, the class and the known classes."""
-    if name not in classes:
-        unknown = f"{where}: unknown class {fields.shown(name)}; the classes are {', '.join(classes)}"
-        raise EyasError(f"{unknown}. Correct the annotation, or name every class by {fields.CLASSES_OPTION}.")
-    return list(classes).index(name)

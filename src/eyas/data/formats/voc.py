@@ -19,8 +19,9 @@ from xml.parsers import expat
 
 from eyas.data.folders import Folders, files_below, files_in
 from eyas.data.formats import fields
+from eyas.data.formats.classes import Classes, known
 from eyas.data.formats.places import SPLITS
-from eyas.data.formats.records import Annotation, Box, DataSource, Problem, build_record, label_of, without_annotation
+from eyas.data.formats.records import Annotation, Box, DataSource, Problem, build_record, without_annotation
 from eyas.data.images import SUFFIXES, find_image, image_size, is_image
 from eyas.types import EyasError, Record
 
@@ -71,16 +72,14 @@ def recognised_loosely(root: Path) -> bool:
 def splits(root: Path) -> dict[str, Path]:
     """Split -> its list in ``ImageSets``, or else the folder of its XML files; "all" where that is no split's."""
     folders = Folders()
-    annotations = _folders(root, ANNOTATIONS, folders)
-    for place in (root / "ImageSets" / "Main", root / "ImageSets", *([root] if annotations else [])):
-        lists = {path.stem: path for path in files_in(folders.find(place) or place, ".txt")}
-        usual = {name: path for name, path in lists.items() if place != root or name.lower() in SPLITS}
-        named = {name: path for name, path in usual.items() if not _is_of_one_class(path, usual)}
-        if named:
-            return named
-    for folder in annotations:
-        if files_below(folder, ".xml"):
-            return {name: folder / name for name in SPLITS if files_in(folder / name, ".xml")} or {"all": folder}
+    lists = _lists(root / "ImageSets" / "Main", folders)
+    if lists:
+        return lists
+    annotations = [folder for folder in _folders(root, ANNOTATIONS, folders) if files_below(folder, ".xml")]
+    if annotations:
+        beside = {name: path for name, path in _lists(root, folders).items() if name.lower() in SPLITS}
+        of_folders = {name: annotations[0] / name for name in SPLITS if files_in(annotations[0] / name, ".xml")}
+        return _lists(root / "ImageSets", folders) or beside or of_folders or {"all": annotations[0]}
     parts = {name: part for name in SPLITS for part in _part(folders.find(root / name), folders)}
     return parts or ({"all": root} if _beside_images(root) else {})
 
@@ -118,7 +117,7 @@ def parse(text: str, path: Path) -> VocFile:
     return VocFile(size, tuple(objects), name)
 
 
-def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSource:
+def read_split(root: Path, split: str, classes: Classes | None) -> DataSource:
     """Read one split; `eyas.data.read` documents the arguments and errors."""
     there, folders = splits(root), Folders()
     listed = there[split].is_file()
@@ -126,7 +125,7 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
     paths = fields.annotation_files(there[split], folder, ".xml", folders) if listed else _files_in(there[split])
     files = {path: parse(fields.read_text(path), path) for path in paths.values()}
     everything = [folder] if listed else there.values()
-    names = tuple(classes) if classes is not None else _class_names(everything, files)
+    classes = classes or known(_class_names(everything, files))
     records: list[Record] = []
     problems: list[Problem] = []
     for name, path in paths.items():
@@ -139,14 +138,21 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
             problems.append(Problem(path, None, f"has no image ({error}); dropped"))
             continue
         annotations = [
-            Annotation(o.box, label_of(o.name, names, f"{path}:{o.line}"), o.line, o.difficult, name=o.name)
+            Annotation(o.box, label, o.line, o.difficult, name=o.name)
             for o in file.objects
+            if (label := classes.label(o.name, f"{path}:{o.line}")) is not None
         ]
         record, wrong = build_record(name, image, file.size or image_size(image), annotations, path)
         records.append(record)
         problems += wrong
     warnings = () if listed else without_annotation(records, split, there[split], "one without <object>")
-    return DataSource("voc", root, split, names, tuple(records), tuple(problems), tuple(warnings))
+    return DataSource("voc", root, split, classes.names, tuple(records), tuple(problems), tuple(warnings))
+
+
+def _lists(folder: Path, folders: Folders) -> dict[str, Path]:
+    """Split -> its list, without the lists of one class."""
+    found = {path.stem: path for path in files_in(folders.find(folder) or folder, ".txt")}
+    return {name: path for name, path in found.items() if not _is_of_one_class(path, found)}
 
 
 def _is_of_one_class(path: Path, lists: Mapping[str, Path]) -> bool:
@@ -181,19 +187,19 @@ def _files_in(folder: Path) -> dict[str, Path]:
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in found}
 
 
-def _image_of(root: Path, name: str, path: Path, file_name: str, known: Folders) -> Path:
+def _image_of(root: Path, name: str, path: Path, file_name: str, listed: Folders) -> Path:
     """The image of an annotation file: of its name, or of the name in it, in the folder of images or beside it."""
-    folders = [folder for base in (root, path.parent.parent) for folder in _folders(base, IMAGES, known)]
+    folders = [folder for base in (root, path.parent.parent) for folder in _folders(base, IMAGES, listed)]
     folders = [place for folder in folders for place in (folder, folder / path.parent.name) if place.is_dir()]
     for folder in (*folders, path.parent):
         with suppress(EyasError):
-            return find_image(folder, name if folder in folders else path.stem, known)
+            return find_image(folder, name if folder in folders else path.stem, listed)
     if file_name:
         for folder in (*folders, path.parent):
-            image = known.find(folder / file_name)
+            image = listed.find(folder / file_name)
             if image is not None and is_image(image) and os.path.isfile(image):
                 return fields.inside(root, image, f"{path}: <filename>")
-    return find_image((folders or [path.parent])[0], name, known)  # which says what is missing
+    return find_image((folders or [path.parent])[0], name, listed)  # which says what is missing
 
 
 def _class_names(folders: Iterable[Path], files: Mapping[Path, VocFile]) -> tuple[str, ...]:

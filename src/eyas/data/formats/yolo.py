@@ -14,8 +14,9 @@ from pathlib import Path
 
 from eyas.data.folders import Folders, files_below
 from eyas.data.formats import fields
+from eyas.data.formats.classes import Classes, known
 from eyas.data.formats.places import find_place
-from eyas.data.formats.records import Annotation, DataSource, Problem, build_record, label_of
+from eyas.data.formats.records import Annotation, DataSource, Problem, build_record
 from eyas.data.formats.yolo_config import (
     LAYOUT,
     YoloConfig,
@@ -32,10 +33,10 @@ from eyas.types import EyasError
 __all__ = ["LAYOUT", "read_split", "recognised", "recognised_loosely", "splits"]
 
 
-def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSource:
+def read_split(root: Path, split: str, classes: Classes | None) -> DataSource:
     """Read one split; `eyas.data.read` documents the arguments and errors."""
     config = read_config(root)
-    names = tuple(classes) if classes is not None else config.names
+    classes = classes or known(config.names)
     folders = Folders()
     images, problems, warnings = _images(config, split, folders)
     labels = {image: _label_files(image, config.root, folders) for image in images}
@@ -50,16 +51,17 @@ def read_split(root: Path, split: str, classes: Sequence[str] | None) -> DataSou
         # An image without a file has no objects; a pipe or a loop of links in its place is an error.
         written_in, size = (files or [image])[0], image_size(image)
         annotations = [
-            Annotation(one.box(size), label_of(name, names, f"{written_in}:{one.line}"), one.line, name=name)
+            Annotation(one.box(size), label, one.line, name=name)
             for one in lines.get(image, ())
             for name in [config.names[one.label]]
+            if (label := classes.label(name, f"{written_in}:{one.line}")) is not None
         ]
         identity = image.relative_to(config.base) if image.is_relative_to(config.base) else image
         record, wrong = build_record(identity.as_posix(), image, size, annotations, written_in)
         records.append(record)
         problems += wrong
     warnings += _unused(config, split, labels, folders)
-    return DataSource("yolo", config.root, split, names, tuple(records), tuple(problems), tuple(warnings))
+    return DataSource("yolo", config.root, split, classes.names, tuple(records), tuple(problems), tuple(warnings))
 
 
 def _images(config: YoloConfig, split: str, folders: Folders) -> tuple[list[Path], list[Problem], list[str]]:

@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     from eyas.ops.pixels import as_float
     from eyas.runs.opening import load
     from eyas.runs.saving import save
+    from eyas.training.freezing import freeze
     from eyas.types import Detector, EyasError, Level, Prediction, Target
 
 __all__ = ["from_coco_detection", "from_supervision", "loader", "read", "to_supervision"]
 __all__ += ["CustomDetector", "TorchvisionDetector", "TransformersDetector", "build", "load", "save", "wrap"]
 __all__ += ["FGFI", "Auto", "BoxMask", "Chen2017", "FitNets", "Method", "RoIMimic", "Vanilla"]
 __all__ += ["AnchorGrid", "StrideGrid", "as_float", "near_object_masks"]
-__all__ += ["Distiller", "EvaluationResult", "evaluate", "export_detector"]
+__all__ += ["Distiller", "EvaluationResult", "evaluate", "export_detector", "freeze"]
 __all__ += ["Detector", "EyasError", "Level", "Prediction", "Target"]
 
 HOMES = {
@@ -49,6 +50,7 @@ HOMES = {
     "ops.pixels": ("as_float",),
     "runs.opening": ("load",),
     "runs.saving": ("save",),
+    "training.freezing": ("freeze",),
     "types": ("Detector", "EyasError", "Level", "Prediction", "Target"),
 }
 """Module -> its names here. Each is imported when first used, so that a command answers without importing torch."""

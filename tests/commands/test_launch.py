@@ -105,7 +105,11 @@ def test_an_interrupt_reaches_all(tmp_path: Path, capfd: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_nothing_is_left_when_this_process_is_terminated(tmp_path: Path, number: signal.Signals) -> None:
+def test_nothing_is_left_when_this_process_is_terminated(
+    tmp_path: Path, number: signal.Signals, request: pytest.FixtureRequest
+) -> None:
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup SIGHUP is ignored
+    request.addfinalizer(lambda: signal.signal(number, before))
     text = f"pathlib.Path(r'{tmp_path}', f'pid{{rank}}').write_text(str(os.getpid()))"
     command = script(tmp_path, f"{text}\ntime.sleep(60)")
 

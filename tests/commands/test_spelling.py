@@ -100,7 +100,10 @@ def test_what_people_type(line: str, option: str, value: object) -> None:
         (TRAIN + "--dataset.resize 3x4x5", f"--dataset.resize: {SIZES}3x4x5"),
         (TRAIN + "--imgsz big", f"--dataset.resize: {SIZES}big"),
         (TRAIN + "--optim os.path", "--optim: give a mapping of its options, not os.path"),
-        (TRAIN + "--dataset.classes '{a: 1}'", "--dataset.classes: give a list such as a,b or null, not {a: 1}"),
+        (
+            TRAIN + "--dataset.classes '{a: 1}'",
+            "--dataset.classes: give a list such as a,b, a mapping such as '{name: value}' or null, not {a: 1}",
+        ),
         (
             TRAIN + "--run.device cuda",
             "--run.device: give auto or cpu, not cuda; auto takes the accelerator where there is one",

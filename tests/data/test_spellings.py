@@ -148,7 +148,7 @@ def test_text_with_a_byte_order_mark_is_read(tmp_path, encoding):
     for make, name in ((yolo_folder, "yolo"), (voc_folder, "voc"), (coco_folder, "coco")):
         root = make(tmp_path / name)
         for path in [*root.rglob("*")]:
-            if path.suffix in (".txt", ".xml", ".json", ".yaml"):
+            if path.suffix in (".txt", ".xml", ".json", ".yaml") and path.stat().st_size:
                 path.write_bytes(path.read_text().encode(encoding))
         train, val = read_splits(root, SplitOptions())
         assert_drawn(train, 5, 7 - sum(len(record.boxes) for record in val.records))

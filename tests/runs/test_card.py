@@ -29,7 +29,7 @@ def test_everything_that_a_run_records(tmp_path: Path) -> None:
     ModelSpec("retinanet", ("nut", "a|b"), "resnet18", resize=Resize(height=240, width=320)).save(folder)
     (folder / "config.yaml").write_text(CONFIG)
     scores = [
-        line("val", epoch=epoch, step=epoch, summary={"map": value, "map_50": 0.5})
+        line("val", epoch=epoch, step=epoch, summary={"map": value, "map_50": 0.5}, per_class={})
         for epoch, value in ((1, 0.4), (2, 0.3))
     ]
     (folder / "log.jsonl").write_text(

@@ -251,6 +251,7 @@ def test_the_criterion_sees_growth() -> None:
     assert slope.slope == pytest.approx(2, abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_short_run_is_watched(data: Path, tmp_path: Path) -> None:
     """A hundred steps with two workers: the figures are there, and the files are steady."""
     more = {"run_epochs": 50, "dataset_workers": 2, "run_evaluate_every": 0, "run_threads": 1}

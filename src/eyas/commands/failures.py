@@ -6,7 +6,8 @@ import errno
 import os
 import re
 
-from eyas.tools.shortage import causes, shortage
+from eyas.tools.causes import causes
+from eyas.tools.shortage import shortage
 from eyas.types import EyasError
 
 LOST = re.compile(r"connection (closed|reset) by peer|broken pipe|pair closure|remote process exited", re.IGNORECASE)

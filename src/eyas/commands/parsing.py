@@ -25,6 +25,7 @@ from eyas.commands.refusals import METHOD, SIZE_FORM, is_group, options_of, plai
 from eyas.commands.spelling import spelled_out
 from eyas.runs.config import command_config
 from eyas.runs.recipes import code_is_allowed, foreign_classes
+from eyas.tools.causes import causes
 from eyas.tools.own_modules import find_own_modules
 from eyas.types import EyasError
 
@@ -202,11 +203,17 @@ def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
 
 def run_config(function: Callable[..., Any], parser: ArgumentParser, config: Namespace) -> Any:
     """Call a command with a parsed config. The runs it makes record that config as YAML that gives the same again."""
-    config = config.clone()
-    for own in ("config", ALLOW_CODE):
-        config.pop(own, None)
+    config = _recorded(config)
     with command_config(parser.dump(config, skip_validation=True)):
         return one_parameter_each(function, methods=False)(**vars(_instances(parser, config)))
+
+
+def _recorded(config: Namespace) -> Namespace:
+    """The config as a run records it, without the options that are for the command line alone."""
+    recorded = config.clone()
+    for name in ("config", ALLOW_CODE):
+        recorded.pop(name, None)
+    return recorded
 
 
 def _instances(parser: ArgumentParser, config: Namespace) -> Namespace:
@@ -216,10 +223,8 @@ def _instances(parser: ArgumentParser, config: Namespace) -> Namespace:
         return instances
     except ValueError as error:
         # What the class itself said is below a list of every type that the option does not have either.
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, EyasError):
-            cause = cause.__cause__ or cause.__context__
-        raise EyasError(str(cause or error)) from error
+        said = next((cause for cause in causes(error) if isinstance(cause, EyasError)), error)
+        raise EyasError(str(said)) from error
 
 
 def run_recipe(function: Callable[..., Any], recipe: Path, overrides: Mapping[str, Any]) -> Any:
@@ -236,8 +241,6 @@ def resolve_options(function: Callable[..., Any], arguments: Sequence[str]) -> s
         EyasError: an option that the command does not have, a value of another type, or one that a class refuses.
     """
     parser = command_parser(function)
-    config = _parse(parser, spelled_out(parser, arguments))
-    for own in ("config", ALLOW_CODE):
-        config.pop(own, None)
+    config = _recorded(_parse(parser, spelled_out(parser, arguments)))
     _instances(parser, config)
     return str(parser.dump(config, skip_validation=True))

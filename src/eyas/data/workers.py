@@ -133,7 +133,7 @@ def _begin(worker: int) -> None:
 
 
 def _not_handed_over(error: BaseException, _: object) -> None:
-    """A batch could not be handed over: end this worker if something has run out, for its batch would never come.
+    """End this worker if its batch could not be handed over because something has run out: it would never come.
 
     Otherwise print a traceback, unless the reader of the batch has gone: when another worker dies, it stops halfway.
     """

@@ -46,8 +46,8 @@ class Auto:
             of the detection loss's gradient there, in (0, 1000].
         warmup: batches after ``start_step`` in which only the adapters learn, not the student. A new adapter passes no
             gradient worth measuring. Batches with nothing to imitate do not count.
-        every: batches between measurements, on average. Before, every batch is measured until ten have counted: those
-            with something to imitate.
+        every: batches between measurements, on average. Until ten batches with something to imitate have been measured,
+            every batch is.
 
     Raises:
         EyasError: a value is out of range.

@@ -1,4 +1,4 @@
-"""The teacher of a run: the size of the images that it gets, which is not always the student's."""
+"""The size of the images that the teacher of a run gets: not always its student's, nor that of its own training."""
 
 from __future__ import annotations
 

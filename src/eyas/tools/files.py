@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Literal
 
 from safetensors import SafetensorError
 
+from eyas.tools.causes import causes
 from eyas.types import EyasError
 
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
@@ -105,9 +106,7 @@ def remove_parts(folder: Path) -> None:
 
 def could_not_write(path: Path, error: Exception) -> EyasError:
     """The error for a file that cannot be written. It gives the system's reason if there is one."""
-    reason: BaseException | None = error
-    while reason is not None and not isinstance(reason, OSError):
-        reason = reason.__cause__ or reason.__context__  # torch raises its own error on top
+    reason = next((cause for cause in causes(error) if isinstance(cause, OSError)), None)  # torch raises its own on top
     remedy = REMEDIES[errno.ENOSPC] if reason is None else REMEDIES.get(reason.errno, "choose another place")
     return EyasError(f"{path}: could not be written ({reason or error}); {remedy}")
 

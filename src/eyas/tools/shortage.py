@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
 
+from eyas.tools.causes import causes
 from eyas.types import EyasError
 
 FEWER = "lower the batch size (--dataset.batch_size), the size of the images (--dataset.resize) or --dataset.workers"
@@ -52,10 +52,3 @@ def shortage(error: BaseException) -> str | None:
             if re.search(pattern, text, re.IGNORECASE):
                 return said
     return None
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, what it was raised from, and so on; a context alone is not a cause where it was suppressed."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

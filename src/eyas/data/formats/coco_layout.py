@@ -16,7 +16,7 @@ from eyas.types import EyasError
 
 LAYOUT = "annotations/instances_{split}.json, {split}/_annotations.coco.json or {split}.json (COCO)"
 GENERAL = ("_annotations.coco", "_annotations", "annotations", "annotation", "labels", "instances", "coco")
-"""Names of files that say nothing of the split: the folder does."""
+"""File names that do not tell the split; the name of their folder does."""
 OTHER_TASKS = ("captions_", "panoptic_", "stuff_", "image_info_")
 MOST_FILES = 50
 """A folder with more JSON files has one for each image: another format."""

@@ -53,7 +53,7 @@ class DataSource:
         classes: class names in label order.
         records: one per image, in the order of the data set's own list.
         problems: what was dropped or clipped.
-        warnings: what makes the split another one than it seems, a sentence each.
+        warnings: what may be unexpected about the split, a sentence for each.
         category_ids: of the classes, in the data set's own file; empty where its format has none.
     """
 
@@ -166,7 +166,7 @@ def build_record(
 
 
 def without_annotation(records: Sequence[Record], split: str, folder: Path, advice: str) -> list[str]:
-    """A warning of images that have no annotation file: without a list, nobody says that they show no object."""
+    """A warning about images without an annotation file, where no list says that they belong to the split."""
     places = {record.path.parent for record in records}
     known = {record.path for record in records}
     left = [path for place in sorted(places) for path in files_in(place, *SUFFIXES) if path not in known]

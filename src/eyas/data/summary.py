@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +48,7 @@ def report(source: DataSource, *, resize: Resize | None = None, grids: Grids | N
     boxes = [_in_frame(record, frame) for record, frame in zip(source.records, frames, strict=True)]
     sections = [_head(source), _classes(source), _image_sizes(source.records), _box_sizes(np.concatenate(boxes))]
     if grids is not None:
-        sections.append(_coverage(boxes, frames, grids, source))
+        sections.append(_coverage(_by_class(source.classes, _by_frame(source.records, resize), grids)))
     warnings = [warning for warning in (*source.warnings, without_objects(source)) if warning is not None]
     sections += [f"warning      {warning}" for warning in warnings]
     sections.append(_problems(source, none="none" if warnings else "none: every record and box is used"))
@@ -106,17 +106,29 @@ def anchor_fit(source: DataSource, resize: Resize, grids: Grids) -> dict[str, Fl
     In a large data set some of the images are compared: `FIT_RECORDS` of them, spread evenly, in the `FIT_SIZES` input
     sizes that are most common among them.
     """
-    by_frame: dict[Size, list[Record]] = {}
-    for record in source.records[:: -(-len(source.records) // FIT_RECORDS) or 1]:
-        by_frame.setdefault(resize.output_size((record.height, record.width)), []).append(record)
+    by_frame = _by_frame(source.records[:: -(-len(source.records) // FIT_RECORDS) or 1], resize)
+    common = sorted(by_frame.items(), key=lambda entry: -len(entry[1]))[:FIT_SIZES]
+    return _by_class(source.classes, dict(common), grids)
+
+
+def _by_frame(records: Sequence[Record], resize: Resize) -> dict[Size, list[Record]]:
+    """The images by the input size that they are resized to."""
+    found: dict[Size, list[Record]] = {}
+    for record in records:
+        found.setdefault(resize.output_size((record.height, record.width)), []).append(record)
+    return found
+
+
+def _by_class(classes: Sequence[str], by_frame: Mapping[Size, Sequence[Record]], grids: Grids) -> dict[str, Floats]:
+    """Class name -> the best IoU of each of its objects with an anchor; empty without images."""
     best, labels = [], []
-    for frame, records in sorted(by_frame.items(), key=lambda entry: -len(entry[1]))[:FIT_SIZES]:
+    for frame, records in by_frame.items():
         best.append(best_iou(np.concatenate([_in_frame(record, frame) for record in records]), grids(frame)))
         labels += [record.labels for record in records]
     if not labels:
         return {}
     found, label = np.concatenate(best), np.concatenate(labels)
-    return {name: found[label == index] for index, name in enumerate(source.classes)}
+    return {name: found[label == index] for index, name in enumerate(classes)}
 
 
 def _in_frame(record: Record, frame: Size) -> Floats:
@@ -198,17 +210,11 @@ def _box_sizes(boxes: Floats) -> str:
     )
 
 
-def _coverage(boxes: Sequence[Floats], frames: Sequence[Size], grids: Grids, source: DataSource) -> str:
-    by_frame: dict[Size, list[int]] = {}
-    for index, frame in enumerate(frames):
-        by_frame.setdefault(frame, []).append(index)
-    found = [best_iou(np.concatenate([boxes[i] for i in own]), grids(frame)) for frame, own in by_frame.items()]
-    best = np.concatenate(found)
+def _coverage(fit: Mapping[str, Floats]) -> str:
+    best = np.concatenate([*fit.values(), np.zeros(0, np.float32)])
     if not len(best):
         return "anchors      no objects"
-    labels = np.concatenate([source.records[i].labels for own in by_frame.values() for i in own])
-    medians = [(name, best[labels == index]) for index, name in enumerate(source.classes)]
-    by_class = ", ".join(f"{name} {np.median(own):.2f}" for name, own in medians if len(own))
+    by_class = ", ".join(f"{name} {np.median(own):.2f}" for name, own in fit.items() if len(own))
     shares = ", ".join(f">= {limit} {(best >= limit).mean(dtype=np.float32):.1%}" for limit in (0.4, 0.5, 0.7))
     return (
         f"anchors      best IoU of a box with an anchor: {_quantiles(best, '.2f')}\n"

@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from eyas.data.folders import Folders
 from eyas.data.formats import fields
@@ -47,19 +47,39 @@ def parse(
 
     Raises `EyasError` naming the file, the annotation and the field when the content is not COCO's.
     """
+    return _annotations(_indexed(content, path), path, classes)
+
+
+class _Indexed(NamedTuple):
+    """What a COCO file lists, images and class names by their ids."""
+
+    images: Mapping[Key, Any]
+    names: dict[int, str]
+    annotations: Sequence[Any]
+
+
+def _indexed(content: Any, path: Path) -> _Indexed:
     if not is_coco(content):
         raise EyasError(f"{path}: is not a COCO file: it needs the lists {', '.join(LISTS)}")
-    entries = content["annotations"] or []
-    names = _categories(content["categories"] or [], entries, path)
+    images, annotations, categories = (content[name] or [] for name in LISTS)
+    names = _categories(categories, annotations, path)
+    return _Indexed(_by_id(images, path, "image"), names, annotations)
+
+
+def _annotations(
+    content: _Indexed, path: Path, classes: Classes | None
+) -> tuple[tuple[str, ...], dict[Key, list[Annotation]], list[Problem]]:
+    """See `parse`."""
+    names = content.names
     classes = classes or known(tuple(names.values()))
     if len(set(classes.names)) != len(classes.names):
         twice = f"{path}: two categories have one name: {', '.join(classes.names)}"
         example = f"--dataset.classes '[{', '.join(dict.fromkeys(classes.names))}]' (`eyas data`: --classes)"
         raise EyasError(f"{twice}. Rename one, or make them one class by {example}.")
-    found: dict[Key, list[Annotation]] = {key: [] for key in _by_id(content["images"] or [], path, "image")}
+    found: dict[Key, list[Annotation]] = {key: [] for key in content.images}
     problems = []
     before: dict[Key, Any] = {}
-    for index, raw in enumerate(entries):
+    for index, raw in enumerate(content.annotations):
         entry = {"id": f"number {index + 1}", **_entry(raw, path, "an annotation")}
         number = id_of(entry, "id", path, "an annotation")
         name = f"annotation {number}"
@@ -92,14 +112,14 @@ def read_split(root: Path, split: str, classes: Classes | None) -> DataSource:
         raise EyasError(f"{path}:{error.lineno}: broken JSON ({error.msg}); write the file again") from error
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits, or so many brackets
         raise EyasError(f"{path}: JSON that cannot be read ({error}); write the file again") from error
-    learned, found, problems = parse(content, path, classes)
-    images = list(_by_id(content["images"] or [], path, "image").values())
+    indexed = _indexed(content, path)
+    learned, found, problems = _annotations(indexed, path, classes)
+    images = list(indexed.images.values())
     base, known_files = data_folder(root), Folders()
     place = image_place(base, split, path, [_file_name(image, path) for image in images], known_files)
     records, wrong = records_of(images, found, place, path, base, known_files)
-    names = _categories(content["categories"] or [], content["annotations"] or [], path)
     labels = classes.labels if classes is not None else known(learned).labels
-    numbers = {labels[name]: key for key, name in reversed(names.items()) if name in labels}
+    numbers = {labels[name]: key for key, name in reversed(indexed.names.items()) if name in labels}
     ids = tuple(numbers.get(label, 0) for label in range(len(learned)))
     return DataSource("coco", base, split, learned, tuple(records), (*problems, *wrong), category_ids=ids)
 

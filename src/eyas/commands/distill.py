@@ -55,13 +55,14 @@ def distill(
         check_classes(session.teacher, setup.train, methods, teacher, any_classes=teaching.any_classes)
         distiller = Distiller(detector, session.teacher, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed)
         trainer = setup.trainer(distiller, spec)
-        distiller.try_out(*trainer.first_batch())  # before the teacher's long work
+        first = trainer.first_batch()
+        distiller.try_out(*first)  # before the teacher's long work
         taught = setup.score_teacher(session, teacher, any_score=teaching.any_score)
         setup.say(f"student   {describe_student(spec, detector)}")
         session.prepare(distiller.pairs)
         # Draw as the first step will, whatever was drawn before: with a full cache, for one, no teacher was made.
         seed_epoch(run.seed, 0, setup.accelerator.process_index)
-        balance = distiller.balance(*trainer.first_batch())
+        balance = distiller.balance(*first)
         describe_distillation(distiller, balance, setup.say)
         batches = len(trainer.train) * run.epochs
         describe_late_start(methods, batches, setup.say)

@@ -44,8 +44,7 @@ def inspect(
     if out is not None:
         check_output_folder(out)
     from eyas.data.dataset import first_with_objects
-    from eyas.data.worker_watch import safe_batches
-    from eyas.evaluation.predict import val_loader
+    from eyas.evaluation.predict import batches_on
     from eyas.evaluation.variance import inspect_features, table, to_json, verdict
     from eyas.report.plots import channel_variances, save_figure
     from eyas.report.sections.masks import draw_masks
@@ -75,8 +74,7 @@ def inspect(
     detector.network.to(where)
     with Progress() as progress:
         task = progress.task("inspect", len(source.records))
-        loader, advance = val_loader(source, feed.dataset(resize)), partial(progress.advance, task)
-        batches = ((pixels.to(where), targets) for pixels, targets in safe_batches(loader))
+        batches, advance = batches_on(where, source, feed.dataset(resize)), partial(progress.advance, task)
         levels = inspect_features(detector, batches, psi=psi, assignment=assignment, advance=advance)
     data_name, count = source.root.resolve().name, len(source.records)
     about = {"run": folder.name, "data": data_name, "split": source.split, "images": count}

@@ -7,10 +7,9 @@ so the loss S_m / (2 n_m) of micro-batch m counts ``M * n_m / N_p`` times: the m
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from eyas.methods.method import mean_over_processes
+from eyas.methods.method import mean_over_processes, ratio
 
 
 def step_shares(counts: Tensor) -> Tensor:
@@ -23,5 +22,4 @@ def step_shares(counts: Tensor) -> Tensor:
         (M, T) float32, with a mean of 1 over the micro-batches; 0 where nothing is counted in any of them.
     """
     everywhere = mean_over_processes(counts.float())
-    total = everywhere.sum(dim=0)
-    return len(counts) * everywhere / total.clamp(min=torch.finfo(torch.float32).tiny)
+    return ratio(len(counts) * everywhere, everywhere.sum(dim=0))

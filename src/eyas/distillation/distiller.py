@@ -154,7 +154,7 @@ class Distiller(nn.Module):
         each batch, in their order, and divide each loss by their number. Under several processes all must call this.
         """
         self._shares.clear()
-        counts = [self._counts(*self._batch(images, targets)) for images, targets in batches]
+        counts = [self._counts(images, targets) for images, targets in batches]
         names = list(counts[0]) if counts else []
         if names:
             rows = torch.tensor([[count[name] for name in names] for count in counts], device=batches[0][0].device)
@@ -177,12 +177,18 @@ class Distiller(nn.Module):
 
     def _batch(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> tuple[Tensor, Sequence[Target]]:
         """A batch as the detectors take it; the first ones are checked, which waits for the device."""
-        if self._batches < CHECKED:
-            check_batch(images, targets, self.student.classes)
+        self._check(images, targets)
         return as_batch(images, targets)
 
-    def _counts(self, images: Tensor, targets: Sequence[Target]) -> dict[str, int]:
+    def _check(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> None:
+        if self._batches < CHECKED:
+            check_batch(images, targets, self.student.classes)
+
+    def _counts(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> dict[str, int]:
         """Method name -> what its loss of a batch is averaged over, where that is known without running a network."""
+        self._check(images, targets)
+        if not isinstance(images, Tensor):  # of a tensor only the shape is read: uint8 need not become floats
+            images, targets = as_batch(images, targets)
         request = TeacherRequest(images, targets, [pair.teacher_tap for pair in self.pairs], frozenset())
         student = self._outlines(student_size(image_size(images), self.teacher_scale), len(images))
         teacher = self.teacher.outline(request)

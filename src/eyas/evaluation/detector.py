@@ -6,11 +6,10 @@ from pathlib import Path
 
 from eyas.args import DataArgs
 from eyas.data import DataSource, Resize, read
-from eyas.data.worker_watch import safe_batches
 from eyas.detectors import check_detector
 from eyas.detectors.class_names import match_by_name, shared_classes
 from eyas.evaluation import EvaluationResult, default_metric
-from eyas.evaluation.predict import predict_records, score, val_loader
+from eyas.evaluation.predict import batches_on, predict_records, score
 from eyas.nn.taps import some_parameter
 from eyas.tools.progress import Progress
 from eyas.types import Detector
@@ -55,7 +54,6 @@ def evaluate(
     source = data if isinstance(data, DataSource) else read(Path(data), split, classes=classes)
     rule, device = metric or default_metric(source.format), some_parameter(detector).device
     matched = match_by_name(detector, source.classes, "the detector")
-    loader = val_loader(source, DataArgs(resize=resize or Resize(), batch_size=batch_size, workers=workers))
-    batches = ((images.to(device), targets) for images, targets in safe_batches(loader))
+    batches = batches_on(device, source, DataArgs(resize=resize or Resize(), batch_size=batch_size, workers=workers))
     found = predict_records(matched, batches, source, Progress(quiet=True), "evaluate")
     return score(rule, source, found).restricted_to(shared_classes(detector.classes, source.classes))

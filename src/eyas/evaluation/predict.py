@@ -117,7 +117,11 @@ def predict_source(
 ) -> dict[int, Prediction]:
     """`predict_records` for every image of a source. The detector runs on the device and is on the CPU afterwards."""
     detector.network.to(device)
-    batches = ((images.to(device), targets) for images, targets in safe_batches(val_loader(source, feed)))
-    found = predict_records(detector, batches, source, progress, name)
+    found = predict_records(detector, batches_on(device, source, feed), source, progress, name)
     detector.network.cpu()
     return found
+
+
+def batches_on(device: torch.device, source: DataSource, feed: DataArgs) -> Batches:
+    """The batches of `val_loader`, with the images on a device."""
+    return ((images.to(device), targets) for images, targets in safe_batches(val_loader(source, feed)))

@@ -164,6 +164,8 @@ class Trainer:
                 norm = self._clip()
                 state.optimizer.step()
                 state.optimizer.zero_grad()
+        if len(found) == 1:
+            return found[0], norm
         return {name: torch.stack([losses[name] for losses in found]).mean() for name in found[0]}, norm
 
     def add_gradient(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:

@@ -154,6 +154,10 @@ def test_resume_with_other_options_is_refused(tmp_path: Path, change: dict[str, 
 def test_a_run_older_than_an_option_is_resumed_with_its_default(tmp_path: Path) -> None:
     start_folder(tmp_path, config=TEXT)
     check_folder(tmp_path, resume=True, config=yaml.safe_dump({**CONFIG, "dataset": {"val_fraction": 0.2}}))
+    of_teacher = yaml.safe_dump({**CONFIG, "any_classes": False, "teacher_scale": 1.0, "cache": None})
+    check_folder(tmp_path, resume=True, config=of_teacher)
+    with pytest.raises(EyasError, match=r"any_classes False, not True"):
+        check_folder(tmp_path, resume=True, config=yaml.safe_dump({**CONFIG, "any_classes": True}))
     with pytest.raises(EyasError, match=r"dataset\.val_fraction 0\.2, not 0\.3"):
         check_folder(tmp_path, resume=True, config=yaml.safe_dump({**CONFIG, "dataset": {"val_fraction": 0.3}}))
 

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from eyas.args import DataArgs, OptimArgs, RunArgs
+from eyas.args import DataArgs, OptimArgs, RunArgs, TeacherArgs
 from eyas.runs.log import LOG
 from eyas.tools.files import make_folder, remove_parts, write_json, write_text
 from eyas.tools.tables import visible
@@ -181,9 +181,10 @@ def versions() -> dict[str, str]:
 
 
 def _defaults() -> dict[str, Any]:
-    """The defaults of the options of every training."""
+    """The defaults of the options that trainings share."""
     groups = {"dataset": asdict(DataArgs()), "optim": asdict(OptimArgs()), "run": asdict(RunArgs())}
-    return flat_options(json.loads(json.dumps(groups)))  # lists for tuples, as YAML has them
+    options = {**groups, **asdict(TeacherArgs())}
+    return flat_options(json.loads(json.dumps(options)))  # lists for tuples, as YAML has them
 
 
 def _trained(options: dict[str, Any]) -> dict[str, Any]:

@@ -183,6 +183,8 @@ def _run(arguments: Sequence[str], name: str, parser: ArgumentParser, config: Na
         if config.devices * nodes.number > 1 and "LOCAL_RANK" not in os.environ:
             with resume_note(config.get("out")):
                 return launch([sys.executable, "-P", "-m", "eyas", *arguments], config.devices, nodes)
+        if "LOCAL_RANK" in os.environ:  # the run records the processes of all machines
+            config.devices = int(os.environ.get("WORLD_SIZE", config.devices))
     with outlasting_reader() if name in WRITING else nullcontext():
         result = run_config(command(name), parser, config)
     return result if isinstance(result, int) else 0

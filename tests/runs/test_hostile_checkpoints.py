@@ -142,6 +142,7 @@ def put(state: Any, place: str, value: object) -> None:
         *(("optimizer.param_groups.0.lr", value) for value in ("x", None, math.nan, [1])),
         *(("optimizer.param_groups.0.betas", value) for value in (5, (2,), ("x", "y"))),
         *(("optimizer.param_groups.0.amsgrad", value) for value in (1, None)),
+        *(("random", value) for value in (None, 5, {})),
         *(("scheduler", value) for value in (None, 5, {"step": 5})),
         *(("scheduler.last_epoch", value) for value in ("x", math.nan, None)),
         *(("scheduler.base_lrs", value) for value in ([], ["x"])),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,9 @@ FREE = (
     *("run.device", "run.threads", "run.log_every", "run.resume", "run.trackers", "run.project"),
 )
 """Options that may change when a run is resumed: where things are and how fast, not what is trained."""
+
+STEP = ("devices", "dataset.batch_size", "optim.accumulate")
+"""Options whose product is the number of images of an optimiser step."""
 
 TEXT, COUNT, NUMBER, NAMES = (str,), (int,), (int, float), (list, dict)
 WORDS = {
@@ -188,8 +192,12 @@ def _defaults() -> dict[str, Any]:
 
 
 def _trained(options: dict[str, Any]) -> dict[str, Any]:
-    """The options with the images of a step instead of those of a process: processes may share them differently."""
-    if not {"devices", "dataset.batch_size"} <= options.keys():
+    """The options with the images of an optimiser step instead of what makes it up: processes may share them otherwise.
+
+    A run that does not record its devices had one process.
+    """
+    parts = {"devices": 1, **{name: options.get(name) for name in STEP if name in options}}
+    if not all(isinstance(parts.get(name), int) for name in STEP):
         return options
-    own = {name: value for name, value in options.items() if name not in ("devices", "dataset.batch_size")}
-    return {**own, "devices x dataset.batch_size": options["devices"] * options["dataset.batch_size"]}
+    own = {name: value for name, value in options.items() if name not in STEP}
+    return {**own, " x ".join(STEP): math.prod(parts[name] for name in STEP)}

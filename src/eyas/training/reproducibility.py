@@ -48,13 +48,14 @@ def deterministic(on: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = cudnn
 
 
-def seed_epoch(seed: int, epoch: int, process: int) -> None:
-    """Seed torch's generators, on every device, for one epoch of one process.
+def seed_epoch(seed: int, epoch: int, process: int, step: int = 0) -> None:
+    """Seed torch's generators, on every device, for one epoch of one process, or the rest of it after ``step``.
 
     Dropout then depends on nothing that came before: a resumed run draws the same, and so do a baseline and a distilled
     run of one seed.
     """
-    torch.manual_seed(int(np.random.SeedSequence((seed, epoch, process)).generate_state(1, np.uint32)[0]))
+    entropy = (seed, epoch, process, step) if step else (seed, epoch, process)
+    torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint32)[0]))
 
 
 def random_states(accelerator: Accelerator) -> list[dict[str, Tensor]]:
@@ -65,17 +66,26 @@ def random_states(accelerator: Accelerator) -> list[dict[str, Tensor]]:
     return cast(list[dict[str, Tensor]], gather_object([own]))
 
 
+def other_processes(states: Sequence[dict[str, Tensor]], accelerator: Accelerator) -> str:
+    """A sentence where a run was stopped in the middle of an epoch of another number of processes; else empty."""
+    before, now = len(states), accelerator.num_processes
+    if before in (0, now):
+        return ""
+    return (
+        f"in the middle of an epoch of {before} process{'es' * (before > 1)}, with {now}: the steps that are left have "
+        "the same images; what a network draws by chance, such as dropout, is drawn anew"
+    )
+
+
 def restore_random_state(states: Sequence[dict[str, Tensor]], accelerator: Accelerator) -> None:
-    """Restore what `random_states` returned; a device that it does not list stays as it is.
+    """Restore what `random_states` returned. A device that it does not list stays as it is, and so do all where the
+    states are those of another number of processes.
 
     Raises:
-        EyasError: the run had another number of processes.
+        EyasError: the states are damaged.
     """
     if len(states) != accelerator.num_processes:
-        raise EyasError(
-            f"the run stopped in the middle of an epoch of {len(states)} processes; resume it with as many, not "
-            f"{accelerator.num_processes}"
-        )
+        return
     own = states[accelerator.process_index]
     try:
         torch.set_rng_state(own["cpu"])

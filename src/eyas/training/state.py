@@ -36,6 +36,7 @@ class TrainState:
         ema: running average of the student; None where none is kept.
         epochs: of the whole run.
         batches: of one epoch, in this process.
+        accumulate: batches of an optimiser step, in this process.
         epoch: epochs that are finished.
         batch: batches of the running epoch that are finished.
         step: optimiser steps that are finished.
@@ -51,6 +52,7 @@ class TrainState:
     ema: AveragedModel | None
     epochs: int
     batches: int
+    accumulate: int = 1
     epoch: int = 0
     batch: int = 0
     step: int = 0
@@ -72,6 +74,22 @@ class TrainState:
 
     def finish_epoch(self) -> None:
         self.epoch, self.batch = self.epoch + 1, 0
+
+    def _batches_done(self, folder: Path) -> int:
+        """Batches that this process has behind it in the middle of an epoch, whatever number of processes made them.
+
+        A step has as many images as before, and their order depends on seed and epoch alone: the first steps of an
+        epoch have the same images in any number of processes. Raises EyasError where steps have another number.
+        """
+        steps = math.ceil(self.batches / self.accumulate)
+        done = self.step - self.epoch * steps
+        if not 0 < done < steps:
+            raise EyasError(
+                f"{folder} holds a run that stopped in the middle of epoch {self.epoch + 1}, after step {self.step}, "
+                f"and here an epoch has {steps} steps; resume it with the images that it had, and with the same "
+                "product of processes, dataset.batch_size and optim.accumulate"
+            )
+        return done * self.accumulate
 
     def save(self, path: Path, accelerator: Accelerator) -> None:
         """Write the checkpoint; every process must call it. Raises EyasError when the disk is full."""
@@ -95,7 +113,8 @@ class TrainState:
         """Go on from a checkpoint.
 
         Raises:
-            EyasError: the file is missing, damaged, of another run, or of a run with another number of epochs.
+            EyasError: the file is missing, damaged, of another run, or of a run with another number of epochs, or of
+                images in a step.
         """
         state = load_state(path)
         try:
@@ -115,9 +134,10 @@ class TrainState:
                 self.ema.load_state_dict(state["ema"])
             if accelerator.scaler is not None:
                 accelerator.scaler.load_state_dict(state["scaler"])
-            self.epoch, self.batch, self.step, self.best = (progress[key] for key in ("epoch", "batch", "step", "best"))
+            self.epoch, self.step, self.best = (progress[key] for key in ("epoch", "step", "best"))
             self.waited = progress.get("waited", 0)  # a checkpoint from before there was patience has none
             self.random = state["random"]
+            self.batch = self._batches_done(path.parent) if self.random else self.batches * (progress["batch"] > 0)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise EyasError(
                 f"{path}: not a checkpoint of this run, or of another version of Eyas ({error}); start the run anew in "
@@ -132,6 +152,8 @@ def _check_form(
     counts = [progress[name] for name in COUNTS] + [progress.get("waited", 0)]
     if not all(type(count) is int and 0 <= count <= MOST for count in counts) or progress["epoch"] > progress["epochs"]:
         raise ValueError(f"its progress is {dict(progress)!r:.200}")
+    if not isinstance(state["random"], list):
+        raise ValueError(f"its random state is {state['random']!r:.60}")
     if not isinstance(progress["best"], float) or math.isnan(progress["best"]):
         raise ValueError(f"its best evaluation is {progress['best']!r:.60}")
     if not _alike(optimizer.state_dict()["param_groups"], state["optimizer"]["param_groups"]):

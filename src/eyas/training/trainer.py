@@ -40,7 +40,7 @@ from eyas.training.finite import FiniteLosses
 from eyas.training.freezing import backbone_parameters, freeze
 from eyas.training.loss_module import LossModule
 from eyas.training.optim import FIRST_SHARE, make_average, make_optimizer, schedule, share_of_first
-from eyas.training.reproducibility import restore_random_state, seed_epoch
+from eyas.training.reproducibility import other_processes, restore_random_state, seed_epoch
 from eyas.training.state import TrainState
 from eyas.training.step_log import StepLog
 from eyas.training.trackers import Trackers
@@ -93,7 +93,8 @@ class Trainer:
         self.total_steps = math.ceil(len(self.train) / optim.accumulate) * run.epochs
         scheduler = LambdaLR(optimizer, schedule(optim, self.total_steps))
         ema = make_average(student, optim.ema)
-        self.state = TrainState(prepared, student, optimizer, scheduler, ema, run.epochs, len(self.train))
+        counts = run.epochs, len(self.train), optim.accumulate
+        self.state = TrainState(prepared, student, optimizer, scheduler, ema, *counts)
         if run.compile:  # after the average was copied from what is not compiled
             compile_levels(student)
         self.trackers = Trackers(accelerator, folder, run.project)
@@ -235,6 +236,8 @@ class Trainer:
             self.log("resume", epoch=self.state.epoch, step=self.state.step)
             after = f"step {self.state.step}" if self.state.batch else f"epoch {self.state.epoch}"
             progress.say(f"resume    after {after}")
+            if note := other_processes(self.state.random, self.accelerator):
+                progress.say(f"resume    {note}")
         if self.run.precision == "auto":
             progress.say(f"precision {'float32' if self.accelerator.mixed_precision == 'no' else 'bfloat16'}")
         if self.frozen.names:
@@ -257,7 +260,7 @@ class Trainer:
     def _rest_of_epoch(self) -> Iterable[tuple[Tensor, list[Target]]]:
         """The batches that the epoch still has, drawn from the random state that belongs to them."""
         state = self.state
-        seed_epoch(self.run.seed, state.epoch, self.accelerator.process_index)
+        seed_epoch(self.run.seed, state.epoch, self.accelerator.process_index, state.step if state.batch else 0)
         self.train.set_epoch(state.epoch)
         if not state.batch:
             return cast(Iterable[tuple[Tensor, list[Target]]], self.train)

@@ -1,4 +1,4 @@
-"""An export format is an entry in EXPORTERS and its suffix in RUNTIMES; the pipeline knows no more of it."""
+"""A runtime is an entry in EXPORTERS and its suffix in RUNTIMES; the pipeline knows no more of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from torch import Tensor
 from eyas.data import read
 from eyas.detectors.deployed import DETECTIONS, Deployed
 from eyas.export import export_detector, open_detector
-from eyas.export.formats import EXPORTERS, RUNTIMES, Runtime
+from eyas.export.formats import EXPORTERS, RUNTIMES
+from eyas.export.pipeline import summary
+from eyas.export.protocols import Files, Runtime
 from eyas.runs.opening import load
 from eyas.types import EyasError, Size
 from helpers.tiny import CLASSES, one_epoch, write_squares
@@ -35,47 +37,72 @@ class MemoryRuntime:
 
 
 class MemoryExporter:
-    """A format whose files hold metadata only."""
+    """A runtime whose files hold metadata only, in two precisions; the second halves its scores."""
 
-    suffix, runtime = ".memory", "memory"
+    runtime, suffixes = "memory", (".memory", ".extra")
 
     def require(self) -> None:
         pass
+
+    def precisions(self) -> tuple[str, ...]:
+        return ("float32", "float4")
+
+    def advice(self, precision: str) -> str:
+        return f"ask for {precision}"
 
     def trace(self, deployed: Deployed, size: Size, *, raw: bool, dynamic_size: bool) -> Deployed:
         self.deployed = deployed
         return deployed
 
-    def serialise(self, model: Deployed, metadata: Mapping[str, Any], *, raw: bool) -> tuple[bytes, bytes]:
-        content = json.dumps({"metadata": metadata, "scale": 1.0}).encode()
-        return content, content
+    def build(self, model: Deployed, metadata: Mapping[str, Any], precision: str, *, heads: bool) -> Files:
+        scale = 1.0 if precision == "float32" else 0.5
+        return {".memory": json.dumps({"metadata": metadata, "scale": scale}).encode(), ".extra": b"more"}
 
-    def open(self, model: Path | bytes, threads: int | None = None) -> Runtime:
-        return MemoryRuntime(model if isinstance(model, bytes) else model.read_bytes(), self.deployed)
+    def open(self, model: Path | Files, threads: int | None = None) -> Runtime:
+        return MemoryRuntime(model.read_bytes() if isinstance(model, Path) else model[".memory"], self.deployed)
 
-    def quantise(self, model: bytes, images: Iterable[Tensor]) -> bytes:
-        assert all(batch.shape[:2] == (1, 3) for batch in images)
-        return json.dumps({**json.loads(model), "scale": 0.5}).encode()
+    def quantise(self, files: Files, images: Iterable[Tensor]) -> Files:
+        for _ in range(2):
+            assert [batch.shape[:2] for batch in images] == [(1, 3)] * 2
+        return {**files, ".memory": json.dumps({**json.loads(files[".memory"]), "scale": 0.25}).encode()}
 
 
-def test_a_new_format_is_compared_quantised_and_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> None:
     exporter = MemoryExporter()
     monkeypatch.setitem(EXPORTERS, "memory", exporter)  # type: ignore[arg-type]
-    monkeypatch.setitem(RUNTIMES, exporter.suffix, exporter.open)  # type: ignore[arg-type]
+    monkeypatch.setitem(RUNTIMES, ".memory", exporter.open)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("memory")
+def test_a_new_runtime_is_compared_quantised_and_opened(tmp_path: Path) -> None:
     data = write_squares(tmp_path / "data", train=4, val=2)
     detector, source = load(one_epoch(tmp_path / "run", data)), read(data, "val")
     out = tmp_path / "small.memory"
     result = export_detector(
-        detector, out, source, format="memory", training=read(data, "train"), calibration=2, runs=1
+        detector, out, source, runtime="memory", training=read(data, "train"), calibration=2, runs=1
     )
-    assert list(result["score"]) == list(result["latency_ms"]) == ["PyTorch", "memory", "INT8"]
+    assert list(result["score"]) == list(result["latency_ms"]) == ["PyTorch", "memory float32", "memory float4", "INT8"]
+    assert result["shipped"] == "memory float32"
     assert set(result["difference"].values()) == {0.0}
+    names = {"small.memory", "small.extra", "small.int8.memory", "small.int8.extra"}
+    assert {path.name for path in tmp_path.glob("small*")} == set(result["bytes"]) == names
     _, opened = open_detector(out)
-    _, halved = open_detector(tmp_path / "small.int8.memory")
+    _, quarter = open_detector(tmp_path / "small.int8.memory")
     assert opened.classes == CLASSES
     images = torch.rand(1, 3, *result["size"])
-    (ours,), (theirs,), (half,) = (one.predict(images) for one in (detector, opened, halved))
+    (ours,), (theirs,), (less,) = (one.predict(images) for one in (detector, opened, quarter))
     assert len(ours["scores"]) > 0 and torch.equal(ours["scores"], theirs["scores"])
-    assert torch.equal(half["scores"], ours["scores"] * 0.5)
-    with pytest.raises(EyasError, match="there is no export format 'stone'; choose from onnx, memory"):
-        export_detector(detector, out, source, format="stone")
+    assert torch.equal(less["scores"], ours["scores"] * 0.25)
+    result = export_detector(detector, out, source, runtime="memory", precision="float4", runs=1)
+    assert result["shipped"] == "memory float4"
+    assert summary(result).endswith("small.memory 0.0 MB, run as memory float4; ask for float4")
+    assert torch.equal(open_detector(out)[1].predict(images)[0]["scores"], ours["scores"] * 0.5)
+    assert {path.name for path in tmp_path.glob("small*")} == {"small.memory", "small.extra"}, "of this export alone"
+    refused = {"runtime": "stone", "precision": "float8", "out": tmp_path / "small.onnx"}
+    for option, value in refused.items():
+        given = {"out": out, "runtime": "memory", option: value}
+        with pytest.raises(
+            EyasError, match=r"no runtime 'stone'; choose .*memory|in float32 and float4|ends in .memory"
+        ):
+            export_detector(detector, source=source, **given)

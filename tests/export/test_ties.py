@@ -14,8 +14,8 @@ from eyas.args import DataArgs
 from eyas.data.formats.records import DataSource
 from eyas.detectors import Deployed
 from eyas.export.check import raw_differences
-from eyas.export.pipeline import CalibrationImages
 from eyas.export.ties import BreakTies, topk
+from eyas.export.trial import ExportImages
 from eyas.types import Detector
 
 BOXES = torch.tensor([[10.0 * n, 0, 10.0 * n + 8, 8] for n in range(6)])
@@ -113,7 +113,7 @@ def test_nearly_equal_scores_are_equal_and_others_keep_their_order() -> None:
         assert torch.topk(scores, 4, dim=0).indices.tolist() == [2, 4, 1, 0]
 
 
-class Scored(CalibrationImages):
+class Scored(ExportImages):
     """A detector whose score depends on which of two equal scores it takes first."""
 
     def score(self, name: str, detector: Detector, metric: str) -> float:

@@ -24,6 +24,8 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
     "timm": ("backbones by timm's names", ("timm",)),
     "transformers": ("detectors of Hugging Face", ("transformers",)),
     "onnx": ("eyas export, and running its files", ("onnx", "onnxruntime", "onnxscript")),
+    "openvino": ("eyas export --runtime openvino, and running its files", ("openvino",)),
+    "nncf": ("--int8 for OpenVINO", ("nncf",)),
     "tensorboard": ("--run.trackers tensorboard", ("tensorboard",)),
     "wandb": ("--run.trackers wandb", ("wandb",)),
     "mlflow": ("--run.trackers mlflow", ("mlflow-skinny", "alembic", "SQLAlchemy")),

@@ -40,7 +40,7 @@ def evaluate(
     Classes are matched by name: a detector of more classes than the data has is scored on those of the data.
 
     Args:
-        run: run folder of a training; an ONNX file that export made; a folder of save_pretrained, or a hub id, of
+        run: run folder of a training; a file that export made; a folder of save_pretrained, or a hub id, of
             transformers; or package.module:function, which is called and returns a detector.
         classes: class names of the data in label order, or each name with the classes that it takes together; those of
             the run, or the data set's own, when left out.

@@ -1,16 +1,23 @@
-"""`eyas export`: a trained detector to an ONNX file, which is compared with PyTorch before it is written."""
+"""`eyas export`: a trained detector to a file for a runtime, which is compared with PyTorch before it is written."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from eyas.args import WORKER_LIMIT, MetricName, SplitArgs, at_least, between
 from eyas.tools.output_paths import check_output_files
+
+RuntimeName = Literal["onnxruntime", "openvino"]
+"""The keys of `eyas.export.formats.EXPORTERS`, here because the command line needs them without the exporters."""
+RuntimePrecision = Literal["float32", "bfloat16", "float16"]
 
 
 def export(
     run: Path,
     out: Path | None = None,
+    runtime: RuntimeName = "onnxruntime",
+    precision: RuntimePrecision = "float32",
     raw: bool = False,
     dynamic_size: bool = False,
     int8: bool = False,
@@ -23,14 +30,17 @@ def export(
     workers: int = 0,
     json_file: Path | None = None,
 ) -> None:
-    """Export a trained detector to ONNX and compare it with PyTorch; nothing is written where they differ.
+    """Export a trained detector for a runtime and compare it with PyTorch; nothing is written where they differ.
 
     Args:
         run: run folder of a training.
-        out: the file; by default RUN/student.onnx, named after the run's weights.
+        out: the file; by default RUN/student.onnx or RUN/student.xml, named after the run's weights.
+        runtime: what the file is for: onnxruntime takes ONNX, openvino an IR (.xml beside .bin).
+        precision: what evaluate and predict run the file in. float32 is what must equal PyTorch; openvino also has the
+            CPU's own default, bfloat16 on many servers, and the table shows what that costs.
         raw: head outputs only, without detections and NMS.
         dynamic_size: leave the input's height and width open, not only the number of images.
-        int8: also write FILE.int8.onnx, quantised to 8-bit integers, and score it.
+        int8: also write FILE.int8, quantised to 8-bit integers by onnxruntime, or by NNCF for openvino, and score it.
         best: export the best checkpoint instead of the last.
         metric: the rules to score by; by default the run's own, or the data format's.
         tolerance: largest difference of an output, relative to its largest value or to 1 if that is more.
@@ -43,8 +53,7 @@ def export(
     between(0, WORKER_LIMIT, workers=workers)
     between(0, 1, tolerance=tolerance)
     from eyas.evaluation import run_metric
-    from eyas.export.formats import EXPORTERS
-    from eyas.export.pipeline import export_detector, summary
+    from eyas.export.pipeline import chosen_exporter, export_detector, summary
     from eyas.runs.card import model_card
     from eyas.runs.checkpoint import ModelSpec
     from eyas.runs.config import recorded_config
@@ -54,11 +63,10 @@ def export(
     from eyas.tools.progress import Progress
 
     check_output_files(out, json_file)
-    exporter = EXPORTERS["onnx"]
-    exporter.require()
+    exporter = chosen_exporter(runtime, precision)
     spec, config = ModelSpec.load(run), recorded_config(run)
     train_split = str(config.get("dataset", {}).get("train_split", "train"))
-    out = out or run / f"{Path(spec.weights).stem}{exporter.suffix}"
+    out = out or run / f"{Path(spec.weights).stem}{exporter.suffixes[0]}"
     check_output_files(out)
     source = run_source(run, spec.classes, data=subset.data, split=subset.split)
     for warning in source.warnings:
@@ -67,6 +75,8 @@ def export(
         load(run, best=best),
         out,
         source,
+        runtime=runtime,
+        precision=precision,
         name=spec.model,
         resize=spec.resize,
         raw=raw,

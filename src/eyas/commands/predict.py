@@ -26,7 +26,7 @@ def predict(
     """Detect objects in an image or a folder of images: boxes as JSON, and drawn as PNG.
 
     Args:
-        run: run folder of a training; an ONNX file that export made; a folder of save_pretrained, or a hub id, of
+        run: run folder of a training; a file that export made; a folder of save_pretrained, or a hub id, of
             transformers; or package.module:function, which is called and returns a detector.
         images: an image, or a folder that is searched for images.
         out: folder for predictions.json and the drawn images.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eyas.detectors.deployed import Deployed
 from eyas.evaluation.cost import cpu_threads
-from eyas.export.formats import Runtime
+from eyas.export.protocols import Runtime
 from eyas.export.ties import TAKES, BreakTies, Take
 from eyas.types import Size
 

@@ -1,91 +1,33 @@
-"""The file formats of `eyas export`, and a detector from a file, on the CPU.
+"""The runtimes of `eyas export`, and a detector from a file, on the CPU.
 
-A format is one file with an `Exporter` and a `Runtime`, and one line in `EXPORTERS`. `eyas.export.onnx_format` is the
-example; nothing else in this package knows a format.
+A runtime is one file with an `Exporter` and a `Runtime`, and one line in `EXPORTERS`. `eyas.export.onnx_format` is the
+example; nothing else in this package knows a runtime.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 
 from eyas.data.options import Resize
-from eyas.detectors.deployed import DETECTIONS, Candidates, Deployed, as_predictions
+from eyas.detectors.deployed import DETECTIONS, Candidates, as_predictions
 from eyas.evaluation.cost import ModelCost, measure
 from eyas.export.onnx_format import OnnxExporter
+from eyas.export.openvino_format import OpenVinoExporter
+from eyas.export.protocols import Exporter, Runtime
 from eyas.ops.pixels import pad_right_and_bottom
 from eyas.runs.opening import resolve_detector
 from eyas.types import Detector, EyasError, Level, Prediction, Size, Target
 
-
-class Runtime(Protocol):
-    """A model of one format, loaded on the CPU."""
-
-    @property
-    def metadata(self) -> Mapping[str, Any]:
-        """The values that the exporter wrote into the model, by name. Raises EyasError when they cannot be read."""
-        ...
-
-    def run(self, images: Tensor, names: Sequence[str]) -> list[Tensor]:
-        """The outputs of these names for images (batch, 3, height, width) in [0, 1]."""
-        ...
-
-
-class Exporter(Protocol):
-    """Writes deployed detectors in one format and opens its files.
-
-    Attributes:
-        suffix: suffix of its files, with the dot.
-        runtime: name of the package that runs them, for tables.
-    """
-
-    suffix: str
-    runtime: str
-
-    def require(self) -> None:
-        """Raises EyasError, which names the extra, when a package is missing."""
-        ...
-
-    def trace(self, deployed: Deployed, size: Size, *, raw: bool, dynamic_size: bool) -> Any:
-        """The model, for any batch size, in a form of the format's own. Raises EyasError when it cannot be traced.
-
-        Args:
-            deployed: in evaluation mode, on the CPU. The outputs are named ``deployed.raw_names`` and `DETECTIONS`.
-            size: (height, width) of the input.
-            raw: head outputs only, no detections.
-            dynamic_size: leave height and width open too.
-        """
-        ...
-
-    def serialise(self, model: Any, metadata: Mapping[str, Any], *, raw: bool) -> tuple[bytes, bytes]:
-        """The file's content, and a version with the head outputs beside the detections, for the comparison.
-
-        `Runtime.metadata` reads the metadata back, JSON values by name.
-        """
-        ...
-
-    def open(self, model: Path | bytes, threads: int | None = None) -> Runtime:
-        """Open a file, or its content, to run with ``threads`` threads per operation (None: torch's number).
-
-        Raises EyasError when it, or a package, is missing, or it cannot be read.
-        """
-        ...
-
-    def quantise(self, model: bytes, images: Iterable[Tensor]) -> bytes:
-        """A file's content with 8-bit integers, calibrated on images (1, 3, height, width) in [0, 1].
-
-        Raises EyasError where the format has none.
-        """
-        ...
-
-
-EXPORTERS: Mapping[str, Exporter] = {"onnx": OnnxExporter()}
-"""Format name -> exporter."""
-RUNTIMES: Mapping[str, Callable[[Path], Runtime]] = {exporter.suffix: exporter.open for exporter in EXPORTERS.values()}
+EXPORTERS: Mapping[str, Exporter] = {"onnxruntime": OnnxExporter(), "openvino": OpenVinoExporter()}
+"""Runtime -> what writes and opens its files."""
+RUNTIMES: Mapping[str, Callable[[Path], Runtime]] = {
+    exporter.suffixes[0]: exporter.open for exporter in EXPORTERS.values()
+}
 """Suffix of a file -> the function that opens it."""
 
 

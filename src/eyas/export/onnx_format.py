@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from eyas.detectors.deployed import DETECTIONS, DROPPED, Deployed, HeadsOnly
+from eyas.export.protocols import Files
 from eyas.tools.text_files import parse_json
 from eyas.types import EyasError, Size
 
@@ -29,7 +30,7 @@ INSTALL = 'install them with: pip install "eyas[onnx]"'
 
 
 class OnnxRuntime:
-    """onnxruntime on the CPU; satisfies `eyas.export.formats.Runtime`. Arguments and errors as for `Exporter.open`."""
+    """onnxruntime on the CPU; satisfies `eyas.export.protocols.Runtime`. Arguments, errors as for `Exporter.open`."""
 
     def __init__(self, model: Path | bytes, threads: int | None = None) -> None:
         require_onnx()
@@ -57,7 +58,7 @@ class OnnxRuntime:
 
     def run(self, images: Tensor, names: Sequence[str]) -> list[Tensor]:
         """The outputs of these names for images (batch, 3, height, width) in [0, 1]."""
-        return [torch.from_numpy(output) for output in self.session.run(list(names), _inputs(images))]
+        return [torch.from_numpy(output) for output in self.session.run(list(names), as_input(images))]
 
 
 def require_onnx() -> None:
@@ -70,52 +71,69 @@ def require_onnx() -> None:
         raise EyasError(f"ONNX files need onnx, onnxruntime and onnxscript ({error}); {INSTALL}") from error
 
 
-def to_onnx(deployed: Deployed, size: Size, *, raw: bool, dynamic_size: bool) -> onnx.ModelProto:
-    """An ONNX model of any batch size; arguments as for `eyas.export.formats.Exporter.trace`.
+def trace(deployed: Deployed, size: Size, *, raw: bool, dynamic_size: bool) -> torch.export.ExportedProgram:
+    """PyTorch's graph of a detector for any batch size; arguments as for `eyas.export.protocols.Exporter.trace`.
 
-    Its input is ``images``, (batch, 3, height, width) float32 in [0, 1]; it normalises and pads inside. Its outputs
-    are those of `Deployed.raw_names` and then, unless ``raw``, `DETECTIONS`. ``dynamic_size`` may trace with a larger
-    size.
+    ``dynamic_size`` may trace with a larger size.
 
     Raises:
-        EyasError: a package is missing, or the exporter cannot trace this detector; the message has its reason.
+        EyasError: PyTorch cannot trace this detector; the message has its reason.
     """
-    require_onnx()
     axes: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
     if dynamic_size:
         axes |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
         size = (max(size[0], OPEN_SIZE[0]), max(size[1], OPEN_SIZE[1]))
     module: nn.Module = HeadsOnly(deployed) if raw else deployed
     images = (torch.rand(2, 3, *size),)
-    with _quiet(), torch.no_grad():
-        try:
-            traced = torch.export.export(module, images, dynamic_shapes=(axes,), strict=deployed.strict)
-            program = torch.onnx.export(
-                traced,
-                dynamo=True,
-                input_names=["images"],
-                output_names=[*deployed.raw_names, *(() if raw else DETECTIONS)],
-                opset_version=OPSET,
-                custom_translation_table={
-                    torch.ops.eyas.nms_kept.default: _nms_kept_in_onnx,
-                    torch.ops.aten._is_all_true.default: _all_true_in_onnx,
-                },
-                verbose=False,
-            )
-        except Exception as error:  # tracing runs the detector's own code and documents no exception types
-            reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
-            hint = "; leave out --dynamic_size" if dynamic_size else ""
-            raise EyasError(f"the exporter cannot trace this detector ({reason}){hint}") from error
-    assert program is not None
-    return program.model_proto
+    with _tracing("; leave out --dynamic_size" if dynamic_size else ""):
+        return torch.export.export(module, images, dynamic_shapes=(axes,), strict=deployed.strict)
+
+
+def to_onnx(deployed: Deployed, size: Size, *, raw: bool, dynamic_size: bool) -> onnx.ModelProto:
+    """An ONNX model from `trace`, with its arguments.
+
+    Its input is ``images``, (batch, 3, height, width) float32 in [0, 1]; it normalises and pads inside. Its outputs
+    are those of `Deployed.raw_names` and then, unless ``raw``, `DETECTIONS`.
+
+    Raises:
+        EyasError: a package is missing, or this detector cannot be traced or has an operation that ONNX lacks.
+    """
+    require_onnx()
+    traced = trace(deployed, size, raw=raw, dynamic_size=dynamic_size)
+    with _tracing():
+        program = torch.onnx.export(
+            traced,
+            dynamo=True,
+            input_names=["images"],
+            output_names=[*deployed.raw_names, *(() if raw else DETECTIONS)],
+            opset_version=OPSET,
+            custom_translation_table={
+                torch.ops.eyas.nms_kept.default: _nms_kept_in_onnx,
+                torch.ops.aten._is_all_true.default: _all_true_in_onnx,
+            },
+            verbose=False,
+        )
+        assert program is not None
+        return program.model_proto
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Within the context the exporter's warnings and loggers are silent: the result is compared with PyTorch."""
+def _tracing(hint: str = "") -> Iterator[None]:
+    """Within the context PyTorch's exporter is silent, and its failure an EyasError that ends in the hint."""
+    with quiet("onnxscript", "onnx_ir"), torch.no_grad():
+        try:
+            yield
+        except Exception as error:  # tracing runs the detector's own code and documents no exception types
+            reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
+            raise EyasError(f"the exporter cannot trace this detector ({reason}){hint}") from error
+
+
+@contextmanager
+def quiet(*loggers: str) -> Iterator[None]:
+    """Within the context warnings and these loggers are silent: what an exporter makes is compared with PyTorch."""
     with warnings.catch_warnings(), ExitStack() as afterwards:
         warnings.simplefilter("ignore")
-        for name in ("onnxscript", "onnx_ir"):
+        for name in loggers:
             logger = logging.getLogger(name)
             afterwards.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.ERROR)
@@ -148,17 +166,34 @@ def add_metadata(model: onnx.ModelProto, values: Mapping[str, Any]) -> None:
 
 
 class OnnxExporter:
-    """Writes .onnx files; satisfies `eyas.export.formats.Exporter`."""
+    """Writes .onnx files; satisfies `eyas.export.protocols.Exporter`."""
 
-    suffix, runtime = ".onnx", "onnxruntime"
-    require, trace, open = staticmethod(require_onnx), staticmethod(to_onnx), OnnxRuntime
+    runtime: str = "onnxruntime"
+    suffixes: tuple[str, ...] = (".onnx",)
+    require, trace = staticmethod(require_onnx), staticmethod(to_onnx)
 
-    def serialise(self, model: onnx.ModelProto, metadata: Mapping[str, Any], *, raw: bool) -> tuple[bytes, bytes]:
-        """The file's content, and a version with the head outputs beside the detections."""
-        add_metadata(model, metadata)
-        return (model if raw else without_heads(model)).SerializeToString(), model.SerializeToString()
+    def precisions(self) -> tuple[str, ...]:
+        """Float32 alone."""
+        return ("float32",)
 
-    def quantise(self, model: bytes, images: Iterable[Tensor]) -> bytes:
+    def advice(self, precision: str) -> str:
+        """None."""
+        return ""
+
+    def build(self, model: onnx.ModelProto, metadata: Mapping[str, Any], precision: str, *, heads: bool) -> Files:
+        """The file's content."""
+        import onnx
+
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model if heads else without_heads(model))
+        add_metadata(copy, metadata)
+        return {".onnx": copy.SerializeToString()}
+
+    def open(self, model: Path | Files, threads: int | None = None) -> OnnxRuntime:
+        """Open a file, or its content."""
+        return OnnxRuntime(model if isinstance(model, Path) else model[".onnx"], threads)
+
+    def quantise(self, files: Files, images: Iterable[Tensor]) -> Files:
         """Static post-training quantisation of convolutions and matrix products, weights per output channel.
 
         Everything after the heads stays in floating point.
@@ -171,16 +206,16 @@ class OnnxExporter:
         class Reader(quantization.CalibrationDataReader):
             def get_next(self) -> dict[str, Any] | None:
                 batch = next(left, None)
-                return None if batch is None else _inputs(batch)
+                return None if batch is None else as_input(batch)
 
         with tempfile.TemporaryDirectory() as folder:
             given, prepared, result = (Path(folder) / f"{name}.onnx" for name in ("float32", "prepared", "int8"))
-            given.write_bytes(model)
+            given.write_bytes(files[".onnx"])
             quant_pre_process(str(given), str(prepared), skip_symbolic_shape=True)
             quantization.quantize_static(
                 str(prepared), str(result), Reader(), op_types_to_quantize=["Conv", "Gemm", "MatMul"], per_channel=True
             )
-            return result.read_bytes()
+            return {".onnx": result.read_bytes()}
 
 
 def _nms_kept_in_onnx(boxes: Any, scores: Any, groups: Any, num_groups: int, threshold: float) -> Any:
@@ -212,6 +247,6 @@ def _all_true_in_onnx(values: Any) -> Any:
     return op.Cast(op.ReduceMin(op.Cast(values, to=6), keepdims=0), to=9)
 
 
-def _inputs(images: Tensor) -> dict[str, Any]:
+def as_input(images: Tensor) -> dict[str, Any]:
     """Images as the model's named input, in memory that onnxruntime reads."""
     return {"images": images.detach().to("cpu", torch.float32).contiguous().numpy()}

@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from eyas.args import DataArgs, at_least
 from eyas.data import DataSource
 from eyas.data.options import Resize
-from eyas.data.worker_watch import safe_batches
 from eyas.detectors import deploy
 from eyas.evaluation import default_metric
 from eyas.evaluation.cost import count_flops
-from eyas.evaluation.predict import predict_records, score, val_loader
-from eyas.export.check import (
-    MAP_TOLERANCE,
-    CompletedRuntime,
-    failures,
-    latencies,
-    raw_differences,
-    same_score,
-)
-from eyas.export.formats import EXPORTERS, ExportedDetector, pad_to
-from eyas.export.ties import TAKES, BreakTies
-from eyas.ops.pixels import as_float
+from eyas.export.check import MAP_TOLERANCE
+from eyas.export.formats import EXPORTERS
+from eyas.export.protocols import Exporter, Files
+from eyas.export.trial import COMPARED, INT8, PYTORCH, ExportImages, Trial
 from eyas.tools.files import could_not_write, make_folder, write_atomic
-from eyas.tools.progress import Progress
 from eyas.tools.tables import as_text
-from eyas.types import Detector, EyasError, Size, Target
-
-COMPARED = 16
-"""Number of images on which head outputs are compared and latency is measured."""
-PYTORCH, INT8 = "PyTorch", "INT8"
+from eyas.types import Detector, EyasError, Size
 
 
 def export_detector(
@@ -46,7 +31,8 @@ def export_detector(
     out: Path,
     source: DataSource,
     *,
-    format: str = "onnx",
+    runtime: str = "onnxruntime",
+    precision: str = "float32",
     name: str = "custom",
     resize: Resize = Resize(),
     raw: bool = False,
@@ -63,9 +49,11 @@ def export_detector(
 
     Args:
         detector: in evaluation mode, on the CPU.
-        out: the file.
+        out: the file; it ends in the suffix of the runtime's files.
         source: images to compare on.
-        format: a key of `eyas.export.formats.EXPORTERS`.
+        runtime: a key of `eyas.export.formats.EXPORTERS`.
+        precision: what the written file is run in, one of the runtime's `Exporter.precisions`. All of them are scored
+            and timed; the first, float32, is the one that must equal PyTorch.
         name: the kind of detector, for the file's metadata.
         resize: the resize of its input.
         raw: head outputs only, without detections and NMS.
@@ -84,89 +72,65 @@ def export_detector(
     Raises:
         EyasError: a detector that has no deployed form, that cannot be traced, or whose file differs from PyTorch.
     """
-    if format not in EXPORTERS:
-        raise EyasError(f"there is no export format {format!r}; choose from {', '.join(EXPORTERS)}")
-    exporter = EXPORTERS[format]
-    exporter.require()
+    exporter = chosen_exporter(runtime, precision)
     at_least(1, calibration=calibration, runs=runs)
     if not tolerance > 0:
         raise EyasError(f"tolerance must be above 0, got {tolerance}")
-    int8_file = out.with_name(f"{out.stem}.int8{exporter.suffix}")
-    _remove_earlier(out, int8_file)
-    deployed, rule = deploy(detector), metric or default_metric(source.format)
-    heights, widths = zip(*(resize.output_size((one.height, one.width)) for one in source.records), strict=True)
-    size = (max(heights), max(widths))  # holds every resized image
+    int8_file = out.with_name(f"{out.stem}.int8{out.suffix}")
+    _remove_earlier(out, int8_file, exporter.suffixes)
+    deployed, size = deploy(detector), largest_input(resize, source)
     fixed = None if dynamic_size else size
     say(f"export    tracing {name} at {size[0]} x {size[1]}")
     model = exporter.trace(deployed, size, raw=raw, dynamic_size=dynamic_size)
-    metadata = file_metadata(name, resize, detector, fixed=fixed, traced=size, raw=raw)
-    shipped, complete = exporter.serialise(model, metadata, raw=raw)
-    feed = CalibrationImages(source, DataArgs(resize=resize, batch_size=1, workers=workers), fixed)
+    values = file_metadata(name, resize, detector, fixed=fixed, traced=size, raw=raw)
+    rows = {row_name(exporter, one): exporter.build(model, values, one, heads=raw) for one in exporter.precisions()}
+    images = ExportImages(source, DataArgs(resize=resize, batch_size=1, workers=workers), fixed)
+    trial = Trial(detector, deployed, exporter, images, metric or default_metric(source.format), raw)
     say(f"export    comparing outputs with PyTorch's, then scores on {len(source.records)} images")
-    differences = raw_differences(deployed, exporter.open(complete), feed.images(COMPARED))
-
-    def opened(content: bytes, threads: int | None = None) -> Detector:
-        runtime = exporter.open(content, threads)
-        return ExportedDetector(CompletedRuntime(runtime, deployed) if raw else runtime)
-
-    rows = {PYTORCH: detector, exporter.runtime: opened(shipped)}
-    scores = {row: feed.score(row, one, rule) for row, one in rows.items()}
-    expected = feed.nearest_score(scores[exporter.runtime], scores[PYTORCH], detector, rule)
-    if wrong := failures(differences, tolerance, expected, scores[exporter.runtime]):
+    differences = trial.differences(exporter.build(model, values, exporter.precisions()[0], heads=True))
+    scores = trial.scores(rows)
+    if wrong := trial.faults(differences, scores[PYTORCH], scores[next(iter(rows))], tolerance):
         raise EyasError(f"{out}: the exported {name} differs from PyTorch's; nothing was written: {'; '.join(wrong)}")
-    files = {out: shipped}
+    shipped = row_name(exporter, precision)
+    files = {out: rows[shipped]}
     if training is not None:
         say(f"export    quantising by {calibration} training images")
-        files[int8_file] = exporter.quantise(shipped, replace(feed, source=training).images(calibration))
-        scores[INT8] = feed.score(INT8, opened(files[int8_file]), rule)
-    single = zip(list(scores)[1:], files.values(), strict=True)
-    calls = {PYTORCH: detector.predict, **{row: opened(content, threads=1).predict for row, content in single}}
+        files[int8_file] = rows[INT8] = exporter.quantise(
+            rows[shipped], replace(images, source=training).first(calibration)
+        )
+        scores[INT8] = trial.score(INT8, rows[INT8])
     say(f"export    timing {runs} predictions of each")
-    times = latencies(calls, list(feed.images(COMPARED)), runs)
-    make_folder(out.parent)
-    for path, content in files.items():
-        write_atomic(path, partial(Path.write_bytes, data=content))
+    times, sizes = trial.latencies(rows, runs), _write(files)
     return {
-        "file": str(out), "model": name, "data": str(source.root), "split": source.split, "metric": rule,
-        "images": len(source.records), "size": fixed, "raw": raw, "difference": differences, "score": scores,
-        "latency_ms": times, "bytes": {path.name: len(content) for path, content in files.items()},
+        "file": str(out), "model": name, "data": str(source.root), "split": source.split, "metric": trial.metric,
+        "images": len(source.records), "size": fixed, "raw": raw, "shipped": shipped,
+        "advice": exporter.advice(precision), "difference": differences, "score": scores, "latency_ms": times,
+        "bytes": sizes,
     }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class CalibrationImages:
-    """Images of a data set, one at a time, resized and padded to a size (height, width), if any."""
+def chosen_exporter(runtime: str, precision: str) -> Exporter:
+    """The exporter of a runtime. Raises EyasError when there is none, it is not installed, or lacks the precision."""
+    if runtime not in EXPORTERS:
+        raise EyasError(f"there is no runtime {runtime!r}; choose from {', '.join(EXPORTERS)}")
+    exporter = EXPORTERS[runtime]
+    exporter.require()
+    if precision not in exporter.precisions():
+        found = " and ".join(exporter.precisions())
+        raise EyasError(f"--precision {precision}: on this machine {exporter.runtime} computes in {found}")
+    return exporter
 
-    source: DataSource
-    feed: DataArgs
-    size: Size | None
 
-    def batches(self) -> Iterator[tuple[Tensor, list[Target]]]:
-        """Every image with its target."""
-        for images, targets in safe_batches(val_loader(self.source, self.feed)):
-            pixels = as_float(images)
-            yield (pixels if self.size is None else pad_to(pixels, self.size)), targets
+def largest_input(resize: Resize, source: DataSource) -> Size:
+    """(height, width) that hold every image of a data set after the resize."""
+    sizes = (resize.output_size((one.height, one.width)) for one in source.records)
+    heights, widths = zip(*sizes, strict=True)
+    return max(heights), max(widths)
 
-    def images(self, count: int) -> Iterator[Tensor]:
-        """The first ``count`` images, each (1, 3, height, width)."""
-        few = replace(self, source=replace(self.source, records=self.source.records[:count]))
-        return (images for images, _ in few.batches())
 
-    def score(self, name: str, detector: Detector, metric: str) -> float:
-        """The primary metric of a detector on all images."""
-        with Progress() as progress:
-            found = predict_records(detector, self.batches(), self.source, progress, name)
-        return score(metric, self.source, found).primary
-
-    def nearest_score(self, wanted: float, own: float, detector: Detector, metric: str) -> float:
-        """The `score` of PyTorch's detector: ``own``, or with equal scores in another order if ``wanted`` differs."""
-        found = [own]
-        for take in TAKES:
-            if any(same_score(one, wanted) for one in found):
-                break
-            with BreakTies(take):
-                found.append(self.score(PYTORCH, detector, metric))
-        return min(found, key=lambda one: abs(one - wanted))
+def row_name(exporter: Exporter, precision: str) -> str:
+    """The runtime's name in a table, with the precision where it has several."""
+    return exporter.runtime if len(exporter.precisions()) == 1 else f"{exporter.runtime} {precision}"
 
 
 def file_metadata(
@@ -198,17 +162,34 @@ def summary(result: Mapping[str, Any]) -> str:
         ["mAP", *(f"{score:.4f}" for score in result["score"].values())],
         ["ms per image, 1 thread", *(f"{result['latency_ms'][name]:.1f}" for name in result["score"])],
     ]
+    run_as = f", run as {result['shipped']}; {result['advice']}" if result["advice"] else ""
     largest = ", ".join(f"{name} {value:.1e}" for name, value in result["difference"].items())
     return (
         f"{result['file']}   {result['model']}, {shape}, any number of images, {inside}\n{as_text(rows)}\n"
         f"mAP ({result['metric']}) on {result['images']} images of {result['split']}, tolerance {MAP_TOLERANCE:g}\n"
-        f"largest difference on {min(COMPARED, result['images'])} images: {largest}\nwritten: {written}"
+        f"largest difference on {min(COMPARED, result['images'])} images: {largest}\nwritten: {written}{run_as}"
     )
 
 
-def _remove_earlier(*paths: Path) -> None:
-    """Remove the files of an earlier export, so that they are not taken for new ones if this export fails."""
-    for path in paths:
+def _write(files: Mapping[Path, Files]) -> dict[str, int]:
+    """Write each set of files under its name, the one that is opened last. Bytes by file name."""
+    sizes = {}
+    for out, contents in files.items():
+        make_folder(out.parent)
+        for suffix, content in reversed(list(contents.items())):
+            write_atomic(out.with_suffix(suffix), partial(Path.write_bytes, data=content))
+            sizes[out.with_suffix(suffix).name] = len(content)
+    return sizes
+
+
+def _remove_earlier(out: Path, int8_file: Path, suffixes: Sequence[str]) -> None:
+    """Remove the files of an earlier export, so that they are not taken for new ones if this export fails.
+
+    Raises EyasError where the name has not the suffix by which the file is opened again.
+    """
+    if out.suffix != suffixes[0]:
+        raise EyasError(f"{out}: give --out a name that ends in {suffixes[0]}")
+    for path in (one.with_suffix(suffix) for one in (out, int8_file) for suffix in suffixes):
         try:
             path.unlink(missing_ok=True)
         except OSError as error:

@@ -147,6 +147,8 @@ class RunArgs:
             several processes agree to stop, at these steps too.
         resume: go on from the last checkpoint of the run folder. auto does where there is a run, and starts one where
             there is none, so that the same command serves both times.
+        export_check: try to export the detector before the first step. true ends the run where that is impossible; auto
+            warns, in a run of 10,000 images or more, all epochs together; false does not try.
         deterministic: the same weights from the same command, bit for bit, on a GPU too, where it is slower; the same
             versions, kind of device and number of threads are taken for granted.
         trackers: tensorboard, wandb, mlflow, or a list of them: where the numbers of log.jsonl also go.
@@ -166,6 +168,7 @@ class RunArgs:
     max_detections: int | None = None
     log_every: int = 10
     resume: bool | Literal["auto"] = False
+    export_check: bool | Literal["auto"] = "auto"
     deterministic: bool = False
     trackers: Tracker | list[Tracker] | None = None
     project: str = "eyas"

@@ -31,6 +31,7 @@ def distill(
         out: run folder to make.
     """
     from eyas.distillation.distiller import Distiller
+    from eyas.export.exportable import check_export
     from eyas.runs.opening import resolve_detector
     from eyas.training.preflight import (
         check_classes,
@@ -50,6 +51,9 @@ def distill(
         with setup.progress.waiting(f"student   building {spec.model}"):
             detector = spec.build(student.weights)
         describe_anchors(detector, setup.train, spec.resize, setup.say)
+        if setup.accelerator.is_main_process:
+            with setup.progress.waiting("student   trying its export"):
+                check_export(detector, setup.train, spec.resize, run, setup.say)
         with setup.progress.waiting(f"teacher   opening {teacher}"):
             session = setup.teacher_session(source, methods, teaching.cache, teaching.cache_dtype)
         check_classes(session.teacher, setup.train, methods, teacher, any_classes=teaching.any_classes)

@@ -25,6 +25,7 @@ def train(
         data: folder of a data set: COCO, VOC, KITTI or YOLO, recognised from its files.
         out: run folder to make.
     """
+    from eyas.export.exportable import check_export
     from eyas.training.loss_module import Baseline
     from eyas.training.preflight import describe_anchors, describe_student
     from eyas.training.setup import RunSetup
@@ -35,6 +36,9 @@ def train(
             detector = spec.build(student.weights)
         setup.say(f"model     {describe_student(spec, detector)}")
         describe_anchors(detector, setup.train, spec.resize, setup.say)
+        if setup.accelerator.is_main_process:
+            with setup.progress.waiting("model     trying its export"):
+                check_export(detector, setup.train, spec.resize, run, setup.say)
         trainer = setup.trainer(Baseline(detector), spec)
         setup.start()
         result = trainer.fit(setup.progress)

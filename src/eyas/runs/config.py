@@ -27,7 +27,7 @@ RESUME = "last.pt"
 VERSIONS = "versions.json"
 FREE = (
     *("data", "out", "teacher", "dataset.workers", "dataset.worker_timeout"),
-    *("run.device", "run.threads", "run.log_every", "run.resume", "run.trackers", "run.project"),
+    *("run.device", "run.threads", "run.log_every", "run.resume", "run.export_check", "run.trackers", "run.project"),
 )
 """Options that may change when a run is resumed: where things are and how fast, not what is trained."""
 

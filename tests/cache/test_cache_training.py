@@ -171,6 +171,11 @@ def test_the_teacher_may_be_gone(place: Place, written: list[int]) -> None:
     lines = place.distil("cached", run_epochs=1, optim_ema=0.5)
     assert lines[0]["losses"]["fgfi"] > 0 and not place.loads and not written
     assert len(list(read_log(place.root / "cached", "teacher"))) == 1
+    (timed,) = place.cache.glob("fgfi-*/filling.json")
+    filling = json.loads(timed.read_text())
+    assert filling["records"] == 16, "eight images, each in two variants"
+    (line,) = read_log(place.root / "cached", "cache")
+    assert line["seconds"] == pytest.approx(filling["seconds"]) and line["seconds"] > 0
 
 
 def test_a_complete_cache_that_cannot_be_written_is_used(

@@ -511,3 +511,17 @@ def test_a_full_disk_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     record = LevelRecord((2, 2), np.zeros(1, dtype=np.int32), np.zeros((1, 8), dtype=np.int16))
     with pytest.raises(EyasError, match=r"could not be written .*No space left"), ShardWriter(tmp_path, 0) as writer:
         writer.add(bytes(KEY_BYTES), [record])
+
+
+def test_how_long_filling_takes_is_told_by_what_was_timed(tmp_path: Path) -> None:
+    """Twenty records in 5 s and ten more in 4 s: 0.3 s for each, whoever asks and for how many."""
+    store = opened(tmp_path / "fgfi")
+    assert store.filling_seconds(30) is None
+    store.add_filling(20, 5.0)
+    assert opened(tmp_path / "fgfi").filling_seconds(4) == pytest.approx(1.0)
+    opened(tmp_path / "fgfi").add_filling(10, 4.0)
+    assert store.filling_seconds(100) == pytest.approx(30.0)
+    for broken in ('{"records": "9", "seconds": 1}', '{"records": 9, "seconds": -1}', "[]"):
+        (tmp_path / "fgfi" / "filling.json").write_text(broken)
+        with pytest.raises(EyasError, match=r"filling\.json: .*it is made again"):
+            store.filling_seconds(1)

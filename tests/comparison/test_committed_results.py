@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from eyas.comparison.presentation import markdown, note, rows
+from eyas.comparison.equal_time import read_decided
+from eyas.comparison.presentation import as_markdown
+from eyas.comparison.schedules import compare_schedules
 from eyas.comparison.statistics import compare_arms
-from eyas.runs.results import read_run
+from eyas.runs.results import read_run, read_time
 from eyas.tools.files import json_text
 
 COMPARISONS = sorted((Path(__file__).parents[2] / "results").glob("*/comparison.json"))
@@ -32,6 +34,13 @@ def test_logs_give_the_committed_numbers(file: Path) -> None:
         name: {seed: read_run(file.parent / f"{name}-{seed}") for seed in arm["seeds"]}
         for name, arm in kept["arms"].items()
     }
+    times = {
+        name: {seed: time for seed in arm["seeds"] if (time := read_time(file.parent / f"{name}-{seed}")) is not None}
+        for name, arm in kept["arms"].items()
+    }
+    schedules = kept.pop("schedules", None)
     made = compare_arms(runs, kept["metric"])
+    timed = compare_schedules(runs, times, read_decided(file.parent), made.metric)
     assert json.loads(json_text(asdict(made))) == kept
-    assert markdown(rows(made), note(missing)) == file.with_suffix(".md").read_text()
+    assert (None if timed is None else json.loads(json_text(asdict(timed)))) == schedules
+    assert as_markdown(made, timed, missing) == file.with_suffix(".md").read_text()

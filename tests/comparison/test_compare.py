@@ -14,13 +14,15 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import eyas.comparison.jobs
+import eyas.comparison.plan
 from eyas.__main__ import main
 from eyas.commands.compare import resolve_command
-from eyas.comparison.arms import ArmOptions, resolve_arms
+from eyas.comparison.arms import ArmOptions, resolve_arms, split_schedule
 from eyas.comparison.jobs import Job
 from eyas.comparison.plan import make_arm
 from eyas.report.runs import find_runs
 from eyas.runs.log import read_log
+from eyas.runs.results import TrainingTime
 from eyas.types import EyasError
 from helpers.tiny import MODEL, one_epoch, write_squares
 
@@ -272,6 +274,58 @@ def test_a_failing_run_leaves_the_others_be(made: Made, capsys: pytest.CaptureFi
     result = made.result()
     assert result["missing"] == ["weak-0"]
     assert list(result["arms"]) == ["baseline", "fgfi"]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Seconds of an epoch by arm, instead of those of this machine; filling a cache takes one."""
+    seconds = {"baseline": 1.0, "fgfi": 2.0, "cached": 1.0}
+    read = eyas.comparison.plan.read_time
+
+    def read_time(folder: Path) -> TrainingTime | None:
+        arm, epochs = split_schedule(folder.name.removesuffix("-0"))
+        time = read(folder)
+        assert time is not None and time.seconds > 0 and epochs is not None
+        assert (time.filling is not None) == (arm == "cached")
+        return TrainingTime(seconds[arm] * epochs, 1.0 if time.filling else None)
+
+    monkeypatch.setattr(eyas.comparison.plan, "read_time", read_time)
+    return seconds
+
+
+@pytest.mark.slow
+def test_schedules_and_equal_time(
+    made: Made, trained: list[Job], clock: dict[str, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """FGFI takes as long as 2 and 4 epochs of the baseline, the cached one 1 and 2, with filling 2 and 3."""
+    arm = [FGFI, {"any_teacher": True}]
+    cached = [*arm, {"cache": str(made.out / "cache")}]
+    made.change(arms={"fgfi": arm, "cached": cached}, seeds=[0], epochs=[1, 2], equal_time=True)
+    shutil.rmtree(made.out)
+    assert made.compare() == 0
+    asked = [f"{name}-e{epochs}-0" for epochs in (2, 1) for name in ("fgfi", "cached", "baseline")]
+    assert [job.folder.name for job in trained] == ["cached-cache", *asked, "baseline-e4-0", "baseline-e3-0"]
+    assert [job.command[0] for job in trained[:3]] == ["cache", "distill", "distill"]
+    said = capsys.readouterr().out
+    assert "equal time: fgfi-e2 takes 4 s: as long as 4 epochs of the baseline" in said
+    assert "equal time: cached-e2 takes 3 s, its cache filled: as long as 3 epochs of the baseline" in said
+    made.compare("--report_only=true")
+    decided, result = (made.out / "equal_time.json").read_text(), made.result()
+    assert list(result["arms"])[-2:] == ["baseline-e4", "baseline-e3"] and result["missing"] == []
+    found = {(each["arm"], each["epochs"]): each for each in result["schedules"]["results"]}
+    assert found["cached", 1]["equal_time_with_filling"]["epochs"] == found["fgfi", 1]["equal_time"]["epochs"] == 2
+    final = {name: arm["metrics"]["map"]["mean"] for name, arm in result["arms"].items()}
+    assert found["fgfi", 2]["equal_time"]["gain"]["values"] == [final["fgfi-e2"] - final["baseline-e4"]]
+    rates = [line["lr"] for line in read_log(made.out / "baseline-e4-0", "train")]
+    assert len(rates) == 8 and rates[1] > rates[-1] > 0, "the schedule is stretched"
+    # Again: nothing to train, and after a loss only what was lost; what is decided stays.
+    trained.clear()
+    clock["fgfi"] = 3.0
+    shutil.rmtree(made.out / "baseline-e4-0")
+    assert made.compare() == 0
+    assert [job.folder.name for job in trained] == ["baseline-e4-0"]
+    assert (made.out / "equal_time.json").read_text() == decided
+    assert find_runs([made.out]).times()["cached-e1"][0].filling is not None
 
 
 # What the options mean -----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -69,8 +70,13 @@ class CacheSession:
         make_folder(root)
         self.teacher = CachedTeacher(self._summarise())
 
-    def prepare(self, pairs: Sequence[LevelPair]) -> None:
-        """Compute the missing records, print the size of the cache, and let `teacher` answer from it."""
+    def prepare(self, pairs: Sequence[LevelPair]) -> float | None:
+        """Compute the missing records, print the size of the cache, and let `teacher` answer from it.
+
+        Returns:
+            How long filling it takes from nothing, by what was filled, in this run or before; None where no filling
+            was timed.
+        """
         digests = self._digests(self.train)
         keys = {
             (at, variant): record_key(image, variant) for at, image in enumerate(digests) for variant in self.variants
@@ -83,6 +89,9 @@ class CacheSession:
             self.progress.say(f"cache     {method.name}: {store.measure(keys.values())}")
         self.teacher.attach(stores, keys)
         self._on_demand.forget()
+        seconds = [store.filling_seconds(len(keys)) for _, store in cached]
+        known = [each for each in seconds if each is not None]
+        return sum(known) if len(known) == len(seconds) else None
 
     def score(self, val: DataSource, metric: str, score: Callable[[Detector], EvaluationResult]) -> EvaluationResult:
         """The teacher's evaluation, from the cache or made now."""
@@ -158,14 +167,22 @@ class CacheSession:
             fold_teacher(self._on_demand.detector, self.progress.say)  # as in a run without a cache, bit for bit
         self._announce(cached, filler.predict(missing, mine))
         if any(missing):
-            task = self.progress.task("cache", len(set().union(*missing)))
+            task, begin = self.progress.task("cache", len(set().union(*missing))), time.perf_counter()
             filler.run(missing, mine, partial(self.progress.advance, task))
+            self._remember_filling(cached, missing, time.perf_counter() - begin)
             self.progress.finish(task)
         self.accelerator.wait_for_everyone()
         for _, store in cached:
             store.refresh()
             if not store.holds(keys.values()):
                 raise EyasError(f"{store.folder}: lacks records just written; give all processes one --cache folder")
+
+    def _remember_filling(self, cached: Sequence[Cached], missing: Sequence[set[bytes]], seconds: float) -> None:
+        """Remember how long a pass of the teacher took; the caches that it filled share it."""
+        if self.accelerator.is_main_process:
+            filled = [(store, gaps) for (_, store), gaps in zip(cached, missing, strict=True) if gaps]
+            for store, gaps in filled:  # the other processes filled as many in the same time
+                store.add_filling(len(gaps) * self.accelerator.num_processes, seconds / len(filled))
 
     def _announce(self, cached: Sequence[Cached], predicted: Sequence[CacheSize]) -> None:
         """Print how much all processes together are about to write for each method."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ NAMES_OF_FORMAT_1 = {
 """Method -> its class in fingerprints of format 1, which have no version and are otherwise the same."""
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 META = "meta.json"
+FILLING = "filling.json"
+"""How many records were filled, and how long that took, so that every run that reads them can tell their cost."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,25 @@ class TeacherCache:
     def holds(self, keys: Iterable[bytes]) -> bool:
         """Whether there is a record for each of the keys."""
         return all(key in self._shards for key in keys)
+
+    def filling_seconds(self, records: int) -> float | None:
+        """How long filling so many records takes, by those that were filled; None where no filling was timed."""
+        before, seconds = self._timed()
+        return seconds / before * records if before else None
+
+    def add_filling(self, records: int, seconds: float) -> None:
+        """Remember that so many records were written, and how long that took."""
+        before, took = self._timed()
+        write_json(self.folder / FILLING, {"records": before + records, "seconds": round(took + seconds, 3)})
+
+    def _timed(self) -> tuple[int, float]:
+        """The records whose filling was timed, and the seconds of it."""
+        path = self.folder / FILLING
+        values = read_cached(path) if path.is_file() else {"records": 0, "seconds": 0.0}
+        records, seconds = values.get("records"), values.get("seconds")
+        if not isinstance(records, int) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+            raise EyasError(f"{path}: not a file of this cache; remove it, and it is made again")
+        return records, seconds
 
     def missing(self, keys: Iterable[bytes]) -> set[bytes]:
         """The keys without a record, or with a damaged one; every byte is read and checked."""

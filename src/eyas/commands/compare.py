@@ -29,6 +29,8 @@ def compare(
     out: Path,
     arms: dict[str, ArmOptions] | None = None,
     seeds: list[int] = [0, 1, 2],  # noqa: B006 (never changed: the signature is the schema)
+    epochs: list[int] | None = None,
+    equal_time: bool = False,
     metric: str | None = None,
     jobs: int | None = None,
     threads: int | None = None,
@@ -46,6 +48,8 @@ def compare(
         out: folder of the comparison: a run folder for each arm and seed, the table and the pictures.
         arms: name to what the arm adds to the student: a recipe, options, a method, or a list of these.
         seeds: every arm is trained once for each.
+        epochs: every arm is trained for each of these numbers of epochs; for its own when left out.
+        equal_time: also train, for each arm with a method, the baseline for as many epochs as take as long.
         metric: the metric to rank by, such as map_75; mAP when left out.
         jobs: trainings at a time; one for each GPU, or for each core, when left out.
         threads: CPU threads of each; the cores shared out evenly when left out.
@@ -54,22 +58,32 @@ def compare(
     check_seeds(*seeds)
     at_least(1, jobs=1 if jobs is None else jobs, threads=1 if threads is None else threads)
     check_output_folder(out)
-    from eyas.comparison.jobs import train_missing
+    from eyas.comparison.equal_time import read_decided
     from eyas.comparison.plan import make_plan
-    from eyas.comparison.presentation import note, rows
+    from eyas.comparison.presentation import tables
+    from eyas.comparison.schedules import compare_schedules
     from eyas.comparison.statistics import compare_arms
+    from eyas.comparison.waves import train_in_waves, with_decided
     from eyas.report.comparison_files import write_comparison
 
-    plan = make_plan(data, teacher, student, arms or {}, out=out, seeds=seeds, resolve=resolve_command)
+    arms, schedules = arms or {}, epochs or []
+    plan = make_plan(data, teacher, student, arms, out=out, seeds=seeds, epochs=schedules, resolve=resolve_command)
     failed: Mapping[str, str] = {}
     if not report_only:
         with sole_use(out):
-            failed = train_missing(plan, jobs=jobs, threads=threads)
-    comparison = compare_arms(plan.finished(), metric)
-    write_comparison(out, comparison, about(plan))
+            failed = train_in_waves(plan, equal_time=equal_time, jobs=jobs, threads=threads)
+    plan = with_decided(plan) if equal_time else plan
+    runs, decided = plan.finished(), read_decided(out) if equal_time else []
+    comparison = compare_arms(runs, metric)
+    timed = compare_schedules(runs, plan.times(), decided, comparison.metric)
+    write_comparison(out, comparison, about(plan), timed)
     if comparison.arms:
-        print_table(rows(comparison), caption=note(plan.missing()))
-        print(f"\n{out}/: comparison.json, comparison.md, comparison.png, curves.png; one run folder per training")
+        for title, table, words in tables(comparison, timed, plan.missing()):
+            print_table(table, title=title, caption=words)
+        more = "" if timed is None else ", seconds.png"
+        print(
+            f"\n{out}/: comparison.json, comparison.md, comparison.png, curves.png{more}; one run folder per training"
+        )
         print(f"next: eyas report {out}")
     else:
         print(f"no run in {out} is finished yet")

@@ -63,7 +63,7 @@ def distill(
         distiller.try_out(*first)  # before the teacher's long work
         taught = setup.score_teacher(session, teacher, any_score=teaching.any_score)
         setup.say(f"student   {describe_student(spec, detector)}")
-        session.prepare(distiller.pairs)
+        filling = session.prepare(distiller.pairs)
         # Draw as the first step will, whatever was drawn before: with a full cache, for one, no teacher was made.
         seed_epoch(run.seed, 0, setup.accelerator.process_index)
         balance = distiller.balance(*first)
@@ -74,6 +74,8 @@ def distill(
         setup.start()
         if taught is not None:
             trainer.log.once("teacher", name=teacher, summary=taught.summary, per_class=taught.per_class)
+        if filling is not None:
+            trainer.log.once("cache", seconds=filling)
         trainer.log.once("balance", step=trainer.state.step, **asdict(balance))
         result = trainer.fit(setup.progress)
         if taught is not None:

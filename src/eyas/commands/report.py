@@ -32,6 +32,8 @@ def report(
     at_least(1, images=images)
     path = out or runs[0] / "report.html"
     check_output_files(path)
+    from eyas.comparison.equal_time import read_decided
+    from eyas.comparison.schedules import compare_schedules
     from eyas.comparison.statistics import compare_arms
     from eyas.report.collect import ReportOptions, collect
     from eyas.report.page import make_page
@@ -44,8 +46,10 @@ def report(
     options = ReportOptions(subset.data, subset.split, teacher, threshold, images, feed.dataset(), device)
     found = find_runs(runs, teacher)
     comparison = compare_arms(found.results(), metric)
+    decided = [each for folder in runs for each in read_decided(folder)]
+    schedules = compare_schedules(found.results(), found.times(), decided, comparison.metric)
     with Progress() as progress:
-        content = collect(found, comparison, options, progress)
+        content = collect(found, comparison, options, progress, schedules)
         progress.say("drawing")
         text = make_page(content)
     for note in (*found.notes, *content.notes):

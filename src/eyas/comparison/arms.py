@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ BASELINE = "baseline"
 FORMER_BASELINE = "plain"
 """Name of the baseline in the configs and run folders of earlier versions, which are still read."""
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}")
+SCHEDULE = re.compile(r"(.+)-e([1-9]\d{0,8})")
+"""Name of an arm on a schedule of its own."""
 GROUPS = ("dataset", "optim", "run", "resize", "augment")
 """Options that are merged name by name; every other one is replaced whole, as on the command line."""
 MOST_LAYERS = 100
@@ -69,6 +71,8 @@ def resolve_arms(student: ArmOptions, arms: Mapping[str, ArmOptions]) -> dict[st
     for name, layers in {BASELINE: ArmOptions(None), **named}.items():
         if not NAME.fullmatch(name):
             raise EyasError(f"arm {name!r}: name it by at most 100 letters, digits, . + - _: its runs are folders")
+        if name != BASELINE and split_schedule(name)[0] == BASELINE:
+            raise EyasError(f"arm {name}: so the baseline of other schedules is called; give the arm another name")
         options: dict[str, Any] = {}
         try:
             given = (*_as_list(student.value), *_as_list(layers.value))
@@ -88,6 +92,24 @@ def resolve_arms(student: ArmOptions, arms: Mapping[str, ArmOptions]) -> dict[st
 def current_name(arm: str) -> str:
     """The name of an arm, `BASELINE` also where an earlier version called it plain."""
     return BASELINE if arm == FORMER_BASELINE else arm
+
+
+def at_schedule(arm: str, epochs: int) -> str:
+    """The name of an arm on a schedule of so many epochs, as ``fgfi-e40``."""
+    return f"{arm}-e{epochs}"
+
+
+def split_schedule(name: str) -> tuple[str, int | None]:
+    """The arm and the epochs of such a name; None for an arm that has no schedule in its name."""
+    found = SCHEDULE.fullmatch(name)
+    return (found[1], int(found[2])) if found else (name, None)
+
+
+def baseline_of(name: str, names: Collection[str]) -> str:
+    """Among ``names`` the baseline that an arm is compared with: that of its schedule where there is one."""
+    _, epochs = split_schedule(name)
+    own = BASELINE if epochs is None else at_schedule(BASELINE, epochs)
+    return own if own in names else BASELINE
 
 
 def _expand(layer: Any, within: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:

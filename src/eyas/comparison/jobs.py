@@ -12,14 +12,15 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import STDOUT, Popen
 from typing import Any
 
 import torch
 
-from eyas.comparison.plan import Arm, Plan, command_line, same_teacher
+from eyas.comparison.arms import split_schedule
+from eyas.comparison.plan import Arm, Plan, command_line, filling_command, same_teacher
 from eyas.data import read_splits
 from eyas.runs.config import RESUME, holds_run
 from eyas.runs.log import LogTail
@@ -141,7 +142,12 @@ def resume_options(folder: Path) -> dict[str, str]:
 
 
 def run_jobs(
-    jobs: Sequence[Job], progress: Progress, *, share: ResourceShare | None = None, keep_going: bool = False
+    jobs: Sequence[Job],
+    progress: Progress,
+    *,
+    share: ResourceShare | None = None,
+    keep_going: bool = False,
+    name: str = "train",
 ) -> dict[Job, str]:
     """Run every job, some at a time, in the given order.
 
@@ -150,6 +156,7 @@ def run_jobs(
         progress: gets a bar that counts the steps of all jobs.
         share: how the jobs share the machine; one process for each core when None.
         keep_going: when a job fails, go on with the others.
+        name: of the bar.
 
     Returns:
         Failed job -> what went wrong; each text ends with the last lines that the job printed.
@@ -161,7 +168,7 @@ def run_jobs(
     waiting, running, failed = list(jobs), dict[int, tuple[Job, Popen[bytes]]](), dict[Job, str]()
     followed = {job: JobProgress(job) for job in jobs}
     steps, images = sum(job.steps for job in jobs), sum(job.steps * job.images for job in jobs)
-    task = progress.task("train", steps, unit="steps", images=images / max(1, steps))
+    task = progress.task(name, steps, unit="steps", images=images / max(1, steps))
     try:
         while waiting or running:
             for slot in range(share.processes):
@@ -215,7 +222,7 @@ def train_missing(plan: Plan, *, jobs: int | None = None, threads: int | None = 
     plan.write_configs()
     # Seeds outermost: an early stop leaves seeds that are complete. The longer trainings of a seed first: the cores are
     # then busy to the end.
-    order = sorted(plan.arms, key=lambda arm: "method" not in arm.options)
+    order = sorted(plan.arms, key=lambda arm: (-arm.epochs, "method" not in arm.options))
     todo = [(arm, seed) for seed in plan.seeds for arm in order if not plan.is_finished(arm, seed)]
     done = len(plan.arms) * len(plan.seeds) - len(todo)
     seeds = ", ".join(map(str, plan.seeds))
@@ -225,10 +232,24 @@ def train_missing(plan: Plan, *, jobs: int | None = None, threads: int | None = 
     share = ResourceShare.of_machine(len(todo), processes=jobs, threads=threads, devices=_devices(plan))
     options = plan.arms[0].resolved  # the others have as many images unless they choose another split
     train, _ = read_splits(plan.data, recorded_splits(options))
-    commands = [_job(plan, arm, seed, share.threads, len(train.records)) for arm, seed in todo]
     with Progress() as progress:
+        if fillings := _fillings(plan, [arm for arm, _ in todo], share.threads):
+            # One after the other, since they may share a folder. An arm whose cache cannot be filled fails again, with
+            # the same words, in its trainings.
+            alone = replace(share, processes=1)
+            run_jobs(fillings, progress, share=alone, keep_going=True, name="cache")
+        commands = [_job(plan, arm, seed, share.threads, len(train.records)) for arm, seed in todo]
         failed = run_jobs(commands, progress, share=share, keep_going=True)
     return {job.folder.name: text for job, text in failed.items()}
+
+
+def _fillings(plan: Plan, arms: Sequence[Arm], threads: int) -> list[Job]:
+    """``eyas cache`` for the arms that have one, so that their trainings find it full; schedules of an arm share it."""
+    cached = {split_schedule(arm.name)[0]: arm for arm in arms if arm.resolved.get("cache") is not None}
+    return [
+        Job((*filling_command(plan.config(arm), plan.data, plan.teacher), f"--run.threads={threads}"), folder, steps=1)
+        for arm, folder in ((arm, plan.out / f"{name}-cache") for name, arm in cached.items())
+    ]
 
 
 def _job(plan: Plan, arm: Arm, seed: int, threads: int, images: int) -> Job:

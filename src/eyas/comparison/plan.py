@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
 
-from eyas.comparison.arms import BASELINE, FORMER_BASELINE, ArmOptions, resolve_arms
+from eyas.comparison.arms import BASELINE, FORMER_BASELINE, ArmOptions, at_schedule, resolve_arms, split_schedule
 from eyas.runs import opening
 from eyas.runs.config import CONFIG, FREE, flat_options, recorded_options
 from eyas.runs.recipes import code_is_allowed, refuse_code
-from eyas.runs.results import RunResult, last_epoch, read_run
+from eyas.runs.results import RunResult, TrainingTime, last_epoch, read_run, read_time
 from eyas.tools.files import file_digest, files_digest, make_folder, write_json, write_text
 from eyas.tools.text_files import read_json
 from eyas.types import EyasError
@@ -34,7 +34,7 @@ class Arm:
     """One arm of a comparison.
 
     Attributes:
-        name: its runs are the folders NAME-SEED.
+        name: its runs are the folders NAME-SEED; ends with -eEPOCHS where the comparison gives its schedule.
         options: as given, its recipes resolved.
         resolved: dotted name to value of every option that its runs record.
     """
@@ -46,6 +46,11 @@ class Arm:
     @property
     def epochs(self) -> int:
         return int(self.resolved["run.epochs"])
+
+    def on_schedule(self, epochs: int) -> Arm:
+        """The arm trained for so many epochs instead of its own; its learning rate is stretched over them."""
+        options = {**self.options, "run": {**self.options.get("run", {}), "epochs": epochs}}
+        return Arm(at_schedule(split_schedule(self.name)[0], epochs), options, {**self.resolved, "run.epochs": epochs})
 
 
 @dataclass(frozen=True)
@@ -85,9 +90,28 @@ class Plan:
             for arm in self.arms
         }
 
+    def times(self) -> dict[str, dict[int, TrainingTime]]:
+        """Arm name to seed to how long a finished run trained, where its log tells."""
+        return {
+            arm.name: {
+                seed: time
+                for seed in self.seeds
+                if self.is_finished(arm, seed) and (time := read_time(self.folder(arm, seed))) is not None
+            }
+            for arm in self.arms
+        }
+
     def missing(self) -> list[str]:
         """The runs that are not finished, as ARM-SEED."""
         return [f"{arm.name}-{seed}" for arm in self.arms for seed in self.seeds if not self.is_finished(arm, seed)]
+
+    def adding(self, arms: Iterable[Arm]) -> Plan:
+        """The plan with further arms. Raises EyasError where an existing run was trained with other options."""
+        added = tuple(arms)
+        for arm in added:
+            for seed in self.seeds:
+                refuse_changes(arm, self.folder(arm, seed))
+        return replace(self, arms=(*self.arms, *added))
 
     def write_configs(self) -> None:
         """Write the options of every arm below the comparison's folder."""
@@ -104,6 +128,7 @@ def make_plan(
     *,
     out: Path,
     seeds: Sequence[int],
+    epochs: Sequence[int] = (),
     resolve: Resolve,
 ) -> Plan:
     """The plan of a comparison, every option checked before anything is trained.
@@ -112,6 +137,7 @@ def make_plan(
         data, teacher, out, seeds: see `Plan`.
         student: what all arms have in common.
         arms: arm name to what the arm adds.
+        epochs: every arm is trained for each of these; without any, for its own.
         resolve: the command line's parser.
 
     Raises:
@@ -120,13 +146,14 @@ def make_plan(
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise EyasError(f"--seeds {list(seeds)}: give one seed or more, each once")
+    if len(set(epochs)) < len(epochs) or min(epochs, default=1) < 1:
+        raise EyasError(f"--epochs {list(epochs)}: give whole numbers from 1, each once")
     resolved = resolve_arms(student, arms)
-    made = [make_arm(name, options, data, teacher, resolve) for name, options in resolved.items()]
-    plan = Plan(data, teacher, out, tuple(seeds), tuple(made))
-    for arm in plan.arms:
-        for seed in plan.seeds:
-            refuse_changes(arm, plan.folder(arm, seed))
-    return plan
+    if epochs and (unclear := [name for name in resolved if split_schedule(name)[1] is not None]):
+        raise EyasError(f"arm {unclear[0]}: with --epochs its schedules are named so; give it another name")
+    own = [make_arm(name, options, data, teacher, resolve) for name, options in resolved.items()]
+    on_schedules = [arm.on_schedule(each) for each in epochs for arm in own]
+    return Plan(data, teacher, out, tuple(seeds), ()).adding(on_schedules or own)
 
 
 def make_arm(name: str, options: Mapping[str, Any], data: Path, teacher: str, resolve: Resolve) -> Arm:
@@ -145,10 +172,17 @@ def make_arm(name: str, options: Mapping[str, Any], data: Path, teacher: str, re
 
 def command_line(options: Mapping[str, Any], config: Path, data: Path, teacher: str, out: Path) -> list[str]:
     """The command line of a training, without ``eyas``: ``distill`` where the options have a method, else ``train``."""
-    given = [f"--config={config}", f"--data={data}", f"--out={out}"]
-    if code_is_allowed():
-        given.append("--allow_code=true")
+    given = [*_given(config, data), f"--out={out}"]
     return ["distill", *given, f"--teacher={teacher}"] if "method" in options else ["train", *given]
+
+
+def filling_command(config: Path, data: Path, teacher: str) -> list[str]:
+    """The command line that fills the teacher cache of a config, without ``eyas``."""
+    return ["cache", *_given(config, data), f"--teacher={teacher}"]
+
+
+def _given(config: Path, data: Path) -> list[str]:
+    return [f"--config={config}", f"--data={data}", *(["--allow_code=true"] if code_is_allowed() else [])]
 
 
 def refuse_changes(arm: Arm, folder: Path) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-from eyas.comparison.arms import BASELINE
+from eyas.comparison.arms import baseline_of
 from eyas.runs.results import RunResult
 from eyas.types import EyasError
 
@@ -168,7 +168,8 @@ def compare_arms(runs: Mapping[str, Mapping[int, RunResult]], metric: str | None
     """Compare the finished runs of several arms.
 
     Args:
-        runs: arm name to seed to finished run; an arm may have none.
+        runs: arm name to seed to finished run; an arm may have none. An arm that has a schedule in its name is compared
+            with the baseline of that schedule.
         metric: the metric to rank by; the first of the runs' when None.
 
     Raises:
@@ -182,8 +183,8 @@ def compare_arms(runs: Mapping[str, Mapping[int, RunResult]], metric: str | None
     if metric not in known:
         raise EyasError(f"--metric {metric}: the runs have {', '.join(known)}")
     teacher = _teacher(finished)
-    baseline = runs.get(BASELINE, {})
-    return Comparison(metric, teacher, {name: _arm(arm, baseline, teacher) for name, arm in runs.items() if arm})
+    arms = {name: _arm(arm, runs.get(baseline_of(name, runs), {}), teacher) for name, arm in runs.items() if arm}
+    return Comparison(metric, teacher, arms)
 
 
 def _teacher(runs: Iterable[RunResult]) -> dict[str, float] | None:

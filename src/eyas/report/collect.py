@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from eyas.args import DataArgs
-from eyas.comparison.arms import BASELINE
+from eyas.comparison.arms import BASELINE, split_schedule
+from eyas.comparison.schedules import Schedules
 from eyas.comparison.statistics import Comparison
 from eyas.data import DataSource
 from eyas.report.models import Detections, Model, detect, load_models, measure_models, one_run_each, teacher_origin
@@ -61,6 +62,7 @@ class ReportData:
     Attributes:
         found: the runs.
         comparison: their comparison.
+        schedules: their comparison over schedules and time; None for one schedule without equal time.
         options: the options of the report.
         runs: arm -> the one run whose detector is loaded.
         models: `TEACHER` or arm -> detector, the teacher first; empty when none of the runs has its weights.
@@ -71,6 +73,7 @@ class ReportData:
 
     found: FoundRuns
     comparison: Comparison
+    schedules: Schedules | None
     options: ReportOptions
     runs: Mapping[str, Run]
     models: Mapping[str, Model]
@@ -84,7 +87,7 @@ class ReportData:
 
         def rank(name: str) -> tuple[bool, float]:
             mean = self.comparison.arms[name].metrics[self.comparison.metric].mean
-            return name != BASELINE, -math.inf if math.isnan(mean) else mean
+            return split_schedule(name)[0] != BASELINE, -math.inf if math.isnan(mean) else mean
 
         return max((name for name in self.detections if name != TEACHER), key=rank)
 
@@ -96,7 +99,13 @@ class ReportData:
         return self.source, self.detections
 
 
-def collect(found: FoundRuns, comparison: Comparison, options: ReportOptions, progress: Progress) -> ReportData:
+def collect(
+    found: FoundRuns,
+    comparison: Comparison,
+    options: ReportOptions,
+    progress: Progress,
+    schedules: Schedules | None = None,
+) -> ReportData:
     """Load, measure and run what the run folders still have, one run for each arm.
 
     Raises:
@@ -137,4 +146,4 @@ def collect(found: FoundRuns, comparison: Comparison, options: ReportOptions, pr
                 raise
             notes.append(f"The images cannot be read: {error}.")
             source = None
-    return ReportData(found, comparison, options, runs, models, source, detections, tuple(notes))
+    return ReportData(found, comparison, schedules, options, runs, models, source, detections, tuple(notes))

@@ -1,4 +1,4 @@
-"""The files of a comparison: comparison.json, comparison.md and two pictures, which the report has too."""
+"""The files of a comparison: comparison.json, comparison.md and its pictures, which the report has too."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from eyas.comparison.presentation import markdown, note, rows
+from eyas.comparison.arms import split_schedule
+from eyas.comparison.presentation import as_markdown
+from eyas.comparison.schedules import Schedules
 from eyas.comparison.statistics import Comparison
 from eyas.report.plots import COLOURS, clean_axes, save_figure, start_at_zero
 from eyas.runs.results import metric_title
@@ -20,21 +22,27 @@ JSON = "comparison.json"
 MARKDOWN = "comparison.md"
 
 
-def write_comparison(out: Path, comparison: Comparison, about: Mapping[str, Any]) -> None:
+def write_comparison(
+    out: Path, comparison: Comparison, about: Mapping[str, Any], schedules: Schedules | None = None
+) -> None:
     """Write comparison.json; where a run is finished also comparison.md, comparison.png and curves.png.
 
     Args:
         out: folder of the comparison; created if missing.
         comparison: the comparison of the finished runs.
         about: further content of comparison.json; its ``missing`` names the runs that are not finished.
+        schedules: the comparison over schedules and time, which adds to the first two files, and seconds.png.
     """
     make_folder(out)
-    write_json(out / JSON, {**asdict(comparison), **about})
+    over_time = {} if schedules is None else {"schedules": asdict(schedules)}
+    write_json(out / JSON, {**asdict(comparison), **over_time, **about})
     if not comparison.arms:
         return
-    write_text(out / MARKDOWN, markdown(rows(comparison), note(about["missing"])))
+    write_text(out / MARKDOWN, as_markdown(comparison, schedules, about["missing"]))
     save_figure(out / "comparison.png", draw_intervals(comparison))
     save_figure(out / "curves.png", draw_curves(comparison))
+    if schedules is not None and schedules.curves:
+        save_figure(out / "seconds.png", draw_seconds(schedules, comparison.metric))
 
 
 def draw_intervals(comparison: Comparison, *, width: float = 5.6) -> Figure:
@@ -73,6 +81,31 @@ def draw_curves(comparison: Comparison, *, size: tuple[float, float] = (5.4, 3.4
     axes.set(xlabel="epoch", ylabel=metric_title(comparison.metric))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     start_at_zero(axes, "y")
+    clean_axes(axes)
+    many = len(comparison.arms) > len(COLOURS)
+    axes.legend(frameon=False, **({"fontsize": 6, "ncols": 2} if many else {}))
+    return figure
+
+
+def draw_seconds(schedules: Schedules, metric: str, *, size: tuple[float, float] = (5.4, 3.4)) -> Figure:
+    """The metric over the seconds of training: for each arm and schedule the mean over its runs, its epochs at the end.
+
+    An arm has one colour, whatever the schedule. ``size`` is in inches.
+    """
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    axes = figure.subplots()
+    arms = {name: split_schedule(name) for name in schedules.curves}
+    colours = {arm: COLOURS[at % len(COLOURS)] for at, arm in enumerate(dict.fromkeys(arm for arm, _ in arms.values()))}
+    labelled: set[str] = set()
+    for name, curve in schedules.curves.items():
+        arm, epochs = arms[name]
+        label = None if arm in labelled else arm
+        labelled.add(arm)
+        axes.plot(*zip(*curve, strict=True), color=colours[arm], label=label, linewidth=1.3, marker=".", alpha=0.85)
+        if epochs is not None:
+            axes.annotate(str(epochs), curve[-1], (3, 1), textcoords="offset points", fontsize=7, color=colours[arm])
+    axes.set(xlabel="seconds of training, without evaluations", ylabel=metric_title(metric))
+    start_at_zero(axes, "x", "y")
     clean_axes(axes)
     axes.legend(frameon=False)
     return figure

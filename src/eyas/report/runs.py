@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eyas.comparison.arms import BASELINE, current_name
+from eyas.comparison.arms import BASELINE, current_name, split_schedule
 from eyas.runs.config import recorded_config
 from eyas.runs.log import LOG, read_log
-from eyas.runs.results import RunResult, last_epoch, read_run
+from eyas.runs.results import RunResult, TrainingTime, last_epoch, read_run, training_time
 from eyas.types import EyasError
 
 TEACHER = "teacher"
@@ -28,6 +28,7 @@ class Run:
         seed: of its config.
         config: resolved options; empty for a run from Python.
         result: metrics, curve and cost.
+        time: how long it trained; None where its log cannot tell.
         per_class: class name -> metrics, of its last evaluation.
         steps: the log lines of its training.
     """
@@ -37,6 +38,7 @@ class Run:
     seed: int
     config: Mapping[str, Any]
     result: RunResult
+    time: TrainingTime | None
     per_class: Mapping[str, Mapping[str, float | None]]
     steps: Sequence[Mapping[str, Any]]
 
@@ -70,6 +72,13 @@ class FoundRuns:
     def results(self) -> dict[str, dict[int, RunResult]]:
         """Arm -> seed -> metrics, curve and cost, as `compare_arms` takes them."""
         return {name: {seed: run.result for seed, run in seeds.items()} for name, seeds in self.arms.items()}
+
+    def times(self) -> dict[str, dict[int, TrainingTime]]:
+        """Arm -> seed -> how long it trained, as `compare_schedules` takes them."""
+        return {
+            name: {seed: run.time for seed, run in seeds.items() if run.time is not None}
+            for name, seeds in self.arms.items()
+        }
 
 
 def find_runs(paths: Sequence[Path], teacher: str | None = None) -> FoundRuns:
@@ -131,6 +140,7 @@ def read_folder(folder: Path) -> Run | None:
             seed=seed,
             config=config,
             result=read_run(folder),
+            time=training_time(lines),
             per_class=[line for line in lines if line["kind"] == "val"][-1]["per_class"],
             steps=[line for line in lines if line["kind"] == "train"],
         )
@@ -151,13 +161,13 @@ def with_baseline(runs: Sequence[Run]) -> list[Run]:
     """The runs; a single arm without a teacher, beside arms that have one, is renamed to baseline."""
     untaught = [run for run in runs if run.teacher is None and run.result.teacher is None]
     names = {run.arm for run in untaught}
-    if len(names) != 1 or len(untaught) == len(runs) or BASELINE in {run.arm for run in runs}:
+    if len(names) != 1 or len(untaught) == len(runs) or BASELINE in {split_schedule(run.arm)[0] for run in runs}:
         return list(runs)
     return [replace(run, arm=BASELINE) if run.arm in names else run for run in runs]
 
 
 def by_arm(runs: Sequence[Run]) -> Arms:
-    """The runs by arm, the baseline first, and by seed.
+    """The runs by arm, by schedule where it is in their names, the baseline first, and by seed.
 
     Raises:
         EyasError: two runs of one arm and seed, or runs whose classes or metrics differ.
@@ -176,4 +186,9 @@ def by_arm(runs: Sequence[Run]) -> Arms:
                 "one of the folders another name"
             )
     names = dict.fromkeys(run.arm for run in runs)
-    return {name: arms[name] for name in sorted(names, key=lambda name: name != BASELINE)}
+
+    def place(name: str) -> tuple[int, bool]:
+        arm, epochs = split_schedule(name)
+        return epochs or 0, arm != BASELINE
+
+    return {name: arms[name] for name in sorted(names, key=place)}

@@ -50,6 +50,7 @@ FIELDS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
         "peak_memory": _is_number,
         "peak_device_memory": _is_number,
     },
+    "cache": {"seconds": _is_number},
     "resume": {"step": _is_count},
 }
 """Kind of a line -> the fields that its readers need, each with its check."""

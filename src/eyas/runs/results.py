@@ -38,6 +38,21 @@ class RunResult:
     peak_device_memory: int | None
 
 
+@dataclass(frozen=True)
+class TrainingTime:
+    """How long a finished run trained, by the clock of its log.
+
+    Attributes:
+        seconds: of all its steps, the loading of their batches and the teacher's passes included; without evaluations
+            and checkpoints.
+        filling: seconds that filling its teacher cache took, whichever run did it; None without a cache, or where that
+            is not known.
+    """
+
+    seconds: float
+    filling: float | None = None
+
+
 def last_epoch(folder: Path) -> int:
     """The epoch of a run's last evaluation; 0 where there is no evaluation, or no run."""
     if not (folder / LOG).is_file():
@@ -61,6 +76,42 @@ def read_run(folder: Path) -> RunResult:
         peak_memory=max((line["peak_memory"] or 0 for line in sessions), default=0) or None,
         peak_device_memory=max((line["peak_device_memory"] or 0 for line in sessions), default=0) or None,
     )
+
+
+def read_time(folder: Path) -> TrainingTime | None:
+    """How long a finished run trained; None where its log cannot tell."""
+    return training_time(read_log(folder))
+
+
+def training_time(lines: Sequence[Mapping[str, Any]]) -> TrainingTime | None:
+    """How long a run trained, from its log: the steps up to its last evaluation times the seconds of one.
+
+    Those are from line to line within an epoch, a mean over its steps, since some steps cost more than others (an
+    automatic weight is measured in one of ten), and of the epochs the median, since a machine has better and worse
+    minutes. Where no epoch has two lines, the median step counts; None where there is none either.
+    """
+    last = max((line["step"] for line in lines if line["kind"] == "val"), default=0)
+    rates = [
+        (final["time"] - first["time"]) / (final["step"] - first["step"])
+        for first, final in _ends_of_epochs(lines)
+        if first["step"] < final["step"] and first["time"] <= final["time"]
+    ]
+    timed = [line["seconds_per_step"] for line in lines if line["kind"] == "cost" and line["seconds_per_step"]]
+    filled = [line["seconds"] for line in lines if line["kind"] == "cache"]
+    if not rates and not timed:
+        return None
+    return TrainingTime(last * statistics.median(rates or timed), filled[-1] if filled else None)
+
+
+def _ends_of_epochs(lines: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """The first and the last line of the steps of each epoch; of each part where a run was resumed within one."""
+    parts: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
+    resumed = 0
+    for line in lines:
+        resumed += line["kind"] == "resume"
+        if line["kind"] == "train" and line["time"] is not None:
+            parts.setdefault((resumed, line["epoch"]), []).append(line)
+    return [(part[0], part[-1]) for part in parts.values()]
 
 
 def seconds_between_lines(lines: Sequence[Mapping[str, Any]]) -> float | None:

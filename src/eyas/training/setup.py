@@ -52,8 +52,8 @@ class TeacherSession(Protocol):
     def score(self, val: DataSource, metric: str, score: Callable[[Detector], EvaluationResult]) -> EvaluationResult:
         """Its evaluation on the validation images, made by ``score`` or remembered."""
 
-    def prepare(self, pairs: Sequence[LevelPair]) -> None:
-        """Make it ready for the steps, once it has been scored."""
+    def prepare(self, pairs: Sequence[LevelPair]) -> float | None:
+        """Make it ready for the steps, once it has been scored. How long filling its cache takes, where it has one."""
 
 
 class RunningSession:

@@ -7,10 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from functools import partial
 
+from eyas.comparison.schedules import Schedules
 from eyas.comparison.statistics import Comparison
 from eyas.report import charts
 from eyas.report.collect import ReportData
-from eyas.report.comparison_files import draw_curves
+from eyas.report.comparison_files import draw_curves, draw_seconds
 from eyas.report.markup import Html, beside, figure, grid, heading, join, paragraph, shown, together
 from eyas.report.runs import Arms, Run
 from eyas.report.svg import colour_legend, drawing
@@ -18,8 +19,9 @@ from eyas.runs.results import metric_title
 
 
 def section(data: ReportData) -> Html:
+    metric, seconds = _metric(data.comparison), _seconds(data.schedules, data.comparison.metric)
     return beside(
-        _metric(data.comparison),
+        together(metric, *seconds) if seconds else metric,
         together(heading("Loss terms"), _losses(data.found.arms), *_weights(data.found.arms)),
     )
 
@@ -34,6 +36,19 @@ def _metric(comparison: Comparison) -> Html:
     draw = partial(draw_curves, comparison=comparison, size=charts.LARGE)
     chart = drawing(draw, f"{metric} over the epochs, a line for each run: {', '.join(ends)}")
     return figure(chart, f"{metric} on the validation images, a line for each run.")
+
+
+def _seconds(schedules: Schedules | None, metric: str) -> list[Html]:
+    """A line for each arm and schedule; nothing for one schedule without equal time."""
+    if schedules is None or not schedules.curves:
+        return []
+    title = metric_title(metric)
+    ends = [
+        f"{name} ends at {shown(curve[-1][1])} after {curve[-1][0]:.0f} s" for name, curve in schedules.curves.items()
+    ]
+    draw = partial(draw_seconds, schedules=schedules, metric=metric, size=charts.LARGE)
+    chart = drawing(draw, f"{title} over the seconds of training, the mean of each arm and schedule: {', '.join(ends)}")
+    return [figure(chart, f"{title} over the seconds of training: the mean of each arm, its epochs at its end.")]
 
 
 def _losses(arms: Arms) -> Html:

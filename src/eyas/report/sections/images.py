@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from eyas.comparison.arms import BASELINE
+from eyas.comparison.arms import baseline_of
 from eyas.data import DataSource
 from eyas.data.images import decode
 from eyas.evaluation.errors import JudgedImage, ranked
@@ -42,7 +42,9 @@ Layer = tuple[Tensor, list[str], list[str]]
 def section(data: ReportData) -> Html:
     source, detections = data.source_and_detections()
     best_arm, count = data.best_arm, data.options.images
-    columns = {name: detections[name] for name in (TEACHER, BASELINE, best_arm) if name in detections}
+    columns = {
+        name: detections[name] for name in (TEACHER, baseline_of(best_arm, detections), best_arm) if name in detections
+    }
     order = ranked(detections[best_arm].judged)
     note = (
         f"Images by the score of {best_arm}: objects found, among all objects and wrong detections. Below each image: "

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from eyas.comparison.arms import BASELINE
-from eyas.comparison.presentation import GAP_CLOSED, PLUS_MINUS, conclusions, rows
+from eyas.comparison.arms import BASELINE, split_schedule
+from eyas.comparison.presentation import GAP_CLOSED, PLUS_MINUS, conclusions, rows, tables, without_empty_columns
 from eyas.comparison.statistics import Comparison
 from eyas.report.charts import LARGE
 from eyas.report.collect import ReportData
@@ -19,15 +19,17 @@ from eyas.runs.results import metric_title
 
 def section(data: ReportData) -> Html:
     comparison, name = data.comparison, metric_title(data.comparison.metric)
-    head, *body = _without_empty_columns(rows(comparison))
+    head, *body = without_empty_columns(rows(comparison))
     parts = [
-        *(paragraph(sentence) for sentence in conclusions(comparison)),
+        *(paragraph(sentence) for sentence in conclusions(comparison, data.schedules)),
         table(f"{name} of the last epoch: mean over the seeds", ["arm", *head[1:]], body),
         paragraph(_legend_of_table(comparison), kind="note"),
     ]
     if len(comparison.arms) > 1 or comparison.teacher is not None:
         drawn = figure(_intervals(comparison), f"{name}: mean, 95 % interval, and every seed as a dot.")
         parts.append(drawn)
+    for title, (first, *others), words in tables(comparison, data.schedules)[1:]:
+        parts += [table(title, ["arm", *first[1:]], others), paragraph(words, kind="note")]
     parts += [paragraph(note, kind="missing") for note in data.found.notes]
     parts.append(details("The runs", _runs(data.found.runs(), comparison.metric)))
     return join(parts)
@@ -39,7 +41,7 @@ def _legend_of_table(comparison: Comparison) -> str:
         words = f"{PLUS_MINUS}. "
     else:
         words = "One seed does not show the spread: two trainings that differ only in their seed may differ by more. "
-    if BASELINE in comparison.arms:
+    if BASELINE in {split_schedule(arm)[0] for arm in comparison.arms}:
         words += "Minus baseline is paired by seed. "
         if comparison.teacher is not None:
             words += f"{GAP_CLOSED} "
@@ -53,12 +55,6 @@ def _intervals(comparison: Comparison) -> Html:
     means = ", ".join(f"{arm} {values.metrics[name].mean:.3f}" for arm, values in comparison.arms.items())
     label = f"{metric_title(name)} by arm: {means}" + ("" if teacher is None else f"; teacher {teacher[name]:.3f}")
     return drawing(partial(draw_intervals, comparison=comparison, width=LARGE[0]), label)
-
-
-def _without_empty_columns(lines: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The rows, head first, without the columns that are empty below the head, such as memory when no run logged it."""
-    filled = [column for column in range(len(lines[0])) if column == 0 or any(line[column] for line in lines[1:])]
-    return [[line[column] for column in filled] for line in lines]
 
 
 def _runs(runs: Sequence[Run], name: str) -> Html:

@@ -251,22 +251,19 @@ def _time_to_baseline(
     names: Sequence[str], baseline: str, runs: Runs, times: Times, metric: str
 ) -> TimeToBaseline | None:
     """How soon the first of an arm's schedules reaches the baseline's final metric, over the seeds of both."""
-    whole = median_seconds(times.get(baseline, {}))
-    reached: list[float] = []
-    timed = False
-    for name in names:
-        seconds, seeds = median_seconds(times.get(name, {})), runs[name].keys() & runs.get(baseline, {}).keys()
-        if seconds is None or not whole or not seeds:
-            continue
-        timed = True
-        target = statistics.fmean(runs[baseline][seed].summary[metric] for seed in seeds)
-        until = seconds_until(mean_curve([runs[name][seed] for seed in sorted(seeds)], seconds, metric), target)
-        reached += [] if until is None else [until]
-    if not timed or not whole:
+    whole, its = median_seconds(times.get(baseline, {})), runs.get(baseline, {})
+    timed = {name: seconds for name in names if (seconds := median_seconds(times.get(name, {}))) is not None}
+    reached = []
+    for name, seconds in timed.items():
+        if seeds := runs[name].keys() & its.keys():
+            target = statistics.fmean(its[seed].summary[metric] for seed in seeds)
+            reached.append(seconds_until(mean_curve([runs[name][seed] for seed in seeds], seconds, metric), target))
+    if not whole or not reached:
         return None
-    first, filling = min(reached, default=None), median_filling(times.get(names[0], {}))
+    first = min((until for until in reached if until is not None), default=None)
     if first is None:
         return TimeToBaseline(None)
+    filling = median_filling(times.get(names[0], {}))
     return TimeToBaseline(first / whole, None if filling is None else (first + filling) / whole)
 
 

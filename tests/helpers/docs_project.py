@@ -199,7 +199,7 @@ def write_overlay(configs: Sequence[str]) -> Path:
 
 
 def compare_overlay(configs: Sequence[str]) -> Path:
-    """One seed, and students of two steps."""
+    """One seed, students of two steps, and short schedules where there are any."""
     config = yaml.safe_load(Path(configs[-1]).read_text())
     layers = config["student"] if isinstance(config["student"], list) else [config["student"]]
     student = yaml.safe_load(shipped_recipes()[layers[0]].read_text())
@@ -210,7 +210,8 @@ def compare_overlay(configs: Sequence[str]) -> Path:
         name: [*(arm if isinstance(arm, list) else [arm]), *([{"any_teacher": True}] if "method" in plan[name] else [])]
         for name, arm in config["arms"].items()
     }
-    return _written("one_seed.yaml", {"student": [*layers, small(student)], "seeds": [0], "arms": arms})
+    short = {"epochs": [1, 2]} if "epochs" in config else {}
+    return _written("one_seed.yaml", {"student": [*layers, small(student)], "seeds": [0], "arms": arms, **short})
 
 
 def _written(name: str, content: dict[str, Any]) -> Path:

@@ -514,7 +514,7 @@ def test_a_full_disk_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_how_long_filling_takes_is_told_by_what_was_timed(tmp_path: Path) -> None:
-    """Twenty records in 5 s and ten more in 4 s: 0.3 s for each, whoever asks and for how many."""
+    """Twenty records in 5 s and ten more in 4 s: 0.3 s for each."""
     store = opened(tmp_path / "fgfi")
     assert store.filling_seconds(30) is None
     store.add_filling(20, 5.0)

@@ -50,12 +50,12 @@ class EqualTime:
 
 
 def median_seconds(runs: Mapping[int, TrainingTime]) -> float | None:
-    """Of the trainings of an arm."""
+    """Median time of an arm's trainings; None where it has none that tell."""
     return statistics.median(run.seconds for run in runs.values()) if runs else None
 
 
 def median_filling(runs: Mapping[int, TrainingTime]) -> float | None:
-    """Of the filling of an arm's cache; None where it has none, or a run cannot tell."""
+    """Median time of filling an arm's cache; None where it has none, or a run cannot tell."""
     known = [run.filling for run in runs.values() if run.filling is not None]
     return statistics.median(known) if known and len(known) == len(runs) else None
 

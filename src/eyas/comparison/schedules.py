@@ -232,7 +232,7 @@ def _on_schedule(name: str, runs: Runs, times: Times, decided: Sequence[EqualTim
 def _convergence(
     by_arm: Mapping[str, Mapping[int, str]], runs: Runs, times: Times, metric: str
 ) -> dict[str, Convergence]:
-    """Of each arm, from the names of its schedules; the baseline first."""
+    """Arm name, the baseline's first, to its convergence; ``by_arm`` has the name of each of its schedules."""
     found = {}
     for arm in sorted(by_arm, key=lambda arm: arm != BASELINE):
         names = by_arm[arm]

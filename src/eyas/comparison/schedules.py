@@ -233,7 +233,7 @@ def _convergence(
     by_arm: Mapping[str, Mapping[int, str]], runs: Runs, times: Times, metric: str
 ) -> dict[str, Convergence]:
     """Arm name, the baseline's first, to its convergence; ``by_arm`` has the name of each of its schedules."""
-    found = {}
+    found: dict[str, Convergence] = {}
     for arm in sorted(by_arm, key=lambda arm: arm != BASELINE):
         names = by_arm[arm]
         doubled = doublings({epochs: _values(runs[name], metric) for epochs, name in names.items()})

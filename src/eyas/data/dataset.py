@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -128,10 +129,10 @@ class EpochSampler(Sampler[Draw]):
         return self.length
 
     def __iter__(self) -> Iterator[Draw]:
-        order: Sequence[int] = range(self.length)
+        order: Iterable[int] = range(self.length)
         if self.shuffle:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length).tolist()
-        return iter([Draw(index, self.epoch, self.seed) for index in order])
+            order = map(int, np.random.default_rng((self.seed, self.epoch)).permutation(self.length))
+        return map(Draw, order, repeat(self.epoch), repeat(self.seed))
 
 
 class Loader(DataLoader[Sample]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -157,5 +157,5 @@ def _explained(error: str, dataset: TracksWorkers) -> str | None:
     )
 
 
-def _named(indices: list[int], records: tuple[Record, ...]) -> str:
+def _named(indices: list[int], records: Sequence[Record]) -> str:
     return ", ".join(f"{records[index].path} (image {records[index].image_id})" for index in indices) or "none"

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
+from eyas.data.formats.packed import PackedRecords
 from eyas.data.formats.records import DataSource
 from eyas.types import EyasError, Record
 
@@ -29,7 +30,7 @@ BOXES = {
 
 
 def checked(source: DataSource) -> DataSource:
-    """The source, with a warning of everything that makes it doubtful.
+    """The source, its records packed, with a warning of everything that makes it doubtful.
 
     Raises `EyasError` when it has no images, every box was dropped, or every box is a fraction of a pixel.
     """
@@ -45,7 +46,8 @@ def checked(source: DataSource) -> DataSource:
             f"{root}: every box of the split {split} is inside the first pixel, as if written in fractions of the "
             f"image; {source.format} files have {BOXES[source.format]}"
         )
-    return replace(source, warnings=(*source.warnings, *_doubts(source, count, tiny)))
+    warnings = (*source.warnings, *_doubts(source, count, tiny))
+    return replace(source, records=PackedRecords(source.records), warnings=warnings)
 
 
 def _doubts(source: DataSource, count: int, tiny: int) -> Iterator[str]:
@@ -56,10 +58,10 @@ def _doubts(source: DataSource, count: int, tiny: int) -> Iterator[str]:
     wrong = sum(problem.message.endswith(("dropped", "clipped")) for problem in source.problems)
     if wrong > MANY * (count + wrong):
         yield f"{split}: {wrong} records or boxes are dropped or clipped, and {count} boxes are kept; {written}"
-    repeated = [record for record in source.records if _repeats(record)]
-    if repeated:
-        objects = f"{sum(map(_repeats, repeated))} objects have the class and the box of another"
-        yield f"{split}: {objects}, as in {repeated[0].path}; each counts as often as it is written"
+    repeats = {record.path: count for record in source.records if (count := _repeats(record))}
+    if repeats:
+        objects = f"{sum(repeats.values())} objects have the class and the box of another"
+        yield f"{split}: {objects}, as in {next(iter(repeats))}; each counts as often as it is written"
 
 
 def _ignored(source: DataSource) -> Iterator[str]:

@@ -80,18 +80,22 @@ def _annotations(
     problems = []
     before: dict[Key, Any] = {}
     for index, raw in enumerate(content.annotations):
-        entry = {"id": f"number {index + 1}", **_entry(raw, path, "an annotation")}
+        entry = _entry(raw, path, "an annotation")
+        if "id" not in entry:
+            entry = {"id": f"number {index + 1}", **entry}
         number = id_of(entry, "id", path, "an annotation")
         name = f"annotation {number}"
         image_id = id_of(entry, "image_id", path, name)
         if image_id not in found:
             problems.append(Problem(path, None, f"{name} belongs to image {image_id}, which is not in images; dropped"))
             continue
-        first = before.setdefault(number, entry)
-        if first is not entry:
-            if first == entry:
-                problems.append(Problem(path, None, f"{name} occurs twice; the second is dropped"))
-                continue
+        first = before.get(number)
+        if first is None:
+            before[number] = entry
+        elif first == entry:
+            problems.append(Problem(path, None, f"{name} occurs twice; the second is dropped"))
+            continue
+        else:
             problems.append(Problem(path, None, f"{name} shares its id with another; both are kept"))
         annotation = _annotation(entry, name, names, classes, path)
         found[image_id] += [annotation] if annotation is not None else []
@@ -218,7 +222,8 @@ def _box(entry: Mapping[str, Any], where: str) -> Box:
         raise EyasError(f"{where} has neither bbox nor segmentation; add one of them")
     if not isinstance(box, list) or len(box) != 4:
         raise EyasError(f"{where} has bbox {fields.shown(box)}; write [x, y, width, height] in pixels")
-    x, y, width, height = (fields.real(value, f"{where} has a bbox with") for value in box)
+    numbers = f"{where} has a bbox with"
+    x, y, width, height = (fields.real(value, numbers) for value in box)
     return (x, y, x + width, y + height)
 
 
@@ -244,7 +249,7 @@ def id_of(entry: Any, key: str, path: Path, name: str) -> Key:
 
 def _entry(entry: Any, path: Path, name: str) -> Mapping[str, Any]:
     """The fields that have a value: null means that a field is left out."""
-    if not isinstance(entry, Mapping):
+    if not isinstance(entry, dict):
         raise EyasError(f"{path}: {name} is {fields.shown(entry)}; write an object with its fields")
     return {key: value for key, value in entry.items() if value is not None} if None in entry.values() else entry
 
@@ -258,6 +263,6 @@ def _file_name(image: Mapping[str, Any], path: Path) -> str:
 
 
 def _field(entry: Any, key: str, path: Path, name: str) -> Any:
-    if not isinstance(entry, Mapping) or entry.get(key) is None:
+    if not isinstance(entry, dict) or entry.get(key) is None:
         raise EyasError(f"{path}: {name} has no {key}; add it")
     return entry[key]

@@ -50,6 +50,8 @@ def number(word: str) -> float:
 
 def real(value: object, where: str) -> float:
     """A number, as one or as text, NaN and the infinities included. Raises `EyasError` that begins with ``where``."""
+    if type(value) is float:
+        return value
     if isinstance(value, str):
         with suppress(ValueError):
             return number(value.strip())
@@ -107,7 +109,8 @@ def inside(root: Path, path: Path, where: str) -> Path:
 
     Only the written path counts: a link inside the folder may lead anywhere, by its owner's choice.
     """
-    if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root)):
+    above = os.path.join(os.path.abspath(root), "")
+    if not os.path.join(os.path.abspath(path), "").startswith(above):
         raise EyasError(
             f"{where} names {short(path)}, which is outside {root}; move it there, or give the folder above"
         )

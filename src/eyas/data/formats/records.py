@@ -7,6 +7,7 @@ decides; each is listed as a `Problem`, which ``eyas data`` prints. One bad box 
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,10 @@ CLIP_TOLERANCE = 1.0
 
 MIN_SIDE = 1e-3
 """Pixels. A thinner box has no area: it is a rounding error, and its area might vanish in float32."""
+
+
+FLOATS = struct.Struct("4f")
+"""A box in float32; for one box this is ten times as fast as an array."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class DataSource:
         root: the folder it was read from.
         split: its name, such as "train" or "val".
         classes: class names in label order.
-        records: one per image, in the order of the data set's own list.
+        records: one per image, in the order of the data set's own list. Each access may make a new `Record`.
         problems: what was dropped or clipped.
         warnings: what may be unexpected about the split, a sentence for each.
         category_ids: of the classes, in the data set's own file; empty where its format has none.
@@ -61,7 +66,7 @@ class DataSource:
     root: Path
     split: str
     classes: tuple[str, ...]
-    records: tuple[Record, ...]
+    records: Sequence[Record]
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
     category_ids: tuple[int, ...] = ()
@@ -109,22 +114,25 @@ def fit_box(box: Box, width: int, height: int) -> tuple[Box | None, str | None]:
     float32, as a record has them.
     """
     x1, y1, x2, y2 = box
-    written = "({:g}, {:g}, {:g}, {:g})".format(*box)
+
+    def wrong(what: str) -> str:
+        return f"({x1:g}, {y1:g}, {x2:g}, {y2:g}) {what}"
+
     if not all(map(math.isfinite, box)):
-        return None, f"{written} is not finite; dropped"
+        return None, wrong("is not finite; dropped")
     if x2 < x1 or y2 < y1:
-        return None, f"{written} has swapped corners; dropped"
+        return None, wrong("has swapped corners; dropped")
     if not _has_area(box):
-        return None, f"{written} has no area; dropped"
+        return None, wrong("has no area; dropped")
     inside = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
     if not _has_area(inside):
-        return None, f"{written} is outside the {width}x{height} image; dropped"
-    left, top, right, bottom = np.array(inside, dtype=np.float32).tolist()
+        return None, wrong(f"is outside the {width}x{height} image; dropped")
+    clipped: Box = FLOATS.unpack(FLOATS.pack(*inside))
+    left, top, right, bottom = clipped
     if right <= left or bottom <= top:  # thinner than float32 tells apart, so far from the origin
-        return None, f"{written} has no area; dropped"
-    clipped = (left, top, right, bottom)
-    if max(abs(a - b) for a, b in zip(box, clipped, strict=True)) > CLIP_TOLERANCE:
-        return clipped, f"{written} leaves the {width}x{height} image; clipped"
+        return None, wrong("has no area; dropped")
+    if max(abs(left - x1), abs(top - y1), abs(right - x2), abs(bottom - y2)) > CLIP_TOLERANCE:
+        return clipped, wrong(f"leaves the {width}x{height} image; clipped")
     return clipped, None
 
 

@@ -29,6 +29,7 @@ from eyas.ops.pixels import as_float
 from eyas.runs import opening
 from eyas.runs.log import read_log
 from eyas.runs.opening import load
+from eyas.tools.files import file_digest
 from eyas.types import Detector
 from helpers.tiny import one_epoch, options, train_lines, write_squares
 
@@ -156,7 +157,7 @@ def test_vectors_are_the_teachers_at_near_cells(place: Place) -> None:
         ((images, targets),) = list(loader(source, transform, batch_size=8, shuffle=False, workers=0, seed=0))
         (features,) = tap_features(teacher, teacher.levels, as_float(images)).values()
         masks = near_object_masks(anchor_grids(teacher, (64, 64)), [target["boxes"] for target in targets])
-        keys = [record_key(image_digest(record), variant) for record in source.records]
+        keys = [record_key(image_digest(record, file_digest(record.path)), variant) for record in source.records]
         (found,) = store.read(keys, torch.device("cpu"))
         for mine, theirs in zip(found.cells, masks[0].nonzero(as_tuple=True), strict=True):
             assert torch.equal(mine, theirs)

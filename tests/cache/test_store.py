@@ -34,6 +34,7 @@ from eyas.distillation.distiller import Distiller
 from eyas.methods import FGFI, BoxMask, Chen2017, FitNets, RoIMimic, Vanilla
 from eyas.methods.imitation import TeacherTargets, gather
 from eyas.ops.anchors import StrideGrid
+from eyas.tools.files import file_digest
 from eyas.types import EyasError, Record, Target, View
 from helpers.toys import seeded, toy_batch
 
@@ -328,14 +329,17 @@ def test_the_digest_of_an_image_stays_that_of_earlier_versions(tmp_path: Path) -
     path.write_bytes(b"pixels")
     cat = Annotation((1, 2, 30.3, 40), 1, attributes={"area": 7.7, "occluded": 2.0})
     annotated, _ = build_record("a", path, (64, 48), [cat, Annotation((0, 0, 9, 9), -1, ignore=True)], path)
-    assert image_digest(annotated).hex() == "060c2512b47b6c77ba3eb764449f9f98ac13bcc260f7ca9006b8f359edfe5d41"
+    assert (
+        image_digest(annotated, file_digest(path)).hex()
+        == "060c2512b47b6c77ba3eb764449f9f98ac13bcc260f7ca9006b8f359edfe5d41"
+    )
 
 
 def test_a_key_depends_on_bytes_boxes_and_variant(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"pixels")
     before = record(path)
-    keys = {record_key(image_digest(before), variant) for variant in (0, 1)}
+    keys = {record_key(image_digest(before, file_digest(path)), variant) for variant in (0, 1)}
     moved = before.boxes + np.array([0, 0, 0, 1e-4], np.float32)
     others = [
         replace(before, boxes=moved),
@@ -344,11 +348,13 @@ def test_a_key_depends_on_bytes_boxes_and_variant(tmp_path: Path) -> None:
         replace(before, ignore=before.boxes, ignore_labels=np.array([0])),
         replace(before, width=63),
     ]
-    keys |= {record_key(image_digest(other), 0) for other in others}
-    assert record_key(image_digest(before), 0) in keys
-    assert record_key(image_digest(replace(before, image_id="b")), 0) in keys  # its name does not matter
+    keys |= {record_key(image_digest(other, file_digest(path)), 0) for other in others}
+    assert record_key(image_digest(before, file_digest(path)), 0) in keys
+    assert (
+        record_key(image_digest(replace(before, image_id="b"), file_digest(path)), 0) in keys
+    )  # its name does not matter
     path.write_bytes(b"pixelt")
-    keys.add(record_key(image_digest(before), 0))
+    keys.add(record_key(image_digest(before, file_digest(path)), 0))
     assert len(keys) == 2 + len(others) + 1
 
 

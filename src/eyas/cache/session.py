@@ -37,6 +37,7 @@ from eyas.methods.imitation import FeatureImitation
 from eyas.nn.fold_batchnorm import fold_teacher
 from eyas.runs.log import are_metrics, are_metrics_of_classes
 from eyas.runs.results import nulls_as_nan
+from eyas.tools.digests import file_digests
 from eyas.tools.files import make_folder, write_json
 from eyas.tools.progress import Progress
 from eyas.types import Detector, EyasError
@@ -85,7 +86,7 @@ class CacheSession:
         by_folder = {store.folder: (method, store) for method, store in zip(self.methods, stores.values(), strict=True)}
         cached = list(by_folder.values())
         self._fill(cached, [pair.teacher_tap for pair in pairs], keys)
-        for method, store in cached:
+        for method, store in cached if self.accelerator.is_main_process else ():  # it reads from every record
             self.progress.say(f"cache     {method.name}: {store.measure(keys.values())}")
         self.teacher.attach(stores, keys)
         self._on_demand.forget()
@@ -195,13 +196,12 @@ class CacheSession:
 
     def _digests(self, source: DataSource) -> list[bytes]:
         """The digest of every image of a source; the processes share the reading."""
-        task = self.progress.task("check", len(source.records))
-        mine = {}
-        for index, record in enumerate(source.records):
-            if self._is_mine(index):
-                mine[index] = image_digest(record)
-            self.progress.advance(task)
+        own = [index for index in range(len(source.records)) if self._is_mine(index)]
+        task = self.progress.task("check", len(own))
+        paths = [source.records[index].path for index in own]
+        contents = file_digests(paths, source.root, partial(self.progress.advance, task))
         self.progress.finish(task)
+        mine = {at: image_digest(source.records[at], digest) for at, digest in zip(own, contents, strict=True)}
         shards: list[dict[int, bytes]] = gather_object([mine])
         found = {index: digest for shard in shards for index, digest in shard.items()}
         return [found[index] for index in range(len(source.records))]

@@ -240,14 +240,9 @@ def adopt_format_1(root: Path, fingerprint: Mapping[str, Any]) -> None:
             before.rename(now)
 
 
-def image_digest(record: Record) -> bytes:
-    """SHA-256 of an image file and its annotations, ignore regions and attributes included."""
-    try:
-        with record.path.open("rb") as file:
-            pixels = hashlib.file_digest(file, "sha256").digest()
-    except OSError as error:
-        raise EyasError(f"{record.path}: cannot be read ({error}); restore it, or remove its annotations") from error
-    digest = hashlib.sha256(pixels + f"{record.width}x{record.height}".encode())
+def image_digest(record: Record, contents: bytes) -> bytes:
+    """SHA-256 of the digest of an image file's contents and of its annotations, ignore regions and attributes too."""
+    digest = hashlib.sha256(contents + f"{record.width}x{record.height}".encode())
     arrays: list[npt.NDArray[Any]] = [record.boxes, record.labels, record.ignore, record.ignore_labels]
     for values in (*arrays, *(record.attributes[name] for name in sorted(record.attributes))):
         digest.update(f"|{len(values)}:".encode() + values.tobytes())

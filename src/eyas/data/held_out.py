@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence, Set
+from collections.abc import Set
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from eyas.data.formats.checks import checked
 from eyas.data.formats.records import DataSource
 from eyas.data.options import SplitOptions
-from eyas.tools.files import file_digest
+from eyas.tools.digests import MANY, file_digests
 from eyas.tools.progress import Progress
-from eyas.types import EyasError, Record
-
-MANY = 2000
-"""Number of images whose bytes are read for seconds."""
+from eyas.types import EyasError
 
 
 def held_out(whole: DataSource, name: str, options: SplitOptions) -> tuple[DataSource, DataSource]:
@@ -35,7 +33,7 @@ def held_out(whole: DataSource, name: str, options: SplitOptions) -> tuple[DataS
     """
     if not whole.records:
         checked(whole)  # which says that it has no images
-    digests = _digests(whole.records)
+    digests = _digests(whole)
     full = {digests[record.path] for record in whole.records if len(record.boxes)}
     empty = set(digests.values()) - full
     if len(full | empty) < 2:
@@ -62,15 +60,12 @@ def held_out(whole: DataSource, name: str, options: SplitOptions) -> tuple[DataS
     )
 
 
-def _digests(records: Sequence[Record]) -> dict[Path, bytes]:
+def _digests(source: DataSource) -> dict[Path, bytes]:
     """Image file -> digest of its bytes, with a bar where there are many."""
-    found = {}
-    with Progress(quiet=len(records) < MANY) as progress:
-        task = progress.task("hold out", len(records))
-        for record in records:
-            found[record.path] = file_digest(record.path)
-            progress.advance(task)
-    return found
+    paths = [record.path for record in source.records]
+    with Progress(quiet=len(paths) < MANY) as progress:
+        advance = partial(progress.advance, progress.task("hold out", len(paths)))
+        return dict(zip(paths, file_digests(paths, source.root, advance, same_elsewhere=True), strict=True))
 
 
 def _first(digests: Set[bytes], count: int, seed: int) -> set[bytes]:

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -89,8 +90,13 @@ def read_splits(
 
 def _apart(train: DataSource, val: DataSource) -> DataSource:
     """The second source, with a warning where it has image files of the first."""
-    files = {os.path.realpath(record.path) for record in train.records}
-    shared = sum(os.path.realpath(record.path) in files for record in val.records)
+    folders = cache(os.path.realpath)  # each is resolved once, and not for each of its images
+
+    def real(path: Path) -> str:
+        return os.path.realpath(path) if path.is_symlink() else os.path.join(folders(path.parent), path.name)
+
+    files = {real(record.path) for record in train.records}
+    shared = sum(real(record.path) in files for record in val.records)
     warning = f"{shared} of the {len(val.records)} images of {val.split} are in {train.split}, too: a score is too good"
     return replace(val, warnings=(*val.warnings, warning)) if shared else val
 

@@ -12,7 +12,7 @@ import socket
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -52,6 +52,22 @@ def sole_use(folder: Path) -> Iterator[None]:
         with suppress(OSError):
             for path in missing:
                 path.rmdir()
+
+
+@contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """In the context, no other process is in the context of this folder: the others wait until it ends.
+
+    Where the folder cannot be made, or has a file system without locks, nothing waits.
+    """
+    with ExitStack() as stack:
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            folder.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((folder / LOCK).open("ab"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _acquire(folder: Path, how: int = os.O_RDONLY) -> int:

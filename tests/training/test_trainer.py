@@ -360,6 +360,22 @@ def test_two_processes_make_one_run(tmp_path: Path, capfd: pytest.CaptureFixture
     assert json.loads(figures.read_text())["model"]["summary"] == read_log(out, "val")[-1]["summary"]
 
 
+@pytest.mark.parametrize("precision", ["no", "auto"])
+def test_processes_wait_longer_than_the_library_does(monkeypatch: pytest.MonkeyPatch, precision: Any) -> None:
+    """The limit must reach whichever call starts the group of processes: with "auto" that is an earlier one."""
+    module, given = eyas.training.accelerator, []
+    state, real = module.PartialState, module.Accelerator
+
+    def accelerator(*, kwargs_handlers: list[Any], **more: Any) -> Any:
+        given.extend(handler.timeout for handler in kwargs_handlers)
+        return real(kwargs_handlers=kwargs_handlers, **more)
+
+    monkeypatch.setattr(module, "PartialState", lambda *, timeout, **more: given.append(timeout) or state(**more))
+    monkeypatch.setattr(module, "Accelerator", accelerator)
+    make_accelerator(RunArgs(device="cpu", precision=precision), OptimArgs())
+    assert given == [module.WAIT] * (1 if precision == "no" else 2)
+
+
 def test_processes_evaluate_with_the_buffers_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     network = nn.BatchNorm2d(2)
     seen: list[torch.Tensor] = []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
-from accelerate.utils import gather_object
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from eyas.args import DataArgs
@@ -17,7 +19,7 @@ from eyas.nn.eval_mode import eval_mode
 from eyas.nn.failures import running
 from eyas.ops.pixels import as_float
 from eyas.tools.progress import Progress
-from eyas.types import Detector, Prediction, Target, image_sizes
+from eyas.types import Detector, EyasError, Prediction, Target, image_sizes
 
 Batches = Iterable[tuple[Tensor, list[Target]]]
 
@@ -86,12 +88,32 @@ def on_cpu(prediction: Prediction) -> Prediction:
 def score_detector(
     detector: Detector, batches: Batches, source: DataSource, metric: str, progress: Progress, name: str
 ) -> EvaluationResult:
-    """Score a detector on every image of a source, each process on its share, behind a progress bar of that name."""
+    """Score a detector on every image of a source, each process on its share, behind a progress bar of that name.
+
+    The first process scores the detections of all, and the others have its result: scoring takes gigabytes where the
+    images are many.
+    """
     shards = gather_object([predict_records(detector, batches, source, progress, name)])
     # Records that are repeated to even out the shards count once.
     found = {index: prediction for shard in shards for index, prediction in shard.items()}
-    with progress.waiting(f"{name:<9} scoring the detections in {len(found)} images"):
-        return score(metric, source, found)
+    outcome: list[EvaluationResult | EyasError | None] = [None]
+    if PartialState().is_main_process:
+        with progress.waiting(f"{name:<9} scoring the detections in {len(found)} images"):
+            outcome = [_score_or_error(metric, source, found)]
+    result = broadcast_object_list(outcome)[0]
+    if isinstance(result, EyasError):
+        raise result
+    return cast(EvaluationResult, result)
+
+
+def _score_or_error(
+    metric: str, source: DataSource, predictions: dict[int, Prediction]
+) -> EvaluationResult | EyasError:
+    """`score`, or the error that every process is to raise, since the others wait for the result."""
+    try:
+        return score(metric, source, predictions)
+    except EyasError as error:
+        return error
 
 
 def score(metric: str, source: DataSource, predictions: dict[int, Prediction]) -> EvaluationResult:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, ProjectConfiguration, broadcast, set_seed
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, ProjectConfiguration, broadcast, set_seed
 from torch import nn
 
 from eyas.args import OptimArgs, RunArgs
 from eyas.training.trackers import EVENTS, chosen_trackers
 from eyas.types import EyasError
+
+WAIT = timedelta(hours=3)
+"""How long a process waits for the others. NCCL's ten minutes end a run whose processes fill a cache for hours, since
+their shares of the images take a few percent more or less, or whose first process scores a million images."""
 
 
 def make_accelerator(run: RunArgs, optim: OptimArgs, folder: Path | None = None) -> Accelerator:
@@ -31,7 +36,7 @@ def make_accelerator(run: RunArgs, optim: OptimArgs, folder: Path | None = None)
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     precision = run.precision
     if precision == "auto":
-        precision = "bf16" if computes_in_bf16(PartialState(cpu=run.device == "cpu").device) else "no"
+        precision = "bf16" if computes_in_bf16(PartialState(cpu=run.device == "cpu", timeout=WAIT).device) else "no"
     try:
         accelerator = Accelerator(
             cpu=run.device == "cpu",
@@ -39,6 +44,7 @@ def make_accelerator(run: RunArgs, optim: OptimArgs, folder: Path | None = None)
             gradient_accumulation_steps=optim.accumulate,
             log_with=list(trackers) or None,
             project_config=events,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
         )
     except ValueError as error:
         raise EyasError(f"--run.precision {run.precision} does not work here: {error}") from error

@@ -114,7 +114,8 @@ class Setup(ExitStack):
                 count = len(source.problems)
                 text = f"{count} problem{'s' if count > 1 else ''} in split {source.split}: boxes dropped or clipped"
                 self.say(f"warning   {text}; see `eyas data {source.root}`")
-        for remark in remarks(self.metric, self.val):
+        # What they are found with takes seconds and gigabytes where the validation images are many.
+        for remark in remarks(self.metric, self.val) if self.accelerator.is_main_process else ():
             self.say(f"warning   {remark}")
         return self
 

@@ -7,12 +7,12 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from eyas.runs.config import (
-    check_folder,
     command_config,
     flat_options,
     recorded_config,
@@ -21,6 +21,7 @@ from eyas.runs.config import (
     start_folder,
 )
 from eyas.runs.log import LogTail, RunLog, read_log
+from eyas.runs.resume import check_folder
 from eyas.types import EyasError
 
 CONFIG = {
@@ -162,6 +163,62 @@ def test_a_run_older_than_an_option_is_resumed_with_its_default(tmp_path: Path) 
         check_folder(tmp_path, resume=True, config=yaml.safe_dump({**CONFIG, "dataset": {"val_fraction": 0.3}}))
 
 
+SHUFFLEDET: dict[str, Any] = {
+    **{"model": "shuffledet", "options": {"width": 0.5}, "data": "d", "out": "o", "run": {"epochs": 4}},
+    "dataset": {"batch_size": 16, "resize": {"height": 160, "width": 160}},
+}
+"""The config of a run that began before the object weight was that of a mean."""
+
+
+@pytest.mark.parametrize(("recorded", "today"), [({}, 4.6875), ({"object_weight": 30}, 1.875)])
+def test_an_older_shuffledet_keeps_its_confidence_loss(
+    tmp_path: Path, recorded: dict[str, float], today: float
+) -> None:
+    """It was divided by the batch of a process: 75 / 16 is what a default of 75 meant with batches of 16."""
+    start_folder(tmp_path, config=yaml.safe_dump({**SHUFFLEDET, "options": {"width": 0.5, **recorded}}))
+    for options in ({}, {"object_weight": 9.375}, {"object_weight": 30}):
+        asked = {**SHUFFLEDET, "options": {"width": 0.5, **options}}
+        with pytest.raises(EyasError, match=rf"give --options\.object_weight {today}, which means today"):
+            check_folder(tmp_path, resume=True, config=yaml.safe_dump(asked))
+    same = {**SHUFFLEDET, "options": {"width": 0.5, "object_weight": today}}
+    check_folder(tmp_path, resume=True, config=yaml.safe_dump(same))
+    halves = {**same, "devices": 2, "dataset": {**SHUFFLEDET["dataset"], "batch_size": 8}}
+    check_folder(tmp_path, resume=True, config=yaml.safe_dump(halves))
+
+
+def test_a_shuffledet_of_today_is_resumed_as_it_was_recorded(tmp_path: Path) -> None:
+    today = yaml.safe_dump({**SHUFFLEDET, "dataset": {**SHUFFLEDET["dataset"], "val_fraction": 0.2}})
+    start_folder(tmp_path, config=today)
+    check_folder(tmp_path, resume=True, config=today)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"optim": {"ema": 0.99}}, "running average"),
+        ({"teacher": "t", "teacher_scale": 2.0}, "teacher's larger images"),
+        ({"teacher": "t", "optim": {"accumulate": 4}}, "accumulated batches"),
+        ({"method": {"class_path": "eyas.FitNets"}, "optim": {"accumulate": 4}}, "accumulated batches"),
+        ({"method": [{"class_path": "eyas.Vanilla"}], "optim": {"accumulate": 4}}, None),
+        ({"optim": {"accumulate": 4, "ema": 0.0}}, None),
+        ({"model": "shuffledet", "dataset": {"resize": {"height": 160, "width": None}}}, "ShuffleDet's anchors"),
+        ({"teacher": "t", "teacher_scale": 1.0}, None),
+    ],
+)
+def test_an_older_run_that_no_option_trains_as_it_began_is_refused(
+    tmp_path: Path, change: dict[str, Any], said: str | None
+) -> None:
+    older = {**CONFIG, "model": "ssd", **change}
+    dataset = {**change.get("dataset", {}), "val_fraction": 0.2}
+    for folder, config in (("older", older), ("today", {**older, "dataset": dataset})):
+        start_folder(tmp_path / folder, config=yaml.safe_dump(config))
+        if folder == "today" or said is None:
+            check_folder(tmp_path / folder, resume=True, config=yaml.safe_dump(config))
+            continue
+        with pytest.raises(EyasError, match=rf"earlier version, in which .*{said}"):
+            check_folder(tmp_path / folder, resume=True, config=yaml.safe_dump(config))
+
+
 def test_resume_may_change_where_and_how_fast(tmp_path: Path) -> None:
     start_folder(tmp_path, config=TEXT)
     changed = {**CONFIG, "data": "elsewhere", "run": {"epochs": 4, "resume": True, "threads": 3, "log_every": 5}}
@@ -220,6 +277,22 @@ def test_a_damaged_line_is_named_by_every_reader(tmp_path: Path, line: bytes) ->
             reader()
     (tmp_path / "log.jsonl").write_bytes(b"\n".join([good, good, line]))
     assert len(read_log(tmp_path)) == 2, "a torn last line is passed over"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"epoch": "1"}, "its epoch is '1', not a count"),
+        ({"summary": [1]}, r"its summary is \[1\], not a mapping of names to finite numbers"),
+        ({"per_class": {"a": 5}}, "its per_class is {'a': 5}, not a mapping of classes to their metrics"),
+        ({"kind": "train"}, "it has no time"),
+    ],
+)
+def test_a_damaged_line_says_what_is_wrong(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    lines = [json.dumps({**GOOD, **change}), json.dumps(GOOD), ""]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    with pytest.raises(EyasError, match=rf"line 1 is damaged: {said}; take it out"):
+        read_log(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,9 +13,10 @@ import yaml
 
 from eyas.comparison.arms import BASELINE, FORMER_BASELINE, ArmOptions, at_schedule, resolve_arms, split_schedule
 from eyas.runs import opening
-from eyas.runs.config import CONFIG, FREE, flat_options, recorded_options
+from eyas.runs.config import flat_options, recorded_options
 from eyas.runs.recipes import code_is_allowed, refuse_code
 from eyas.runs.results import RunResult, TrainingTime, last_epoch, read_run, read_time
+from eyas.runs.resume import FREE, first_difference
 from eyas.tools.files import file_digest, files_digest, make_folder, write_json, write_text
 from eyas.tools.text_files import read_json
 from eyas.types import EyasError
@@ -22,7 +24,7 @@ from eyas.types import EyasError
 ARMS = "arms"
 """Folder of the arms' configs, each with every option of its runs except seed and paths."""
 TEACHER_FILE = "teacher.json"
-UNCHECKED = (*FREE, "devices", "run.seed")
+UNCHECKED = (*FREE, "run.seed")
 """Options in which a run may differ from its arm."""
 
 Resolve = Callable[[str, Sequence[str]], str]
@@ -158,16 +160,22 @@ def make_plan(
 
 def make_arm(name: str, options: Mapping[str, Any], data: Path, teacher: str, resolve: Resolve) -> Arm:
     """An arm from its options. Raises EyasError when they are not the options of a training."""
+    with arm_command(name, options, data, teacher) as (command, *arguments):
+        refuse_code(options.get("method"), "method")
+        resolved = resolve(command, arguments)
+    return Arm(name, options, flat_options(yaml.safe_load(resolved)))
+
+
+@contextmanager
+def arm_command(name: str, options: Mapping[str, Any], data: Path, teacher: str) -> Iterator[list[str]]:
+    """In the context, the command line of an arm's training, without ``eyas``. An EyasError names the arm."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "arm.yaml"
         file.write_text(_yaml(options))
-        command, *arguments = command_line(options, file, data, teacher, Path(folder))
         try:
-            refuse_code(options.get("method"), "method")
-            resolved = resolve(command, arguments)
+            yield command_line(options, file, data, teacher, Path(folder))
         except EyasError as error:
             raise EyasError(f"arm {name}: {error}") from error
-    return Arm(name, options, flat_options(yaml.safe_load(resolved)))
 
 
 def command_line(options: Mapping[str, Any], config: Path, data: Path, teacher: str, out: Path) -> list[str]:
@@ -186,20 +194,15 @@ def _given(config: Path, data: Path) -> list[str]:
 
 
 def refuse_changes(arm: Arm, folder: Path) -> None:
-    """Raises EyasError when a run folder holds a run with other options than the arm has now.
-
-    An option that the run does not record and the arm does not set is newer than the run: it has its default.
-    """
-    if not (folder / CONFIG).is_file():
-        return
-    before, asked = recorded_options(folder), flat_options(arm.options)
-    for name in sorted(before.keys() | arm.resolved.keys()):
-        new = name not in before and name not in asked
-        if name not in UNCHECKED and not new and before.get(name) != arm.resolved.get(name):
-            raise EyasError(
-                f"{folder} was trained with {name} {before.get(name)}, and arm {arm.name} now has "
-                f"{arm.resolved.get(name)}; give the arm another name, or remove its run folders, or set it back"
-            )
+    """Raises EyasError when a run folder holds a run with other options than the arm has now."""
+    before = recorded_options(folder)
+    found = first_difference(before, arm.resolved, UNCHECKED) if before else None
+    if found is not None:
+        set_back = f"set it to {found.before}, which means today the same" if found.translated else "set it back"
+        raise EyasError(
+            f"{folder} was trained with {found.name} {found.before}, and arm {arm.name} now has {found.now}; give the "
+            f"arm another name, or remove its run folders, or {set_back}"
+        )
 
 
 def same_teacher(out: Path, teacher: str) -> None:

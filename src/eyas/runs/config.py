@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from eyas.args import DataArgs, OptimArgs, RunArgs, TeacherArgs
 from eyas.runs.log import LOG
 from eyas.tools.files import make_folder, remove_parts, write_json, write_text
 from eyas.tools.tables import visible
-from eyas.tools.text_files import parse_yaml, read_yaml_mapping
+from eyas.tools.text_files import read_yaml_mapping
 from eyas.types import EyasError
 
 CONFIG = "config.yaml"
 RESUME = "last.pt"
 """The checkpoint that a run resumes from."""
 VERSIONS = "versions.json"
-FREE = (
-    *("data", "out", "teacher", "dataset.workers", "dataset.worker_timeout"),
-    *("run.device", "run.threads", "run.log_every", "run.resume", "run.export_check", "run.trackers", "run.project"),
-)
-"""Options that may change when a run is resumed: where things are and how fast, not what is trained."""
-
-STEP = ("devices", "dataset.batch_size", "optim.accumulate")
-"""Options whose product is the number of images of an optimiser step."""
 
 TEXT, COUNT, NUMBER, NAMES = (str,), (int,), (int, float), (list, dict)
 WORDS = {
@@ -42,12 +30,12 @@ WORDS = {
     NAMES: "a list or a mapping of class names",
 }
 READ: Mapping[str, Mapping[str, tuple[type, ...]]] = {
-    "": {"data": TEXT, "teacher": TEXT, "teacher_scale": NUMBER},
+    "": {"data": TEXT, "teacher": TEXT, "teacher_scale": NUMBER, "devices": COUNT},
     "dataset": {
         **{"format": TEXT, "train_split": TEXT, "val_split": TEXT},
-        **{"val_fraction": NUMBER, "val_seed": COUNT, "classes": NAMES},
+        **{"val_fraction": NUMBER, "val_seed": COUNT, "classes": NAMES, "batch_size": COUNT},
     },
-    "optim": {},
+    "optim": {"accumulate": COUNT, "ema": NUMBER},
     "run": {"epochs": COUNT, "seed": COUNT, "metric": TEXT},
 }
 """Group -> the options in it that commands read from a run's config, with their types; any may be null."""
@@ -85,37 +73,6 @@ def resume_note(folder: Path | None) -> Iterator[None]:
         if folder is not None and (folder / RESUME).is_file():
             error.add_note("the last checkpoint is intact: go on from it with --run.resume true")
         raise
-
-
-def check_folder(folder: Path, *, resume: bool, config: str) -> None:
-    """Check that a run may start, or go on, in a folder, which need not exist.
-
-    Args:
-        folder: the run folder.
-        resume: go on with the run that is there.
-        config: YAML of the options; a resumed run must have those that it began with, but for `FREE`.
-
-    Raises:
-        EyasError: the folder holds a run and ``resume`` is off, or the reverse, or the options differ.
-    """
-    holds = holds_run(folder)
-    if holds and not resume:
-        raise EyasError(f"{folder} already holds a run; choose another --out, or go on with it by --run.resume true")
-    if not resume:
-        return
-    if not holds:
-        raise EyasError(f"{folder} holds no run to resume; check --out, or leave --run.resume out")
-    before, now = recorded_options(folder), flat_options(parse_yaml(config, "the options"))
-    if not before or not now:
-        return  # started from Python, where there is no config to compare
-    # An option that the run does not record is newer than the run, which had its default.
-    before, now = (_trained({**_defaults(), **options}) for options in (before, now))
-    for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name) and name not in FREE:
-            raise EyasError(
-                f"{folder} holds a run with {name} {before.get(name)}, not {now.get(name)}; resume it as it began "
-                f"(--config {folder / CONFIG} --run.resume true), or start another one in another --out"
-            )
 
 
 def start_folder(folder: Path, *, config: str) -> None:
@@ -182,22 +139,3 @@ def versions() -> dict[str, str]:
     packages = ("eyas", "torch", "torchvision", "accelerate", "numpy", "faster-coco-eval")
     found = {name: metadata.version(name) for name in packages}
     return {"python": platform.python_version(), **found, "machine": platform.machine(), "cpus": str(os.cpu_count())}
-
-
-def _defaults() -> dict[str, Any]:
-    """The defaults of the options that trainings share."""
-    groups = {"dataset": asdict(DataArgs()), "optim": asdict(OptimArgs()), "run": asdict(RunArgs())}
-    options = {**groups, **asdict(TeacherArgs())}
-    return flat_options(json.loads(json.dumps(options)))  # lists for tuples, as YAML has them
-
-
-def _trained(options: dict[str, Any]) -> dict[str, Any]:
-    """The options with the images of an optimiser step instead of what makes it up: processes may share them otherwise.
-
-    A run that does not record its devices had one process.
-    """
-    parts = {"devices": 1, **{name: options.get(name) for name in STEP if name in options}}
-    if not all(isinstance(parts.get(name), int) for name in STEP):
-        return options
-    own = {name: value for name, value in options.items() if name not in STEP}
-    return {**own, " x ".join(STEP): math.prod(parts[name] for name in STEP)}

@@ -40,6 +40,13 @@ def are_metrics_of_classes(value: Any) -> bool:
     return isinstance(value, dict) and all(name.isprintable() and are_metrics(each) for name, each in value.items())
 
 
+WORDS: Mapping[Callable[[Any], bool], str] = {
+    _is_count: "a count",
+    _is_number: "a finite number",
+    are_metrics: "a mapping of names to finite numbers",
+    are_metrics_of_classes: "a mapping of classes to their metrics",
+}
+"""What each check asks for, in words."""
 FIELDS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
     "train": {"epoch": _is_count, "step": _is_count, "time": _is_number, "losses": are_metrics},
     "val": {"epoch": _is_count, "step": _is_count, "summary": are_metrics, "per_class": are_metrics_of_classes},
@@ -139,7 +146,8 @@ def _parsed(path: Path, whole: bytes, after: int = 0) -> Iterator[dict[str, Any]
         places = {name: _is_count for name in ("epoch", "step") if name in line}
         for name, check in {**places, **FIELDS.get(line["kind"], {})}.items():
             if name not in line or not check(line[name]):
-                raise EyasError(f"{where}: its {name} is not one; take it out of the file, and the others are read")
+                found = f"its {name} is {line[name]!r:.60}, not {WORDS[check]}" if name in line else f"it has no {name}"
+                raise EyasError(f"{where}: {found}; take it out of the file, and the others are read")
         yield line
 
 

@@ -56,14 +56,14 @@ def native_resize(name: str) -> Resize | None:
     """The input size that a folder of a detector's library states; None for any other name, and where it does not.
 
     Raises:
-        EyasError: the size that it states is none.
+        EyasError: it states a size that no image can have.
     """
     native = native_format(name)
     size = {} if native is None else native.input_size(Path(name))
     try:
         return Resize(**size) if size else None
     except (EyasError, TypeError) as error:
-        raise EyasError(f"{name}: its image processor states no size of images: {error}") from error
+        raise EyasError(f"{name}: its image processor states a size that no image can have: {error}") from error
 
 
 def resolve_detector(name: str | Path, *, best: bool = False, run_code: bool = True) -> DetectorSource:

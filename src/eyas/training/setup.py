@@ -26,8 +26,9 @@ from eyas.methods import FGFI, LevelPair, Method
 from eyas.nn.compile import compile_levels
 from eyas.nn.fold_batchnorm import fold_teacher
 from eyas.runs.checkpoint import ModelSpec
-from eyas.runs.config import check_folder, holds_run, resolved_config, start_folder
+from eyas.runs.config import holds_run, resolved_config, start_folder
 from eyas.runs.opening import DetectorSource
+from eyas.runs.resume import check_folder
 from eyas.runs.teachers import unlike_training
 from eyas.tools.locks import sole_use
 from eyas.tools.progress import Progress

@@ -1,0 +1,30 @@
+"""A run of an earlier version, through the command line: it goes on as it began, is scored and teaches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from eyas.__main__ import main
+from helpers.tiny import options, write_squares
+
+SIZE = "--dataset.resize=64x64"
+
+
+def test_a_shuffledet_of_an_earlier_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_squares(tmp_path / "data", train=4, val=2)
+    old = tmp_path / "old"
+    assert main(["train", f"--data={data}", f"--out={old}", SIZE, *options(run_epochs=1)]) == 0
+    config = yaml.safe_load((old / "config.yaml").read_text())
+    del config["dataset"]["val_fraction"], config["options"]["object_weight"]  # as that version recorded it
+    (old / "config.yaml").write_text(yaml.safe_dump(config))
+    again = ["train", f"--config={old / 'config.yaml'}", "--run.resume=true"]
+    assert main(again) == 2
+    said = capsys.readouterr().err
+    assert "--options.object_weight 18.75" in said and said.count("\n") == 1
+    assert main([*again, "--options.object_weight=18.75"]) == 0, "75 over batches of 4"
+    assert main(["evaluate", str(old), "--workers=0"]) == 0
+    taught = ["distill", f"--data={data}", f"--teacher={old}", "--any_teacher=true", f"--out={tmp_path / 'new'}"]
+    assert main([*taught, SIZE, *options(run_epochs=1)]) == 0

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eyas.args import at_least, check_seeds
-from eyas.commands.distill import distill
-from eyas.commands.parsing import resolve_options
+from eyas.commands.distill import distill, try_out
+from eyas.commands.parsing import call_with_options, resolve_options
 from eyas.commands.train import train
 from eyas.comparison.arms import ArmOptions
 from eyas.tools.locks import sole_use
@@ -70,6 +70,7 @@ def compare(
     plan = make_plan(data, teacher, student, arms, out=out, seeds=seeds, epochs=schedules, resolve=resolve_command)
     failed: Mapping[str, str] = {}
     if not report_only:
+        check_arms(plan)
         with sole_use(out):
             failed = train_in_waves(plan, equal_time=equal_time, jobs=jobs, threads=threads)
     plan = with_decided(plan) if equal_time else plan
@@ -93,6 +94,22 @@ def compare(
 def resolve_command(command: str, arguments: Sequence[str]) -> str:
     """The YAML that a run of ``eyas COMMAND`` would record. Raises EyasError where an option does not fit."""
     return resolve_options(TRAININGS[command], arguments)
+
+
+def check_arms(plan: Plan) -> None:
+    """Raises EyasError for an arm that is still to be trained and whose method cannot work with these detectors."""
+    from eyas.comparison.plan import arm_command
+    from eyas.tools.progress import Progress
+
+    with Progress() as progress:
+        for arm in plan.arms:
+            if "method" not in arm.options or all(plan.is_finished(arm, seed) for seed in plan.seeds):
+                continue
+            with (
+                progress.waiting(f"arm       trying {arm.name} on a batch"),
+                arm_command(arm.name, arm.options, plan.data, plan.teacher) as (_, *arguments),
+            ):
+                call_with_options(try_out, distill, arguments)
 
 
 def about(plan: Plan) -> dict[str, object]:

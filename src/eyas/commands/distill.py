@@ -10,6 +10,10 @@ from eyas.args import DataArgs, OptimArgs, RunArgs, StudentArgs, TeacherArgs
 
 if TYPE_CHECKING:
     from eyas.evaluation import EvaluationResult
+    from eyas.types import Target
+
+TRIED = 256
+"""Sides in pixels of the images in `try_out`, where the options give no size."""
 
 
 def distill(
@@ -83,3 +87,37 @@ def distill(
         describe_idle(distiller, batches, setup.say)
         setup.say_where_it_is()
         return result
+
+
+def try_out(
+    data: Path,
+    teacher: str,
+    student: StudentArgs,
+    out: Path,
+    teaching: TeacherArgs = TeacherArgs(),
+    dataset: DataArgs = DataArgs(),
+    optim: OptimArgs = OptimArgs(),
+    run: RunArgs = RunArgs(),
+) -> None:
+    """Run what a first step of `distill` with the same arguments would run, on images of noise. No data is read.
+
+    Raises:
+        EyasError: these detectors and methods do not go together.
+    """
+    import torch
+
+    from eyas.detectors import build
+    from eyas.distillation.distiller import Distiller
+    from eyas.runs.opening import load
+    from eyas.training.setup import chosen_methods
+
+    opened, scale = load(teacher), teaching.teacher_scale
+    detector = build(student.model, opened.classes, backbone=student.backbone, options=student.options)
+    methods = chosen_methods(teaching.method)
+    distiller = Distiller(detector, opened, *methods, pairs=teaching.pairs, teacher_scale=scale, seed=run.seed)
+    height, width = dataset.resize.times(scale).output_size((TRIED, TRIED))
+    target: Target = {
+        "boxes": torch.tensor([[width / 4, height / 4, width * 3 / 4, height * 3 / 4]]),
+        "labels": torch.tensor([0]),
+    }
+    distiller.try_out(torch.rand(2, 3, height, width), [target, target])

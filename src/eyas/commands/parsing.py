@@ -229,8 +229,17 @@ def _instances(parser: ArgumentParser, config: Namespace) -> Namespace:
 
 def run_recipe(function: Callable[..., Any], recipe: Path, overrides: Mapping[str, Any]) -> Any:
     """Do what ``eyas COMMAND --config recipe --key value ...`` would do, and return what the command returns."""
-    parser = command_parser(function)
-    arguments = [f"--config={recipe}", *(f"--{key}={value}" for key, value in overrides.items())]
+    given = [f"--config={recipe}", *(f"--{key}={value}" for key, value in overrides.items())]
+    return call_with_options(function, function, given)
+
+
+def call_with_options(function: Callable[..., Any], command: Callable[..., Any], arguments: Sequence[str]) -> Any:
+    """Call a function that takes what a command takes with the options of ``eyas COMMAND arguments``.
+
+    Raises:
+        EyasError: as `resolve_options` does, or the function.
+    """
+    parser = command_parser(command)
     return run_config(function, parser, _parse(parser, spelled_out(parser, arguments)))
 
 

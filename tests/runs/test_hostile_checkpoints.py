@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -21,9 +22,11 @@ from torch import nn
 from eyas.cache.shards import KEY_BYTES, LevelRecord, encode, well_formed
 from eyas.detectors import build
 from eyas.detectors.transformers.loading import LOADER_OPTIONS
+from eyas.distillation.distiller import Distiller
 from eyas.runs.checkpoint import load_weights, save_weights
 from eyas.runs.opening import load
-from eyas.tools.tensor_files import check_weights, read_pt
+from eyas.tools.files import file_digest
+from eyas.tools.tensor_files import check_weights, read_pt, read_safetensors
 from eyas.training.reproducibility import restore_random_state
 from eyas.training.state import TrainState
 from eyas.types import Detector, EyasError
@@ -139,13 +142,18 @@ def put(state: Any, place: str, value: object) -> None:
             ("optimizer.state.0.exp_avg", value)
             for value in (torch.ones(2, 3), torch.ones(()), torch.ones(7), "x", [1])
         ),
-        *(("optimizer.param_groups.0.lr", value) for value in ("x", None, math.nan, [1])),
-        *(("optimizer.param_groups.0.betas", value) for value in (5, (2,), ("x", "y"))),
+        *(("optimizer.state.0.exp_avg", torch.full((3, 2), value)) for value in (math.nan, math.inf)),
+        *(("optimizer.state.0.exp_avg_sq", torch.full((3, 2), value)) for value in (math.nan, -1.0)),
+        *(("optimizer.state.0.step", value) for value in (torch.tensor(-5.0), torch.tensor(math.nan), -5)),
+        *(("optimizer.param_groups.0.lr", value) for value in ("x", None, math.nan, [1], -1.0)),
+        *(("optimizer.param_groups.0.betas", value) for value in (5, (2,), ("x", "y"), (2.0, 2.0), (0.9, 1.0))),
+        *((f"optimizer.param_groups.0.{name}", -1.0) for name in ("eps", "weight_decay", "initial_lr")),
         *(("optimizer.param_groups.0.amsgrad", value) for value in (1, None)),
         *(("random", value) for value in (None, 5, {})),
         *(("scheduler", value) for value in (None, 5, {"step": 5})),
-        *(("scheduler.last_epoch", value) for value in ("x", math.nan, None)),
-        *(("scheduler.base_lrs", value) for value in ([], ["x"])),
+        *(("scheduler.last_epoch", value) for value in ("x", math.nan, None, -3)),
+        *(("scheduler.base_lrs", value) for value in ([], ["x"], [1e9])),
+        ("ema.n_averaged", torch.tensor(-10)),
         *(("ema", value) for value in (None, [], {})),
         *(("model", value) for value in ({"a": torch.ones(1)}, {"weight": torch.ones(2, 3)})),
     ],
@@ -170,6 +178,45 @@ def test_a_running_average_that_is_not_finite_is_refused(tmp_path: Path) -> None
     torch.save(state, path)
     with pytest.raises(EyasError, match=r"last\.pt: its running average: .* NaN"):
         a_training().restore(path, ALONE)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("scale", 0.0),
+        ("scale", -1.0),
+        ("scale", math.nan),
+        ("scale", "x"),
+        ("growth_factor", 1e9),
+        ("backoff_factor", 0),
+    ],
+)
+def test_a_loss_scale_that_is_none_is_refused(tmp_path: Path, name: str, value: object) -> None:
+    scaler = torch.amp.GradScaler("cpu", enabled=True)
+    accelerator = cast(Accelerator, SimpleNamespace(**{**vars(ALONE), "scaler": scaler}))
+    path = tmp_path / "last.pt"
+    a_training().save(path, accelerator)
+    a_training().restore(path, accelerator)
+    state = torch.load(path, weights_only=True)
+    state["scaler"][name] = value
+    torch.save(state, path)
+    with pytest.raises(EyasError, match=r"last\.pt: not a checkpoint of this run.*its loss scale"):
+        a_training().restore(path, accelerator)
+
+
+@pytest.mark.parametrize("batches", [-1, "x", 1.5, None, True])
+def test_a_distiller_that_trained_on_no_number_of_batches_is_refused(batches: object) -> None:
+    with pytest.raises(ValueError, match="batches"):
+        Distiller.set_extra_state(cast(Distiller, SimpleNamespace()), cast(dict[str, int], {"batches": batches}))
+
+
+@pytest.mark.parametrize("name", ["last.pt", "student.safetensors"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    os.mkfifo(path)
+    for reader in (read_pt, read_safetensors, file_digest):
+        with pytest.raises(EyasError, match=f"{name}: is not a file"):
+            reader(path)
 
 
 @pytest.mark.parametrize("states", [[{}], [{"cpu": torch.zeros(3)}], [5], [{"cpu": "x"}]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -108,3 +109,12 @@ def test_what_a_killed_process_left_is_removed_when_the_run_goes_on(mine: Path) 
     part_of(folder / "native").symlink_to(outside)
     remove_parts(folder)
     assert (outside / "kept").exists() and mine.exists()
+
+
+def test_a_pipe_in_the_place_of_a_log_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log.jsonl")
+    for mode in ("ab", "rb+"):
+        with pytest.raises(FileExistsError):
+            open_own(tmp_path / "log.jsonl", mode)
+    with pytest.raises(EyasError, match=r"log\.jsonl: could not be written .*a file stands in the way"):
+        RunLog(tmp_path)("train", epoch=0, step=1, losses={})

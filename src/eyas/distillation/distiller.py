@@ -215,6 +215,8 @@ class Distiller(nn.Module):
         return {"batches": self._batches}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
+        if type(state["batches"]) is not int or state["batches"] < 0:
+            raise ValueError(f"it has trained on {state['batches']!r:.60} batches")
         self._batches = state["batches"]
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:

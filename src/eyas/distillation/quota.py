@@ -49,5 +49,5 @@ class Quota:
         return [self.next_look, int(self.reached), self.seen]
 
     def restore(self, state: Sequence[int]) -> None:
-        self.next_look, self.seen = state[0], state[2]
-        self.reached = bool(state[1])
+        self.next_look, reached, self.seen = state
+        self.reached = bool(reached)

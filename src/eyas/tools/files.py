@@ -117,8 +117,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def open_own(path: Path, mode: Literal["ab", "rb+"]) -> BinaryIO:
-    """Open a file to append to it or to change it. Raises OSError, also where the path is a link to another file."""
+    """Open a file to append to it or to change it. Raises OSError, also for a link to another file, or a pipe."""
+    if path.exists() and not path.is_file():  # to open a pipe would wait for its other end
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     return open(path, mode, opener=lambda name, flags: os.open(name, flags | NO_LINK, 0o666))
+
+
+def check_file(path: Path) -> None:
+    """Raises EyasError for what is there and is no file: to open a pipe would wait for its other end."""
+    if path.exists() and not path.is_file():
+        raise EyasError(f"{path}: is not a file; remove it, or give another path")
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
@@ -133,7 +141,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def file_digest(path: Path) -> bytes:
-    """SHA-256 of the contents of a file, read piece by piece."""
+    """SHA-256 of the contents of a file, read piece by piece. Raises EyasError where it is no file."""
+    check_file(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 

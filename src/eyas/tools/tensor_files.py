@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from eyas.tools.files import check_file
 from eyas.types import EyasError
 
 STRUCTURE_LIMIT = 16 * 1024**2
@@ -41,8 +42,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, by name.
 
     Raises:
-        EyasError: it is damaged, inconsistent, or its header exceeds `STRUCTURE_LIMIT`.
+        EyasError: it is no file, damaged, inconsistent, or its header exceeds `STRUCTURE_LIMIT`.
     """
+    check_file(path)
     try:
         with path.open("rb") as file:
             header = int.from_bytes(file.read(8), "little")
@@ -62,6 +64,7 @@ def read_pt(path: Path) -> Any:
     Raises:
         EyasError: it is not such a file, is damaged, holds other objects, or claims more bytes than it has.
     """
+    check_file(path)
     try:
         with path.open("rb") as file:
             zipped = file.read(4) == ZIP_START

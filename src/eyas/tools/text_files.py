@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from eyas.tools.files import check_file
 from eyas.types import EyasError
 
 YAML_LIMIT = 2**20
@@ -69,8 +70,7 @@ def parse_json(text: str, where: str) -> Any:
 def read_text(path: Path, limit: int) -> str:
     """The text of a file of at most ``limit`` bytes. Raises EyasError that names it: no file, too large, not UTF-8."""
     try:
-        if path.exists() and not path.is_file():
-            raise EyasError(f"{path}: not a file")  # to open a pipe would wait for a writer
+        check_file(path)
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size > limit:
                 raise EyasError(f"{path}: has more than {limit:,} bytes, the limit for a file of its kind")

@@ -22,6 +22,8 @@ from eyas.types import Detector, EyasError
 COUNTS = ("epoch", "batch", "step", "epochs")
 MOST = 2**53
 """The largest count that a checkpoint may hold."""
+SQUARES = ("exp_avg_sq", "max_exp_avg_sq")
+"""What AdamW divides by the root of."""
 
 
 @dataclass
@@ -127,18 +129,21 @@ class TrainState:
             _check_form(state, progress, self.optimizer, self.scheduler)
             accelerator.unwrap_model(self.model).load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            _check_shapes(self.optimizer)
+            _check_values(self.optimizer)
             self.scheduler.load_state_dict(state["scheduler"])
             if self.ema is not None:
                 check_weights(f"{path}: its running average", state["ema"])
+                if state["ema"]["n_averaged"] < 0:
+                    raise ValueError("its running average has a count below 0")
                 self.ema.load_state_dict(state["ema"])
             if accelerator.scaler is not None:
+                _check_scaler(accelerator.scaler.state_dict(), state["scaler"])
                 accelerator.scaler.load_state_dict(state["scaler"])
             self.epoch, self.step, self.best = (progress[key] for key in ("epoch", "step", "best"))
             self.waited = progress.get("waited", 0)  # a checkpoint from before there was patience has none
             self.random = state["random"]
             self.batch = self._batches_done(path.parent) if self.random else self.batches * (progress["batch"] > 0)
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise EyasError(
                 f"{path}: not a checkpoint of this run, or of another version of Eyas ({error}); start the run anew in "
                 "another --out"
@@ -156,23 +161,43 @@ def _check_form(
         raise ValueError(f"its random state is {state['random']!r:.60}")
     if not isinstance(progress["best"], float) or math.isnan(progress["best"]):
         raise ValueError(f"its best evaluation is {progress['best']!r:.60}")
-    if not _alike(optimizer.state_dict()["param_groups"], state["optimizer"]["param_groups"]):
-        raise ValueError("its optimiser has other options")
-    found = state["scheduler"]
-    if not _alike(scheduler.state_dict(), found) or any(callable(getattr(LRScheduler, name, None)) for name in found):
+    for own, found in zip(optimizer.state_dict()["param_groups"], state["optimizer"]["param_groups"], strict=True):
+        # The rate moves with the schedule; the rest, such as AdamW's betas, is that of the run.
+        fixed = own.keys() & found.keys() - {"lr"}
+        if not _alike(own, found) or not found["lr"] >= 0 or any(found[name] != own[name] for name in fixed):
+            raise ValueError("its optimiser has other options")
+    own, found = scheduler.state_dict(), state["scheduler"]
+    if not _alike(own, found) or any(callable(getattr(LRScheduler, name, None)) for name in found):
         raise ValueError("its learning rate has another form")
+    if found["base_lrs"] != own["base_lrs"] or found["last_epoch"] < 0:
+        raise ValueError("its learning rate is that of another run")
 
 
-def _check_shapes(optimizer: torch.optim.Optimizer) -> None:
-    """Raises ValueError unless each state of the optimiser has the shape of its parameter; its steps are a number."""
+def _check_values(optimizer: torch.optim.Optimizer) -> None:
+    """Raises ValueError unless each state of the optimiser has the shape of its parameter and values that it can have.
+
+    Its steps are a number. They, and AdamW's mean of squares, are not negative: their roots would be NaN.
+    """
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, Tensor):
                 fits = value.shape == parameter.shape or (name == "step" and value.ndim == 0)
+                fits = fits and bool(torch.isfinite(value).all())
             else:
                 fits = value is None or _alike(0, value)
             if not fits:
                 raise ValueError(f"its optimiser has a {name} that does not fit the parameter")
+            if name in ("step", *SQUARES) and value is not None and bool((torch.as_tensor(value) < 0).any()):
+                raise ValueError(f"its optimiser has a {name} below 0")
+
+
+def _check_scaler(own: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Check the loss scale of fp16. Raises ValueError where it is none, or of another run."""
+    moving = {"scale", "_growth_tracker"}
+    if not _alike(own, found) or any(found[name] != own[name] for name in own.keys() - moving):
+        raise ValueError("its loss scale has another form")
+    if own and not (found["scale"] > 0 and found["_growth_tracker"] >= 0):
+        raise ValueError(f"its loss scale is {found['scale']!r:.60}")
 
 
 def _alike(own: Any, found: Any) -> bool:

@@ -19,6 +19,7 @@ from eyas.evaluation.cost import ModelCost, measure
 from eyas.export.onnx_format import OnnxExporter
 from eyas.export.openvino_format import OpenVinoExporter
 from eyas.export.protocols import Exporter, Runtime
+from eyas.nn.failures import running
 from eyas.ops.pixels import pad_right_and_bottom
 from eyas.runs.opening import resolve_detector
 from eyas.types import Detector, EyasError, Level, Prediction, Size, Target
@@ -78,10 +79,17 @@ class ExportedDetector:
             images: (batch, 3, height, width) in [0, 1].
 
         Raises:
-            EyasError: images larger than the file's fixed size.
+            EyasError: images larger than the file's fixed size, or a damaged file, which fails or detects classes that
+                it does not name.
         """
         fitted = images if self.size is None else pad_to(images, self.size, self.name)
-        return as_predictions(Candidates(*self.runtime.run(fitted, DETECTIONS)))
+        with running(self.name, fitted):
+            found = as_predictions(Candidates(*self.runtime.run(fitted, DETECTIONS)))
+        if any(bool((each["labels"] >= len(self.classes)).any()) for each in found):
+            raise EyasError(
+                f"{self.name}: detects more than the {len(self.classes)} classes that it names; export again"
+            )
+        return found
 
 
 def _stated_size(value: Any) -> Size | None:

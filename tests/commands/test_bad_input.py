@@ -333,8 +333,10 @@ def test_predict_goes_on_after_broken_images(
     good = {str(path) for path in photos.iterdir()}
     (photos / "cut.png").write_bytes((photos / "val0.png").read_bytes()[:200])
     (photos / "notes.jpg").write_text("not an image")
+    (photos / "PHONE.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     said = refused("predict", run, photos, f"--out={out}", "--threshold=0")
-    assert f"2 of {len(good) + 2} images cannot be used" in said and "cut.png: cannot be decoded" in said
+    assert f"3 of {len(good) + 3} images cannot be used" in said and "cut.png: cannot be decoded" in said
+    assert "PHONE.HEIC: cannot be read as an image" in said and "convert it to JPEG or PNG" in said
     assert "notes.jpg: cannot be read as an image" in said
     assert {entry["image"] for entry in json.loads((out / "predictions.json").read_text())} <= good
     assert sorted(path.stem for path in out.glob("*.png")) == sorted(Path(path).stem for path in good)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from eyas.data import SplitOptions, read, read_splits
+from eyas.data.images import find_image
 from eyas.types import EyasError
 from helpers.drawn import HEIGHT, WIDTH, assert_drawn, coco, draw, voc, yolo
 
@@ -146,3 +149,36 @@ def test_images_without_annotations_and_data_sets_further_below_are_named(tmp_pa
         read(tmp_path, "train")
     with pytest.raises(EyasError, match=rf"There are images, such as {image}, but no annotations"):
         read(image.parent, "train")
+
+
+@pytest.mark.parametrize("suffix", [".heic", ".AVIF", ".dng"])
+def test_images_that_are_not_read_are_told(tmp_path, suffix):
+    root = yolo_folder(tmp_path / "yolo")
+    assert not read(root, "train").warnings
+    (root / "images" / f"phone{suffix}").write_bytes(b"\0\0\0\x18ftypheic")
+    (warning,) = read(root, "train").warnings
+    assert f"1 images beside its own are left out, such as {root / 'images'}" in warning and "convert it" in warning
+    for path in (root / "images").glob("*.png"):
+        path.rename(path.with_suffix(suffix))
+    with pytest.raises(EyasError, match=rf"has no images .*{suffix}: its format is not read: convert it"):
+        read(root, "train")
+
+
+def test_a_labelled_image_that_is_not_read_is_named(tmp_path):
+    (tmp_path / "img.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(EyasError, match=r"img\.heic: its format is not read: convert it"):
+        find_image(tmp_path, "img")
+
+
+def test_a_folder_that_cannot_be_listed_ends_the_search(tmp_path, monkeypatch):
+    root, scandir = yolo_folder(tmp_path / "yolo"), os.scandir
+    (root / "images" / "inner").mkdir()
+
+    def refused(path):
+        if Path(path).name == "inner":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(PermissionError, match="inner"):
+        read(root, "train")

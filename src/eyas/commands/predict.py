@@ -6,12 +6,16 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eyas.args import Device, between
 from eyas.data.options import Resize
 from eyas.tools.output_paths import check_output_folder
-from eyas.types import EyasError, Prediction, Record
+from eyas.types import Detector, EyasError, Prediction, Record
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 def predict(
@@ -37,14 +41,8 @@ def predict(
     """
     between(0, 1, threshold=threshold)
     check_output_folder(out)
-    import torch
-
-    from eyas.data import eval_transform, to_record_frame
-    from eyas.data.dataset import ground_truth
     from eyas.data.images import ImageError, decode
-    from eyas.evaluation.predict import on_cpu
     from eyas.export.formats import open_detector
-    from eyas.ops.pixels import as_float
     from eyas.report.fonts import unwritable
     from eyas.report.plots import draw_detections, save_figure
     from eyas.runs.teachers import size_note
@@ -56,14 +54,11 @@ def predict(
     with Progress() as progress, progress.waiting(f"model     opening {run}"):
         own, detector = open_detector(run, best=best)
     where = pick_device(device)
-    note = size_note(str(run), resize)
-    resize = own if resize == Resize() else resize
     detector.network.to(where)
-    transform = eval_transform(resize)
     entries: list[dict[str, Any]] = []
     broken: list[str] = []
-    with Progress() as progress, torch.no_grad():
-        if note is not None:
+    with Progress() as progress:
+        if (note := size_note(str(run), resize)) is not None:
             progress.say(f"size      {note}")
         if strange := unwritable(detector.classes):
             progress.say(
@@ -77,9 +72,7 @@ def predict(
             except ImageError as error:
                 broken.append(str(error))
                 continue
-            pixels, _ = transform(image, ground_truth(record))
-            found = on_cpu(detector.predict(as_float(pixels[None].to(where)))[0])
-            found = to_record_frame(found, record, (pixels.shape[-2], pixels.shape[-1]))
+            found = detect(detector, record, image, own if resize == Resize() else resize, where)
             entries += as_json(record, found, detector.classes)
             make_folder(drawn.parent, within=out)
             save_figure(drawn, draw_detections(image, found, detector.classes, threshold=threshold))
@@ -91,6 +84,22 @@ def predict(
     if broken:
         rest = f"; the other {seen} are in {out / 'predictions.json'}" if seen else ""
         raise EyasError(f"{len(broken)} of {len(drawings)} images cannot be used{rest}:\n  " + "\n  ".join(broken))
+
+
+def detect(detector: Detector, record: Record, image: Tensor, resize: Resize, device: torch.device) -> Prediction:
+    """The detections in a decoded image, on the CPU, in the frame of its file. The detector is on the device."""
+    import torch
+
+    from eyas.data import eval_transform, to_record_frame
+    from eyas.data.dataset import ground_truth
+    from eyas.evaluation.predict import on_cpu
+    from eyas.nn.failures import running
+    from eyas.ops.pixels import as_float
+
+    pixels, _ = eval_transform(resize)(image, ground_truth(record))
+    with torch.no_grad(), running("the detector", pixels[None]):
+        found = on_cpu(detector.predict(as_float(pixels[None].to(device)))[0])
+    return to_record_frame(found, record, (pixels.shape[-2], pixels.shape[-1]))
 
 
 def unlabelled(path: Path) -> Record:
@@ -105,11 +114,12 @@ def unlabelled(path: Path) -> Record:
 
 def find_images(path: Path) -> list[Path]:
     """The image itself, or every image below a folder, sorted. Raises EyasError when there is none."""
-    from eyas.data.images import SUFFIXES, images_below
+    from eyas.data.folders import files_below
+    from eyas.data.images import SUFFIXES, UNREAD
 
     if path.is_file():
         return [path]
-    found = images_below(path)
+    found = files_below(path, *SUFFIXES, *UNREAD)  # the latter are named as images that cannot be used
     if not found:
         raise EyasError(f"{path}: no image there; give an image or a folder with {', '.join(SUFFIXES)} files")
     return found

@@ -30,12 +30,17 @@ def files_below(folder: Path, *suffixes: str) -> list[Path]:
 
 def _walk(folder: Path) -> Iterator[Path]:
     seen = set()
-    for place, names, files in os.walk(folder, followlinks=True):
+    for place, names, files in os.walk(folder, onerror=_refuse, followlinks=True):
         here = os.path.realpath(place)
         names[:] = [name for name in names if not _hidden(name) and here not in seen]
         if here not in seen:
             yield from (Path(place, name) for name in files)
         seen.add(here)
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be listed ends the search: what is in it would be missing in silence."""
+    raise error
 
 
 def _fits(path: Path, suffixes: tuple[str, ...]) -> bool:

@@ -34,6 +34,13 @@ SUFFIXES = (
 )
 """The suffixes that Pillow registers for `FORMATS`, in lower case: those of image files, whatever the case there."""
 
+UNREAD = (
+    *(".heic", ".heif", ".hif", ".avif", ".jxl", ".psd", ".tga", ".exr", ".dds", ".dcm"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),
+)
+"""The suffixes of photographs that no reader of `FORMATS` decodes, in lower case."""
+CONVERT = "its format is not read: convert it to JPEG or PNG"
+
 MAX_PIXELS = 89_478_485
 """Pixels of one image, a quarter of a gigabyte as RGB. A file of a few kilobytes can claim far more."""
 
@@ -116,10 +123,14 @@ def images_below(folder: Path) -> list[Path]:
 def find_image(folder: Path, name: str, folders: Folders | None = None) -> Path:
     """The image ``name`` with any of `SUFFIXES`. Raises `EyasError` when there is none, or are several."""
     wanted = folder / name
-    found = [path for path in (folders or Folders()).of_stem(wanted.parent, wanted.name) if is_image(path)]
+    there = (folders or Folders()).of_stem(wanted.parent, wanted.name)
+    found = [path for path in there if is_image(path)]
     if len(found) > 1:
         several = " and ".join(path.name for path in found)
         raise EyasError(f"{wanted}: could be {several}; remove one, or rename it")
+    unread = [path for path in there if path.suffix.lower() in UNREAD]
+    if unread and not found:
+        raise EyasError(f"{unread[0]}: {CONVERT}")
     if not found:
         tried = ", ".join(SUFFIXES[:7])
         raise EyasError(f"{wanted}: no image of this name (tried {tried}, ...); restore it, or take it off the list")
@@ -155,7 +166,8 @@ def _opened(path: Path, trouble: str) -> Iterator[Image.Image]:
     except Exception as error:  # a decoder meets broken files with many kinds, from struct.error to ZeroDivisionError
         if shortage(error) is not None:
             raise  # the file is not to blame
-        raise ImageError(f"{path}: {trouble} ({error}); replace or remove it") from error
+        remedy = CONVERT if path.suffix.lower() in UNREAD else "replace or remove it"
+        raise ImageError(f"{path}: {trouble} ({error}); {remedy}") from error
 
 
 def _too_large(path: Path, size: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
+from eyas.data.folders import files_below
 from eyas.data.formats.packed import PackedRecords
 from eyas.data.formats.records import DataSource
+from eyas.data.images import CONVERT, UNREAD
 from eyas.types import EyasError, Record
 
 IGNORED = {
@@ -36,7 +39,9 @@ def checked(source: DataSource) -> DataSource:
     """
     root, split = source.root, source.split
     if not source.records:
-        raise EyasError(f"{root}: the split {split} has no images ({source.format} format); the data set is empty")
+        unread = files_below(root, *UNREAD) if root.is_dir() else []
+        why = f"{unread[0]}: {CONVERT}" if unread else "the data set is empty"
+        raise EyasError(f"{root}: the split {split} has no images ({source.format} format); {why}")
     count = sum(len(record.boxes) + len(record.ignore) for record in source.records)
     if source.problems and not count:
         raise EyasError(f"{root}: every box of the split {split} was dropped; the first: {source.problems[0]}")
@@ -55,6 +60,8 @@ def _doubts(source: DataSource, count: int, tiny: int) -> Iterator[str]:
     yield from (f"{split}: {line}" for line in _ignored(source))
     if tiny:
         yield f"{split}: {tiny} boxes are inside the first pixel, as if written in fractions of the image; {written}"
+    if unread := _unread(source):
+        yield f"{split}: {len(unread)} images beside its own are left out, such as {unread[0]}: {CONVERT}"
     wrong = sum(problem.message.endswith(("dropped", "clipped")) for problem in source.problems)
     if wrong > MANY * (count + wrong):
         yield f"{split}: {wrong} records or boxes are dropped or clipped, and {count} boxes are kept; {written}"
@@ -62,6 +69,17 @@ def _doubts(source: DataSource, count: int, tiny: int) -> Iterator[str]:
     if repeats:
         objects = f"{sum(repeats.values())} objects have the class and the box of another"
         yield f"{split}: {objects}, as in {next(iter(repeats))}; each counts as often as it is written"
+
+
+def _unread(source: DataSource) -> list[str]:
+    """The images of formats that are not read, in the folders of the split's own. Names only, for there may be many."""
+    places = {os.path.dirname(record.path) for record in source.records}
+    return sorted(
+        os.path.join(place, name)
+        for place in filter(os.path.isdir, places)
+        for name in os.listdir(place)
+        if name.lower().endswith(UNREAD) and not name.startswith(".")
+    )
 
 
 def _ignored(source: DataSource) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from eyas.data.folders import files_in
-from eyas.data.images import SUFFIXES
+from eyas.data.images import SUFFIXES, UNREAD
 
 EXPORT = "it is not read; export it as COCO, VOC or YOLO"
 KINDS = (
@@ -52,7 +52,7 @@ def described(root: Path) -> str:
         return (
             f"{labels} looks like labels of YOLO: write {root / 'data.yaml'} with {NAMES} and train: FOLDER OF IMAGES"
         )
-    images = next((path for folder in folders for path in files_in(folder, *SUFFIXES)), None)
+    images = next((path for folder in folders for path in files_in(folder, *SUFFIXES, *UNREAD)), None)
     return f"there are images, such as {images}, but no annotations" if images else ""
 
 

@@ -11,29 +11,32 @@ import sys
 if __name__ == "__main__" and not sys.flags.safe_path:
     del sys.path[0]  # `python -m eyas` puts the working folder there, where a file may be called queue.py
 
-import os
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from difflib import get_close_matches
-from functools import partial
-from importlib import import_module, metadata
-from pathlib import Path
-from typing import Any
+try:
+    import os
+    from collections.abc import Callable, Sequence
+    from contextlib import nullcontext
+    from difflib import get_close_matches
+    from functools import partial
+    from importlib import import_module, metadata
+    from pathlib import Path
+    from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
+    from jsonargparse import ArgumentParser, Namespace
+    from jsonargparse.typing import PositiveInt
 
-from eyas.commands.config_files import code_is_asked_for
-from eyas.commands.failures import explained, lost_process
-from eyas.commands.launch import LOST_PROCESS, Nodes, launch, slurm_environment
-from eyas.commands.parsing import command_parser, parse_options, run_config, summary
-from eyas.runs.config import resume_note
-from eyas.runs.recipes import allow_code
-from eyas.tools.children import end_with_parent
-from eyas.tools.output import ended_by_reader, outlasting_reader, prepare_streams, say_error
-from eyas.tools.own_modules import modules_of_command
-from eyas.tools.signals import Stopped, stopped_by_termination
-from eyas.types import EyasError
+    from eyas.commands.config_files import code_is_asked_for
+    from eyas.commands.failures import explained, lost_process
+    from eyas.commands.launch import LOST_PROCESS, Nodes, check_environment, launch, slurm_environment
+    from eyas.commands.parsing import command_parser, parse_options, run_config, summary
+    from eyas.runs.config import resume_note
+    from eyas.runs.recipes import allow_code
+    from eyas.tools.children import end_with_parent
+    from eyas.tools.output import ended_by_reader, outlasting_reader, prepare_streams, say_error
+    from eyas.tools.own_modules import modules_of_command
+    from eyas.tools.signals import Stopped, stopped_by_termination
+    from eyas.types import EyasError
+except KeyboardInterrupt:  # Ctrl-C before `main` can say more
+    sys.exit(130)
 
 COMMANDS = (
     *("demo", "data", "train", "distill", "cache", "compare", "evaluate", "predict", "export", "inspect"),
@@ -81,9 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     is one of `WRITING`.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    prepare_streams()
     launched = False
     try:
+        prepare_streams()
         launched = end_with_parent()  # which starts a thread, and may find none left
         with (
             stopped_by_termination(),
@@ -177,6 +180,7 @@ def _add_places(parser: ArgumentParser) -> None:
 
 
 def _run(arguments: Sequence[str], name: str, parser: ArgumentParser, config: Namespace) -> int:
+    check_environment(os.environ)
     if name in LAUNCHED:
         os.environ.update(slurm_environment(os.environ))
         nodes = Nodes(*(config.pop(option) for option in PLACES))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from eyas.__main__ import main
-from eyas.commands.launch import Nodes, _free_port, first_host, slurm_environment
+from eyas.commands.launch import Nodes, _free_port, check_environment, first_host, slurm_environment
 from eyas.runs.log import read_log
 from eyas.types import EyasError
 from helpers.tiny import options, write_squares
@@ -60,6 +60,37 @@ def test_no_task_of_slurm() -> None:
     assert slurm_environment({"SLURM_NTASKS": "8"}) == {}, "a batch script, not a task of it"
     with pytest.raises(EyasError, match="LOCAL_RANK, MASTER_ADDR"):
         slurm_environment({"SLURM_NTASKS": "8", "SLURM_PROCID": "1"})
+
+
+PLACE = {"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        *(({name: value}, rf"variable {name} is '{value}', not a whole number; unset it")
+          for name in (*TASK, *PLACE) for value in ("", "x", "1.5")
+          if name not in ("SLURM_STEP_NODELIST", "MASTER_ADDR")),
+        ({"LOCAL_RANK": "0"}, "a LOCAL_RANK and no RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT; unset it"),
+        ({**PLACE, "MASTER_ADDR": ""}, "a LOCAL_RANK and no MASTER_ADDR"),
+        ({**PLACE, "RANK": "2"}, "RANK is 2, and WORLD_SIZE 2"),
+        ({**PLACE, "WORLD_SIZE": "-1"}, "RANK is 1, and WORLD_SIZE -1"),
+    ],
+)  # fmt: skip
+def test_an_environment_of_no_process_is_refused(
+    change: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(EyasError, match=said):
+        check_environment(change)
+    for name, value in change.items():
+        monkeypatch.setenv(name, value)
+    assert main(["recipes", "copy", "nothing"]) == 2
+    assert capsys.readouterr().err.startswith("eyas: the environment ")
+
+
+def test_an_environment_of_processes_is_taken() -> None:
+    for environment in ({}, TASK, PLACE, {"LOCAL_RANK": "-1", "RANK": "-1"}, {"WORLD_SIZE": "1"}):
+        check_environment(environment)
 
 
 def test_options_that_contradict_each_other() -> None:

@@ -57,3 +57,23 @@ def test_every_public_name_is_there() -> None:
         assert getattr(eyas, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         eyas.Nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("module", ["difflib", "jsonargparse", "eyas.types"])
+@pytest.mark.parametrize(
+    "start", ["from eyas.__main__ import main", "import runpy\nrunpy.run_module('eyas', run_name='__main__')"]
+)
+def test_ctrl_c_while_modules_are_imported_is_quiet(start: str, module: str) -> None:
+    code = f"""
+import sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt())
+{start}
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

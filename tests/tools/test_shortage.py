@@ -25,6 +25,7 @@ CPU = (
         (RuntimeError("std::bad_alloc"), MEMORY),
         (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), MEMORY),
         (RuntimeError("Caught MemoryError in DataLoader worker process 0.\nOriginal Traceback"), MEMORY),
+        (ImportError("libx.so: failed to map segment from shared object"), MEMORY),
         (ImportError("libx.so: failed to map segment: Cannot allocate memory"), MEMORY),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"), DEVICE),
         (RuntimeError("CUDA error: out of memory"), DEVICE),
@@ -57,6 +58,7 @@ def test_the_errors_of_libraries(error: Exception, what: str) -> None:
     "error",
     [
         RuntimeError("shapes (2, 3) and (4, 5) do not fit"),
+        ImportError("libx.so: failed to map segment from shared object: Operation not permitted"),
         OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
         FileNotFoundError(errno.ENOENT, "No such file", "/dev/shm/run"),
         EyasError("memory.png: MemoryError, too many open files"),

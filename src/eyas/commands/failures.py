@@ -38,5 +38,5 @@ def explained(error: Exception) -> str | None:
 
 def lost_process(error: Exception) -> bool:
     """Whether a process failed because another one of the same training has gone, by its error or what caused it."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    several = os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1")
     return several and any(isinstance(cause, RuntimeError) and LOST.search(str(cause)) for cause in causes(error))

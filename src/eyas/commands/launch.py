@@ -28,6 +28,11 @@ POLL = 0.1
 LOST_PROCESS = 75
 """Status of a process whose connection to another one was lost: EX_TEMPFAIL of sysexits.h."""
 INTERRUPTED = 128 + signal.SIGINT
+COUNTED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")
+COUNTED_BY_SLURM = ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_JOB_ID")
+"""Environment variables that are whole numbers."""
+NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What a process of several must know, beside its LOCAL_RANK."""
 PORTS = (20000, 40000)
 """Where SLURM names no port, the job's number picks one in this range, so that two jobs on a node differ."""
 
@@ -113,6 +118,27 @@ def launch(command: Sequence[str], processes: int, nodes: Nodes = Nodes()) -> in
             errors[failed].seek(0)
             sys.stderr.write(errors[failed].read().decode(errors="replace"))
         return status
+
+
+def check_environment(environment: Mapping[str, str]) -> None:
+    """Check the variables by which torchrun or srun tell a process its place among others.
+
+    Raises:
+        EyasError: one is not a number, or they contradict each other; the message names it.
+    """
+    advice = "unset it, or let --devices, torchrun or srun start the processes"
+    for name in (*COUNTED, *COUNTED_BY_SLURM):
+        value = environment.get(name, "0")
+        if re.fullmatch(r"-?[0-9]{1,18}", value) is None:
+            raise EyasError(f"the environment variable {name} is {value!r:.60}, not a whole number; {advice}")
+    if int(environment.get("LOCAL_RANK", "-1")) < 0:
+        return
+    missing = [name for name in NEEDED if not environment.get(name)]
+    if missing:
+        raise EyasError(f"the environment has a LOCAL_RANK and no {', '.join(missing)}; {advice}")
+    rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    if not 0 <= rank < size:
+        raise EyasError(f"the environment variable RANK is {rank}, and WORLD_SIZE {size}; {advice}")
 
 
 def slurm_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -32,6 +32,7 @@ KINDS = (
     (r"shared memory ?\(shm\)|</?torch_\d+.*no space left|bus error", SHARED),
     (r"(cuda|mps|hip|xpu|gpu)\b.*out of memory|CU\w+_STATUS_ALLOC_FAILED|OutOfMemoryError", DEVICE),
     (r"can't allocate memory|cannot allocate memory|bad_alloc|MemoryError", MEMORY),
+    (r"failed to map segment from shared object(?!: operation not permitted)", MEMORY),
     (r"no usable temporary directory", TEMPORARY),
     (r"can't start new thread|resource temporarily unavailable", PROCESSES),
 )

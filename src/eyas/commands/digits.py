@@ -39,7 +39,7 @@ DISTILLED = "distilled"
 
 def digits_plan(config_file: Path, data: Path, teacher: Path, out: Path, seeds: Sequence[int]) -> Plan:
     """The plan of a comparison whose student and arms are those of a config of `eyas compare`."""
-    config = yaml.safe_load(config_file.read_text())
+    config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     student, arms = ArmOptions(config["student"]), {name: ArmOptions(arm) for name, arm in config["arms"].items()}
     return make_plan(data, str(teacher), student, arms, out=out, seeds=seeds, resolve=resolve_command)
 

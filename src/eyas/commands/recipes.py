@@ -21,7 +21,7 @@ def recipes(action: Literal["list", "copy"] = "list", name: str | None = None) -
     shipped = shipped_recipes()
     if action == "list":
         for known, path in shipped.items():
-            summary = path.read_text().partition("\n")[0].lstrip("# ")
+            summary = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
             print(f"{known:<44} {summary}")
         return
     if name is None:
@@ -30,8 +30,8 @@ def recipes(action: Literal["list", "copy"] = "list", name: str | None = None) -
         close = get_close_matches(name, shipped, n=3)
         hint = f"did you mean {' or '.join(close)}" if close else "eyas recipes lists them"
         raise EyasError(f"there is no recipe {name!r}; {hint}")
-    target, text = Path(Path(name).name + ".yaml"), shipped[name].read_text()
-    if target.exists() and target.read_text() != text:
+    target, text = Path(Path(name).name + ".yaml"), shipped[name].read_text(encoding="utf-8")
+    if target.exists() and (not target.is_file() or target.read_bytes() != text.encode()):
         raise EyasError(f"{target} exists already and differs from the recipe; move it away first")
     write_text(target, text)
     print(f"{target}: its first lines say how to run it")

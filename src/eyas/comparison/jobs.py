@@ -200,7 +200,7 @@ def _start(job: Job, environment: dict[str, str]) -> Popen[bytes]:
 
 
 def _what_happened(job: Job, status: int) -> str:
-    last = "\n".join(job.printed.read_text(errors="replace").splitlines()[-LINES_SHOWN:])
+    last = "\n".join(job.printed.read_text(encoding="utf-8", errors="replace").splitlines()[-LINES_SHOWN:])
     return f"{job.folder}: the training {how_it_ended(status)}; it printed last\n{last}"
 
 

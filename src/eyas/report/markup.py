@@ -105,9 +105,9 @@ def details(summary: str, *parts: Html) -> Html:
 def page(title: str, lead: Html, sections: Mapping[str, tuple[str, Html]]) -> str:
     """The whole page: a title, markup above the contents, and the sections, anchor -> heading and content of each."""
     links = "".join(f'<li><a href="#{escape(name)}">{escape(title)}</a></li>' for name, (title, _) in sections.items())
-    return Template((ASSETS / "page.html").read_text()).substitute(
+    return Template((ASSETS / "page.html").read_text(encoding="utf-8")).substitute(
         title=escape(title),
-        style=(ASSETS / "style.css").read_text(),
+        style=(ASSETS / "style.css").read_text(encoding="utf-8"),
         lead=lead,
         contents=links,
         body=join(

@@ -128,7 +128,7 @@ def peak_memory() -> int:
     """The peak resident memory of this process in bytes, without its workers."""
     status = Path("/proc/self/status")
     if status.is_file():  # on Linux ru_maxrss may be the parent's
-        for line in status.read_text().splitlines():
+        for line in status.read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

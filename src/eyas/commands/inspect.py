@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from eyas.args import BatchArgs, SplitArgs, at_least, between
 from eyas.data.options import Resize
 from eyas.tools.output_paths import check_output_files, check_output_folder
+from eyas.types import Detector
+
+if TYPE_CHECKING:
+    from eyas.data import DataSource
+    from eyas.evaluation.variance import LevelInspection
+    from eyas.ops.near_objects import AssignmentRule
 
 
 def inspect(
@@ -43,11 +50,8 @@ def inspect(
     check_output_files(json_file)
     if out is not None:
         check_output_folder(out)
-    from eyas.data.dataset import first_with_objects
     from eyas.evaluation.predict import batches_on
     from eyas.evaluation.variance import inspect_features, table, to_json, verdict
-    from eyas.report.plots import channel_variances, save_figure
-    from eyas.report.sections.masks import draw_masks
     from eyas.runs.opening import resolve_detector
     from eyas.runs.results import data_for
     from eyas.runs.teachers import size_note, unlike_training
@@ -82,12 +86,31 @@ def inspect(
     write_json(out / "inspection.json", content)
     if json_file is not None:
         write_json(json_file, content)
-    panels = {f"{level.name}, stride {level.level.stride}": level.variances() for level in levels}
     title = f"{folder.name} on {data_name}, {count} images of {source.split}: variance of each channel"
-    save_figure(out / "variance.png", channel_variances(panels, title=title))
-    masks = draw_masks(detector, *first_with_objects(source, resize), psi=psi, assignment=assignment)
-    save_figure(out / "near_masks.png", masks)
+    draw(out, detector, levels, source, resize, title=title, psi=psi, assignment=assignment)
     print(f"{folder.name} on {count} images of {source.split}, near by psi {psi:g}, {assignment}\n{table(levels)}\n")
     print(f"{verdict(levels)}\n{out}/: inspection.json, variance.png, near_masks.png")
     print(f"next: eyas distill --teacher {run} --method fgfi --method.psi {psi:g} imitates these cells;")
     print("      --method box_mask, fitnets and vanilla are alternatives, which eyas compare trains side by side")
+
+
+def draw(
+    out: Path,
+    detector: Detector,
+    levels: Sequence[LevelInspection],
+    source: DataSource,
+    resize: Resize,
+    *,
+    title: str,
+    psi: float,
+    assignment: AssignmentRule,
+) -> None:
+    """Write variance.png and near_masks.png, of an image with objects, into a folder."""
+    from eyas.data.dataset import first_with_objects
+    from eyas.report.plots import channel_variances, save_figure
+    from eyas.report.sections.masks import draw_masks
+
+    panels = {f"{level.name}, stride {level.level.stride}": level.variances() for level in levels}
+    save_figure(out / "variance.png", channel_variances(panels, title=title))
+    masks = draw_masks(detector, *first_with_objects(source, resize), psi=psi, assignment=assignment)
+    save_figure(out / "near_masks.png", masks)

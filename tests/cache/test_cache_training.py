@@ -179,6 +179,15 @@ def test_the_teacher_may_be_gone(place: Place, written: list[int]) -> None:
     assert line["seconds"] == pytest.approx(filling["seconds"]) and line["seconds"] > 0
 
 
+def test_a_full_cache_opens_the_teacher_only_to_score_it(place: Place, written: list[int]) -> None:
+    place.distil("scored", run_epochs=1)
+    assert not place.loads, "its score on these images is in the cache"
+    place.distil("another_metric", run_epochs=1, run_metric="voc")
+    assert len(place.loads) == 1 and not written
+    place.distil("again", run_epochs=1, run_metric="voc")
+    assert len(place.loads) == 1
+
+
 def test_a_complete_cache_that_cannot_be_written_is_used(
     place: Place, written: list[int], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -53,7 +53,7 @@ class TeacherSummary:
 
 
 class CachedTeacher:
-    """Answers from the cache; the teacher network is never loaded. An `eyas.distillation.teachers.Teacher`."""
+    """Answers from the cache; no teacher network runs. An `eyas.distillation.teachers.Teacher`."""
 
     networks = ()
 

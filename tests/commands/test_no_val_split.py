@@ -41,6 +41,11 @@ def test_a_run_is_evaluated_on_what_it_held_out(
     assert main(["evaluate", str(out), "--workers=0", "--device=cpu", f"--json_file={report}"]) == 0
     assert "3 of the 8 images of default are held out" in capsys.readouterr().out
     assert json.loads(report.read_text())["split"] == "val"
+    assert main(["inspect", str(out), "--workers=0", "--device=cpu"]) == 0
+    assert "3 of the 8 images of default are held out" in capsys.readouterr().out
+    page = tmp_path / "report.html"
+    assert main(["report", str(out), "--workers=0", "--device=cpu", "--images=1", f"--out={page}"]) == 0
+    assert "3 of the 8 images of default are held out" in page.read_text()
 
 
 def test_without_a_fraction_a_split_is_asked_for(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -97,3 +98,12 @@ def test_command_without_teacher(squares: Path, tmp_path: Path, capsys: pytest.C
 def test_no_steps(squares: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmark", f"--data={squares}", "--steps=0", *options()]) == 2
     assert "steps must be at least 1" in capsys.readouterr().err
+
+
+def test_the_profilers_own_lines_are_off_in_benchmarks() -> None:
+    code = "import os, benchmarks; print(os.environ['KINETO_LOG_LEVEL'])"
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "99\n"

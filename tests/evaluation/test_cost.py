@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eyas.evaluation.cost import ModelCost, count_flops, measure, table
+from eyas.evaluation.cost import ModelCost, count_flops, measure, measure_in_turns, table
 from eyas.types import Detector, Level, Prediction, Target
 
 
@@ -98,6 +98,19 @@ def test_times_the_runs_alone_in_evaluation_without_gradients() -> None:
     assert 0 < cost.latency_p10_ms <= cost.latency_ms <= cost.latency_p90_ms
     assert cost.peak_memory_mb is None
     assert cost.threads == 1
+
+
+def test_several_detectors_take_turns() -> None:
+    """A disturbance then meets all of them, and not whichever was measured at that moment."""
+    order: list[str] = []
+    detectors = {name: (TinyDetector(), (32, 24)) for name in ("teacher", "student")}
+    for name, (detector, _) in detectors.items():
+        monitored = detector.predict
+        detector.predict = lambda images, name=name, predict=monitored: (order.append(name), predict(images))[1]
+    costs = measure_in_turns(detectors, runs=3, warmup=0)
+    assert list(costs) == ["teacher", "student"]
+    assert order[-6:] == 3 * ["teacher", "student"]
+    assert costs["teacher"].gflops == costs["student"].gflops > 0
 
 
 def test_percentiles_of_known_times(monkeypatch: pytest.MonkeyPatch) -> None:

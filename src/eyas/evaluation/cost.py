@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,8 +33,8 @@ class ModelCost:
         latency_ms: milliseconds per batch, the median of the runs, wall clock, with the device synchronised.
         latency_p10_ms: 10th percentile.
         latency_p90_ms: 90th percentile.
-        peak_memory_mb: MiB allocated on the GPU at the peak of a prediction, weights included; None on a CPU,
-            where PyTorch keeps no such count.
+        peak_memory_mb: MiB allocated on the GPU at the peak of a prediction, the weights of all detectors that are
+            measured together included; None on a CPU, where PyTorch keeps no such count.
         batch_size: images per batch.
         image_size: (height, width) of each, pixels.
         device: "cpu" or "cuda".
@@ -85,33 +85,88 @@ def measure(
     Raises:
         ValueError: runs or batch_size below 1, warmup below 0, or threads below 1.
     """
+    costs = measure_in_turns(
+        {"": (detector, image_size)}, device=device, runs=runs, warmup=warmup, batch_size=batch_size, threads=threads
+    )
+    return costs[""]
+
+
+def measure_in_turns(
+    detectors: Mapping[str, tuple[Detector, Size]],
+    *,
+    device: str | torch.device = "cpu",
+    runs: int = 20,
+    warmup: int = 3,
+    batch_size: int = 1,
+    threads: int | None = None,
+) -> dict[str, ModelCost]:
+    """Measure several detectors, one prediction of each at a time: what disturbs the machine disturbs all alike.
+
+    Args:
+        detectors: name to detector and (height, width) of its input.
+        device, runs, warmup, batch_size, threads: see `measure`.
+
+    Raises:
+        ValueError: as for `measure`.
+    """
     if min(runs, batch_size) < 1 or warmup < 0 or (threads is not None and threads < 1):
         raise ValueError(
             f"runs, batch_size and threads must be at least 1 and warmup at least 0, got runs={runs}, "
             f"batch_size={batch_size}, threads={threads}, warmup={warmup}"
         )
     device = torch.device(device)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(batch_size, 3, *image_size, generator=generator).to(device)
-    with cpu_threads(threads), _moved(detector.network, device), torch.no_grad():
-        flops = count_flops(detector, images[:1])
+    with cpu_threads(threads), torch.no_grad(), ExitStack() as stack:
+        for detector, _ in detectors.values():
+            stack.enter_context(_moved(detector.network, device))
+        sides = {name: _Side(*given, device, batch_size) for name, given in detectors.items()}
+        for side in sides.values():
+            side.start(warmup)
+        for _ in range(runs):
+            for side in sides.values():
+                side.times.append(side.once())
+        return {name: side.cost() for name, side in sides.items()}
+
+
+class _Side:
+    """One detector of several that are measured in turns, on the device already."""
+
+    def __init__(self, detector: Detector, size: Size, device: torch.device, batch_size: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.detector, self.device = detector, device
+        self.images = torch.rand(batch_size, 3, *size, generator=generator).to(device)
+        self.times: list[float] = []
+        self.flops = 0
+        self.peak: float | None = None
+
+    def start(self, warmup: int) -> None:
+        """Count, and predict a few times untimed."""
+        self.flops = count_flops(self.detector, self.images[:1])
         for _ in range(warmup):
-            detector.predict(images)
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        times = [_time_once(detector, images, device) for _ in range(runs)]
-        peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
-        p10, median, p90 = (float(value) for value in np.percentile(times, (10, 50, 90)))
+            self.detector.predict(self.images)
+
+    def once(self) -> float:
+        """Milliseconds of one prediction."""
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        taken = _time_once(self.detector, self.images, self.device)
+        if on_gpu:
+            self.peak = max(self.peak or 0.0, torch.cuda.max_memory_allocated(self.device) / 2**20)
+        return taken
+
+    def cost(self) -> ModelCost:
+        p10, median, p90 = (float(value) for value in np.percentile(self.times, (10, 50, 90)))
+        batch_size, _, height, width = self.images.shape
         return ModelCost(
-            parameters=sum(parameter.numel() for parameter in detector.network.parameters()),
-            gflops=flops / 1e9,
+            parameters=sum(parameter.numel() for parameter in self.detector.network.parameters()),
+            gflops=self.flops / 1e9,
             latency_ms=median,
             latency_p10_ms=p10,
             latency_p90_ms=p90,
-            peak_memory_mb=peak,
+            peak_memory_mb=self.peak,
             batch_size=batch_size,
-            image_size=(image_size[0], image_size[1]),
-            device=device.type,
+            image_size=(height, width),
+            device=self.device.type,
             threads=torch.get_num_threads(),
         )
 

@@ -13,7 +13,7 @@ from eyas.args import DataArgs
 from eyas.data import DataSource
 from eyas.data.options import Resize
 from eyas.detectors.class_names import match_by_name
-from eyas.evaluation.cost import ModelCost, measure
+from eyas.evaluation.cost import ModelCost, measure_in_turns
 from eyas.evaluation.errors import JudgedImage, judge
 from eyas.evaluation.predict import predict_source
 from eyas.report.runs import TEACHER, Arms, Run
@@ -108,21 +108,16 @@ def load_models(origins: Mapping[str, str], classes: Sequence[str]) -> tuple[dic
 def measure_models(models: Mapping[str, Model], source: DataSource | None, progress: Progress) -> dict[str, Model]:
     """The models with their costs, at the size of the first image as the network gets it, or at a fixed input size.
 
-    Models of one architecture share one measurement, free of the noise between two.
+    Models of one architecture share one measurement, and all are measured in turns.
     """
     # With a fixed input size any image will do.
     image = (1, 1) if source is None else (source.records[0].height, source.records[0].width)
-    known: dict[str, ModelCost] = {}
-    result = {}
-    task = progress.task("measure", len(models), unit="models", images=0)
-    for name, model in models.items():
-        key = _architecture(model)
-        if key not in known and (source is not None or model.resize.height is not None):
-            known[key] = measure(model.detector, model.resize.output_size(image))
-        result[name] = replace(model, cost=known.get(key))
-        progress.advance(task)
-    progress.finish(task)
-    return result
+    sizes = {name: model.resize.output_size(image) for name, model in models.items() if source or model.resize.height}
+    keys = {name: _architecture(models[name]) for name in sizes}
+    first = {key: name for name, key in reversed(keys.items())}
+    with progress.waiting(f"measure   size and speed of {len(first)} models"):
+        costs = measure_in_turns({key: (models[name].detector, sizes[name]) for key, name in first.items()})
+    return {name: replace(model, cost=costs[keys[name]] if name in keys else None) for name, model in models.items()}
 
 
 def detect(

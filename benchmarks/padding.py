@@ -1,6 +1,6 @@
-"""What padding does to a detector's scores: the demo's teacher on digits that are padded on the right.
+"""What padding does to a detector's scores: ShuffleDet on faint digits that are padded on the right.
 
-``python -m benchmarks.padding DATA [--json FILE] [--images N]``; DATA is ``runs/demo/data`` of `eyas demo`. "alone"
+``python -m benchmarks.padding DATA [--json FILE] [--images N]``; DATA is composed by the recipe digits/teacher. "alone"
 shows the detector each image without its padding, as every command does; "padded" shows it the padded image as if that
 were the image, as a call of ``detector.predict`` without sizes does.
 """
@@ -15,7 +15,6 @@ import torch
 from torch.nn import functional as F
 
 from eyas import load
-from eyas.commands.demo import TEACHER
 from eyas.data import collate, eval_transform, read
 from eyas.data.dataset import DetectionDataset, to_record_frame
 from eyas.data.options import Resize
@@ -23,6 +22,7 @@ from eyas.evaluation import METRICS
 from eyas.evaluation.predict import predict_batch
 from eyas.types import Prediction, Target
 
+TEACHER = Path(__file__).parents[1] / "results" / "digits_methods" / "teacher"
 PADS = (0, 80, 160, 480)
 """Pixels on the right of images of 160."""
 

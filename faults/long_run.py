@@ -27,13 +27,13 @@ from typing import Any
 
 import numpy as np
 
-from eyas.commands.demo import TEACHER
 from eyas.data.digits import DigitsSpec, write_digits
 from eyas.runs.log import LogTail
 from eyas.runs.recipes import shipped_recipes
 from faults import command_line
 from faults.processes import MIB, Process, Sample, command, descendants, sample, wait_for
 
+TEACHER = Path(__file__).parents[1] / "results" / "digits_methods" / "teacher"
 DATA = DigitsSpec(size=96, train_images=200, val_images=20, objects=(1, 4), digit_size=(16, 40))
 BATCH, WORKERS = 4, 2
 GROWTH = 1.0
@@ -64,7 +64,7 @@ class Line:
 
 
 def options(data: Path, out: Path, steps: int, seed: int = 0) -> list[str]:
-    """The arguments of `eyas distill` with the demo's pair."""
+    """The arguments of `eyas distill` with the pair of the faint digits."""
     recipes = shipped_recipes()
     per_epoch = -(-DATA.train_images // BATCH)
     return [

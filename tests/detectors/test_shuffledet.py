@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from eyas.detectors import build
 from eyas.detectors.shuffledet.adapter import KITTI_ANCHORS, ShuffleDet, anchors_for
 from eyas.detectors.shuffledet.anchors import BatchAnchors
 from eyas.detectors.shuffledet.loss import class_loss, decode, encode, ignored_anchors, match_anchors
@@ -457,3 +460,15 @@ def test_zero_init_residual_starts_units_with_a_shortcut_as_identities() -> None
     last = with_shortcut[-1]
     torch.testing.assert_close(last(x), x)
     assert not torch.allclose(ShuffleNet(0.25, 8).eval().units[-2](x), x)
+
+
+def test_weights_for_other_classes_fit_but_for_the_predictor(tmp_path: Path) -> None:
+    """As with torchvision's and transformers' detectors: the backbone is what a training starts from."""
+    options = {"width": 0.25, "stem_channels": 8}
+    trained = build("shuffledet", ("car", "van", "tram"), options=options)
+    save_file(trained.network.state_dict(), tmp_path / "model.safetensors")
+    with pytest.warns(UserWarning, match=r"another number of classes.*head\.bias, head\.weight"):
+        other = build("shuffledet", ("car",), weights=tmp_path / "model.safetensors", options=options)
+    ours, theirs = other.network.state_dict(), trained.network.state_dict()
+    same = [name for name in theirs if theirs[name].shape == ours[name].shape and torch.equal(ours[name], theirs[name])]
+    assert set(theirs) - set(same) == {"head.weight", "head.bias"}

@@ -19,7 +19,6 @@ from torchvision.models import resnet50
 from transformers import AutoModelForObjectDetection
 
 from eyas.__main__ import main
-from eyas.commands.demo import TEACHER
 from eyas.comparison.arms import ArmOptions, resolve_arms
 from eyas.data.digits import DigitsSpec, write_digits
 from eyas.runs.recipes import shipped_recipes
@@ -71,7 +70,7 @@ def data_set(folder: str) -> Callable[[Path], None]:
 
 
 def digits_teacher(path: Path) -> None:
-    shutil.copytree(TEACHER, path)
+    shutil.copytree(ROOT / "results" / "digits_methods" / "teacher", path)
 
 
 def photos(path: Path) -> None:
@@ -140,6 +139,7 @@ PROVIDED: dict[str, Callable[[Path], None]] = {
     "runs/compare": compared,
     "runs/demo/data": digits,
     "runs/demo/teacher": digits_teacher,
+    "runs/digits/data": digits,
     "runs/kitti/teacher": run_of("kitti/teacher", "KITTI"),
     "runs/small_teacher": small_baseline,
     "runs/student": small_student,
@@ -161,7 +161,7 @@ def provide(name: str) -> Path:
 
 def supply(arguments: Sequence[str]) -> None:
     """Make what the words of a command name, but for what it writes itself."""
-    about_digits = "runs/demo/data" in arguments
+    about_digits = not {"runs/demo/data", "runs/digits/data"}.isdisjoint(arguments)
     for before, word in pairwise(["", *arguments]):
         whole = word.rstrip("/")
         known = next((name for name in PROVIDED if whole == name or whole.startswith(f"{name}/")), None)

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from eyas.data import write_coco
+from eyas.data.digits import CLASSES
 from eyas.data.formats.kitti import KITTI_CLASSES
 
 HEIGHT, WIDTH = 64, 96
@@ -74,11 +75,17 @@ def kitti(root: Path, splits: dict[str, Split]) -> None:
             (root / "training" / "label_2" / f"{name}.txt").write_text("".join(lines))
 
 
+def digits(root: Path, splits: dict[str, Split]) -> None:
+    for split, items in splits.items():
+        write_coco(root, split, CLASSES, items)
+
+
 WRITERS: dict[str, Callable[[Path, dict[str, Split]], None]] = {
     "bccd": voc,
     "bccd_two_stage": voc,
     "coco": coco,
-    "digits": coco,
+    "demo": digits,
+    "digits": digits,
     "kitti": kitti,
     "voc07": voc,
 }

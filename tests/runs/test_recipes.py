@@ -158,7 +158,7 @@ def losses(run: Path) -> list[dict[str, float]]:
 
 def test_every_recipe_is_of_a_kind_that_is_run_here() -> None:
     assert set(MODELS) | set(METHODS) | set(OVERLAYS) == set(RECIPES)
-    assert OVERLAYS == ["voc07/voc0712"]
+    assert OVERLAYS == ["demo/start", "voc07/voc0712"]
     assert {folder_of(name) for name in RECIPES} == {folder_of(name) for name in TEACHERS}
     assert len(STUDENTS) >= 8 and len(METHODS) >= 5
 
@@ -182,7 +182,7 @@ def test_the_commands_of_the_header_parse(name: str, tmp_path: Path, monkeypatch
     for arguments in commands(name):
         parse(arguments)
         used |= {given for option, given in pairwise(arguments) if option == "--config"}
-    demo = name == "digits/teacher"  # trained by `eyas demo` alone
+    demo = name == "demo/teacher"  # trained by `eyas demo` alone
     assert demo or RECIPES[name].name in used
 
 

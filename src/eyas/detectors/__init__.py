@@ -128,7 +128,7 @@ def build(
         chosen["weights"] = weights
     detector = _built(model, partial(builder, classes, **chosen), options or {})
     if weights is not None and "weights" not in known:
-        load_detector(detector.network, read_weights_file(Path(weights)))
+        load_detector(detector.network, read_weights_file(Path(weights)), library.predictors)
     return with_origin(detector, Origin(model, backbone, dict(options or {})))
 
 

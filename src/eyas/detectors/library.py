@@ -49,6 +49,8 @@ class Library:
         meta_device: whether its builders work under ``torch.device("meta")``, where a model takes no memory. A run's
             detector is built there first, to refuse a description that asks for far more memory than its weights.
         native: the library's own file format.
+        predictors: prefixes of the tensors whose shapes depend on the number of classes, for builders that take no
+            weights. They start anew under weights for other classes.
     """
 
     adapter: str
@@ -57,6 +59,7 @@ class Library:
     backbones: Callable[[], str] = str
     meta_device: bool = True
     native: NativeFormat | None = None
+    predictors: tuple[str, ...] = ()
 
 
 def imported(path: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -84,6 +84,14 @@ class DigitsSpec:
     def images(self, split: Split) -> int:
         """The number of images of a split."""
         return self.train_images if split == "train" else self.val_images
+
+
+DEMO = DigitsSpec(train_images=2000, val_images=300, objects=(1, 5), digit_size=(24, 64), contrast=(0.45, 0.9))
+"""The images of `eyas demo`."""
+START = replace(DEMO, seed=7, train_images=4000, val_images=200)
+"""Other images, on which the demo's starting point was trained."""
+FAINT = DigitsSpec(train_images=2000, val_images=400, objects=(2, 8), digit_size=(18, 60), contrast=(0.3, 0.7))
+"""Smaller, fainter and more digits: the images of the recipes in the folder digits, which ShuffleDet learns from."""
 
 
 def compose(split: Split, index: int, spec: DigitsSpec) -> Item:

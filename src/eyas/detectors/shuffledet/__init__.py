@@ -7,4 +7,5 @@ from eyas.detectors.library import Library
 LIBRARY = Library(
     adapter="eyas.detectors.shuffledet.adapter:ShuffleDet",
     builders={"shuffledet": "eyas.detectors.shuffledet.adapter:ShuffleDet"},
+    predictors=("head.",),
 )

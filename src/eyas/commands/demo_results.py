@@ -1,0 +1,76 @@
+"""What `eyas demo` leaves: its table and pictures."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from eyas.commands.demo_task import DISTILLED
+from eyas.comparison.arms import BASELINE, FORMER_BASELINE
+from eyas.comparison.plan import ARMS, TEACHER_FILE
+from eyas.comparison.presentation import note, rows
+from eyas.comparison.statistics import Comparison
+from eyas.data import read
+from eyas.data.dataset import first_with_objects
+from eyas.evaluation.cost import ModelCost, measure_in_turns
+from eyas.ops.pixels import as_float
+from eyas.report.comparison_files import JSON, MARKDOWN
+from eyas.report.plots import save_figure, side_by_side
+from eyas.report.sections.masks import draw_masks
+from eyas.runs.checkpoint import ModelSpec
+from eyas.runs.opening import load
+
+
+def costs(folders: Mapping[str, Path]) -> dict[str, ModelCost]:
+    """Name to size and CPU latency of the run's detector at its own input size.
+
+    The teacher and one student are measured, in turns: the students share an architecture, and differ by noise alone.
+    """
+    teacher, *students = folders
+    sizes = {name: ModelSpec.load(folders[name]).resize.output_size((1, 1)) for name in (teacher, students[0])}
+    measured = measure_in_turns({name: (load(folders[name]), size) for name, size in sizes.items()})
+    return {name: measured.get(name, measured[students[0]]) for name in folders}
+
+
+def table(comparison: Comparison, costs: Mapping[str, ModelCost]) -> list[list[str]]:
+    """The comparison's rows, with the cost of the detectors instead of the cost of their trainings."""
+    head, *body = rows(comparison)
+    sizes = {
+        name: [f"{found.parameters / 1e6:.2f} M", f"{found.gflops:.2f}", f"{found.latency_ms:.1f} ms"]
+        for name, found in costs.items()
+    }
+    return [[*head[:-3], "parameters", "GFLOPs", "CPU latency"], *([*row[:-3], *sizes[row[0]]] for row in body)]
+
+
+def caption(comparison: Comparison) -> str:
+    """How to read the table, with the gain of each seed: the interval over two seeds is wider than the gain."""
+    gain = comparison.arms[DISTILLED].metrics[comparison.metric].minus_baseline
+    assert gain is not None
+    text = f"{note()} Gain per seed: {', '.join(f'{value:+.3f}' for value in gain.values)}."
+    if len(gain.values) < 3:
+        text += " One or two seeds say little about the spread; more of them, as --seeds [0,1,2,3,4], narrow ±."
+    return text
+
+
+def draw(out: Path, data: Path, folders: Mapping[str, Path]) -> None:
+    """Near cells and detections on the first validation images with objects, as PNG files in ``out``.
+
+    Args:
+        folders: name to run folder, the teacher first.
+    """
+    models = {name: load(folder) for name, folder in folders.items()}
+    teacher = models["teacher"]
+    images, targets = first_with_objects(read(data, "val"), ModelSpec.load(folders["teacher"]).resize)
+    masks = draw_masks(teacher, images, targets, psi=0.5, assignment="global")
+    save_figure(out / "near_masks.png", masks)
+    found = {name: detector.predict(as_float(images)) for name, detector in models.items()}
+    save_figure(out / "detections.png", side_by_side(list(images), targets, found, teacher.classes))
+
+
+def remove(out: Path) -> None:
+    """Remove what an earlier demo left, and nothing else."""
+    files = ("data", "cache", "teacher", ARMS, TEACHER_FILE, JSON, MARKDOWN, "results.json")
+    runs = [run for arm in (BASELINE, FORMER_BASELINE, DISTILLED) for run in out.glob(f"{arm}-*")]
+    for path in (*(out / name for name in files), *out.glob("*.png"), *runs):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

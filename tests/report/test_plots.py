@@ -13,10 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from eyas.comparison.statistics import compare_arms
+from eyas.data import read, write_coco
 from eyas.report import plots
 from eyas.report.comparison_files import draw_curves
 from eyas.report.fonts import unwritable
-from eyas.report.plots import draw_detections, draw_near_masks, rendered, save_figure, side_by_side, start_at_zero
+from eyas.report.plots import OBJECT, draw_detections, draw_near_masks, rendered, save_figure, start_at_zero
+from eyas.report.verdicts import MISSED, VERDICT_COLOURS, side_by_side
 from eyas.runs.results import RunResult
 from eyas.types import EyasError, Prediction, Target
 
@@ -70,13 +72,20 @@ def test_a_large_image_keeps_its_size(tmp_path: Path) -> None:
 
 
 def test_side_by_side_has_the_truth_and_each_model(tmp_path: Path) -> None:
-    target: Target = {"boxes": torch.tensor([[20.0, 20, 60, 50]]), "labels": torch.tensor([0])}
-    empty: Target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    found = [prediction((20, 20, 60, 50, 0.9, 1)), prediction()]
-    figure = side_by_side([grey(), grey()], [target, empty], {"big": found, "small": [prediction()] * 2}, CLASSES)
+    box = np.array([[20.0, 20, 60, 50]], np.float32)
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    items = [("one", np.full((60, 90, 3), 128, np.uint8), box, np.array([0]))]
+    write_coco(tmp_path, "val", CLASSES, [*items, ("none", items[0][1], *nothing)])
+    records = read(tmp_path, "val").records
+    found = [prediction((20, 20, 60, 50, 0.9, 0)), prediction((2, 2, 9, 9, 0.8, 1))]
+    figure = side_by_side(records, {"big": found, "small": [prediction()] * 2}, CLASSES)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[:3] == ["ground truth: 1 object", "big: 1 found, 1 wrong", "small: 0 found, 0 wrong"]
     save_figure(tmp_path / "s.png", figure)
-    thirds = np.array_split(coloured(pixels(tmp_path / "s.png")), 3, axis=1)
-    assert [bool(third.any()) for third in thirds] == [True, True, False]
+    drawn = pixels(tmp_path / "s.png")
+    for colour, panels in {OBJECT: [1, 0, 0], VERDICT_COLOURS["false"]: [0, 1, 0], MISSED: [0, 0, 1]}.items():
+        same = (np.abs(drawn.astype(int) - np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])) < 30).all(-1)
+        assert [int(third.any()) for third in np.array_split(same, 3, axis=1)] == panels, colour
 
 
 def test_near_masks_tint_the_near_cells(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from eyas.data.dataset import first_with_objects
 from eyas.evaluation.cost import ModelCost, measure_in_turns
 from eyas.ops.pixels import as_float
 from eyas.report.comparison_files import JSON, MARKDOWN
-from eyas.report.plots import save_figure, side_by_side
+from eyas.report.plots import save_figure
 from eyas.report.sections.masks import draw_masks
+from eyas.report.verdicts import side_by_side
 from eyas.runs.checkpoint import ModelSpec
 from eyas.runs.opening import load
 
@@ -57,15 +58,19 @@ def draw(out: Path, data: Path, folders: Mapping[str, Path]) -> None:
     """Near cells and detections on the first validation images with objects, as PNG files in ``out``.
 
     Args:
+        out: folder of the demo.
+        data: folder of images that have the size of the network's input.
         folders: name to run folder, the teacher first.
     """
     models = {name: load(folder) for name, folder in folders.items()}
     teacher = models["teacher"]
-    images, targets = first_with_objects(read(data, "val"), ModelSpec.load(folders["teacher"]).resize)
+    source = read(data, "val")
+    images, targets = first_with_objects(source, ModelSpec.load(folders["teacher"]).resize)
     masks = draw_masks(teacher, images, targets, psi=0.5, assignment="global")
     save_figure(out / "near_masks.png", masks)
     found = {name: detector.predict(as_float(images)) for name, detector in models.items()}
-    save_figure(out / "detections.png", side_by_side(list(images), targets, found, teacher.classes))
+    records = [source.records[target["index"]] for target in targets]
+    save_figure(out / "detections.png", side_by_side(records, found, teacher.classes))
 
 
 def remove(out: Path) -> None:

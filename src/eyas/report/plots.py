@@ -128,27 +128,6 @@ def _draw_prediction(axes: Axes, prediction: Prediction, classes: Sequence[str],
     draw_boxes(axes, prediction["boxes"][sure], detection_texts(prediction, sure, classes), colours)
 
 
-def side_by_side(
-    images: Sequence[Tensor],
-    targets: Sequence[Target],
-    columns: Mapping[str, Sequence[Prediction]],
-    classes: Sequence[str],
-    *,
-    threshold: float = 0.3,
-) -> Figure:
-    """One row per image: the ground truth, then the detections of each model, titled by its name."""
-    figure = Figure(figsize=(2.4 * (len(columns) + 1), 2.5 * len(images)), dpi=110, layout="constrained")
-    grid = figure.subplots(len(images), len(columns) + 1, squeeze=False)
-    for row, (axes, image, target) in enumerate(zip(grid, images, targets, strict=True)):
-        show_image(axes[0], image, "ground truth" if row == 0 else "")
-        names = [classes[label] for label in target["labels"].tolist()]
-        draw_boxes(axes[0], target["boxes"], names, [OBJECT] * len(names))
-        for panel, (name, predictions) in zip(axes[1:], columns.items(), strict=True):
-            show_image(panel, image, name if row == 0 else "")
-            _draw_prediction(panel, predictions[row], classes, threshold)
-    return figure
-
-
 def draw_near_masks(
     images: Sequence[Tensor], targets: Sequence[Target], masks: Sequence[Tensor], strides: Sequence[int]
 ) -> Figure:

@@ -4,39 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from eyas.comparison.arms import baseline_of
 from eyas.data import DataSource
 from eyas.data.images import decode
-from eyas.evaluation.errors import JudgedImage, ranked
+from eyas.evaluation.errors import ranked
 from eyas.report.collect import ReportData
 from eyas.report.markup import Html, counted, figure, grid, heading, join, legend, paragraph, picture
 from eyas.report.models import Detections
-from eyas.report.plots import OBJECT, detection_texts, draw_boxes, rendered, show_image
+from eyas.report.plots import OBJECT, draw_boxes, rendered, show_image
 from eyas.report.runs import TEACHER
 from eyas.report.sections.errors import VERDICT_NAMES
-from eyas.types import Prediction, Record
+from eyas.report.verdicts import MISSED, VERDICT_COLOURS, Layer, layers, truth
+from eyas.types import Record
 
 LONG_SIDE = 520
 """Pixels of a photograph's longer side: about twice what a column of the page is wide."""
 DPI = 240
 """Dots per inch, so that the words on the boxes stay readable at half the width."""
 QUALITY = 80
-MISSED = "#f0e442"
-VERDICT_COLOURS = {
-    "correct": "#0a8576",
-    "localisation": "#9c6400",
-    "class": "#a83f92",
-    "duplicate": "#2a78b8",
-    "false": "#cc3311",
-    "ignored": "#777777",
-}
-"""Each dark enough for white letters."""
-Layer = tuple[Tensor, list[str], list[str]]
-"""Boxes, their texts and colours."""
 
 
 def section(data: ReportData) -> Html:
@@ -65,29 +52,19 @@ def section(data: ReportData) -> Html:
 def _row(columns: Mapping[str, Detections], source: DataSource, index: int) -> Html:
     """One image: its objects, then the judged detections of each detector."""
     record, classes = source.records[index], source.classes
-    names = [classes[label] for label in record.labels.tolist()]
+    layer = truth(record, classes)
+    names = layer[1]
     what = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names)) or "none"
-    jpeg = _photograph(record, [(torch.from_numpy(record.boxes), names, [OBJECT] * len(names))])
-    truth = picture(jpeg, f"Image {record.image_id} with its objects framed: {what}")
-    shown = [figure(truth, f"image {record.image_id}: {counted(len(record.boxes), 'object')}")]
+    jpeg = _photograph(record, [layer])
+    objects = picture(jpeg, f"Image {record.image_id} with its objects framed: {what}")
+    shown = [figure(objects, f"image {record.image_id}: {counted(len(record.boxes), 'object')}")]
     for name, found in columns.items():
         judged = found.judged[index]
         words = f"{judged.found} found, {len(judged.outcomes) - judged.found} not, {judged.wrong} wrong"
-        jpeg = _photograph(record, _layers(record, found.predictions[index], judged, classes))
+        jpeg = _photograph(record, layers(record, found.predictions[index], judged, classes))
         alt = f"Image {record.image_id}, detections of {name}: {words}"
         shown.append(figure(picture(jpeg, alt), f"{name}: {words}"))
     return grid(shown, kind="pictures")
-
-
-def _layers(record: Record, prediction: Prediction, judged: JudgedImage, classes: Sequence[str]) -> list[Layer]:
-    """The objects not found, and the judged detections in the colours of their verdicts."""
-    kept = torch.tensor(judged.kept, dtype=torch.int64)
-    missed = [index for index, outcome in enumerate(judged.outcomes) if outcome != "found"]
-    colours = [VERDICT_COLOURS[verdict] for verdict in judged.verdicts]
-    return [
-        (torch.from_numpy(record.boxes[missed]), [""] * len(missed), [MISSED] * len(missed)),
-        (prediction["boxes"][kept], detection_texts(prediction, kept, classes), colours),
-    ]
 
 
 def _photograph(record: Record, layers: Sequence[Layer]) -> bytes:

@@ -182,8 +182,7 @@ def test_the_commands_of_the_header_parse(name: str, tmp_path: Path, monkeypatch
     for arguments in commands(name):
         parse(arguments)
         used |= {given for option, given in pairwise(arguments) if option == "--config"}
-    demo = name == "demo/teacher"  # trained by `eyas demo` alone
-    assert demo or RECIPES[name].name in used
+    assert RECIPES[name].name in used
 
 
 @pytest.mark.parametrize("name", [slow_if_heavy(name) for name in MODELS])

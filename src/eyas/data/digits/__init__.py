@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from eyas.data.digits.images import CLASSES, DEMO, FAINT, PHOTOGRAPHS, START, DigitsSpec, Split, compose
+from eyas.data.digits.images import CLASSES, DEMO, FAINT, PHOTOGRAPHS, START, TAUGHT, DigitsSpec, Split, compose
 from eyas.data.formats.coco_write import write_coco
 from eyas.tools.files import could_not_write, write_json
 from eyas.tools.text_files import read_json
 from eyas.types import EyasError
 
-__all__ = ["CLASSES", "DEMO", "FAINT", "START", "DigitsSpec", "compose", "data_hash", "write_digits"]
+__all__ = ["CLASSES", "DEMO", "FAINT", "START", "TAUGHT", "DigitsSpec", "compose", "data_hash", "write_digits"]
 
 MARKER = "digits.json"
 COMPOSITION = 1  # raise it whenever the same spec gives different pixels: older folders are then composed again

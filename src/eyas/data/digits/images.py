@@ -86,8 +86,10 @@ class DigitsSpec:
         return self.train_images if split == "train" else self.val_images
 
 
-DEMO = DigitsSpec(train_images=2000, val_images=300, objects=(1, 5), digit_size=(24, 64), contrast=(0.45, 0.9))
+DEMO = DigitsSpec(train_images=1600, val_images=300, objects=(1, 5), digit_size=(24, 64), contrast=(0.45, 0.9))
 """The images of `eyas demo`."""
+TAUGHT = replace(DEMO, train_images=2000)
+"""These and 400 more, on which the demo's teacher was trained."""
 START = replace(DEMO, seed=7, train_images=4000, val_images=200)
 """Other images, on which the demo's starting point was trained."""
 FAINT = DigitsSpec(train_images=2000, val_images=400, objects=(2, 8), digit_size=(18, 60), contrast=(0.3, 0.7))

@@ -376,7 +376,7 @@ def test_the_arms_of_the_docs_are_trainings() -> None:
     assert len(arms) == 4
     for name, given in arms.items():
         arm = make_arm(name, given, Path("data"), "teacher", resolve_command)
-        assert arm.epochs == 4
+        assert arm.epochs == 2
         assert ("method.class_path" in arm.resolved) == (name != "baseline")
 
 

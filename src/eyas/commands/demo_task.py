@@ -39,7 +39,7 @@ class DemoTask:
         data: folder of the data set, whose images have the size of the network's input.
         teacher: folder of the trained teacher.
         options: of every arm, over the recipe of the student.
-        about: what comparison.json says of the task.
+        about: further content of comparison.json.
     """
 
     title: str

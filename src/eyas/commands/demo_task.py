@@ -53,7 +53,7 @@ class DemoTask:
         for folder in (self.teacher, STARTING_POINT):
             if not (folder / "model.json").is_file():
                 raise EyasError(f"{folder}: this folder of the package is missing; install Eyas again")
-        config = yaml.safe_load(CONFIG.read_text())
+        config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
         student = [config["student"], {"weights": str(STARTING_POINT / "model.safetensors"), **self.options}]
         cache = {DISTILLED: {"cache": str(out / "cache")}}
         arms = {name: ArmOptions([arm, cache.get(name, {})]) for name, arm in config["arms"].items()}

@@ -93,6 +93,21 @@ def test_where_nothing_can_be_written_files_are_read_each_time(files: list[Path]
     assert ask(files) == ask(files) == (expected(files), 6)
 
 
+def test_a_user_without_a_home_has_files_read_each_time(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(_: int) -> None:
+        raise KeyError("no such user")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert ask(files) == ask(files) == (expected(files), 6)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_missing_file_is_named(files: list[Path]) -> None:
     files[3].unlink()
     with pytest.raises(EyasError, match=r"3\.jpg: cannot be read .*; restore it, or remove its annotations"):

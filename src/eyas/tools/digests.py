@@ -65,8 +65,10 @@ def file_digests(
 
 def memory_of(folder: Path) -> Path:
     """Where the digests of a folder's files are remembered."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "eyas" / "digests" / hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:16]
+    home = os.path.expanduser("~")
+    own = os.devnull if home == "~" else os.path.join(home, ".cache")  # a user without a home: nothing is remembered
+    name = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:16]
+    return Path(os.environ.get("XDG_CACHE_HOME") or own) / "eyas" / "digests" / name
 
 
 def _name(path: Path) -> int:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch  # noqa: F401 (decoding imports it, and its memory is no image's)
 from PIL import Image
 
 from eyas.data.formats.records import build_record

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch  # noqa: F401 (decoding imports it, and its memory is no reader's)
 
 from eyas.data import DataSource, read
 from eyas.data.images import decode

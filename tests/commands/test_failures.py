@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +81,13 @@ def test_a_child_that_cannot_watch_its_parent(
     monkeypatch.setattr(threading.Thread, "start", refused)
     assert main(["--version"]) == 2
     assert capsys.readouterr().err.startswith("eyas: no more processes or threads can be started")
+
+
+def test_a_working_folder_that_was_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    assert explained(error) is None
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert "the working folder was removed; go to another one" in str(explained(error))

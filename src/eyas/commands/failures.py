@@ -33,7 +33,17 @@ def explained(error: Exception) -> str | None:
         text = f"{error.filename}: cannot be used ({error.strerror}); choose another path"
     if text is None and isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # of Path.resolve
         text = f"{error}; remove the link, or choose another path"
+    if text is None and isinstance(error, FileNotFoundError) and not _has_working_folder():
+        text = "the working folder was removed; go to another one, and call the command again"
     return None if text is None else "; ".join([text, *getattr(error, "__notes__", ())])
+
+
+def _has_working_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def lost_process(error: Exception) -> bool:

@@ -144,6 +144,9 @@ def test_the_baseline_gets_the_epochs_that_fit() -> None:
     ]
     assert made[0].options["optim"] == {"lr": 0.1} and "method" not in made[0].options
     assert missing_baselines([*arms, *made], found) == []
+    assert [each.epochs for each in missing_baselines(arms[:2], found)] == [38], (
+        "of arms that are not compared now: none"
+    )
 
 
 def test_a_baseline_of_as_many_epochs_serves() -> None:

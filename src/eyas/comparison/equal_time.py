@@ -93,11 +93,10 @@ def baseline_name(arms: Sequence[Arm], epochs: int) -> str:
 
 
 def missing_baselines(arms: Sequence[Arm], decided: Sequence[EqualTime]) -> list[Arm]:
-    """The baselines that are decided and not among the arms yet."""
-    epochs = {each.baseline: each.epochs for each in decided}
+    """The baselines that were decided for some of the arms, the baseline first, and are not among them yet."""
     there = {arm.name for arm in arms}
-    (baseline, *_) = arms
-    return [baseline.on_schedule(each) for name, each in epochs.items() if name not in there]
+    epochs = {each.baseline: each.epochs for each in decided if each.arm in there}
+    return [arms[0].on_schedule(each) for name, each in epochs.items() if name not in there]
 
 
 def write_decided(folder: Path, decided: Sequence[EqualTime]) -> None:

@@ -42,7 +42,7 @@ def write_comparison(
     save_figure(out / "comparison.png", draw_intervals(comparison))
     save_figure(out / "curves.png", draw_curves(comparison))
     if schedules is not None and schedules.curves:
-        save_figure(out / "seconds.png", draw_seconds(schedules, comparison.metric))
+        save_figure(out / "seconds.png", draw_seconds(comparison, schedules))
 
 
 def draw_intervals(comparison: Comparison, *, width: float = 5.6) -> Figure:
@@ -87,10 +87,11 @@ def draw_curves(comparison: Comparison, *, size: tuple[float, float] = (5.4, 3.4
     return figure
 
 
-def draw_seconds(schedules: Schedules, metric: str, *, size: tuple[float, float] = (5.4, 3.4)) -> Figure:
-    """The metric over the seconds of training: for each arm and schedule the mean over its runs, its epochs at the end.
+def draw_seconds(comparison: Comparison, schedules: Schedules, *, size: tuple[float, float] = (5.4, 3.4)) -> Figure:
+    """The metric over the seconds of training: for each arm and schedule the mean over its runs.
 
-    An arm has one colour, whatever the schedule. ``size`` is in inches.
+    At its end are a dot for each seed and the epochs of the schedule. An arm has one colour, whatever the schedule.
+    ``size`` is in inches.
     """
     figure = Figure(figsize=size, dpi=120, layout="constrained")
     axes = figure.subplots()
@@ -101,10 +102,12 @@ def draw_seconds(schedules: Schedules, metric: str, *, size: tuple[float, float]
         arm, epochs = arms[name]
         label = None if arm in labelled else arm
         labelled.add(arm)
-        axes.plot(*zip(*curve, strict=True), color=colours[arm], label=label, linewidth=1.3, marker=".", alpha=0.85)
+        axes.plot(*zip(*curve, strict=True), color=colours[arm], label=label, linewidth=1.3, alpha=0.85)
+        last = comparison.arms[name].metrics[comparison.metric].values
+        axes.scatter([curve[-1][0]] * len(last), last, s=8, color=colours[arm], alpha=0.5, linewidths=0)
         if epochs is not None:
             axes.annotate(str(epochs), curve[-1], (3, 1), textcoords="offset points", fontsize=7, color=colours[arm])
-    axes.set(xlabel="seconds of training, without evaluations", ylabel=metric_title(metric))
+    axes.set(xlabel="seconds of training, without evaluations", ylabel=metric_title(comparison.metric))
     start_at_zero(axes, "x", "y")
     clean_axes(axes)
     axes.legend(frameon=False)

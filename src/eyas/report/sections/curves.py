@@ -19,7 +19,7 @@ from eyas.runs.results import metric_title
 
 
 def section(data: ReportData) -> Html:
-    metric, seconds = _metric(data.comparison), _seconds(data.schedules, data.comparison.metric)
+    metric, seconds = _metric(data.comparison), _seconds(data.comparison, data.schedules)
     return beside(
         together(metric, *seconds) if seconds else metric,
         together(heading("Loss terms"), _losses(data.found.arms), *_weights(data.found.arms)),
@@ -38,17 +38,21 @@ def _metric(comparison: Comparison) -> Html:
     return figure(chart, f"{metric} on the validation images, a line for each run.")
 
 
-def _seconds(schedules: Schedules | None, metric: str) -> list[Html]:
+def _seconds(comparison: Comparison, schedules: Schedules | None) -> list[Html]:
     """A line for each arm and schedule; nothing for one schedule without equal time."""
     if schedules is None or not schedules.curves:
         return []
-    title = metric_title(metric)
+    title = metric_title(comparison.metric)
     ends = [
         f"{name} ends at {shown(curve[-1][1])} after {curve[-1][0]:.0f} s" for name, curve in schedules.curves.items()
     ]
-    draw = partial(draw_seconds, schedules=schedules, metric=metric, size=charts.LARGE)
+    draw = partial(draw_seconds, comparison, schedules, size=charts.LARGE)
     chart = drawing(draw, f"{title} over the seconds of training, the mean of each arm and schedule: {', '.join(ends)}")
-    return [figure(chart, f"{title} over the seconds of training: the mean of each arm, its epochs at its end.")]
+    return [
+        figure(
+            chart, f"{title} over the seconds of training: the mean of each arm; at its end its epochs and its seeds."
+        )
+    ]
 
 
 def _losses(arms: Arms) -> Html:

@@ -303,7 +303,7 @@ def test_schedules_and_equal_time(
     made.change(arms={"fgfi": arm, "cached": cached}, seeds=[0], epochs=[1, 2], equal_time=True)
     shutil.rmtree(made.out)
     assert made.compare() == 0
-    asked = [f"{name}-e{epochs}-0" for epochs in (2, 1) for name in ("fgfi", "cached", "baseline")]
+    asked = [f"{name}-e{epochs}-0" for epochs in (2, 1) for name in ("cached", "fgfi", "baseline")]
     assert [job.folder.name for job in trained] == ["cached-cache", *asked, "baseline-e4-0", "baseline-e3-0"]
     assert [job.command[0] for job in trained[:3]] == ["cache", "distill", "distill"]
     said = capsys.readouterr().out

@@ -178,6 +178,11 @@ def test_schedules_are_measured_by_their_own_baselines() -> None:
     assert [each.name for each in missing_baselines(arms, found)] == ["baseline-e82"]
 
 
+def test_one_epoch_is_one() -> None:
+    said = str(EqualTime("fgfi", True, 3.2, 3.0, 1, BASELINE))
+    assert said == "fgfi takes 3 s, its cache filled: as long as 1 epoch of the baseline"
+
+
 def test_what_is_decided_stays(tmp_path: Path) -> None:
     arms = [arm(BASELINE, 20), arm("fgfi", 20)]
     first = decide(arms, {BASELINE: times(100), "fgfi": times(150)}, seeds=1)
@@ -406,6 +411,10 @@ def test_what_has_not_converged_has_no_gain_at_convergence() -> None:
     assert {name: each.epochs for name, each in found.convergence.items()} == {"baseline": None, "fgfi": None}
     assert found.convergence["fgfi"].gain is None and found.convergence["fgfi"].to_baseline is None
     assert "fgfi has not converged" in conclusions(compare_arms(runs), found)[-1]
+    one = {name: {0: arm[0]} for name, arm in runs.items() if arm}
+    unknown = compare_schedules(one, TIMES, [], "map")
+    assert [row[2] for row in tables(compare_arms(one), unknown)[2][1][1:]] == ["-", "-"]
+    assert conclusions(compare_arms(one), unknown)[-1].startswith("Whether fgfi has converged is not known")
 
 
 def test_a_schedule_of_equal_time_does_not_count_for_convergence() -> None:

@@ -46,7 +46,12 @@ class EqualTime:
 
     def __str__(self) -> str:
         filling = ", its cache filled" if self.with_filling else ""
-        return f"{self.arm} takes {self.seconds:.0f} s{filling}: as long as {self.epochs} epochs of the baseline"
+        return f"{self.arm} takes {self.seconds:.0f} s{filling}: as long as {in_epochs(self.epochs)} of the baseline"
+
+
+def in_epochs(count: int) -> str:
+    """As ``1 epoch`` or ``20 epochs``."""
+    return f"{count} epoch{'' if count == 1 else 's'}"
 
 
 def median_seconds(runs: Mapping[int, TrainingTime]) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from eyas.comparison.equal_time import in_epochs
 from eyas.comparison.schedules import Convergence, GainAtEqualTime, Schedules, TimeToBaseline
 from eyas.comparison.statistics import Comparison, Estimate, MetricResult
 from eyas.runs.results import metric_title
@@ -26,9 +27,9 @@ FILLED = "with filling"
 FILLING = " With filling: all the time to fill the cache is added to the one training."
 CONVERGENCE = (
     "Doubling adds: what twice the epochs add to the mean, and in brackets the standard deviation of the seeds. An arm "
-    "has converged at the first number of epochs whose doubling adds less than that. The gain is that of the arm, "
-    "converged, over the baseline, converged, paired by seed. Time to baseline: as above, for the converged baseline "
-    "and the schedule of the arm that gets there first."
+    "has converged at the first number of epochs whose doubling adds less than that; - where no schedule was doubled "
+    "for two seeds or more. The gain is that of the arm, converged, over the baseline, converged, paired by seed. Time "
+    "to baseline: as above, for the converged baseline and the schedule of the arm that gets there first."
 )
 
 
@@ -67,7 +68,7 @@ def _of_time(schedules: Schedules, metric: str) -> list[str]:
         )
         for case, equal in cases:
             if equal is not None and equal.gain is not None and not math.isnan(equal.gain.mean):
-                epochs = f"{result.epochs} epochs beside {equal.epochs} of the baseline"
+                epochs = f"{in_epochs(result.epochs)} beside {equal.epochs} of the baseline"
                 sentences.append(f"{case}, {epochs}, {result.arm} {_verdict(equal.gain, metric)}.")
     return sentences
 
@@ -76,13 +77,18 @@ def _of_convergence(schedules: Schedules, metric: str) -> list[str]:
     """A sentence for each arm on whether it has converged, and on its gain then."""
     sentences = []
     for arm, found in schedules.convergence.items():
+        if not found.doublings:
+            sentences.append(
+                f"Whether {arm} has converged is not known: none of its schedules was doubled for two seeds."
+            )
+            continue
         if found.epochs is None:
             sentences.append(f"{arm} has not converged: no doubling of its epochs adds less than its seeds differ.")
             continue
         doubling = next(each for each in found.doublings if each.epochs == found.epochs)
         adds = f"twice the epochs add {doubling.adds:+.3f} {metric}, and its seeds differ by {doubling.spread:.3f}"
         gain = "" if found.gain is None else f" Beside the converged baseline it {_verdict(found.gain, metric)}."
-        sentences.append(f"{arm} has converged at {found.epochs} epochs: {adds}.{gain}{_sooner(found.to_baseline)}")
+        sentences.append(f"{arm} has converged at {in_epochs(found.epochs)}: {adds}.{gain}{_sooner(found.to_baseline)}")
     return sentences
 
 
@@ -137,11 +143,11 @@ def convergence_rows(convergence: Mapping[str, Convergence]) -> list[list[str]]:
     """The table of convergence as text, head first."""
     table = [["", "doubling adds", "converged at", "gain", "time to baseline"]]
     for arm, found in convergence.items():
-        adds = [f"{each.epochs} epochs: {each.adds:+.3f} ({each.spread:.3f})" for each in found.doublings]
+        adds = [f"{in_epochs(each.epochs)}: {each.adds:+.3f} ({each.spread:.3f})" for each in found.doublings]
         table.append([
             arm,
             ", ".join(adds),
-            "not converged" if found.epochs is None else f"{found.epochs} epochs",
+            _converged(found),
             "" if found.gain is None else found.gain.shown(sign="+"),
             _time(found.to_baseline),
         ])  # fmt: skip
@@ -154,11 +160,18 @@ def without_empty_columns(lines: Sequence[Sequence[str]]) -> list[list[str]]:
     return [[line[column] for column in filled] for line in lines]
 
 
+def _converged(found: Convergence) -> str:
+    """Its schedule as ``40 epochs``; a dash where no schedule can tell."""
+    if not found.doublings:
+        return "-"
+    return "not converged" if found.epochs is None else in_epochs(found.epochs)
+
+
 def _equal_time(equal: GainAtEqualTime | None) -> str:
     """As ``+0.012 ± 0.010 (38 epochs)``; a dash for a gain of runs that are not finished."""
     if equal is None:
         return ""
-    return f"{'-' if equal.gain is None else equal.gain.shown(sign='+')} ({equal.epochs} epochs)"
+    return f"{'-' if equal.gain is None else equal.gain.shown(sign='+')} ({in_epochs(equal.epochs)})"
 
 
 def _time(found: TimeToBaseline | None) -> str:

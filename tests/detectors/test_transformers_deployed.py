@@ -77,6 +77,7 @@ def test_empty_places() -> None:
     [
         ("DetrImageProcessor", Rule(True, None)),
         ("YolosImageProcessor", Rule(True, None)),
+        ("ConditionalDetrImageProcessor", Rule(False, 100)),
         ("DeformableDetrImageProcessor", Rule(False, 100)),
         ("RTDetrImageProcessor", Rule(False, None)),
         ("RfDetrImageProcessor", Rule(False, None)),
@@ -98,8 +99,9 @@ def test_the_processor_decides_not_the_family() -> None:
 
 def test_queries_that_the_encoder_chooses_are_matched() -> None:
     names = {name: deploy(detector_of(name)).raw_names for name in TRANSFORMERS}
+    learnt = ("DETR", "Table Transformer", "Conditional DETR", "DAB-DETR", "Deformable DETR", "YOLOS")
     for name in TRANSFORMERS:
-        assert ("proposals" in names[name]) == (name not in ("DETR", "Deformable DETR", "YOLOS"))
+        assert ("proposals" in names[name]) == (name not in learnt)
     assert names["RT-DETR"] == ("proposals", "class_logits", "pred_boxes")
     config: Any = CONFIGS["DeformableDetrForObjectDetection"]()
     config.two_stage = config.with_box_refine = True

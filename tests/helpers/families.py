@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
@@ -20,7 +19,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from eyas.detectors import CustomDetector, TorchvisionDetector, TransformersDetector, build
 from eyas.types import Detector, Size, Target
 from helpers.tiny import MODEL
-from helpers.tiny_transformers import CONFIGS
+from helpers.tiny_transformers import random_model
 
 SIZE: Size = (64, 96)
 CLASSES = ("cat", "dog", "owl")
@@ -72,9 +71,15 @@ TORCHVISION: dict[str, Callable[[], nn.Module]] = {
 TRANSFORMERS = {
     "DETR": "DetrForObjectDetection",
     "Deformable DETR": "DeformableDetrForObjectDetection",
+    "Table Transformer": "TableTransformerForObjectDetection",
+    "Conditional DETR": "ConditionalDetrForObjectDetection",
+    "DAB-DETR": "DabDetrForObjectDetection",
     "RT-DETR": "RTDetrForObjectDetection",
     "RT-DETRv2": "RTDetrV2ForObjectDetection",
     "D-FINE": "DFineForObjectDetection",
+    "DEIMv2": "Deimv2ForObjectDetection",
+    "DEIMv2, lite encoder": "Deimv2ForObjectDetection lite",
+    "DEIMv2, DINOv3 backbone": "Deimv2ForObjectDetection DINOv3",
     "LW-DETR": "LwDetrForObjectDetection",
     "RF-DETR": "RfDetrForObjectDetection",
     "YOLOS": "YolosForObjectDetection",
@@ -83,17 +88,8 @@ OWN = "Your own module"
 SHUFFLEDET = "ShuffleDet"
 
 
-def config_of(name: str) -> Any:
-    return CONFIGS[TRANSFORMERS[name]]()
-
-
 def of_transformers(name: str) -> TransformersDetector:
-    """With weights that spread scores and boxes; the library's own start from nearly equal ones."""
-    model = getattr(transformers, TRANSFORMERS[name])(config_of(name))
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-    return TransformersDetector(model)
+    return TransformersDetector(random_model(TRANSFORMERS[name]))
 
 
 @functools.cache

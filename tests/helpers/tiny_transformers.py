@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import transformers
+from torch import nn
 from transformers import (
+    ConditionalDetrConfig,
+    DabDetrConfig,
     DeformableDetrConfig,
+    Deimv2Config,
     DetrConfig,
     DFineConfig,
     LwDetrConfig,
@@ -14,6 +19,7 @@ from transformers import (
     RfDetrConfig,
     RTDetrConfig,
     RTDetrV2Config,
+    TableTransformerConfig,
     YolosConfig,
 )
 
@@ -60,6 +66,23 @@ GROUPED = {
     "group_detr": 2,
     "dropout": 0.0,
 }
+LITE = {
+    "encoder_type": "lite",
+    "feat_strides": [16],
+    "encoder_in_channels": WIDTHS[2:3],
+    "decoder_in_channels": [32, 32],
+    "num_feature_levels": 2,
+    "use_gateway": False,
+    "share_bbox_head": True,
+    "backbone_config": {
+        **{name: value[:3] if isinstance(value, list) else value for name, value in HGNET.items()},
+        "stage_downsample": [False, True, True],
+        "stage_light_block": [False, False, True],
+        "stage_kernel_size": [3, 3, 3],
+        "out_indices": [3],
+    },
+}
+"""As the smallest models of DEIMv2, whose backbone has three stages."""
 VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 16}
 
 
@@ -70,12 +93,37 @@ def _config(kind: type[PreTrainedConfig], options: dict[str, Any], **more: Any) 
     return config
 
 
+def class_of(family: str) -> Any:
+    """The library's class of a key of `CONFIGS`."""
+    return getattr(transformers, family.partition(" ")[0])
+
+
 CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "DetrForObjectDetection": lambda: _config(DetrConfig, DETR, backbone_config=HGNET),
     "DeformableDetrForObjectDetection": lambda: _config(DeformableDetrConfig, DETR, backbone_config=HGNET),
+    "TableTransformerForObjectDetection": lambda: _config(TableTransformerConfig, DETR, backbone_config=HGNET),
+    "ConditionalDetrForObjectDetection": lambda: _config(ConditionalDetrConfig, DETR, backbone_config=HGNET),
+    "DabDetrForObjectDetection": lambda: _config(DabDetrConfig, DETR, hidden_size=32, backbone_config=HGNET),
     "RTDetrForObjectDetection": lambda: _config(RTDetrConfig, HYBRID, backbone_config=RESNET),
     "RTDetrV2ForObjectDetection": lambda: _config(RTDetrV2Config, HYBRID, backbone_config=RESNET),
     "DFineForObjectDetection": lambda: _config(DFineConfig, HYBRID, backbone_config=HGNET),
+    "Deimv2ForObjectDetection": lambda: _config(Deimv2Config, HYBRID, backbone_config=HGNET),
+    "Deimv2ForObjectDetection lite": lambda: _config(Deimv2Config, {**HYBRID, **LITE}),
+    "Deimv2ForObjectDetection DINOv3": lambda: _config(
+        Deimv2Config,
+        HYBRID,
+        encoder_has_trailing_conv=False,
+        spatial_tuning_adapter_inplanes=8,
+        backbone_config={
+            "model_type": "dinov3_vit",
+            **VIT,
+            "num_hidden_layers": 4,
+            "intermediate_size": 32,
+            "image_size": 64,
+            "num_register_tokens": 2,
+            "out_indices": [1, 2, 3],
+        },
+    ),
     "LwDetrForObjectDetection": lambda: _config(
         LwDetrConfig,
         GROUPED,
@@ -104,3 +152,13 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
         YolosConfig, {**VIT, "intermediate_size": 32, "image_size": [64, 96], "num_detection_tokens": 12}
     ),
 }
+"""By the library's class, and the variant where there are several."""
+
+
+def random_model(family: str) -> Any:
+    """With weights that spread scores and boxes; the library's own start from nearly equal ones."""
+    model = class_of(family)(CONFIGS[family]())
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    return model

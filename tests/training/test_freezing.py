@@ -19,7 +19,7 @@ from eyas.training.optim import make_optimizer
 from eyas.training.trainer import Trainer
 from eyas.types import Detector, EyasError
 from helpers.tiny import CLASSES, MODEL, options, train_lines, write_squares
-from helpers.tiny_transformers import CONFIGS
+from helpers.tiny_transformers import CONFIGS, class_of
 
 RESNET = [["conv1", "bn1"], ["layer1"], ["layer2"], ["layer3"], ["layer4"]]
 """The stages of a ResNet by stride: 2, 4, 8, 16, 32."""
@@ -31,9 +31,7 @@ def custom(backbone: str | None = "0") -> CustomDetector:
 
 
 def transformer(name: str) -> TransformersDetector:
-    import transformers
-
-    return TransformersDetector(getattr(transformers, name)(CONFIGS[name]()))
+    return TransformersDetector(class_of(name)(CONFIGS[name]()))
 
 
 def test_the_stages_of_a_resnet() -> None:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from eyas.detectors.deployed import Deployed
 from eyas.detectors.padding import Padding
 from eyas.detectors.transformers.deployed import DeployedTransformers, pixel_statistics
+from eyas.detectors.transformers.families import FAMILIES
 from eyas.detectors.transformers.input_size import write_input_size
-from eyas.detectors.transformers.levels import FAMILIES, add_token_maps, derive_levels
+from eyas.detectors.transformers.levels import add_token_maps, derive_levels
 from eyas.detectors.transformers.loading import class_names, library, load_model, reading
 from eyas.ops.anchors import StrideGrid
 from eyas.ops.boxes import to_centre_size
@@ -41,7 +42,7 @@ class TransformersDetector(nn.Module):
     Ignore regions are background to these losses: the library does not know them.
 
     Args:
-        model: one of the classes in `eyas.detectors.transformers.levels.FAMILIES`.
+        model: one of the classes in `eyas.detectors.transformers.families.FAMILIES`.
         classes: class names in label order; by default those of the model's config.
         processor: the model's image processor; by default the library's for this kind of model.
         score_threshold: detections must score above this.
@@ -83,7 +84,7 @@ class TransformersDetector(nn.Module):
     @property
     def backbone_name(self) -> str:
         """The image network, as the library has it: without an encoder or a projector behind it."""
-        return FAMILIES[type(self.network).__name__].backbone
+        return FAMILIES[type(self.network).__name__].backbone(self.network.config)
 
     def forward(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The same as `losses`."""
@@ -110,8 +111,8 @@ class TransformersDetector(nn.Module):
         output = self.network(pixel_values=batch, labels=[as_labels(target, size) for target in targets])
         terms = loss_terms(output.loss, output.loss_dict)
         # DDP waits for a gradient of every parameter in every batch.
-        first, names = next(iter(terms)), FAMILIES[type(self.network).__name__].idle
-        idle = (parameter.sum() for name, parameter in self.network.named_parameters() if name in names)
+        first, starts = next(iter(terms)), tuple(FAMILIES[type(self.network).__name__].idle(self.network.config))
+        idle = (parameter.sum() for name, parameter in self.network.named_parameters() if name.startswith(starts))
         return {**terms, first: terms[first] + 0 * sum(idle, output.loss.new_zeros(()))}
 
     def predict(self, images: Tensor) -> list[Prediction]:
@@ -148,7 +149,10 @@ class TransformersDetector(nn.Module):
             input_size: what the image processor resizes to, see `write_input_size`; None leaves its own size.
         """
         network: Any = self.network
-        network.save_pretrained(folder)
+        # Among the names of a tied tensor the library may save one from which it does not read the others again.
+        tied = network.all_tied_weights_keys
+        state = {name: tensor for name, tensor in network.state_dict().items() if name not in tied}
+        network.save_pretrained(folder, state_dict=state)
         self.processor.save_pretrained(folder)
         if input_size is not None:
             write_input_size(folder, input_size)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from eyas.detectors.deployed import Candidates, Deployed, take_rows
-from eyas.detectors.transformers.levels import FAMILIES
+from eyas.detectors.transformers.families import FAMILIES
 from eyas.types import Size
 
 if TYPE_CHECKING:

@@ -6,46 +6,24 @@ encoder pass on, so backbones of transformers and of timm are found alike.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from eyas.detectors.transformers.families import TokenSource
 from eyas.nn.eval_mode import eval_mode
 from eyas.ops.anchors import StrideGrid
 from eyas.types import EyasError, Level, Size
 
 TOKEN_MAPS = "token_maps"  # nosec B105
 """Name of the `TokenMaps` inside a network."""
-PARTS = (TOKEN_MAPS, "model.encoder", "model.backbone")
+PARTS = (TOKEN_MAPS, "model.encoder", "model.backbone", "model.conv_encoder")
 """The modules that pass maps on, last in the network first: of two maps of one stride, the first is paired."""
-DENOISING = ("model.denoising_class_embed.weight",)
-"""Embeds noisy boxes as queries; a batch without boxes has none."""
-MASK_TOKEN = ("model.backbone.backbone.embeddings.mask_token",)
-"""Used only in DINOv2's own training."""
 PROBE_SIDE = 128
 """Pixels; the least side of the probe image."""
-
-
-@dataclass(frozen=True)
-class TokenSource:
-    """Where a network has tokens that can be reshaped to maps.
-
-    Attributes:
-        module: the module whose output, or input, has the tokens.
-        size: the module whose output has the size of the map, or a list of such modules, in the order of the tokens.
-        of_input: the tokens are the first input of ``module``, not the last hidden state of its output.
-        before: number of leading tokens that belong to no cell.
-    """
-
-    module: str
-    size: str
-    of_input: bool = False
-    before: int = 0
 
 
 class TokenMaps(nn.Module):
@@ -81,102 +59,6 @@ class TokenMaps(nn.Module):
         front, *cells, behind = tokens.split([*counts, tokens.shape[1] - sum(counts)], dim=1)
         maps = [part.transpose(1, 2).unflatten(2, size) for part, size in zip(cells, self.sizes, strict=True)]
         return torch.cat((front, *(passed.flatten(2).transpose(1, 2) for passed in self(maps)), behind), dim=1)
-
-
-@dataclass(frozen=True)
-class Family:
-    """The properties of one kind of detector that its config does not state.
-
-    Attributes:
-        processor: the library's image processor, for a model without its own.
-        divisor: config -> both sides of the input must be multiples of it.
-        tokens: config -> the tokens to reshape to maps; None if there are none.
-        idle: parameters that no loss depends on, in some batches or in all.
-        proposals: config -> the output field with the boxes that the queries start from, if scores of the encoder
-            select them; else None.
-        ordered, strict: see `eyas.detectors.deployed.Deployed`.
-        least: config -> least side of an image, pixels, that gives a cell to every query.
-        backbone: name of the image network.
-    """
-
-    processor: str
-    divisor: Callable[[Any], int] = lambda config: 1
-    tokens: Callable[[Any], TokenSource] | None = None
-    idle: Sequence[str] = ()
-    proposals: Callable[[Any], str | None] = lambda config: None
-    ordered: bool = False
-    strict: bool = False
-    least: Callable[[Any], int] = lambda config: 1
-    backbone: str = "model.backbone"
-
-
-def _last_stride(config: Any) -> int:
-    return int(max(config.feat_strides))
-
-
-def _windows(config: Any) -> int:
-    backbone = config.backbone_config
-    return int(backbone.patch_size * getattr(backbone, "num_windows_side", backbone.num_windows))
-
-
-def _enough_cells(config: Any) -> int:
-    finest = max(getattr(config, "projector_scale_factors", None) or (1.0,))
-    pixels: int = math.ceil(config.backbone_config.patch_size / finest)
-    return math.ceil(math.sqrt(config.num_queries)) * pixels
-
-
-def _patch(config: Any) -> int:
-    return int(config.patch_size)
-
-
-def _encoded(size: str) -> Callable[[Any], TokenSource]:
-    return lambda config: TokenSource("model.encoder", size)
-
-
-def _before_last_layer(config: Any) -> TokenSource:
-    # The last layer's image tokens reach no loss: YOLOS reads only its detection tokens. So take the layer's input.
-    last = f"vit.encoder.layer.{config.num_hidden_layers - 1}"
-    return TokenSource(last, "vit.embeddings.patch_embeddings.projection", of_input=True, before=1)
-
-
-def _of_two_stages(config: Any) -> str | None:
-    return "init_reference_points" if getattr(config, "two_stage", True) else None
-
-
-RT_DETR = Family(
-    "RTDetrImageProcessor", _last_stride, idle=DENOISING, proposals=lambda config: "enc_topk_bboxes", strict=True
-)
-"""RT-DETR and its successors."""
-VIT = "model.backbone.backbone"
-"""The backbone of detectors whose image network is a transformer with a projector behind it."""
-FAMILIES: Mapping[str, Family] = {
-    "DetrForObjectDetection": Family("DetrImageProcessor", tokens=_encoded("model.input_projection")),
-    "DeformableDetrForObjectDetection": Family(
-        "DeformableDetrImageProcessor", tokens=_encoded("model.input_proj"), proposals=_of_two_stages
-    ),
-    "RTDetrForObjectDetection": RT_DETR,
-    "RTDetrV2ForObjectDetection": RT_DETR,
-    "DFineForObjectDetection": RT_DETR,
-    "LwDetrForObjectDetection": Family(
-        "DeformableDetrImageProcessor",
-        _windows,
-        proposals=_of_two_stages,
-        ordered=True,
-        least=_enough_cells,
-        backbone=VIT,
-    ),
-    "RfDetrForObjectDetection": Family(
-        "RfDetrImageProcessor",
-        _windows,
-        idle=MASK_TOKEN,
-        proposals=_of_two_stages,
-        ordered=True,
-        least=_enough_cells,
-        backbone=VIT,
-    ),
-    "YolosForObjectDetection": Family("YolosImageProcessor", _patch, tokens=_before_last_layer, backbone="vit"),
-}
-"""By the class of the library's model."""
 
 
 def add_token_maps(network: nn.Module, source: TokenSource) -> None:

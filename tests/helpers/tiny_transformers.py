@@ -131,6 +131,7 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
         backbone_config={
             "model_type": "lw_detr_vit",
             **VIT,
+            "num_hidden_layers": 3,
             "image_size": 64,
             "pretrain_image_size": 64,
             "num_windows": 4,

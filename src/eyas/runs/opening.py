@@ -19,8 +19,8 @@ from eyas.tools.own_modules import import_own
 from eyas.types import Detector, EyasError
 
 NAMES = (
-    "give a run folder, a folder of save_pretrained or a hub id of transformers, or package.module:function, which "
-    "makes a detector"
+    "give a run folder, a folder of save_pretrained or a hub id of transformers, a checkpoint of rfdetr, or "
+    "package.module:function, which makes a detector"
 )
 
 
@@ -80,11 +80,11 @@ def resolve_detector(name: str | Path, *, best: bool = False, run_code: bool = T
         make, trained = partial(_call, code["maker"]), Path(code["folder"]) if code["folder"] else None
         opened = make if trained is None else partial(load_run, trained, best=best, make=make)
         return DetectorSource(name, "code", opened, folder=trained)
-    if folder.suffix in SUFFIXES:
-        raise EyasError(f"{name}: weights alone do not tell which detector they are of; {NAMES} and loads them")
     native = native_format(name)
     if native is not None:
         return DetectorSource(name, "library", partial(native.open, name), tuple(native.files(folder)))
+    if folder.suffix in SUFFIXES:
+        raise EyasError(f"{name}: weights alone do not tell which detector they are of; {NAMES} and loads them")
     return DetectorSource(name, "run", partial(load_run, folder, best=best), _run_files(folder), folder)
 
 
@@ -92,9 +92,9 @@ def load(name: str | Path, *, best: bool = False, run_code: bool = True) -> Dete
     """The trained detector of a run folder, of a folder or hub id of its library, or of a function.
 
     Args:
-        name: run folder; folder that transformers' save_pretrained wrote, or a hub id; or package.module:function,
-            which is called and returns an `eyas.Detector`. ``package.module:function@FOLDER`` gives that detector the
-            weights of a folder that `eyas.save` wrote.
+        name: run folder; folder that transformers' save_pretrained wrote, or a hub id; checkpoint of rfdetr; or
+            package.module:function, which is called and returns an `eyas.Detector`.
+            ``package.module:function@FOLDER`` gives that detector the weights of a folder that `eyas.save` wrote.
         best: the weights of a run's best evaluation instead of its last.
         run_code: whether a function may be imported and called. Switch it off where the name is read from a file that
             somebody else may have written.

@@ -58,8 +58,13 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise EyasError(_refusal(path, f"not a readable safetensors file ({_first_line(error)})")) from error
 
 
-def read_pt(path: Path) -> Any:
+def read_pt(path: Path, allowed: Sequence[type] = ()) -> Any:
     """The tensors and plain values of a ``.pt`` file, on the CPU.
+
+    Args:
+        path: the file.
+        allowed: classes whose objects it may hold, too. Making one and setting its attributes must run no code of the
+            file.
 
     Raises:
         EyasError: it is not such a file, is damaged, holds other objects, or claims more bytes than it has.
@@ -70,7 +75,8 @@ def read_pt(path: Path) -> Any:
             zipped = file.read(4) == ZIP_START
             file.seek(0)
             room = _check_archive(path, file) if zipped else _check_stream(path, file)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(list(allowed)):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except EyasError:
         raise
     except Exception as error:  # torch.load documents no exception types

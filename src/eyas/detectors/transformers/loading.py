@@ -9,12 +9,14 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from eyas.detectors.transformers.input_size import PROCESSOR
+from eyas.detectors.transformers.rfdetr import RfDetrCheckpoint
+from eyas.detectors.transformers.rfdetr_files import is_rfdetr
 from eyas.detectors.weight_files import SUFFIXES, load_detector, read_weights_file
 from eyas.tools.tensor_files import check_weights
 from eyas.types import EyasError
@@ -39,14 +41,63 @@ def library() -> Any:
     return transformers
 
 
+class Source(Protocol):
+    """Where a model comes from: what ``save_pretrained`` wrote, or a checkpoint of another package."""
+
+    def config(self, overrides: Mapping[str, Any]) -> Any:
+        """The configuration, with values that replace its own."""
+        ...
+
+    def model(self, config: Any) -> Any:
+        """A model of a configuration with the weights, and the library's report of what did not fit."""
+        ...
+
+    def processor(self) -> Any:
+        """The image processor; None if the source has none."""
+        ...
+
+
+class Saved:
+    """A hub id, a folder of ``save_pretrained`` or a config file; satisfies `Source`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def config(self, overrides: Mapping[str, Any]) -> Any:
+        return _read(self.name, library().AutoConfig, **overrides)
+
+    def model(self, config: Any) -> Any:
+        # By default the library would use the checkpoint's own type, which may be float16.
+        return _read(
+            self.name,
+            library().AutoModelForObjectDetection,
+            config=config,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            dtype=torch.float32,
+        )
+
+    def processor(self) -> Any:
+        path = Path(self.name)
+        if path.is_file() or (path.is_dir() and not (path / PROCESSOR).is_file()):
+            return None
+        return _read(self.name, library().AutoImageProcessor)
+
+
+def source_of(name: str) -> Source:
+    """What a name stands for. A checkpoint of rfdetr is read. Raises EyasError where it cannot be."""
+    library()
+    return RfDetrCheckpoint(Path(name)) if is_rfdetr(name) else Saved(name)
+
+
 def load_model(
     source: str, weights: str | Path | None, classes: Sequence[str] | None, overrides: Mapping[str, Any]
 ) -> tuple[nn.Module, Any]:
     """A model with a head for the classes, and its image processor, None if its source has none.
 
     Args:
-        source: hub id, folder or config file.
-        weights: None, "pretrained", a hub id, a folder or a file of tensors.
+        source: hub id, folder, config file or checkpoint of rfdetr.
+        weights: None, "pretrained", a hub id, a folder, a checkpoint of rfdetr or a file of tensors.
         classes: class names in label order; None for the configuration's.
         overrides: values that replace those of the configuration.
 
@@ -58,24 +109,26 @@ def load_model(
         raise EyasError(f"{source}: {refused[0]} is not a value of a configuration; leave it out of config")
     given = str(weights) if weights is not None else None
     origin = source if given == PRETRAINED else given
-    config = _read(source, library().AutoConfig, **overrides)
+    described = source_of(source)
+    config = described.config(overrides)
     if classes is None:
         class_names(config, source)
     own = [str(name) for name in config.id2label.values()]
     if classes is not None:
         config.id2label = dict(enumerate(classes))
         config.label2id = {name: label for label, name in config.id2label.items()}
-    if origin is None or Path(origin).suffix in SUFFIXES:
+    if origin is None or (Path(origin).suffix in SUFFIXES and not is_rfdetr(origin)):
         try:
             model: nn.Module = library().AutoModelForObjectDetection.from_config(config, trust_remote_code=False)
         except ValueError as error:
             raise EyasError(f"{source}: not the configuration of a detector ({error})") from error
         if origin is not None:
             load_detector(model, read_weights_file(Path(origin)))
-        return model, _processor(source)
+        return model, described.processor()
     if origin == source:
         _say_renamed(source, own, classes)
-    return _pretrained(origin, config, as_saved=classes is None), _processor(origin)
+    trained = described if origin == source else source_of(origin)
+    return _pretrained(origin, trained, config, as_saved=classes is None), trained.processor()
 
 
 @contextmanager
@@ -122,22 +175,14 @@ def class_names(config: Any, source: str) -> tuple[str, ...]:
     return found
 
 
-def _pretrained(origin: str, config: Any, *, as_saved: bool) -> nn.Module:
+def _pretrained(origin: str, source: Source, config: Any, *, as_saved: bool) -> nn.Module:
     """The model with the weights of ``origin``; ``as_saved``: for the classes of its own configuration.
 
     Raises:
         EyasError: weights that do not fit, NaN or infinite. Where the classes are not ``as_saved``, tensors of another
             shape start anew instead, and a warning lists them.
     """
-    # By default the library would use the checkpoint's own type, which may be float16.
-    model, report = _read(
-        origin,
-        library().AutoModelForObjectDetection,
-        config=config,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-        dtype=torch.float32,
-    )
+    model, report = source.model(config)
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:4])
         raise EyasError(f"{origin}: weights of another architecture; {len(report['missing_keys'])} missing: {some}")
@@ -163,13 +208,6 @@ def _say_renamed(source: str, own: Sequence[str], classes: Sequence[str] | None)
         f"{own[0]} is now {classes[0]}, and so on",
         stacklevel=4,
     )
-
-
-def _processor(source: str) -> Any:
-    path = Path(source)
-    if path.is_file() or (path.is_dir() and not (path / PROCESSOR).is_file()):
-        return None
-    return _read(source, library().AutoImageProcessor)
 
 
 def _read(source: str, reader: Any, **options: Any) -> Any:

@@ -228,12 +228,13 @@ def test_sizes_that_windows_do_not_divide_are_padded() -> None:
     torch.testing.assert_close(found[0]["boxes"], expected[0]["boxes"], rtol=1e-4, atol=1e-2)
 
 
-def test_rt_detr_is_not_normalised() -> None:
-    """Its processor has a mean and a standard deviation, and does not use them."""
-    detector = make("RTDetrForObjectDetection")
+def test_who_is_not_normalised() -> None:
+    """RT-DETR's processor has a mean and a standard deviation, and uses them before a DINOv3 only."""
     images = pixels() / 255
-    assert detector._prepare(images)[0].equal(images)
-    assert not make("DetrForObjectDetection")._prepare(images)[0].equal(images)
+    for family in ("RTDetrForObjectDetection", "Deimv2ForObjectDetection lite"):
+        assert make(family)._prepare(images)[0].equal(images)
+    for family in ("DetrForObjectDetection", "Deimv2ForObjectDetection DINOv3"):
+        assert not make(family)._prepare(images)[0].equal(images)
 
 
 def test_a_copy_has_its_own_token_maps() -> None:

@@ -31,9 +31,9 @@ class TransformersDetector(nn.Module):
 
     `network` stays the library's module with its own names: its state dict, and the folder that `export_native` writes,
     load in plain transformers. Images come resized, in [0, 1]. They are normalised as the model's image processor does
-    (RT-DETR and D-FINE do not normalise), and padded on the right and at the bottom to a size that the model's strides
-    and windows divide. There is no padding mask: all images of a batch have one size, and the model sees a loader's
-    padding.
+    (RT-DETR, D-FINE and DEIMv2 with an HGNet do not normalise), and padded on the right and at the bottom to a size
+    that the model's strides and windows divide. There is no padding mask: all images of a batch have one size, and the
+    model sees a loader's padding.
 
     None of these detectors has anchors. The grid of every level has ``anchor_ratios`` of side ``anchor_scale`` times
     the stride in each cell. Among levels of one stride the encoder's come before the backbone's, and are paired first.
@@ -74,7 +74,7 @@ class TransformersDetector(nn.Module):
         self.classes = _class_names(config, classes)
         config.id2label = dict(enumerate(self.classes))
         config.label2id = {name: label for label, name in config.id2label.items()}
-        self.processor = processor or getattr(library(), family.processor)()
+        self.processor = processor or getattr(library(), family.processor)(**family.processing(config))
         self.padding = Padding(family.divisor(config))
         self.score_threshold = score_threshold
         if family.tokens is not None:

@@ -45,6 +45,7 @@ class Family:
         ordered, strict: see `eyas.detectors.deployed.Deployed`.
         least: config -> least side of an image, pixels, that gives a cell to every query.
         backbone: config -> name of the image network.
+        processing: config -> arguments of ``processor``.
     """
 
     processor: str
@@ -56,6 +57,7 @@ class Family:
     strict: bool = False
     least: Callable[[Any], int] = lambda config: 1
     backbone: Callable[[Any], str] = lambda config: "model.backbone"
+    processing: Callable[[Any], Mapping[str, Any]] = lambda config: {}
 
 
 def _last_stride(config: Any) -> int:
@@ -96,8 +98,12 @@ def _of_two_stages(config: Any) -> str | None:
     return "init_reference_points" if getattr(config, "two_stage", True) else None
 
 
+def _has_dinov3(config: Any) -> bool:
+    return bool(config.backbone_config.model_type == DINOV3)
+
+
 def _in_conv_encoder(config: Any) -> str:
-    return f"model.conv_encoder.{'backbone' if config.backbone_config.model_type == DINOV3 else 'model'}"
+    return f"model.conv_encoder.{'backbone' if _has_dinov3(config) else 'model'}"
 
 
 def _unread(vit: Any, layers: str) -> list[str]:
@@ -115,7 +121,7 @@ def _idle_of_rf_detr(config: Any) -> Sequence[str]:
 
 
 def _idle_of_deimv2(config: Any) -> Sequence[str]:
-    if config.backbone_config.model_type != DINOV3:
+    if not _has_dinov3(config):
         return [DENOISING]
     vit = _in_conv_encoder(config)
     unread = _unread(config.backbone_config, f"{vit}.model.layer")
@@ -144,7 +150,11 @@ FAMILIES: Mapping[str, Family] = {
     "RTDetrV2ForObjectDetection": RT_DETR,
     "DFineForObjectDetection": RT_DETR,
     "Deimv2ForObjectDetection": replace(
-        RT_DETR, divisor=_last_stride_of_deimv2, idle=_idle_of_deimv2, backbone=_in_conv_encoder
+        RT_DETR,
+        divisor=_last_stride_of_deimv2,
+        idle=_idle_of_deimv2,
+        backbone=_in_conv_encoder,
+        processing=lambda config: {"do_normalize": _has_dinov3(config)},  # as its published models
     ),
     "LwDetrForObjectDetection": Family(
         "DeformableDetrImageProcessor",

@@ -26,6 +26,11 @@ from helpers.tiny_transformers import CLASSES, CONFIGS, DETR, WIDTHS, class_of, 
 
 SIZE = (64, 96)
 every_family = pytest.mark.parametrize("family", CONFIGS)
+IN_CELLS = ("TableTransformer", "ConditionalDetr", "DabDetr", "Deimv2")
+"""Families whose cells in test_families.py leave little to the tests that also save them or train two of them."""
+every_family_once = pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=pytest.mark.slow if name.startswith(IN_CELLS) else ()) for name in CONFIGS]
+)
 LEVELS = {
     "DetrForObjectDetection": [(8, 16), (16, 24), (32, 32), (32, 32)],
     "TableTransformerForObjectDetection": [(8, 16), (16, 24), (32, 32), (32, 32)],
@@ -123,7 +128,7 @@ def test_losses_without_any_object(family: str) -> None:
     assert all(p.grad is not None for p in detector.network.parameters() if p.requires_grad)
 
 
-@every_family
+@every_family_once
 def test_saved_reloaded_and_detected_by_the_library(family: str, tmp_path: Path) -> None:
     detector = make(family)
     step(detector, pixels() / 255)  # BatchNorm has statistics then
@@ -168,7 +173,7 @@ def test_levels(family: str) -> None:
         torch.testing.assert_close(stopped[name], taps.features[name])
 
 
-@every_family
+@every_family_once
 def test_teacher_and_student(family: str) -> None:
     """Two steps under a teacher of its own kind."""
     student, teacher = make(family, 1), make(family, 2)

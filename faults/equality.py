@@ -13,12 +13,15 @@ from eyas.runs.log import read_log
 
 TIMED = ("cost",)
 """Kinds of rows that hold measured times only."""
+OF_A_COMMAND = ("resume", "cache")
+"""Kinds of rows that tell what one command did: a run that was killed has other ones."""
 
 
 def differences(first: Path, second: Path) -> list[str]:
     """What differs between two run folders, in words; empty when they are equal.
 
-    Ignores the config and the versions, which contain the folder's name, the times in the log, and its "resume" rows.
+    Ignores the config and the versions, which contain the folder's name, and in the log the times and the rows of
+    `OF_A_COMMAND`.
     """
     found = []
     names = [sorted(path.name for path in folder.iterdir()) for folder in (first, second)]
@@ -35,7 +38,7 @@ def differences(first: Path, second: Path) -> list[str]:
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     """The rows of a log, without times."""
-    lines = [line for line in read_log(folder) if line["kind"] != "resume"]
+    lines = [line for line in read_log(folder) if line["kind"] not in OF_A_COMMAND]
     return [{"kind": line["kind"]} if line["kind"] in TIMED else {**line, "time": None} for line in lines]
 
 

@@ -18,8 +18,8 @@ from helpers import docs_project
 SLOW = {"README.md"} | {
     f"docs/{name}.md"
     for name in (
-        "cache", "compare", "export", "first_student", "inspect", "recipes", "report", "results", "trackers",
-        "transformers",
+        "cache", "compare", "export", "first_student", "inspect", "launch", "other_teacher", "recipes", "report",
+        "results", "trackers", "transformers",
     )
 }  # fmt: skip
 """Pages whose trainings, exports and comparisons take more than some seconds."""
@@ -44,8 +44,10 @@ def test_commands_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    for text in blocks(page, "yaml"):
-        Path(text.partition("\n")[0].removeprefix("# ")).write_text(text)
+    for text in (*blocks(page, "yaml"), *blocks(page, "python")):
+        name = text.partition("\n")[0].removeprefix("# ")
+        if name.endswith((".yaml", ".py")):
+            Path(name).write_text(text)
     for arguments in commands(page):
         run(arguments)
     shutil.rmtree(tmp_path)

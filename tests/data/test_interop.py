@@ -21,6 +21,7 @@ from eyas.data import DataSource, eval_transform, from_coco_detection, from_supe
 from eyas.data.dataset import ground_truth
 from eyas.data.options import Resize
 from eyas.types import EyasError, Prediction
+from helpers.drawn import HEIGHT, THINGS, WIDTH, assert_drawn, draw
 
 # supervision says on import that it does without OpenCV, where that is not installed.
 pytestmark = pytest.mark.filterwarnings("ignore:OpenCV:UserWarning")
@@ -81,6 +82,51 @@ def check(source: DataSource) -> None:
         assert (record.attributes["area"].tolist() if areas else dict(record.attributes)) == (areas or {})
     sizes = {record.path.name: (record.width, record.height) for record in source.records}
     assert sizes == {"a.png": (20, 10), "b.png": (20, 10), "empty.png": (30, 40)}
+
+
+def labelme(folder: Path) -> None:
+    """A file for each image: two corners of a rectangle, in any order."""
+    for number in range(6):
+        shapes = [
+            {"label": name, "points": [[x2, y1], [x1, y2]], "shape_type": "rectangle", "group_id": None}
+            for name, (x1, y1, x2, y2) in THINGS[number]
+        ]
+        content = {"imagePath": f"{number}.png", "imageWidth": WIDTH, "imageHeight": HEIGHT, "shapes": shapes}
+        (folder / f"{number}.json").write_text(json.dumps(content))
+
+
+def createml(folder: Path) -> None:
+    """One file: the centre and the size of each box, in pixels."""
+    content = []
+    for number in range(6):
+        boxes = [
+            {
+                "label": name,
+                "coordinates": {"x": (x1 + x2) / 2, "y": (y1 + y2) / 2, "width": x2 - x1, "height": y2 - y1},
+            }
+            for name, (x1, y1, x2, y2) in THINGS[number]
+        ]
+        content.append({"image": f"{number}.png", "annotations": boxes})
+    (folder / "parts.createml.json").write_text(json.dumps(content))
+
+
+def test_labelme_and_createml_open_through_supervision(tmp_path):
+    """As docs/data.md says. The reader of folders names this way out."""
+    supervision = pytest.importorskip("supervision")
+    for make in (labelme, createml):
+        folder = tmp_path / make.__name__
+        for number in range(6):
+            draw(folder / f"{number}.png", number)
+        make(folder)
+        with pytest.raises(EyasError, match=r"open it by supervision and give that to eyas\.from_supervision"):
+            read(folder, "all")
+    one = supervision.DetectionDataset.from_labelme(str(tmp_path / "labelme"), str(tmp_path / "labelme"))
+    file = tmp_path / "createml" / "parts.createml.json"
+    other = supervision.DetectionDataset.from_createml(str(tmp_path / "createml"), str(file))
+    for dataset in (one, other):
+        source = from_supervision(dataset)
+        assert sorted(source.classes) == ["bolt", "nut"]
+        assert_drawn(source, 6, 7)
 
 
 def test_both_are_what_the_reader_makes_of_the_same_files(root: Path) -> None:

@@ -86,6 +86,45 @@ def label_studio_yolo(root: Path) -> str:
     return "all"
 
 
+def label_studio_voc(root: Path) -> str:
+    for number, name in images(root / "images", suffix=".jpg").items():
+        write(root / "Annotations" / f"{Path(name).stem}.xml", voc(number, name))
+    return "all"
+
+
+def fiftyone_darknet(root: Path) -> str:
+    names = images(root / "data")
+    labels(root / "data")
+    write(root / "images.txt", "".join(f"data/{name}\n" for name in names.values()))
+    write(root / "obj.names", "bolt\nnut\n")
+    return "all"
+
+
+def fiftyone_yolo(root: Path) -> str:
+    images(root / "images/val")
+    labels(root / "labels/val")
+    write(root / "dataset.yaml", f"path: .\nday: images/val\n{NAMES}")
+    return "day"
+
+
+def label_img_voc_in_a_folder(root: Path) -> str:
+    for number, name in images(root / "shots").items():
+        write(root / "xmls" / f"{Path(name).stem}.xml", voc(number, name))
+    (root / "shots").rename(root / "images")
+    return "all"
+
+
+def via_coco(root: Path) -> str:
+    """Ids of images are texts, and areas are there, and no license of an image is."""
+    content = coco(images(root))
+    for entry in content["images"]:
+        entry["id"] = str(entry["id"])
+    for entry in content["annotations"]:
+        entry.update(image_id=str(entry["image_id"]), segmentation=[], area=1)
+    write(root / "via_export_coco.json", content)
+    return "via_export_coco"
+
+
 def voc_without_lists(root: Path) -> str:
     for number, name in images(root / "JPEGImages", suffix=".jpg").items():
         write(root / "Annotations" / f"{Path(name).stem}.xml", voc(number))
@@ -136,6 +175,7 @@ def kitti_without_lists(root: Path) -> str:
 
 ONE_SPLIT = [
     *(cvat_coco, label_studio_coco, fiftyone_coco, coco_with_paths_of_another_machine, cvat_yolo, cvat_darknet),
+    *(label_studio_voc, fiftyone_darknet, fiftyone_yolo, label_img_voc_in_a_folder, via_coco),
     *(label_img, label_studio_yolo, voc_without_lists, kaggle_voc, fiftyone_voc, label_img_voc, cvat_voc),
 ]
 
@@ -160,6 +200,46 @@ def test_kitti_without_lists_is_one_split(tmp_path):
     kitti_without_lists(tmp_path)
     assert len(read(tmp_path, "all").records) == 6
     assert [len(source.records) for source in read_splits(tmp_path, SplitOptions())] == [5, 1]
+
+
+def cvat_kitti(root: Path) -> None:
+    kitti_without_lists(root)
+    (root / "training").rename(root / "default")
+    write(root / "label_colors.txt", "64 128 0 Car\n")
+
+
+def test_a_folder_of_kitti_is_the_split_of_its_name(tmp_path):
+    cvat_kitti(tmp_path)
+    boxes = [record.boxes.round().tolist() for record in read(tmp_path, "default").records]
+    kitti_without_lists(tmp_path / "usual")
+    assert boxes == [record.boxes.round().tolist() for record in read(tmp_path / "usual", "all").records]
+    assert sum(map(len, boxes)) == 7
+    assert [len(source.records) for source in read_splits(tmp_path, SplitOptions())] == [5, 1]
+    with pytest.raises(EyasError, match=r"the splits there are: default"):
+        read(tmp_path, "test")
+
+
+REFUSED: dict[str, tuple[str, object, str]] = {
+    "CVAT's own XML": ("annotations.xml", "<annotations/>", "is CVAT's own XML: it is not read; export it as COCO"),
+    "Label Studio's own JSON": ("project.json", [{"id": 1, "data": {"image": "a.png"}}], "is Label Studio's own JSON"),
+    "FiftyOne's own": ("samples.json", {"samples": []}, "is a data set in FiftyOne's own format"),
+    "VIA's own JSON": ("via.json", {"a.png7": {"filename": "a.png", "regions": []}}, "is a project of VIA"),
+    "VIA's CSV": ("via_export.csv", "filename,region_count\n", "is a CSV: if it has the boxes, it is not read"),
+    "LabelMe": ("a.json", {"shapes": [], "imagePath": "a.png"}, "is a LabelMe file for each image: .*from_supervision"),
+    "CreateML": ("a.createml.json", [], "is a data set in CreateML's format: .*from_supervision"),
+    "Roboflow's TFRecord": ("train/parts.tfrecord", "", "is a data set in TFRecord"),
+    "Roboflow's CSV": ("train/_annotations.csv", "filename\n", "is a CSV of boxes"),
+    "a table beside images": ("metadata.csv", "file_name\n", ".*: write the boxes into metadata.jsonl, which is read"),
+    "an archive": ("task.zip", "PK", "is an archive: unpack it, and give the folder"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "said"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_is_not_read_is_named_with_what_to_do(tmp_path, name, content, said):
+    draw(tmp_path / "a.png", 0)
+    write(tmp_path / name, content)
+    with pytest.raises(EyasError, match=rf"no data set recognised; .*\. {tmp_path / name} {said}"):
+        read(tmp_path, "train")
 
 
 def roboflow_voc(root: Path) -> None:
@@ -354,7 +434,7 @@ def test_the_command_shows_both_parts_or_a_split_as_it_is(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "split train\n5 images" in shown and "split val\n1 images" in shown
     assert "warning      " in shown and "held out for evaluation" in shown
-    assert main(["data", str(tmp_path), "--split", "[default]"]) == 0
+    assert main(["data", str(tmp_path), "--split", "default"]) == 0
     shown = capsys.readouterr().out
     assert "split default\n6 images (1 without objects), 7 objects" in shown and "held out" not in shown
 

@@ -1,4 +1,4 @@
-"""Folders that hold no data set of the four formats: what is in them, for one message that helps."""
+"""Folders that hold no data set that is read: what is in them, for one message that helps."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from eyas.data.folders import files_in
 from eyas.data.images import SUFFIXES, UNREAD
 
 EXPORT = "it is not read; export it as COCO, VOC or YOLO"
+THROUGH = f"{EXPORT}, or open it by supervision and give that to eyas.from_supervision"
 KINDS = (
-    ("metadata.jsonl", f"a Hugging Face image folder: {EXPORT}"),
-    ("metadata.csv", f"a Hugging Face image folder: {EXPORT}"),
-    ("*.parquet", f"a Hugging Face data set in Parquet: {EXPORT}"),
-    ("*.arrow", f"a Hugging Face data set in Arrow: {EXPORT}"),
+    ("metadata.jsonl", f"that of a Hugging Face image folder, whose first line has no file_name and boxes: {EXPORT}"),
+    ("metadata.csv", "that of a Hugging Face image folder: write the boxes into metadata.jsonl, which is read"),
+    ("*.arrow", "a file of Hugging Face's datasets: give the folder of save_to_disk, or hf:ORG/NAME"),
     ("*.tfrecord*", f"a data set in TFRecord: {EXPORT}"),
     ("_annotations.csv", f"a CSV of boxes: {EXPORT}"),
-    ("*.createml.json", f"a data set in CreateML's format: {EXPORT}"),
+    ("*.createml.json", f"a data set in CreateML's format: {THROUGH}"),
     ("samples.json", f"a data set in FiftyOne's own format: {EXPORT}"),
     ("annotations.xml", f"CVAT's own XML: {EXPORT}"),
     ("*.zip", "an archive: unpack it, and give the folder"),
@@ -26,7 +26,7 @@ KINDS = (
 )
 """Pattern of a file's name, and what a folder is that has one."""
 SHAPES = {
-    b'"shapes"': f"a LabelMe file for each image: {EXPORT}",
+    b'"shapes"': f"a LabelMe file for each image: {THROUGH}",
     b'"regions"': f"a project of VIA: {EXPORT}",
     b'"data"': f"Label Studio's own JSON: {EXPORT}",
 }

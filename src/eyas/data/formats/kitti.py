@@ -1,4 +1,5 @@
-"""KITTI object detection: ``training/label_2/ID.txt``, ``training/image_2/ID.png``, ``ImageSets/SPLIT.txt``.
+"""KITTI object detection: ``training/label_2/ID.txt``, ``training/image_2/ID.png``, ``ImageSets/SPLIT.txt``; or
+``SPLIT/label_2`` and ``SPLIT/image_2``.
 
 The rules are those of the devkit (``readme.txt`` and ``evaluate_object.cpp``): ``DontCare`` regions concern every
 class; ``Van`` is a neighbour of ``Car``, and ``Person_sitting`` of ``Pedestrian``: neither an object nor a false
@@ -30,12 +31,14 @@ def recognised(root: Path) -> bool:
 
 
 def recognised_loosely(root: Path) -> bool:
-    """This format has no other layout."""
-    return recognised(root)
+    """Whether folders of the data set have this layout, each of which is a split, as CVAT writes ``default``."""
+    return bool(_parts(root))
 
 
 def splits(root: Path) -> dict[str, Path]:
-    """Split -> its list in ``ImageSets``; without one, all label files are one split."""
+    """Split -> its list in ``ImageSets``; without one, its folder of labels, all of which are one split."""
+    if not recognised(root):
+        return _parts(root)
     lists = {path.stem: path for place in (_base(root), root) for path in files_in(place / "ImageSets", ".txt")}
     return lists or {"all": _base(root) / "label_2"}
 
@@ -79,8 +82,8 @@ def parse(text: str, path: Path, classes: Sequence[str] | Classes) -> list[Annot
 def read_split(root: Path, split: str, classes: Classes | None) -> DataSource:
     """Read one split; `eyas.data.read` documents the arguments and errors."""
     base, classes = _base(root), classes or known(KITTI_CLASSES)
-    place, folder = splits(root)[split], base / "label_2"
-    folders = Folders()
+    place, folders = splits(root)[split], Folders()
+    folder = base / "label_2" if place.is_file() else place
     if place.is_file():
         files = fields.annotation_files(place, folder, ".txt", folders)
     else:
@@ -88,12 +91,17 @@ def read_split(root: Path, split: str, classes: Classes | None) -> DataSource:
     records, problems = [], []
     for name, path in files.items():
         annotations = parse(fields.read_text(path), path, classes)
-        image = find_image(base / "image_2", name, folders)
+        image = find_image(folder.parent / "image_2", name, folders)
         record, wrong = build_record(name, image, image_size(image), annotations, path)
         records.append(record)
         problems += wrong
     warnings = () if place.is_file() else without_annotation(records, split, folder, "a file without lines")
     return DataSource("kitti", root, split, classes.names, tuple(records), tuple(problems), tuple(warnings))
+
+
+def _parts(root: Path) -> dict[str, Path]:
+    """The folders with labels, by the name of the split that each is."""
+    return {path.parent.name: path for path in sorted(root.glob("[!._]*/label_2")) if path.is_dir()}
 
 
 def _base(root: Path) -> Path:

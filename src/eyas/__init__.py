@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from eyas.data import from_coco_detection, from_supervision, loader, read, to_supervision
+    from eyas.data import from_coco_detection, from_hf, from_supervision, loader, read, to_supervision
     from eyas.detectors import CustomDetector, TorchvisionDetector, TransformersDetector, build, wrap
     from eyas.distillation.distiller import Distiller
     from eyas.evaluation import EvaluationResult
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from eyas.training.freezing import freeze
     from eyas.types import Detector, EyasError, Level, Prediction, Target
 
-__all__ = ["from_coco_detection", "from_supervision", "loader", "read", "to_supervision"]
+__all__ = ["from_coco_detection", "from_hf", "from_supervision", "loader", "read", "to_supervision"]
 __all__ += ["CustomDetector", "TorchvisionDetector", "TransformersDetector", "build", "load", "save", "wrap"]
 __all__ += ["FGFI", "Auto", "BoxMask", "Chen2017", "FitNets", "Method", "RoIMimic", "Vanilla"]
 __all__ += ["AnchorGrid", "StrideGrid", "as_float", "near_object_masks"]
@@ -38,7 +38,7 @@ __all__ += ["Distiller", "EvaluationResult", "evaluate", "export_detector", "fre
 __all__ += ["Detector", "EyasError", "Level", "Prediction", "Target"]
 
 HOMES = {
-    "data": ("from_coco_detection", "from_supervision", "loader", "read", "to_supervision"),
+    "data": ("from_coco_detection", "from_hf", "from_supervision", "loader", "read", "to_supervision"),
     "detectors": ("CustomDetector", "TorchvisionDetector", "TransformersDetector", "build", "wrap"),
     "distillation.distiller": ("Distiller",),
     "evaluation": ("EvaluationResult",),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from eyas.data.options import Augmentation, Resize, SplitOptions
+from eyas.data.options import Augmentation, BoxForm, Resize, SplitOptions
 from eyas.types import EyasError
 
 if not TYPE_CHECKING:  # jsonargparse imports what stands below `if TYPE_CHECKING`, and methods need torch
@@ -36,7 +36,9 @@ class DataArgs(SplitOptions):
     """How a data set is read and fed.
 
     Attributes:
-        format: coco, voc, kitti or yolo; recognised from the folder when left out.
+        format: coco, voc, kitti, yolo, imagefolder or hf; recognised from the folder when left out.
+        boxes: how the boxes of a Hugging Face data set (imagefolder, hf) are written, which no file of it says: xywh
+            (x, y, width, height) or xyxy (x1, y1, x2, y2), in pixels.
         train_split: name of the split to train on; a data set whose only split has another name is trained on that.
         val_split: name of the split to evaluate on.
         val_fraction: fraction of the training split, in [0, 1), that is held out for evaluation where the data set has
@@ -239,12 +241,14 @@ class SplitArgs:
     """The images that a trained detector is run on.
 
     Attributes:
-        data: folder of a data set; the run's own when left out.
+        data: folder of a data set, or hf:ORG/NAME; the run's own when left out.
         split: name of the split; the run's validation split when left out.
+        boxes: how the boxes of another Hugging Face data set than the run's are written: xywh or xyxy.
     """
 
     data: Path | None = None
     split: str | None = None
+    boxes: BoxForm | None = None
 
 
 @dataclass(frozen=True)

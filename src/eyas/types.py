@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NotRequired, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, BinaryIO, Literal, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ class Record:
 
     Attributes:
         image_id: the image's name in predictions, messages and reports, unique in the data set.
-        path: the image file, decoded only when the record is read.
+        path: the image file, decoded only when the record is read; for messages alone where there is ``content``.
         width, height: pixels.
         boxes: (n, 4) float32, xyxy: the objects.
         labels: (n,) int64, 0-based.
@@ -44,6 +44,7 @@ class Record:
         ignore_labels: (m,) int64: the one class an ignore region applies to, or -1 for every class.
         attributes: more per object, each (n,) float32: ``area`` (square pixels, COCO's segment area), ``truncated`` in
             [0, 1] and ``occluded`` in {0, 1, 2, 3} (KITTI). Empty where the format has none.
+        content: opens an image that is no file of its own; it travels to the workers. None for a file.
     """
 
     image_id: str
@@ -55,6 +56,7 @@ class Record:
     ignore: npt.NDArray[np.float32]
     ignore_labels: npt.NDArray[np.int64]
     attributes: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    content: Callable[[], BinaryIO] | None = None
 
 
 class Target(TypedDict):

@@ -124,7 +124,7 @@ def test_a_split_without_images_is_not_said_to_have_too_few(tmp_path):
     ("name", "content", "said"),
     [
         ("train/metadata.jsonl", "{}", "Hugging Face"),
-        ("data/train-0.parquet", "PAR1", "Parquet"),
+        ("data/train-0.arrow", "ARROW1", "save_to_disk"),
         ("parts.zip", "PK", "unpack it"),
         ("train/_annotations.csv", "filename,class", "CSV"),
         ("img0.json", '{"shapes": []}', "LabelMe"),

@@ -15,9 +15,9 @@ from helpers.evaluation_cases import make_prediction, make_record, random_case
 
 
 def test_default_metric_of_each_format() -> None:
-    formats = ("coco", "yolo", "voc", "kitti")
-    assert [default_metric(name) for name in formats] == ["coco", "coco", "voc", "kitti"]
-    with pytest.raises(EyasError, match=r"pascal.*coco, yolo, voc, kitti"):
+    formats = ("coco", "yolo", "imagefolder", "hf", "voc", "kitti")
+    assert [default_metric(name) for name in formats] == ["coco", "coco", "coco", "coco", "voc", "kitti"]
+    with pytest.raises(EyasError, match=r"pascal.*coco, yolo, imagefolder, hf, voc, kitti"):
         default_metric("pascal")
 
 

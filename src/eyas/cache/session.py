@@ -30,6 +30,7 @@ from eyas.cache.store import (
 )
 from eyas.cache.teacher import CachedTeacher, ImageVariant, LevelSummary, TeacherSummary
 from eyas.data import DataSource
+from eyas.data.images import content_digests
 from eyas.distillation.teachers import RunningTeacher
 from eyas.evaluation import EvaluationResult
 from eyas.methods import LevelPair, Method
@@ -37,7 +38,6 @@ from eyas.methods.imitation import FeatureImitation
 from eyas.nn.fold_batchnorm import fold_teacher
 from eyas.runs.log import are_metrics, are_metrics_of_classes
 from eyas.runs.results import nulls_as_nan
-from eyas.tools.digests import file_digests
 from eyas.tools.files import make_folder, write_json
 from eyas.tools.progress import Progress
 from eyas.types import Detector, EyasError
@@ -198,10 +198,10 @@ class CacheSession:
         """The digest of every image of a source; the processes share the reading."""
         own = [index for index in range(len(source.records)) if self._is_mine(index)]
         task = self.progress.task("check", len(own))
-        paths = [source.records[index].path for index in own]
-        contents = file_digests(paths, source.root, partial(self.progress.advance, task))
+        records = [source.records[index] for index in own]
+        contents = content_digests(records, source.root, partial(self.progress.advance, task))
         self.progress.finish(task)
-        mine = {at: image_digest(source.records[at], digest) for at, digest in zip(own, contents, strict=True)}
+        mine = {at: image_digest(*pair) for at, pair in zip(own, zip(records, contents, strict=True), strict=True)}
         shards: list[dict[int, bytes]] = gather_object([mine])
         found = {index: digest for shard in shards for index, digest in shard.items()}
         return [found[index] for index in range(len(source.records))]

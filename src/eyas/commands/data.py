@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eyas.data.options import Augmentation, Resize
+from eyas.data.options import Augmentation, BoxForm, Resize
 from eyas.tools.output_paths import check_output_folder
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ def data(
     path: Path,
     split: list[str] | None = None,
     format: str | None = None,
+    boxes: BoxForm | None = None,
     classes: list[str] | dict[str, list[str]] | None = None,
     images: bool = False,
     model: str | None = None,
@@ -31,9 +32,11 @@ def data(
     """Print what a data set holds, what is odd about it, and every box or record that is dropped, with file and line.
 
     Args:
-        path: folder of a data set, the YAML file of a YOLO data set, or the JSON file of one COCO split.
+        path: folder of a data set, the YAML file of a YOLO data set, the JSON file of one COCO split, or hf:ORG/NAME.
         split: the splits to read, each whole; when left out, train and val as a training sees them.
-        format: coco, voc, kitti or yolo; recognised from the folder when left out.
+        format: coco, voc, kitti, yolo, imagefolder or hf; recognised from the folder when left out.
+        boxes: how the boxes of a Hugging Face data set are written, which no file of it says: xywh (x, y, width,
+            height) or xyxy (x1, y1, x2, y2), in pixels.
         classes: class names in label order, or each name with the classes that it takes together, as in
             "{vehicle: [car, van], person: [person]}"; taken from the data set when left out. Objects of other classes
             are background.
@@ -60,14 +63,14 @@ def data(
         opened = resolve_detector(model)
         resize, grids = opened.resize if resize == Resize() else resize, partial(anchor_grids, opened.open())
     if split is None:
-        options = SplitOptions(format=format, val_fraction=val_fraction, val_seed=val_seed, classes=classes)
+        options = SplitOptions(format, boxes, val_fraction=val_fraction, val_seed=val_seed, classes=classes)
         sources = list(read_splits(path, options))
     else:
         sources = []
         for name in split:
             # The splits of one data set have the same classes.
             own = known(sources[0].classes) if sources and classes is None else classes
-            sources.append(read(path, name, format=format, classes=own))
+            sources.append(read(path, name, format=format, boxes=boxes, classes=own))
     for source in sources:
         from eyas.tools.progress import Progress
 

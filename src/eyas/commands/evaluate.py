@@ -71,7 +71,7 @@ def evaluate(
         own, detector = open_detector(run, best=best)
     note = size_note(run, resize)
     resize, config = own if resize == Resize() else resize, recorded_config(origin.folder) if origin.folder else {}
-    source = data_for(run, detector.classes, classes, data=subset.data, split=subset.split)
+    source = data_for(run, detector.classes, classes, data=subset.data, split=subset.split, boxes=subset.boxes)
     rule = run_metric(config, source.format, metric=metric, max_detections=max_detections)
     rows = {"model": (run, detector, resize)}
     if not best and (better := best_of(origin)) is not None:

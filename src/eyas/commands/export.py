@@ -68,7 +68,7 @@ def export(
     train_split = str(config.get("dataset", {}).get("train_split", "train"))
     out = out or run / f"{Path(spec.weights).stem}{exporter.suffixes[0]}"
     check_output_files(out)
-    source = run_source(run, spec.classes, data=subset.data, split=subset.split)
+    source = run_source(run, spec.classes, data=subset.data, split=subset.split, boxes=subset.boxes)
     for warning in source.warnings:
         print(f"warning  {warning}")
     result = export_detector(
@@ -81,7 +81,9 @@ def export(
         resize=spec.resize,
         raw=raw,
         dynamic_size=dynamic_size,
-        training=run_source(run, spec.classes, data=subset.data, split=train_split) if int8 else None,
+        training=run_source(run, spec.classes, data=subset.data, split=train_split, boxes=subset.boxes)
+        if int8
+        else None,
         metric=run_metric(config, source.format, metric=metric),
         tolerance=tolerance,
         calibration=calibration,

@@ -63,7 +63,7 @@ def inspect(
     with Progress() as progress, progress.waiting(f"model     opening {run}"):
         detector = opened.open()
     folder = opened.folder or Path(run)
-    source = data_for(run, detector.classes, classes, data=subset.data, split=subset.split)
+    source = data_for(run, detector.classes, classes, data=subset.data, split=subset.split, boxes=subset.boxes)
     source = replace(source, records=source.records[:images])
     if note := size_note(run, resize):
         print(f"size     {note}")

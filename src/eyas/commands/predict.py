@@ -115,8 +115,12 @@ def unlabelled(path: Path) -> Record:
 def find_images(path: Path) -> list[Path]:
     """The image itself, or every image below a folder, sorted. Raises EyasError when there is none."""
     from eyas.data.folders import files_below
+    from eyas.data.formats.hub import is_hub
     from eyas.data.images import SUFFIXES, UNREAD
 
+    if is_hub(path):
+        found_by = f"eyas evaluate RUN --data {path} --boxes xywh --predictions FILE"
+        raise EyasError(f"{path}: predict takes image files; the detections in a data set are written by {found_by}")
     if path.is_file():
         return [path]
     found = files_below(path, *SUFFIXES, *UNREAD)  # the latter are named as images that cannot be used

@@ -43,7 +43,7 @@ def report(
     from eyas.tools.progress import Progress
 
     device = pick_device(feed.device)
-    options = ReportOptions(subset.data, subset.split, teacher, threshold, images, feed.dataset(), device)
+    options = ReportOptions(subset.data, subset.split, teacher, threshold, images, feed.dataset(), device, subset.boxes)
     found = find_runs(runs, teacher)
     comparison = compare_arms(found.results(), metric)
     decided = [each for folder in runs for each in read_decided(folder)]

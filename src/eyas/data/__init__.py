@@ -1,4 +1,4 @@
-"""Data sets in the four common formats and of other libraries, as records, samples and batches."""
+"""Data sets in the common formats and of other libraries, as records, samples and batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from eyas.data.formats.checks import require_objects, without_objects
     from eyas.data.formats.coco_write import write_coco
     from eyas.data.formats.records import DataSource, Problem, difficult_as_objects
-    from eyas.data.interop import from_coco_detection, from_supervision, to_supervision
+    from eyas.data.interop import from_coco_detection, from_hf, from_supervision, to_supervision
     from eyas.data.reading import read, read_part, read_splits
     from eyas.data.summary import check_images, copies, report
     from eyas.data.transforms import eval_transform, train_transform
@@ -30,6 +30,7 @@ __all__ = [
     "difficult_as_objects",
     "eval_transform",
     "from_coco_detection",
+    "from_hf",
     "from_supervision",
     "loader",
     "read",
@@ -49,7 +50,7 @@ HOMES = {
     "formats.checks": ("require_objects", "without_objects"),
     "formats.coco_write": ("write_coco",),
     "formats.records": ("DataSource", "Problem", "difficult_as_objects"),
-    "interop": ("from_coco_detection", "from_supervision", "to_supervision"),
+    "interop": ("from_coco_detection", "from_hf", "from_supervision", "to_supervision"),
     "reading": ("read", "read_part", "read_splits"),
     "summary": ("check_images", "copies", "report"),
     "transforms": ("eval_transform", "train_transform"),

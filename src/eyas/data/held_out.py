@@ -10,8 +10,9 @@ from pathlib import Path
 
 from eyas.data.formats.checks import checked
 from eyas.data.formats.records import DataSource
+from eyas.data.images import content_digests
 from eyas.data.options import SplitOptions
-from eyas.tools.digests import MANY, file_digests
+from eyas.tools.digests import MANY
 from eyas.tools.progress import Progress
 from eyas.types import EyasError
 
@@ -65,7 +66,8 @@ def _digests(source: DataSource) -> dict[Path, bytes]:
     paths = [record.path for record in source.records]
     with Progress(quiet=len(paths) < MANY) as progress:
         advance = partial(progress.advance, progress.task("hold out", len(paths)))
-        return dict(zip(paths, file_digests(paths, source.root, advance, same_elsewhere=True), strict=True))
+        digests = content_digests(source.records, source.root, advance, same_elsewhere=True)
+        return dict(zip(paths, digests, strict=True))
 
 
 def _first(digests: Set[bytes], count: int, seed: int) -> set[bytes]:

@@ -7,18 +7,21 @@ itself.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from eyas.data.folders import Folders, files_below
+from eyas.tools.digests import file_digests
+from eyas.tools.files import file_digest
 from eyas.tools.shortage import shortage
 from eyas.types import EyasError, Record
 
@@ -65,13 +68,39 @@ class ImageError(EyasError):
         super().__init__(message.rsplit("ImageError: ", 1)[-1].strip())
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) in pixels of the image that a viewer shows, from the header.
+def image_size(path: Path, content: Callable[[], BinaryIO] | None = None) -> tuple[int, int]:
+    """(width, height) in pixels of the image that a viewer shows, from the header; ``content`` is that of `Record`.
 
     Raises `EyasError` naming the file when it is missing, no image, or larger than `MAX_PIXELS`.
     """
-    with _opened(path, "cannot be read as an image") as image:
+    with _opened(path, "cannot be read as an image", content) as image:
         return _seen_size(image.size, _orientation(image))
+
+
+def content_digests(
+    records: Sequence[Record], folder: Path, advance: Callable[[], object], *, same_elsewhere: bool = False
+) -> list[bytes]:
+    """The SHA-256 of the bytes of each image; those of files as `file_digests` has them, whose arguments these are."""
+    paths = [record.path for record in records if record.content is None]
+    files = iter(file_digests(paths, folder, advance, same_elsewhere=same_elsewhere))
+    found = []
+    for record in records:
+        found.append(next(files) if record.content is None else content_digest(record))
+        if record.content is not None:
+            advance()
+    return found
+
+
+def content_digest(record: Record) -> bytes:
+    """The SHA-256 of the bytes of an image."""
+    if record.content is None:
+        return file_digest(record.path)
+    return hashlib.sha256(record.content().read()).digest()
+
+
+def image_bytes(record: Record) -> int:
+    """The number of bytes of an image."""
+    return os.path.getsize(record.path) if record.content is None else record.content().seek(0, os.SEEK_END)
 
 
 def decode(record: Record) -> Tensor:
@@ -90,7 +119,7 @@ def read_pixels(record: Record) -> npt.NDArray[np.uint8]:
     Raises `EyasError` naming the file when it cannot be decoded, has more than 8 bits per channel, is larger than
     `MAX_PIXELS`, or differs in size from its annotation.
     """
-    with _opened(record.path, "cannot be decoded") as image:
+    with _opened(record.path, "cannot be decoded", record.content) as image:
         seen = _check_opened(image, record)
         turn = TURNS.get(_orientation(image))
         pixels = _rgb(image)
@@ -142,20 +171,20 @@ def check_header(record: Record) -> None:
 
     Raises `EyasError` naming the file: missing, no image, more than 8 bits per channel, or of another size.
     """
-    with _opened(record.path, "cannot be read as an image") as image:
+    with _opened(record.path, "cannot be read as an image", record.content) as image:
         _check_opened(image, record)
 
 
 @contextmanager
-def _opened(path: Path, trouble: str) -> Iterator[Image.Image]:
+def _opened(path: Path, trouble: str, content: Callable[[], BinaryIO] | None) -> Iterator[Image.Image]:
     """Open an image of one of `FORMATS` and at most `MAX_PIXELS`. Every error inside becomes an `ImageError`."""
-    if not os.path.isfile(path):
+    if content is None and not os.path.isfile(path):
         raise ImageError(f"{path}: no such image; restore it, or remove its annotations")
     try:
         with warnings.catch_warnings():
             # Silences warnings of odd metadata, and of sizes below the limit here. Errors in the pixels are raised.
             warnings.filterwarnings("ignore", module="PIL")
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(path if content is None else content(), formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ImageError(_too_large(path, f"{image.width}x{image.height}"))
                 yield image

@@ -1,6 +1,7 @@
-"""Data sets of other libraries as sources, and predictions as another library has them: supervision, torchvision.
+"""Data sets of other libraries as sources, and predictions as another library has them: supervision, torchvision,
+Hugging Face's datasets.
 
-supervision is an extra, ``pip install eyas[supervision]``, imported when one of its two functions is called.
+supervision and datasets are extras, ``pip install eyas[supervision,datasets]``, imported when a function needs them.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from torchvision.datasets import CocoDetection
 
+from eyas.data.formats import hub
 from eyas.data.formats.checks import checked
 from eyas.data.formats.coco import parse, records_of
 from eyas.data.formats.places import Place
 from eyas.data.formats.records import Annotation, DataSource, build_record
 from eyas.data.images import image_size
+from eyas.data.options import BOX_FORMS, BoxForm
 from eyas.types import EyasError, Prediction
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from supervision import DetectionDataset, Detections
 
 
@@ -75,6 +79,35 @@ def from_coco_detection(dataset: CocoDetection, split: str = "train") -> DataSou
     images = [dataset.coco.imgs[key] for key in dataset.ids]
     records, wrong = records_of(images, found, Place(root), root, root)
     return checked(DataSource("coco", root, split, known, tuple(records), (*problems, *wrong)))
+
+
+def from_hf(dataset: Dataset, boxes: BoxForm, split: str = "train") -> DataSource:
+    """A ``datasets.Dataset`` as a source, scored by the COCO metric unless you choose another.
+
+    It has one column of images, and one column such as ``objects: {bbox, category}``, or columns of boxes and classes.
+    Where classes are numbers without names, the numbers are their names. Images are read when they are needed, from
+    the Arrow files that the data set has on disk; its format and transforms are not applied.
+
+    Args:
+        dataset: one split, such as ``datasets.load_dataset("ORG/NAME", split="train")``.
+        boxes: "xywh" for x, y, width, height, or "xyxy" for x1, y1, x2, y2, in pixels: no data set says it.
+        split: what messages call it.
+
+    Raises:
+        EyasError: datasets is missing; another type of data set; columns that are missing or could be several; a box
+            or class that is none; an image that cannot be read; no image at all.
+    """
+    package = hub.datasets_package()
+    if isinstance(dataset, package.IterableDataset):
+        raise EyasError(
+            "from_hf takes a data set whose rows can be reached in any order, as every epoch draws another one and a "
+            "run goes on in its middle: load it without streaming=True; images then stay on disk until they are needed"
+        )
+    if not isinstance(dataset, package.Dataset):
+        raise EyasError(f"from_hf takes a datasets.Dataset, one split, not a {type(dataset).__name__}")
+    if boxes not in BOX_FORMS:
+        raise EyasError(f"boxes must be {' or '.join(BOX_FORMS)}, got {boxes!r:.60}")
+    return checked(hub.source_of(dataset, Path(dataset.info.dataset_name or "datasets"), split, boxes))
 
 
 def to_supervision(prediction: Prediction, classes: Sequence[str] | None = None) -> Detections:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from eyas.types import EyasError, Size
+
+BoxForm = Literal["xywh", "xyxy"]
+"""How a box is written, in pixels: x, y, width, height; or x1, y1, x2, y2."""
+BOX_FORMS: tuple[BoxForm, ...] = get_args(BoxForm)
 
 SIDES = (8, 16384)
 """Pixels that a side of an input may have: from one cell of the finest common stride to a quarter of a gigapixel."""
@@ -63,7 +68,8 @@ class SplitOptions:
     """Which images of a data set a detector learns from, and which it is evaluated on.
 
     Attributes:
-        format: coco, voc, kitti or yolo; recognised from the folder when left out.
+        format: coco, voc, kitti, yolo, imagefolder or hf; recognised from the folder when left out.
+        boxes: how the boxes of a Hugging Face data set (imagefolder, hf) are written, which no file of it says.
         train_split: name of the split to train on. A data set whose only split has another name is trained on that.
         val_split: name of the split to evaluate on.
         val_fraction: fraction of the training split, in [0, 1), that is held out for evaluation where the data set has
@@ -74,6 +80,7 @@ class SplitOptions:
     """
 
     format: str | None = None
+    boxes: BoxForm | None = None
     train_split: str = "train"
     val_split: str = "val"
     val_fraction: float = 0.2
@@ -81,7 +88,9 @@ class SplitOptions:
     classes: list[str] | dict[str, list[str]] | None = None
 
     def __post_init__(self) -> None:
-        # The type, too, because run folders are read into this.
+        # The types, too, because run folders are read into this.
+        if self.boxes not in (None, *BOX_FORMS):
+            raise EyasError(f"boxes must be {' or '.join(BOX_FORMS)}, got {self.boxes!r:.60}")
         if not isinstance(self.val_fraction, int | float) or not 0 <= self.val_fraction < 1:
             raise EyasError(f"val_fraction must be a number in [0, 1), got {self.val_fraction!r:.60}")
 

@@ -1,4 +1,5 @@
-"""Read a data set in the format that its folder shows. A new format is one module and one line in `FORMATS`."""
+"""Read a data set in the format that its folder shows. A new format is one module and one line in `FORMATS` or
+`OPEN_FORMATS`."""
 
 from __future__ import annotations
 
@@ -10,18 +11,18 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-from eyas.data.formats import coco, fields, kitti, voc, yolo
-from eyas.data.formats.checks import checked
+from eyas.data.formats import coco, fields, hub, imagefolder, kitti, voc, yolo
+from eyas.data.formats.checks import BOXES, checked
 from eyas.data.formats.classes import Choice, Classes, chosen, known, require_found
 from eyas.data.formats.foreign import described
 from eyas.data.formats.records import DataSource
 from eyas.data.held_out import held_out
-from eyas.data.options import SplitOptions
+from eyas.data.options import BoxForm, SplitOptions
 from eyas.types import EyasError
 
 
-class Format(Protocol):
-    """The interface of each module of `eyas.data.formats`."""
+class Layout(Protocol):
+    """What each module of `eyas.data.formats` knows of folders."""
 
     LAYOUT: str
     """Where a split's files are, for messages; contains ``{split}``."""
@@ -35,24 +36,46 @@ class Format(Protocol):
     def splits(self, root: Path) -> Mapping[str, object]:
         """Split -> where it is. Two names with equal values are one split."""
 
+
+class Format(Layout, Protocol):
+    """The interface of the modules of formats that say how a box is written."""
+
     def read_split(self, root: Path, split: str, classes: Classes | None) -> DataSource:
         """Read one split, each image by `formats.records.build_record`, which drops and clips boxes."""
 
 
+class OpenFormat(Layout, Protocol):
+    """The interface of the modules of formats that leave open how a box is written."""
+
+    def read_split(self, root: Path, split: str, classes: Classes | None, boxes: BoxForm | None) -> DataSource:
+        """Read one split as `Format` does. Raises `EyasError` that names both readings when ``boxes`` is None."""
+
+
 FORMATS: dict[str, Format] = {"coco": coco, "voc": voc, "kitti": kitti, "yolo": yolo}
+OPEN_FORMATS: dict[str, OpenFormat] = {"imagefolder": imagefolder, "hf": hub}
+LAYOUTS: dict[str, Layout] = {**FORMATS, **OPEN_FORMATS}
 MOST_FOLDERS = 200
 """Number of folders in which a data set is looked for, where there is none in the folder that was given."""
 NOT_FOR_TRAINING = ("val", "valid", "validation", "test")
 """Splits that are trained on only where they are named."""
 
 
-def read(root: Path, split: str, *, format: str | None = None, classes: Choice | Classes | None = None) -> DataSource:
+def read(
+    root: Path,
+    split: str,
+    *,
+    format: str | None = None,
+    boxes: BoxForm | None = None,
+    classes: Choice | Classes | None = None,
+) -> DataSource:
     """Read one split of a data set. Images are not decoded; some formats need the header of each for its size.
 
     Args:
-        root: the folder of the data set, the YAML file of a YOLO data set, or the JSON file of one COCO split.
+        root: the folder of the data set, the YAML file of a YOLO data set, the JSON file of one COCO split, or
+            ``hf:ORG/NAME`` for one of the Hugging Face hub.
         split: "train", "val" or another name that the data set has.
-        format: "coco", "voc", "kitti" or "yolo"; recognised from the folder when None.
+        format: "coco", "voc", "kitti", "yolo", "imagefolder" or "hf"; recognised from the folder when None.
+        boxes: "xywh" or "xyxy", how boxes are written, for the formats that leave it open (imagefolder, hf).
         classes: the class names in label order, or each with the classes of the data set that it takes together;
             taken from the data set when None. Objects of other classes are background, and a warning counts them.
 
@@ -60,7 +83,7 @@ def read(root: Path, split: str, *, format: str | None = None, classes: Choice |
         EyasError: the folder shows no format or several, the split is missing or empty, a file is missing or
             malformed, a class is unknown, or every box is bad. The message names the file and says what to do.
     """
-    return checked(_opened(root, split, format, classes).read(split))
+    return checked(_opened(root, split, format, boxes, classes).read(split))
 
 
 def read_splits(
@@ -73,7 +96,7 @@ def read_splits(
     A data set without a validation split has a part of its training split held out, the same for every command, run
     and machine, see `held_out`; ``warnings`` of the second source says so. Raises `EyasError` as `read` does.
     """
-    data = _opened(root, options.train_split, options.format, _wanted(options, classes))
+    data = _opened(root, options.train_split, options.format, options.boxes, _wanted(options, classes))
     name = data.training_split(options.train_split)
     if data.has(options.val_split):
         train = checked(replace(data.read(name, required=True), split=options.train_split))
@@ -106,7 +129,7 @@ def read_part(root: Path, split: str, options: SplitOptions, classes: Sequence[s
 
     Raises `EyasError` as `read` does.
     """
-    data = _opened(root, split, options.format, _wanted(options, classes))
+    data = _opened(root, split, options.format, options.boxes, _wanted(options, classes))
     roles = (options.train_split, options.val_split)
     role = fields.named_split(roles, split)
     if role is not None and not data.has(options.val_split):
@@ -127,6 +150,7 @@ class _Folder:
     root: Path
     format: str
     splits: Mapping[str, object]
+    boxes: BoxForm | None
     classes: Choice | Classes | None
 
     def has(self, split: str) -> bool:
@@ -139,7 +163,10 @@ class _Folder:
             raise self.missing(split, "Name one by --split, and in a training by --dataset.train_split or .val_split")
         choice = self.classes
         classes = choice if choice is None or isinstance(choice, Classes) else chosen(choice)
-        source = FORMATS[self.format].read_split(self.root, there, classes)
+        if self.format in OPEN_FORMATS:
+            source = OPEN_FORMATS[self.format].read_split(self.root, there, classes, self.boxes)
+        else:
+            source = FORMATS[self.format].read_split(self.root, there, classes)
         if classes is None:
             return replace(source, split=split)
         if required:
@@ -166,24 +193,29 @@ class _Folder:
         return EyasError(f"{absent}; the splits there are: {there}. {advice}.")
 
 
-def _opened(root: Path, split: str, format: str | None, classes: Choice | Classes | None) -> _Folder:
+def _opened(
+    root: Path, split: str, format: str | None, boxes: BoxForm | None, classes: Choice | Classes | None
+) -> _Folder:
     root = Path(root)
-    if not root.is_dir() and not yolo.recognised(root) and not coco.recognised(root):
+    if not root.is_dir() and not _recognised(root):
         raise EyasError(
-            f"{root}: no such folder; give the folder of a data set, the YAML file of a YOLO data set, or the JSON "
-            "file of a COCO data set"
+            f"{root}: no such folder; give the folder of a data set, the YAML file of a YOLO data set, the JSON file "
+            "of a COCO data set, or hf:ORG/NAME"
         )
     if classes is not None and not isinstance(classes, Classes):
         chosen(classes)  # which refuses what is no choice before a file is read
     name = _format(root, split, format)
-    return _Folder(root, name, FORMATS[name].splits(root), classes)
+    if boxes is not None and name in FORMATS:
+        advice = "leave out --dataset.boxes (`eyas data`, `eyas evaluate`: --boxes)"
+        raise EyasError(f"{root}: {name} files have {BOXES[name]}; {advice}")
+    return _Folder(root, name, LAYOUTS[name].splits(root), boxes, classes)
 
 
 def _format(root: Path, split: str, wanted: str | None) -> str:
     if wanted is not None:
-        if wanted not in FORMATS:
-            raise EyasError(f"format {wanted!r} is unknown; choose one of {', '.join(FORMATS)}")
-        module = FORMATS[wanted]
+        if wanted not in LAYOUTS:
+            raise EyasError(f"format {wanted!r} is unknown; choose one of {', '.join(LAYOUTS)}")
+        module = LAYOUTS[wanted]
         if not module.recognised(root) and not module.recognised_loosely(root):
             raise EyasError(f"{root}: has no {wanted} data; looked for {module.LAYOUT.format(split=split)}")
         return wanted
@@ -192,7 +224,7 @@ def _format(root: Path, split: str, wanted: str | None) -> str:
         choice = "choose one by --dataset.format (`eyas data`: --format)"
         raise EyasError(f"{root}: looks like {' and '.join(found)} data; {choice}")
     if not found:
-        layouts = "; ".join(module.LAYOUT.format(split=split) for module in FORMATS.values())
+        layouts = "; ".join(module.LAYOUT.format(split=split) for module in LAYOUTS.values())
         below = _below(root)
         found_here = f"Data sets are in {', '.join(map(str, below))}: give one of them" if below else described(root)
         advice = f". {found_here[0].upper()}{found_here[1:]}" if found_here else ""
@@ -210,5 +242,7 @@ def _below(root: Path) -> list[Path]:
 
 
 def _recognised(root: Path) -> list[str]:
-    usual = [name for name, module in FORMATS.items() if module.recognised(root)]
-    return usual or [name for name, module in FORMATS.items() if module.recognised_loosely(root)]
+    usual = [name for name, module in LAYOUTS.items() if module.recognised(root)]
+    if usual or not root.is_dir():
+        return usual
+    return [name for name, module in LAYOUTS.items() if module.recognised_loosely(root)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
@@ -14,9 +13,8 @@ import numpy.typing as npt
 
 from eyas.data.formats.checks import without_objects
 from eyas.data.formats.records import DataSource, Problem
-from eyas.data.images import check_header, read_pixels
+from eyas.data.images import check_header, content_digest, image_bytes, read_pixels
 from eyas.data.options import Resize
-from eyas.tools.files import file_digest
 from eyas.types import EyasError, Record, Size
 
 if TYPE_CHECKING:
@@ -81,15 +79,15 @@ def copies(sources: Sequence[DataSource]) -> list[str]:
 
     Only files of equal size are read.
     """
-    by_size: dict[int, list[tuple[int, Path]]] = {}
+    by_size: dict[int, list[tuple[int, Record]]] = {}
     for index, source in enumerate(sources):
         for record in source.records:
-            by_size.setdefault(os.path.getsize(record.path), []).append((index, record.path))
+            by_size.setdefault(image_bytes(record), []).append((index, record))
     same: dict[bytes, dict[int, Path]] = {}
     for files in by_size.values():
         if len({index for index, _ in files}) > 1:
-            for index, path in files:
-                same.setdefault(file_digest(path), {})[index] = path
+            for index, record in files:
+                same.setdefault(content_digest(record), {})[index] = record.path
     lines = []
     for first, second in combinations(range(len(sources)), 2):
         shared = [paths for paths in same.values() if first in paths and second in paths]

@@ -21,7 +21,7 @@ from eyas.evaluation.inputs import check
 from eyas.evaluation.result import EvaluationResult, mean
 from eyas.types import Prediction, Record
 
-FORMATS = ("coco", "yolo")
+FORMATS = ("coco", "yolo", "imagefolder", "hf")
 LEAVES_OUT = "crowds"
 NAMES = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100")
 """AP over the ten thresholds, at 0.5 and at 0.75; by object area, below 32^2, below 96^2 and above; recall at 100.

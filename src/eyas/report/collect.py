@@ -14,6 +14,7 @@ from eyas.comparison.arms import BASELINE, split_schedule
 from eyas.comparison.schedules import Schedules
 from eyas.comparison.statistics import Comparison
 from eyas.data import DataSource
+from eyas.data.options import BoxForm
 from eyas.report.models import Detections, Model, detect, load_models, measure_models, one_run_each, teacher_origin
 from eyas.report.runs import TEACHER, FoundRuns, Run
 from eyas.runs.results import run_source
@@ -38,6 +39,7 @@ class ReportOptions:
         images: how many of the worst and of the best images are shown, at least 1.
         feed: batch size and workers.
         device: where the detectors run.
+        boxes: how the boxes of another Hugging Face data set than the runs' are written.
     """
 
     data: Path | None
@@ -47,6 +49,7 @@ class ReportOptions:
     images: int
     feed: DataArgs
     device: torch.device
+    boxes: BoxForm | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -117,7 +120,9 @@ def collect(
     source: DataSource | None = None
     notes = []
     try:
-        source = run_source(first.folder, list(first.per_class), data=options.data, split=options.split)
+        source = run_source(
+            first.folder, list(first.per_class), data=options.data, split=options.split, boxes=options.boxes
+        )
         notes += [f"The data: {warning}." for warning in source.warnings]
     except EyasError as error:
         if options.data is not None:

@@ -32,7 +32,7 @@ WORDS = {
 READ: Mapping[str, Mapping[str, tuple[type, ...]]] = {
     "": {"data": TEXT, "teacher": TEXT, "teacher_scale": NUMBER, "devices": COUNT},
     "dataset": {
-        **{"format": TEXT, "train_split": TEXT, "val_split": TEXT},
+        **{"format": TEXT, "boxes": TEXT, "train_split": TEXT, "val_split": TEXT},
         **{"val_fraction": NUMBER, "val_seed": COUNT, "classes": NAMES, "batch_size": COUNT},
     },
     "optim": {"accumulate": COUNT, "ema": NUMBER},

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eyas.data import DataSource, SplitOptions, read_part
+from eyas.data.options import BoxForm
 from eyas.runs.config import flat_options, recorded_config
 from eyas.runs.log import LOG, read_log
 from eyas.runs.opening import resolve_detector
@@ -149,6 +150,7 @@ def run_source(
     *,
     data: Path | None = None,
     split: str | None = None,
+    boxes: BoxForm | None = None,
     choice: list[str] | dict[str, list[str]] | None = None,
 ) -> DataSource:
     """The data to evaluate a run on: its own validation split, unless another folder or split is given.
@@ -160,6 +162,7 @@ def run_source(
         choice: classes to choose instead of the run's.
         data: folder of another data set.
         split: its name in the data set.
+        boxes: how the boxes of another data set are written, see `eyas.data.SplitOptions`.
 
     Raises:
         EyasError: the run does not record its data and none is given, or the data cannot be read.
@@ -171,7 +174,7 @@ def run_source(
     options = recorded_splits(flat_options(config))
     options = options if choice is None else replace(options, classes=choice)
     if data is not None:
-        options = replace(options, format=None)
+        options = replace(options, format=None, boxes=boxes)
     return read_part(Path(folder), split or options.val_split, options, classes)
 
 
@@ -182,6 +185,7 @@ def data_for(
     *,
     data: Path | None,
     split: str | None,
+    boxes: BoxForm | None = None,
 ) -> DataSource:
     """The data to run a detector on that `eyas.load` knows by ``name``; errors as for `run_source`.
 
@@ -190,11 +194,11 @@ def data_for(
         own: the detector's classes, in label order.
         classes: classes to choose from the data; when None, those of a run folder's detector, as it chose them, and the
             data set's own for another detector, which may know more of them.
-        data, split: as for `run_source`.
+        data, split, boxes: as for `run_source`.
     """
     source = resolve_detector(name)
     names = own if source.kind == "run" else None
-    return run_source(source.folder or Path(name), names, data=data, split=split, choice=classes)
+    return run_source(source.folder or Path(name), names, data=data, split=split, boxes=boxes, choice=classes)
 
 
 def recorded_splits(options: Mapping[str, Any]) -> SplitOptions:

@@ -18,6 +18,8 @@ IGNORED = {
     "voc": "difficult",
     "kitti": "DontCare, Van or Person_sitting",
     "yolo": "ignored",
+    "imagefolder": "crowd (iscrowd 1)",
+    "hf": "crowd (iscrowd 1)",
 }
 """What the ignore regions of a format are."""
 
@@ -28,6 +30,8 @@ BOXES = {
     "voc": "xmin, ymin, xmax, ymax in pixels",
     "kitti": "x1 y1 x2 y2 in pixels",
     "yolo": "centre, width and height as fractions of the image",
+    "imagefolder": "x, y, width, height or x1, y1, x2, y2 in pixels, as --dataset.boxes says",
+    "hf": "x, y, width, height or x1, y1, x2, y2 in pixels, as --dataset.boxes says",
 }
 """How a format writes a box."""
 

@@ -27,6 +27,8 @@ class PackedRecords(Sequence[Record]):
         self._labels = _joined([record.labels for record in records], np.zeros(0, np.int64))
         self._ignore = _Rows([record.ignore for record in records], np.zeros((0, 4), np.float32))
         self._ignore_labels = _joined([record.ignore_labels for record in records], np.zeros(0, np.int64))
+        contents = [record.content for record in records]
+        self._contents = contents if any(contents) else None
         none = np.zeros(0, np.float32)
         self._attributes = {
             name: _Rows([record.attributes.get(name, none) for record in records], none)
@@ -57,6 +59,7 @@ class PackedRecords(Sequence[Record]):
             ignore=self._ignore.values[regions],
             ignore_labels=self._ignore_labels[regions],
             attributes={name: values for name, values in attributes.items() if len(values)},
+            content=None if self._contents is None else self._contents[index],
         )
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -52,7 +53,7 @@ class DataSource:
     """One split of a data set, read and checked; images are not decoded yet.
 
     Attributes:
-        format: "coco", "voc", "kitti" or "yolo".
+        format: "coco", "voc", "kitti", "yolo", "imagefolder" or "hf".
         root: the folder it was read from.
         split: its name, such as "train" or "val".
         classes: class names in label order.
@@ -141,11 +142,17 @@ def _has_area(box: Box) -> bool:
 
 
 def build_record(
-    image_id: str, path: Path, size: tuple[int, int], annotations: Sequence[Annotation], written_in: Path
+    image_id: str,
+    path: Path,
+    size: tuple[int, int],
+    annotations: Sequence[Annotation],
+    written_in: Path,
+    content: Callable[[], BinaryIO] | None = None,
 ) -> tuple[Record, list[Problem]]:
     """The record of one image of ``size`` (width, height), and the problems of its ``annotations``.
 
-    ``image_id`` is unique in the data set, and all objects of an image have the same attributes.
+    ``image_id`` is unique in the data set, and all objects of an image have the same attributes. ``content`` is that of
+    `Record`.
     """
     width, height = size
     kept: list[tuple[Box, Annotation]] = []
@@ -169,6 +176,7 @@ def build_record(
         ignore=np.array([box for box, _ in regions], dtype=np.float32).reshape(-1, 4),
         ignore_labels=np.array([a.label for _, a in regions], dtype=np.int64),
         attributes={name: np.array([a.attributes[name] for _, a in objects], dtype=np.float32) for name in names},
+        content=content,
     )
     return record, problems
 

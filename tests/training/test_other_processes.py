@@ -26,7 +26,7 @@ from eyas.training.reproducibility import other_processes, restore_random_state,
 from eyas.training.trainer import Trainer
 from helpers.tiny import options, write_squares
 
-IMAGES, STOPPED = 32, 3
+IMAGES = 16
 RETINANET = {"model": "retinanet", "backbone": "resnet18", "options": '{"norm": "frozen", "fpn_channels": 16}'}
 """Frozen BatchNorms and no sampling: what a process sees alone makes no difference."""
 
@@ -66,7 +66,7 @@ def test_what_is_drawn_by_chance_is_new_after_the_step():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_squares(tmp_path_factory.mktemp("squares"), train=IMAGES, val=4)
+    return write_squares(tmp_path_factory.mktemp("squares"), train=IMAGES, val=2)
 
 
 def training(data: Path, out: Path, **more: Any) -> list[str]:
@@ -102,7 +102,7 @@ def test_batches_of_a_step_may_be_shared_otherwise(data, tmp_path, monkeypatch, 
     """Eight images a step, in one batch and then in two, from the middle of an epoch."""
     seen: list[list[int]] = []
     with monkeypatch.context() as patch:
-        after_step(patch, STOPPED, lambda: signal.raise_signal(signal.SIGTERM), seen)
+        after_step(patch, 1, lambda: signal.raise_signal(signal.SIGTERM), seen)
         assert main(training(data, tmp_path / "parts", dataset_batch_size=8)) == 143
     assert main(training(data, tmp_path / "parts", dataset_batch_size=4, optim_accumulate=1)) == 2
     said = capsys.readouterr().err
@@ -110,28 +110,28 @@ def test_batches_of_a_step_may_be_shared_otherwise(data, tmp_path, monkeypatch, 
     with monkeypatch.context() as patch:
         after_step(patch, 0, lambda: None, seen)
         assert main(training(data, tmp_path / "parts", dataset_batch_size=4, optim_accumulate=2)) == 0
-    assert "resume    after step 3" in capsys.readouterr().out
-    epochs = [sorted(index for step in seen[start : start + 4] for index in step) for start in (0, 4)]
+    assert "resume    after step 1" in capsys.readouterr().out
+    epochs = [sorted(index for step in seen[start : start + 2] for index in step) for start in (0, 2)]
     assert epochs == [list(range(IMAGES))] * 2
     assert main(training(data, tmp_path / "whole", dataset_batch_size=8)) == 0
-    assert_like(tmp_path / "parts", tmp_path / "whole", 8)
+    assert_like(tmp_path / "parts", tmp_path / "whole", 4)
 
 
 def test_other_images_in_a_step_are_refused_in_the_middle_of_an_epoch(data, tmp_path, monkeypatch, capsys):
     """From Python there is no config to compare: the steps that were made do not fit."""
     with monkeypatch.context() as patch:
-        after_step(patch, STOPPED, lambda: signal.raise_signal(signal.SIGTERM), [])
+        after_step(patch, 1, lambda: signal.raise_signal(signal.SIGTERM), [])
         assert main(training(data, tmp_path / "parts", dataset_batch_size=8)) == 143
     (tmp_path / "parts/config.yaml").write_text("")
     assert main(training(data, tmp_path / "parts", dataset_batch_size=16)) == 2
-    assert "stopped in the middle of epoch 1, after step 3, and here an epoch has 2 steps" in capsys.readouterr().err
+    assert "stopped in the middle of epoch 1, after step 1, and here an epoch has 1 steps" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_a_stopped_run_goes_on_in_fewer_or_more_processes(data, tmp_path, before, after):
+def test_a_stopped_run_goes_on_in_fewer_or_more_processes(tmp_path, before, after):
     """By real command lines, with four images a step; a signal stops the first in the middle of an epoch."""
-    out, said = tmp_path / "parts", tmp_path / "said.txt"
+    data, out, said = write_squares(tmp_path / "data", train=32, val=4), tmp_path / "parts", tmp_path / "said.txt"
 
     def given(out: Path, processes: int) -> list[str]:
         return [*training(data, out, dataset_batch_size=4 // processes), f"--devices={processes}"]

@@ -189,7 +189,7 @@ class StudentArgs:
     """The detector that is trained.
 
     Attributes:
-        model: detector family: faster_rcnn, retinanet, fcos, ssd, shuffledet or transformers.
+        model: detector family: faster_rcnn, retinanet, fcos, ssd, shuffledet, yolov9, yolox or transformers.
         backbone: backbone of the family, such as resnet18, vgg11 or timm:NAME.
         weights: torchvision's name of pretrained weights, or a file (.safetensors, or .pt read without pickle).
         options: further keyword arguments of the family's builder.

@@ -6,14 +6,18 @@ import copy
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
-from torch import nn
+from libreyolo import LibreYOLO
+from PIL import Image
+from torch import Tensor, nn
 
 import eyas
-from eyas.detectors import BUILDERS, TransformersDetector, deploy
+from eyas.detectors import BUILDERS, LibreYoloDetector, TransformersDetector, deploy
+from eyas.detectors.libreyolo.files import NATIVE_FILE
 from eyas.detectors.transformers.families import FAMILIES
 from eyas.export.check import raw_differences
 from eyas.export.formats import ExportedDetector
@@ -125,6 +129,14 @@ def reloaded(name: str, folder: Path) -> None:
             theirs = processor.post_process_object_detection(model(pixels), threshold=0.0, target_sizes=[SIZE] * 2)
         same(ours, [by_score(found) for found in theirs])
         return
+    if isinstance(detector, LibreYoloDetector):
+        images = (images * 255).round() / 255  # the library takes images of bytes
+        detector.export_native(folder, {"height": SIZE[0], "width": SIZE[1]})
+        model = LibreYOLO(str(folder / NATIVE_FILE), device="cpu")
+        assert list(model.names.values()) == list(CLASSES)
+        with torch.no_grad():
+            same(detector.predict(images), [by_libreyolo(model, image) for image in images])
+        return
     torch.save(detector.network.state_dict(), folder / "weights.pt")
     state = torch.load(folder / "weights.pt", weights_only=True)
     if name in TORCHVISION:
@@ -148,6 +160,13 @@ def reloaded(name: str, folder: Path) -> None:
             same(ours, page["predict"](network, images))
 
 
+def by_libreyolo(model: Any, image: Tensor) -> Prediction:
+    """What the library finds in an image in [0, 1], with its own pre- and post-processing."""
+    pixels = Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy())
+    found = model(pixels, conf=0.0, iou=0.6, max_det=20, imgsz=SIZE).boxes
+    return {"boxes": found.xyxy, "scores": found.conf, "labels": found.cls.long()}
+
+
 CHECKS: dict[str, Callable[[str, Path], None]] = {
     "teacher": as_teacher,
     "student": as_student,
@@ -169,7 +188,8 @@ def test_cell(family: str, column: str, tmp_path: Path) -> None:
 def test_every_family_has_every_cell() -> None:
     assert set(cells()) == {(family, column) for family in families.FAMILIES for column in CHECKS}
     assert {family.partition(" ")[0] for family in TRANSFORMERS.values()} == set(FAMILIES)
-    rows = {"".join(filter(str.isalnum, name.lower())) for name in (*families.TORCHVISION, families.SHUFFLEDET)}
+    named = (*families.TORCHVISION, *families.LIBREYOLO, families.SHUFFLEDET)
+    rows = {"".join(filter(str.isalnum, name.lower())) for name in named}
     missing = [model for model in BUILDERS if model != "transformers" and model.replace("_", "") not in rows]
     assert not missing, f"give {missing} a small detector in tests/helpers/families.py and a row in docs/families.md"
 

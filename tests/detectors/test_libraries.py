@@ -23,7 +23,7 @@ package = types.ModuleType("eyas")
 package.__path__ = [sys.argv[1]]
 sys.modules["eyas"] = package
 import eyas.detectors
-sys.exit(any(name in sys.modules for name in ("torchvision", "transformers")))
+sys.exit(any(name in sys.modules for name in ("torchvision", "transformers", "libreyolo", "cv2")))
 """
 """Imports eyas.detectors without the package above it."""
 

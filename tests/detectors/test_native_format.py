@@ -226,7 +226,7 @@ def test_a_folder_has_the_size_of_its_image_processor(
 def test_a_size_that_is_none_is_refused(folder: Path, size: dict[str, Any]) -> None:
     file = folder / "preprocessor_config.json"
     file.write_text(json.dumps({"size": size}))
-    with pytest.raises(EyasError, match="its image processor states a size that"):
+    with pytest.raises(EyasError, match="its files state a size that no image can have"):
         _ = resolve_detector(folder).resize
 
 

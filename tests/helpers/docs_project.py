@@ -21,10 +21,12 @@ from transformers import AutoModelForObjectDetection
 from eyas.__main__ import main
 from eyas.comparison.arms import ArmOptions, resolve_arms
 from eyas.data.digits import DigitsSpec, write_digits
+from eyas.detectors.libreyolo.files import NATIVE_FILE
 from eyas.runs.recipes import shipped_recipes
 from helpers.recipe_data import small, write_data
 from helpers.tiny import CLASSES, options, square_image, write_squares
 from helpers.tiny_transformers import CONFIGS
+from helpers.tiny_yolo import tiny_yolo
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,6 +35,7 @@ SUBSTITUTES = {
     "PekingU/rtdetr_r50vd": "models/rtdetr",
     "PekingU/rtdetr_r18vd": "models/rtdetr",
     "480": "64",
+    "640": "64",
     "800": "96",
 }
 """Word of a command -> its substitute: a local file for a download, a smaller image size."""
@@ -86,6 +89,14 @@ def rtdetr(path: Path) -> None:
     AutoModelForObjectDetection.from_config(config).save_pretrained(path)
 
 
+def libreyolo(path: Path) -> None:
+    """A checkpoint of libreyolo."""
+    folder = path.with_suffix("")
+    folder.mkdir()
+    tiny_yolo("yolov9", CLASSES).export_native(folder, {"longer": 64})
+    (folder / NATIVE_FILE).rename(path)
+
+
 def backbone(path: Path) -> None:
     torch.save(resnet50().state_dict(), path)
 
@@ -127,6 +138,7 @@ def train(command: str, out: Path, *arguments: str) -> None:
 
 PROVIDED: dict[str, Callable[[Path], None]] = {
     "bccd": data_set("bccd"),
+    "best.pt": libreyolo,
     "cells": cells,
     "src": lambda path: path.symlink_to(ROOT / "src"),
     "KITTI": data_set("kitti"),

@@ -20,6 +20,7 @@ from eyas.detectors import CustomDetector, TorchvisionDetector, TransformersDete
 from eyas.types import Detector, Size, Target
 from helpers.tiny import MODEL
 from helpers.tiny_transformers import random_model
+from helpers.tiny_yolo import tiny_yolo
 
 SIZE: Size = (64, 96)
 CLASSES = ("cat", "dog", "owl")
@@ -84,6 +85,7 @@ TRANSFORMERS = {
     "RF-DETR": "RfDetrForObjectDetection",
     "YOLOS": "YolosForObjectDetection",
 }
+LIBREYOLO = {"YOLOv9": "yolov9", "YOLOX": "yolox"}
 OWN = "Your own module"
 SHUFFLEDET = "ShuffleDet"
 
@@ -110,6 +112,8 @@ def make(name: str, seed: int = 0) -> Detector:
     torch.manual_seed(seed)
     if name == SHUFFLEDET:
         return build("shuffledet", CLASSES, options=MODEL)
+    if name in LIBREYOLO:
+        return tiny_yolo(LIBREYOLO[name], CLASSES, seed, detections=20)
     if name == OWN:
         page = page_of_own()
         parts = {part: page[part] for part in ("losses", "predict")}
@@ -142,4 +146,4 @@ def trained(name: str) -> Detector:
 
 FIRST_LABEL = {"Faster R-CNN": 1, "SSD": 1}
 """The first object label of torchvision's families that label the background 0."""
-FAMILIES = (*TORCHVISION, SHUFFLEDET, *TRANSFORMERS, OWN)
+FAMILIES = (*TORCHVISION, SHUFFLEDET, *LIBREYOLO, *TRANSFORMERS, OWN)

@@ -19,7 +19,7 @@ SLOW = {"README.md"} | {
     f"docs/{name}.md"
     for name in (
         "cache", "compare", "export", "first_student", "inspect", "launch", "other_teacher", "recipes", "report",
-        "results", "trackers", "transformers",
+        "results", "trackers", "transformers", "yolo",
     )
 }  # fmt: skip
 """Pages whose trainings, exports and comparisons take more than some seconds."""

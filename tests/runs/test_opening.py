@@ -120,7 +120,7 @@ def test_foreign_detectors_need_data(capsys: pytest.CaptureFixture[str]) -> None
         ("test_opening:broken", "ZeroDivisionError: of no use (test_opening.py, line"),
         ("test_opening:none", "has no attribute 'none'"),
         ("no_such_module:make", "No module named 'no_such_module'"),
-        ("teacher.pth", "weights alone do not tell which detector they are of; give a run folder"),
+        ("teacher.pth", "no such file; give a run folder"),
         ("./none", "no model.json here"),
     ],
 )

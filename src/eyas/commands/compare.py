@@ -42,8 +42,8 @@ def compare(
 
     Args:
         data: folder of a data set.
-        teacher: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; or
-            package.module:function.
+        teacher: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; a
+            checkpoint of rfdetr or libreyolo; or package.module:function.
         student: recipe by name or file, or options, or a list of these; later ones override earlier ones.
         out: folder of the comparison: a run folder for each arm and seed, the table and the pictures.
         arms: name to what the arm adds to the student: a recipe, options, a method, or a list of these.

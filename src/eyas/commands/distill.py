@@ -30,8 +30,8 @@ def distill(
 
     Args:
         data: folder of a data set: COCO, VOC, KITTI or YOLO, recognised from its files.
-        teacher: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; or
-            package.module:function, which is called and returns one.
+        teacher: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; a
+            checkpoint of rfdetr or libreyolo; or package.module:function, which is called and returns one.
         out: run folder to make.
     """
     from eyas.distillation.distiller import Distiller

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
     "timm": ("backbones by timm's names", ("timm",)),
     "transformers": ("detectors of Hugging Face", ("transformers",)),
+    "libreyolo": ("YOLOv9 and YOLOX", ("libreyolo",)),
     "onnx": ("eyas export, and running its files", ("onnx", "onnxruntime", "onnxscript")),
     "openvino": ("eyas export --runtime openvino, and running its files", ("openvino",)),
     "nncf": ("--int8 for OpenVINO", ("nncf",)),

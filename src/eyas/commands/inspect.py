@@ -34,8 +34,8 @@ def inspect(
     """Measure how a teacher's features vary near objects and far from them: the case for the mask, on your data.
 
     Args:
-        run: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; or
-            package.module:function, which is called and returns one.
+        run: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; a
+            checkpoint of rfdetr or libreyolo; or package.module:function, which is called and returns one.
         psi: share of an object's best IoU that an anchor must exceed for its cell to be near, in [0, 1].
         assignment: with several levels, those over which the best IoU is taken.
         classes: class names of the data in label order, or each name with the classes that it takes together; those of

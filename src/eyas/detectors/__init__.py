@@ -9,7 +9,7 @@ A library's folder contains
 - a `NativeFormat`, where the library has a file format of its own.
 
 To add a library, write the folder and add its `LIBRARY` to `LIBRARIES` below. ``shuffledet`` is the shortest example.
-Nothing outside the folder knows the library. Importing this module imports neither torchvision nor transformers.
+Nothing outside the folder knows the library. Importing this module imports none of these libraries.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from eyas.detectors import shuffledet, torchvision, transformers
+from eyas.detectors import libreyolo, shuffledet, torchvision, transformers
 from eyas.detectors.custom import CustomDetector
 from eyas.detectors.deployed import Candidates, Deployed, deploy, take_rows, top_scores
 from eyas.detectors.library import Library, NativeFormat, imported
@@ -30,6 +30,8 @@ from eyas.nn.failures import describe_failure
 from eyas.types import Detector, EyasError
 
 if TYPE_CHECKING:
+    from eyas.detectors.libreyolo.adapter import LibreYoloDetector
+    from eyas.detectors.libreyolo.loading import yolov9, yolox
     from eyas.detectors.shuffledet.adapter import ShuffleDet
     from eyas.detectors.torchvision.adapter import TorchvisionDetector
     from eyas.detectors.torchvision.faster_rcnn import faster_rcnn
@@ -42,6 +44,7 @@ __all__ = [
     "Candidates",
     "CustomDetector",
     "Deployed",
+    "LibreYoloDetector",
     "ShuffleDet",
     "TorchvisionDetector",
     "TransformersDetector",
@@ -59,9 +62,11 @@ __all__ = [
     "top_scores",
     "transformers_detector",
     "wrap",
+    "yolov9",
+    "yolox",
 ]
 
-LIBRARIES: tuple[Library, ...] = (torchvision.LIBRARY, shuffledet.LIBRARY, transformers.LIBRARY)
+LIBRARIES: tuple[Library, ...] = (torchvision.LIBRARY, shuffledet.LIBRARY, libreyolo.LIBRARY, transformers.LIBRARY)
 BUILDERS: Mapping[str, Library] = {model: library for library in LIBRARIES for model in library.builders}
 """Model name -> its library: what `build` and the command line know by name."""
 
@@ -163,9 +168,9 @@ def wrap(model: object, classes: Sequence[str]) -> Detector:
     """A detection model of a library, as its own builders or you made it, as a detector of Eyas.
 
     Args:
-        model: a Faster R-CNN, RetinaNet, FCOS or SSD of torchvision, or a detector of transformers. It is not copied;
-            how it changes, and further options, are in the adapters' docstrings (`TorchvisionDetector`,
-            `TransformersDetector`).
+        model: a Faster R-CNN, RetinaNet, FCOS or SSD of torchvision, a detector of transformers, or a YOLOv9 or YOLOX
+            of libreyolo. It is not copied; how it changes, and further options, are in the adapters' docstrings
+            (`TorchvisionDetector`, `TransformersDetector`, `LibreYoloDetector`).
         classes: class names in label order, without the background.
 
     Raises:

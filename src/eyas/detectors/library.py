@@ -14,11 +14,11 @@ from eyas.types import Detector
 class NativeFormat(Protocol):
     """The format in which a library saves its detectors, so that they can be used without a run folder of Eyas.
 
-    A name is what a user gives as a teacher: a folder, or an id on the library's hub.
+    A name is what a user gives as a teacher: a folder, a file, or an id on the library's hub.
     """
 
     def recognises(self, name: str) -> bool:
-        """Whether the name is a folder of this format or an id on the library's hub."""
+        """Whether the name is a folder or file of this format, or an id on the library's hub."""
         ...
 
     def open(self, name: str) -> Detector:

@@ -28,9 +28,13 @@ class Padding:
         )
         return height, width  # type: ignore[return-value]  # symbols in a trace
 
+    def filled(self, images: Tensor, value: float = 0.0) -> Tensor:
+        """Images (batch, channels, height, width), padded with a value."""
+        height, width = images.shape[-2:]
+        bottom, right = self.padded((height, width))
+        return F.pad(images, (0, right - width, 0, bottom - height), value=value)
+
     def normalised(self, images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
         """Images (batch, 3, height, width) in [0, 1], normalised per channel and then padded with zeros."""
         means, deviations = (images.new_tensor(values).view(-1, 1, 1) for values in (mean, std))
-        height, width = images.shape[-2:]
-        bottom, right = self.padded((height, width))
-        return F.pad((images - means) / deviations, (0, right - width, 0, bottom - height))
+        return self.filled((images - means) / deviations)

@@ -106,7 +106,8 @@ def load_run(folder: str | Path, *, best: bool = False, make: Callable[[], Detec
             f"{folder}: its detector is made by {spec.model}, and code is run only where you name it: give "
             f"{spec.model}@{folder}"
         )
-    if (folder / NATIVE).is_dir():  # it describes the detector even where the original source is gone
+    # It describes the detector even where the original source is gone.
+    if spec.backbone is not None and (folder / NATIVE).is_dir():
         spec = replace(spec, backbone=str(folder / NATIVE))
     path = folder / (BEST if best else spec.weights)
     if best and not path.is_file() and (folder / spec.weights).is_file():

@@ -1,4 +1,4 @@
-"""From what a user names to a detector: a run folder, a folder or hub id of its library, or package.module:function."""
+"""From what a user names to a detector: a run folder, its library's own folder, file or hub id, or a function."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from eyas.tools.own_modules import import_own
 from eyas.types import Detector, EyasError
 
 NAMES = (
-    "give a run folder, a folder of save_pretrained or a hub id of transformers, a checkpoint of rfdetr, or "
-    "package.module:function, which makes a detector"
+    "give a run folder, a folder of save_pretrained or a hub id of transformers, a checkpoint of rfdetr or libreyolo, "
+    "or package.module:function, which makes a detector"
 )
 
 
@@ -31,7 +31,7 @@ class DetectorSource:
     name: str
     """As the user gave it."""
     kind: Literal["run", "library", "code"]
-    """A run folder; a folder or hub id of the detector's library; or a function."""
+    """A run folder; a folder, file or hub id of the detector's library; or a function."""
     open: Callable[[], Detector]
     """Loads the detector, in evaluation mode on the CPU. Raises EyasError when there is none."""
     files: tuple[Path, ...] = ()
@@ -53,7 +53,7 @@ class DetectorSource:
 
 
 def native_resize(name: str) -> Resize | None:
-    """The input size that a folder of a detector's library states; None for any other name, and where it does not.
+    """The input size that a library's folder or file states; None for any other name, and where it does not.
 
     Raises:
         EyasError: it states a size that no image can have.
@@ -63,14 +63,15 @@ def native_resize(name: str) -> Resize | None:
     try:
         return Resize(**size) if size else None
     except (EyasError, TypeError) as error:
-        raise EyasError(f"{name}: its image processor states a size that no image can have: {error}") from error
+        raise EyasError(f"{name}: its files state a size that no image can have: {error}") from error
 
 
 def resolve_detector(name: str | Path, *, best: bool = False, run_code: bool = True) -> DetectorSource:
     """Tell what a name, as `load` takes it, stands for. Nothing is loaded yet.
 
     Raises:
-        EyasError: the name is that of a function and ``run_code`` is off, or that of a file of weights alone.
+        EyasError: the name is that of a function and ``run_code`` is off, or that of a file of weights
+            alone, or of none.
     """
     name, folder = str(name), Path(name)
     code = CODE.fullmatch(name)
@@ -83,6 +84,8 @@ def resolve_detector(name: str | Path, *, best: bool = False, run_code: bool = T
     native = native_format(name)
     if native is not None:
         return DetectorSource(name, "library", partial(native.open, name), tuple(native.files(folder)))
+    if folder.suffix in SUFFIXES and not folder.is_file():
+        raise EyasError(f"{name}: no such file; {NAMES}")
     if folder.suffix in SUFFIXES:
         raise EyasError(f"{name}: weights alone do not tell which detector they are of; {NAMES} and loads them")
     return DetectorSource(name, "run", partial(load_run, folder, best=best), _run_files(folder), folder)
@@ -92,8 +95,8 @@ def load(name: str | Path, *, best: bool = False, run_code: bool = True) -> Dete
     """The trained detector of a run folder, of a folder or hub id of its library, or of a function.
 
     Args:
-        name: run folder; folder that transformers' save_pretrained wrote, or a hub id; checkpoint of rfdetr; or
-            package.module:function, which is called and returns an `eyas.Detector`.
+        name: run folder; folder that transformers' save_pretrained wrote, or a hub id; checkpoint of rfdetr or of
+            libreyolo; or package.module:function, which is called and returns an `eyas.Detector`.
             ``package.module:function@FOLDER`` gives that detector the weights of a folder that `eyas.save` wrote.
         best: the weights of a run's best evaluation instead of its last.
         run_code: whether a function may be imported and called. Switch it off where the name is read from a file that

@@ -30,9 +30,7 @@ def size_note(name: str, given: Resize) -> str | None:
     if stated is None:
         return "images keep their size, for the detector states none; --resize 640x480 sets one"
     sides = ", ".join(f"{side} {pixels}" for side, pixels in asdict(stated).items() if pixels is not None)
-    return (
-        f"images are resized to {sides} pixels, as the detector's own image processor does; --resize sets another size"
-    )
+    return f"images are resized to {sides} pixels, as the detector's own files say; --resize sets another size"
 
 
 def unlike_training(name: str, resize: Resize, records: Iterable[Record]) -> str | None:

@@ -68,6 +68,16 @@ def peak_mib(sides: Mapping[str, Callable[[], object]]) -> Row:
     return {f"{name}_mib": round(_peak_bytes(run) / 2**20, 3) for name, run in sides.items()}
 
 
+def device_mib(run: Callable[[], object]) -> float:
+    """The memory of the CUDA device that a run takes at its peak, beyond what was allocated before it, in MiB."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    torch.cuda.synchronize()
+    return round((torch.cuda.max_memory_allocated() - before) / 2**20, 3)
+
+
 def _peak_bytes(run: Callable[[], object]) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         run()

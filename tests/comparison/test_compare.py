@@ -248,7 +248,7 @@ def test_a_changed_arm_is_refused(made: Made, trained: list[Job], capsys: pytest
     assert made.compare() == 2
     assert "optim.lr 0.002" in capsys.readouterr().err
     assert trained == []
-    made.change(arms={"fgfi": [FGFI, {"any_teacher": True, "run.threads": 1}]})
+    made.change(arms={"fgfi": [FGFI, {"any_teacher": True, "run.threads": 1, "method.sparse_below": 0.3}]})
     assert made.compare() == 0, "how fast it is may change"
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from eyas.methods import imitation
 from eyas.methods.adapter import Adapter
 from eyas.methods.fgfi import FGFI
 from eyas.methods.imitation import count_imitated_cells, gather, imitation_loss, sparse_imitation_loss
@@ -182,6 +184,23 @@ def test_sparse_evaluation_is_used_below_the_share_of_near_cells(monkeypatch: py
     method.given = [fine, coarse]
     method(student, teacher, TARGETS)
     assert visited == [47]
+
+
+def test_the_share_is_that_of_the_kind_of_device_unless_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imitation, "SPARSE_BELOW", {"cpu": 0.25, "cuda": 0.9})
+    visited: list[int] = []
+    original = Adapter.at
+    monkeypatch.setattr(Adapter, "at", lambda self, f, cells: visited.append(len(cells[0])) or original(self, f, cells))
+    student, teacher = views()
+    method = prepared(Given(), student, teacher)
+    masks = [torch.zeros(2, *size, dtype=torch.bool) for size in SIZES]
+    masks[0].view(-1)[:47], masks[1].view(-1)[:12] = True, True  # 24.5 % and 25 %, as above
+    method.given = masks
+    method(student, teacher, TARGETS)
+    assert visited == [47]
+    on_meta = [replace(view, features=[one.to("meta") for one in view.features]) for view in (student, teacher)]
+    method.to("meta")(*on_meta, TARGETS)
+    assert visited == [47, 47, 12], "a device of another kind has the accelerator's share"
 
 
 def test_maps_of_another_stride_are_resized() -> None:

@@ -228,6 +228,17 @@ def test_resume_may_change_where_and_how_fast(tmp_path: Path) -> None:
     assert (tmp_path / "config.yaml").read_text() == TEXT, "the config is that of the run's beginning"
 
 
+def test_resume_may_change_how_fast_a_method_computes(tmp_path: Path) -> None:
+    def config(psi: float, sparse_below: float | None) -> str:
+        one, two = ({"init_args": {"psi": each, "sparse_below": sparse_below}} for each in (0.5, psi))
+        return yaml.safe_dump({**CONFIG, "method": [one, two]})
+
+    start_folder(tmp_path, config=config(0.5, 0.4))
+    check_folder(tmp_path, resume=True, config=config(0.5, None))
+    with pytest.raises(EyasError, match=r"method\.1\.init_args\.psi 0\.5, not 0\.6"):
+        check_folder(tmp_path, resume=True, config=config(0.6, None))
+
+
 def test_options_are_named_with_dots_and_methods_by_their_place(tmp_path: Path) -> None:
     assert recorded_options(tmp_path) == recorded_config(tmp_path) == {}
     start_folder(tmp_path, config=TEXT)

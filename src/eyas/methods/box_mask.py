@@ -55,7 +55,7 @@ class BoxMask(FeatureImitation):
             never negative.
         init_std: standard deviation of the adaptation layer's initial weights.
         start_step: training batches before the loss counts.
-        sparse_below: evaluate the adaptation layer only at the imitated cells if their share is below this.
+        sparse_below: evaluate the adaptation layer only at the imitated cells if their share is below this, see `FGFI`.
         name: key of the loss.
 
     Raises:
@@ -71,7 +71,7 @@ class BoxMask(FeatureImitation):
         rectify: Rectify = "auto",
         init_std: float = 1e-4,
         start_step: int = 0,
-        sparse_below: float = 0.4,
+        sparse_below: float | None = None,
         name: str = "box_mask",
     ) -> None:
         super().__init__(name, weight, start_step, kernel_size, rectify, init_std, sparse_below)

@@ -46,8 +46,8 @@ class FGFI(FeatureImitation):
             never negative.
         init_std: standard deviation of the adaptation layer's initial weights.
         start_step: training batches before the loss counts. The authors' code has 400, of tens of thousands.
-        sparse_below: evaluate the adaptation layer only at the near cells if their share is below this. The loss and
-            its gradients are the same; `benchmarks/loss.py` measures the crossover.
+        sparse_below: evaluate the adaptation layer only at the near cells if their share is below this; by default
+            `eyas.methods.imitation.SPARSE_BELOW` of the device. The loss and its gradients are the same.
         name: key of the loss.
 
     Raises:
@@ -64,7 +64,7 @@ class FGFI(FeatureImitation):
         rectify: Rectify = "auto",
         init_std: float = 1e-4,
         start_step: int = 0,
-        sparse_below: float = 0.4,
+        sparse_below: float | None = None,
         name: str = "fgfi",
     ) -> None:
         super().__init__(name, weight, start_step, kernel_size, rectify, init_std, sparse_below)

@@ -14,7 +14,7 @@ left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Literal, NamedTuple, cast, get_args
@@ -31,6 +31,14 @@ from eyas.types import EyasError, Size, Target, View
 Rectify = Literal["auto", "always", "never"]
 """Whether an adaptation layer ends in a ReLU; ``auto`` adds one if the teacher's map is never negative."""
 
+
+SPARSE_BELOW: Mapping[str, float] = {"cpu": 0.4, "cuda": 0.4}
+"""Kind of device -> the share of imitated cells below which an adaptation layer is evaluated there alone, by default.
+
+On a CPU the sparse form is still faster at 0.4 and above, and takes twice the memory of the dense one there
+(`benchmarks.loss`). On a card it has not been measured: ``python -m benchmarks.gpu`` prints the value to set. Another
+accelerator has the card's.
+"""
 
 Extents = Sequence[Size]
 """(H, W) of each level: the teacher's cells that the student's map covers, see `covered_extent`."""
@@ -172,7 +180,7 @@ class FeatureImitation(Method):
         kernel_size: int,
         rectify: Rectify,
         init_std: float,
-        sparse_below: float = 0.4,
+        sparse_below: float | None = None,
     ) -> None:
         super().__init__(name, weight, start_step)
         self.require(kernel_size > 0 and kernel_size % 2 == 1, f"kernel_size must be odd and positive: {kernel_size}")
@@ -263,7 +271,7 @@ class FeatureImitation(Method):
     ) -> tuple[Tensor, Tensor]:
         """The adapted student and the teacher at the imitated cells, in the same shape."""
         same_cells = math.isclose(step, 1)
-        if same_cells and len(teacher.cells[0]) < self.sparse_below * prod(teacher.size):
+        if same_cells and len(teacher.cells[0]) < self._sparse_below(student.device) * prod(teacher.size):
             return adapter.at(student, teacher.cells), teacher.vectors.flatten(0, -2)
         _, height, width = teacher.size
         adapted = adapter(student)
@@ -275,6 +283,11 @@ class FeatureImitation(Method):
         image, row, column = teacher.cells
         # The backward pass of index_select is several times faster than that of indexing.
         return adapted.flatten(0, 2).index_select(0, (image * height + row) * width + column), teacher.vectors
+
+    def _sparse_below(self, device: torch.device) -> float:
+        if self.sparse_below is not None:
+            return self.sparse_below
+        return SPARSE_BELOW.get(device.type, SPARSE_BELOW["cuda"])
 
     def _imitated(self, teacher: View, targets: Sequence[Target]) -> list[tuple[int, int]]:
         """The imitated cells and all cells of each level."""

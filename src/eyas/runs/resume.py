@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ FREE = (
     *("run.device", "run.threads", "run.log_every", "run.resume", "run.export_check", "run.trackers", "run.project"),
 )
 """Options that may change when a run is resumed: where things are and how fast, not what is trained."""
+FREE_OF_METHODS = re.compile(r"method\..*\bsparse_below")
+"""The names of a method's options that may change, too."""
 
 SINCE = "dataset.val_fraction"
 """Every run records this option that began after the changes of meaning below, and no run that began before them."""
@@ -112,13 +115,15 @@ def first_difference(before: Options, now: Options, free: Collection[str]) -> Di
     Args:
         before: what the run records. What it does not record is newer than the run, which had its default.
         now: the options of the training.
-        free: names that may differ.
+        free: names that may differ, beside `FREE_OF_METHODS`.
     """
     translated = former_meanings(before)
     recorded, asked = (_of_a_step({**_defaults(), **options}) for options in ({**before, **translated}, now))
     for name in sorted(recorded.keys() | asked.keys()):
         own, other = recorded.get(name), asked.get(name)
-        if name not in free and own != other and not (own in (None, {}) and other in (None, {})):
+        if name in free or FREE_OF_METHODS.fullmatch(name):
+            continue
+        if own != other and not (own in (None, {}) and other in (None, {})):
             return Difference(name, own, other, name in translated)
     return None
 

@@ -7,6 +7,7 @@ features. ``ratio`` is dense over sparse. Every run also checks that both sides 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from itertools import product
@@ -17,14 +18,16 @@ from torch import Tensor
 from benchmarks.timing import Row, medians, options, peak_mib, report, row
 from eyas.methods.adapter import Adapter
 from eyas.methods.imitation import imitation_loss, sparse_imitation_loss
+from eyas.types import Size
 
 CHANNELS, HEIGHT, WIDTH = 512, 38, 63
 
 
-def scattered(share: float, generator: torch.Generator) -> Tensor:
-    """A (HEIGHT, WIDTH) mask of single cells, with this share of all cells."""
-    order = torch.randperm(HEIGHT * WIDTH, generator=generator)
-    return (order < round(share * HEIGHT * WIDTH)).view(HEIGHT, WIDTH)
+def scattered(share: float, generator: torch.Generator, size: Size = (HEIGHT, WIDTH)) -> Tensor:
+    """A mask, (height, width), of single cells, with this share of all cells."""
+    cells = math.prod(size)
+    order = torch.randperm(cells, generator=generator)
+    return (order < round(share * cells)).view(size)
 
 
 def boxes(share: float, generator: torch.Generator) -> Tensor:

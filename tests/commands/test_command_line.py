@@ -409,6 +409,6 @@ def test_a_process_of_its_own() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert (
         done.stderr
-        == "eyas: nowhere: no such folder; give the folder of a data set, the YAML file of a YOLO data set, or "
-        "the JSON file of a COCO data set\n"
+        == "eyas: nowhere: no such folder; give the folder of a data set, the YAML file of a YOLO data set, the "
+        "JSON file of a COCO data set, or hf:ORG/NAME\n"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from eyas.args import DataArgs
 from eyas.data import read
 from eyas.detectors.deployed import DETECTIONS, Deployed
 from eyas.export import export_detector, open_detector
 from eyas.export.formats import EXPORTERS, RUNTIMES
 from eyas.export.pipeline import summary
 from eyas.export.protocols import Files, Runtime
+from eyas.export.trial import ExportImages
 from eyas.runs.opening import load
 from eyas.types import EyasError, Size
 from helpers.tiny import CLASSES, one_epoch, write_squares
@@ -99,10 +102,21 @@ def test_a_new_runtime_is_compared_quantised_and_opened(tmp_path: Path) -> None:
     assert summary(result).endswith("small.memory 0.0 MB, run as memory float4; ask for float4")
     assert torch.equal(open_detector(out)[1].predict(images)[0]["scores"], ours["scores"] * 0.5)
     assert {path.name for path in tmp_path.glob("small*")} == {"small.memory", "small.extra"}, "of this export alone"
-    refused = {"runtime": "stone", "precision": "float8", "out": tmp_path / "small.onnx"}
+    refused: dict[str, Any] = {"runtime": "stone", "precision": "float8", "out": tmp_path / "small.onnx"}
     for option, value in refused.items():
-        given = {"out": out, "runtime": "memory", option: value}
+        given: dict[str, Any] = {"out": out, "runtime": "memory", option: value}
         with pytest.raises(
             EyasError, match=r"no runtime 'stone'; choose .*memory|in float32 and float4|ends in .memory"
         ):
             export_detector(detector, source=source, **given)
+
+
+def test_images_that_are_larger_than_the_input_do_not_calibrate(tmp_path: Path) -> None:
+    source = read(write_squares(tmp_path, train=3, val=1), "train")
+    small = replace(source.records[1], height=32)
+    images = ExportImages(replace(source, records=[source.records[0], small, source.records[2]]), DataArgs(), (40, 64))
+    assert images.fitting().source.records == [small]
+    assert len(replace(images, size=(64, 64)).fitting().source.records) == 3
+    assert replace(images, size=None).fitting() == replace(images, size=None)
+    with pytest.raises(EyasError, match="no image of train fits in 8 x 8"):
+        replace(images, size=(8, 8)).fitting()

@@ -93,7 +93,6 @@ def test_layers_are_quantised_and_decoding_is_not(graph: Any) -> None:
     types = {operation.get_friendly_name(): operation.get_type_name() for operation in model.get_ordered_ops()}
     assert {"NonMaxSuppression", "Sigmoid", "TopK"} <= {types[name] for name in kept}
     assert LAYERS.isdisjoint(types[name] for name in kept) and len(kept) < len(types)
-    pytest.importorskip("nncf")
     images = [torch.rand(1, 3, *SIZE) for _ in range(3)]
     quantised = EXPORTER.quantise(files, images)
     layers = layers_and_inputs(read_model(quantised))
@@ -164,7 +163,6 @@ def test_the_options_are_those_of_the_exporters() -> None:
 
 @pytest.mark.slow
 def test_the_command_exports_quantises_and_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("nncf")
     run = one_epoch(tmp_path / "run", write_squares(tmp_path / "data", train=8, val=3))
     out, again = tmp_path / "out" / "small.xml", tmp_path / "again.json"
     common = [f"--out={out}", "--runtime=openvino", "--runs=2", "--calibration=3"]

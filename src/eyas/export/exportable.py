@@ -11,7 +11,7 @@ from eyas.args import RunArgs
 from eyas.data import DataSource
 from eyas.data.options import Resize
 from eyas.detectors import deploy
-from eyas.export.onnx_format import require_onnx, to_onnx, trace
+from eyas.export.onnx_format import ONNX, require_onnx, to_onnx, trace
 from eyas.export.pipeline import largest_input
 from eyas.nn.eval_mode import eval_mode
 from eyas.types import Detector, EyasError, Size
@@ -57,6 +57,6 @@ def try_export(detector: Detector, size: Size) -> None:
     Raises:
         EyasError: that is impossible; the message has the reason.
     """
-    trace_it = to_onnx if find_spec("onnx") and find_spec("onnxscript") else trace
+    trace_it = to_onnx if all(map(find_spec, ONNX)) else trace
     with eval_mode(detector.network), torch.random.fork_rng(devices=[]):
         trace_it(deploy(detector), size, raw=False, dynamic_size=False)

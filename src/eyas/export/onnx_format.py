@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ OPSET = 18
 """RoiAlign has half-pixel modes since opset 16, Pad has axes since 18."""
 OPEN_SIZE = (640, 768)
 """The smallest size that traces a graph for any size. A map of one cell would be traced as always having one cell."""
+ONNX = ("onnx", "onnxruntime", "onnxscript")
+"""Packages of the extra."""
 INSTALL = 'install them with: pip install "eyas[onnx]"'
 
 
@@ -64,9 +67,8 @@ class OnnxRuntime:
 def require_onnx() -> None:
     """Raises EyasError, which names the extra, when a package for ONNX export or inference is missing."""
     try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
+        for package in ONNX:
+            import_module(package)
     except ImportError as error:
         raise EyasError(f"ONNX files need onnx, onnxruntime and onnxscript ({error}); {INSTALL}") from error
 

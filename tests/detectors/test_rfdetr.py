@@ -13,13 +13,16 @@ import transformers
 from torch import Tensor
 
 import eyas
+from eyas.__main__ import main
 from eyas.data import Resize
 from eyas.detectors import TransformersDetector
 from eyas.detectors.transformers.rfdetr import RfDetrCheckpoint
 from eyas.detectors.transformers.rfdetr_files import is_rfdetr
+from eyas.evaluation.cost import count_flops
 from eyas.runs.checkpoint import NATIVE, save_native
 from eyas.runs.opening import load, resolve_detector
 from eyas.types import EyasError
+from helpers.tiny import options, write_squares
 from helpers.tiny_rfdetr import ARCHITECTURE, CLASSES, save, weights
 
 SCORES = [0.84381, 0.75837, 0.73093, 0.7222, 0.71911, 0.61315]
@@ -165,3 +168,29 @@ def test_other_files_are_none_of_its_checkpoints(tmp_path: Path) -> None:
 
 def test_the_names_of_an_unnamed_head(tmp_path: Path) -> None:
     assert load(save(tmp_path / "a.pth", args=ARCHITECTURE)).classes == ("LABEL_0", "LABEL_1", "LABEL_2")
+
+
+def test_its_operations_are_counted(made: Path) -> None:
+    """The queries are views of parameters, over which PyTorch's counter stumbles without gradients."""
+    detector = load(made)
+    with torch.no_grad():
+        assert count_flops(detector, image()[None]) > 1e6
+    assert all(parameter.requires_grad for parameter in detector.network.parameters())
+
+
+@pytest.mark.slow
+def test_the_commands(tmp_path: Path) -> None:
+    """As evaluated, as teacher and as student; the student's run needs the checkpoint no more."""
+    data = write_squares(tmp_path / "data", train=4, val=2)
+    path = save(tmp_path / "best.pth", args={**ARCHITECTURE, "class_names": ["red", "blue", "green"]})
+    common = [f"--data={data}", *options(run_epochs=1)]
+    assert main(["evaluate", str(path), f"--data={data}", "--workers=0", "--device=cpu"]) == 0
+    cache = f"--cache={tmp_path / 'cache'}"
+    teach = ["distill", f"--teacher={path}", "--any_teacher=true", cache, f"--out={tmp_path / 'taught'}", *common]
+    assert main(teach) == 0
+    student = options(model="transformers", backbone=path, weights="pretrained", options=None, run_epochs=1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*another number of classes")
+        assert main(["train", f"--data={data}", f"--out={tmp_path / 'tuned'}", *student]) == 0
+    path.unlink()
+    assert load(tmp_path / "tuned").classes == ("red", "blue")

@@ -1,6 +1,6 @@
 """All that needs a CUDA card, in at most eight minutes, as one JSON with the card's name.
 
-    python -m benchmarks.gpu                    results/gpu/CARD.json
+    python -m benchmarks.gpu                    results/gpu/NAME.json
     python -m benchmarks.gpu --parts parity steps --seconds 180
     python -m benchmarks.gpu --tiny             every part on the CPU, on tiny inputs: does the code run?
 

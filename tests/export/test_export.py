@@ -115,7 +115,7 @@ def test_the_graph_of_fixed_shapes_detects_the_same(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("shuffledet", "retinanet"))) for name in FAMILIES],
+    [pytest.param(name, marks=[pytest.mark.slow] * (name != "retinanet")) for name in FAMILIES],
 )
 def test_a_file_equals_pytorch_at_any_batch_size(name: str) -> None:
     case = exported(name)

@@ -132,6 +132,7 @@ def test_the_machine(tmp_path: Path) -> None:
     assert row["card"] == "cpu" and row["torch"] and row["cores"] >= 1
 
 
+@pytest.mark.slow
 def test_parity(tmp_path: Path) -> None:
     rows = tiny("parity", tmp_path)
     assert {row["precision"] for row in rows} == {"float32", "bfloat16", "float16"}

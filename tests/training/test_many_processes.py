@@ -1,4 +1,4 @@
-"""Three processes, and slowly eight, do the work of one: gradients, the filling of a cache, and an evaluation.
+"""Three processes, and eight, do the work of one: gradients, the filling of a cache, and an evaluation.
 
 The processes are started once; the tests read what they wrote. Every process has one image of a step, and most have no
 object in it.
@@ -171,7 +171,10 @@ class Made:
         self.ranks = run_processes(doing, root / "ranks", number)
 
 
-@pytest.fixture(scope="module", params=[3, pytest.param(8, marks=pytest.mark.slow)])
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", params=[3, 8])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     yield Made(tmp_path_factory.mktemp("many"), request.param)
 

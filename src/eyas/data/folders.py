@@ -39,8 +39,12 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _refuse(error: OSError) -> None:
-    """A folder that cannot be listed ends the search: what is in it would be missing in silence."""
-    raise error
+    """A folder that cannot be listed ends the search: what is in it would be missing in silence.
+
+    One that is not there has nothing in it.
+    """
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _fits(path: Path, suffixes: tuple[str, ...]) -> bool:

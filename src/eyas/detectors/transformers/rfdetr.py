@@ -98,6 +98,7 @@ class RfDetrCheckpoint:
             state_dict=dict(self.tensors),
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            trust_remote_code=False,
             dtype=torch.float32,
         )
 

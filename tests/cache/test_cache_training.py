@@ -339,6 +339,7 @@ def test_refusals_name_option_and_method(place: Place, capsys: Any) -> None:
     assert not place.loads
 
 
+@pytest.mark.slow
 def test_two_processes_fill_disjoint_parts(made: Path, tmp_path: Path) -> None:
     own = Place(tmp_path)
     for name in ("data", "teacher"):

@@ -257,6 +257,7 @@ def raw_file(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_raw_file_has_head_outputs_and_opens_as_no_detector(run: Path, raw_file: Path) -> None:
     runtime = OnnxRuntime(raw_file)
     names = [output.name for output in runtime.session.get_outputs()]

@@ -59,6 +59,7 @@ def train(compiled: bool, steps: int = 20) -> tuple[list[dict[str, float]], dict
     return log, student.network.state_dict()
 
 
+@pytest.mark.slow
 def test_twenty_distilled_steps_match_the_uncompiled_ones() -> None:
     """This includes imitation: if compiling removed a tap, there would be no features to imitate."""
     plain, weights = train(compiled=False)

@@ -129,7 +129,7 @@ def host(program: str, *arguments: str) -> str:
     return ran.stdout
 
 
-@pytest.mark.parametrize("workers", ["waiting", "stopped"])
+@pytest.mark.parametrize("workers", [pytest.param("waiting", marks=pytest.mark.slow), "stopped"])
 def test_children_of_the_host_end_as_python_ends_them(folder: Path, tmp_path: Path, workers: str) -> None:
     """By one SIGTERM each, which they handle; and no data worker outlives or holds up the host."""
     (tmp_path / "data").symlink_to(folder / "data")

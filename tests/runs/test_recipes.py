@@ -86,10 +86,13 @@ MORE_PAIRS = [
 
 
 def slow_if_heavy(name: str) -> Any:
-    """The last stage of a ResNet, at full width on every proposal, is what takes seconds on a CPU core."""
+    """ResNets and VGGs at full width take seconds on a CPU core."""
+    return pytest.param(name, marks=[pytest.mark.slow] if is_heavy(name) else [])
+
+
+def is_heavy(name: str) -> bool:
     backbone = CONTENT[name].get("backbone", "")
-    heavy = backbone.startswith("resnet") and backbone.endswith("_c4") and "half" not in backbone
-    return pytest.param(name, marks=[pytest.mark.slow] if heavy else [])
+    return backbone.startswith(("resnet", "vgg")) and "half" not in backbone
 
 
 class Runs:
@@ -196,7 +199,10 @@ def test_two_steps_under_an_overlay(name: str, runs: Runs) -> None:
     assert losses(runs.train(beside(name, STUDENTS)[-1], RECIPES[name]))
 
 
-@pytest.mark.parametrize(("name", "student"), PAIRS)
+@pytest.mark.parametrize(
+    ("name", "student"),
+    [pytest.param(*pair, marks=[pytest.mark.slow] if is_heavy(teacher_of(pair[1])) else []) for pair in PAIRS],
+)
 def test_two_steps_of_distilling(name: str, student: str, runs: Runs) -> None:
     check_distilling(name, student, runs)
 

@@ -76,6 +76,7 @@ def whole(data: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -
     return made
 
 
+@pytest.mark.slow
 @linux
 def test_a_killed_run_continues_bit_for_bit(trial: Callable[..., Trial], whole: Trial) -> None:
     """Killed by SIGKILL and started again by the same command, a run equals one without kills."""

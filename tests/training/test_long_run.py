@@ -61,6 +61,7 @@ def test_a_worker_that_is_killed(
     assert "train3.png (image " in said and "Traceback" not in said and "--dataset.workers" in said
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_leaves_its_workers_no_time(tmp_path: Path) -> None:
     """The loaders of training and evaluation have workers that wait for more; the command ends all the same."""
     data, said = write_squares(tmp_path / "squares", train=8, val=2), tmp_path / "said"
@@ -117,17 +118,19 @@ class Fetched:
 
 
 @pytest.mark.parametrize(
-    ("sender", "message"),
+    ("sender", "timeout", "message"),
     [
-        (lambda: time.sleep(1000), r"gave no batch for 0\.2 s; their last images were .*train3\.png"),
-        (lambda: time.sleep(0.05), r"a data worker exited unexpectedly; its last image was .*train3\.png"),
+        (lambda: time.sleep(1000), 0.2, r"gave no batch for 0\.2 s; their last images were .*train3\.png"),
+        (lambda: time.sleep(0.05), 60.0, r"a data worker exited unexpectedly; its last image was .*train3\.png"),
     ],
     ids=["stopped", "ended"],
 )
 def test_a_worker_that_does_not_hand_over_what_it_announced(
-    data: Path, sender: Callable[[], None], message: str
+    data: Path, sender: Callable[[], None], timeout: float, message: str
 ) -> None:
-    batches = Fetched(DetectionDataset(read(data, "train"), eval_transform(Resize()), WorkerProgress(1, 0.2)), sender)
+    batches = Fetched(
+        DetectionDataset(read(data, "train"), eval_transform(Resize()), WorkerProgress(1, timeout)), sender
+    )
     with pytest.raises(EyasError, match=message):
         assert list(safe_batches(batches)) == []
     assert not batches.worker.is_alive()

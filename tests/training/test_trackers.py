@@ -108,6 +108,7 @@ def test_tensorboard(data: Path, teacher: Callable[[], Path], tmp_path: Path, mo
     assert stored.keys() == recorded_options(out).keys() and stored["optim.lr"] == 0.002
 
 
+@pytest.mark.slow
 def test_wandb_offline(
     data: Path, teacher: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,7 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return {name: f"{name}_part" for name in PARTS}
 
 
+@pytest.mark.slow
 def test_rows_survive_whatever_ends_a_part(parts: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "card.json"
     ordered = [Part(name, math.inf, module) for name, module in parts.items()]

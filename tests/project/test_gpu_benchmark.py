@@ -91,6 +91,7 @@ def test_what_cannot_be_tried_is_no_error(tmp_path: Path) -> None:
     assert ending["untried"] == "no such package" and "error" not in ending
 
 
+@pytest.mark.slow
 def test_without_a_card_nothing_is_run(
     parts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,6 +35,10 @@ from eyas.types import EyasError
 from helpers.exportable import cells_detector
 from helpers.tiny import one_epoch, write_squares
 
+# A process that has computed with OpenVINO and then with much of PyTorch crashes at times when it starts another one:
+# these tests run in the slow suite, apart from those that start processes.
+pytestmark = pytest.mark.slow
+
 SIZE = (64, 64)
 EXPORTER = OpenVinoExporter()
 

@@ -11,11 +11,13 @@ onnx, onnxruntime and onnxscript, and no network. What Eyas and its digits need 
     python -m pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp
         --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux2014_x86_64
         --dest wheels --requirement benchmarks/gpu/requirements.txt
+    python -m pip wheel --no-deps --wheel-dir wheels .
 
-Copy the checkout and ``wheels``; then there, in the checkout:
+The last one is Eyas itself, whose version every run records. Copy the checkout and ``wheels``; then there, in the
+checkout:
 
     python3 -m pip install --no-index --no-deps --target /tmp/site wheels/*.whl
-    PYTHONPATH=src:/tmp/site python3 -m benchmarks.gpu
+    PYTHONPATH=$PWD/src:/tmp/site python3 -m benchmarks.gpu
 
 Every part is a process of its own with a share of the time; what it leaves unused passes on to the parts after it, and
 one that takes longer is ended. The JSON is written whenever there is a row, so that a run that is cut off keeps its

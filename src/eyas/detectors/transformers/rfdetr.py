@@ -92,7 +92,8 @@ class RfDetrCheckpoint:
 
         if config.model_type != "rf_detr":
             raise EyasError(f"{self.path}: weights of an RF-DETR, and the configuration is of a {config.model_type}")
-        return RfDetrForObjectDetection.from_pretrained(
+        # No name, so that nothing is downloaded: the weights are the tensors.
+        return RfDetrForObjectDetection.from_pretrained(  # nosec B615
             None,
             config=config,
             state_dict=dict(self.tensors),

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from eyas.cache.store import in_bytes
+from eyas.tools.tables import markdown_table
+
 GIB = 2**30
 Found = Mapping[str, Any]
 ARMS = ("baseline", "distilled", "cached")
@@ -27,8 +30,8 @@ def measured(found: Found) -> str:
         ("a JPEG of 640 x 480", f"{decoding['bytes'] / 1e3:.0f} kB"),
         ("decoded", f"{decoding['decoded_per_second']:.0f} images/s of one core"),
         ("decoded, resized to 800 x 1067, augmented", f"{decoding['resized_per_second']:.0f} images/s of one core"),
-        ("SHA-256 of image files", f"{size(hashing['sha256_bytes_per_second'])}/s of one core"),
-        ("check of cache records (CRC-32)", f"{size(hashing['crc32_bytes_per_second'])}/s of one core"),
+        ("SHA-256 of image files", f"{in_bytes(hashing['sha256_bytes_per_second'])}/s of one core"),
+        ("check of cache records (CRC-32)", f"{in_bytes(hashing['crc32_bytes_per_second'])}/s of one core"),
         (f"reading a COCO file of {images:,} images with {reading['boxes']} boxes", duration(reading["seconds"])),
         ("the same, peak memory", gib(reading["peak_bytes"])),
         ("the same, memory that stays", gib(reading["held_bytes"])),
@@ -46,7 +49,7 @@ def measured(found: Found) -> str:
          f"{1e3 * evaluation['seconds_per_image']:.1f} ms, {evaluation['bytes_per_image'] / 1e3:.0f} kB"),
         ("detections of an image between processes", f"{evaluation['sent_bytes_per_image'] / 1e3:.1f} kB"),
         ("gradients of Faster R-CNN R50-FPN, and of its adapters",
-         " and ".join(size(inputs["gradients"][f"{what}_bytes"]) for what in ("student", "adapters"))),
+         " and ".join(in_bytes(inputs["gradients"][f"{what}_bytes"]) for what in ("student", "adapters"))),
         ("a distilled step, and a cached one, over the baseline's",
          " and ".join(f"{inputs['step'][arm]:.2f}" for arm in ("distilled", "cached"))),
         ("near cells of an image with 7, 30 and 100 boxes", ", ".join(f"{n:,}" for n in inputs["cells"].values())),
@@ -73,8 +76,8 @@ def assumed(found: Found) -> str:
                 f"a node of {gpus} GPU{'s' if gpus > 1 else ''}"
                 if gpus <= 8
                 else f"each of {gpus // 8} nodes, {gpus} GPUs",
-                f"{node['cores']:g} cores, {node['memory_gib']:,g} GiB, {size(node['disk_bytes'])} of disk that reads "
-                f"{size(node['disk_bytes_per_second'])}/s{link}",
+                f"{node['cores']:g} cores, {node['memory_gib']:,g} GiB, {in_bytes(node['disk_bytes'])} of disk "
+                f"that reads {in_bytes(node['disk_bytes_per_second'])}/s{link}",
             )
         )
     return table(["", "assumed"], rows)
@@ -85,9 +88,10 @@ def data(found: Found) -> str:
     by_name = {one["name"]: one for one in found["data_sets"]}
     rows = [
         (
-            name, f"{by_name[name]['images']:,}", f"{one['boxes'] / 1e6:.1f} M", size(one["image_bytes"]),
-            size(one["file_bytes"]), f"{one['near_cells']:,.0f}", size(one["record_bytes"]), size(one["cache_bytes"]),
-            f"{one['cache_bytes'] / one['dense_bytes']:.1%}", f"{one['cache_bytes'] / one['image_bytes']:.1f}",
+            name, f"{by_name[name]['images']:,}", f"{one['boxes'] / 1e6:.1f} M", in_bytes(one["image_bytes"]),
+            in_bytes(one["file_bytes"]), f"{one['near_cells']:,.0f}", in_bytes(one["record_bytes"]),
+            in_bytes(one["cache_bytes"]), f"{one['cache_bytes'] / one['dense_bytes']:.1%}",
+            f"{one['cache_bytes'] / one['image_bytes']:.1f}",
         )
         for name, one in found["data"].items()
     ]  # fmt: skip
@@ -143,7 +147,7 @@ def node(found: Found) -> str:
             run["data"], run["gpus"], f"{run['cores']:.1f}", gib(run["start_memory_bytes"]), gib(run["memory_bytes"]),
             f"{run['image_bytes_per_second'] / 1e6:.0f} MB/s", f"{run['cache_bytes_per_second'] / 1e6:.0f} MB/s",
             ", ".join(map(duration, run["start_seconds"].values())),
-            size(run["all_reduce_bytes"]) if run["all_reduce_bytes"] else "none",
+            in_bytes(run["all_reduce_bytes"]) if run["all_reduce_bytes"] else "none",
             ", ".join(map(duration, run["all_reduce_seconds"].values())) if run["all_reduce_bytes"] else "none",
         )
         for run in found["runs"]
@@ -170,7 +174,7 @@ def evaluation(found: Found) -> str:
     rows = [
         (
             name, f"{one['val_images']:,}", duration(sizes["score_seconds"]), gib(sizes["score_bytes"]),
-            gib(8 * sizes["score_bytes"]), size(sizes["sent_bytes"]),
+            gib(8 * sizes["score_bytes"]), in_bytes(sizes["sent_bytes"]),
         )
         for one in found["data_sets"]
         for name, sizes in [(one["name"], found["data"][one["name"]])]
@@ -185,17 +189,7 @@ TABLES: Mapping[str, Callable[[Found], str]] = {
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A Markdown table: the first column is text, the others numbers."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
-def size(count: float) -> str:
-    """Bytes, in powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
+    return markdown_table([head, *(list(map(str, row)) for row in rows)])
 
 
 def gib(count: float) -> str:

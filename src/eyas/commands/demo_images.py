@@ -10,7 +10,7 @@ from typing import Any
 from eyas.commands.demo_task import BUNDLED_TEACHER, DemoTask, train_teacher
 from eyas.data import DataSource, read_splits
 from eyas.data.options import SplitOptions
-from eyas.data.small_copy import common_size, write_small_copies
+from eyas.data.small_copy import common_size, spread_evenly, write_small_copies
 from eyas.tools.files import refuse_links
 from eyas.tools.progress import Progress
 from eyas.types import Size
@@ -34,8 +34,9 @@ def images_task(data: Path, out: Path) -> DemoTask:
     """
     splits = dict(zip(MOST_IMAGES, read_splits(data, SplitOptions()), strict=True))
     size = common_size(splits["train"].records, AREA)
-    copied = copy_images(splits, out / "data", size)
-    teacher, train_images = out / "teacher", min(len(splits["train"].records), MOST_IMAGES["train"])
+    counts = {name: len(spread_evenly(splits[name].records, most)) for name, most in MOST_IMAGES.items()}
+    copied = copy_images(splits, out / "data", size, sum(counts.values()))
+    teacher, train_images = out / "teacher", counts["train"]
     options = {
         "dataset.resize.height": size[0],
         "dataset.resize.width": size[1],
@@ -48,11 +49,11 @@ def images_task(data: Path, out: Path) -> DemoTask:
     return DemoTask(f"{data}, validation images", copied, teacher, student, {"data": str(data), "image_size": size})
 
 
-def copy_images(splits: Mapping[str, DataSource], folder: Path, size: Size) -> Path:
-    """Write the copies, once. Returns their folder."""
+def copy_images(splits: Mapping[str, DataSource], folder: Path, size: Size, count: int) -> Path:
+    """Write the copies, ``count`` in all, once. Returns their folder."""
     refuse_links(folder, folder.parent)
     with Progress() as progress:
-        task = progress.task("copy", sum(min(len(splits[name].records), most) for name, most in MOST_IMAGES.items()))
+        task = progress.task("copy", count)
         return write_small_copies(splits, folder, size, MOST_IMAGES, lambda: progress.advance(task))
 
 

@@ -9,6 +9,7 @@ from eyas.comparison.equal_time import in_epochs
 from eyas.comparison.schedules import Convergence, GainAtEqualTime, Schedules, TimeToBaseline
 from eyas.comparison.statistics import Comparison, Estimate, MetricResult
 from eyas.runs.results import metric_title
+from eyas.tools.tables import markdown_table
 
 PLUS_MINUS = "±: half width of the 95 % confidence interval of the mean over the seeds (Student's t)"
 GAP_CLOSED = (
@@ -228,10 +229,8 @@ def _gap(result: MetricResult, teacher: Mapping[str, float] | None) -> str:
 
 def markdown(table: Sequence[Sequence[str]], note: str, title: str = "") -> str:
     """Rows as a Markdown table, numbers on the right, with a note below and a heading where it has a title."""
-    head, *body = table
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
     heading = f"## {title}\n\n" if title else ""
-    return heading + "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{note}\n"
+    return f"{heading}{markdown_table(table)}\n\n{note}\n"
 
 
 def note(missing: Sequence[str] = ()) -> str:

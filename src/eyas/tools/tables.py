@@ -1,4 +1,4 @@
-"""One table for terminals, pipes and text: the first column left, the others right."""
+"""One table for terminals, pipes, text and Markdown: the first column left, the others right."""
 
 from __future__ import annotations
 
@@ -60,6 +60,13 @@ def as_text(rows: Sequence[Sequence[str]], *, numbers: bool = True) -> str:
     with console.capture() as captured:
         console.print(_filled(Table.grid(padding=(0, 2)), head, rows, numbers=numbers))
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as a Markdown table, numbers on the right; the first row is the head."""
+    head, *body = rows
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _filled(table: Table, head: Sequence[str], body: Sequence[Sequence[str]], *, numbers: bool = True) -> Table:

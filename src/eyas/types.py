@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from eyas.ops.anchors import AnchorGrid
+    from eyas.ops.cells import CellLayout
 
 Size = tuple[int, int]
 """(height, width)."""
@@ -202,6 +203,9 @@ class HeadOutput:
         deltas: (N, D, 4) float32, box deltas in the detector's coding, D = 1 or D = C; or None.
         coding: defines the deltas, for example by the weights of the box coder.
         matched: the rows that the detector's losses count; only from a training pass.
+        layout: which row is which anchor of which cell, level by level as in the detector's ``levels``; None where the
+            boxes are proposals.
+        decoder: (deltas (n, 4), boxes (n, 4)) -> boxes, (n, 4) xyxy in pixels; with deltas alone.
     """
 
     boxes: Sequence[Tensor]
@@ -211,6 +215,22 @@ class HeadOutput:
     deltas: Tensor | None = None
     coding: tuple[object, ...] = ()
     matched: MatchedAnchors | None = None
+    layout: CellLayout | None = None
+    decoder: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def decode(self, rows: Tensor, slots: Tensor | int = 0) -> Tensor:
+        """The boxes that rows (n,) int64 predict with their deltas of these slots: (n, 4) xyxy, pixels, float32.
+
+        Gradients reach the deltas, not the scored boxes. Predicted boxes are not clipped to the image.
+
+        Raises:
+            EyasError: the head has no deltas, or its detector does not say how they are decoded.
+        """
+        import torch
+
+        if self.deltas is None or self.decoder is None:
+            raise EyasError("this head predicts no boxes, or its HeadOutput has no decoder")
+        return self.decoder(self.deltas[rows, slots].float(), torch.cat(list(self.boxes))[rows].detach().float())
 
 
 @dataclass(frozen=True)

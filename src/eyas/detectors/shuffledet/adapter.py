@@ -178,7 +178,7 @@ class ShuffleDet(nn.Module):
                 "loss_box": self.box_weight / count * (deltas - encode(matches.boxes, own)).square().sum(),
                 "loss_confidence": confidence_loss(confidence, quality, matches, ignored, *weights),
             }
-            return losses, HeadOutputs(matched_heads(raw, anchors, matches, ignored))
+            return losses, HeadOutputs(matched_heads(raw, anchors, size, matches, ignored))
 
     def score_boxes(
         self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False
@@ -201,7 +201,7 @@ class ShuffleDet(nn.Module):
         for name, given in boxes.items():
             own = self._anchors_like(given, size, (images.shape[-2], images.shape[-1]))
             check_anchors(name, given, own)
-            heads[name] = head_outputs(raw, own)[name]
+            heads[name] = head_outputs(raw, own, size)[name]
         return HeadOutputs(heads)
 
     @torch.no_grad()

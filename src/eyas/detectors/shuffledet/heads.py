@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from eyas.detectors.shuffledet.anchors import BatchAnchors
-from eyas.detectors.shuffledet.loss import EXP_THRESHOLD, AnchorMatches, encode
-from eyas.types import HeadOutput, MatchedAnchors
+from eyas.detectors.shuffledet.loss import EXP_THRESHOLD, AnchorMatches, decode, encode
+from eyas.ops.cells import CellLayout
+from eyas.types import HeadOutput, MatchedAnchors, Size
 
 HEADS = ("classes", "confidence")
 CODING = ("squeezedet", EXP_THRESHOLD)
@@ -34,25 +35,27 @@ class Raw(NamedTuple):
         return self.confidence_logits.sigmoid()
 
 
-def head_outputs(raw: Raw, boxes: Sequence[Tensor]) -> dict[str, HeadOutput]:
-    """Both heads for the anchors of each image, (A, 4) xyxy."""
+def head_outputs(raw: Raw, boxes: Sequence[Tensor], size: Size) -> dict[str, HeadOutput]:
+    """Both heads for the anchors of each image, (A, 4) xyxy, on a map of (H, W)."""
+    layout = CellLayout((size,), (raw.classes.shape[1] // (size[0] * size[1]),))
+    logits, confidence = raw.classes.flatten(0, 1), raw.confidence_logits.reshape(-1, 1)
     deltas = raw.deltas.reshape(-1, 1, 4)
     return {
-        "classes": HeadOutput(boxes, raw.classes.flatten(0, 1), "softmax", deltas=deltas, coding=CODING),
-        "confidence": HeadOutput(boxes, raw.confidence_logits.reshape(-1, 1), "sigmoid"),
+        "classes": HeadOutput(boxes, logits, "softmax", deltas=deltas, coding=CODING, layout=layout, decoder=decode),
+        "confidence": HeadOutput(boxes, confidence, "sigmoid", layout=layout),
     }
 
 
 def matched_heads(
-    raw: Raw, anchors: BatchAnchors, matches: AnchorMatches, ignored: Tensor | None
+    raw: Raw, anchors: BatchAnchors, size: Size, matches: AnchorMatches, ignored: Tensor | None
 ) -> dict[str, HeadOutput]:
-    """Both heads with their matched anchors.
+    """Both heads with their matched anchors, on a map of (H, W).
 
     Classes and boxes are trained on the anchors matched to an object, and divided by their number. The confidence is
     trained on all anchors that are not ignored, (batch, A), and divided here by their number (its loss has two terms
     with their own factors). No divisor includes the detector's loss weights.
     """
-    heads = head_outputs(raw, list(anchors.images(len(raw.classes))))
+    heads = head_outputs(raw, list(anchors.images(len(raw.classes))), size)
     objects = matches.image * len(anchors) + matches.anchor
     counted = torch.ones_like(raw.confidence_logits, dtype=torch.bool) if ignored is None else ~ignored
     counted[matches.image, matches.anchor] = True  # an object keeps its anchor even inside an ignore region

@@ -126,9 +126,9 @@ class TorchvisionDetector(nn.Module):
             with heads_two_stage.record_stages(network) as calls:
                 losses = self.losses(images, targets)
             return losses, heads_two_stage.training_head_outputs(network, calls)
-        with heads_one_stage.record_loss(network) as call:
+        with heads_one_stage.record_loss(network) as recorded:
             losses = self.losses(images, targets)
-        return losses, heads_one_stage.training_head_outputs(network, call)
+        return losses, heads_one_stage.training_head_outputs(network, recorded)
 
     def score_boxes(
         self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -17,6 +17,8 @@ from torchvision.models.detection.ssd import SSD
 
 from eyas.detectors.head_checks import check_anchors
 from eyas.detectors.torchvision.call_recorder import Call, record_call
+from eyas.detectors.torchvision.levels import cell_layout
+from eyas.ops.cells import CellLayout
 from eyas.types import HeadOutput, HeadOutputs, MatchedAnchors
 
 OneStage: TypeAlias = RetinaNet | FCOS | SSD
@@ -27,20 +29,24 @@ def head_names(network: OneStage) -> tuple[str, ...]:
     return ("anchors", "centerness") if isinstance(network, FCOS) else ("anchors",)
 
 
-def record_loss(network: OneStage) -> AbstractContextManager[Call]:
-    """Records the loss of a training pass inside the context, for `training_head_outputs`.
+@contextmanager
+def record_loss(network: OneStage) -> Iterator[tuple[Call, Call]]:
+    """Records the anchors and the loss of a training pass inside the context, for `training_head_outputs`.
 
-    All three compute it in ``compute_loss(targets, head_outputs, anchors, matched_idxs)``: a method of the network in
-    SSD, of its head in the others.
+    All three compute the loss in ``compute_loss(targets, head_outputs, anchors, matched_idxs)``: a method of the
+    network in SSD, of its head in the others.
     """
-    return record_call(network if isinstance(network, SSD) else network.head, "compute_loss")
+    owner = network if isinstance(network, SSD) else network.head
+    with record_call(network, "anchor_generator") as anchors, record_call(owner, "compute_loss") as loss:
+        yield anchors, loss
 
 
-def training_head_outputs(network: OneStage, call: Call) -> HeadOutputs:
+def training_head_outputs(network: OneStage, calls: tuple[Call, Call]) -> HeadOutputs:
     """Every head of a recorded pass with its matched anchors."""
-    targets, outputs, anchors, owners = call.arguments
+    _, maps = calls[0].arguments
+    targets, outputs, anchors, owners = calls[1].arguments
     matched = _matched(network, targets, outputs["cls_logits"].detach(), anchors, torch.stack(list(owners)))
-    heads = _outputs(network, outputs, anchors)
+    heads = _outputs(network, outputs, anchors, cell_layout(network.anchor_generator, maps))
     heads["anchors"] = replace(heads["anchors"], matched=matched)
     if "centerness" in heads:
         heads["centerness"] = replace(heads["centerness"], matched=_centerness_matched(matched))
@@ -57,11 +63,13 @@ def score_boxes(
     own = network.anchor_generator(batch, levels)
     for name, given in boxes.items():
         check_anchors(name, given, own)
-    heads = _outputs(network, network.head(levels), own)
+    heads = _outputs(network, network.head(levels), own, cell_layout(network.anchor_generator, levels))
     return HeadOutputs({name: heads[name] for name in boxes})
 
 
-def _outputs(network: OneStage, outputs: Mapping[str, Tensor], anchors: Sequence[Tensor]) -> dict[str, HeadOutput]:
+def _outputs(
+    network: OneStage, outputs: Mapping[str, Tensor], anchors: Sequence[Tensor], layout: CellLayout
+) -> dict[str, HeadOutput]:
     coder = network.box_coder
     ltrb, softmax = isinstance(coder, BoxLinearCoder), isinstance(network, SSD)
     heads = {
@@ -72,10 +80,13 @@ def _outputs(network: OneStage, outputs: Mapping[str, Tensor], anchors: Sequence
             background=0 if softmax else None,
             deltas=outputs["bbox_regression"].reshape(-1, 1, 4),
             coding=("ltrb", coder.normalize_by_size) if ltrb else ("centre_size", *coder.weights),
+            layout=layout,
+            decoder=coder.decode if ltrb else coder.decode_single,
         )
     }
     if isinstance(network, FCOS):
-        heads["centerness"] = HeadOutput(anchors, outputs["bbox_ctrness"].reshape(-1, 1), "sigmoid")
+        centerness = outputs["bbox_ctrness"].reshape(-1, 1)
+        heads["centerness"] = HeadOutput(anchors, centerness, "sigmoid", layout=layout)
     return heads
 
 

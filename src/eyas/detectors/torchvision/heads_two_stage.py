@@ -13,6 +13,7 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from eyas.detectors.head_checks import check_anchors
 from eyas.detectors.torchvision.call_recorder import Call, record_call
+from eyas.detectors.torchvision.levels import cell_layout
 from eyas.types import HeadOutput, HeadOutputs, MatchedAnchors
 
 HEADS = ("rpn", "roi")
@@ -33,7 +34,7 @@ def training_head_outputs(network: FasterRCNN, calls: Mapping[str, Call]) -> Hea
     """Both heads of a recorded pass with their matched anchors, and the proposals that trained the second stage."""
     objectness, deltas, _, box_targets = calls["compute_loss"].arguments
     matched = _rpn_matched(calls["fg_bg_sampler"].result, box_targets)
-    rpn = _rpn_output(network, calls["anchor_generator"].result, objectness, deltas, matched)
+    rpn = _rpn_output(network, calls["anchor_generator"], objectness, deltas, matched)
     proposals, _, labels, box_targets = calls["select_training_samples"].result
     matched = _roi_matched(torch.cat(labels), torch.cat(box_targets))
     logits, deltas = calls["box_predictor"].result
@@ -60,7 +61,7 @@ def score_boxes(
             rpn.anchor_generator(batch, levels)
     if "rpn" in boxes:
         check_anchors("rpn", boxes["rpn"], anchors.result)
-        heads["rpn"] = _rpn_output(network, anchors.result, *concat_box_prediction_layers(*head.result))
+        heads["rpn"] = _rpn_output(network, anchors, *concat_box_prediction_layers(*head.result))
     if "roi" in boxes:
         pooled = roi.box_roi_pool(dict(maps), list(boxes["roi"]), batch.image_sizes)
         heads["roi"] = _roi_output(network, boxes["roi"], *roi.box_predictor(roi.box_head(pooled)))
@@ -68,22 +69,29 @@ def score_boxes(
 
 
 def _rpn_output(
-    network: FasterRCNN,
-    anchors: Sequence[Tensor],
-    logits: Tensor,
-    deltas: Tensor,
-    matched: MatchedAnchors | None = None,
+    network: FasterRCNN, anchors: Call, logits: Tensor, deltas: Tensor, matched: MatchedAnchors | None = None
 ) -> HeadOutput:
-    coding = ("centre_size", *network.rpn.box_coder.weights)
-    return HeadOutput(anchors, logits.reshape(-1, 1), "sigmoid", None, deltas.reshape(-1, 1, 4), coding, matched)
+    """The anchors are a recorded call of their generator."""
+    coder, (_, maps) = network.rpn.box_coder, anchors.arguments
+    return HeadOutput(
+        anchors.result,
+        logits.reshape(-1, 1),
+        "sigmoid",
+        deltas=deltas.reshape(-1, 1, 4),
+        coding=("centre_size", *coder.weights),
+        matched=matched,
+        layout=cell_layout(network.rpn.anchor_generator, maps),
+        decoder=coder.decode_single,
+    )
 
 
 def _roi_output(
     network: FasterRCNN, boxes: Sequence[Tensor], logits: Tensor, deltas: Tensor, matched: MatchedAnchors | None = None
 ) -> HeadOutput:
-    coding = ("centre_size", *network.roi_heads.box_coder.weights)
+    coder = network.roi_heads.box_coder
+    coding = ("centre_size", *coder.weights)
     deltas = deltas.reshape(len(logits), deltas.shape[1] // 4, 4)
-    return HeadOutput(boxes, logits, "softmax", 0, deltas, coding, matched)
+    return HeadOutput(boxes, logits, "softmax", 0, deltas, coding, matched, decoder=coder.decode_single)
 
 
 def _rpn_matched(sampled: tuple[list[Tensor], list[Tensor]], box_targets: Sequence[Tensor]) -> MatchedAnchors:

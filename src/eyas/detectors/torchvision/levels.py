@@ -17,6 +17,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from eyas.detectors.padding import Padding
 from eyas.nn.eval_mode import eval_mode
 from eyas.ops.anchors import AnchorGrid
+from eyas.ops.cells import CellLayout
 from eyas.types import EyasError, Level, Size
 
 PROBE_SIZE: Size = (256, 256)
@@ -87,6 +88,12 @@ def derive_levels(network: Any, generator: Any, padding: Padding, size: Size) ->
         name: Level(feature.shape[1], stride, grid(generator, index, padding), box_range, matched_by_iou=matched)
         for index, ((name, feature), stride, box_range) in found
     }
+
+
+def cell_layout(generator: Any, maps: Sequence[Tensor]) -> CellLayout:
+    """The order of the anchors that a torchvision generator makes for maps (batch, C, H, W), fine to coarse."""
+    sizes = tuple((feature.shape[-2], feature.shape[-1]) for feature in maps)
+    return CellLayout(sizes, tuple(generator.num_anchors_per_location()))
 
 
 def probe(network: Any, size: Size) -> dict[str, Tensor]:

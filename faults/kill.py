@@ -165,6 +165,10 @@ def _waited(
     return []
 
 
+class FinishedFirst(Exception):
+    """A command finished before the moment of its signal."""
+
+
 def begun(timeline: Sequence[tuple[float, str]], phase: str) -> int:
     """How many times a phase began."""
     return sum(what.startswith(phase) for _, what in timeline)
@@ -192,7 +196,12 @@ def stopped(trial: Trial, number: signal.Signals, phase: str, chance: random.Ran
     trial.events.unlink(missing_ok=True)
     with command(trial.arguments, trial.said, trial.program) as running:
         pass_by = chance.randrange(4) if phase == "training" else 0
-        wait_for(lambda: begun(trial.timeline(), phase) > pass_by, running, LIMIT)
+        try:
+            wait_for(lambda: begun(trial.timeline(), phase) > pass_by, running, LIMIT)
+        except ChildProcessError:
+            if running.returncode == 0:
+                raise FinishedFirst from None
+            raise
         time.sleep(chance.uniform(0, 0.3))
         met, sent = trial.phase(), time.monotonic()
         running.send_signal(number)
@@ -258,13 +267,26 @@ def enough(done: Sequence[Kill], count: int) -> bool:
 
 
 def stops(make: Callable[[str], Trial], reference: Trial, count: int, chance: random.Random) -> list[dict[str, Any]]:
-    """Run ``count`` trials, each stopped by both signals while training, and by one of them in another phase."""
-    rounds = []
-    for at in range(count):
-        current, elsewhere = make(f"stops{at}"), ("filling", "evaluation", "saving")[at % 3]
+    """Run ``count`` trials, each stopped by both signals while training, and by one of them in another phase.
+
+    A trial whose command finishes before its signal is made again.
+    """
+    rounds: list[dict[str, Any]] = []
+    names = (f"stops{index}" for index in range(10 * count))
+    while len(rounds) < count:
+        at = len(rounds)
+        current, elsewhere = make(next(names)), ("filling", "evaluation", "saving")[at % 3]
         order = [(signal.SIGTERM, "training"), (signal.SIGINT, "training")]
         order.insert(0 if elsewhere == "filling" else 1, (list(STATUS)[at % len(STATUS)], elsewhere))
-        signals = [stopped(current, number, phase, chance) for number, phase in order]
+        signals = []
+        for number, phase in order:
+            try:
+                signals.append(stopped(current, number, phase, chance))
+            except FinishedFirst:
+                print(f"finished before {number.name} in {phase}", flush=True)
+                break
+        if len(signals) < len(order):
+            continue
         finished(current)
         wrong = judged(current, reference)
         good = not wrong and all(entry["as it must be"] for entry in signals)

@@ -21,7 +21,19 @@ if TYPE_CHECKING:
     from eyas.evaluation import EvaluationResult
     from eyas.evaluation.detector import evaluate
     from eyas.export.pipeline import export_detector
-    from eyas.methods import FGFI, Auto, BoxMask, Chen2017, FitNets, Method, RoIMimic, Vanilla
+    from eyas.methods import (
+        CWD,
+        FGFI,
+        PKD,
+        Auto,
+        BoxMask,
+        Chen2017,
+        FitNets,
+        Method,
+        RoIMimic,
+        Schedule,
+        Vanilla,
+    )
     from eyas.ops.anchors import AnchorGrid, StrideGrid
     from eyas.ops.near_objects import near_object_masks
     from eyas.ops.pixels import as_float
@@ -32,7 +44,19 @@ if TYPE_CHECKING:
 
 __all__ = ["from_coco_detection", "from_hf", "from_supervision", "loader", "read", "to_supervision"]
 __all__ += ["CustomDetector", "TorchvisionDetector", "TransformersDetector", "build", "load", "save", "wrap"]
-__all__ += ["FGFI", "Auto", "BoxMask", "Chen2017", "FitNets", "Method", "RoIMimic", "Vanilla"]
+__all__ += [
+    "CWD",
+    "FGFI",
+    "PKD",
+    "Auto",
+    "BoxMask",
+    "Chen2017",
+    "FitNets",
+    "Method",
+    "RoIMimic",
+    "Schedule",
+    "Vanilla",
+]
 __all__ += ["AnchorGrid", "StrideGrid", "as_float", "near_object_masks"]
 __all__ += ["Distiller", "EvaluationResult", "evaluate", "export_detector", "freeze"]
 __all__ += ["Detector", "EyasError", "Level", "Prediction", "Target"]
@@ -44,7 +68,19 @@ HOMES = {
     "evaluation": ("EvaluationResult",),
     "evaluation.detector": ("evaluate",),
     "export.pipeline": ("export_detector",),
-    "methods": ("FGFI", "Auto", "BoxMask", "Chen2017", "FitNets", "Method", "RoIMimic", "Vanilla"),
+    "methods": (
+        "CWD",
+        "FGFI",
+        "PKD",
+        "Auto",
+        "BoxMask",
+        "Chen2017",
+        "FitNets",
+        "Method",
+        "RoIMimic",
+        "Schedule",
+        "Vanilla",
+    ),
     "ops.anchors": ("AnchorGrid", "StrideGrid"),
     "ops.near_objects": ("near_object_masks",),
     "ops.pixels": ("as_float",),

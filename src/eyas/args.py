@@ -209,7 +209,8 @@ class TeacherArgs:
         method: distillation losses: fgfi, fitnets, box_mask, vanilla, chen2017, roi_mimic, or a class by import path,
             with its arguments as --method.NAME; several as fgfi,vanilla, or in YAML a list. Fine-grained feature
             imitation (fgfi) when left out. --method.help fgfi lists the arguments.
-        pairs: student level: teacher level, where pairing by stride is not what you want.
+        pairs: student level: teacher level, where pairing by stride is not what you want; or index, which pairs the
+            finest levels, then the next, whatever their strides.
         any_classes: go on with a teacher that does not know every class of the data by name, where the methods read
             its features only.
         any_score: go on with a teacher that scores near zero.
@@ -222,7 +223,7 @@ class TeacherArgs:
     """
 
     method: Method | list[Method] | None = None
-    pairs: dict[str, str] | None = None
+    pairs: dict[str, str] | Literal["index"] | None = None
     any_classes: bool = False
     any_score: bool = False
     any_teacher: bool = False

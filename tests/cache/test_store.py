@@ -31,8 +31,8 @@ from eyas.cache.teacher import CachedTeacher, TeacherSummary
 from eyas.data import Augmentation, Resize, train_transform
 from eyas.data.formats.records import Annotation, build_record
 from eyas.distillation.distiller import Distiller
-from eyas.methods import FGFI, BoxMask, Chen2017, FitNets, RoIMimic, Vanilla
-from eyas.methods.imitation import TeacherTargets, gather
+from eyas.methods import CWD, FGFI, PKD, BoxMask, Chen2017, FitNets, Method, RoIMimic, Schedule, Vanilla
+from eyas.methods.cells import TeacherTargets, gather
 from eyas.ops.anchors import StrideGrid
 from eyas.tools.files import file_digest
 from eyas.types import EyasError, Record, Target, View
@@ -372,7 +372,7 @@ class Renamed(FGFI):
     pass
 
 
-def shared(method: FGFI, **more: str) -> str:
+def shared(method: Method, **more: str) -> str:
     settings = {"teacher": "t", "taps": ["p3"], "resize": {"height": 3}, "dtype": "bfloat16", "precision": "no"}
     return cache_folder(Path(), fingerprint(method, **{**settings, **more})).name
 
@@ -381,10 +381,12 @@ def test_a_fingerprint_depends_on_all_that_records_share() -> None:
     methods = [FGFI(), FGFI(psi=0.4), FGFI(assignment="per_level"), FitNets(), BoxMask(), BoxMask(scale=2.0), Told()]
     names = [shared(method) for method in methods]
     names += [shared(FGFI(), teacher="u"), shared(FGFI(), taps=["p4"]), shared(FGFI(), resize={"height": 4})]
-    names += [shared(FGFI(), dtype="float32"), shared(FGFI(), precision="bf16"), shared(Renamed())]
+    names += [shared(FGFI(), dtype="float32"), shared(FGFI(), precision="bf16"), shared(PKD())]
     assert len(set(names)) == len(names)
     # What does not change the teacher's vectors shares them.
-    assert shared(FGFI(0.3, kernel_size=1, start_step=3, init_std=0.1, name="other", sparse_below=0.1)) == names[0]
+    same = FGFI(0.3, kernel_size=1, schedule=Schedule(3), init_std=0.1, name="other", sparse_below=0.1)
+    assert shared(same) == shared(Renamed()) == names[0]
+    assert shared(PKD(finest=2)) == shared(CWD(temperature=4.0)) == names[-1]
     assert names[0].startswith("fgfi-") and len(names[0]) == len("fgfi-") + 12
 
 

@@ -106,7 +106,7 @@ def test_print_config_shows_the_arguments_of_a_method(capsys: pytest.CaptureFixt
         ([*DISTILL, "--run.resume=perhaps"], "--run.resume: give true, false or auto, not perhaps"),
         ([*DISTILL, "--optim.lr=fast"], "--optim.lr: give a number such as 0.01, not fast"),
         ([*DISTILL, "--devices=0"], "--devices: give a whole number above 0, not 0"),
-        ([*DISTILL, "--pairs=3"], "--pairs: give a mapping such as '{name: value}' or null, not 3"),
+        ([*DISTILL, "--pairs=3"], "--pairs: give a mapping such as '{name: value}', index or null, not 3"),
         ([*DISTILL, "--gamma=1"], "--gamma: there is no such option; did you mean --optim.gamma?"),
         ([*DISTILL, "--method=eyas.Nothing"], "--method: eyas.Nothing: module 'eyas' has no attribute 'Nothing'"),
         (["distill", "--data=d"], "required and not given: teacher, model, out; see eyas distill --help"),

@@ -13,7 +13,7 @@ from eyas.distillation.distiller import Distiller
 from eyas.distillation.pairing import pair_levels
 from eyas.distillation.teachers import RunningTeacher
 from eyas.distillation.views import pad_to_batch
-from eyas.methods import FGFI, Auto, FitNets, LevelPair, Method
+from eyas.methods import FGFI, Auto, FitNets, LevelPair, Method, Schedule
 from eyas.ops.pixels import as_float
 from eyas.types import EyasError, Level, View
 from helpers.toys import ToyDetector, relative, seeded, toy_batch, toy_target
@@ -21,7 +21,7 @@ from helpers.toys import ToyDetector, relative, seeded, toy_batch, toy_target
 
 def distilled(*, student_norm: bool = False, weight: float = 1.0, start_step: int = 0) -> Distiller:
     """Adapters of a size that lets a gradient through."""
-    method = FGFI(weight, init_std=0.1, start_step=start_step)
+    method = FGFI(weight, init_std=0.1, schedule=Schedule(start_step))
     return Distiller(seeded(0, norm=student_norm), seeded(1, 6, norm=True), method)
 
 
@@ -150,6 +150,13 @@ def test_pairs_by_stride() -> None:
     names = ["neck:fine", "neck:coarse"]
     assert [(pair.student_tap, pair.teacher_tap) for pair in pairs] == list(zip(names, names, strict=True))
     assert [pair.rectified for pair in pairs] == [True, False]
+
+
+def test_pairs_by_index_whatever_the_strides() -> None:
+    pairs = pair_levels(ToyDetector(strides=(16, 32)), RunningTeacher(ToyDetector(6)), "index")
+    names = ["neck:fine", "neck:coarse"]
+    assert [(pair.student_tap, pair.teacher_tap) for pair in pairs] == list(zip(names, names, strict=True))
+    assert [pair.step for pair in pairs] == [0.5, 0.5]
 
 
 def test_names_override_and_other_sizes_are_resized() -> None:
@@ -385,7 +392,9 @@ def test_balance_is_what_autograd_says_by_hand() -> None:
 
 
 def test_balance_leaves_nothing_behind() -> None:
-    distiller = Distiller(seeded(0, norm=True, dropout=0.5), seeded(1, 6, norm=True), FGFI(init_std=0.1, start_step=1))
+    distiller = Distiller(
+        seeded(0, norm=True, dropout=0.5), seeded(1, 6, norm=True), FGFI(init_std=0.1, schedule=Schedule(1))
+    )
     before, random_state = copy.deepcopy(distiller.state_dict()), torch.get_rng_state()
     with torch.no_grad():
         balance = distiller.balance(*toy_batch())

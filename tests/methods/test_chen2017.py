@@ -240,7 +240,6 @@ def test_missing_parts_are_named() -> None:
         {"background_weight": -1.0},
         {"heads": []},
         {"weight": 2.1},  # would leave the hard labels a share of -0.05
-        {"start_step": -1},
     ],
 )
 def test_options_out_of_range_raise(options: dict[str, object]) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from eyas.methods import imitation
 from eyas.methods.adapter import Adapter
+from eyas.methods.cells import gather
 from eyas.methods.fgfi import FGFI
-from eyas.methods.imitation import count_imitated_cells, gather, imitation_loss, sparse_imitation_loss
+from eyas.methods.imitation import count_imitated_cells, imitation_loss, sparse_imitation_loss
 from eyas.methods.method import LevelPair
 from eyas.types import EyasError, Level, Target, View
 from helpers.toys import relative, toy_grid, toy_target
@@ -303,7 +304,6 @@ def test_options_reach_the_masks() -> None:
         ({"kernel_size": 2}, "kernel_size"),
         ({"rectify": "yes"}, "rectify"),
         ({"init_std": 0.0}, "init_std"),
-        ({"start_step": -1}, "start_step"),
     ],
 )
 def test_options_out_of_range_raise_with_their_name(options: dict[str, object], message: str) -> None:

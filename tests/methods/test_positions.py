@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 import eyas.methods.imitation
 from eyas import BoxMask, CustomDetector, Distiller, FitNets
-from eyas.methods.imitation import FeatureImitation, covered_extent, sample_cells
+from eyas.methods.cells import covered_extent, sample_cells
+from eyas.methods.imitation import FeatureImitation
 from eyas.ops.anchors import AnchorGrid, shapes_to_cell_anchors
 from eyas.types import GridBuilder, Level, Target
 

@@ -151,9 +151,7 @@ def test_without_positive_rows_only_the_classes_are_distilled() -> None:
     assert other.boxes.grad is not None and other.boxes.grad.any()
 
 
-@pytest.mark.parametrize(
-    "options", [{"temperature": 0.0}, {"box_weight": -1.0}, {"heads": []}, {"weight": -1.0}, {"start_step": -1}]
-)
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"box_weight": -1.0}, {"heads": []}, {"weight": -1.0}])
 def test_options_out_of_range_raise(options: dict[str, object]) -> None:
     with pytest.raises(EyasError, match="Vanilla"):
         Vanilla(**options)  # type: ignore[arg-type]

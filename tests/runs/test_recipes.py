@@ -140,8 +140,8 @@ class Runs:
 def started(method: dict[str, Any] | list[dict[str, Any]]) -> dict[str, Any] | list[dict[str, Any]]:
     """A method's options without a number of steps to wait."""
     if isinstance(method, list):
-        return [{**one, "init_args": one.get("init_args", {}) | {"start_step": 0}} for one in method]
-    return {**method, "init_args": method.get("init_args", {}) | {"start_step": 0}}
+        return [{**one, "init_args": one.get("init_args", {}) | {"schedule": {"start_step": 0}}} for one in method]
+    return {**method, "init_args": method.get("init_args", {}) | {"schedule": {"start_step": 0}}}
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from eyas.__main__ import main
+from eyas.runs.resume import first_difference, renamed
 from helpers.tiny import options, write_squares
 
 SIZE = "--dataset.resize=64x64"
@@ -28,3 +29,13 @@ def test_a_shuffledet_of_an_earlier_version(tmp_path: Path, capsys: pytest.Captu
     assert main(["evaluate", str(old), "--workers=0"]) == 0
     taught = ["distill", f"--data={data}", f"--teacher={old}", "--any_teacher=true", f"--out={tmp_path / 'new'}"]
     assert main([*taught, SIZE, *options(run_epochs=1)]) == 0
+
+
+def test_a_start_step_of_an_earlier_version_is_part_of_a_schedule_now() -> None:
+    before = {"method.class_path": "eyas.FGFI", "method.init_args.start_step": 400}
+    now = {"method.class_path": "eyas.FGFI", "method.init_args.schedule.start_step": 400}
+    now |= {"method.init_args.schedule.ramp_steps": 0, "method.init_args.schedule.stop": 1.0}
+    assert first_difference(before, now, ()) is None
+    assert renamed(now) == now
+    found = first_difference(before, {**now, "method.init_args.schedule.start_step": 0}, ())
+    assert found is not None and (found.before, found.now) == (400, 0)

@@ -15,7 +15,7 @@ from eyas.data.summary import FIT_RECORDS, anchor_fit, report
 from eyas.detectors import build
 from eyas.distillation.distiller import Distiller
 from eyas.distillation.outlines import anchor_grids
-from eyas.methods import FGFI, Auto, Chen2017, FitNets, Vanilla
+from eyas.methods import FGFI, Auto, Chen2017, FitNets, Schedule, Vanilla
 from eyas.ops.anchors import AnchorGrid, ratio_cell_anchors
 from eyas.training.preflight import describe_anchors, describe_distillation, describe_idle, describe_late_start
 from eyas.types import Record, Size
@@ -30,7 +30,7 @@ def said_by(describe: object, *given: object) -> list[str]:
 
 
 def test_a_run_that_ends_before_its_method_begins_is_announced() -> None:
-    methods = [FGFI(), FitNets(Auto(warmup=2), start_step=5), Vanilla(0.5, start_step=12), Chen2017()]
+    methods = [FGFI(), FitNets(Auto(warmup=2), schedule=Schedule(5)), Vanilla(0.5, schedule=Schedule(12)), Chen2017()]
     assert said_by(describe_late_start, methods, 13) == []
     first, second = said_by(describe_late_start, methods, 7)[:2]
     assert first.startswith("warning   fgfi distils nothing in this run: the student feels it after 10 batches")
@@ -41,7 +41,7 @@ def test_a_run_that_ends_before_its_method_begins_is_announced() -> None:
 
 
 def test_what_the_student_never_felt_is_named_at_the_end() -> None:
-    distiller = Distiller(seeded(0), seeded(1, 6), FGFI(Auto(warmup=3)), FitNets(0.5, start_step=4))
+    distiller = Distiller(seeded(0), seeded(1, 6), FGFI(Auto(warmup=3)), FitNets(0.5, schedule=Schedule(4)))
     for _ in range(3):
         distiller(*toy_batch())
     fgfi, fitnets = said_by(describe_idle, distiller, 3)

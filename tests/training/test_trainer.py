@@ -240,7 +240,12 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     """AdamW, a running average, dropout, augmentation, adapters and a late start of the imitation: bit by bit."""
     arguments = [command, f"--data={data}", *options(run_epochs=4, optim_ema=0.9)]
     if command == "distill":
-        arguments += [f"--teacher={teacher}", "--any_teacher=true", "--method=eyas.FGFI", "--method.start_step=3"]
+        arguments += [
+            f"--teacher={teacher}",
+            "--any_teacher=true",
+            "--method=eyas.FGFI",
+            "--method.schedule.start_step=3",
+        ]
     assert main([*arguments, f"--out={tmp_path / 'whole'}"]) == 0
     with monkeypatch.context() as patch:
         interrupt_at(patch, 6)

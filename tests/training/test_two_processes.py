@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from eyas.distillation.distiller import Distiller
-from eyas.methods import FGFI, Auto, BoxMask, FitNets
+from eyas.methods import FGFI, Auto, BoxMask, FitNets, Schedule
 from eyas.types import Target
 from helpers.gloo import two_processes
 from helpers.toys import relative, seeded, toy_target
@@ -33,7 +33,7 @@ def batch(case: str) -> tuple[Tensor, list[Target]]:
 METHODS = {
     "dense": lambda: FGFI(1.0, init_std=0.1, sparse_below=0.0),
     "sparse": lambda: FGFI(1.0, init_std=0.1, sparse_below=1.1),
-    "waiting": lambda: FGFI(1.0, init_std=0.1, start_step=1),
+    "waiting": lambda: FGFI(1.0, init_std=0.1, schedule=Schedule(1)),
     "automatic": lambda: FGFI(Auto(warmup=0), init_std=0.1),
     "warming up": lambda: FGFI(Auto(), init_std=0.1),
     "fitnets": lambda: FitNets(1.0, init_std=0.1),

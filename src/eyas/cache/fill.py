@@ -22,7 +22,7 @@ from eyas.data.transforms import Transform
 from eyas.data.worker_watch import name_failed_images, with_timeout
 from eyas.data.workers import WorkerProgress, worker_options
 from eyas.distillation.outlines import Outlines
-from eyas.methods.imitation import FeatureImitation
+from eyas.methods.cells import CellMethod
 from eyas.nn.eval_mode import eval_mode
 from eyas.nn.taps import tapped_view
 from eyas.ops.pixels import as_float
@@ -30,7 +30,7 @@ from eyas.types import Size, Target
 
 SAMPLE = 500
 """Number of images whose masks predict the size; it is exact if there are no more."""
-Cached = tuple[FeatureImitation, TeacherCache]
+Cached = tuple[CellMethod, TeacherCache]
 """A method and its cache, which methods with the same cells share."""
 
 

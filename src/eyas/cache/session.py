@@ -34,7 +34,7 @@ from eyas.data.images import content_digests
 from eyas.distillation.teachers import RunningTeacher
 from eyas.evaluation import EvaluationResult
 from eyas.methods import LevelPair, Method
-from eyas.methods.imitation import FeatureImitation
+from eyas.methods.cells import CellMethod
 from eyas.nn.fold_batchnorm import fold_teacher
 from eyas.runs.log import are_metrics, are_metrics_of_classes
 from eyas.runs.results import nulls_as_nan
@@ -66,7 +66,7 @@ class CacheSession:
         for method in methods:
             method.fingerprint()
         self.root, self.dtype, self._on_demand = root, dtype, teacher
-        self.methods = cast(Sequence[FeatureImitation], methods)  # only these have a fingerprint()
+        self.methods = cast(Sequence[CellMethod], methods)  # only these have a fingerprint()
         self.train, self.data, self.accelerator, self.progress = train, data, accelerator, progress
         make_folder(root)
         self.teacher = CachedTeacher(self._summarise())

@@ -25,7 +25,7 @@ from torch import Tensor
 from eyas.args import CacheDtype
 from eyas.cache.shards import KEY_BYTES, LevelRecord, Shards, decode, record_bytes, stored_sizes, well_formed
 from eyas.methods import Method
-from eyas.methods.imitation import Extents, TeacherTargets, to_device_async
+from eyas.methods.cells import Extents, TeacherTargets, to_device_async
 from eyas.tools.files import make_folder, write_json
 from eyas.tools.text_files import read_json
 from eyas.types import EyasError, Record, Size
@@ -205,8 +205,7 @@ def fingerprint(
     Raises:
         EyasError: the method's vectors cannot be cached.
     """
-    options, kind = method.fingerprint(), type(method)
-    _check_own(method)
+    options, kind = method.fingerprint(), _selects(method)
     # Methods of Eyas are named without their module, which may move.
     name = kind.__qualname__ if kind.__module__.startswith("eyas.") else f"{kind.__module__}.{kind.__qualname__}"
     shared = {
@@ -278,8 +277,12 @@ def read_cached(path: Path) -> dict[str, Any]:
         raise EyasError(f"{error}; remove it, and it is made again") from error
 
 
-def _check_own(method: Method) -> None:
-    """Refuse a subclass with masks of its own, which would share its base class's records."""
+def _selects(method: Method) -> type[Method]:
+    """The class that selects the cells of a method, and whose records it shares with others.
+
+    Raises:
+        EyasError: a subclass of it selects otherwise, and does not say how.
+    """
     classes = type(method).__mro__
     base = next(index for index, kind in enumerate(classes) if "fingerprint" in vars(kind))
     for name in ("masks", "select", "forward"):
@@ -288,3 +291,4 @@ def _check_own(method: Method) -> None:
                 f"{type(method).__name__} has {name}() of its own, but not fingerprint(), by which a cache tells it "
                 f"from {classes[base].__name__}: add one that returns the options of its masks, or leave --cache out"
             )
+    return classes[base]

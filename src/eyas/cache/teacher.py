@@ -8,7 +8,7 @@ from typing import Any
 
 from eyas.cache.store import TeacherCache
 from eyas.distillation.teachers import TeacherRequest
-from eyas.methods.imitation import CachedView, Extents, TeacherTargets
+from eyas.methods.cells import CachedView, Extents, TeacherTargets
 from eyas.tools.timing import span
 from eyas.types import EyasError, Level
 

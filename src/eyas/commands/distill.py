@@ -63,6 +63,7 @@ def distill(
         check_classes(session.teacher, setup.train, methods, teacher, any_classes=teaching.any_classes)
         distiller = Distiller(detector, session.teacher, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed)
         trainer = setup.trainer(distiller, spec)
+        batches = distiller.total_batches = len(trainer.train) * run.epochs
         first = trainer.first_batch()
         distiller.try_out(*first)  # before the teacher's long work
         taught = setup.score_teacher(session, teacher, any_score=teaching.any_score)
@@ -72,7 +73,6 @@ def distill(
         seed_epoch(run.seed, 0, setup.accelerator.process_index)
         balance = distiller.balance(*first)
         describe_distillation(distiller, balance, setup.say)
-        batches = len(trainer.train) * run.epochs
         describe_late_start(methods, batches, setup.say)
         # Only after every check: a run that is refused leaves no folder.
         setup.start()

@@ -11,6 +11,8 @@ METHODS: Mapping[str, str] = {
     "vanilla": "eyas.Vanilla",
     "chen2017": "eyas.Chen2017",
     "roi_mimic": "eyas.RoIMimic",
+    "pkd": "eyas.PKD",
+    "cwd": "eyas.CWD",
 }
 """Short name of a method -> its class; here because the command line needs them without torch."""
 

@@ -20,7 +20,7 @@ from eyas.distillation.accumulation import step_shares
 from eyas.distillation.balance import Balance, detection_gradient, measure_balance
 from eyas.distillation.first_batches import CHECKED, check_batch
 from eyas.distillation.outlines import Outlines
-from eyas.distillation.pairing import pair_levels
+from eyas.distillation.pairing import Pairing, pair_levels
 from eyas.distillation.teacher_scale import check_scale, resize_for_student, student_size
 from eyas.distillation.teachers import RunningTeacher, Teacher, TeacherRequest
 from eyas.distillation.terms import Term, with_terms
@@ -40,10 +40,11 @@ class Distiller(nn.Module):
             another `eyas.distillation.teachers.Teacher`, such as a cache.
         methods: distillation losses. Their adapters are made here, so build the optimiser from
             ``distiller.parameters()`` afterwards. Without any, the student trains by its own losses.
-        pairs: student tap name -> teacher tap name, where the automatic pairing by stride is not what you want.
+        pairs: how levels are paired where the same stride is not what you want, see `Pairing`.
         teacher_scale: how many times larger the teacher sees the images, in [1, 4]. The images and targets of a batch
             are then the teacher's, and the student's are resized from them, see `eyas.distillation.teacher_scale`.
             Only methods that compare feature maps can do that.
+        total_batches: how many batches the training has, for methods that stop before its end; it may be set later.
         seed: of the adapters' initial weights. They are drawn apart from the global random state, so that a baseline
             and a distilled student of one global seed have the same initial weights, dropout and data order.
 
@@ -61,13 +62,14 @@ class Distiller(nn.Module):
         student: Detector,
         teacher: Detector | Teacher,
         *methods: Method,
-        pairs: Mapping[str, str] | None = None,
+        pairs: Pairing = None,
         teacher_scale: float = 1.0,
+        total_batches: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         _check(student, teacher, methods, teacher_scale)
-        self.student, self.teacher_scale = student, teacher_scale
+        self.student, self.teacher_scale, self.total_batches = student, teacher_scale, total_batches
         self.terms = cast(Sequence[Term], nn.ModuleList(Term(method) for method in methods))
         # A tuple keeps the teacher out of the module tree.
         self._outside = (teacher if isinstance(teacher, Teacher) else RunningTeacher(teacher),)
@@ -104,7 +106,7 @@ class Distiller(nn.Module):
             EyasError: one of the first batches is not what losses and masks need, see `check_batch`.
         """
         images, targets = self._batch(images, targets)
-        active = [term for term in self.terms if term.is_active(self._batches)]
+        active = [term for term in self.terms if term.is_active(self._batches, self.total_batches)]
         student, teacher = self._views(images, targets, active)
         losses = dict(student.losses)
         shares = self._shares.popleft() if self._shares else {}
@@ -115,7 +117,7 @@ class Distiller(nn.Module):
             if teacher is None or term not in active:
                 losses[term.name] = term.zero(images)
             else:
-                loss = term(student, teacher, targets, batch=self._batches, detection_gradient=measured)
+                loss = term(student, teacher, targets, self._batches, self.total_batches, measured)
                 losses[term.name] = loss * shares.get(term.name, 1.0)
         if self.training:
             self._batches += 1

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 from eyas.distillation.teachers import Teacher
 from eyas.methods.method import LevelPair
 from eyas.nn.taps import probe
 from eyas.types import Detector, EyasError, Level
 
+Pairing = Mapping[str, str] | Literal["index"] | None
+"""Student tap -> teacher tap; or index, the finest level with the teacher's finest and so on; None for the same stride.
+
+The authors of PKD pair by index, so that P2 of a two-stage teacher is imitated by P3 of a one-stage student.
+"""
+
 
 def pair_levels(
-    student: Detector, teacher: Teacher, names: Mapping[str, str] | None = None, *, scale: float = 1.0
+    student: Detector, teacher: Teacher, names: Pairing = None, *, scale: float = 1.0
 ) -> tuple[LevelPair, ...]:
-    """Pair the levels of the student with the teacher's levels of the same stride; a forward pass of both checks them.
+    """Pair the levels of the student with the teacher's levels; a forward pass of both checks them.
 
     Args:
-        names: student tap -> teacher tap, to override the pairing by stride.
+        names: see `Pairing`.
         scale: how many times larger the teacher sees the images.
 
     Raises:
         EyasError: a name is no level, or no stride is common. The message lists the levels of both.
     """
+    if names == "index":
+        names = dict(zip(student.levels, teacher.levels, strict=False))
     chosen = names or _same_stride(student.levels, teacher.levels, scale)
     unknown = [s for s in chosen if s not in student.levels] + [t for t in chosen.values() if t not in teacher.levels]
     if unknown or not chosen:

@@ -29,19 +29,20 @@ class Term(nn.Module):
         super().__init__()
         self.method, self.name = method, method.name
         rule = method.weight
-        self.auto = AutoWeight(rule, method.start_step, method.max_weight) if isinstance(rule, Auto) else None
-        self.monitor = RatioMonitor(method.start_step)
+        start = method.schedule.start_step
+        self.auto = AutoWeight(rule, start, method.max_weight) if isinstance(rule, Auto) else None
+        self.monitor = RatioMonitor(start)
 
     def weight(self) -> Tensor | float:
         """The weight in the next batch; an automatic one is 0 until it has been measured."""
         return cast(float, self.method.weight) if self.auto is None else self.auto.value()
 
-    def is_active(self, batch: int) -> bool:
-        """Whether the term needs the teacher in this batch, counted from 0.
+    def is_active(self, batch: int, batches: int | None = None) -> bool:
+        """Whether the term needs the teacher in this batch, counted from 0, of a training of so many.
 
         While an automatic weight warms up, only adapters learn: a method without any has nothing to do.
         """
-        if batch < self.method.start_step:
+        if not self.method.schedule.factor(batch, batches):
             return False
         return self._learns() or not self._warms_up(batch)
 
@@ -50,8 +51,8 @@ class Term(nn.Module):
         student: View,
         teacher: View,
         targets: Sequence[Target],
-        *,
         batch: int,
+        batches: int | None,
         detection_gradient: Callable[[], Tensor],
     ) -> Tensor:
         """The weighted loss of one batch, a scalar.
@@ -61,9 +62,10 @@ class Term(nn.Module):
             teacher: the teacher's view.
             targets: one for each image.
             batch: the number of training batches before this one.
+            batches: those of the whole training; None where nobody has said.
             detection_gradient: computes the norm of the detection loss's gradient at the student's imitated features.
         """
-        warms_up = self._warms_up(batch)
+        warms_up, factor = self._warms_up(batch), self.method.schedule.factor(batch, batches)
         with span("loss"):
             loss: Tensor = self.method(student.detached() if warms_up else student, teacher, targets)
         if self.training and self.auto is not None:
@@ -75,8 +77,8 @@ class Term(nn.Module):
                 detection, imitation = detection_gradient(), gradient_norm(loss, student.features)
                 if self.auto is not None:
                     self.auto.update(detection, imitation)
-                self.monitor.update(self.weight() * imitation, detection)
-        return self.weight() * loss
+                self.monitor.update(factor * self.weight() * imitation, detection)
+        return factor * self.weight() * loss
 
     def zero(self, images: Tensor) -> Tensor:
         """The term while it is not active: a zero that depends on every parameter, so that DDP sees all of them."""

@@ -3,15 +3,20 @@
 from eyas.methods.adapter import Adapter, convolve_at, patches_at
 from eyas.methods.box_mask import BoxMask
 from eyas.methods.chen2017 import Chen2017
+from eyas.methods.cwd import CWD
 from eyas.methods.fgfi import FGFI
 from eyas.methods.fitnets import FitNets
 from eyas.methods.imitation import imitation_loss, sparse_imitation_loss
 from eyas.methods.method import Auto, LevelPair, Method
+from eyas.methods.pkd import PKD
 from eyas.methods.roi_mimic import RoIMimic
+from eyas.methods.schedule import Schedule
 from eyas.methods.vanilla import Vanilla
 
 __all__ = [
+    "CWD",
     "FGFI",
+    "PKD",
     "Adapter",
     "Auto",
     "BoxMask",
@@ -20,6 +25,7 @@ __all__ = [
     "LevelPair",
     "Method",
     "RoIMimic",
+    "Schedule",
     "Vanilla",
     "convolve_at",
     "imitation_loss",

@@ -10,6 +10,7 @@ from torch import Tensor
 from eyas.methods.imitation import FeatureImitation, Rectify
 from eyas.methods.masks import batch_masks
 from eyas.methods.method import Weight
+from eyas.methods.schedule import ALWAYS, Schedule
 from eyas.ops.anchors import AnchorGrid
 from eyas.types import Target, View
 
@@ -54,7 +55,7 @@ class BoxMask(FeatureImitation):
         rectify: end the adaptation layer in a ReLU: always, never, or auto, which adds it if the teacher's features are
             never negative.
         init_std: standard deviation of the adaptation layer's initial weights.
-        start_step: training batches before the loss counts.
+        schedule: when the loss counts, see `Schedule`.
         sparse_below: evaluate the adaptation layer only at the imitated cells if their share is below this, see `FGFI`.
         name: key of the loss.
 
@@ -70,11 +71,11 @@ class BoxMask(FeatureImitation):
         kernel_size: int = 3,
         rectify: Rectify = "auto",
         init_std: float = 1e-4,
-        start_step: int = 0,
+        schedule: Schedule = ALWAYS,
         sparse_below: float | None = None,
         name: str = "box_mask",
     ) -> None:
-        super().__init__(name, weight, start_step, kernel_size, rectify, init_std, sparse_below)
+        super().__init__(name, weight, schedule, kernel_size, rectify, init_std, sparse_below)
         self.require(scale > 0, f"scale must be above 0, got {scale}")
         self.scale = scale
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from eyas.methods.method import Auto, Weight, ratio
 from eyas.methods.outputs import HeadPair, OutputDistillation
+from eyas.methods.schedule import ALWAYS, Schedule
 from eyas.types import EyasError, View
 
 
@@ -91,7 +92,7 @@ class Chen2017(OutputDistillation):
         margin: m in L_b, in squared box deltas: a box counts unless the student beats the teacher by this margin.
         background_weight: factor of the background in L_soft; the other classes have 1.
         heads: names of the heads to distil; None for all of the student's.
-        start_step: training batches before the loss counts.
+        schedule: when the loss counts, see `Schedule`.
         name: key of the loss.
 
     Raises:
@@ -107,10 +108,10 @@ class Chen2017(OutputDistillation):
         margin: float = 0.0,
         background_weight: float = 1.5,
         heads: Sequence[str] | None = None,
-        start_step: int = 0,
+        schedule: Schedule = ALWAYS,
         name: str = "chen2017",
     ) -> None:
-        super().__init__(name, weight, heads, start_step)
+        super().__init__(name, weight, heads, schedule)
         self.require(0 <= mu <= 1, f"mu must lie in [0, 1], got {mu}")
         self.require(nu >= 0, f"nu cannot be negative, got {nu}")
         self.require(margin >= 0, f"margin cannot be negative, got {margin}")

@@ -19,6 +19,7 @@ from torch import Tensor
 from eyas.methods.imitation import FeatureImitation, Rectify
 from eyas.methods.masks import near_masks
 from eyas.methods.method import Weight
+from eyas.methods.schedule import ALWAYS, Schedule
 from eyas.ops.near_objects import AssignmentRule
 from eyas.types import Target, View
 
@@ -45,7 +46,7 @@ class FGFI(FeatureImitation):
         rectify: end the adaptation layer in a ReLU: always, never, or auto, which adds it if the teacher's features are
             never negative.
         init_std: standard deviation of the adaptation layer's initial weights.
-        start_step: training batches before the loss counts. The authors' code has 400, of tens of thousands.
+        schedule: when the loss counts, see `Schedule`.
         sparse_below: evaluate the adaptation layer only at the near cells if their share is below this; by default
             `eyas.methods.imitation.SPARSE_BELOW` of the device. The loss and its gradients are the same.
         name: key of the loss.
@@ -63,11 +64,11 @@ class FGFI(FeatureImitation):
         kernel_size: int = 3,
         rectify: Rectify = "auto",
         init_std: float = 1e-4,
-        start_step: int = 0,
+        schedule: Schedule = ALWAYS,
         sparse_below: float | None = None,
         name: str = "fgfi",
     ) -> None:
-        super().__init__(name, weight, start_step, kernel_size, rectify, init_std, sparse_below)
+        super().__init__(name, weight, schedule, kernel_size, rectify, init_std, sparse_below)
         self.require(0 <= psi <= 1, f"psi must lie in [0, 1], got {psi}")
         rules = get_args(AssignmentRule)
         self.require(assignment in rules, f"assignment: one of {rules}: {assignment!r}")

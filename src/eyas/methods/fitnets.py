@@ -15,6 +15,7 @@ from torch import Tensor
 
 from eyas.methods.imitation import FeatureImitation, Rectify
 from eyas.methods.method import Weight
+from eyas.methods.schedule import ALWAYS, Schedule
 from eyas.types import Target, View
 
 
@@ -30,7 +31,7 @@ class FitNets(FeatureImitation):
         rectify: end the regressor in a ReLU: always, never, or auto, which adds it if the teacher's features are never
             negative.
         init_std: standard deviation of the regressor's initial weights.
-        start_step: training batches before the loss counts.
+        schedule: when the loss counts, see `Schedule`.
         name: key of the loss.
 
     Raises:
@@ -44,10 +45,10 @@ class FitNets(FeatureImitation):
         kernel_size: int = 1,
         rectify: Rectify = "auto",
         init_std: float = 1e-4,
-        start_step: int = 0,
+        schedule: Schedule = ALWAYS,
         name: str = "fitnets",
     ) -> None:
-        super().__init__(name, weight, start_step, kernel_size, rectify, init_std)
+        super().__init__(name, weight, schedule, kernel_size, rectify, init_std)
 
     def masks(self, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
         """Every cell of each level, (batch, H, W) bool."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, distributed, nn
 
+from eyas.methods.schedule import ALWAYS, Schedule
 from eyas.types import EyasError, Level, Target, View
 
 Reads = Literal["heads", "student_proposals", "teacher_proposals"]
@@ -44,8 +45,8 @@ class Auto:
     Attributes:
         fraction: the gradient ratio: the norm of the method's gradient at the student's imitated features over the norm
             of the detection loss's gradient there, in (0, 1000].
-        warmup: batches after ``start_step`` in which only the adapters learn, not the student. A new adapter passes no
-            gradient worth measuring. Batches with nothing to imitate do not count.
+        warmup: batches after the start of the schedule in which only the adapters learn, not the student. A new adapter
+            passes no gradient worth measuring. Batches with nothing to imitate do not count.
         every: batches between measurements, on average. Until ten batches with something to imitate have been measured,
             every batch is.
 
@@ -74,13 +75,13 @@ class Method(nn.Module):
     Args:
         name: key of the loss, unique within a `eyas.Distiller`.
         weight: the distiller multiplies the loss by it.
-        start_step: training batches before the loss counts; until then the teacher does not run for it. Batches are
-            optimiser steps unless gradients are accumulated.
+        schedule: when the loss counts, see `Schedule`.
 
     Attributes:
         reads: what the method reads besides feature maps. Only what some method reads is computed.
         max_weight: the largest weight that makes sense, to which an automatic one is held.
         version: raise it when the same options select other cells, so that teacher caches are recomputed.
+        parts: the loss of the last batch by level or head, detached and without its weight; see `total`.
 
     Raises:
         EyasError: an option is out of range.
@@ -89,15 +90,15 @@ class Method(nn.Module):
     reads: frozenset[Reads] = frozenset()
     version: int = 1
 
-    def __init__(self, name: str, weight: Weight, start_step: int = 0) -> None:
+    def __init__(self, name: str, weight: Weight, schedule: Schedule = ALWAYS) -> None:
         super().__init__()
         self.name = name
         self.weight: float | Auto = Auto() if weight == "auto" else weight
-        self.start_step = start_step
+        self.schedule = schedule
+        self.parts: Mapping[str, Tensor] = {}
         self.max_weight = math.inf
         if not isinstance(self.weight, Auto):
             self.require(0 <= self.weight < math.inf, f"weight cannot be negative or infinite, got {weight}")
-        self.require(start_step >= 0, f"start_step cannot be negative, got {start_step}")
 
     def require(self, holds: bool, rule: str) -> None:
         """Raise an EyasError with the method's name and the rule unless it holds."""
@@ -141,6 +142,11 @@ class Method(nn.Module):
     def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
         """The loss of one batch, a float32 scalar without its weight. It has a gradient path even if it is zero."""
         raise NotImplementedError
+
+    def total(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """The sum of a loss's parts, scalars by the name of their level or head. The log shows their shares."""
+        self.parts = {name: part.detach() for name, part in parts.items()}
+        return torch.stack(list(parts.values())).sum()
 
 
 def count_per_process(count: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from eyas.methods.method import Method, Reads, Weight, count_per_process
+from eyas.methods.schedule import Schedule
 from eyas.types import EyasError, HeadOutput, MatchedAnchors, Target, View
 
 
@@ -55,8 +55,8 @@ class OutputDistillation(Method):
 
     reads: frozenset[Reads] = frozenset({"heads"})
 
-    def __init__(self, name: str, weight: Weight, heads: Sequence[str] | None, start_step: int) -> None:
-        super().__init__(name, weight, start_step)
+    def __init__(self, name: str, weight: Weight, heads: Sequence[str] | None, schedule: Schedule) -> None:
+        super().__init__(name, weight, schedule)
         self.require(heads is None or len(heads) > 0, "heads must name at least one head; leave it out to distil all")
         self.heads = heads
 
@@ -65,7 +65,8 @@ class OutputDistillation(Method):
         raise NotImplementedError
 
     def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
-        return torch.stack([self.term(pair, student) for pair in pair_heads(student, teacher, self.heads)]).sum()
+        pairs = pair_heads(student, teacher, self.heads)
+        return self.total({pair.name: self.term(pair, student) for pair in pairs})
 
 
 def pair_heads(student: View, teacher: View, names: Sequence[str] | None) -> list[HeadPair]:

@@ -17,6 +17,7 @@ from torchvision.ops import roi_align
 
 from eyas.methods.adapter import Adapter
 from eyas.methods.method import LevelPair, Method, Weight, count_per_process, ratio
+from eyas.methods.schedule import ALWAYS, Schedule
 from eyas.ops.boxes import area
 from eyas.types import EyasError, Level, Target, View
 
@@ -104,7 +105,7 @@ class RoIMimic(Method):
         kernel_size: kernel of the transform, a convolution on the pooled regions; odd.
         rois_per_image: pool at most this many proposals per image, best first; None pools all.
         init_std: standard deviation of the transform's initial weights.
-        start_step: training batches before the loss counts.
+        schedule: when the loss counts, see `Schedule`.
         name: key of the loss.
 
     Raises:
@@ -120,10 +121,10 @@ class RoIMimic(Method):
         kernel_size: int = 1,
         rois_per_image: int | None = None,
         init_std: float = 1e-4,
-        start_step: int = 0,
+        schedule: Schedule = ALWAYS,
         name: str = "roi_mimic",
     ) -> None:
-        super().__init__(name, weight, start_step)
+        super().__init__(name, weight, schedule)
         self.require(proposals in get_args(Source), f"proposals is one of {get_args(Source)}, got {proposals!r}")
         self.require(output_size > 0, f"output_size must be positive, got {output_size}")
         self.require(kernel_size > 0 and kernel_size % 2 == 1, f"kernel_size must be odd and positive: {kernel_size}")
@@ -136,6 +137,7 @@ class RoIMimic(Method):
         self.rois_per_image = rois_per_image
         self.init_std = init_std
         self.pooled: tuple[int, ...] = ()
+        self.taps: tuple[str, ...] = ()
         self.adapters = nn.ModuleList()
 
     def setup(self, pairs: Sequence[LevelPair]) -> None:
@@ -143,6 +145,7 @@ class RoIMimic(Method):
         # `assign_levels` needs ascending strides; pairs that the user names come in any order.
         self.pooled = tuple(sorted(pooled, key=lambda index: pairs[index].teacher.stride))
         self.require(bool(pooled), "no pair of levels that boxes are pooled from; pair levels that the heads read")
+        self.taps = tuple(pairs[index].student_tap for index in self.pooled)
         channels = [(pairs[index].student.channels, pairs[index].teacher.channels) for index in self.pooled]
         self.adapters = nn.ModuleList(
             Adapter(*both, kernel_size=self.kernel_size, init_std=self.init_std) for both in channels
@@ -162,8 +165,10 @@ class RoIMimic(Method):
         boxes = self._boxes(teacher if self.proposals == "teacher" else student)
         levels = assign_levels(boxes, [teacher.levels[index].stride for index in self.pooled])
         count = count_per_process(torch.tensor(len(levels), device=levels.device))
-        regions = zip(self.adapters, *(self._regions(view, boxes, levels) for view in (student, teacher)), strict=True)
-        return torch.stack([mimic_loss(adapter(own), teachers, count) for adapter, own, teachers in regions]).sum()
+        regions = zip(
+            self.taps, self.adapters, *(self._regions(view, boxes, levels) for view in (student, teacher)), strict=True
+        )
+        return self.total({tap: mimic_loss(adapter(own), theirs, count) for tap, adapter, own, theirs in regions})
 
     def _boxes(self, view: View) -> list[Tensor]:
         if view.proposals is None:

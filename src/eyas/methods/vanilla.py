@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from eyas.methods.method import Weight, ratio
 from eyas.methods.outputs import HeadPair, OutputDistillation
+from eyas.methods.schedule import ALWAYS, Schedule
 from eyas.types import View
 
 
@@ -61,7 +62,7 @@ class Vanilla(OutputDistillation):
         temperature: T of the class term, above 0.
         box_weight: factor of the box term; 0 distils only the classes.
         heads: names of the heads to distil; None for all of the student's.
-        start_step: training batches before the loss counts.
+        schedule: when the loss counts, see `Schedule`.
         name: key of the loss.
 
     Raises:
@@ -75,10 +76,10 @@ class Vanilla(OutputDistillation):
         temperature: float = 1.0,
         box_weight: float = 1.0,
         heads: Sequence[str] | None = None,
-        start_step: int = 0,
+        schedule: Schedule = ALWAYS,
         name: str = "vanilla",
     ) -> None:
-        super().__init__(name, weight, heads, start_step)
+        super().__init__(name, weight, heads, schedule)
         self.require(temperature > 0, f"temperature must be positive, got {temperature}")
         self.require(box_weight >= 0, f"box_weight cannot be negative, got {box_weight}")
         self.temperature = temperature

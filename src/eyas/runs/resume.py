@@ -30,6 +30,7 @@ FREE = (
 FREE_OF_METHODS = re.compile(r"method\..*\bsparse_below")
 """The names of a method's options that may change, too."""
 
+FORMER_START = re.compile(r"(method\..*)(?<!schedule\.)start_step")
 SINCE = "dataset.val_fraction"
 """Every run records this option that began after the changes of meaning below, and no run that began before them."""
 OBJECT_WEIGHT = "options.object_weight"
@@ -117,7 +118,7 @@ def first_difference(before: Options, now: Options, free: Collection[str]) -> Di
         now: the options of the training.
         free: names that may differ, beside `FREE_OF_METHODS`.
     """
-    translated = former_meanings(before)
+    before, translated = renamed(before), former_meanings(before)
     recorded, asked = (_of_a_step({**_defaults(), **options}) for options in ({**before, **translated}, now))
     for name in sorted(recorded.keys() | asked.keys()):
         own, other = recorded.get(name), asked.get(name)
@@ -126,6 +127,16 @@ def first_difference(before: Options, now: Options, free: Collection[str]) -> Di
         if own != other and not (own in (None, {}) and other in (None, {})):
             return Difference(name, own, other, name in translated)
     return None
+
+
+def renamed(options: Options) -> dict[str, Any]:
+    """Recorded options by today's names: a method's ``start_step`` is now part of a schedule, which had no other."""
+    today: dict[str, Any] = {}
+    for name, value in options.items():
+        former = FORMER_START.fullmatch(name)
+        schedule = {"start_step": value, "ramp_steps": 0, "stop": 1.0}
+        today |= {f"{former[1]}schedule.{key}": part for key, part in schedule.items()} if former else {name: value}
+    return today
 
 
 def former_meanings(options: Options) -> Options:

@@ -115,11 +115,13 @@ def describe_late_start(methods: Sequence[Method], batches: int, say: Callable[[
     """Warn of methods that begin only after the last of the planned batches."""
     for method in methods:
         warmup = method.weight.warmup if isinstance(method.weight, Auto) else 0
-        if method.start_step + warmup >= batches:
-            parts = f"start_step {method.start_step}, and a warm-up of {warmup}" if warmup else "its start_step"
+        start = method.schedule.start_step
+        if start + warmup >= min(batches, method.schedule.last(batches)):
+            parts = f"start_step {start}, and a warm-up of {warmup}" if warmup else "its start_step"
+            stop = "" if method.schedule.stop == 1 else f", of which its schedule stops at {method.schedule.stop:g}"
             say(
                 f"warning   {method.name} distils nothing in this run: the student feels it after "
-                f"{method.start_step + warmup} batches ({parts}), and the run has {batches}. Train for more "
+                f"{start + warmup} batches ({parts}), and the run has {batches}{stop}. Train for more "
                 "--run.epochs, in smaller batches, or with a lower start_step"
                 + (", a shorter warm-up (weight: {warmup: 2}) or a number as weight" if warmup else "")
             )
@@ -128,11 +130,10 @@ def describe_late_start(methods: Sequence[Method], batches: int, say: Callable[[
 def describe_idle(distiller: Distiller, batches: int, say: Callable[[str], None]) -> None:
     """Warn, after a training, of methods that the student never felt."""
     for term in distiller.terms:
-        late = term.auto is None and term.method.start_step >= batches
+        late = term.auto is None and term.method.schedule.start_step >= batches
         if late or (term.auto is not None and not float(term.weight())):
-            why = (
-                f"start_step {term.method.start_step} was never reached" if late else "its automatic weight was still 0"
-            )
+            start = f"start_step {term.method.schedule.start_step} was never reached"
+            why = start if late else "its automatic weight was still 0"
             say(
                 f"warning   {term.name} distilled nothing: after {batches} batches {why}, so this student is a baseline"
             )

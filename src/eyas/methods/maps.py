@@ -1,0 +1,112 @@
+"""Whole feature maps, level by level: the base class of the methods that need every cell, not some of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from eyas.methods.cells import CachedView, CellMethod, sample_cells
+from eyas.methods.method import LevelPair, Weight
+from eyas.methods.schedule import Schedule
+from eyas.tools.timing import span
+from eyas.types import Target, View
+
+
+class MapImitation(CellMethod):
+    """Base class of the methods that compare whole maps. A subclass states the loss of the levels in `levels`.
+
+    A level pair whose channels differ has a 1x1 convolution from the student's to the teacher's, with torch's default
+    initial weights; where they are equal there is none, unless ``always`` adapts. The student's map is then taken at
+    the teacher's cells, see `eyas.methods.cells`.
+
+    Args:
+        name: key of the loss.
+        weight: factor of the loss, or auto.
+        schedule: when the loss counts.
+        finest: how many of the finest level pairs to compare; None for all.
+        adapt_always: adapt a student's map that has the teacher's channels, too.
+
+    Raises:
+        EyasError: an option is out of range.
+    """
+
+    def __init__(
+        self, name: str, weight: Weight, schedule: Schedule, finest: int | None = None, *, adapt_always: bool = False
+    ) -> None:
+        super().__init__(name, weight, schedule)
+        self.require(finest is None or finest > 0, f"finest must be positive, got {finest}")
+        self.finest, self.adapt_always = finest, adapt_always
+        self.chosen: tuple[int, ...] = ()
+        self.adapters = nn.ModuleList()
+
+    def setup(self, pairs: Sequence[LevelPair]) -> None:
+        super().setup(pairs)
+        # Pairs that the user names come in any order.
+        by_stride = sorted(range(len(pairs)), key=lambda index: pairs[index].teacher.stride)
+        self.chosen = tuple(sorted(by_stride[: self.finest]))
+        self.adapters = nn.ModuleList(self.adapter(pairs[index]) for index in self.chosen)
+
+    def adapter(self, pair: LevelPair) -> nn.Module:
+        """The layer from the student's channels to the teacher's on one level."""
+        own, other = pair.student.channels, pair.teacher.channels
+        return nn.Conv2d(own, other, 1) if own != other or self.adapt_always else nn.Identity()
+
+    def masks(self, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
+        """Every cell of each level, (batch, H, W) bool."""
+        sizes = [(len(feature), *feature.shape[-2:]) for feature in teacher.features]
+        return [torch.ones(size, dtype=torch.bool, device="cpu") for size in sizes]
+
+    def fingerprint(self) -> dict[str, object]:
+        return {}
+
+    def describe(self, teacher: View, targets: Sequence[Target]) -> str:
+        strides = ", ".join(f"{teacher.levels[index].stride}" for index in self.chosen)
+        return f"every cell at stride {strides}"
+
+    def levels(
+        self, student: Sequence[Tensor], teacher: Sequence[Tensor], view: View, targets: Sequence[Target]
+    ) -> list[Tensor]:
+        """The loss of each compared level, float32 scalars.
+
+        Args:
+            student: (batch, C, H, W) float32 maps, adapted and at the teacher's cells.
+            teacher: the teacher's, in the same shapes, without gradients.
+            view: the teacher's view; `chosen` are the indices of the compared levels in it.
+            targets: one for each image.
+        """
+        raise NotImplementedError
+
+    def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
+        """The sum of the levels' losses, a float32 scalar without the weight."""
+        theirs = self._teacher_maps(student, teacher, targets)
+        with span("adapter"):
+            own = [
+                self._at(adapter(student.features[index]), other, self.steps[index])
+                for adapter, index, other in zip(self.adapters, self.chosen, theirs, strict=True)
+            ]
+        losses = self.levels(own, theirs, teacher, targets)
+        return self.total({self.taps[index]: loss for index, loss in zip(self.chosen, losses, strict=True)})
+
+    def _teacher_maps(self, student: View, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
+        """The teacher's maps as far as the student's cover them."""
+        extents = self.extents(student)
+        if isinstance(teacher, CachedView):
+            read = self.teacher_targets(teacher, targets, extents)
+            maps = [level.vectors.view(*level.size, -1).permute(0, 3, 1, 2) for level in read]
+        else:
+            maps = [
+                feature[..., :height, :width]
+                for feature, (height, width) in zip(teacher.features, extents, strict=True)
+            ]
+        return [maps[index].float() for index in self.chosen]
+
+    def _at(self, adapted: Tensor, teacher: Tensor, step: float) -> Tensor:
+        """The adapted map at the teacher's cells, float32."""
+        height, width = cast(tuple[int, int], teacher.shape[-2:])
+        if math.isclose(step, 1):
+            return adapted[..., :height, :width].float()
+        return sample_cells(adapted, (height, width), step)

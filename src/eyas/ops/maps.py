@@ -1,0 +1,58 @@
+"""Statistics and distributions of feature maps (batch, C, H, W), in float32 whatever their precision."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+EPS = 1e-6
+
+
+def standardise(maps: Tensor, eps: float = EPS) -> Tensor:
+    """Each channel minus its mean, over its standard deviation, both over the batch and the cells.
+
+    The deviation is the unbiased one, and ``eps`` is added to it and not to the variance, as in Cao et al., "PKD",
+    NeurIPS 2022. Gradients pass through both statistics. A channel that is constant becomes 0.
+
+    Args:
+        maps: (batch, C, H, W). A single value in each channel has no deviation: it becomes 0.
+
+    Returns:
+        (batch, C, H, W) float32.
+    """
+    mean, deviation = moments(maps)
+    return (maps.float() - mean) / (deviation + eps)
+
+
+def moments(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean and the unbiased standard deviation of each channel, (1, C, 1, 1) float32; one value deviates by 0.
+
+    The gradient of the deviation of a constant channel is 0, where that of a square root would be infinite.
+    """
+    maps = maps.float()
+    mean = maps.mean(dim=(0, 2, 3), keepdim=True)
+    count = max(maps.numel() // maps.shape[1] - 1, 1)
+    variance = (maps - mean).square().sum(dim=(0, 2, 3), keepdim=True) / count
+    positive = variance > 0
+    return mean, variance.where(positive, 1.0).sqrt().where(positive, 0.0)
+
+
+def spatial_log_softmax(maps: Tensor, temperature: float = 1.0) -> Tensor:
+    """The logarithm of each channel's softmax over the cells at a temperature, (batch, C, H * W) float32."""
+    return (maps.flatten(2).float() / temperature).log_softmax(dim=2)
+
+
+def spatial_attention(maps: Tensor, temperature: float = 1.0) -> Tensor:
+    """H W softmax over the cells of the mean of |map| over channels, (batch, H, W) float32; it sums to H W.
+
+    Yang et al., "FGD", CVPR 2022, equation 3. A constant map has 1 everywhere.
+    """
+    strength = maps.float().abs().mean(dim=1)
+    return (strength.flatten(1) / temperature).softmax(dim=1).view_as(strength) * strength[0].numel()
+
+
+def channel_attention(maps: Tensor, temperature: float = 1.0) -> Tensor:
+    """C softmax over the channels of the mean of |map| over cells, (batch, C) float32; it sums to C.
+
+    Yang et al., "FGD", CVPR 2022, equation 4. Equal channels have 1 each.
+    """
+    return (maps.float().abs().mean(dim=(2, 3)) / temperature).softmax(dim=1) * maps.shape[1]

@@ -8,6 +8,7 @@ the file to the device they are uint8, see `eyas.ops.pixels`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, NotRequired, Protocol, TypedDict, runtime_checkable
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     # Records are read without torch, which takes seconds to import.
-    from torch import Tensor, nn
+    from torch import Generator, Tensor, nn
 
     from eyas.ops.anchors import AnchorGrid
     from eyas.ops.cells import CellLayout
@@ -274,6 +275,70 @@ class DetectorWithHeads(Detector, Protocol):
 
 
 @dataclass(frozen=True)
+class QueryOutput:
+    """What the layers of a decoder answer to queries, first layer first.
+
+    Attributes:
+        logits: (layers, batch, queries, C) float32, before the activation.
+        boxes: (layers, batch, queries, 4) float32 xyxy, pixels. They may extend beyond the image.
+        classes: class name of each column; without the background's, which is the last one where there is one.
+        background: whether a last column stands for no object, in a softmax; else each column is a sigmoid of its own.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    classes: tuple[str, ...]
+    background: bool = False
+
+
+@dataclass(frozen=True)
+class QueryPoints:
+    """Queries that several decoders can answer.
+
+    Attributes:
+        kind: what the values are, and D. Decoders can answer each other's points where their kinds are equal.
+        values: (batch, queries, D). Boxes for the kind ``("boxes", 4)``, xyxy, pixels; else embeddings of D channels.
+        references: (batch, queries, 2), where in the image embeddings look, x and y in pixels; None leaves that to each
+            decoder.
+    """
+
+    kind: tuple[str, int]
+    values: Tensor
+    references: Tensor | None = None
+
+
+class QueryDecoder(Protocol):
+    """A detector's decoder, once the detector has run on a batch; it can be asked more about the same images."""
+
+    @property
+    def own(self) -> QueryOutput:
+        """The answers to the detector's own queries, without those of denoising and of further training groups."""
+        ...
+
+    @property
+    def points(self) -> QueryPoints:
+        """The detector's own queries. Raises EyasError if no other detector could answer them."""
+        ...
+
+    def draw(self, count: int, generator: Generator) -> QueryPoints:
+        """Random queries, the same for each image. Errors as `points`."""
+        ...
+
+    def answer(self, points: QueryPoints) -> QueryOutput:
+        """The answers to other queries; gradients as in the detector's own pass. Raises EyasError for another kind."""
+        ...
+
+
+@runtime_checkable
+class DetectorWithQueries(Detector, Protocol):
+    """A detector whose decoder turns queries into classes and boxes, as DETR's does."""
+
+    def decoding(self) -> AbstractContextManager[QueryDecoder]:
+        """Run the detector once in this context, in either mode; then its decoder answers for that batch."""
+        ...
+
+
+@dataclass(frozen=True)
 class View:
     """One detector's features and outputs for one batch, as a method reads them.
 
@@ -287,6 +352,9 @@ class View:
         heads: outputs by head name, if a method reads ``heads``; the teacher's are for the student's boxes.
         proposals: for each image, (n_i, 4) xyxy in pixels, if a method reads this detector's proposals.
         losses: the student's own detection losses; empty for the teacher.
+        decoder: the decoder, if a method reads ``queries``.
+        batch: the number of training batches before this one. Random numbers that a method draws are seeded by it, so
+            that a resumed run draws the same.
     """
 
     features: Sequence[Tensor]
@@ -295,6 +363,8 @@ class View:
     heads: Mapping[str, HeadOutput] = field(default_factory=dict)
     proposals: Sequence[Tensor] | None = None
     losses: Mapping[str, Tensor] = field(default_factory=dict)
+    decoder: QueryDecoder | None = None
+    batch: int = 0
     grids: Sequence[AnchorGrid] = field(init=False)
 
     def __post_init__(self) -> None:

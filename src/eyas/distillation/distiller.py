@@ -211,7 +211,7 @@ class Distiller(nn.Module):
         if "heads" in reads:
             boxes = {name: head.boxes for name, head in student.heads.items()}
             teacher = self.teacher.view(replace(request, boxes=boxes))
-        return student, teacher
+        return replace(student, batch=self._batches), teacher
 
     def get_extra_state(self) -> dict[str, int]:
         return {"batches": self._batches}

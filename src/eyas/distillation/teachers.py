@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from eyas.distillation.outlines import Outlines
-from eyas.distillation.views import image_size, with_heads
+from eyas.distillation.views import decoding, image_size, with_heads
 from eyas.methods.method import Reads
 from eyas.nn.failures import running
 from eyas.nn.taps import Taps, probe, tapped_view
 from eyas.tools.timing import span
-from eyas.types import Detector, Level, Target, View
+from eyas.types import Detector, HeadOutputs, Level, Target, View
 
 
 @dataclass(frozen=True)
@@ -80,17 +80,30 @@ class RunningTeacher:
 
     @span("teacher")
     def view(self, request: TeacherRequest) -> View:
-        """The maps at the taps; head outputs for the student's boxes and proposals where a method reads them."""
+        """The maps at the taps; queries, proposals and outputs for the student's boxes where a method reads them."""
         images, taps, reads = request.images, request.taps, request.reads
         # Scoring the teacher elsewhere may leave it in training mode, where BatchNorm would follow the batch.
         self.detector.network.eval()
-        if reads.isdisjoint({"heads", "teacher_proposals"}):
+        if reads.isdisjoint({"heads", "queries", "teacher_proposals"}):
             return tapped_view(self.detector, taps, images, "teacher")
-        with running("the teacher", images), torch.no_grad(), Taps(self.detector.network, taps) as tapped:
-            detector = with_heads(self.detector, "teacher")
-            outputs = detector.score_boxes(images, request.boxes, proposals="teacher_proposals" in reads)
+        tapped = Taps(self.detector.network, taps)
+        with (
+            running("the teacher", images),
+            torch.no_grad(),
+            tapped,
+            decoding(self.detector, "teacher", reads) as decoder,
+        ):
+            outputs = self._outputs(request)
         features, levels = [tapped.features[tap] for tap in taps], [self.levels[tap] for tap in taps]
-        return View(features, levels, image_size(images), outputs.heads, outputs.proposals)
+        return View(features, levels, image_size(images), outputs.heads, outputs.proposals, decoder=decoder)
+
+    def _outputs(self, request: TeacherRequest) -> HeadOutputs:
+        """Run the whole network, and not just up to the last tap."""
+        if request.reads.isdisjoint({"heads", "teacher_proposals"}):
+            self.detector.predict(request.images)
+            return HeadOutputs()
+        detector = with_heads(self.detector, "teacher")
+        return detector.score_boxes(request.images, request.boxes, proposals="teacher_proposals" in request.reads)
 
     def outline(self, request: TeacherRequest) -> View:
         """From one blank image for each size of images."""

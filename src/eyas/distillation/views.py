@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -14,7 +15,17 @@ from eyas.nn.failures import running
 from eyas.nn.taps import Taps
 from eyas.ops.pixels import as_float
 from eyas.tools.timing import span
-from eyas.types import Detector, DetectorWithHeads, EyasError, HeadOutputs, Size, Target, View
+from eyas.types import (
+    Detector,
+    DetectorWithHeads,
+    DetectorWithQueries,
+    EyasError,
+    HeadOutputs,
+    QueryDecoder,
+    Size,
+    Target,
+    View,
+)
 
 
 @span("student")
@@ -26,9 +37,10 @@ def student_view(
     The images (batch, 3, height, width), in [0, 1], are as the student sees them.
 
     Raises:
-        EyasError: a method reads heads or proposals, and the student gives none; or a map cannot learn.
+        EyasError: a method reads heads, queries or proposals, and the student gives none; or a map cannot learn.
     """
-    with running("the student", images), Taps(student.network, [pair.student_tap for pair in pairs]) as taps:
+    taps = Taps(student.network, [pair.student_tap for pair in pairs])
+    with running("the student", images), taps, decoding(student, "student", reads) as decoder:
         if reads & {"heads", "student_proposals"}:
             losses, outputs = with_heads(student, "student").losses_and_heads(images, targets)
         else:
@@ -38,7 +50,23 @@ def student_view(
     if fixed and torch.is_grad_enabled():
         raise EyasError(f"the student's level {fixed[0]} comes from frozen parts alone, so it cannot learn to imitate")
     levels = [pair.student for pair in pairs]
-    return View(features, levels, image_size(images), outputs.heads, outputs.proposals, dict(losses))
+    return View(features, levels, image_size(images), outputs.heads, outputs.proposals, dict(losses), decoder)
+
+
+def decoding(detector: Detector, role: str, reads: frozenset[Reads]) -> AbstractContextManager[QueryDecoder | None]:
+    """The context of a pass that keeps the detector's decoder, where a method reads queries.
+
+    Raises:
+        EyasError: the detector has no queries.
+    """
+    if "queries" not in reads:
+        return nullcontext()
+    if not isinstance(detector, DetectorWithQueries):
+        raise EyasError(
+            f"the {role}, a {type(detector).__name__}, has no queries, which a method compares; choose a detector of "
+            "transformers, such as RT-DETR or DAB-DETR, or methods that compare features"
+        )
+    return detector.decoding()
 
 
 def with_heads(detector: Detector, role: str) -> DetectorWithHeads:

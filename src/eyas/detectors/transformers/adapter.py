@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from eyas.detectors.transformers.families import FAMILIES
 from eyas.detectors.transformers.input_size import write_input_size
 from eyas.detectors.transformers.levels import add_token_maps, derive_levels
 from eyas.detectors.transformers.loading import class_names, library, load_model, reading
+from eyas.detectors.transformers.queries import RecordedDecoder, recorded_decoder
 from eyas.ops.anchors import StrideGrid
 from eyas.ops.boxes import to_centre_size
 from eyas.types import EyasError, Prediction, Size, Target
@@ -140,6 +142,11 @@ class TransformersDetector(nn.Module):
             boxes, scores, labels = (entry[name][order] for name in ("boxes", "scores", "labels"))
             predictions.append({"boxes": boxes, "scores": scores, "labels": labels})
         return predictions
+
+    def decoding(self) -> AbstractContextManager[RecordedDecoder]:
+        """Run `losses` or `predict` once in this context; then the decoder answers for that batch, see
+        `eyas.types.QueryDecoder`."""
+        return recorded_decoder(self.network, self.classes)
 
     def export_native(self, folder: Path, input_size: Mapping[str, int] | None = None) -> None:
         """Write config, weights and image processor, for ``from_pretrained(folder)`` of transformers.

@@ -51,7 +51,7 @@ class Fault:
         names: a pattern that the message must match.
         when: the phase in which it strikes, see `faults.announced`, or "saved": after a checkpoint.
         delay: seconds, see `faults.announced`.
-        survived: the command must finish all the same.
+        survived: whether the command must finish all the same; None where it may, since the moment decides.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Fault:
     names: str = ""
     when: str = "saved"
     delay: float = 0.0
-    survived: bool = False
+    survived: bool | None = False
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,9 @@ def tried(trial: Trial, fault: Fault, reference: Trial) -> Outcome:
     messages = [line for line in trial.said.read_text().splitlines() if line.startswith("eyas: ")]
     said = " | ".join(messages)
     checkpoint, logged = checkpoint_of(trial.out), last_step(trial.out)
-    good = status == (0 if fault.survived else 2) and "Traceback" not in trial.said.read_text()
-    if not fault.survived:
+    survived = status == 0 if fault.survived is None else fault.survived
+    good = status == (0 if survived else 2) and "Traceback" not in trial.said.read_text()
+    if not survived:
         good = good and len(messages) == 1 and re.search(fault.names, said) is not None
     if fault.when == "saved" and saved.exists():
         good = good and checkpoint is not None and checkpoint <= logged
@@ -211,7 +212,7 @@ def of_folders(data: Path, made: Trial) -> list[Fault]:
         Fault("images deleted while training", images, back, r"images/train/\S+: no such image"),
         Fault("images deleted while filling", images, back, r"images/train/\S+: no such image", when="filling"),
         Fault("run folder vanished", *hidden(made.out), rf"{LOG}: could not be written"),
-        Fault("cache vanished while filling", vanish, _nothing, re.escape(str(made.cache)), "filling", delay=0.01),
+        Fault("cache vanished while filling", vanish, _nothing, re.escape(str(made.cache)), "filling", 0.01, None),
         Fault("cache vanished while training", vanish, _nothing, survived=True),
     ]
 
@@ -234,9 +235,7 @@ def of_mounts(place: Path, made: Trial) -> list[Fault]:
         Fault("full before the run", lambda: fill_up(place, 0), room, rf"{cache}.*No space left", when=""),
         Fault("full while filling", lambda: fill_up(place, 0), room, rf"{cache}.*No space left", "filling", delay=0.01),
         Fault("read-only while training", lambda: remount(place, "ro"), rw, rf"{out}.*Read-only file system"),
-        Fault(
-            "read-only before the run", lambda: remount(place, "ro"), rw, rf"{cache}.*Read-only file system", when=""
-        ),
+        Fault("read-only before the run", lambda: remount(place, "ro"), rw, rf"{out}.*Read-only file system", when=""),
     ]
 
 

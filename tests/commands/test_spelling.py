@@ -25,7 +25,7 @@ TRAIN = "train --data d --model m --out o "
 DISTILL = "distill --data d --teacher t --model m --out o "
 SIZES = "give WIDTHxHEIGHT such as 640x480, one number for a square, or a mapping such as "
 SIZES += "'{shorter: 600, longer: 1000}', not "
-NAMED = "give fgfi, fitnets, box_mask, vanilla, chen2017, roi_mimic, or the import path of a class, not "
+NAMED = f"give {', '.join(METHODS)}, or the import path of a class, not "
 JARGON = re.compile(r"NestedArg|[Ss]ubtype|Unable to load|Parser key|Expected an? <|<class|typing\.|Namespace|Union")
 ODD = ("x", "3", "-1", "nan", "[", "[a]", "[[1]]", "{a: 1}", "{", "", "a: b: c", "*a", "!!x 1", "\x1b", "os.path")
 
@@ -116,11 +116,11 @@ def test_what_people_type(line: str, option: str, value: object) -> None:
             TRAIN + "--config nowhere.yaml",
             "nowhere.yaml: cannot be read (No such file or directory); --config takes a YAML file of options",
         ),
-        (DISTILL + "--method fgd", f"--method: {NAMED}fgd"),
-        (DISTILL + "--method fgfi,fgd", f"--method: {NAMED}fgd"),
+        (DISTILL + "--method unheard", f"--method: {NAMED}unheard"),
+        (DISTILL + "--method fgfi,unheard", f"--method: {NAMED}unheard"),
         (DISTILL + "--method 3", f"--method: {NAMED}3"),
         (DISTILL + "--any_teacher maybe", "--any_teacher: give true or false, not maybe"),
-        (DISTILL + "--pairs 3", "--pairs: give a mapping such as '{name: value}' or null, not 3"),
+        (DISTILL + "--pairs 3", "--pairs: give a mapping such as '{name: value}', index or null, not 3"),
         ("inspect r --images a", "--images: give a whole number such as 1 or null, not a"),
         ("predict r --images x", "--images is given without its name, by place: eyas predict RUN IMAGES [--OPTION V"),
         ("recipes fly", "action: give list or copy, not fly"),
@@ -179,7 +179,7 @@ def test_a_file_has_sizes_and_methods_in_the_same_forms(text: str, height: int, 
         ("optim: os.path", "--optim: give a mapping of its options, not os.path"),
         ("dataset: {resize: os.path}", f"--dataset.resize: {SIZES}os.path"),
         ("epochs: 3", "--epochs: there is no such option; did you mean --run.epochs?"),
-        ("method: fgd", f"--method: {NAMED}fgd"),
+        ("method: unheard", f"--method: {NAMED}unheard"),
         ("[1]", "FILE: a mapping of options is expected, such as `run: {epochs: 12}`"),
         ("run: {epochs: 3", "FILE: not readable as YAML (did not find expected ',' or '}', line 2)"),
     ],

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from eyas.methods import (
         CWD,
         FGFI,
+        LD,
         PKD,
         Auto,
         BoxMask,
@@ -47,6 +48,7 @@ __all__ += ["CustomDetector", "TorchvisionDetector", "TransformersDetector", "bu
 __all__ += [
     "CWD",
     "FGFI",
+    "LD",
     "PKD",
     "Auto",
     "BoxMask",
@@ -71,6 +73,7 @@ HOMES = {
     "methods": (
         "CWD",
         "FGFI",
+        "LD",
         "PKD",
         "Auto",
         "BoxMask",

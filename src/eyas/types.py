@@ -204,9 +204,11 @@ class HeadOutput:
         deltas: (N, D, 4) float32, box deltas in the detector's coding, D = 1 or D = C; or None.
         coding: defines the deltas, for example by the weights of the box coder.
         matched: the rows that the detector's losses count; only from a training pass.
-        layout: which row is which anchor of which cell, level by level as in the detector's ``levels``; None where the
-            boxes are proposals.
+        layout: which row is which anchor of which cell, level by level as in the detector's ``levels``; None where rows
+            are no anchors, such as proposals.
         decoder: (deltas (n, 4), boxes (n, 4)) -> boxes, (n, 4) xyxy in pixels; with deltas alone.
+        distributions: (N, 4, bins) float32 logits: the softmax over the bins is the distribution of the place of the
+            left, top, right and bottom side; or None.
     """
 
     boxes: Sequence[Tensor]
@@ -218,6 +220,7 @@ class HeadOutput:
     matched: MatchedAnchors | None = None
     layout: CellLayout | None = None
     decoder: Callable[[Tensor, Tensor], Tensor] | None = None
+    distributions: Tensor | None = None
 
     def decode(self, rows: Tensor, slots: Tensor | int = 0) -> Tensor:
         """The boxes that rows (n,) int64 predict with their deltas of these slots: (n, 4) xyxy, pixels, float32.

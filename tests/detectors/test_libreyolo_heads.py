@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 import eyas
 from eyas.detectors.libreyolo.yolov9 import labels
-from eyas.ops.boxes import iou
+from eyas.ops.boxes import clip, iou
 from eyas.types import DetectorWithHeads, EyasError, HeadOutput, Target
 from helpers.tiny_yolo import MODELS, tiny_yolo
 
@@ -60,6 +61,27 @@ def test_the_boxes_are_the_cells() -> None:
     first = head.boxes[0]
     assert len(first) == CELLS and first[0].tolist() == [0, 0, 8, 8] and first[9].tolist() == [8, 8, 16, 16]
     assert first[64].tolist() == [0, 0, 16, 16] and first[-1].tolist() == [32, 32, 64, 64]
+    assert head.layout is not None and head.layout.sizes == ((8, 8), (4, 4), (2, 2))
+    assert head.layout.maps(torch.cat(list(head.boxes)))[1][1, 2, 1].tolist() == [[16, 32, 32, 48]]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_rows_decode_to_the_boxes_of_detections(model: str) -> None:
+    """Without clipping; and the training targets of positives decode to objects."""
+    detector = tiny_yolo(model)
+    head = detector.losses_and_heads(images(), OBJECTS)[1].heads["anchors"]
+    assert head.matched is not None and head.deltas is not None
+    where = (head.matched.positives, head.matched.slots)
+    aims = replace(head, deltas=head.deltas.detach().index_put(where, head.matched.box_targets)).decode(*where)
+    assert len(aims) > 0
+    for row, box in zip(head.matched.positives.tolist(), aims, strict=True):
+        assert float((OBJECTS[row // CELLS]["boxes"] - box).abs().amax(1).amin()) < 1e-2
+    with torch.no_grad():
+        head = detector.eval().score_boxes(images(), {"anchors": head.boxes}).heads["anchors"]
+    rows = clip(head.decode(torch.arange(2 * CELLS)), SIZE).view(2, CELLS, 4)
+    for found, own in zip(detector.predict(images()), rows, strict=True):
+        assert len(found["boxes"]) > 5
+        assert float((found["boxes"][:, None] - own).abs().amax(2).amin(1).amax()) < 1e-3
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -99,6 +121,7 @@ def test_the_losses_of_yolov9_follow_from_its_heads(case: str) -> None:
     assert sides.logits.shape == (2 * CELLS * 4, 16)
     bins = (sides.logits.softmax(1) * torch.arange(16)).sum(1).view(-1, 4)
     torch.testing.assert_close(bins, head.deltas.flatten(1))
+    assert head.distributions is not None and head.distributions.flatten(0, 1).equal(sides.logits)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -149,6 +172,21 @@ def test_the_boxes_of_another_are_scored(model: str) -> None:
         teacher.score_boxes(images(), {"anchors": [one[:80] for one in boxes["anchors"]]})
     with pytest.raises(EyasError, match="scoring boxes needs the evaluation mode"):
         teacher.train().score_boxes(images(), boxes)
+
+
+def test_localisation_distillation_reaches_the_box_towers_alone() -> None:
+    student, teacher = tiny_yolo("yolov9"), tiny_yolo("yolov9", seed=1)
+    distiller = eyas.Distiller(student, teacher, eyas.LD(weight=1.0)).train()
+    for targets in (CASES["mixed"], CASES["none"]):
+        loss = distiller(images(), targets)["ld"]
+        head: Any = student.network.head
+        boxes, scores = (next(tower.parameters()) for tower in (head.cv2, head.cv3))
+        gradient, other = torch.autograd.grad(loss, (boxes, scores))
+        assert (
+            not other.any() and bool(gradient.isfinite().all()) and bool(gradient.any()) == (targets is CASES["mixed"])
+        )
+    with pytest.raises(EyasError, match="no head of the student has distributions of box sides"):
+        eyas.Distiller(tiny_yolo("yolox"), tiny_yolo("yolox", seed=1), eyas.LD(weight=1.0))(images(), OBJECTS)
 
 
 @pytest.mark.parametrize("kind", [eyas.Vanilla, eyas.Chen2017])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -54,7 +55,10 @@ def view(losses: dict[str, Tensor] | None = None, **heads: HeadOutput) -> View:
 
 
 class TwoHeads(nn.Module):
-    """A linear student or teacher whose two heads share its parameters: objectness with boxes, and two classes."""
+    """A linear student or teacher whose two heads share its parameters: objectness with boxes, and two classes.
+
+    The second has distributions over two bins, too, of the numbers that are its deltas.
+    """
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -67,7 +71,8 @@ class TwoHeads(nn.Module):
         """(N, 5) rows, each its own box, to the output of ``rpn`` and ``roi``."""
         counted = counted or {}
         deltas = (inputs @ self.boxes).view(-1, 2, 4)
+        roi = head(inputs @ self.classes, deltas, counted.get("roi"), background=2)
         return {
             "rpn": head(inputs @ self.objectness, deltas[:, :1], counted.get("rpn"), activation="sigmoid"),
-            "roi": head(inputs @ self.classes, deltas, counted.get("roi"), background=2),
+            "roi": replace(roi, distributions=deltas.reshape(-1, 4, 2)),
         }

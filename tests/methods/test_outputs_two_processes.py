@@ -5,11 +5,14 @@ The heads are made by hand, and the tests average gradients as DDP does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 from eyas.methods.chen2017 import Chen2017
+from eyas.methods.ld import LD
 from eyas.methods.method import Method, count_per_process, ratio
 from eyas.methods.vanilla import Vanilla
 from eyas.types import MatchedAnchors
@@ -24,11 +27,11 @@ CASES = {
     "one empty": (([0, 2, 4], [4]), ([], [])),
     "all empty": (([], []), ([], [])),
 }
-METHODS = ("chen2017", "vanilla")
-
-
-def make(name: str) -> Method:
-    return Chen2017(mu=0.3) if name == "chen2017" else Vanilla(temperature=2.0)
+METHODS: dict[str, Callable[[], Method]] = {
+    "chen2017": lambda: Chen2017(mu=0.3),
+    "vanilla": lambda: Vanilla(temperature=2.0),
+    "ld": lambda: LD(region_weight=0.0, class_weight=0.5),
+}
 
 
 def counted_rows(case: str, ranks: list[int]) -> dict[str, MatchedAnchors]:
@@ -51,7 +54,7 @@ def step(name: str, case: str, ranks: list[int]) -> dict[str, Tensor]:
         assert output.matched is not None
         total = output.logits[output.matched.rows].square().sum()
         losses[output.matched.class_loss] = ratio(total, count_per_process(output.matched.divisor))
-    loss = make(name)(view(losses, **heads), view(**teacher.heads(inputs)), [])
+    loss = METHODS[name]()(view(losses, **heads), view(**teacher.heads(inputs)), [])
     loss.backward()
     gradients = {key: parameter.grad for key, parameter in student.named_parameters() if parameter.grad is not None}
     return {"loss": loss.detach(), **gradients}
@@ -73,7 +76,8 @@ def test_the_mean_over_processes_equals_one_process_with_the_whole_batch(
 ) -> None:
     alone = step(name, case, [0, 1])
     first, second = (rank[name, case] for rank in ranks)
-    assert first.keys() == second.keys() == alone.keys() == {"loss", "objectness", "classes", "boxes"}
+    learnt = {"classes", "boxes"} if name == "ld" else {"objectness", "classes", "boxes"}
+    assert first.keys() == second.keys() == alone.keys() == {"loss", *learnt}
     for key, expected in alone.items():
         assert relative((first[key] + second[key]) / 2, expected) < 1e-5, key
     if case == "uneven":

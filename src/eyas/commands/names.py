@@ -13,6 +13,7 @@ METHODS: Mapping[str, str] = {
     "roi_mimic": "eyas.RoIMimic",
     "pkd": "eyas.PKD",
     "cwd": "eyas.CWD",
+    "ld": "eyas.LD",
 }
 """Short name of a method -> its class; here because the command line needs them without torch."""
 

@@ -7,6 +7,7 @@ from eyas.methods.cwd import CWD
 from eyas.methods.fgfi import FGFI
 from eyas.methods.fitnets import FitNets
 from eyas.methods.imitation import imitation_loss, sparse_imitation_loss
+from eyas.methods.ld import LD
 from eyas.methods.method import Auto, LevelPair, Method
 from eyas.methods.pkd import PKD
 from eyas.methods.roi_mimic import RoIMimic
@@ -16,6 +17,7 @@ from eyas.methods.vanilla import Vanilla
 __all__ = [
     "CWD",
     "FGFI",
+    "LD",
     "PKD",
     "Adapter",
     "Auto",

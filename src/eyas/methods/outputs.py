@@ -112,4 +112,5 @@ def _meaning(head: HeadOutput) -> dict[str, object]:
         "background column": head.background,
         "box deltas": None if head.deltas is None else tuple(head.deltas.shape),
         "box coding": head.coding,
+        "distributions": None if head.distributions is None else tuple(head.distributions.shape),
     }

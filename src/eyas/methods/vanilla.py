@@ -18,6 +18,16 @@ from eyas.methods.schedule import ALWAYS, Schedule
 from eyas.types import View
 
 
+def kl_softmax_rows(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """``T^2 KL(p_t || p_s)`` with p = softmax(logits / T) over the last dimension, (..., C) to (...), float32.
+
+    Arguments otherwise as for `kl_softmax`.
+    """
+    student = (student_logits.float() / temperature).log_softmax(dim=-1)
+    teacher = (teacher_logits.detach().float() / temperature).log_softmax(dim=-1)
+    return temperature**2 * (teacher.exp() * (teacher - student)).sum(dim=-1)
+
+
 def kl_softmax(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
     """``T^2 KL(p_t || p_s)`` with p = softmax(logits / T), summed over rows (Hinton et al., section 2).
 
@@ -29,9 +39,7 @@ def kl_softmax(student_logits: Tensor, teacher_logits: Tensor, temperature: floa
     Returns:
         A float32 scalar, at least 0. It is 0 if and only if the logits of each row differ by a constant.
     """
-    student = (student_logits.float() / temperature).log_softmax(dim=1)
-    teacher = (teacher_logits.detach().float() / temperature).log_softmax(dim=1)
-    return temperature**2 * (teacher.exp() * (teacher - student)).sum()
+    return kl_softmax_rows(student_logits, teacher_logits, temperature).sum()
 
 
 def kl_sigmoid(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:

@@ -29,6 +29,16 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     return shared / (area(a) + area(b) - shared).clamp_(min=1e-9)
 
 
+def diou(a: Tensor, b: Tensor) -> Tensor:
+    """Distance IoU in (-1, 1], broadcast as `intersection` (Zheng et al., AAAI 2020, equation 7).
+
+    The IoU less the squared distance of the centres over the squared diagonal of the smallest box around both.
+    """
+    apart = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2
+    around = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    return iou(a, b) - apart.square().sum(dim=-1) / around.square().sum(dim=-1).clamp_(min=1e-9)
+
+
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Boxes (..., 4) moved into an image of (height, width). Sizes may be symbols of a trace."""
     x, y = boxes[..., 0::2].clamp(0, size[1]), boxes[..., 1::2].clamp(0, size[0])

@@ -151,8 +151,7 @@ class LibreYoloDetector(nn.Module):
         """
         self._require_evaluation("scoring boxes")
         check_heads(boxes, self.family.head_names, type(self.network).__name__)
-        outputs, cells = self.outputs(images)
-        heads = self.family.heads(outputs, cells)
+        heads = self.family.heads(self._maps(images))
         for name, given in boxes.items():
             check_anchors(name, given, heads[name].boxes)
         return HeadOutputs({name: heads[name] for name in boxes})
@@ -172,7 +171,7 @@ class LibreYoloDetector(nn.Module):
 
     def outputs(self, images: Tensor) -> tuple[Outputs, Tensor]:
         """The head outputs of images, and their cells, see `cells_of`."""
-        maps = self.family.maps(self.family.pixels(self.padding.filled(images, GREY)))
+        maps = self._maps(images)
         return self.family.split(maps), cells_of(maps, self.family.strides)
 
     def detect(self, outputs: Outputs, cells: Tensor, size: Size) -> Candidates:
@@ -207,6 +206,10 @@ class LibreYoloDetector(nn.Module):
     def deployed(self) -> Deployed:
         """The detector as a graph of fixed output shapes; it shares the weights."""
         return DeployedYolo(self)
+
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        """The head's maps of images without padding of their own."""
+        return self.family.maps(self.family.pixels(self.padding.filled(images, GREY)))
 
     def _training_batch(self, images: Tensor, targets: Sequence[Target]) -> Tensor:
         """The batch that the network is trained on."""

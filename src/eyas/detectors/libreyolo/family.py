@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from eyas.detectors.deployed import Candidates
+from eyas.ops.cells import CellLayout
 from eyas.types import HeadOutput, HeadOutputs, MatchedAnchors, Size, Target
 
 Outputs = tuple[Tensor, ...]
@@ -60,8 +61,8 @@ class Family(Protocol):
     ) -> tuple[dict[str, Tensor], HeadOutputs]:
         """`losses`, and the heads with the rows that these count."""
 
-    def heads(self, outputs: Outputs, cells: Tensor) -> dict[str, HeadOutput]:
-        """Every head by name; cells are (A, 3), see `cells_of`."""
+    def heads(self, maps: Sequence[Tensor]) -> dict[str, HeadOutput]:
+        """Every head by name."""
 
     def candidates(self, outputs: Outputs, cells: Tensor) -> Candidates:
         """What enters NMS: boxes of any extent, their scores and labels."""
@@ -78,9 +79,20 @@ def cells_of(maps: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
     return torch.cat(found)
 
 
+def layout_of(maps: Sequence[Tensor]) -> CellLayout:
+    """One row for each cell of the maps."""
+    return CellLayout(tuple((feature.shape[-2], feature.shape[-1]) for feature in maps), (1,) * len(maps))
+
+
 def anchors_of(cells: Tensor) -> Tensor:
     """The cells themselves as boxes, (A, 4) xyxy in pixels: what stands for anchors in detectors without any."""
     return torch.cat((cells[:, :2], cells[:, :2] + 1), dim=1) * cells[:, 2:]
+
+
+def as_cells(anchors: Tensor) -> Tensor:
+    """Column, row and stride of cells (n, 4) as boxes, (n, 3): the inverse of `anchors_of`."""
+    stride = anchors[:, 2:3] - anchors[:, :1]
+    return torch.cat((anchors[:, :2] / stride, stride), dim=1)
 
 
 def flat(maps: Sequence[Tensor]) -> Tensor:

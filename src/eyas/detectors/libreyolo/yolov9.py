@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from eyas.detectors.deployed import Candidates, take_rows, top_scores
-from eyas.detectors.libreyolo.family import Outputs, anchors_of, cells_of, flat, inputs_of, packed, with_matched
+from eyas.detectors.libreyolo.family import (
+    Outputs,
+    anchors_of,
+    as_cells,
+    cells_of,
+    flat,
+    inputs_of,
+    layout_of,
+    packed,
+    with_matched,
+)
 from eyas.detectors.libreyolo.names import of_libreyolo
 from eyas.types import HeadOutput, HeadOutputs, MatchedAnchors, Size, Target
 
@@ -25,9 +35,9 @@ CANDIDATES = 30_000
 class YoloV9:
     """Satisfies `eyas.detectors.libreyolo.family.Family`.
 
-    Its heads are ``anchors``, a sigmoid for each class with the expected distances as deltas, and ``distances``, a
-    softmax over the bins of each distance. A cell has four rows of the latter: left, top, right, bottom. Bin b stands
-    for b strides.
+    Its heads are ``anchors``, a sigmoid for each class with the distributions of the distances, and the expected
+    distances as deltas; and ``distances``, the same distributions as a softmax with four rows for each cell: left, top,
+    right, bottom. Bin b stands for b strides.
     """
 
     key, backbone = "yolo9", "backbone"
@@ -69,15 +79,24 @@ class YoloV9:
         cells = cells_of(maps, self.strides)
         ((_, _, divisor),) = class_calls
         matched = matched_cells(box_calls, cells, len(targets), divisor)
-        return losses, with_matched(self.heads(self.split(maps), cells), matched)
+        return losses, with_matched(self.heads(maps), matched)
 
-    def heads(self, outputs: Outputs, cells: Tensor) -> dict[str, HeadOutput]:
-        logits, distances = outputs
-        anchors = [anchors_of(cells)] * len(logits)
+    def heads(self, maps: Sequence[Tensor]) -> dict[str, HeadOutput]:
+        logits, distances = self.split(maps)
+        anchors = [anchors_of(cells_of(maps, self.strides))] * len(logits)
         deltas = expected(distances).reshape(-1, 1, SIDES)
         each = [boxes.repeat_interleave(SIDES, dim=0) for boxes in anchors]
         return {
-            "anchors": HeadOutput(anchors, logits.flatten(0, 1), "sigmoid", deltas=deltas, coding=CODING),
+            "anchors": HeadOutput(
+                anchors,
+                logits.flatten(0, 1),
+                "sigmoid",
+                deltas=deltas,
+                coding=CODING,
+                layout=layout_of(maps),
+                decoder=decode,
+                distributions=distances.flatten(0, 1),
+            ),
             "distances": HeadOutput(each, distances.flatten(0, 2), "softmax", coding=CODING),
         }
 
@@ -122,6 +141,11 @@ def to_boxes(distances: Tensor, cells: Tensor) -> Tensor:
     """Distances (batch, A, 4) in strides from the centres of cells (A, 3) to boxes, xyxy in pixels."""
     centres = cells[:, :2] + 0.5
     return torch.cat((centres - distances[..., :2], centres + distances[..., 2:]), dim=-1) * cells[:, 2:]
+
+
+def decode(distances: Tensor, anchors: Tensor) -> Tensor:
+    """Distances (n, 4) in strides from the centres of cells, which are (n, 4) boxes, to boxes, xyxy in pixels."""
+    return to_boxes(distances, as_cells(anchors))
 
 
 def matched_cells(

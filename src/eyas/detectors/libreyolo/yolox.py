@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from eyas.detectors.deployed import Candidates
-from eyas.detectors.libreyolo.family import Outputs, anchors_of, cells_of, flat, inputs_of, packed, with_matched
+from eyas.detectors.libreyolo.family import (
+    Outputs,
+    anchors_of,
+    as_cells,
+    cells_of,
+    flat,
+    inputs_of,
+    layout_of,
+    packed,
+    with_matched,
+)
 from eyas.ops.boxes import to_centre_size
 from eyas.types import HeadOutput, HeadOutputs, MatchedAnchors, Size, Target
 
@@ -74,24 +84,29 @@ class YoloX:
         cells = cells_of(maps, self.strides)
         (_, boxes), (_, objects) = box_calls[0], binary_calls[0]  # the first binary loss is that of the objectness
         matched = matched_cells(boxes, objects.flatten(), cells)
-        return losses, with_matched(self.heads(self.split(maps), cells), matched)
+        return losses, with_matched(self.heads(maps), matched)
 
-    def heads(self, outputs: Outputs, cells: Tensor) -> dict[str, HeadOutput]:
-        scores, objects, deltas = outputs
-        anchors = [anchors_of(cells)] * len(scores)
-        flat_deltas = deltas.reshape(-1, 1, 4)
+    def heads(self, maps: Sequence[Tensor]) -> dict[str, HeadOutput]:
+        scores, objects, deltas = self.split(maps)
+        anchors, layout = [anchors_of(cells_of(maps, self.strides))] * len(scores), layout_of(maps)
         return {
-            "anchors": HeadOutput(anchors, scores.flatten(0, 1), "sigmoid", deltas=flat_deltas, coding=CODING),
-            "objectness": HeadOutput(anchors, objects.reshape(-1, 1), "sigmoid"),
+            "anchors": HeadOutput(
+                anchors,
+                scores.flatten(0, 1),
+                "sigmoid",
+                deltas=deltas.reshape(-1, 1, 4),
+                coding=CODING,
+                layout=layout,
+                decoder=decode,
+            ),
+            "objectness": HeadOutput(anchors, objects.reshape(-1, 1), "sigmoid", layout=layout),
         }
 
     def candidates(self, outputs: Outputs, cells: Tensor) -> Candidates:
         """The best class of each cell."""
         logits, objects, deltas = outputs
         scores, classes = (objects.sigmoid()[..., None] * logits.sigmoid()).max(dim=2)
-        boxes = to_centre_boxes(deltas, cells)
-        half = boxes[..., 2:] / 2
-        return Candidates(torch.cat((boxes[..., :2] - half, boxes[..., :2] + half), dim=-1), scores, classes)
+        return Candidates(to_corners(to_centre_boxes(deltas, cells)), scores, classes)
 
 
 def labels(targets: Sequence[Target]) -> Tensor:
@@ -102,6 +117,17 @@ def labels(targets: Sequence[Target]) -> Tensor:
 def to_centre_boxes(deltas: Tensor, cells: Tensor) -> Tensor:
     """Deltas (batch, A, 4) at cells (A, 3) to boxes, (batch, A, 4): centre x, centre y, width and height in pixels."""
     return torch.cat((deltas[..., :2] + cells[:, :2], deltas[..., 2:].exp()), dim=-1) * cells[:, 2:]
+
+
+def to_corners(boxes: Tensor) -> Tensor:
+    """(..., 4): centre x, centre y, width and height to xyxy."""
+    half = boxes[..., 2:] / 2
+    return torch.cat((boxes[..., :2] - half, boxes[..., :2] + half), dim=-1)
+
+
+def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
+    """Deltas (n, 4) at cells, which are (n, 4) boxes, to boxes, xyxy in pixels."""
+    return to_corners(to_centre_boxes(deltas, as_cells(anchors)))
 
 
 def matched_cells(boxes: Tensor, objects: Tensor, cells: Tensor) -> dict[str, MatchedAnchors]:

@@ -247,10 +247,13 @@ class HeadOutputs:
         proposals: for each image, (n_i, 4) xyxy in pixels: in training mode the proposals that the second stage is
             trained on, in evaluation mode those that it classifies. None for a one-stage detector, or if not
             requested.
+        scores: tap name -> (batch, H, W) float32 in [0, 1], for each level the highest class probability of each cell,
+            or its objectness where a head proposes; empty if not requested.
     """
 
     heads: Mapping[str, HeadOutput] = field(default_factory=dict)
     proposals: Sequence[Tensor] | None = None
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -262,7 +265,7 @@ class DetectorWithHeads(Detector, Protocol):
         ...
 
     def score_boxes(
-        self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False
+        self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False, scores: bool = False
     ) -> HeadOutputs:
         """This detector's outputs for boxes that another one scored. Evaluation mode; nothing after the heads runs.
 
@@ -270,6 +273,7 @@ class DetectorWithHeads(Detector, Protocol):
             images: (batch, 3, height, width) in [0, 1].
             boxes: head name -> the boxes of each image, as in `HeadOutput.boxes`. Only these heads are returned.
             proposals: also return this detector's own proposals.
+            scores: also return the scores of its cells, which need no box.
 
         Raises:
             EyasError: this detector has no such head, or the anchors are not its own.
@@ -354,6 +358,8 @@ class View:
         grids: the anchors of each level.
         heads: outputs by head name, if a method reads ``heads``; the teacher's are for the student's boxes.
         proposals: for each image, (n_i, 4) xyxy in pixels, if a method reads this detector's proposals.
+        scores: the teacher's (batch, H, W) float32 in [0, 1] on each level, the highest class probability of each cell,
+            if a method reads ``teacher_scores``.
         losses: the student's own detection losses; empty for the teacher.
         decoder: the decoder, if a method reads ``queries``.
         batch: the number of training batches before this one. Random numbers that a method draws are seeded by it, so
@@ -368,6 +374,7 @@ class View:
     losses: Mapping[str, Tensor] = field(default_factory=dict)
     decoder: QueryDecoder | None = None
     batch: int = 0
+    scores: Sequence[Tensor] = ()
     grids: Sequence[AnchorGrid] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from eyas.detectors import build
+from eyas.detectors import TorchvisionDetector, build
 from eyas.ops.boxes import clip
 from eyas.types import Detector, DetectorWithHeads, EyasError, HeadOutput, HeadOutputs, Target
 
@@ -25,16 +26,21 @@ HEAD = {"faster_rcnn": "rpn", "shuffledet": "classes"}
 SIZES = [(64, 96), (96, 64)]
 
 
+def noise(like: Tensor) -> Tensor:
+    """Standard normal numbers that depend on the shape alone."""
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(like.numel()))
+
+
 @cache
 def light(family: str) -> Any:
     torch.manual_seed(0)
     backbone, options = LIGHT[family]
     norm = {} if family == "shuffledet" else {"norm": "frozen"}
     detector = build(family, CLASSES, backbone=backbone, options={**options, **norm})
-    with torch.no_grad():
-        for name, parameter in detector.network.named_parameters():
-            if "cls_logits.weight" in name or "bbox_reg.weight" in name or name == "head.weight":
-                parameter.normal_(std=0.2)
+    # Initial outputs hardly differ between cells.
+    for name, module in detector.network.named_modules():
+        if isinstance(module, nn.Conv2d) and not name.startswith("backbone") and ".conv." not in name:
+            module.register_forward_hook(lambda _, inputs, output: output + noise(output))
     return detector
 
 
@@ -125,3 +131,46 @@ def test_boxes_of_the_training_targets_are_the_objects_and_gradients_reach_the_d
         again = HeadOutput(head.boxes, head.logits, head.activation, deltas=own, decoder=head.decoder)
         (gradient,) = torch.autograd.grad(again.decode(rows, slots).sum(), own)
         assert bool(gradient[rows, slots].any()) and bool(gradient.isfinite().all())
+
+
+def probability(name: str, head: HeadOutput, detector: Any) -> Tensor:
+    """(N,) the highest probability of a class of each row, without the background."""
+    classes = len(detector.classes) if name != "rpn" else 1
+    values = head.logits.softmax(1) if head.activation == "softmax" else head.logits.sigmoid()
+    return values[:, -classes:].max(dim=1).values
+
+
+@pytest.mark.parametrize("family", LIGHT)
+def test_scores_are_the_highest_of_each_cell(family: str) -> None:
+    detector, name = light(family), HEAD.get(family, "anchors")
+    heads = outputs(detector).heads
+    rows = probability(name, heads[name], detector)
+    if family == "shuffledet":
+        rows = rows * heads["confidence"].logits[:, 0].sigmoid()
+    layout = heads[name].layout
+    assert layout is not None
+    expected = [torch.zeros(2, *size) for size in layout.sizes]
+    for value, image, level, y, x, _ in zip(rows, *layout.cells(torch.arange(len(rows))), strict=True):
+        expected[level][image, y, x] = torch.maximum(expected[level][image, y, x], value)
+    with torch.no_grad():
+        for proposals in (False, True):
+            alone = detector.score_boxes(images(), {}, proposals=proposals, scores=True)
+            assert list(alone.scores) == list(detector.levels) and alone.heads == {}
+            for found, wanted in zip(alone.scores.values(), expected, strict=True):
+                torch.testing.assert_close(found, wanted)
+                assert found.dtype == torch.float32 and len(found.unique()) > 1
+        assert detector.score_boxes(images(), {}).scores == {}
+
+
+def test_torchvisions_unused_first_label_is_no_score() -> None:
+    """Its own COCO weights have a column 0 that is never trained."""
+    plain = light("retinanet")
+    model = TorchvisionDetector(copy.deepcopy(plain.network), ("dog",)).eval()
+    assert model.network.head.classification_head.num_classes == 2
+    with torch.no_grad():
+        scores = model.score_boxes(images(), {}, scores=True).scores
+        columns = model.network.head(
+            list(model.network.backbone(model.network.transform(images())[0].tensors).values())
+        )
+    dog = columns["cls_logits"].sigmoid()[..., 1]
+    assert torch.equal(torch.stack([level.flatten(1).amax(1) for level in scores.values()]).amax(0), dog.amax(1))

@@ -201,3 +201,20 @@ def test_output_methods_distil_every_head(model: str, kind: Any) -> None:
     for part in parts:
         gradients = torch.cat([parameter.grad.flatten() for parameter in part.parameters()])
         assert gradients.isfinite().all() and gradients.abs().sum() > 0
+
+
+@pytest.mark.parametrize("model", MODELS)
+@torch.no_grad()
+def test_scores_are_those_of_the_most_likely_class_of_each_cell(model: str) -> None:
+    detector = tiny_yolo(model).eval()
+    heads = detector.family.heads(detector._maps(images()))
+    best = heads["anchors"].logits.sigmoid().amax(dim=1)
+    if model == "yolox":
+        best = best * heads["objectness"].logits[:, 0].sigmoid()
+    scores = detector.score_boxes(images(), {}, scores=True).scores
+    assert list(scores) == list(detector.levels)
+    flat = torch.cat([level.flatten(1) for level in scores.values()], dim=1)
+    torch.testing.assert_close(flat.flatten(), best)
+    height, width = images().shape[-2:]
+    for tap, level in detector.levels.items():
+        assert scores[tap].shape == (2, height // level.stride, width // level.stride)

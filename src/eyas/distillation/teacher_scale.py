@@ -29,9 +29,10 @@ def check_scale(scale: float, methods: Sequence[Method] = ()) -> None:
             f"teacher_scale must lie in [1, 4], got {scale}: how many times larger the teacher sees the images"
         )
     for method in methods:
-        if scale != 1 and method.reads:
+        both = method.reads - {"teacher_scores"}  # which belong to the teacher's maps
+        if scale != 1 and both:
             raise EyasError(
-                f"{method.name} compares {', '.join(sorted(method.reads))}, which belong to one size of the images; "
+                f"{method.name} compares {', '.join(sorted(both))}, which belong to one size of the images; "
                 "leave teacher_scale at 1, or take a method that compares feature maps"
             )
 

@@ -15,7 +15,7 @@ from eyas.methods.method import Reads
 from eyas.nn.failures import running
 from eyas.nn.taps import Taps, probe, tapped_view
 from eyas.tools.timing import span
-from eyas.types import Detector, HeadOutputs, Level, Target, View
+from eyas.types import Detector, EyasError, HeadOutputs, Level, Target, View
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class RunningTeacher:
 
     @span("teacher")
     def view(self, request: TeacherRequest) -> View:
-        """The maps at the taps; queries, proposals and outputs for the student's boxes where a method reads them."""
+        """The maps at the taps; where methods read them, scored boxes, proposals, scores of cells and queries."""
         images, taps, reads = request.images, request.taps, request.reads
         # Scoring the teacher elsewhere may leave it in training mode, where BatchNorm would follow the batch.
         self.detector.network.eval()
-        if reads.isdisjoint({"heads", "queries", "teacher_proposals"}):
+        if reads.isdisjoint({"heads", "queries", "teacher_proposals", "teacher_scores"}):
             return tapped_view(self.detector, taps, images, "teacher")
         tapped = Taps(self.detector.network, taps)
         with (
@@ -95,18 +95,33 @@ class RunningTeacher:
         ):
             outputs = self._outputs(request)
         features, levels = [tapped.features[tap] for tap in taps], [self.levels[tap] for tap in taps]
-        return View(features, levels, image_size(images), outputs.heads, outputs.proposals, decoder=decoder)
+        scores = [level_scores(outputs.scores, tap) for tap in taps] if "teacher_scores" in reads else []
+        size, found = image_size(images), outputs.proposals
+        return View(features, levels, size, outputs.heads, found, scores=scores, decoder=decoder)
 
     def _outputs(self, request: TeacherRequest) -> HeadOutputs:
         """Run the whole network, and not just up to the last tap."""
-        if request.reads.isdisjoint({"heads", "teacher_proposals"}):
+        reads = request.reads
+        if reads.isdisjoint({"heads", "teacher_proposals", "teacher_scores"}):
             self.detector.predict(request.images)
             return HeadOutputs()
         detector = with_heads(self.detector, "teacher")
-        return detector.score_boxes(request.images, request.boxes, proposals="teacher_proposals" in request.reads)
+        proposals, scores = "teacher_proposals" in reads, "teacher_scores" in reads
+        return detector.score_boxes(request.images, request.boxes, proposals=proposals, scores=scores)
 
     def outline(self, request: TeacherRequest) -> View:
         """From one blank image for each size of images."""
         taps = tuple(request.taps)
         outlines = self._outlines.setdefault(taps, Outlines(self.detector, taps, "teacher"))
         return outlines(image_size(request.images), len(request.images))
+
+
+def level_scores(scores: Mapping[str, Tensor], tap: str) -> Tensor:
+    """The scores of one level, (batch, H, W). Raises EyasError where the detector gives none for it."""
+    if tap not in scores:
+        has = ", ".join(scores) or "none"
+        raise EyasError(
+            f"a method weights the cells of {tap} by the teacher's scores, and the teacher scores those of {has}; pair "
+            "other levels, or use a method that does not read teacher_scores"
+        )
+    return scores[tap]

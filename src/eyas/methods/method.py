@@ -13,7 +13,7 @@ from torch import Tensor, distributed, nn
 from eyas.methods.schedule import ALWAYS, Schedule
 from eyas.types import EyasError, Level, Target, View
 
-Reads = Literal["heads", "queries", "student_proposals", "teacher_proposals"]
+Reads = Literal["heads", "queries", "student_proposals", "teacher_proposals", "teacher_scores"]
 """What a method can read of a view besides feature maps."""
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eyas.detectors.cell_scores import cell_scores
 from eyas.detectors.deployed import DROPPED, Candidates, Deployed, as_predictions, detections
 from eyas.detectors.head_checks import check_anchors, check_heads
 from eyas.detectors.libreyolo.deployed import DeployedYolo
@@ -137,7 +138,7 @@ class LibreYoloDetector(nn.Module):
             return self.family.losses_and_heads(maps, targets, (batch.shape[-2], batch.shape[-1]))
 
     def score_boxes(
-        self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False
+        self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False, scores: bool = False
     ) -> HeadOutputs:
         """The head outputs for given boxes, which must be its own cells.
 
@@ -145,6 +146,7 @@ class LibreYoloDetector(nn.Module):
             images: (batch, 3, height, width) in [0, 1].
             boxes: head name -> for each image (n, 4) xyxy.
             proposals: ignored; this detector has none and gives None.
+            scores: also give the scores of all cells: the highest class probability, for YOLOX times the objectness.
 
         Raises:
             EyasError: the network is in training mode, has no such head, or has other cells.
@@ -154,7 +156,8 @@ class LibreYoloDetector(nn.Module):
         heads = self.family.heads(self._maps(images))
         for name, given in boxes.items():
             check_anchors(name, given, heads[name].boxes)
-        return HeadOutputs({name: heads[name] for name in boxes})
+        found = cell_scores(self.levels, heads["anchors"], confidence=heads.get("objectness")) if scores else {}
+        return HeadOutputs({name: heads[name] for name in boxes}, scores=found)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> list[Prediction]:

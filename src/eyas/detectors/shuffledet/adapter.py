@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
+from eyas.detectors.cell_scores import cell_scores
 from eyas.detectors.deployed import Deployed
 from eyas.detectors.head_checks import check_anchors, check_heads
 from eyas.detectors.shuffledet.anchors import STRIDE, BatchAnchors, anchor_step
@@ -181,7 +182,7 @@ class ShuffleDet(nn.Module):
             return losses, HeadOutputs(matched_heads(raw, anchors, size, matches, ignored))
 
     def score_boxes(
-        self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False
+        self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False, scores: bool = False
     ) -> HeadOutputs:
         """The head outputs for given anchors, which must be its own.
 
@@ -189,6 +190,7 @@ class ShuffleDet(nn.Module):
             images: (batch, 3, height, width) in [0, 1].
             boxes: head name -> for each image (A, 4) xyxy.
             proposals: ignored; this detector has none and gives None.
+            scores: also give the scores of all cells: the confidence times the highest class probability.
 
         Raises:
             EyasError: training mode, an unknown head, or anchors that are not its own.
@@ -202,7 +204,10 @@ class ShuffleDet(nn.Module):
             own = self._anchors_like(given, size, (images.shape[-2], images.shape[-1]))
             check_anchors(name, given, own)
             heads[name] = head_outputs(raw, own, size)[name]
-        return HeadOutputs(heads)
+        if not scores:
+            return HeadOutputs(heads)
+        dense = head_outputs(raw, [], size)
+        return HeadOutputs(heads, scores=cell_scores(self.levels, dense["classes"], confidence=dense["confidence"]))
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> list[Prediction]:

@@ -13,8 +13,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from eyas.detectors.cell_scores import cell_scores
 from eyas.detectors.deployed import Deployed
-from eyas.detectors.head_checks import check_heads
+from eyas.detectors.head_checks import check_anchors, check_heads
 from eyas.detectors.padding import Padding
 from eyas.detectors.torchvision import heads_one_stage, heads_two_stage
 from eyas.detectors.torchvision.deployed import DeployedFasterRCNN, DeployedOneStage
@@ -131,7 +132,7 @@ class TorchvisionDetector(nn.Module):
         return losses, heads_one_stage.training_head_outputs(network, recorded)
 
     def score_boxes(
-        self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False
+        self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False, scores: bool = False
     ) -> HeadOutputs:
         """The head outputs for given boxes, after one pass of the backbone and without post-processing.
 
@@ -139,6 +140,7 @@ class TorchvisionDetector(nn.Module):
             images: (batch, 3, height, width) in [0, 1].
             boxes: head name -> for each image (n, 4) xyxy. Anchors must be the network's own; ``roi`` takes any boxes.
             proposals: also give the RPN's proposals after NMS. One-stage detectors have none and give None.
+            scores: also give the scores of all cells: the highest class probability, of Faster R-CNN the objectness.
 
         Raises:
             EyasError: the network is in training mode, has no such head, or has other anchors.
@@ -153,8 +155,12 @@ class TorchvisionDetector(nn.Module):
         maps = network.backbone(batch.tensors)
         maps = {"0": maps} if isinstance(maps, Tensor) else maps
         if two_stages:
-            return heads_two_stage.score_boxes(network, batch, maps, boxes, proposals)
-        return heads_one_stage.score_boxes(network, batch, maps, boxes)
+            return heads_two_stage.score_boxes(network, batch, maps, boxes, proposals, self.levels if scores else ())
+        dense = heads_one_stage.score_anchors(network, batch, maps) if boxes or scores else {}
+        for name, given in boxes.items():
+            check_anchors(name, given, dense[name].boxes)
+        found = cell_scores(self.levels, dense["anchors"], first_column=self._first_label) if scores else {}
+        return HeadOutputs({name: dense[name] for name in boxes}, scores=found)
 
     def predict(self, images: Tensor) -> list[Prediction]:
         """Detections after NMS, by descending score, clipped to the images.

@@ -15,7 +15,6 @@ from torchvision.models.detection._utils import BoxLinearCoder, Matcher
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 
-from eyas.detectors.head_checks import check_anchors
 from eyas.detectors.torchvision.call_recorder import Call, record_call
 from eyas.detectors.torchvision.levels import cell_layout
 from eyas.ops.cells import CellLayout
@@ -53,18 +52,11 @@ def training_head_outputs(network: OneStage, calls: tuple[Call, Call]) -> HeadOu
     return HeadOutputs(heads)
 
 
-def score_boxes(
-    network: OneStage, batch: ImageList, maps: Mapping[str, Tensor], boxes: Mapping[str, Sequence[Tensor]]
-) -> HeadOutputs:
-    """See `TorchvisionDetector.score_boxes`, for the normalised and padded images and the maps of the backbone."""
-    if not boxes:
-        return HeadOutputs()
+def score_anchors(network: OneStage, batch: ImageList, maps: Mapping[str, Tensor]) -> dict[str, HeadOutput]:
+    """Every head for the network's own anchors, from the normalised and padded images and the backbone's maps."""
     levels = list(maps.values())
     own = network.anchor_generator(batch, levels)
-    for name, given in boxes.items():
-        check_anchors(name, given, own)
-    heads = _outputs(network, network.head(levels), own, cell_layout(network.anchor_generator, levels))
-    return HeadOutputs({name: heads[name] for name in boxes})
+    return _outputs(network, network.head(levels), own, cell_layout(network.anchor_generator, levels))
 
 
 def _outputs(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -11,6 +11,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
+from eyas.detectors.cell_scores import cell_scores
 from eyas.detectors.head_checks import check_anchors
 from eyas.detectors.torchvision.call_recorder import Call, record_call
 from eyas.detectors.torchvision.levels import cell_layout
@@ -48,24 +49,33 @@ def score_boxes(
     maps: Mapping[str, Tensor],
     boxes: Mapping[str, Sequence[Tensor]],
     proposals: bool,
+    scored: Iterable[str],
 ) -> HeadOutputs:
-    """See `TorchvisionDetector.score_boxes`, for the normalised and padded images and the maps of the backbone."""
+    """See `TorchvisionDetector.score_boxes`, for the normalised and padded images and the maps of the backbone.
+
+    ``scored`` are the names of all levels where the scores of cells are requested, else none.
+    """
     heads: dict[str, HeadOutput] = {}
+    scores: dict[str, Tensor] = {}
+    scored = tuple(scored)
     found: Sequence[Tensor] | None = None
     rpn, roi, levels = network.rpn, network.roi_heads, list(maps.values())
     with record_call(rpn, "head") as head, record_call(rpn, "anchor_generator") as anchors:
         if proposals:
             found, _ = rpn(batch, dict(maps))
-        elif "rpn" in boxes:  # the same without NMS
+        elif "rpn" in boxes or scored:  # the same without NMS
             rpn.head(levels)
             rpn.anchor_generator(batch, levels)
+    if "rpn" in boxes or scored:
+        dense = _rpn_output(network, anchors, *concat_box_prediction_layers(*head.result))
+        scores = cell_scores(scored, dense) if scored else {}
     if "rpn" in boxes:
         check_anchors("rpn", boxes["rpn"], anchors.result)
-        heads["rpn"] = _rpn_output(network, anchors, *concat_box_prediction_layers(*head.result))
+        heads["rpn"] = dense
     if "roi" in boxes:
         pooled = roi.box_roi_pool(dict(maps), list(boxes["roi"]), batch.image_sizes)
         heads["roi"] = _roi_output(network, boxes["roi"], *roi.box_predictor(roi.box_head(pooled)))
-    return HeadOutputs(heads, found)
+    return HeadOutputs(heads, found, scores)
 
 
 def _rpn_output(

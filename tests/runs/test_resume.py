@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import yaml
 
 from eyas.__main__ import main
-from eyas.runs.resume import first_difference, renamed
+from eyas.runs.resume import check_folder, first_difference, renamed
+from eyas.types import EyasError
 from helpers.tiny import options, write_squares
 
 SIZE = "--dataset.resize=64x64"
@@ -39,3 +41,11 @@ def test_a_start_step_of_an_earlier_version_is_part_of_a_schedule_now() -> None:
     assert renamed(now) == now
     found = first_difference(before, {**now, "method.init_args.schedule.start_step": 0}, ())
     assert found is not None and (found.before, found.now) == (400, 0)
+
+
+def test_a_name_that_is_no_text_is_refused_before_the_training(tmp_path: Path) -> None:
+    """A locale without UTF-8 makes lone surrogates of such names; YAML writes them, and does not read them again."""
+    name = os.fsdecode(b"d\xe4t\xe4")
+    with pytest.raises(EyasError, match=r"LC_ALL=C\.UTF-8"):
+        check_folder(tmp_path / name, resume=False, config=yaml.safe_dump({"data": name}))
+    check_folder(tmp_path / "rün", resume=False, config=yaml.safe_dump({"data": "dätä"}))

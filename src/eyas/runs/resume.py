@@ -30,6 +30,8 @@ FREE = (
 FREE_OF_METHODS = re.compile(r"method\..*\bsparse_below")
 """The names of a method's options that may change, too."""
 
+ESCAPED_BYTE = re.compile(r"\\u[dD][cC][89a-fA-F][0-9a-fA-F]")
+"""How YAML writes a byte of a name that is no text: Python has a lone surrogate for it."""
 FORMER_START = re.compile(r"(method\..*)(?<!schedule\.)start_step")
 SINCE = "dataset.val_fraction"
 """Every run records this option that began after the changes of meaning below, and no run that began before them."""
@@ -84,9 +86,14 @@ def check_folder(folder: Path, *, resume: bool, config: str) -> None:
         config: YAML of the options; a resumed run must have those that it began with, but for `FREE`.
 
     Raises:
-        EyasError: the folder holds a run and ``resume`` is off, or the reverse, or the options differ, or the run
-            began before an option got its present meaning.
+        EyasError: a name is no text and cannot be recorded; the folder holds a run and ``resume`` is off, or the
+            reverse; the options differ; or the run began before an option got its present meaning.
     """
+    if ESCAPED_BYTE.search(config):
+        raise EyasError(
+            f"{folder}: a run records its options as text, and a name among them is none in this locale; "
+            "take one of UTF-8, such as LC_ALL=C.UTF-8, or names in UTF-8"
+        )
     holds = holds_run(folder)
     if holds and not resume:
         raise EyasError(f"{folder} already holds a run; choose another --out, or go on with it by --run.resume true")

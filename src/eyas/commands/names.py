@@ -14,6 +14,7 @@ METHODS: Mapping[str, str] = {
     "pkd": "eyas.PKD",
     "cwd": "eyas.CWD",
     "ld": "eyas.LD",
+    "query_ld": "eyas.QueryLD",
 }
 """Short name of a method -> its class; here because the command line needs them without torch."""
 

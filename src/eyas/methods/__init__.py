@@ -10,6 +10,7 @@ from eyas.methods.imitation import imitation_loss, sparse_imitation_loss
 from eyas.methods.ld import LD
 from eyas.methods.method import Auto, LevelPair, Method
 from eyas.methods.pkd import PKD
+from eyas.methods.query_ld import QueryLD
 from eyas.methods.roi_mimic import RoIMimic
 from eyas.methods.schedule import Schedule
 from eyas.methods.vanilla import Vanilla
@@ -26,6 +27,7 @@ __all__ = [
     "FitNets",
     "LevelPair",
     "Method",
+    "QueryLD",
     "RoIMimic",
     "Schedule",
     "Vanilla",

@@ -11,10 +11,12 @@ METHODS: Mapping[str, str] = {
     "vanilla": "eyas.Vanilla",
     "chen2017": "eyas.Chen2017",
     "roi_mimic": "eyas.RoIMimic",
+    "detr_distill": "eyas.DETRDistill",
+    "d3etr": "eyas.D3ETR",
+    "kd_detr": "eyas.KDDETR",
     "pkd": "eyas.PKD",
     "cwd": "eyas.CWD",
     "ld": "eyas.LD",
-    "query_ld": "eyas.QueryLD",
 }
 """Short name of a method -> its class; here because the command line needs them without torch."""
 

@@ -4,30 +4,34 @@ from eyas.methods.adapter import Adapter, convolve_at, patches_at
 from eyas.methods.box_mask import BoxMask
 from eyas.methods.chen2017 import Chen2017
 from eyas.methods.cwd import CWD
+from eyas.methods.d3etr import D3ETR
+from eyas.methods.detr_distill import DETRDistill
 from eyas.methods.fgfi import FGFI
 from eyas.methods.fitnets import FitNets
 from eyas.methods.imitation import imitation_loss, sparse_imitation_loss
+from eyas.methods.kd_detr import KDDETR
 from eyas.methods.ld import LD
 from eyas.methods.method import Auto, LevelPair, Method
 from eyas.methods.pkd import PKD
-from eyas.methods.query_ld import QueryLD
 from eyas.methods.roi_mimic import RoIMimic
 from eyas.methods.schedule import Schedule
 from eyas.methods.vanilla import Vanilla
 
 __all__ = [
     "CWD",
+    "D3ETR",
     "FGFI",
+    "KDDETR",
     "LD",
     "PKD",
     "Adapter",
     "Auto",
     "BoxMask",
     "Chen2017",
+    "DETRDistill",
     "FitNets",
     "LevelPair",
     "Method",
-    "QueryLD",
     "RoIMimic",
     "Schedule",
     "Vanilla",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +14,7 @@ from torchvision.ops import box_convert
 
 from eyas.detectors.transformers.decoders import BOXES, DECODERS, DecoderCall, DecoderRule, QueryForm
 from eyas.ops.boxes import to_centre_size
-from eyas.types import EyasError, QueryOutput, QueryPoints, SideDistributions
+from eyas.types import EyasError, QueryOutput, QueryPoints
 
 
 class RecordedDecoder:
@@ -32,7 +33,9 @@ class RecordedDecoder:
 
     @cached_property
     def own(self) -> QueryOutput:
-        return self._output(self.call).of_queries(self.rule.own(self.network.config))
+        rows = self.rule.own(self.network.config)
+        output = self._output(self.call)
+        return replace(output, logits=output.logits[:, :, rows], boxes=output.boxes[:, :, rows])
 
     @property
     def points(self) -> QueryPoints:
@@ -103,11 +106,7 @@ class RecordedDecoder:
         with torch.set_grad_enabled(self.with_gradients):
             logits, boxes = self.rule.layers(call)
             corners = box_convert(boxes.float() * self._scale, "cxcywh", "xyxy")
-            sides = None if self.rule.sides is None else self._sides(*self.rule.sides(call))
-        return QueryOutput(logits.float(), corners, self.classes, self.rule.background, sides)
-
-    def _sides(self, logits: Tensor, places: Tensor) -> SideDistributions:
-        return SideDistributions(logits.float(), places.float() * self._scale[:, None])
+        return QueryOutput(logits.float(), corners, self.classes, self.rule.background)
 
 
 def _named(kind: tuple[str, int]) -> str:

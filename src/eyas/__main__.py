@@ -39,7 +39,7 @@ except KeyboardInterrupt:  # Ctrl-C before `main` can say more
     sys.exit(130)
 
 COMMANDS = (
-    *("demo", "data", "train", "distill", "cache", "compare", "evaluate", "predict", "export", "inspect"),
+    *("demo", "data", "methods", "train", "distill", "cache", "compare", "evaluate", "predict", "export", "inspect"),
     *("benchmark", "report", "recipes", "doctor"),
 )
 """Each is a function of the module of its name in `eyas.commands`."""
@@ -59,6 +59,7 @@ Eyas distils a large, accurate object detector into a small, fast one.
 
   eyas demo                                                      see it work on bundled data, in minutes
   eyas data cells/                                               what is in a data set, and what is wrong with it
+  eyas methods                                                   what can be imitated, and what each method needs
   eyas train --data cells/ --model retinanet --backbone resnet50 --out runs/teacher
   eyas distill --data cells/ --teacher runs/teacher --model retinanet --backbone resnet18 --out runs/student
   eyas distill ... --cache cache/                                the teacher runs once, not in every step

@@ -10,7 +10,6 @@ from eyas.args import DataArgs, OptimArgs, RunArgs, StudentArgs, TeacherArgs
 
 if TYPE_CHECKING:
     from eyas.evaluation import EvaluationResult
-    from eyas.types import Target
 
 TRIED = 256
 """Sides in pixels of the images in `try_out`, where the options give no size."""
@@ -104,10 +103,9 @@ def try_out(
     Raises:
         EyasError: these detectors and methods do not go together.
     """
-    import torch
-
     from eyas.detectors import build
     from eyas.distillation.distiller import Distiller
+    from eyas.distillation.trials import noise_batch
     from eyas.runs.opening import load
     from eyas.training.setup import chosen_methods
 
@@ -115,9 +113,4 @@ def try_out(
     detector = build(student.model, opened.classes, backbone=student.backbone, options=student.options)
     methods = chosen_methods(teaching.method)
     distiller = Distiller(detector, opened, *methods, pairs=teaching.pairs, teacher_scale=scale, seed=run.seed)
-    height, width = dataset.resize.times(scale).output_size((TRIED, TRIED))
-    target: Target = {
-        "boxes": torch.tensor([[width / 4, height / 4, width * 3 / 4, height * 3 / 4]]),
-        "labels": torch.tensor([0]),
-    }
-    distiller.try_out(torch.rand(2, 3, height, width), [target, target])
+    distiller.try_out(*noise_batch(dataset.resize.times(scale).output_size((TRIED, TRIED))))

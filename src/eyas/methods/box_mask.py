@@ -43,7 +43,7 @@ def _box_mask(grid: AnchorGrid, boxes: Tensor, scale: float) -> Tensor:
 
 
 class BoxMask(FeatureImitation):
-    """Feature imitation on the cells inside ground-truth boxes, on every level.
+    """Feature imitation on the cells inside ground-truth boxes (Wang et al., CVPR 2019, tables 3 and 4).
 
     The loss is that of `FGFI` with another mask: squared differences, summed over channels and averaged over the cells
     of all levels and images of the batch, halved.
@@ -62,6 +62,8 @@ class BoxMask(FeatureImitation):
     Raises:
         EyasError: an option is out of range.
     """
+
+    needs = ("feature maps", "boxes")
 
     def __init__(
         self,

@@ -55,6 +55,8 @@ class FGFI(FeatureImitation):
         EyasError: an option is out of range.
     """
 
+    needs = ("feature maps", "anchors", "boxes")
+
     def __init__(
         self,
         weight: Weight = "auto",

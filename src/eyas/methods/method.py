@@ -15,6 +15,8 @@ from eyas.types import EyasError, Level, Target, View
 
 Reads = Literal["heads", "queries", "student_proposals", "teacher_proposals", "teacher_scores"]
 """What a method can read of a view besides feature maps."""
+Need = Literal["feature maps", "anchors", "boxes", "proposals", "heads", "equal classes"]
+"""What a method can need of detectors and data: ``anchors`` at the levels of the teacher, ``boxes`` of labels."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Method(nn.Module):
 
     Attributes:
         reads: what the method reads besides feature maps. Only what some method reads is computed.
+        needs: what the method cannot do without, in words, for `eyas methods`.
         max_weight: the largest weight that makes sense, to which an automatic one is held.
         version: raise it when the same options select other cells, so that teacher caches are recomputed.
         parts: the loss of the last batch by level or head, detached and without its weight; see `total`.
@@ -88,6 +91,7 @@ class Method(nn.Module):
     """
 
     reads: frozenset[Reads] = frozenset()
+    needs: tuple[Need, ...] = ("feature maps",)
     version: int = 1
 
     def __init__(self, name: str, weight: Weight, schedule: Schedule = ALWAYS) -> None:

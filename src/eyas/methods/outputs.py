@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from eyas.methods.method import Method, Reads, Weight, count_per_process
+from eyas.methods.method import Method, Need, Reads, Weight, count_per_process
 from eyas.methods.schedule import Schedule
 from eyas.types import EyasError, HeadOutput, MatchedAnchors, Target, View
 
@@ -54,6 +54,7 @@ class OutputDistillation(Method):
     """
 
     reads: frozenset[Reads] = frozenset({"heads"})
+    needs: tuple[Need, ...] = ("heads", "equal classes")
 
     def __init__(self, name: str, weight: Weight, heads: Sequence[str] | None, schedule: Schedule) -> None:
         super().__init__(name, weight, schedule)

@@ -112,6 +112,8 @@ class RoIMimic(Method):
         EyasError: an option is out of range.
     """
 
+    needs = ("feature maps", "proposals")
+
     def __init__(
         self,
         weight: Weight = "auto",

@@ -25,13 +25,16 @@ def visible(text: str) -> str:
     return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
-def print_table(rows: Sequence[Sequence[str]], *, title: str | None = None, caption: str | None = None) -> None:
+def print_table(
+    rows: Sequence[Sequence[str]], *, title: str | None = None, caption: str | None = None, numbers: bool = True
+) -> None:
     """Print a table, folded to the width of a terminal; whole rows where the output is a pipe or a file.
 
     Args:
         rows: cells as text, all rows of one length; the first is the head.
         title: above the table.
         caption: below it.
+        numbers: align every column but the first to the right; otherwise all go to the left.
     """
     from rich.box import Box
     from rich.console import Console
@@ -42,7 +45,7 @@ def print_table(rows: Sequence[Sequence[str]], *, title: str | None = None, capt
     console = Console()
     if not console.is_terminal:
         console.width = WIDE
-    console.print(_filled(table, head, body))
+    console.print(_filled(table, head, body, numbers=numbers))
 
 
 def as_text(rows: Sequence[Sequence[str]], *, numbers: bool = True) -> str:

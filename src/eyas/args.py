@@ -206,9 +206,10 @@ class TeacherArgs:
     """How the student imitates its teacher.
 
     Attributes:
-        method: distillation losses: fgfi, fitnets, box_mask, vanilla, chen2017, roi_mimic, or a class by import path,
-            with its arguments as --method.NAME; several as fgfi,vanilla, or in YAML a list. Fine-grained feature
-            imitation (fgfi) when left out. --method.help fgfi lists the arguments.
+        method: distillation losses: fgfi or another that eyas methods lists, or a class by import path, with its
+            arguments as --method.NAME; several as fgfi,vanilla, or in YAML a list. fgfi:faster_rcnn has the constants
+            published for that family. Fine-grained feature imitation (fgfi) when left out. --method.help fgfi lists
+            the arguments.
         pairs: student level: teacher level, where pairing by stride is not what you want; or index, which pairs the
             finest levels, then the next, whatever their strides.
         any_classes: go on with a teacher that does not know every class of the data by name, where the methods read

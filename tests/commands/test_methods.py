@@ -45,9 +45,7 @@ def test_the_list_names_every_method(capsys: pytest.CaptureFixture[str]) -> None
     assert [line[0] for line in lines[2 : 2 + len(METHODS)]] == list(METHODS)
 
 
-def test_a_pair_has_what_applies_and_why_the_others_do_not(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pair_has_what_applies_and_why_the_others_do_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "methods.json"
     assert main(["methods", *PAIR, f"--json_file={file}"]) == 0
     printed = capsys.readouterr().out

@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eyas.args import at_least, check_seeds
+from eyas.args import DataArgs, OptimArgs, RunArgs, StudentArgs, TeacherArgs, at_least, check_seeds
 from eyas.commands.distill import distill, try_out
+from eyas.commands.methods import on_pair
+from eyas.commands.names import METHODS
 from eyas.commands.parsing import call_with_options, resolve_options
 from eyas.commands.train import train
-from eyas.comparison.arms import ArmOptions
+from eyas.comparison.all_methods import ALL, Chosen, arms_of, read_chosen, with_all
+from eyas.comparison.arms import ArmOptions, as_list, resolve_arms
 from eyas.tools.locks import sole_use
 from eyas.tools.output_paths import check_output_folder
 from eyas.tools.tables import print_table
@@ -18,6 +21,8 @@ from eyas.types import EyasError
 
 if TYPE_CHECKING:
     from eyas.comparison.plan import Plan
+    from eyas.distillation.teachers import Teacher
+    from eyas.methods import Method
 
 TRAININGS: Mapping[str, Callable[..., Any]] = {"train": train, "distill": distill}
 
@@ -27,7 +32,7 @@ def compare(
     teacher: str,
     student: ArmOptions,
     out: Path,
-    arms: dict[str, ArmOptions] | None = None,
+    arms: dict[str, ArmOptions] | list[str] | str | None = None,
     seeds: list[int] = [0, 1, 2],  # noqa: B006 (never changed: the signature is the schema)
     epochs: list[int] | None = None,
     equal_time: bool = False,
@@ -46,7 +51,8 @@ def compare(
             checkpoint of rfdetr or libreyolo; or package.module:function.
         student: recipe by name or file, or options, or a list of these; later ones override earlier ones.
         out: folder of the comparison: a run folder for each arm and seed, the table and the pictures.
-        arms: name to what the arm adds to the student: a recipe, options, a method, or a list of these.
+        arms: methods by their short names, such as fgfi,vanilla, or all for every one that applies to the pair; or a
+            mapping, name to what the arm adds to the student: a recipe, options, a method, or a list of these.
         seeds: every arm is trained once for each.
         epochs: every arm is trained for each of these numbers of epochs; for its own when left out.
         equal_time: also train, for each arm with a method, the baseline for as many epochs as take as long.
@@ -66,12 +72,17 @@ def compare(
     from eyas.comparison.waves import train_in_waves, with_decided
     from eyas.report.comparison_files import write_comparison
 
-    arms, schedules = arms or {}, epochs or []
-    plan = make_plan(data, teacher, student, arms, out=out, seeds=seeds, epochs=schedules, resolve=resolve_command)
+    named = arms_of([arms] if isinstance(arms, str) else arms) if isinstance(arms, str | list) else arms or {}
+    chosen = choose_methods(data, teacher, student, named[ALL], out) if ALL in named else None
+    named = named if chosen is None else with_all(named, chosen)
+    schedules = epochs or []
+    plan = make_plan(data, teacher, student, named, out=out, seeds=seeds, epochs=schedules, resolve=resolve_command)
     failed: Mapping[str, str] = {}
     if not report_only:
         check_arms(plan)
         with sole_use(out):
+            if chosen is not None:
+                chosen.write(out)
             failed = train_in_waves(plan, equal_time=equal_time, jobs=jobs, threads=threads)
     plan = with_decided(plan) if equal_time else plan
     runs, decided = plan.finished(), read_decided(out) if equal_time else []
@@ -94,6 +105,60 @@ def compare(
 def resolve_command(command: str, arguments: Sequence[str]) -> str:
     """The YAML that a run of ``eyas COMMAND`` would record. Raises EyasError where an option does not fit."""
     return resolve_options(TRAININGS[command], arguments)
+
+
+def choose_methods(data: Path, teacher: str, student: ArmOptions, more: ArmOptions, out: Path) -> Chosen:
+    """The methods that the comparison in a folder was begun with, or else those that apply to teacher and student.
+
+    ``more`` is what the arms of all methods have beside the student's options.
+
+    Raises:
+        EyasError: the teacher cannot be opened, the student's options do not fit, or no method applies.
+    """
+    from eyas.comparison.plan import arm_command, refuse_other_teacher
+
+    refuse_other_teacher(out, teacher)
+    chosen = read_chosen(out)
+    if chosen is None:
+        any_method = ArmOptions([next(iter(METHODS)), *as_list(more.value)])
+        with arm_command(ALL, resolve_arms(student, {ALL: any_method})[ALL], data, teacher) as (_, *arguments):
+            chosen = call_with_options(applicable, distill, arguments)
+    for line in chosen.describe(METHODS):
+        print(line)
+    return chosen
+
+
+def applicable(
+    data: Path,
+    teacher: str,
+    student: StudentArgs,
+    out: Path,
+    teaching: TeacherArgs = TeacherArgs(),
+    dataset: DataArgs = DataArgs(),
+    optim: OptimArgs = OptimArgs(),
+    run: RunArgs = RunArgs(),
+) -> Chosen:
+    """Which methods would train a student with the options of `distill`, its own method aside.
+
+    Raises:
+        EyasError: none would; the message has the reason of each.
+    """
+    from eyas.data import read_splits
+    from eyas.training.preflight import check_classes
+
+    source, _ = read_splits(data, dataset)
+
+    def check(opened: Teacher, method: Method) -> None:
+        check_classes(opened, source, [method], teacher, any_classes=teaching.any_classes)
+        if teaching.cache is not None:
+            method.fingerprint()
+
+    scale, resize = teaching.teacher_scale, dataset.resize
+    trials = on_pair(teacher, student, pairs=teaching.pairs, scale=scale, resize=resize, check=check, timed=False)
+    left_out = {name: trial.reason for name, trial in trials.items() if trial.reason is not None}
+    if len(left_out) == len(trials):
+        raise EyasError("no method applies:\n" + "\n".join(f"{name}: {reason}" for name, reason in left_out.items()))
+    return Chosen(tuple(name for name in trials if name not in left_out), left_out)
 
 
 def check_arms(plan: Plan) -> None:

@@ -14,6 +14,7 @@ from eyas.args import StudentArgs
 from eyas.commands.distill import TRIED
 from eyas.commands.names import METHODS
 from eyas.commands.parsing import summary
+from eyas.commands.presets import published
 from eyas.data.options import Resize
 from eyas.tools.output_paths import check_output_files
 from eyas.tools.tables import print_table
@@ -33,6 +34,7 @@ def methods(
     pairs: dict[str, str] | None = None,
     teacher_scale: float = 1.0,
     resize: Resize = Resize(),
+    presets: bool = False,
     json_file: Path | None = None,
 ) -> None:
     """List the methods, with what each needs; with a teacher and a model, which of them apply and what a step costs.
@@ -48,6 +50,7 @@ def methods(
         pairs: student level: teacher level, where pairing by stride is not what you want.
         teacher_scale: how many times larger the teacher sees the images, in [1, 4].
         resize: size of the student's input.
+        presets: list the published constants instead, which --method NAME:FAMILY takes.
         json_file: also write what is printed there.
     """
     check_output_files(json_file)
@@ -56,6 +59,15 @@ def methods(
         raise EyasError(f"{given} without {other}: methods are tried on a pair; give both, or neither to list them")
     from eyas.tools.files import write_json
 
+    if presets:
+        print_table(preset_rows(), numbers=False)
+        print(
+            "next: eyas distill --method NAME:FAMILY takes them; without a family, the defaults and an automatic weight"
+        )
+        if json_file is not None:
+            of_families = {name: {of: asdict(one) for of, one in own.items()} for name, own in published().items()}
+            write_json(json_file, of_families)
+        return
     listed = {name: facts(method_class(name)) for name in METHODS}
     trials: Mapping[str, Trial] = {}
     if teacher is not None and model is not None:
@@ -103,10 +115,28 @@ def facts(method: type[Method]) -> Facts:
 
 def rows(listed: Mapping[str, Facts]) -> list[list[str]]:
     """The table of all methods."""
-    head = ["method", "class", "needs", "teacher runs", "cache", "what it is"]
+    head = ["method", "class", "needs", "teacher runs", "cache", "published for", "what it is"]
     return [head] + [
-        [name, each.class_path, ", ".join(each.needs), each.teacher, "yes" if each.cached else "-", each.summary]
+        [
+            name,
+            each.class_path,
+            ", ".join(each.needs),
+            each.teacher,
+            "yes" if each.cached else "-",
+            ", ".join(published().get(name, {})) or "-",
+            each.summary,
+        ]
         for name, each in listed.items()
+    ]
+
+
+def preset_rows() -> list[list[str]]:
+    """The table of the published constants."""
+    head = ["method", "options", "source"]
+    return [head] + [
+        [f"{name}:{family}", ", ".join(f"{key} {value}" for key, value in preset.options.items()), preset.source]
+        for name, families in published().items()
+        for family, preset in families.items()
     ]
 
 

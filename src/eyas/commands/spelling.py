@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser, get_loader
 
 from eyas.commands.config_files import check_config
 from eyas.commands.names import SHORT, method_path
+from eyas.commands.presets import preset_of
 from eyas.commands.refusals import METHOD, METHOD_FORM, SIZE, is_group, kinds, options_of, to_give
 from eyas.tools.text_files import YAML_LIMIT, parse_yaml, read_text
 from eyas.types import EyasError
@@ -131,13 +132,23 @@ def _method(value: Any) -> Any:
     if value is None or isinstance(value, list):
         return value and [_method(entry) for entry in value]
     if isinstance(value, Mapping):
-        return {**value, "class_path": _method(value["class_path"])} if "class_path" in value else dict(value)
+        return _with_arguments(value) if "class_path" in value else dict(value)
     if "," in str(value):
         return [_method(entry.strip()) for entry in str(value).split(",")]
-    path = value if "." in str(value) else method_path(str(value))
+    path: Any = value if "." in str(value) else method_path(str(value))
+    if isinstance(value, str) and ":" in value:
+        path = preset_of(value)
     if path is None or not isinstance(value, str):
         raise EyasError(f"--{METHOD}: give {METHOD_FORM}, not {value}")
-    return str(path)
+    return path
+
+
+def _with_arguments(method: Mapping[str, Any]) -> dict[str, Any]:
+    """A class and its arguments, which stand above those of a preset."""
+    found = _method(method["class_path"])
+    if not isinstance(found, dict):
+        return {**method, "class_path": found}
+    return {**method, **found, "init_args": {**found["init_args"], **(method.get("init_args") or {})}}
 
 
 def _as_list(value: str, action: Action) -> str:

@@ -26,6 +26,8 @@ FORMER_BASELINE = "plain"
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}")
 SCHEDULE = re.compile(r"(.+)-e([1-9]\d{0,8})")
 """Name of an arm on a schedule of its own."""
+METHOD_NAME = re.compile(r"[^\W\d]\w*(:\w+)?")
+"""A method's short name, with the family of its published constants or without."""
 GROUPS = ("dataset", "optim", "run", "resize", "augment")
 """Options that are merged name by name; every other one is replaced whole, as on the command line."""
 MOST_LAYERS = 100
@@ -75,7 +77,7 @@ def resolve_arms(student: ArmOptions, arms: Mapping[str, ArmOptions]) -> dict[st
             raise EyasError(f"arm {name}: so the baseline of other schedules is called; give the arm another name")
         options: dict[str, Any] = {}
         try:
-            given = (*_as_list(student.value), *_as_list(layers.value))
+            given = (*as_list(student.value), *as_list(layers.value))
             mappings = list(islice(chain.from_iterable(map(_expand, given)), MOST_LAYERS + 1))
             if len(mappings) > MOST_LAYERS:
                 raise EyasError(f"more than {MOST_LAYERS} recipes and mappings over one another; write them as one")
@@ -113,11 +115,12 @@ def baseline_of(name: str, names: Collection[str]) -> str:
 
 
 def _expand(layer: Any, within: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
-    """The mappings of one layer: those of the recipes it builds on, then its own. One word alone names a method.
+    """The mappings of one layer: those of the recipes it builds on, then its own. One word alone names a method, as
+    does one with the family of its published constants.
 
     ``within`` names the recipes that led to it.
     """
-    if isinstance(layer, str) and layer.isidentifier() and layer not in shipped_recipes() and not Path(layer).is_file():
+    if isinstance(layer, str) and METHOD_NAME.fullmatch(layer) and not _is_recipe(layer):
         yield {"method": layer}
     elif isinstance(layer, str):
         if layer in within:
@@ -128,7 +131,7 @@ def _expand(layer: Any, within: tuple[str, ...] = ()) -> Iterator[dict[str, Any]
     elif "class_path" in layer:
         yield {"method": dict(layer)}
     else:
-        for below in _as_list(layer.get("config")):
+        for below in as_list(layer.get("config")):
             yield from _expand(below, within)
         yield {key: value for key, value in layer.items() if key != "config"}
 
@@ -139,7 +142,7 @@ def _add(options: dict[str, Any], layer: Mapping[str, Any]) -> None:
         if not isinstance(key, str):
             raise EyasError(f"{key!r:.60} is not the name of an option")
         if key == "method":
-            methods = [*_as_list(options.get("method")), *_as_list(value)]
+            methods = [*as_list(options.get("method")), *as_list(value)]
             options["method"] = methods[0] if len(methods) == 1 else methods
         elif "." in key:
             _override(options, key, value)
@@ -178,6 +181,10 @@ def _index(entries: Sequence[Any], step: str, name: str) -> int:
     return int(step)
 
 
+def _is_recipe(name: str) -> bool:
+    return name in shipped_recipes() or Path(name).is_file()
+
+
 def _read(name: str) -> dict[str, Any]:
     path = shipped_recipes().get(name, Path(name))
     if not path.is_file():
@@ -186,5 +193,6 @@ def _read(name: str) -> dict[str, Any]:
     return read_yaml_mapping(path)
 
 
-def _as_list(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
+    """A list of what is one layer or method, several, or none."""
     return [] if value is None else list(value) if isinstance(value, list) else [value]

@@ -1,0 +1,115 @@
+"""`eyas compare --arms all`, and arms by the names of methods; nothing is trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+import eyas.commands.compare as command
+import eyas.comparison.jobs
+from eyas.__main__ import main
+from eyas.commands.names import METHODS
+from eyas.comparison.all_methods import ALL, FILE, Chosen, arms_of, read_chosen, with_all
+from eyas.comparison.arms import ArmOptions
+from eyas.types import EyasError
+from helpers.tiny import MODEL, write_squares
+
+WITH_TEACHER = ("vanilla", "chen2017", "fgfi")
+
+
+def test_names_are_arms_with_defaults() -> None:
+    arms = arms_of(["fgfi", "fgfi:retinanet"])
+    assert {name: arm.value for name, arm in arms.items()} == {"fgfi": "fgfi", "fgfi_retinanet": "fgfi:retinanet"}
+    with pytest.raises(EyasError, match=r"--arms demo/fgfi: a list has short names"):
+        arms_of(["fgfi", "demo/fgfi"])
+
+
+def test_all_stands_for_an_arm_of_each_method_with_its_layers() -> None:
+    given = {"own": ArmOptions("demo/fgfi"), ALL: ArmOptions({"any_classes": True}), "vanilla": ArmOptions("mine.yaml")}
+    arms = with_all(given, Chosen(("fgfi", "vanilla"), {"roi_mimic": "no proposals"}))
+    assert {name: arm.value for name, arm in arms.items()} == {
+        "fgfi": ["fgfi", {"any_classes": True}],
+        "vanilla": "mine.yaml",
+        "own": "demo/fgfi",
+    }
+
+
+def test_the_record_keeps_a_comparison_as_it_was_begun(tmp_path: Path) -> None:
+    chosen = Chosen(("fgfi",), {"vanilla": "no\nheads"})
+    assert read_chosen(tmp_path) is None
+    chosen.write(tmp_path)
+    assert read_chosen(tmp_path) == chosen
+    said = list(chosen.describe(["fgfi", "vanilla", "later"]))
+    assert said[1] == "left out  vanilla: no heads"
+    assert said[2].startswith("new       later: ") and said[2].endswith("--arms all,later")
+    assert len(list(chosen.describe(["fgfi", "vanilla"]))) == 2
+    (tmp_path / FILE).write_text('{"methods": ["fgfi"], "left_out": [1]}')
+    with pytest.raises(EyasError, match="is damaged"):
+        read_chosen(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_squares(tmp_path_factory.mktemp("data"), train=4, val=2)
+
+
+@pytest.fixture
+def compare(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Plans a comparison in ``tmp_path/out`` and trains nothing."""
+    monkeypatch.setattr(eyas.comparison.jobs, "run_jobs", lambda *_, **__: {})
+    student = tmp_path / "student.yaml"
+    student.write_text(yaml.safe_dump({"model": "shuffledet", "options": MODEL, "dataset": {"resize": {"longer": 64}}}))
+    common = [f"--data={data}", "--teacher=helpers.tiny:poor_teacher", f"--student={student}", "--seeds=0"]
+    return lambda *more: main(["compare", *common, f"--out={tmp_path / 'out'}", *more])
+
+
+def arms_in(out: Path) -> list[str]:
+    return sorted(file.stem for file in (out / "arms").iterdir())
+
+
+def test_a_list_of_names(compare: Callable[..., int], tmp_path: Path) -> None:
+    assert compare("--arms", "fgfi,vanilla") == 0
+    assert arms_in(tmp_path / "out") == ["baseline", "fgfi", "vanilla"]
+    arm = yaml.safe_load((tmp_path / "out" / "arms" / "fgfi.yaml").read_text())
+    assert arm["method"] == "fgfi"
+    assert not (tmp_path / "out" / FILE).exists()
+
+
+def test_all_methods_that_apply_are_arms_and_stay_so(
+    compare: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "check_arms", lambda plan: None)  # each arm was tried just before
+    later = {name: path for name, path in METHODS.items() if name not in WITH_TEACHER[1:]}
+    with monkeypatch.context() as earlier:
+        for module in ("compare", "methods"):
+            earlier.setattr(f"eyas.commands.{module}.METHODS", later)
+        assert compare("--arms", "all") == 0
+    record = json.loads((tmp_path / "out" / FILE).read_text())
+    assert "fgfi" in record["methods"] and "makes no proposals" in record["left_out"]["roi_mimic"]
+    assert arms_in(tmp_path / "out") == sorted(["baseline", *record["methods"]])
+    assert "left out  roi_mimic: " in capsys.readouterr().out
+
+    assert compare("--arms", "all") == 0, "a version with more methods"
+    assert json.loads((tmp_path / "out" / FILE).read_text()) == record
+    assert "new       vanilla, chen2017: " in capsys.readouterr().out
+    assert compare("--arms", "all,vanilla") == 0
+    assert arms_in(tmp_path / "out") == sorted(["baseline", "vanilla", *record["methods"]])
+
+
+def test_methods_that_compare_classes_are_left_out_where_the_data_has_others(
+    compare: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "check_arms", lambda plan: None)
+    with monkeypatch.context() as few:
+        for module in ("compare", "methods"):
+            few.setattr(f"eyas.commands.{module}.METHODS", {name: METHODS[name] for name in WITH_TEACHER})
+        config = tmp_path / "arms.yaml"
+        config.write_text("arms: {all: {any_classes: true, dataset.classes: [blue, red]}}")
+        assert compare(f"--config={config}") == 0
+    record = read_chosen(tmp_path / "out")
+    assert record is not None and record.methods == ("fgfi",)
+    assert "class by class" in record.left_out["vanilla"]

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,9 +27,9 @@ from eyas.distillation.distiller import Distiller
 from eyas.distillation.outlines import anchor_grids
 from eyas.distillation.teachers import TeacherRequest
 from eyas.distillation.weights import FIRST
-from eyas.methods import Auto
+from eyas.methods import Auto, Method
 from eyas.methods.adapter import Adapter
-from eyas.methods.imitation import imitation_loss
+from eyas.methods.imitation import FeatureImitation, imitation_loss
 from eyas.nn.compile import compile_levels
 from eyas.nn.fold_batchnorm import fold_batch_norms
 from eyas.nn.taps import Taps, tap_features
@@ -113,6 +113,7 @@ class Sides:
         folder: the cache's folder.
         device: the device of both detectors and the batch.
         backend: compile student and teacher up to their levels by this backend of torch.compile; None: eager.
+        method: makes the method of the distilled sides; None: FGFI with an adapter that passes a gradient.
     """
 
     def __init__(
@@ -124,7 +125,9 @@ class Sides:
         device: torch.device,
         *,
         backend: str | None = None,
+        method: Callable[[], Method] | None = None,
     ) -> None:
+        self.make_method = method or partial(FGFI, kernel_size=kernel, init_std=0.01)
         self.pair, self.kernel, self.source, self.folder, self.device = pair, kernel, source, folder, device
         self.backend = backend
         self._built = cache(self._build)
@@ -137,7 +140,11 @@ class Sides:
         on_device = send_to_device((as_float(images).contiguous(memory_format=torch.channels_last), targets), device)
         self.batch: Batch = cast(Batch, on_device)
         self.live = self._distiller()
-        self.cells = [len(level.cells[0]) for level in self._teacher_targets()]
+
+    @cached_property
+    def cells(self) -> list[int]:
+        """The near cells of each level."""
+        return [len(level.cells[0]) for level in self._teacher_targets()]
 
     def steps(self, names: Sequence[str] = SIDES) -> dict[str, Step]:
         """One step of each side that is named, in the order of the names."""
@@ -183,8 +190,10 @@ class Sides:
             compile_levels(detector, backend=self.backend)
         return detector
 
-    def _method(self, weight: float | Auto) -> FGFI:
-        return FGFI(weight, kernel_size=self.kernel, init_std=0.01)
+    def _method(self, weight: float | Auto) -> Method:
+        method = self.make_method()
+        method.weight = weight
+        return method
 
     def _distiller(self, weight: float | Auto = 0.01) -> Distiller:
         teacher = self._teacher()
@@ -215,6 +224,7 @@ class Sides:
 
     def _teacher_targets(self) -> Sequence[Any]:
         (method,) = self.live.methods
+        assert isinstance(method, FeatureImitation), "cells are those of a method that imitates features at some"
         images, targets = self.batch
         taps = [pair.teacher_tap for pair in self.live.pairs]
         return method.select(self.live.teacher.view(TeacherRequest(images, targets, taps, method.reads)), targets)

@@ -18,7 +18,8 @@ from eyas.comparison.arms import ArmOptions
 from eyas.types import EyasError
 from helpers.tiny import MODEL, write_squares
 
-WITH_TEACHER = ("vanilla", "chen2017", "fgfi")
+BEFORE, LATER = ("fgfi", "roi_mimic"), ("vanilla", "chen2017")
+"""Methods of an earlier version, and those that a later one has beside them."""
 
 
 def test_names_are_arms_with_defaults() -> None:
@@ -67,6 +68,12 @@ def compare(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     return lambda *more: main(["compare", *common, f"--out={tmp_path / 'out'}", *more])
 
 
+def shipping(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let Eyas have these methods alone."""
+    for module in ("compare", "methods"):
+        monkeypatch.setattr(f"eyas.commands.{module}.METHODS", {name: METHODS[name] for name in names})
+
+
 def arms_in(out: Path) -> list[str]:
     return sorted(file.stem for file in (out / "arms").iterdir())
 
@@ -83,33 +90,29 @@ def test_all_methods_that_apply_are_arms_and_stay_so(
     compare: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command, "check_arms", lambda plan: None)  # each arm was tried just before
-    later = {name: path for name, path in METHODS.items() if name not in WITH_TEACHER[1:]}
-    with monkeypatch.context() as earlier:
-        for module in ("compare", "methods"):
-            earlier.setattr(f"eyas.commands.{module}.METHODS", later)
-        assert compare("--arms", "all") == 0
+    shipping(monkeypatch, *BEFORE)
+    assert compare("--arms", "all") == 0
     record = json.loads((tmp_path / "out" / FILE).read_text())
-    assert "fgfi" in record["methods"] and "makes no proposals" in record["left_out"]["roi_mimic"]
-    assert arms_in(tmp_path / "out") == sorted(["baseline", *record["methods"]])
+    assert record["methods"] == ["fgfi"] and "makes no proposals" in record["left_out"]["roi_mimic"]
+    assert arms_in(tmp_path / "out") == ["baseline", "fgfi"]
     assert "left out  roi_mimic: " in capsys.readouterr().out
 
-    assert compare("--arms", "all") == 0, "a version with more methods"
+    shipping(monkeypatch, *BEFORE, *LATER)
+    assert compare("--arms", "all") == 0
     assert json.loads((tmp_path / "out" / FILE).read_text()) == record
     assert "new       vanilla, chen2017: " in capsys.readouterr().out
     assert compare("--arms", "all,vanilla") == 0
-    assert arms_in(tmp_path / "out") == sorted(["baseline", "vanilla", *record["methods"]])
+    assert arms_in(tmp_path / "out") == ["baseline", "fgfi", "vanilla"]
 
 
 def test_methods_that_compare_classes_are_left_out_where_the_data_has_others(
     compare: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "check_arms", lambda plan: None)
-    with monkeypatch.context() as few:
-        for module in ("compare", "methods"):
-            few.setattr(f"eyas.commands.{module}.METHODS", {name: METHODS[name] for name in WITH_TEACHER})
-        config = tmp_path / "arms.yaml"
-        config.write_text("arms: {all: {any_classes: true, dataset.classes: [blue, red]}}")
-        assert compare(f"--config={config}") == 0
+    shipping(monkeypatch, "fgfi", "vanilla")
+    config = tmp_path / "arms.yaml"
+    config.write_text("arms: {all: {any_classes: true, dataset.classes: [blue, red]}}")
+    assert compare(f"--config={config}") == 0
     record = read_chosen(tmp_path / "out")
     assert record is not None and record.methods == ("fgfi",)
     assert "class by class" in record.left_out["vanilla"]

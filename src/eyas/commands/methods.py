@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from eyas.args import StudentArgs
 from eyas.commands.distill import TRIED
@@ -21,6 +20,7 @@ from eyas.tools.tables import print_table
 from eyas.types import EyasError
 
 if TYPE_CHECKING:
+    from eyas.distillation.pairing import Pairing
     from eyas.distillation.teachers import Teacher
     from eyas.distillation.trials import Trial
     from eyas.methods import Method
@@ -31,7 +31,7 @@ def methods(
     model: str | None = None,
     backbone: str | None = None,
     options: dict[str, Any] | None = None,
-    pairs: dict[str, str] | None = None,
+    pairs: dict[str, str] | Literal["index"] | None = None,
     teacher_scale: float = 1.0,
     resize: Resize = Resize(),
     presets: bool = False,
@@ -47,7 +47,8 @@ def methods(
         model: the student's detector family, as for distill.
         backbone: backbone of the student's family, such as resnet18.
         options: further keyword arguments of the family's builder.
-        pairs: student level: teacher level, where pairing by stride is not what you want.
+        pairs: student level: teacher level, where pairing by stride is not what you want; or index, which pairs the
+            finest levels, then the next, whatever their strides.
         teacher_scale: how many times larger the teacher sees the images, in [1, 4].
         resize: size of the student's input.
         presets: list the published constants instead, which --method NAME:FAMILY takes.
@@ -104,12 +105,12 @@ def method_class(name: str) -> type[Method]:
 
 def facts(method: type[Method]) -> Facts:
     """What is listed of a class, taken from the class itself; ``teacher`` is what of the teacher runs in a step."""
-    from eyas.methods.imitation import FeatureImitation
-    from eyas.methods.method import Method
-
-    reads = method().reads
-    runs = "up to its last level" if reads.isdisjoint({"heads", "teacher_proposals"}) else "with its heads"
-    cached = inspect.getattr_static(method, "fingerprint") not in (Method.fingerprint, FeatureImitation.fingerprint)
+    made, cached = method(), True
+    try:
+        made.fingerprint()
+    except EyasError:
+        cached = False
+    runs = "up to its last level" if made.reads.isdisjoint({"heads", "teacher_proposals"}) else "with its heads"
     return Facts(f"eyas.{method.__name__}", summary(method), method.needs, runs, cached)
 
 
@@ -158,7 +159,7 @@ def on_pair(
     teacher: str,
     student: StudentArgs,
     *,
-    pairs: Mapping[str, str] | None,
+    pairs: Pairing,
     scale: float,
     resize: Resize,
     check: Callable[[Teacher, Method], None] | None = None,

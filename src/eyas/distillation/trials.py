@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from eyas.distillation.distiller import Distiller
+from eyas.distillation.pairing import Pairing
 from eyas.distillation.teachers import Teacher
 from eyas.methods.method import Method
 from eyas.nn.eval_mode import restored_afterwards
@@ -48,7 +49,7 @@ def try_methods(
     methods: Mapping[str, Callable[[], Method]],
     batch: tuple[Tensor, Sequence[Target]],
     *,
-    pairs: Mapping[str, str] | None = None,
+    pairs: Pairing = None,
     scale: float = 1.0,
     check: Callable[[Method], None] | None = None,
     timed: bool = True,

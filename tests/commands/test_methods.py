@@ -27,7 +27,7 @@ def test_every_public_method_is_listed_by_a_short_name() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_what_is_listed_is_what_the_class_says(name: str) -> None:
     method = method_class(name)()
-    listed = facts(method_class(name))
+    listed = facts(name)
     assert getattr(eyas, listed.class_path.rpartition(".")[2]) is type(method)
     assert method.name == name, "the key of the loss in logs is the short name"
     assert re.search(r"\(.*(19|20)\d\d", listed.summary), "the first line of the docstring names the paper and its year"

@@ -48,7 +48,7 @@ def test_the_record_keeps_a_comparison_as_it_was_begun(tmp_path: Path) -> None:
     assert said[1] == "left out  vanilla: no heads"
     assert said[2].startswith("new       later: ") and said[2].endswith("--arms all,later")
     assert len(list(chosen.describe(["fgfi", "vanilla"]))) == 2
-    (tmp_path / FILE).write_text('{"methods": ["fgfi"], "left_out": [1]}')
+    (tmp_path / FILE).write_text('{"methods": ["fgfi"], "left_out": ["vanilla"]}')
     with pytest.raises(EyasError, match="is damaged"):
         read_chosen(tmp_path)
 

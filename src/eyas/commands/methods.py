@@ -69,7 +69,7 @@ def methods(
             of_families = {name: {of: asdict(one) for of, one in own.items()} for name, own in published().items()}
             write_json(json_file, of_families)
         return
-    listed = {name: facts(method_class(name)) for name in METHODS}
+    listed = {name: facts(name) for name in METHODS}
     trials: Mapping[str, Trial] = {}
     if teacher is not None and model is not None:
         student = StudentArgs(model, backbone, options=options)
@@ -96,22 +96,23 @@ class Facts:
     cached: bool
 
 
-def method_class(name: str) -> type[Method]:
+def method_class(name: str) -> Callable[..., Method]:
     """The class of a method by its short name."""
     package, _, own = METHODS[name].rpartition(".")
-    found: type[Method] = getattr(import_module(package), own)
+    found: Callable[..., Method] = getattr(import_module(package), own)
     return found
 
 
-def facts(method: type[Method]) -> Facts:
-    """What is listed of a class, taken from the class itself; ``teacher`` is what of the teacher runs in a step."""
+def facts(name: str) -> Facts:
+    """What is listed of a method, taken from its class; ``teacher`` is what of the teacher runs in a step."""
+    method = method_class(name)
     made, cached = method(), True
     try:
         made.fingerprint()
     except EyasError:
         cached = False
     runs = "up to its last level" if made.reads.isdisjoint({"heads", "teacher_proposals"}) else "with its heads"
-    return Facts(f"eyas.{method.__name__}", summary(method), method.needs, runs, cached)
+    return Facts(METHODS[name], summary(method), made.needs, runs, cached)
 
 
 def rows(listed: Mapping[str, Facts]) -> list[list[str]]:

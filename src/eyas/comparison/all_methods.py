@@ -48,10 +48,9 @@ def read_chosen(out: Path) -> Chosen | None:
         return None
     content = read_json(file)
     methods, left_out = content.get("methods"), content.get("left_out")
-    texts = [*methods, *left_out.values()] if isinstance(methods, list) and isinstance(left_out, dict) else [None]
-    if not all(isinstance(text, str) for text in texts):
+    if not isinstance(methods, list) or not isinstance(left_out, dict):
         raise EyasError(f"{file}: is damaged; remove it, and the methods are tried again")
-    return Chosen(tuple(methods), left_out)
+    return Chosen(tuple(map(str, methods)), {name: str(reason) for name, reason in left_out.items()})
 
 
 def arms_of(names: Sequence[str]) -> dict[str, ArmOptions]:

@@ -17,6 +17,9 @@ METHODS: Mapping[str, str] = {
     "pkd": "eyas.PKD",
     "cwd": "eyas.CWD",
     "ld": "eyas.LD",
+    "mgd": "eyas.MGD",
+    "defeat": "eyas.DeFeat",
+    "fgd": "eyas.FGD",
 }
 """Short name of a method -> its class; here because the command line needs them without torch."""
 

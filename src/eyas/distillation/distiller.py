@@ -211,7 +211,8 @@ class Distiller(nn.Module):
         if "heads" in reads:
             boxes = {name: head.boxes for name, head in student.heads.items()}
             teacher = self.teacher.view(replace(request, boxes=boxes))
-        return replace(student, batch=self._batches), teacher
+        counted = None if teacher is None else replace(teacher, batch=self._batches)
+        return replace(student, batch=self._batches), counted
 
     def get_extra_state(self) -> dict[str, int]:
         return {"batches": self._batches}

@@ -5,13 +5,16 @@ from eyas.methods.box_mask import BoxMask
 from eyas.methods.chen2017 import Chen2017
 from eyas.methods.cwd import CWD
 from eyas.methods.d3etr import D3ETR
+from eyas.methods.defeat import DeFeat
 from eyas.methods.detr_distill import DETRDistill
+from eyas.methods.fgd import FGD
 from eyas.methods.fgfi import FGFI
 from eyas.methods.fitnets import FitNets
 from eyas.methods.imitation import imitation_loss, sparse_imitation_loss
 from eyas.methods.kd_detr import KDDETR
 from eyas.methods.ld import LD
 from eyas.methods.method import Auto, LevelPair, Method
+from eyas.methods.mgd import MGD
 from eyas.methods.pkd import PKD
 from eyas.methods.roi_mimic import RoIMimic
 from eyas.methods.schedule import Schedule
@@ -20,15 +23,18 @@ from eyas.methods.vanilla import Vanilla
 __all__ = [
     "CWD",
     "D3ETR",
+    "FGD",
     "FGFI",
     "KDDETR",
     "LD",
+    "MGD",
     "PKD",
     "Adapter",
     "Auto",
     "BoxMask",
     "Chen2017",
     "DETRDistill",
+    "DeFeat",
     "FitNets",
     "LevelPair",
     "Method",

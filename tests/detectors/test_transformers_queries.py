@@ -17,7 +17,7 @@ from eyas.types import DetectorWithQueries, EyasError, QueryOutput, QueryPoints,
 from helpers.tiny_transformers import CLASSES, CONFIGS, class_of, random_model
 
 SIZE = (64, 96)
-ALIKE = ("TableTransformer", "RTDetrV2", "Deimv2ForObjectDetection ", "RfDetr")
+ALIKE = ("TableTransformer", "RTDetrV2", "Deimv2", "RfDetr")
 """Families whose decoders are read as another's."""
 
 

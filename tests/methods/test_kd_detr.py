@@ -151,6 +151,7 @@ def test_two_detectors(student: str, teacher: str) -> None:
     assert all(parameter.grad is None for parameter in distiller.teacher.networks[0].parameters())
 
 
+@pytest.mark.slow
 def test_a_student_learns_the_answers() -> None:
     """Twelve steps of KD-DETR alone bring the student's answers to the teacher's queries nearer."""
     student, teacher = make("DabDetr", 1), make("DabDetr", 2)

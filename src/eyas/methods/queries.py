@@ -53,11 +53,14 @@ def align(student: QueryOutput, teacher: QueryOutput) -> tuple[QueryOutput, Quer
         )
     depth, deeper = len(student.logits), len(teacher.logits)
     layers = [-(-(layer + 1) * deeper // depth) - 1 for layer in range(depth)]
-    teacher = replace(teacher, logits=teacher.logits[layers], boxes=teacher.boxes[layers])
+    if layers != list(range(deeper)):
+        teacher = replace(teacher, logits=teacher.logits[layers], boxes=teacher.boxes[layers])
     return _of_classes(student, shared), _of_classes(teacher, shared)
 
 
 def _of_classes(output: QueryOutput, names: Sequence[str]) -> QueryOutput:
+    if tuple(names) == output.classes:
+        return output
     columns = [output.classes.index(name) for name in names]
     if output.background:
         columns.append(len(output.classes))
@@ -125,9 +128,12 @@ def matching_cost(student: QueryOutput, teacher: QueryOutput, size: Size, factor
             classes = -own.log_softmax(-1) @ other.softmax(-1).mT
         else:
             classes = F.softplus(own).sum(-1, keepdim=True) - own @ other.sigmoid().mT
-        boxes = torch.cdist(relative(student.boxes, size), relative(teacher.boxes, size), p=1)
-        apart = giou_loss(student.boxes[..., :, None, :], teacher.boxes[..., None, :, :])
-    return factors.classes * classes + factors.boxes * boxes + factors.giou * apart
+        distance = torch.cdist(relative(student.boxes, size), relative(teacher.boxes, size), p=1)
+        cost = factors.classes * classes + factors.boxes * distance
+        # Layer by layer: the overlap of all pairs needs several times the memory of its result.
+        for layer, (mine, theirs) in enumerate(zip(student.boxes, teacher.boxes, strict=True)):
+            cost[layer] += factors.giou * giou_loss(mine[:, :, None], theirs[:, None])
+    return cost
 
 
 def matched(

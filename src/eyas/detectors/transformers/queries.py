@@ -46,7 +46,7 @@ class RecordedDecoder:
 
     def draw(self, count: int, generator: Generator) -> QueryPoints:
         """Embeddings from a normal distribution; the logits of centres and sides of boxes, as in DAB-DETR's port."""
-        values = torch.randn(count, self.kind[1], generator=generator).to(self._scale)
+        values = torch.randn(count, self.kind[1], generator=generator, device="cpu").to(self._scale)
         batch = self.own.logits.shape[1]
         return self._in_pixels((values.sigmoid() if self.kind == BOXES else values).expand(batch, -1, -1), None)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from eyas.data import from_coco_detection, from_hf, from_supervision, loader, read, to_supervision
     from eyas.detectors import CustomDetector, TorchvisionDetector, TransformersDetector, build, wrap
+    from eyas.detectors.features import FeatureSource
     from eyas.distillation.distiller import Distiller
     from eyas.evaluation import EvaluationResult
     from eyas.evaluation.detector import evaluate
@@ -50,7 +51,8 @@ if TYPE_CHECKING:
     from eyas.types import Detector, EyasError, Level, Prediction, Target
 
 __all__ = ["from_coco_detection", "from_hf", "from_supervision", "loader", "read", "to_supervision"]
-__all__ += ["CustomDetector", "TorchvisionDetector", "TransformersDetector", "build", "load", "save", "wrap"]
+__all__ += ["CustomDetector", "FeatureSource", "TorchvisionDetector", "TransformersDetector"]
+__all__ += ["build", "load", "save", "wrap"]
 __all__ += [
     "CWD",
     "D3ETR",
@@ -78,6 +80,7 @@ __all__ += ["Detector", "EyasError", "Level", "Prediction", "Target"]
 HOMES = {
     "data": ("from_coco_detection", "from_hf", "from_supervision", "loader", "read", "to_supervision"),
     "detectors": ("CustomDetector", "TorchvisionDetector", "TransformersDetector", "build", "wrap"),
+    "detectors.features": ("FeatureSource",),
     "distillation.distiller": ("Distiller",),
     "evaluation": ("EvaluationResult",),
     "evaluation.detector": ("evaluate",),

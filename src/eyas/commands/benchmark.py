@@ -44,8 +44,8 @@ def benchmark(
     Args:
         data: folder of a data set: COCO, VOC, KITTI or YOLO, recognised from its files.
         teacher: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; a
-            checkpoint of rfdetr or libreyolo; or package.module:function. Without one, the step of `eyas train` is
-            timed.
+            checkpoint of rfdetr or libreyolo; package.module:function; or features:timm:NAME. Without one, the step of
+            `eyas train` is timed.
         any_classes: ignored here: the teacher is not checked.
         any_score: ignored here, too.
         any_teacher: ignored here, too.

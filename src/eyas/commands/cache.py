@@ -22,7 +22,8 @@ def cache(
     Args:
         data: folder of a data set: COCO, VOC, KITTI or YOLO, recognised from its files.
         teacher: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; a
-            checkpoint of rfdetr or libreyolo; or package.module:function, which is called and returns one.
+            checkpoint of rfdetr or libreyolo; package.module:function, which is called and returns one; or
+            features:timm:NAME or features:transformers:ID, whose last map is imitated.
         model: detector family of the student, whose levels decide which of the teacher's are imitated.
         weights: ignored here, so that a student's recipe may be given as it is.
         cache: folder for the vectors; existing ones are not computed again.

@@ -48,7 +48,7 @@ def compare(
     Args:
         data: folder of a data set.
         teacher: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; a
-            checkpoint of rfdetr or libreyolo; or package.module:function.
+            checkpoint of rfdetr or libreyolo; package.module:function; or features:timm:NAME.
         student: recipe by name or file, or options, or a list of these; later ones override earlier ones.
         out: folder of the comparison: a run folder for each arm and seed, the table and the pictures.
         arms: methods by their short names, such as fgfi,vanilla, or all for every one that applies to the pair; or a

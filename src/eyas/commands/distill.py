@@ -30,7 +30,8 @@ def distill(
     Args:
         data: folder of a data set: COCO, VOC, KITTI or YOLO, recognised from its files.
         teacher: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; a
-            checkpoint of rfdetr or libreyolo; or package.module:function, which is called and returns one.
+            checkpoint of rfdetr or libreyolo; package.module:function, which is called and returns one; or
+            features:timm:NAME or features:transformers:ID, whose last map is imitated.
         out: run folder to make.
     """
     from eyas.distillation.distiller import Distiller
@@ -110,7 +111,8 @@ def try_out(
     from eyas.training.setup import chosen_methods
 
     opened, scale = load(teacher), teaching.teacher_scale
-    detector = build(student.model, opened.classes, backbone=student.backbone, options=student.options)
+    classes = opened.classes or ("object",)  # a source of features has none
+    detector = build(student.model, classes, backbone=student.backbone, options=student.options)
     methods = chosen_methods(teaching.method)
     distiller = Distiller(detector, opened, *methods, pairs=teaching.pairs, teacher_scale=scale, seed=run.seed)
     distiller.try_out(*noise_batch(dataset.resize.times(scale).output_size((TRIED, TRIED))))

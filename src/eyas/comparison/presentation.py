@@ -106,7 +106,7 @@ def tables(
     comparison: Comparison, schedules: Schedules | None = None, missing: Sequence[str] = ()
 ) -> list[tuple[str, list[list[str]], str]]:
     """The tables of a comparison: title, rows with the head first, and how to read them. The main one has no title."""
-    found = [("", rows(comparison), note(missing))]
+    found = [("", without_empty_columns(rows(comparison)), note(missing, scored=comparison.teacher is not None))]
     if schedules is not None and schedules.results:
         table = schedule_rows(schedules)
         words = EQUAL_TIME.format(metric=metric_title(comparison.metric)) + (FILLING if FILLED in table[0] else "")
@@ -233,7 +233,7 @@ def markdown(table: Sequence[Sequence[str]], note: str, title: str = "") -> str:
     return f"{heading}{markdown_table(table)}\n\n{note}\n"
 
 
-def note(missing: Sequence[str] = ()) -> str:
-    """How to read the table, and the runs that it lacks."""
-    text = f"{PLUS_MINUS}; minus baseline is paired by seed. {GAP_CLOSED}"
+def note(missing: Sequence[str] = (), *, scored: bool = True) -> str:
+    """How to read the table, of a teacher that was scored or not, and the runs that it lacks."""
+    text = f"{PLUS_MINUS}; minus baseline is paired by seed." + (f" {GAP_CLOSED}" if scored else "")
     return text + (f" Not finished: {', '.join(missing)}." if missing else "")

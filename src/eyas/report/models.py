@@ -13,6 +13,7 @@ from eyas.args import DataArgs
 from eyas.data import DataSource
 from eyas.data.options import Resize
 from eyas.detectors.class_names import match_by_name
+from eyas.detectors.feature_names import FeatureName
 from eyas.evaluation.cost import ModelCost, measure_in_turns
 from eyas.evaluation.errors import JudgedImage, judge
 from eyas.evaluation.predict import predict_source
@@ -65,7 +66,8 @@ def teacher_origin(runs: Sequence[Run], given: str | None) -> tuple[str | None, 
     Raises:
         EyasError: the runs name several.
     """
-    named = list(dict.fromkeys(run.teacher for run in runs if run.teacher is not None))
+    teachers = dict.fromkeys(run.teacher for run in runs if run.teacher is not None)
+    named = [name for name in teachers if FeatureName.parse(name) is None]  # a source of features detects nothing
     if given is not None or not named:
         return given, []
     if len(named) > 1:

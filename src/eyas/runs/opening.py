@@ -10,6 +10,7 @@ from typing import Literal
 
 from eyas.data.options import Resize
 from eyas.detectors import check_detector, native_format
+from eyas.detectors.feature_names import FeatureName
 from eyas.detectors.origin import Origin, with_origin
 from eyas.detectors.weight_files import SUFFIXES
 from eyas.nn.failures import describe_failure
@@ -20,7 +21,7 @@ from eyas.types import Detector, EyasError
 
 NAMES = (
     "give a run folder, a folder of save_pretrained or a hub id of transformers, a checkpoint of rfdetr or libreyolo, "
-    "or package.module:function, which makes a detector"
+    "package.module:function, which makes a detector, or features:timm:NAME, a teacher of features alone"
 )
 
 
@@ -31,7 +32,7 @@ class DetectorSource:
     name: str
     """As the user gave it."""
     kind: Literal["run", "library", "code"]
-    """A run folder; a folder, file or hub id of the detector's library; or a function."""
+    """A run folder; a folder, file, hub id or model name of a library; or a function."""
     open: Callable[[], Detector]
     """Loads the detector, in evaluation mode on the CPU. Raises EyasError when there is none."""
     files: tuple[Path, ...] = ()
@@ -71,9 +72,12 @@ def resolve_detector(name: str | Path, *, best: bool = False, run_code: bool = T
 
     Raises:
         EyasError: the name is that of a function and ``run_code`` is off, or that of a file of weights
-            alone, or of none.
+            alone, of features of an unknown library, or of none.
     """
     name, folder = str(name), Path(name)
+    features = FeatureName.parse(name)
+    if features is not None:
+        return DetectorSource(name, "library", features.open)
     code = CODE.fullmatch(name)
     if code is not None and names_function(name):
         if not run_code:
@@ -98,6 +102,8 @@ def load(name: str | Path, *, best: bool = False, run_code: bool = True) -> Dete
         name: run folder; folder that transformers' save_pretrained wrote, or a hub id; checkpoint of rfdetr or of
             libreyolo; or package.module:function, which is called and returns an `eyas.Detector`.
             ``package.module:function@FOLDER`` gives that detector the weights of a folder that `eyas.save` wrote.
+            ``features:timm:NAME`` and ``features:transformers:ID`` are sources of features, see
+            `eyas.detectors.features`.
         best: the weights of a run's best evaluation instead of its last.
         run_code: whether a function may be imported and called. Switch it off where the name is read from a file that
             somebody else may have written.

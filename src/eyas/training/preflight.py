@@ -33,12 +33,17 @@ def check_classes(
     """Raises EyasError, listing both, when the teacher's classes do not serve for the data.
 
     Features need no class: the names only tell whether the teacher was trained for such objects, and it may know more
-    classes, in any order. Head outputs are compared column by column, so their classes must be equal.
+    classes, in any order. Head outputs are compared column by column, so their classes must be equal. A source of
+    features has no classes.
     """
     if tuple(teacher.classes) == tuple(source.classes):
         return
-    both = f"  teacher: {listed(teacher.classes)}\n  data:    {listed(source.classes)}"
     readers = [method.name for method in methods if "heads" in method.reads]
+    if not teacher.classes:
+        if readers:
+            raise EyasError(f"{', '.join(readers)} reads the outputs of a teacher, and {name} has features alone")
+        return
+    both = f"  teacher: {listed(teacher.classes)}\n  data:    {listed(source.classes)}"
     if readers:
         raise EyasError(
             f"{', '.join(readers)} compares the outputs of student and teacher class by class, and the classes of the "

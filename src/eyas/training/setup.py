@@ -154,6 +154,9 @@ class Setup(ExitStack):
         Raises:
             EyasError: it scores near zero, unless ``any_score``.
         """
+        if not session.teacher.classes:
+            self.say("teacher   not scored: it has features, and detects nothing")
+            return None
         unlike = unlike_training(name, self.teacher_data.resize, self.val.records)
         if unlike is not None:
             self.say(f"warning   the teacher {unlike}")

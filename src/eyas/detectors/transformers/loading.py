@@ -64,11 +64,11 @@ class Saved:
         self.name = name
 
     def config(self, overrides: Mapping[str, Any]) -> Any:
-        return _read(self.name, library().AutoConfig, **overrides)
+        return read_pretrained(self.name, library().AutoConfig, **overrides)
 
     def model(self, config: Any) -> Any:
         # By default the library would use the checkpoint's own type, which may be float16.
-        return _read(
+        return read_pretrained(
             self.name,
             library().AutoModelForObjectDetection,
             config=config,
@@ -81,7 +81,7 @@ class Saved:
         path = Path(self.name)
         if path.is_file() or (path.is_dir() and not (path / PROCESSOR).is_file()):
             return None
-        return _read(self.name, library().AutoImageProcessor)
+        return read_pretrained(self.name, library().AutoImageProcessor)
 
 
 def source_of(name: str) -> Source:
@@ -144,7 +144,7 @@ def reading(source: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise EyasError(f"{source}: transformers cannot make a detector of it ({reason}); check its files") from error
+        raise EyasError(f"{source}: transformers cannot make a model of it ({reason}); check its files") from error
 
 
 def class_names(config: Any, source: str) -> tuple[str, ...]:
@@ -210,7 +210,7 @@ def _say_renamed(source: str, own: Sequence[str], classes: Sequence[str] | None)
     )
 
 
-def _read(source: str, reader: Any, **options: Any) -> Any:
+def read_pretrained(source: str, reader: Any, **options: Any) -> Any:
     """``reader.from_pretrained(source)``. Raises EyasError when it finds nothing or cannot read it."""
     if not Path(source).exists() and (
         source.startswith((".", "/", "~")) or Path(source).suffix in (".json", *SUFFIXES)

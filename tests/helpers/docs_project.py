@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 import yaml
 from PIL import Image
@@ -32,6 +33,7 @@ ROOT = Path(__file__).parents[2]
 
 SUBSTITUTES = {
     "ResNet50_Weights.DEFAULT": "resnet50.pt",
+    "features:timm:vit_small_patch14_dinov2.lvd142m": "features:timm:test_vit@test_vit.pt",
     "PekingU/rtdetr_r50vd": "models/rtdetr",
     "PekingU/rtdetr_r18vd": "models/rtdetr",
     "480": "64",
@@ -101,6 +103,11 @@ def backbone(path: Path) -> None:
     torch.save(resnet50().state_dict(), path)
 
 
+def vision_transformer(path: Path) -> None:
+    """The weights of a source of features, which its name has behind an @."""
+    torch.save(timm.create_model("test_vit").state_dict(), str(path).partition("@")[2])
+
+
 def run_of(recipe: str, data: str) -> Callable[[Path], None]:
     """A run of a recipe, two steps."""
 
@@ -140,6 +147,7 @@ PROVIDED: dict[str, Callable[[Path], None]] = {
     "bccd": data_set("bccd"),
     "best.pt": libreyolo,
     "cells": cells,
+    "features:timm:test_vit@test_vit.pt": vision_transformer,
     "src": lambda path: path.symlink_to(ROOT / "src"),
     "KITTI": data_set("kitti"),
     "models/rtdetr": rtdetr,

@@ -18,7 +18,7 @@ from helpers import docs_project
 SLOW = {"README.md"} | {
     f"docs/{name}.md"
     for name in (
-        "cache", "compare", "export", "first_student", "inspect", "launch", "other_teacher",
+        "cache", "compare", "export", "first_student", "foundation_teacher", "inspect", "launch", "other_teacher",
         "questions/which_method", "recipes", "report", "results", "trackers", "transformers", "yolo",
     )
 }  # fmt: skip

@@ -16,6 +16,8 @@ METHODS: Mapping[str, str] = {
     "kd_detr": "eyas.KDDETR",
     "pkd": "eyas.PKD",
     "cwd": "eyas.CWD",
+    "cosine": "eyas.Cosine",
+    "self_similarity": "eyas.SelfSimilarity",
     "ld": "eyas.LD",
     "mgd": "eyas.MGD",
     "defeat": "eyas.DeFeat",

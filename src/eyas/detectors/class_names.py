@@ -57,10 +57,12 @@ def match_by_name(detector: Detector, classes: Sequence[str], name: str) -> Dete
     """The detector, answering in ``classes``; itself where these are its own.
 
     Raises:
-        EyasError: no class has one of those names; ``name`` is the detector's, for the message.
+        EyasError: no class has one of those names, or there are none; ``name`` is the detector's, for the message.
     """
     if tuple(detector.classes) == tuple(classes):
         return detector
+    if not detector.classes:
+        raise EyasError(f"{name} is a source of features, without classes: it detects nothing, and is a teacher only")
     if not shared_classes(detector.classes, classes):
         raise EyasError(
             f"{name} and the data share no class name:\n  detector: {listed(detector.classes)}\n"

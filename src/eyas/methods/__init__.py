@@ -3,6 +3,7 @@
 from eyas.methods.adapter import Adapter, convolve_at, patches_at
 from eyas.methods.box_mask import BoxMask
 from eyas.methods.chen2017 import Chen2017
+from eyas.methods.cosine import Cosine
 from eyas.methods.cwd import CWD
 from eyas.methods.d3etr import D3ETR
 from eyas.methods.defeat import DeFeat
@@ -18,6 +19,7 @@ from eyas.methods.mgd import MGD
 from eyas.methods.pkd import PKD
 from eyas.methods.roi_mimic import RoIMimic
 from eyas.methods.schedule import Schedule
+from eyas.methods.self_similarity import SelfSimilarity
 from eyas.methods.vanilla import Vanilla
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "Auto",
     "BoxMask",
     "Chen2017",
+    "Cosine",
     "DETRDistill",
     "DeFeat",
     "FitNets",
@@ -40,6 +43,7 @@ __all__ = [
     "Method",
     "RoIMimic",
     "Schedule",
+    "SelfSimilarity",
     "Vanilla",
     "convolve_at",
     "imitation_loss",

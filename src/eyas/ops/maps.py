@@ -56,3 +56,14 @@ def channel_attention(maps: Tensor, temperature: float = 1.0) -> Tensor:
     Yang et al., "FGD", CVPR 2022, equation 4. Equal channels have 1 each.
     """
     return (maps.float().abs().mean(dim=(2, 3)) / temperature).softmax(dim=1) * maps.shape[1]
+
+
+def unit_vectors(maps: Tensor) -> Tensor:
+    """Each cell's vector over its length, (batch, C, ...) float32. A vector of zeros stays one, with a finite gradient.
+
+    Args:
+        maps: (batch, C, ...).
+    """
+    maps = maps.float()
+    squared = maps.square().sum(dim=1, keepdim=True)
+    return maps / squared.where(squared > 0, 1.0).sqrt()

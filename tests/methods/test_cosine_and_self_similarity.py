@@ -115,7 +115,7 @@ def test_of_a_large_map_other_cells_are_drawn_in_each_batch_and_the_same_again()
         return method(view(student), view(teacher, batch=batch), [])
 
     assert float(loss(0)) == float(loss(0)) != float(loss(1))
-    # Of as many cells as there are, all count: no chance.
+    # With as many cells as there are, all count: no chance.
     all_cells = set_up(SelfSimilarity(max_cells=36), view(student), view(teacher))
     assert float(all_cells(view(student), view(teacher), [])) == pytest.approx(
         float(similarity_divergence(student.flatten(2), teacher.flatten(2), 0.07))

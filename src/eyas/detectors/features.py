@@ -20,7 +20,7 @@ from eyas.ops.pixels import pad_right_and_bottom
 from eyas.types import EyasError, Level, Size, Target
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of RGB in [0, 1]: what DINOv2, DINOv3 and most networks that saw ImageNet take."""
+"""For RGB in [0, 1]: what DINOv2, DINOv3 and most networks that saw ImageNet take."""
 PROBED: Size = (6, 8)
 """(rows, columns) of cells of the blank image that shows a network's maps; unequal, to show that sides may differ."""
 
@@ -33,8 +33,8 @@ class FeatureSource(nn.Module):
 
     Args:
         body: normalised images (batch, 3, height, width) to a map (batch, channels, rows, columns), or to a sequence or
-            mapping of maps. Of several maps of one stride the last counts. A transformer's CLS and register tokens are
-            left out, and the others reshaped.
+            mapping of maps, of which the last of each stride counts. A transformer's CLS and register tokens are left
+            out, and the others reshaped.
         cell: pixels of its own input to a cell of its coarsest map: the patch size of a vision transformer, 32 for most
             CNNs. Its input has sides that are multiples of this.
         stride: pixels of the student's image to a cell of the coarsest map; ``cell`` when left out, which leaves the

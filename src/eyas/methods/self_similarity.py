@@ -95,15 +95,14 @@ class SelfSimilarity(MapImitation):
     ) -> list[Tensor]:
         losses = []
         for own, other in zip(student, teacher, strict=True):
-            cells = self._drawn(own.flatten(2).shape[-1], view.batch, own.device)
-            pair = (own.flatten(2), other.flatten(2))
-            drawn = pair if cells is None else tuple(vectors.index_select(2, cells) for vectors in pair)
-            losses.append(similarity_divergence(*drawn, self.temperature))
+            one, two = own.flatten(2), other.flatten(2)
+            if one.shape[2] > self.max_cells:
+                cells = self._drawn(one.shape[2], view.batch, one.device)
+                one, two = one.index_select(2, cells), two.index_select(2, cells)
+            losses.append(similarity_divergence(one, two, self.temperature))
         return losses
 
-    def _drawn(self, cells: int, batch: int, device: torch.device) -> Tensor | None:
-        """The indices of the cells to compare, on the device; None for all."""
-        if cells <= self.max_cells:
-            return None
+    def _drawn(self, cells: int, batch: int, device: torch.device) -> Tensor:
+        """The indices of the cells to compare in a batch, on the device."""
         drawn = torch.randperm(cells, generator=torch.Generator().manual_seed(batch))[: self.max_cells]
         return to_device_async(drawn, device)

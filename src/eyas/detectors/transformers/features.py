@@ -43,7 +43,7 @@ class LastHiddenState(nn.Module):
             return state
         rows, columns = (side // self.patch for side in images.shape[-2:])
         patches = state[:, state.shape[1] - rows * columns :]
-        return patches.transpose(1, 2).unflatten(2, (rows, columns))
+        return patches.transpose(1, 2).reshape(len(images), -1, rows, columns)
 
 
 def open_features(model: str, stride: int, weights: Path | None = None) -> FeatureSource:

@@ -190,8 +190,10 @@ class StudentArgs:
 
     Attributes:
         model: detector family: faster_rcnn, retinanet, fcos, ssd, shuffledet, yolov9, yolox or transformers.
-        backbone: backbone of the family, such as resnet18, vgg11 or timm:NAME.
-        weights: torchvision's name of pretrained weights, or a file (.safetensors, or .pt read without pickle).
+        backbone: backbone of the family, such as resnet18, vgg11 or timm:NAME; of transformers, the source of the
+            configuration: a hub id, a folder of save_pretrained, a config.json, or a checkpoint of rfdetr.
+        weights: torchvision's name of pretrained weights, or a file (.safetensors, or .pt read without pickle); of
+            yolov9 and yolox, a checkpoint of libreyolo; of transformers, pretrained or another source as for backbone.
         options: further keyword arguments of the family's builder.
     """
 

@@ -42,8 +42,8 @@ def data(
             are background.
         images: decode every image, instead of reading its header, and list those that would stop a training.
         model: a trained detector, to compare its anchors with the boxes at its input size: run folder; folder of
-            save_pretrained, or hub id, of transformers; checkpoint of libreyolo; or package.module:function, which is
-            called and returns one.
+            save_pretrained, or hub id, of transformers; checkpoint of rfdetr or libreyolo; or package.module:function,
+            which is called and returns one.
         resize: size of that input; the run's own when left out.
         val_fraction: fraction of the training split that is held out where there is no validation split.
         val_seed: decides which images are held out.

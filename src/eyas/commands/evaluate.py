@@ -41,7 +41,8 @@ def evaluate(
 
     Args:
         run: run folder of a training; a file that export made; a folder of save_pretrained, or a hub id, of
-            transformers; a checkpoint of libreyolo; or package.module:function, which is called and returns a detector.
+            transformers; a checkpoint of rfdetr or libreyolo; or package.module:function, which is called and returns a
+            detector.
         classes: class names of the data in label order, or each name with the classes that it takes together; those of
             the run, or the data set's own, when left out.
         best: take the best checkpoint instead of the last.

@@ -31,7 +31,8 @@ def predict(
 
     Args:
         run: run folder of a training; a file that export made; a folder of save_pretrained, or a hub id, of
-            transformers; a checkpoint of libreyolo; or package.module:function, which is called and returns a detector.
+            transformers; a checkpoint of rfdetr or libreyolo; or package.module:function, which is called and returns a
+            detector.
         images: an image, or a folder that is searched for images.
         out: folder for predictions.json and the drawn images.
         threshold: lowest score that is drawn; the JSON has all.

@@ -15,6 +15,7 @@ from eyas.distillation.trials import noise_batch, try_methods
 from eyas.types import Detector
 from helpers.tiny import CLASSES, MODEL
 from helpers.tiny_transformers import CONFIGS
+from helpers.tiny_yolo import tiny_yolo
 from helpers.toys import seeded
 
 SIZE = (64, 96)
@@ -24,6 +25,7 @@ BUILT: dict[str, dict[str, Any]] = {
     "retinanet": {**NARROW, "options": {"fpn_channels": 16, "head_convs": 2}},
     "fcos": {**NARROW, "options": {"fpn_channels": 64, "head_convs": 2}},
     "faster_rcnn": NARROW,
+    "yolov9": {"options": {"size": "t"}},
 }
 """Model -> what `eyas.build` takes beside its name and classes."""
 OF_TRANSFORMERS = ("DFineForObjectDetection", "ConditionalDetrForObjectDetection", "DeformableDetrForObjectDetection")
@@ -37,6 +39,8 @@ def make(name: str, seed: int) -> Detector:
         torch.manual_seed(seed)
         if name == "toy":
             return seeded(seed, 4 + 2 * seed, norm=True).train()
+        if name == "yolov9":
+            return tiny_yolo(name, CLASSES, seed)
         if name in BUILT:
             return build(name, CLASSES, **BUILT[name])
         from transformers import AutoModelForObjectDetection

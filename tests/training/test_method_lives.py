@@ -51,7 +51,7 @@ def test_train_resume_export_report(name: str, data: Path, tmp_path: Path, monke
         patch.setattr(Trainer, "save", stop)
         main([*command, f"--out={resumed}", *TRAINING])
     assert main([*command, f"--out={resumed}", *TRAINING, "--run.resume=true"]) == 0
-    first, second = (load_file(folder / "model.safetensors") for folder in (whole, resumed))
+    first, second = (load_file(folder / "student.safetensors") for folder in (whole, resumed))
     assert all(bool((first[key] == second[key]).all()) for key in first), "a resumed run ends as one that was not"
 
     assert main(["export", str(whole), f"--out={tmp_path / 'student.onnx'}", "--runs=1"]) == 0

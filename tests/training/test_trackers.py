@@ -41,6 +41,8 @@ def logged(out: Path) -> Series:
         values = {"train/lr": line["lr"], "train/epoch": line["epoch"], "train/gradient_norm": line["gradient_norm"]}
         for key in ("losses", "weights", "gradient_ratios", "last_gradient_ratios"):
             values |= {f"train/{key}/{name}": value for name, value in line[key].items()}
+        for term, shares in line["shares"].items():
+            values |= {f"train/shares/{term}/{part}": value for part, value in shares.items()}
         for name, value in values.items():
             found.setdefault(name, {})[line["step"]] = value
     for line in read_log(out, "val"):

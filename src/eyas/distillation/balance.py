@@ -27,6 +27,7 @@ class Balance:
         limits: method name -> the largest value of an automatic weight, where there is one.
         notes: method name -> the method's note about the batch.
         cautions: method name -> the method's warning about the batch, where there is one.
+        parts: method name -> its loss by level or head, absolute and without a weight.
     """
 
     detection: float
@@ -37,6 +38,7 @@ class Balance:
     limits: dict[str, float]
     notes: dict[str, str]
     cautions: dict[str, str]
+    parts: dict[str, dict[str, float]]
 
     def gradient_ratio(self) -> dict[str, float]:
         """Imitation gradient over detection gradient, by method name; infinite where only the latter is 0."""
@@ -65,6 +67,7 @@ def measure_balance(
         limits={m.name: m.max_weight for m in methods if isinstance(m.weight, Auto) and m.max_weight < math.inf},
         notes={method.name: method.describe(teacher, targets) for method in methods if teacher is not None},
         cautions={m.name: text for m in methods if teacher is not None and (text := m.caution(teacher, targets))},
+        parts={m.name: {part: float(loss.abs()) for part, loss in m.parts.items()} for m in methods},
     )
 
 

@@ -177,6 +177,13 @@ class Distiller(nn.Module):
         """As `gradient_ratios`, of the last batch that was measured alone."""
         return {term.name: float(term.monitor.last()) for term in self.terms if term.monitor.measurements}
 
+    def take_parts(self) -> dict[str, dict[str, Tensor]]:
+        """Method name -> its loss by level or head, summed over the batches since this was last called.
+
+        The parts are scalars without the weight, by their absolute value; see `eyas.distillation.shares`.
+        """
+        return {term.name: term.parts.take() for term in self.terms}
+
     def _batch(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> tuple[Tensor, Sequence[Target]]:
         """A batch as the detectors take it; the first ones are checked, which waits for the device."""
         self._check(images, targets)
@@ -214,13 +221,18 @@ class Distiller(nn.Module):
         counted = None if teacher is None else replace(teacher, batch=self._batches)
         return replace(student, batch=self._batches), counted
 
-    def get_extra_state(self) -> dict[str, int]:
-        return {"batches": self._batches}
+    def get_extra_state(self) -> dict[str, Any]:
+        parts = {term.name: state for term in self.terms if (state := term.parts.state())}
+        return {"batches": self._batches, **({"parts": parts} if parts else {})}
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
+    def set_extra_state(self, state: dict[str, Any]) -> None:
         if type(state["batches"]) is not int or state["batches"] < 0:
             raise ValueError(f"it has trained on {state['batches']!r:.60} batches")
-        self._batches = state["batches"]
+        self._batches, parts = state["batches"], state.get("parts", {})
+        if not isinstance(parts, dict):
+            raise ValueError(f"the parts of its losses are {parts!r:.60}")
+        for term in self.terms:
+            term.parts.restore(parts.get(term.name, {}))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As `torch.nn.Module.load_state_dict`; also takes the names of states from before there were terms."""

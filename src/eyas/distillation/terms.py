@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from eyas.distillation.gradients import gradient_norm
+from eyas.distillation.shares import PartSums
 from eyas.distillation.weights import IDLE, AutoWeight, RatioMonitor
 from eyas.methods.method import Auto, Method
 from eyas.tools.timing import span
@@ -23,6 +24,7 @@ class Term(nn.Module):
         auto: the weight that holds the gradient ratio; None where the weight is a number.
         monitor: the running ratio of the weighted gradient to the detection gradient, for the log and for
             `eyas.distillation.weights.dominance_warnings`.
+        parts: the method's loss by level or head, summed over the batches in which the student feels it.
     """
 
     def __init__(self, method: Method) -> None:
@@ -32,6 +34,7 @@ class Term(nn.Module):
         start = method.schedule.start_step
         self.auto = AutoWeight(rule, start, method.max_weight) if isinstance(rule, Auto) else None
         self.monitor = RatioMonitor(start)
+        self.parts = PartSums()
 
     def weight(self) -> Tensor | float:
         """The weight in the next batch; an automatic one is 0 until it has been measured."""
@@ -72,6 +75,8 @@ class Term(nn.Module):
             self._warn_if_idle(self.auto, batch)
         if self.auto is not None and warms_up:  # the student does not feel it yet
             return self.auto.warm_up(loss)
+        if self.training:
+            self.parts.add(self.method.parts)
         if self.training and torch.is_grad_enabled() and self._is_due(batch):
             with span("weight"):
                 detection, imitation = detection_gradient(), gradient_norm(loss, student.features)

@@ -30,6 +30,9 @@ class LossModule(Protocol):
     def last_gradient_ratios(self) -> dict[str, float]:
         """The same in the last batch that was measured; `gradient_ratios` are running means."""
 
+    def take_parts(self) -> dict[str, dict[str, Tensor]]:
+        """The losses of distillation terms by level or head, by name, summed since they were last taken."""
+
 
 class Baseline(nn.Module):
     """A student trained by its own losses alone: no distillation term has a weight or a ratio."""
@@ -51,4 +54,7 @@ class Baseline(nn.Module):
         return {}
 
     def last_gradient_ratios(self) -> dict[str, float]:
+        return {}
+
+    def take_parts(self) -> dict[str, dict[str, Tensor]]:
         return {}

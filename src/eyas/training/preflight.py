@@ -15,6 +15,7 @@ from eyas.distillation.balance import Balance
 from eyas.distillation.distiller import Distiller
 from eyas.distillation.outlines import anchor_grids
 from eyas.distillation.pairing import describe_levels
+from eyas.distillation.shares import dominant
 from eyas.distillation.teachers import Teacher
 from eyas.evaluation import EvaluationResult
 from eyas.methods import Auto, Method
@@ -94,6 +95,12 @@ def describe_distillation(distiller: Distiller, balance: Balance, say: Callable[
             f"{name:<9} {balance.notes[name]}\n{'':<9} imitation : detection   loss "
             f"{balance.imitation[name]:.3g} : {balance.detection:.3g}   gradient {ratio:.2g} : 1 {weight}"
         )
+    for name, parts in balance.parts.items():
+        if (found := dominant(parts)) is not None:
+            say(
+                f"warning   {name}: {found[1]:.0%} of its loss is that of {found[0]}, so the others hardly count. If "
+                "that is not what you want, take a method that averages over the cells of each level (docs/weight.md)"
+            )
     for name, caution in balance.cautions.items():
         say(f"warning   {name}: {caution}")
 

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from rich.progress import TaskID
 from torch import Tensor
 
+from eyas.distillation.shares import shares
 from eyas.distillation.weights import dominance_warnings
 from eyas.runs.log import RunLog
 from eyas.tools.progress import Progress
@@ -48,19 +49,30 @@ class StepLog:
 
     def values(self, state: TrainState, losses: Mapping[str, Tensor], norm: Tensor | None) -> dict[str, Any]:
         """Write one line and return its values; losses are means over the processes, so those of the whole batch."""
-        means = torch.stack([loss.detach().float() for loss in losses.values()])
+        model = cast(LossModule, self._accelerator.unwrap_model(state.model))
+        parts = {(term, name): part for term, own in model.take_parts().items() for name, part in own.items()}
+        read = [value.detach().float() for value in (*losses.values(), *parts.values())]
+        means = torch.stack([value.to(read[0]) for value in read])  # one wait for the device
         if self._accelerator.num_processes > 1:
             means = cast(Tensor, self._accelerator.reduce(means, "mean"))
-        model = cast(LossModule, self._accelerator.unwrap_model(state.model))
+        numbers = dict(zip((*losses, *parts), means.tolist(), strict=True))
         values = {
             "epoch": state.epoch,
             "step": state.step,
             "lr": state.scheduler.get_last_lr()[0],
             "gradient_norm": None if norm is None else float(norm),
-            "losses": dict(zip(losses, means.tolist(), strict=True)),
+            "losses": {name: numbers[name] for name in losses},
             "weights": model.weights(),
             "gradient_ratios": model.gradient_ratios(),
             "last_gradient_ratios": model.last_gradient_ratios(),
+            "shares": _shares({key: numbers[key] for key in parts}),
         }
         self._log("train", **values)
         return values
+
+
+def _shares(parts: Mapping[tuple[str, str], float]) -> dict[str, dict[str, float]]:
+    """Term -> its levels or heads -> each one's share of its loss; terms of one part are left out."""
+    terms = dict.fromkeys(term for term, _ in parts)
+    found = {term: shares({name: part for (of, name), part in parts.items() if of == term}) for term in terms}
+    return {term: own for term, own in found.items() if own}

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 from eyas.comparison.schedules import Schedules
 from eyas.comparison.statistics import Comparison
 from eyas.report import charts
 from eyas.report.collect import ReportData
 from eyas.report.comparison_files import draw_curves, draw_seconds
-from eyas.report.markup import Html, beside, figure, grid, heading, join, paragraph, shown, together
+from eyas.report.markup import Html, beside, figure, grid, heading, join, paragraph, shown, table, together
 from eyas.report.runs import Arms, Run
 from eyas.report.svg import colour_legend, drawing
+from eyas.runs.log import are_metrics
 from eyas.runs.results import metric_title
 
 
@@ -22,7 +24,9 @@ def section(data: ReportData) -> Html:
     metric, seconds = _metric(data.comparison), _seconds(data.comparison, data.schedules)
     return beside(
         together(metric, *seconds) if seconds else metric,
-        together(heading("Loss terms"), _losses(data.found.arms), *_weights(data.found.arms)),
+        together(
+            heading("Loss terms"), _losses(data.found.arms), *_weights(data.found.arms), *_shares(data.found.arms)
+        ),
     )
 
 
@@ -71,6 +75,31 @@ def _weights(arms: Arms) -> list[Html]:
         return []
     note = "Automatic weights, logarithmic: they hold the term's gradient at a fraction of the detection loss's."
     return [heading("Weights"), grid(panels), paragraph(note, kind="note")]
+
+
+def _shares(arms: Arms) -> list[Html]:
+    """What each level or head has of a distillation term's loss; nothing where no term has several."""
+    rows = []
+    for arm, seeds in arms.items():
+        by_term: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for term, parts in (item for run in seeds.values() for line in run.steps for item in _parts(line)):
+            for part, share in parts.items():
+                by_term[term][part].append(share)
+        for term, own in by_term.items():
+            shown_shares = ", ".join(f"{part} {statistics.fmean(values):.0%}" for part, values in own.items())
+            rows.append((arm, term, shown_shares))
+    if not rows:
+        return []
+    caption = "Share of each level or head in a term's loss, mean over the steps that were logged and the seeds"
+    return [heading("Where a term's loss is"), table(caption, ("arm", "term", "shares"), rows)]
+
+
+def _parts(line: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, float]]]:
+    """Term -> the shares of its levels or heads that a line of the log has, if they are shares."""
+    shares = line.get("shares")
+    for term, parts in shares.items() if isinstance(shares, dict) else ():
+        if are_metrics(parts):
+            yield term, {name: share for name, share in parts.items() if share is not None}
 
 
 def _panels(arms: Arms, field: str, what: str, axis: str, *, log: bool = False) -> list[Html]:

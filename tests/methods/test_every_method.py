@@ -46,6 +46,15 @@ BATCHES: dict[str, Callable[[], Batch]] = {
 }
 
 
+def marked(name: str) -> Any:
+    """Detectors that give such things take seconds."""
+    costly = {"proposals", "queries", "distributions"}.intersection(method_class(name)().needs)
+    return pytest.param(name, marks=[pytest.mark.slow] if costly else [])
+
+
+EVERY = [marked(name) for name in METHODS]
+
+
 @cache
 def _made(pair: str) -> tuple[Any, Any]:
     return make(pair, 0), make(pair, 1)
@@ -80,7 +89,7 @@ def check(distiller: Distiller, batch: Batch) -> Tensor | None:
     return loss.detach()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_batch_with_little_to_compare_gives_finite_numbers_or_a_reason(name: str) -> None:
     for case, batch in BATCHES.items():
         try:
@@ -89,12 +98,12 @@ def test_a_batch_with_little_to_compare_gives_finite_numbers_or_a_reason(name: s
             pytest.fail(f"{case}: {error!r}")
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", EVERY)
 def test_constant_maps_give_finite_numbers_or_a_reason(name: str) -> None:
     check(distiller_of(name, blank=True), BATCHES["one box"]())
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", EVERY)
 def test_losses_are_computed_in_float32_under_mixed_precision(name: str) -> None:
     batch = BATCHES["one image"]()
     whole = check(distiller_of(name), batch)
@@ -105,7 +114,7 @@ def test_losses_are_computed_in_float32_under_mixed_precision(name: str) -> None
     assert float(mixed) == pytest.approx(float(whole), rel=0.5, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_teacher_gets_no_gradient_and_keeps_its_values(name: str) -> None:
     distiller = distiller_of(name)
     before = [copy.deepcopy(module.state_dict()) for module in distiller.teacher.networks]

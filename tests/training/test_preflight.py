@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +134,14 @@ def test_the_limit_of_an_automatic_weight_is_said() -> None:
     distiller = Distiller(seeded(0), seeded(1, 6), method)
     (said,) = said_by(describe_distillation, distiller, distiller.balance(*toy_batch()))[1:]
     assert said.endswith("automatic, which will hold 1 : 1, at most with a weight of 4")
+
+
+def test_a_level_that_has_nearly_all_of_a_loss_is_warned_of() -> None:
+    distiller = Distiller(seeded(0), seeded(1, 6), FGFI(0.5, init_std=0.1))
+    balance = distiller.balance(*toy_batch())
+    fine, coarse = (pair.student_tap for pair in distiller.pairs)
+    uneven = replace(balance, parts={"fgfi": {fine: 97.0, coarse: 3.0}}, cautions={})
+    *_, said = said_by(describe_distillation, distiller, uneven)
+    assert said.startswith(f"warning   fgfi: 97% of its loss is that of {fine}, so the others hardly count")
+    even = replace(balance, parts={"fgfi": {fine: 89.0, coarse: 11.0}}, cautions={})
+    assert not any(line.startswith("warning") for line in said_by(describe_distillation, distiller, even))

@@ -111,7 +111,7 @@ def facts(name: str) -> Facts:
         made.fingerprint()
     except EyasError:
         cached = False
-    runs = "up to its last level" if made.reads.isdisjoint({"heads", "teacher_proposals"}) else "with its heads"
+    runs = "with its heads" if made.reads - {"student_proposals"} else "up to its last level"
     return Facts(METHODS[name], summary(method), made.needs, runs, cached)
 
 
@@ -186,7 +186,9 @@ def on_pair(
         with progress.waiting(f"teacher   opening {teacher}"):
             opened = RunningTeacher(load(teacher))
         with progress.waiting(f"student   building {student.model}"):
-            detector = build(student.model, opened.classes, backbone=student.backbone, options=student.options)
+            detector = build(
+                student.model, opened.classes or ("object",), backbone=student.backbone, options=student.options
+            )
         batch = noise_batch(resize.times(scale).output_size((TRIED, TRIED)))
         with progress.waiting(f"methods   trying {len(METHODS)} on a batch"):
             makers = {name: method_class(name) for name in METHODS}

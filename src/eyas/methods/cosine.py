@@ -33,7 +33,7 @@ def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class Cosine(MapImitation):
-    """Imitation of the direction of feature vectors (RT-DETRv4), for a teacher such as DINOv2 or DINOv3.
+    """Imitation of the direction of feature vectors (RT-DETRv4, 2025), for a teacher such as DINOv2 or DINOv3.
 
     Unit: ``1 - cos``, a mean over batch and cells, on each level, then summed over levels; at weight 1 a level has at
     most 2. The mean is that of one process's batch, padding included. Published weight in this unit: 5 for RT-DETRv4's

@@ -42,6 +42,8 @@ class DeFeat(MapImitation):
         EyasError: an option is out of range.
     """
 
+    needs = ("feature maps", "boxes")
+
     def __init__(
         self,
         weight: Weight = "auto",

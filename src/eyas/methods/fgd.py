@@ -67,6 +67,8 @@ class FGD(MapImitation):
         EyasError: an option is out of range.
     """
 
+    needs = ("feature maps", "boxes")
+
     def __init__(
         self,
         weight: Weight = "auto",

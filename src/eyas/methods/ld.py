@@ -76,6 +76,8 @@ class LD(OutputDistillation):
             teacher differ on it.
     """
 
+    needs = ("heads", "distributions", "equal classes")
+
     def __init__(
         self,
         weight: Weight = "auto",

@@ -15,7 +15,10 @@ from eyas.types import EyasError, Level, Target, View
 
 Reads = Literal["heads", "queries", "student_proposals", "teacher_proposals", "teacher_scores"]
 """What a method can read of a view besides feature maps."""
-Need = Literal["feature maps", "anchors", "boxes", "proposals", "heads", "equal classes"]
+Need = Literal[
+    "feature maps", "anchors", "boxes", "proposals",
+    "heads", "teacher scores", "distributions", "queries", "equal classes",
+]  # fmt: skip
 """What a method can need of detectors and data: ``anchors`` at the levels of the teacher, ``boxes`` of labels."""
 
 

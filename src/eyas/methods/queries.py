@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eyas.methods.method import Method, Reads, Weight, count_per_process
+from eyas.methods.method import Method, Need, Reads, Weight, count_per_process
 from eyas.methods.schedule import Schedule
 from eyas.ops.boxes import to_centre_size
 from eyas.ops.losses import giou_loss
@@ -163,6 +163,7 @@ class QueryDistillation(Method):
     """
 
     reads: frozenset[Reads] = frozenset({"queries"})
+    needs: tuple[Need, ...] = ("queries", "equal classes")
 
     def __init__(self, name: str, weight: Weight, schedule: Schedule, factors: Factors) -> None:
         super().__init__(name, weight, schedule)

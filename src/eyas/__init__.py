@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from eyas.evaluation.detector import evaluate
     from eyas.export.pipeline import export_detector
     from eyas.methods import (
+        BCKD,
         CWD,
         D3ETR,
         FGD,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         BoxMask,
         Chen2017,
         Cosine,
+        CrossKD,
         DeFeat,
         DETRDistill,
         FitNets,
@@ -56,6 +58,7 @@ __all__ = ["from_coco_detection", "from_hf", "from_supervision", "loader", "read
 __all__ += ["CustomDetector", "FeatureSource", "TorchvisionDetector", "TransformersDetector"]
 __all__ += ["build", "load", "save", "wrap"]
 __all__ += [
+    "BCKD",
     "CWD",
     "D3ETR",
     "FGD",
@@ -68,6 +71,7 @@ __all__ += [
     "BoxMask",
     "Chen2017",
     "Cosine",
+    "CrossKD",
     "DETRDistill",
     "DeFeat",
     "FitNets",
@@ -90,6 +94,7 @@ HOMES = {
     "evaluation.detector": ("evaluate",),
     "export.pipeline": ("export_detector",),
     "methods": (
+        "BCKD",
         "CWD",
         "D3ETR",
         "FGD",
@@ -104,6 +109,7 @@ HOMES = {
         "Cosine",
         "DETRDistill",
         "DeFeat",
+        "CrossKD",
         "FitNets",
         "Method",
         "RoIMimic",

@@ -345,6 +345,56 @@ class DetectorWithQueries(Detector, Protocol):
         ...
 
 
+class Branch(Protocol):
+    """One branch of a dense head: convolutions that every level passes alike, then the layer that predicts.
+
+    Position i is after i convolutions with their norms and before the activation; 0 is the map that enters.
+    """
+
+    def record(self, position: int) -> AbstractContextManager[list[Tensor]]:
+        """Collects the maps at a position in the passes of the context, (batch, C, H, W) each, level by level.
+
+        Raises:
+            EyasError: the branch has fewer convolutions.
+        """
+        ...
+
+    def resume(self, position: int, maps: Sequence[Tensor]) -> Tensor:
+        """What the rest of the branch predicts from such maps: rows as in the field of `HeadOutput`, float32.
+
+        Gradients reach the maps through the branch's parameters. Evaluation mode.
+        """
+        ...
+
+
+@runtime_checkable
+class DetectorWithBranches(DetectorWithHeads, Protocol):
+    """A detector whose dense heads can be cut inside, and entered there with another's maps."""
+
+    @property
+    def branches(self) -> Mapping[str, Branch]:
+        """``HEAD.FIELD`` -> branch, such as ``anchors.logits`` and ``anchors.deltas``; the same order in all."""
+        ...
+
+
+@dataclass(frozen=True)
+class BranchesAt:
+    """A method reads the maps at one position of the branches of both detectors, see `Branch`."""
+
+    position: int
+
+    def __str__(self) -> str:
+        return "branches"
+
+
+@dataclass(frozen=True)
+class BranchMaps:
+    """The maps of one pass at a position of a branch, (batch, C, H, W) for each level, and what follows it there."""
+
+    maps: Sequence[Tensor]
+    resume: Callable[[Sequence[Tensor]], Tensor]
+
+
 @dataclass(frozen=True)
 class View:
     """One detector's features and outputs for one batch, as a method reads them.
@@ -360,6 +410,7 @@ class View:
         proposals: for each image, (n_i, 4) xyxy in pixels, if a method reads this detector's proposals.
         scores: the teacher's (batch, H, W) float32 in [0, 1] on each level, the highest class probability of each cell,
             if a method reads ``teacher_scores``.
+        branches: position -> ``HEAD.FIELD`` -> maps, if a method reads `BranchesAt` it.
         losses: the student's own detection losses; empty for the teacher.
         decoder: the decoder, if a method reads ``queries``.
         batch: the number of training batches before this one. Random numbers that a method draws are seeded by it, so
@@ -375,6 +426,7 @@ class View:
     decoder: QueryDecoder | None = None
     batch: int = 0
     scores: Sequence[Tensor] = ()
+    branches: Mapping[BranchesAt, Mapping[str, BranchMaps]] = field(default_factory=dict)
     grids: Sequence[AnchorGrid] = field(init=False)
 
     def __post_init__(self) -> None:

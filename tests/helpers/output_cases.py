@@ -46,7 +46,14 @@ def head(
     coding: tuple[object, ...] = (10.0, 5.0),
 ) -> HeadOutput:
     """Deltas are (N, D, 4)."""
-    return HeadOutput([torch.zeros(len(logits), 4)], logits, activation, background, deltas, coding, counted)
+    boxes = [torch.zeros(len(logits), 4)]
+    return HeadOutput(boxes, logits, activation, background, deltas, coding, counted, decoder=decoded)
+
+
+def decoded(deltas: Tensor, boxes: Tensor) -> Tensor:
+    """Boxes whose centres, and logarithms of whose sizes, are the deltas."""
+    centre, half = deltas[:, :2], deltas[:, 2:].exp() / 2
+    return torch.cat((centre - half, centre + half), dim=1)
 
 
 def view(losses: dict[str, Tensor] | None = None, **heads: HeadOutput) -> View:

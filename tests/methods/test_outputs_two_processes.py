@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from eyas.methods.bckd import BCKD
 from eyas.methods.chen2017 import Chen2017
 from eyas.methods.ld import LD
 from eyas.methods.method import Method, count_per_process, ratio
@@ -31,6 +32,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "chen2017": lambda: Chen2017(mu=0.3),
     "vanilla": lambda: Vanilla(temperature=2.0),
     "ld": lambda: LD(region_weight=0.0, class_weight=0.5),
+    "bckd": BCKD,
 }
 
 

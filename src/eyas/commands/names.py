@@ -22,6 +22,8 @@ METHODS: Mapping[str, str] = {
     "mgd": "eyas.MGD",
     "defeat": "eyas.DeFeat",
     "fgd": "eyas.FGD",
+    "bckd": "eyas.BCKD",
+    "crosskd": "eyas.CrossKD",
 }
 """Short name of a method -> its class; here because the command line needs them without torch."""
 

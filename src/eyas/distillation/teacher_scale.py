@@ -32,7 +32,7 @@ def check_scale(scale: float, methods: Sequence[Method] = ()) -> None:
         both = method.reads - {"teacher_scores"}  # which belong to the teacher's maps
         if scale != 1 and both:
             raise EyasError(
-                f"{method.name} compares {', '.join(sorted(both))}, which belong to one size of the images; "
+                f"{method.name} compares {', '.join(sorted(map(str, both)))}, which belong to one size of the images; "
                 "leave teacher_scale at 1, or take a method that compares feature maps"
             )
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from eyas.distillation.outlines import Outlines
-from eyas.distillation.views import decoding, image_size, with_heads
+from eyas.distillation.views import decoding, image_size, recorded_branches, with_heads
 from eyas.methods.method import Reads
 from eyas.nn.failures import running
 from eyas.nn.taps import Taps, probe, tapped_view
@@ -92,12 +92,21 @@ class RunningTeacher:
             torch.no_grad(),
             tapped,
             decoding(self.detector, "teacher", reads) as decoder,
+            recorded_branches(self.detector, "teacher", reads) as branches,
         ):
             outputs = self._outputs(request)
         features, levels = [tapped.features[tap] for tap in taps], [self.levels[tap] for tap in taps]
         scores = [level_scores(outputs.scores, tap) for tap in taps] if "teacher_scores" in reads else []
-        size, found = image_size(images), outputs.proposals
-        return View(features, levels, size, outputs.heads, found, scores=scores, decoder=decoder)
+        return View(
+            features,
+            levels,
+            image_size(images),
+            outputs.heads,
+            outputs.proposals,
+            decoder=decoder,
+            scores=scores,
+            branches=branches,
+        )
 
     def _outputs(self, request: TeacherRequest) -> HeadOutputs:
         """Run the whole network, and not just up to the last tap."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +17,10 @@ from eyas.nn.taps import Taps
 from eyas.ops.pixels import as_float
 from eyas.tools.timing import span
 from eyas.types import (
+    BranchesAt,
+    BranchMaps,
     Detector,
+    DetectorWithBranches,
     DetectorWithHeads,
     DetectorWithQueries,
     EyasError,
@@ -40,7 +44,8 @@ def student_view(
         EyasError: a method reads heads, queries or proposals, and the student gives none; or a map cannot learn.
     """
     taps = Taps(student.network, [pair.student_tap for pair in pairs])
-    with running("the student", images), taps, decoding(student, "student", reads) as decoder:
+    decoder, branches = decoding(student, "student", reads), recorded_branches(student, "student", reads)
+    with running("the student", images), taps, decoder as queries, branches as recorded:
         if reads & {"heads", "student_proposals"}:
             losses, outputs = with_heads(student, "student").losses_and_heads(images, targets)
         else:
@@ -50,7 +55,9 @@ def student_view(
     if fixed and torch.is_grad_enabled():
         raise EyasError(f"the student's level {fixed[0]} comes from frozen parts alone, so it cannot learn to imitate")
     levels = [pair.student for pair in pairs]
-    return View(features, levels, image_size(images), outputs.heads, outputs.proposals, dict(losses), decoder)
+    return View(
+        features, levels, image_size(images), outputs.heads, outputs.proposals, dict(losses), queries, branches=recorded
+    )
 
 
 def decoding(detector: Detector, role: str, reads: frozenset[Reads]) -> AbstractContextManager[QueryDecoder | None]:
@@ -67,6 +74,31 @@ def decoding(detector: Detector, role: str, reads: frozenset[Reads]) -> Abstract
             "transformers, such as RT-DETR or DAB-DETR, or methods that compare features"
         )
     return detector.decoding()
+
+
+@contextmanager
+def recorded_branches(
+    detector: Detector, role: str, reads: frozenset[Reads]
+) -> Iterator[dict[BranchesAt, dict[str, BranchMaps]]]:
+    """The maps of the pass inside the context at each position that a method reads, for `View.branches`.
+
+    Raises:
+        EyasError: a method reads them, and the detector has no branch, or no such position.
+    """
+    found: dict[BranchesAt, dict[str, BranchMaps]] = {}
+    with ExitStack() as stack:
+        for at in (read for read in reads if isinstance(read, BranchesAt)):
+            branches = detector.branches if isinstance(detector, DetectorWithBranches) else {}
+            if not branches:
+                raise EyasError(
+                    f"the {role}, a {type(detector.network).__name__}, has no head that can be entered between its "
+                    "convolutions, which a method asks for; RetinaNet and FCOS have. Choose another method for outputs"
+                )
+            found[at] = {
+                name: BranchMaps(stack.enter_context(branch.record(at.position)), partial(branch.resume, at.position))
+                for name, branch in branches.items()
+            }
+        yield found
 
 
 def with_heads(detector: Detector, role: str) -> DetectorWithHeads:

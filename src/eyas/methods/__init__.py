@@ -1,9 +1,11 @@
 """Distillation methods, one file each, and the parts they share: method, imitation, adapter, outputs."""
 
 from eyas.methods.adapter import Adapter, convolve_at, patches_at
+from eyas.methods.bckd import BCKD
 from eyas.methods.box_mask import BoxMask
 from eyas.methods.chen2017 import Chen2017
 from eyas.methods.cosine import Cosine
+from eyas.methods.crosskd import CrossKD
 from eyas.methods.cwd import CWD
 from eyas.methods.d3etr import D3ETR
 from eyas.methods.defeat import DeFeat
@@ -23,6 +25,7 @@ from eyas.methods.self_similarity import SelfSimilarity
 from eyas.methods.vanilla import Vanilla
 
 __all__ = [
+    "BCKD",
     "CWD",
     "D3ETR",
     "FGD",
@@ -36,6 +39,7 @@ __all__ = [
     "BoxMask",
     "Chen2017",
     "Cosine",
+    "CrossKD",
     "DETRDistill",
     "DeFeat",
     "FitNets",

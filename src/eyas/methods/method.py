@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, distributed, nn
 
 from eyas.methods.schedule import ALWAYS, Schedule
-from eyas.types import EyasError, Level, Target, View
+from eyas.types import BranchesAt, EyasError, Level, Target, View
 
-Reads = Literal["heads", "queries", "student_proposals", "teacher_proposals", "teacher_scores"]
+Reads = Literal["heads", "queries", "student_proposals", "teacher_proposals", "teacher_scores"] | BranchesAt
 """What a method can read of a view besides feature maps."""
 Need = Literal[
     "feature maps", "anchors", "boxes", "proposals",

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from eyas.ops.boxes import area, intersection
 
-EMPTY = 1e-4
-"""Square pixels; areas up to this count as none: the gradient of a quotient grows with the inverse of the side."""
+EMPTY = 1e-9
+"""Square pixels; areas up to this count as none."""
 
 
 def soft_bce(student_logits: Tensor, teacher_logits: Tensor, beta: float = 1.0) -> Tensor:
@@ -33,13 +33,13 @@ def soft_bce(student_logits: Tensor, teacher_logits: Tensor, beta: float = 1.0) 
 
 
 def iou_loss(a: Tensor, b: Tensor) -> Tensor:
-    """``1 - IoU`` of boxes (..., 4) xyxy, broadcast: (...) in [0, 1]; 1 where both are empty."""
+    """``1 - IoU`` of boxes (..., 4) xyxy, broadcast: (...) in [0, 1]; 0 where both are empty."""
     shared = intersection(a, b)
-    return 1 - _share(shared, area(a) + area(b) - shared)
+    return 1 - _quotient(shared, area(a) + area(b) - shared, 1.0)
 
 
 def giou_loss(a: Tensor, b: Tensor) -> Tensor:
-    """``1 - GIoU`` of boxes (..., 4) xyxy, broadcast: (...) in [0, 2].
+    """``1 - GIoU`` of boxes (..., 4) xyxy, broadcast: (...) in [0, 2]; 0 where one empty box is around both.
 
     Rezatofighi et al. (CVPR 2019), algorithm 1. Unlike `iou_loss` it has a gradient where the boxes are apart.
     """
@@ -47,9 +47,9 @@ def giou_loss(a: Tensor, b: Tensor) -> Tensor:
     union = area(a) + area(b) - shared
     low, high = torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])
     around = area(torch.cat((low, high), dim=-1))
-    return 1 - _share(shared, union) + _share(around - union, around)
+    return _quotient(around - union, around, -1.0) + 1 - _quotient(shared, union, 0.0)
 
 
-def _share(part: Tensor, whole: Tensor) -> Tensor:
-    """``part / whole``, and 0 without a gradient where the whole is empty."""
-    return torch.where(whole > EMPTY, part / whole.clamp(min=EMPTY), 0.0)
+def _quotient(part: Tensor, whole: Tensor, otherwise: float) -> Tensor:
+    """``part / whole``; where the whole is empty a constant, without a gradient."""
+    return torch.where(whole > EMPTY, part / whole.clamp(min=EMPTY), otherwise)

@@ -18,9 +18,10 @@ from eyas.detectors.deployed import Deployed
 from eyas.detectors.head_checks import check_anchors, check_heads
 from eyas.detectors.padding import Padding
 from eyas.detectors.torchvision import heads_one_stage, heads_two_stage
+from eyas.detectors.torchvision.branches import branches
 from eyas.detectors.torchvision.deployed import DeployedFasterRCNN, DeployedOneStage
 from eyas.detectors.torchvision.levels import PROBE_SIZE, derive_levels
-from eyas.types import EyasError, HeadOutputs, Prediction, Size, Target
+from eyas.types import Branch, EyasError, HeadOutputs, Prediction, Size, Target
 
 TRUNKS = ("body", "features")
 """What torchvision calls the trunk, where its ``backbone`` has more than that."""
@@ -95,6 +96,11 @@ class TorchvisionDetector(nn.Module):
         """The trunk of the network's ``backbone``, without a feature pyramid or an SSD's further maps."""
         trunks = [f"backbone.{part}" for part, _ in self.network.backbone.named_children() if part in TRUNKS]
         return trunks[0] if trunks else "backbone"
+
+    @property
+    def branches(self) -> Mapping[str, Branch]:
+        """Those of RetinaNet's and FCOS's heads."""
+        return branches(self.network)
 
     def forward(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The same as `losses`."""

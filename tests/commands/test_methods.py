@@ -34,7 +34,7 @@ def test_what_is_listed_is_what_the_class_says(name: str) -> None:
     in_a_paper = re.search(r"\(.*(19|20)\d\d", listed.summary) is not None
     assert in_a_paper == (name not in WITHOUT_A_PAPER), "the first line of the docstring names the paper and its year"
     assert ("heads" in listed.needs) == ("heads" in method.reads)
-    assert ("proposals" in listed.needs) == any("proposals" in read for read in method.reads)
+    assert ("proposals" in listed.needs) == any("proposals" in str(read) for read in method.reads)
     assert listed.teacher == ("up to its last level" if not method.reads else "with its heads")
     assert listed.cached == isinstance(method, CellMethod), "a cache holds vectors at cells"
 

@@ -19,9 +19,10 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def map_view(*maps: Tensor, batch: int = 0) -> View:
-    """Maps on strides 8, 16, ... of one image size."""
+    """Maps on strides 8, 16, ... of one image size, with scores of their cells."""
     levels = [Level(map.shape[1], 8 * 2**index) for index, map in enumerate(maps)]
-    return View(list(maps), levels, (maps[0].shape[-2] * 8, maps[0].shape[-1] * 8), batch=batch)
+    scores = [map.detach().float().mean(dim=1).sigmoid() for map in maps]
+    return View(list(maps), levels, (maps[0].shape[-2] * 8, maps[0].shape[-1] * 8), batch=batch, scores=scores)
 
 
 def set_up(method: AnyMapMethod, student: View, teacher: View, *, step: float = 1.0) -> AnyMapMethod:

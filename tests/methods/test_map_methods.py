@@ -8,13 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from eyas.methods import CWD, FGD, MGD, PKD, DeFeat
+from eyas.methods import CWD, FGD, FRS, MGD, PKD, DeFeat
 from eyas.methods.maps import MapImitation
 from eyas.types import Target
 from helpers.map_cases import drawn, map_view, set_up
 from helpers.toys import toy_target
 
-METHODS: dict[str, Callable[[], MapImitation]] = {"pkd": PKD, "cwd": CWD, "mgd": MGD, "defeat": DeFeat, "fgd": FGD}
+METHODS: dict[str, Callable[[], MapImitation]] = {
+    "pkd": PKD,
+    "cwd": CWD,
+    "mgd": MGD,
+    "defeat": DeFeat,
+    "fgd": FGD,
+    "frs": FRS,
+}
 every_method = pytest.mark.parametrize("name", METHODS)
 
 BOXES = [toy_target((4, 4, 40, 30)), toy_target((10, 20, 60, 62), (0, 0, 9, 9))]

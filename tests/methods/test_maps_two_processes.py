@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eyas.methods import FGD, MGD, DeFeat
+from eyas.methods import FGD, FRS, MGD, DeFeat
 from eyas.methods.maps import MapImitation
 from eyas.types import Target
 from helpers.gloo import two_processes
@@ -22,6 +22,7 @@ METHODS: dict[str, Callable[[], MapImitation]] = {
     "mgd": lambda: MGD(hidden=0.0),
     "fgd": lambda: FGD(relation=1e-3),
     "defeat": DeFeat,
+    "frs": FRS,
 }
 IMAGES = ([0, 1], [2])
 BOXES = {

@@ -24,6 +24,7 @@ METHODS: Mapping[str, str] = {
     "fgd": "eyas.FGD",
     "bckd": "eyas.BCKD",
     "crosskd": "eyas.CrossKD",
+    "frs": "eyas.FRS",
 }
 """Short name of a method -> its class; here because the command line needs them without torch."""
 

@@ -13,6 +13,7 @@ from eyas.methods.detr_distill import DETRDistill
 from eyas.methods.fgd import FGD
 from eyas.methods.fgfi import FGFI
 from eyas.methods.fitnets import FitNets
+from eyas.methods.frs import FRS
 from eyas.methods.imitation import imitation_loss, sparse_imitation_loss
 from eyas.methods.kd_detr import KDDETR
 from eyas.methods.ld import LD
@@ -30,6 +31,7 @@ __all__ = [
     "D3ETR",
     "FGD",
     "FGFI",
+    "FRS",
     "KDDETR",
     "LD",
     "MGD",

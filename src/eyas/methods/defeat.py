@@ -1,24 +1,23 @@
 """DeFeat: objects and background of the neck's maps, each with its own average.
 
-Guo, Han, Wang, Chen, Xu, Xu, "Distilling Object Detectors via Decoupled Features", CVPR 2021, section 3.1. On each
-level the squared differences at the cells of objects and those in the background are averaged apart, so that the few
-cells of objects count as much as their factor says.
+Guo, Han, Wang, Wu, Chen, Xu, Xu, "Distilling Object Detectors via Decoupled Features", CVPR 2021. On each level the
+squared differences at the cells of objects and those in the background are averaged apart, so that the few cells of
+objects count as much as their factor says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from eyas.methods.adapter import Adapter
 from eyas.methods.box_weights import foreground_masks
 from eyas.methods.cells import to_device_async
 from eyas.methods.maps import MapImitation
-from eyas.methods.method import LevelPair, Weight, count_per_process, ratio
+from eyas.methods.method import LevelPair, Weight
 from eyas.methods.schedule import ALWAYS, Schedule
-from eyas.methods.weighted import squared_distances
+from eyas.methods.weighted import squared_distances, weighted_means
 from eyas.types import Target, View
 
 
@@ -67,12 +66,9 @@ class DeFeat(MapImitation):
         sizes = [map.shape[-2:] for map in teacher]
         strides = [view.levels[index].stride for index in self.chosen]
         objects = [to_device_async(mask, teacher[0].device) for mask in foreground_masks(targets, sizes, strides)]
-        counts = count_per_process(torch.stack([torch.stack((mask.sum(), (1 - mask).sum())) for mask in objects]))
-        losses = []
-        for own, other, mask, (in_objects, elsewhere) in zip(student, teacher, objects, counts, strict=True):
-            squared = squared_distances(own, other) / (2 * other.shape[1] * len(teacher))
-            on_objects = ratio((squared * mask).sum(), in_objects)
-            losses.append(
-                self.foreground * on_objects + self.background * ratio((squared * (1 - mask)).sum(), elsewhere)
-            )
-        return losses
+        pairs = zip(student, teacher, strict=True)
+        squared = [squared_distances(own, other) / (2 * other.shape[1] * len(teacher)) for own, other in pairs]
+        on_objects = weighted_means(squared, objects)
+        elsewhere = weighted_means(squared, [1 - mask for mask in objects])
+        parts = zip(on_objects, elsewhere, strict=True)
+        return [self.foreground * own + self.background * other for own, other in parts]

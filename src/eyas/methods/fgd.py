@@ -34,8 +34,7 @@ def focal_sums(student: Tensor, teacher: Tensor, weights: Tensor, temperature: f
         temperature: of the softmax that attention is made by, above 0.
     """
     channels, cells = channel_attention(teacher, temperature), spatial_attention(teacher, temperature)
-    root = channels.sqrt()[..., None, None]
-    focused = cells * squared_distances(student * root, teacher * root)
+    focused = cells * ((student - teacher).square() * channels[..., None, None]).sum(dim=1)
     background = (weights == 0).float()
     background = ratio(background, background.sum(dim=(1, 2), keepdim=True))
     attention = (spatial_attention(student, temperature) - cells).abs().sum()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -80,16 +80,20 @@ class MapImitation(CellMethod):
         """
         raise NotImplementedError
 
+    def others(self, student: View, teacher: View) -> Mapping[str, Tensor]:
+        """Losses of a method beside those of its maps, float32 scalars by name; none by default."""
+        return {}
+
     def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
-        """The sum of the levels' losses, a float32 scalar without the weight."""
+        """The sum of the levels' losses and of the others, a float32 scalar without the weight."""
         theirs = self._teacher_maps(student, teacher, targets)
         with span("adapter"):
             own = [
                 self._at(adapter(student.features[index]), other, self.steps[index])
                 for adapter, index, other in zip(self.adapters, self.chosen, theirs, strict=True)
             ]
-        losses = self.levels(own, theirs, teacher, targets)
-        return self.total({self.taps[index]: loss for index, loss in zip(self.chosen, losses, strict=True)})
+        taps, losses = [self.taps[index] for index in self.chosen], self.levels(own, theirs, teacher, targets)
+        return self.total({**dict(zip(taps, losses, strict=True)), **self.others(student, teacher)})
 
     def _teacher_maps(self, student: View, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
         """The teacher's maps as far as the student's cover them."""

@@ -7,10 +7,12 @@ methods that look at every cell find their sums and divisors here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from eyas.methods.method import count_per_process
+from eyas.methods.method import count_per_process, ratio
 
 
 def squared_distances(student: Tensor, teacher: Tensor) -> Tensor:
@@ -32,3 +34,14 @@ def whole_count(count: int, device: torch.device) -> Tensor:
     See `eyas.methods.method.count_per_process`. The host does not wait for the device.
     """
     return count_per_process(torch.full((), float(count), device=device))
+
+
+def weighted_means(values: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
+    """The mean of each level's values under its weights, over all processes; float32 scalars, 0 where all weights are.
+
+    Args:
+        values: (batch, H, W) of each level.
+        weights: the same, at least 0.
+    """
+    totals = count_per_process(torch.stack([own.sum() for own in weights]))
+    return [ratio((own * weight).sum(), total) for own, weight, total in zip(values, weights, totals, strict=True)]

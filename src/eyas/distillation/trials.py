@@ -18,7 +18,7 @@ from eyas.nn.eval_mode import restored_afterwards
 from eyas.types import Detector, EyasError, Size, Target
 
 REPEATS = 3
-"""Timed steps of each method; the median counts."""
+"""Timed steps of each method."""
 
 
 @dataclass(frozen=True)
@@ -69,38 +69,41 @@ def try_methods(
         By the names of the methods, in their order.
     """
     trials: dict[str, Trial] = {}
-    alone: float | None = None
+    alone = Distiller(student, teacher, pairs=pairs, teacher_scale=scale)
     for name, make in methods.items():
         try:
             method = make()
             if check is not None:
                 check(method)
-            distiller = Distiller(student, teacher, method, pairs=pairs, teacher_scale=scale)
-            distiller.try_out(*batch)
+            Distiller(student, teacher, method, pairs=pairs, teacher_scale=scale).try_out(*batch)
         except EyasError as error:
             trials[name] = Trial(reason=str(error))
             continue
         if not timed:
             trials[name] = Trial()
             continue
-        if alone is None:
-            alone = seconds_per_step(Distiller(student, teacher, pairs=pairs, teacher_scale=scale), batch)
         # An automatic weight would leave the student out of its first steps.
         method = make()
         method.weight = 1.0
         distiller = Distiller(student, teacher, method, pairs=pairs, teacher_scale=scale)
-        trials[name] = Trial(cost=seconds_per_step(distiller, batch) / alone)
+        trials[name] = Trial(cost=relative_cost(distiller, alone, batch))
     return trials
 
 
-def seconds_per_step(distiller: Distiller, batch: tuple[Tensor, Sequence[Target]]) -> float:
-    """Median seconds of forward and backward passes, after one that is not counted; no parameter is changed."""
-    device = batch[0].device
-    with torch.enable_grad(), restored_afterwards(distiller, device):
-        distiller.train()
-        seconds = [_step(distiller, batch) for _ in range(REPEATS + 1)]
+def relative_cost(distiller: Distiller, alone: Distiller, batch: tuple[Tensor, Sequence[Target]]) -> float:
+    """Seconds of a forward and a backward pass of one distiller over those of another; no parameter is changed.
+
+    Both run in turns, so that what disturbs the machine meets both; the median of their ratios counts.
+    """
+    ratios = []
+    with torch.enable_grad(), restored_afterwards(distiller, batch[0].device):
+        for each in (distiller, alone):
+            each.train()
+            _step(each, batch)  # the first one is slower
+        for _ in range(REPEATS):
+            ratios.append(_step(distiller, batch) / _step(alone, batch))
     distiller.zero_grad(set_to_none=True)
-    return statistics.median(seconds[1:])
+    return statistics.median(ratios)
 
 
 def _step(distiller: Distiller, batch: tuple[Tensor, Sequence[Target]]) -> float:

@@ -22,7 +22,7 @@ SIZE = (64, 96)
 NARROW: dict[str, Any] = {"backbone": "mobilenet_v3_small", "options": {"fpn_channels": 16}}
 BUILT: dict[str, dict[str, Any]] = {
     "shuffledet": {"options": MODEL},
-    "retinanet": {**NARROW, "options": {"fpn_channels": 16, "head_convs": 2}},
+    "retinanet": {**NARROW, "options": {"fpn_channels": 16, "head_convs": 4}},
     "fcos": {**NARROW, "options": {"fpn_channels": 64, "head_convs": 2}},
     "faster_rcnn": NARROW,
     "yolov9": {"options": {"size": "t"}},

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from eyas.data import from_coco_detection, from_hf, from_supervision, loader, read, to_supervision
     from eyas.detectors import CustomDetector, TorchvisionDetector, TransformersDetector, build, wrap
     from eyas.detectors.features import FeatureSource
+    from eyas.detectors.inheritance import inherit
     from eyas.distillation.distiller import Distiller
     from eyas.evaluation import EvaluationResult
     from eyas.evaluation.detector import evaluate
@@ -84,13 +85,14 @@ __all__ += [
     "Vanilla",
 ]
 __all__ += ["AnchorGrid", "StrideGrid", "as_float", "near_object_masks"]
-__all__ += ["Distiller", "EvaluationResult", "evaluate", "export_detector", "freeze"]
+__all__ += ["Distiller", "EvaluationResult", "evaluate", "export_detector", "freeze", "inherit"]
 __all__ += ["Detector", "EyasError", "Level", "Prediction", "Target"]
 
 HOMES = {
     "data": ("from_coco_detection", "from_hf", "from_supervision", "loader", "read", "to_supervision"),
     "detectors": ("CustomDetector", "TorchvisionDetector", "TransformersDetector", "build", "wrap"),
     "detectors.features": ("FeatureSource",),
+    "detectors.inheritance": ("inherit",),
     "distillation.distiller": ("Distiller",),
     "evaluation": ("EvaluationResult",),
     "evaluation.detector": ("evaluate",),

@@ -218,6 +218,7 @@ class TeacherArgs:
             its features only.
         any_score: go on with a teacher that scores near zero.
         any_teacher: any_classes and any_score in one.
+        inherit: start the student's neck and head as the teacher's, where names and shapes agree.
         teacher_scale: how many times larger the teacher sees the images, in [1, 4]; --dataset.resize is the student's
             size.
         cache: folder for the teacher's vectors: what is missing there is computed before the first step, and the
@@ -230,6 +231,7 @@ class TeacherArgs:
     any_classes: bool = False
     any_score: bool = False
     any_teacher: bool = False
+    inherit: bool = False
     teacher_scale: float = 1.0
     cache: Path | None = None
     cache_dtype: CacheDtype = "bfloat16"

@@ -34,6 +34,7 @@ def distill(
             features:timm:NAME or features:transformers:ID, whose last map is imitated.
         out: run folder to make.
     """
+    from eyas.detectors.inheritance import inherit
     from eyas.distillation.distiller import Distiller
     from eyas.export.exportable import check_export
     from eyas.runs.opening import resolve_detector
@@ -61,6 +62,8 @@ def distill(
         with setup.progress.waiting(f"teacher   opening {teacher}"):
             session = setup.teacher_session(source, methods, teaching.cache, teaching.cache_dtype)
         check_classes(session.teacher, setup.train, methods, teacher, any_classes=teaching.any_classes)
+        if teaching.inherit:
+            setup.say(f"student   {inherit(detector, source.open())}")
         distiller = Distiller(detector, session.teacher, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed)
         trainer = setup.trainer(distiller, spec)
         batches = distiller.total_batches = len(trainer.train) * run.epochs

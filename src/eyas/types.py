@@ -282,6 +282,20 @@ class DetectorWithHeads(Detector, Protocol):
 
 
 @dataclass(frozen=True)
+class SideDistributions:
+    """Where the left, top, right and bottom side of the box of each query may be, layer by layer.
+
+    Attributes:
+        logits: (layers, batch, queries, 4, bins) float32: their softmax over the bins is the distribution.
+        places: where each bin puts the side, in the same shape: x of the left and the right, y of the others, in
+            pixels. From the first bin to the last, sides move outwards.
+    """
+
+    logits: Tensor
+    places: Tensor
+
+
+@dataclass(frozen=True)
 class QueryOutput:
     """What the layers of a decoder answer to queries, first layer first.
 
@@ -290,12 +304,21 @@ class QueryOutput:
         boxes: (layers, batch, queries, 4) float32 xyxy, pixels. They may extend beyond the image.
         classes: class name of each column; without the background's, which is the last one where there is one.
         background: whether a last column stands for no object, in a softmax; else each column is a sigmoid of its own.
+        distributions: of the sides of the boxes; None where the detector predicts boxes alone.
     """
 
     logits: Tensor
     boxes: Tensor
     classes: tuple[str, ...]
     background: bool = False
+    distributions: SideDistributions | None = None
+
+    def of_queries(self, queries: slice) -> QueryOutput:
+        """The answers to some of the queries."""
+        sides = self.distributions
+        if sides is not None:
+            sides = SideDistributions(sides.logits[:, :, queries], sides.places[:, :, queries])
+        return replace(self, logits=self.logits[:, :, queries], boxes=self.boxes[:, :, queries], distributions=sides)
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,7 @@ def test_own_queries_in_evaluation_are_the_detections(family: str) -> None:
     torch.testing.assert_close(own.logits[-1], plain.logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(own.boxes[-1], in_pixels(plain.pred_boxes), rtol=1e-4, atol=1e-2)
     assert not own.logits.requires_grad and detector.network.training is False
+    assert (own.distributions is not None) == family.startswith(("DFine", "Deimv2"))
 
 
 @every_family
@@ -208,3 +209,22 @@ def test_what_cannot_be_asked_is_refused() -> None:
         third.draw(3, torch.Generator())
     with detr.decoding() as never, pytest.raises(EyasError, match="has not run"):
         _ = never.own
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "family", ["DFineForObjectDetection", pytest.param("Deimv2ForObjectDetection", marks=pytest.mark.slow)]
+)
+def test_the_mean_places_of_the_sides_are_the_boxes(family: str, training: bool) -> None:
+    """For the detector's own queries, layer by layer, and for others."""
+    detector = make(family).train(training)
+    with detector.decoding() as decoder:
+        detector.losses(images(), targets()) if training else detector.predict(images())
+    for answer in (decoder.own, decoder.answer(decoder.points)):
+        sides = answer.distributions
+        assert sides is not None and sides.logits.shape == sides.places.shape == (2, 2, 12, 4, 33)
+        torch.testing.assert_close(
+            (sides.logits.softmax(-1) * sides.places).sum(-1), answer.boxes, rtol=1e-4, atol=1e-2
+        )
+        outwards = sides.places.diff(dim=-1) * torch.tensor([-1, -1, 1, 1])[:, None]
+        assert bool((outwards > 0).all())

@@ -6,6 +6,9 @@ The heads are made by hand, and the tests average gradients as DDP does.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +18,9 @@ from eyas.methods.bckd import BCKD
 from eyas.methods.chen2017 import Chen2017
 from eyas.methods.ld import LD
 from eyas.methods.method import Method, count_per_process, ratio
+from eyas.methods.query_ld import QueryLD
 from eyas.methods.vanilla import Vanilla
-from eyas.types import MatchedAnchors
+from eyas.types import MatchedAnchors, QueryOutput, SideDistributions
 from helpers.gloo import two_processes
 from helpers.output_cases import TwoHeads, matched, view
 from helpers.toys import relative
@@ -62,8 +66,32 @@ def step(name: str, case: str, ranks: list[int]) -> dict[str, Tensor]:
     return {"loss": loss.detach(), **gradients}
 
 
+def query_step(ranks: list[int]) -> dict[str, Tensor]:
+    """`step` for the method on queries, six of each process; the teacher is less sure of the first process's."""
+    inputs = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(4)) * torch.tensor([0.1, 2.0])[:, None, None]
+    places = torch.tensor([-1.0, -1, 1, 1])[:, None] * torch.tensor([1.0, 2.0])
+    student, teacher = TwoHeads(1), TwoHeads(2)
+
+    def answer(model: TwoHeads) -> QueryOutput:
+        sides = (inputs[ranks] @ model.boxes).unflatten(-1, (4, 2))[None]
+        logits = (inputs[ranks] @ model.classes)[None]
+        return QueryOutput(
+            logits, logits, ("a", "b", "c"), distributions=SideDistributions(sides, places.expand_as(sides))
+        )
+
+    decoders: list[Any] = [
+        SimpleNamespace(answer=lambda points: answer(student)),
+        SimpleNamespace(own=answer(teacher), points=None),
+    ]
+    loss = QueryLD()(*(replace(view(), decoder=decoder) for decoder in decoders), [])
+    loss.backward()
+    assert student.boxes.grad is not None
+    return {"loss": loss.detach(), "boxes": student.boxes.grad}
+
+
 def work(rank: int) -> dict[tuple[str, str], dict[str, Tensor]]:
-    return {(name, case): step(name, case, [rank]) for name in METHODS for case in CASES}
+    found = {(name, case): step(name, case, [rank]) for name in METHODS for case in CASES}
+    return found | {("query_ld", "all"): query_step([rank])}
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +112,9 @@ def test_the_mean_over_processes_equals_one_process_with_the_whole_batch(
         assert relative((first[key] + second[key]) / 2, expected) < 1e-5, key
     if case == "uneven":
         assert all(bool(value.any()) for value in alone.values())
+
+
+def test_queries_of_both_processes_share_one_divisor(ranks: list[dict[tuple[str, str], dict[str, Tensor]]]) -> None:
+    first, second = (rank["query_ld", "all"] for rank in ranks)
+    for key, expected in query_step([0, 1]).items():
+        assert relative((first[key] + second[key]) / 2, expected) < 1e-5 and bool(expected.any()), key

@@ -25,6 +25,7 @@ METHODS: Mapping[str, str] = {
     "bckd": "eyas.BCKD",
     "crosskd": "eyas.CrossKD",
     "frs": "eyas.FRS",
+    "query_ld": "eyas.QueryLD",
 }
 """Short name of a method -> its class; here because the command line needs them without torch."""
 

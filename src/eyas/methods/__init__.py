@@ -20,6 +20,7 @@ from eyas.methods.ld import LD
 from eyas.methods.method import Auto, LevelPair, Method
 from eyas.methods.mgd import MGD
 from eyas.methods.pkd import PKD
+from eyas.methods.query_ld import QueryLD
 from eyas.methods.roi_mimic import RoIMimic
 from eyas.methods.schedule import Schedule
 from eyas.methods.self_similarity import SelfSimilarity
@@ -47,6 +48,7 @@ __all__ = [
     "FitNets",
     "LevelPair",
     "Method",
+    "QueryLD",
     "RoIMimic",
     "Schedule",
     "SelfSimilarity",

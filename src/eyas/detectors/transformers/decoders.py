@@ -56,6 +56,8 @@ class DecoderRule:
         layers: call -> (layers, batch, queries, C) logits and (layers, batch, queries, 4) boxes.
         module: name of the decoder in the network.
         background: whether the last logit stands for no object.
+        sides: call -> logits of the distributions of each box's left, top, right and bottom side, and the places of
+            their bins, (layers, batch, queries, 4, bins) both; None where boxes are no distributions.
         own: config -> which queries are the detector's own, among those of its training pass.
         form: config -> how it takes queries; None where nothing but its own can be asked.
         recording: the context of the detector's own pass, given the decoder.
@@ -65,6 +67,7 @@ class DecoderRule:
     layers: Callable[[DecoderCall], tuple[Tensor, Tensor]]
     module: str = "model.decoder"
     background: bool = False
+    sides: Callable[[DecoderCall], tuple[Tensor, Tensor]] | None = None
     own: Callable[[Any], slice] = lambda config: slice(None)
     form: Callable[[Any], QueryForm | None] = lambda config: None
     recording: Callable[[nn.Module], AbstractContextManager[None]] = lambda decoder: nullcontext()
@@ -119,6 +122,18 @@ def _layers_of_rt_detr(call: DecoderCall) -> tuple[Tensor, Tensor]:
 def _layers_of_d_fine(call: DecoderCall) -> tuple[Tensor, Tensor]:
     logits, boxes = _layers_of_rt_detr(call)
     return logits[1:], boxes[1:]  # the first are a draft from within the first layer
+
+
+def _sides_of_d_fine(call: DecoderCall) -> tuple[Tensor, Tensor]:
+    """Bin b moves a side of the draft box outwards by ``W(b) / reg_scale`` of the box's width or height."""
+    from transformers.models.d_fine.modeling_d_fine import weighting_function
+
+    decoder, output = call.network.model.decoder, call.output
+    logits = output.intermediate_predicted_corners.transpose(0, 1).unflatten(-1, (4, -1))
+    drafts = output.initial_reference_points.transpose(0, 1)[..., None]
+    moves = weighting_function(decoder.max_num_bins, decoder.up, decoder.reg_scale) / decoder.reg_scale.abs()
+    outwards = torch.tensor([-1.0, -1.0, 1.0, 1.0], device=moves.device)[:, None] * (0.5 + moves)
+    return logits, drafts[..., [0, 1, 0, 1], :] + outwards * drafts[..., [2, 3, 2, 3], :]
 
 
 def _layers_of_lw_detr(call: DecoderCall) -> tuple[Tensor, Tensor]:
@@ -228,7 +243,9 @@ RT_DETR = DecoderRule(
     own=lambda config: slice(-config.num_queries, None),  # the noisy boxes of denoising come before
     form=lambda config: RT_DETR_FORM,
 )
-D_FINE = replace(RT_DETR, layers=_layers_of_d_fine, recording=_all_layers, answering=_all_layers)
+D_FINE = replace(
+    RT_DETR, layers=_layers_of_d_fine, sides=_sides_of_d_fine, recording=_all_layers, answering=_all_layers
+)
 LW_DETR = DecoderRule(
     _layers_of_lw_detr,
     own=lambda config: slice(config.num_queries),  # in training there are further groups of as many

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +13,7 @@ from torchvision.ops import box_convert
 
 from eyas.detectors.transformers.decoders import BOXES, DECODERS, DecoderCall, DecoderRule, QueryForm
 from eyas.ops.boxes import to_centre_size
-from eyas.types import EyasError, QueryOutput, QueryPoints
+from eyas.types import EyasError, QueryOutput, QueryPoints, SideDistributions
 
 
 class RecordedDecoder:
@@ -33,9 +32,7 @@ class RecordedDecoder:
 
     @cached_property
     def own(self) -> QueryOutput:
-        rows = self.rule.own(self.network.config)
-        output = self._output(self.call)
-        return replace(output, logits=output.logits[:, :, rows], boxes=output.boxes[:, :, rows])
+        return self._output(self.call).of_queries(self.rule.own(self.network.config))
 
     @property
     def points(self) -> QueryPoints:
@@ -106,7 +103,11 @@ class RecordedDecoder:
         with torch.set_grad_enabled(self.with_gradients):
             logits, boxes = self.rule.layers(call)
             corners = box_convert(boxes.float() * self._scale, "cxcywh", "xyxy")
-        return QueryOutput(logits.float(), corners, self.classes, self.rule.background)
+            sides = None if self.rule.sides is None else self._sides(*self.rule.sides(call))
+        return QueryOutput(logits.float(), corners, self.classes, self.rule.background, sides)
+
+    def _sides(self, logits: Tensor, places: Tensor) -> SideDistributions:
+        return SideDistributions(logits.float(), places.float() * self._scale[:, None])
 
 
 def _named(kind: tuple[str, int]) -> str:

@@ -232,7 +232,7 @@ def of_mounts(place: Path, made: Trial) -> list[Fault]:
         Fault("full, no byte left", lambda: fill_up(place, 0), room, full),
         Fault("full, a tenth of a checkpoint left", lambda: fill_up(place, 2 * MIB), room, full),
         Fault("full while saving", lambda: fill_up(place, 0), room, full, when=f"saving {RESUME}", delay=0.05),
-        Fault("full before the run", lambda: fill_up(place, 0), room, rf"{cache}.*No space left", when=""),
+        Fault("full before the run", lambda: fill_up(place, 0), room, rf"{out}.*No space left", when=""),
         Fault("full while filling", lambda: fill_up(place, 0), room, rf"{cache}.*No space left", "filling", delay=0.01),
         Fault("read-only while training", lambda: remount(place, "ro"), rw, rf"{out}.*Read-only file system"),
         Fault("read-only before the run", lambda: remount(place, "ro"), rw, rf"{out}.*Read-only file system", when=""),

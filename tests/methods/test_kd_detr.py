@@ -13,8 +13,9 @@ from torch import Tensor, nn
 import eyas
 from eyas import D3ETR, KDDETR, DETRDistill
 from eyas.detectors import TransformersDetector
-from eyas.methods.kd_detr import consistent_point_losses, softmax_divergence
+from eyas.methods.kd_detr import consistent_point_losses
 from eyas.methods.queries import Factors, row_losses
+from eyas.methods.vanilla import kl_softmax_rows
 from eyas.types import EyasError, Target
 from helpers.query_cases import IMAGE, GivenDecoder, query_view, random_output, trained
 from helpers.tiny_transformers import random_model
@@ -27,14 +28,14 @@ def test_the_divergence_by_hand() -> None:
     """Two classes: logits 0, 0 against log 3, 0 at T = 1."""
     teacher = torch.tensor([1.0986123, 0.0])
     expected = 0.75 * torch.tensor(1.5).log() + 0.25 * torch.tensor(0.5).log()
-    torch.testing.assert_close(softmax_divergence(torch.zeros(2), teacher, 1.0), expected)
-    assert softmax_divergence(torch.tensor([5.0, 5]), torch.zeros(2), 10.0) == 0  # a constant changes no softmax
+    torch.testing.assert_close(kl_softmax_rows(torch.zeros(2), teacher, 1.0), expected)
+    assert kl_softmax_rows(torch.tensor([5.0, 5]), torch.zeros(2), 10.0) == 0  # a constant changes no softmax
 
 
 def test_at_a_high_temperature_it_is_half_the_variance_of_the_difference() -> None:
     student, teacher = (random_output(seed).logits.double() for seed in (1, 2))
     wanted = (teacher - student).var(-1, unbiased=False) / 2
-    torch.testing.assert_close(softmax_divergence(student, teacher, 1e4), wanted, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(kl_softmax_rows(student, teacher, 1e4), wanted, rtol=1e-3, atol=1e-6)
 
 
 def test_the_loss_in_double_precision() -> None:

@@ -122,7 +122,7 @@ def test_a_student_that_answers_as_its_teacher_has_nothing_to_learn_in_the_last_
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(EyasError, match="query_ld: student and teacher need queries; take D-FINE"):
+    with pytest.raises(EyasError, match="the student has no queries to compare"):
         QueryLD()(view(), view(), [])
     with pytest.raises(EyasError, match="QueryLD: temperature must be positive"):
         QueryLD(temperature=0.0)

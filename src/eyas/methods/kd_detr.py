@@ -16,15 +16,10 @@ from torch import Tensor
 from eyas.methods.method import Weight, count_per_process, ratio
 from eyas.methods.queries import Factors, QueryDistillation, align, confidence, row_losses
 from eyas.methods.schedule import ALWAYS, Schedule
+from eyas.methods.vanilla import kl_softmax_rows
 from eyas.types import QueryDecoder, QueryOutput, Size, View
 
 ClassTerm = Literal["kl", "bce"]
-
-
-def softmax_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """``T^2 KL(p_t || p_s)`` with p = softmax(logits / T) over the classes, (..., C) logits to (...)."""
-    own, other = ((logits / temperature).log_softmax(-1) for logits in (student, teacher))
-    return temperature**2 * (other.exp() * (other - own)).sum(-1)
 
 
 def consistent_point_losses(
@@ -39,7 +34,7 @@ def consistent_point_losses(
         student, teacher, size, factors: as for `eyas.methods.queries.row_losses`.
         temperature: T; None takes the cross-entropy of `eyas.methods.queries.soft_cross_entropy` instead.
     """
-    class_loss = None if temperature is None else partial(softmax_divergence, temperature=temperature)
+    class_loss = None if temperature is None else partial(kl_softmax_rows, temperature=temperature)
     rows = row_losses(student, teacher, size, factors, class_loss)
     weights = confidence(teacher.logits, teacher.background)
     images = ratio((weights * rows).sum(-1), weights.sum(-1))

@@ -34,7 +34,7 @@ def localisation_loss(student: Tensor, teacher: Tensor, weights: Tensor, tempera
         weights: (M,), w, detached.
         temperature: T, above 0.
     """
-    divergence = kl_softmax_rows(student, teacher, temperature).mean(dim=1) / student.shape[2]
+    divergence = kl_softmax_rows(student.float(), teacher.float(), temperature).mean(dim=1) / student.shape[2]
     return (weights.detach().float() * divergence).sum()
 
 

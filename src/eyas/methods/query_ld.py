@@ -8,15 +8,14 @@ self-distillation; and the student answers the teacher's queries, as in KD-DETR 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eyas.methods.method import Method, Reads, Weight, count_per_process, ratio
+from eyas.methods.method import Weight, count_per_process, ratio
+from eyas.methods.queries import Factors, QueryDistillation, confidence
 from eyas.methods.schedule import ALWAYS, Schedule
-from eyas.types import EyasError, QueryOutput, SideDistributions, Target, View
+from eyas.types import EyasError, QueryDecoder, SideDistributions, View
 
 OUTWARDS = (-1.0, -1.0, 1.0, 1.0)
 """The sign of the axis along which the left, top, right and bottom side moves outwards."""
@@ -54,8 +53,8 @@ def side_divergence(student: SideDistributions, teacher: SideDistributions, temp
     return temperature**2 * F.kl_div(answer, goal, reduction="none").mean(dim=(-2, -1))
 
 
-class QueryLD(Method):
-    """Localisation distillation on the teacher's queries, between decoders that have distributions of box sides.
+class QueryLD(QueryDistillation):
+    """Localisation distillation (after Zheng et al., CVPR 2022) on queries, with distributions of box sides.
 
     Unit: the mean over the four sides and over bins of ``T^2 KL``, as the mean over the queries of the batch and of all
     processes, each with the teacher's confidence, the highest probability of a class. Layers are added up. There is no
@@ -75,7 +74,7 @@ class QueryLD(Method):
             they have different numbers of bins.
     """
 
-    reads: frozenset[Reads] = frozenset({"queries"})
+    needs = ("queries", "distributions")
 
     def __init__(
         self,
@@ -85,14 +84,12 @@ class QueryLD(Method):
         schedule: Schedule = ALWAYS,
         name: str = "query_ld",
     ) -> None:
-        super().__init__(name, weight, schedule)
+        super().__init__(name, weight, schedule, Factors(0, 0, 0))  # none of the terms that the other methods share
         self.require(temperature > 0, f"temperature must be positive, got {temperature}")
         self.temperature = temperature
 
-    def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
-        if student.decoder is None or teacher.decoder is None:
-            raise EyasError(f"{self.name}: student and teacher need queries; take D-FINE or DEIMv2 for both")
-        own, other = student.decoder.answer(teacher.decoder.points), teacher.decoder.own
+    def losses(self, student: QueryDecoder, teacher: QueryDecoder, view: View) -> Tensor:
+        own, other = student.answer(teacher.points), teacher.own
         mine, theirs = own.distributions, other.distributions
         if mine is None or theirs is None or mine.logits.shape[2:] != theirs.logits.shape[2:]:
             raise EyasError(
@@ -100,14 +97,6 @@ class QueryLD(Method):
                 "DEIMv2 for both, with one max_num_bins"
             )
         last = SideDistributions(theirs.logits[-1:], theirs.places[-1:])
-        weights = confidence(other)
-        total = weights * side_divergence(mine, last, self.temperature)
-        count = count_per_process(weights.sum())
-        return self.total({f"layer {index}": ratio(layer.sum(), count) for index, layer in enumerate(total)})
-
-
-def confidence(answer: QueryOutput) -> Tensor:
-    """The highest probability of a class in the last layer, (batch, queries) float32, without gradient."""
-    logits = answer.logits[-1].detach().float()
-    scores = logits.softmax(dim=-1)[..., :-1] if answer.background else logits.sigmoid()
-    return scores.amax(dim=-1)
+        weights = confidence(other.logits[-1], other.background)
+        total = (weights * side_divergence(mine, last, self.temperature)).sum(dim=(1, 2))
+        return ratio(total, count_per_process(weights.sum()))

@@ -19,12 +19,12 @@ from eyas.types import View
 
 
 def kl_softmax_rows(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """``T^2 KL(p_t || p_s)`` with p = softmax(logits / T) over the last dimension, (..., C) to (...), float32.
+    """``T^2 KL(p_t || p_s)`` with p = softmax(logits / T) over the last dimension, (..., C) to (...).
 
-    Arguments otherwise as for `kl_softmax`.
+    Arguments otherwise as for `kl_softmax`; the result has their type.
     """
-    student = (student_logits.float() / temperature).log_softmax(dim=-1)
-    teacher = (teacher_logits.detach().float() / temperature).log_softmax(dim=-1)
+    student = (student_logits / temperature).log_softmax(dim=-1)
+    teacher = (teacher_logits.detach() / temperature).log_softmax(dim=-1)
     return temperature**2 * (teacher.exp() * (teacher - student)).sum(dim=-1)
 
 
@@ -39,7 +39,7 @@ def kl_softmax(student_logits: Tensor, teacher_logits: Tensor, temperature: floa
     Returns:
         A float32 scalar, at least 0. It is 0 if and only if the logits of each row differ by a constant.
     """
-    return kl_softmax_rows(student_logits, teacher_logits, temperature).sum()
+    return kl_softmax_rows(student_logits.float(), teacher_logits.float(), temperature).sum()
 
 
 def kl_sigmoid(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from eyas.__main__ import main
 from eyas.commands.names import METHODS
 from eyas.comparison.all_methods import ALL, FILE, Chosen, arms_of, read_chosen, with_all
 from eyas.comparison.arms import ArmOptions
+from eyas.comparison.jobs import Job
 from eyas.types import EyasError
 from helpers.tiny import MODEL, write_squares
 
@@ -116,3 +118,26 @@ def test_methods_that_compare_classes_are_left_out_where_the_data_has_others(
     record = read_chosen(tmp_path / "out")
     assert record is not None and record.methods == ("fgfi",)
     assert "class by class" in record.left_out["vanilla"]
+
+
+@pytest.mark.slow
+def test_all_methods_on_two_schedules_with_equal_time_are_trained_once(
+    compare: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[str] = []
+
+    def run_here(jobs: Sequence[Job], *_: Any, **__: Any) -> dict[Job, str]:
+        commands.extend(job.folder.name for job in jobs)
+        return {job: "failed" for job in jobs if main(list(job.command)) != 0}
+
+    monkeypatch.setattr(eyas.comparison.jobs, "run_jobs", run_here)
+    shipping(monkeypatch, "fgfi", "pkd", "roi_mimic")
+    config = tmp_path / "arms.yaml"
+    config.write_text("arms: {all: {any_teacher: true}}\nepochs: [1, 2]\nequal_time: true\nthreads: 1\njobs: 1\n")
+    assert compare(f"--config={config}") == 0
+    arms = {f"{name}-e{epochs}" for name in ("baseline", "fgfi", "pkd") for epochs in (1, 2)}
+    assert arms <= {name.removesuffix("-0") for name in commands}
+    assert arms <= json.loads((tmp_path / "out" / "comparison.json").read_text())["arms"].keys()
+    before = len(commands)
+    assert compare(f"--config={config}") == 0
+    assert len(commands) == before, "what is finished is not trained again"

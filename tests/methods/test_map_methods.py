@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from eyas.methods import CWD, FGD, FRS, MGD, PKD, DeFeat
+from eyas.methods.cells import CachedView
 from eyas.methods.maps import MapImitation
 from eyas.types import Target
 from helpers.map_cases import drawn, map_view, set_up
@@ -46,6 +47,22 @@ def test_gradients_reach_the_student_alone_in_half_precision_too(name: str) -> N
     loss.backward()
     assert loss.dtype == torch.float32
     assert own.grad is not None and own.grad.any() and other.grad is None
+
+
+@pytest.mark.parametrize("name", [name for name, make in METHODS.items() if not make().reads])
+def test_a_cache_serves_the_same_loss(name: str) -> None:
+    """The teacher's cells beyond the student's map are left out in both."""
+    student = map_view(drawn(2, 4, 8, 7), drawn(2, 4, 4, 4))
+    teacher = map_view(drawn(2, 4, 8, 8, seed=1), drawn(2, 4, 4, 4, seed=2))
+    method = set_up(METHODS[name](), student, teacher)
+    cached = CachedView(
+        (),
+        teacher.levels,
+        teacher.image_size,
+        read=lambda _, extents: method.select(teacher, BOXES, extents),
+        count=lambda *_: 0,
+    )
+    torch.testing.assert_close(method(student, cached, BOXES), method(student, teacher, BOXES))
 
 
 @every_method

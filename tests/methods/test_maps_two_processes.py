@@ -13,6 +13,7 @@ from torch import Tensor
 
 from eyas.methods import FGD, FRS, MGD, DeFeat
 from eyas.methods.maps import MapImitation
+from eyas.methods.mgd import random_of_batch, shown_cells
 from eyas.types import Target
 from helpers.gloo import two_processes
 from helpers.map_cases import drawn, map_view, set_up
@@ -48,12 +49,18 @@ def step(name: str, case: str, images: list[int]) -> dict[str, Tensor]:
 
 
 def work(rank: int) -> dict[tuple[str, str], dict[str, Tensor]]:
-    return {(name, case): step(name, case, IMAGES[rank]) for name in METHODS for case in BOXES}
+    steps = {(name, case): step(name, case, IMAGES[rank]) for name in METHODS for case in BOXES}
+    return steps | {("cells", "of mgd"): {"shown": shown_cells((1, 1, 8, 8), 0.5, random_of_batch(0, 3))}}
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str], dict[str, Tensor]]]:
     return two_processes(work, tmp_path_factory.mktemp("ranks"))
+
+
+def test_processes_hide_other_cells(ranks: list[dict[tuple[str, str], dict[str, Tensor]]]) -> None:
+    first, second = (rank["cells", "of mgd"]["shown"] for rank in ranks)
+    assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize("name", METHODS)

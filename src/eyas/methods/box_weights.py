@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from eyas.tools.timing import span
 from eyas.types import Target, host_boxes
 
 CELLS_OF_A_BOX = 14
@@ -26,6 +27,7 @@ def boxes_on_host(targets: Sequence[Target]) -> list[npt.NDArray[np.float32]]:
     return [boxes.detach().cpu().float().numpy() for boxes in host_boxes(targets)]
 
 
+@span("mask")
 def inverse_areas(targets: Sequence[Target], size: Sequence[int], stride: int) -> Tensor:
     """FGD's foreground: each cell has 1 over the cells of the smallest box that it is in, or 0 (equation 2).
 
@@ -56,6 +58,7 @@ def levels_by_size(boxes: npt.NDArray[np.float32], strides: Sequence[int]) -> np
     return nearest
 
 
+@span("mask")
 def foreground_masks(targets: Sequence[Target], sizes: Sequence[Sequence[int]], strides: Sequence[int]) -> list[Tensor]:
     """DeFeat's foreground on each level: 1 at the cells of the boxes that go to it by size, else 0.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -10,25 +10,8 @@ from torch import Tensor
 
 from eyas.distillation.distiller import Distiller
 from eyas.methods import Method
-from eyas.types import EyasError, HeadOutputs, Target, View
-from helpers.toys import ToyDetector, seeded, toy_batch
-
-
-class Scoring(ToyDetector):
-    """A toy that scores its coarse cells 1 where they are brighter than usual."""
-
-    scored = ("neck:fine", "neck:coarse")
-
-    def losses_and_heads(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], HeadOutputs]:
-        raise AssertionError("a teacher is not trained")
-
-    def score_boxes(
-        self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False, scores: bool = False
-    ) -> HeadOutputs:
-        assert scores and not proposals and not boxes and not torch.is_grad_enabled()
-        maps = self.neck(images)
-        found = {f"neck:{name}": (feature.mean(1) > feature.mean()).float() for name, feature in maps.items()}
-        return HeadOutputs(scores={name: found[name] for name in self.scored})
+from eyas.types import EyasError, Target, View
+from helpers.toys import ScoringToy, seeded, toy_batch
 
 
 class Weighted(Method):
@@ -45,7 +28,7 @@ class Weighted(Method):
 @pytest.mark.parametrize("scale", [1.0, 2.0])
 def test_a_student_without_heads_is_weighted_by_the_teachers_scores(scale: float) -> None:
     torch.manual_seed(5)
-    teacher = Scoring()
+    teacher = ScoringToy()
     pairs = {"neck:coarse": "neck:coarse"} if scale == 1 else {"neck:fine": "neck:coarse"}
     student, (images, targets) = seeded(0), toy_batch()
     distiller = Distiller(student, teacher, Weighted("weighted", 1.0), pairs=pairs, teacher_scale=scale)
@@ -67,7 +50,7 @@ def test_a_student_without_heads_is_weighted_by_the_teachers_scores(scale: float
 
 def test_what_cannot_be_scored_is_refused() -> None:
     torch.manual_seed(5)
-    teacher = Scoring()
+    teacher = ScoringToy()
     teacher.scored = ("neck:coarse",)
     distiller = Distiller(seeded(0), teacher, Weighted("weighted", 1.0))
     with pytest.raises(EyasError, match=r"the cells of neck:fine by the teacher's scores, .* those of neck:coarse"):

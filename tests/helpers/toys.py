@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from eyas.ops.anchors import AnchorGrid, ratio_cell_anchors
-from eyas.types import Level, Prediction, Size, Target
+from eyas.types import HeadOutputs, Level, Prediction, Size, Target
 
 
 def toy_grid(size: Size, image_size: Size) -> AnchorGrid:
@@ -68,6 +68,23 @@ class ToyDetector(nn.Module):
             head(features[name])
         nothing: Prediction = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0).long()}
         return [nothing for _ in images]
+
+
+class ScoringToy(ToyDetector):
+    """A teacher that scores the cells of the levels in ``scored``: 1 where they are brighter than usual, else 0."""
+
+    scored = ("neck:fine", "neck:coarse")
+
+    def losses_and_heads(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], HeadOutputs]:
+        raise AssertionError("a teacher is not trained")
+
+    def score_boxes(
+        self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False, scores: bool = False
+    ) -> HeadOutputs:
+        assert scores and not proposals and not boxes and not torch.is_grad_enabled()
+        maps = self.neck(images)
+        found = {f"neck:{name}": (feature.mean(1) > feature.mean()).float() for name, feature in maps.items()}
+        return HeadOutputs(scores={name: found[name] for name in self.scored})
 
 
 def toy_target(*boxes: tuple[float, float, float, float]) -> Target:

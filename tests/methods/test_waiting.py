@@ -15,10 +15,10 @@ from torch import Tensor
 from eyas.data import Resize, eval_transform, loader, read
 from eyas.data.transforms import WithHostBoxes
 from eyas.distillation.distiller import Distiller
-from eyas.methods import CWD, FGD, FGFI, MGD, PKD, Auto, BoxMask, DeFeat, FitNets, Method
+from eyas.methods import CWD, FGD, FGFI, FRS, MGD, PKD, Auto, BoxMask, DeFeat, FitNets, Method
 from eyas.types import Target
 from helpers.tiny import write_squares
-from helpers.toys import ToyDetector, toy_batch
+from helpers.toys import ScoringToy, ToyDetector, toy_batch
 
 METHODS = {
     "fgfi": lambda: FGFI(weight=Auto(warmup=1, every=1)),
@@ -30,9 +30,10 @@ METHODS = {
     "cwd": lambda: CWD(weight=1.0),
     "fgd": lambda: FGD(weight=1.0),
     "defeat": lambda: DeFeat(weight=1.0),
+    "frs": lambda: FRS(weight=1.0),
     "mgd": lambda: MGD(weight=Auto(warmup=1, every=1)),
 }
-WITHOUT_BOXES = ("fitnets", "pkd", "cwd", "mgd")
+WITHOUT_BOXES = ("fitnets", "pkd", "cwd", "frs", "mgd")
 
 
 class Student(ToyDetector):
@@ -60,7 +61,7 @@ def step(distiller: Distiller, images: Tensor, targets: Sequence[Target]) -> dic
 
 def distiller_of(method: Method) -> Distiller:
     torch.manual_seed(0)
-    return Distiller(Student(), ToyDetector(6), method)
+    return Distiller(Student(), ScoringToy(6), method)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -189,7 +189,7 @@ def test_localisation_distillation_reaches_the_box_towers_alone() -> None:
         eyas.Distiller(tiny_yolo("yolox"), tiny_yolo("yolox", seed=1), eyas.LD(weight=1.0))(images(), OBJECTS)
 
 
-@pytest.mark.parametrize("kind", [eyas.Vanilla, eyas.Chen2017])
+@pytest.mark.parametrize("kind", [eyas.Vanilla, eyas.Chen2017, eyas.BCKD])
 @pytest.mark.parametrize("model", MODELS)
 def test_output_methods_distil_every_head(model: str, kind: Any) -> None:
     student, teacher, method = tiny_yolo(model), tiny_yolo(model, seed=1), kind(weight=1.0)

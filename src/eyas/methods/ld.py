@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from eyas.methods.method import Weight, count_per_process, ratio
-from eyas.methods.outputs import HeadPair, OutputDistillation, pair_heads
+from eyas.methods.outputs import HeadPair, OutputDistillation, binary_logits, pair_heads
 from eyas.methods.schedule import ALWAYS, Schedule
 from eyas.methods.vanilla import kl_softmax, kl_softmax_rows
 from eyas.ops.valuable_region import scaled, valuable_region
@@ -40,11 +40,7 @@ def localisation_loss(student: Tensor, teacher: Tensor, weights: Tensor, tempera
 
 def confidence(head: HeadOutput) -> Tensor:
     """The highest probability of a class in each row, (N,) float32, without gradient."""
-    logits = head.logits.detach().float()
-    scores = logits.sigmoid() if head.activation == "sigmoid" else logits.softmax(dim=1)
-    if head.background is not None:
-        scores = torch.cat((scores[:, : head.background], scores[:, head.background + 1 :]), dim=1)
-    return scores.amax(dim=1)
+    return binary_logits(head.logits.detach().float(), head.activation, head.background).sigmoid().amax(dim=1)
 
 
 class LD(OutputDistillation):

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         RoIMimic,
         Schedule,
         SelfSimilarity,
+        TargetAware,
         Vanilla,
     )
     from eyas.ops.anchors import AnchorGrid, StrideGrid
@@ -84,6 +85,7 @@ __all__ += [
     "RoIMimic",
     "Schedule",
     "SelfSimilarity",
+    "TargetAware",
     "Vanilla",
 ]
 __all__ += ["AnchorGrid", "StrideGrid", "as_float", "near_object_masks"]
@@ -123,6 +125,7 @@ HOMES = {
         "RoIMimic",
         "Schedule",
         "SelfSimilarity",
+        "TargetAware",
         "Vanilla",
     ),
     "ops.anchors": ("AnchorGrid", "StrideGrid"),

@@ -346,6 +346,11 @@ class QueryDecoder(Protocol):
         ...
 
     @property
+    def states(self) -> Tensor:
+        """(layers, batch, queries, D), from which the answers to its own queries are read."""
+        ...
+
+    @property
     def points(self) -> QueryPoints:
         """The detector's own queries. Raises EyasError if no other detector could answer them."""
         ...

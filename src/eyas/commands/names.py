@@ -14,6 +14,7 @@ METHODS: Mapping[str, str] = {
     "detr_distill": "eyas.DETRDistill",
     "d3etr": "eyas.D3ETR",
     "kd_detr": "eyas.KDDETR",
+    "target_aware": "eyas.TargetAware",
     "pkd": "eyas.PKD",
     "cwd": "eyas.CWD",
     "cosine": "eyas.Cosine",

@@ -29,7 +29,7 @@ def check_scale(scale: float, methods: Sequence[Method] = ()) -> None:
             f"teacher_scale must lie in [1, 4], got {scale}: how many times larger the teacher sees the images"
         )
     for method in methods:
-        both = method.reads - {"teacher_scores"}  # which belong to the teacher's maps
+        both = method.reads - {"teacher_queries", "teacher_scores"}  # which belong to the teacher's maps
         if scale != 1 and both:
             raise EyasError(
                 f"{method.name} compares {', '.join(sorted(map(str, both)))}, which belong to one size of the images; "

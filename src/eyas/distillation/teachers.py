@@ -84,7 +84,7 @@ class RunningTeacher:
         images, taps, reads = request.images, request.taps, request.reads
         # Scoring the teacher elsewhere may leave it in training mode, where BatchNorm would follow the batch.
         self.detector.network.eval()
-        if reads.isdisjoint({"heads", "queries", "teacher_proposals", "teacher_scores"}):
+        if reads <= {"student_proposals"}:
             return tapped_view(self.detector, taps, images, "teacher")
         tapped = Taps(self.detector.network, taps)
         with (

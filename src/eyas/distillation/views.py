@@ -66,7 +66,7 @@ def decoding(detector: Detector, role: str, reads: frozenset[Reads]) -> Abstract
     Raises:
         EyasError: the detector has no queries.
     """
-    if "queries" not in reads:
+    if reads.isdisjoint({"queries", f"{role}_queries"}):
         return nullcontext()
     if not isinstance(detector, DetectorWithQueries):
         raise EyasError(

@@ -24,6 +24,7 @@ from eyas.methods.query_ld import QueryLD
 from eyas.methods.roi_mimic import RoIMimic
 from eyas.methods.schedule import Schedule
 from eyas.methods.self_similarity import SelfSimilarity
+from eyas.methods.target_aware import TargetAware
 from eyas.methods.vanilla import Vanilla
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "RoIMimic",
     "Schedule",
     "SelfSimilarity",
+    "TargetAware",
     "Vanilla",
     "convolve_at",
     "imitation_loss",

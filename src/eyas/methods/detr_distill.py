@@ -29,8 +29,9 @@ class DETRDistill(QueryDistillation):
 
     Unit: summed over classes, a mean over the matched pairs of the batch in all processes, summed over the layers of
     the student's decoder. In this unit the published factors are 1, 5 and 2, and the weight 1. The authors divide by
-    the queries of the batch of each process. Their other terms, on masked features and on the teacher's queries with
-    ground truth, are left out. Decoders may differ in layers, queries and family; what is compared must mean the same.
+    the queries of the batch of each process. Their term on features is `eyas.TargetAware`; that on the teacher's
+    queries with ground truth is left out. Decoders may differ in layers, queries and family; what is compared must mean
+    the same.
 
     Matching is done on the host, in each batch and layer.
 

@@ -7,13 +7,14 @@ teacher's own (specific sampling) are put to both decoders. A query weighs as mu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from eyas.methods.method import Weight, count_per_process, ratio
+from eyas.methods.method import LevelPair, Weight, count_per_process, random_of_batch, ratio
 from eyas.methods.queries import Factors, QueryDistillation, align, confidence, row_losses
 from eyas.methods.schedule import ALWAYS, Schedule
 from eyas.methods.vanilla import kl_softmax_rows
@@ -53,8 +54,8 @@ class KDDETR(QueryDistillation):
     stages, RT-DETR, D-FINE, DEIMv2, LW-DETR and RF-DETR. For those with two stages this is an adaptation: the points
     are the boxes that the teacher selects, and each decoder adds content of its own to them.
 
-    The student's decoder runs three times, the teacher's twice. Random queries depend on the number of the batch alone,
-    so that a resumed run draws the same.
+    The student's decoder runs three times, the teacher's twice. Random queries depend on the distiller's seed, the
+    batch and the process alone, so that a resumed run draws the same.
 
     Args:
         weight: factor of the loss, or auto.
@@ -92,11 +93,15 @@ class KDDETR(QueryDistillation):
         self.require(class_term in ("kl", "bce"), f'class_term is "kl" or "bce", got {class_term!r}')
         self.points = points
         self.temperature = temperature if class_term == "kl" else None
+        self.seed = 0
+
+    def setup(self, pairs: Sequence[LevelPair]) -> None:
+        self.seed = int(torch.randint(2**48, ()))  # the distiller's seed decides
 
     def losses(self, student: QueryDecoder, teacher: QueryDecoder, view: View) -> Tensor:
         total = self._compared(student.answer(teacher.points), teacher.own, view)
         if self.points:
-            drawn = teacher.draw(self.points, torch.Generator().manual_seed(view.batch))
+            drawn = teacher.draw(self.points, random_of_batch(self.seed, view.batch))
             total = total + self._compared(student.answer(drawn), teacher.answer(drawn), view)
         return total
 

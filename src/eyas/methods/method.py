@@ -13,7 +13,10 @@ from torch import Tensor, distributed, nn
 from eyas.methods.schedule import ALWAYS, Schedule
 from eyas.types import BranchesAt, EyasError, Level, Target, View
 
-Reads = Literal["heads", "queries", "student_proposals", "teacher_proposals", "teacher_scores"] | BranchesAt
+Reads = (
+    Literal["heads", "queries", "student_proposals", "teacher_proposals", "teacher_queries", "teacher_scores"]
+    | BranchesAt
+)
 """What a method can read of a view besides feature maps."""
 Need = Literal[
     "feature maps", "anchors", "boxes", "proposals",
@@ -178,3 +181,10 @@ def ratio(total: Tensor, count: Tensor | float) -> Tensor:
     """``total / count``, and 0 if both are 0: nothing was counted, so any positive divisor will do."""
     count = torch.as_tensor(count, device=total.device).float()
     return total / count.clamp(min=torch.finfo(torch.float32).eps)
+
+
+def random_of_batch(seed: int, batch: int) -> torch.Generator:
+    """Random numbers, on the CPU, of one training batch of this process: a resumed run draws the same again."""
+    grouped = distributed.is_available() and distributed.is_initialized()
+    process, processes = (distributed.get_rank(), distributed.get_world_size()) if grouped else (0, 1)
+    return torch.Generator().manual_seed(seed + batch * processes + process)

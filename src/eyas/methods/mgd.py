@@ -10,21 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from eyas.methods.cells import to_device_async
 from eyas.methods.maps import MapImitation
-from eyas.methods.method import LevelPair, Weight, ratio
+from eyas.methods.method import LevelPair, Weight, random_of_batch, ratio
 from eyas.methods.schedule import ALWAYS, Schedule
 from eyas.methods.weighted import squared_distances, whole_count
 from eyas.types import Target, View
-
-
-def random_of_batch(seed: int, batch: int) -> torch.Generator:
-    """Random numbers, on the CPU, of one training batch of this process: a resumed run draws the same again."""
-    grouped = distributed.is_available() and distributed.is_initialized()
-    process, processes = (distributed.get_rank(), distributed.get_world_size()) if grouped else (0, 1)
-    return torch.Generator().manual_seed(seed + batch * processes + process)
 
 
 def shown_cells(size: Sequence[int], hidden: float, random: torch.Generator) -> Tensor:

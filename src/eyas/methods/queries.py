@@ -78,9 +78,14 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, background: bool) -> Te
     return F.binary_cross_entropy_with_logits(student, teacher.sigmoid(), reduction="none").sum(-1)
 
 
+def class_probabilities(logits: Tensor, background: bool) -> Tensor:
+    """The probability of each class, (..., C) logits to (..., classes)."""
+    return logits.softmax(-1)[..., :-1] if background else logits.sigmoid()
+
+
 def confidence(logits: Tensor, background: bool) -> Tensor:
     """The highest class probability of each query, (..., C) logits to (...)."""
-    return logits.softmax(-1)[..., :-1].amax(-1) if background else logits.sigmoid().amax(-1)
+    return class_probabilities(logits, background).amax(-1)
 
 
 def relative(boxes: Tensor, size: Size) -> Tensor:

@@ -54,6 +54,7 @@ class DecoderRule:
 
     Attributes:
         layers: call -> (layers, batch, queries, C) logits and (layers, batch, queries, 4) boxes.
+        states: call -> (layers, batch, queries, D), from which the answers are read.
         module: name of the decoder in the network.
         background: whether the last logit stands for no object.
         sides: call -> logits of the distributions of each box's left, top, right and bottom side, and the places of
@@ -65,6 +66,7 @@ class DecoderRule:
     """
 
     layers: Callable[[DecoderCall], tuple[Tensor, Tensor]]
+    states: Callable[[DecoderCall], Tensor]
     module: str = "model.decoder"
     background: bool = False
     sides: Callable[[DecoderCall], tuple[Tensor, Tensor]] | None = None
@@ -78,20 +80,36 @@ def _logit(boxes: Tensor) -> Tensor:
     return boxes.clamp(EPS, 1 - EPS).logit()
 
 
-def _states(output: Any) -> Tensor:
-    """(layers, batch, queries, D) of a decoder that keeps all layers only for auxiliary losses."""
-    last: Tensor = output.last_hidden_state[None]
-    earlier = output.intermediate_hidden_states
+def _states(call: DecoderCall) -> Tensor:
+    """States where the decoder keeps all layers only for auxiliary losses."""
+    last: Tensor = call.output.last_hidden_state[None]
+    earlier = call.output.intermediate_hidden_states
     return last if earlier is None else torch.cat((earlier[:-1], last))
 
 
+def _layers_first(call: DecoderCall) -> Tensor:
+    states: Tensor = call.output.intermediate_hidden_states
+    return states
+
+
+def _by_layer(call: DecoderCall) -> Tensor:
+    """States where the decoder has the batch first."""
+    states: Tensor = call.output.intermediate_hidden_states.transpose(0, 1)
+    return states
+
+
+def _tokens(call: DecoderCall) -> Tensor:
+    tokens: Tensor = call.output.last_hidden_state[None, :, -call.network.config.num_detection_tokens :]
+    return tokens
+
+
 def _layers_of_detr(call: DecoderCall) -> tuple[Tensor, Tensor]:
-    states = _states(call.output)
+    states = _states(call)
     return call.network.class_labels_classifier(states), call.network.bbox_predictor(states).sigmoid()
 
 
 def _layers_of_conditional_detr(call: DecoderCall) -> tuple[Tensor, Tensor]:
-    states = _states(call.output)
+    states = _states(call)
     deltas = call.network.bbox_predictor(states)
     centres = deltas[..., :2] + _logit(call.output.reference_points.transpose(0, 1))
     return call.network.class_labels_classifier(states), torch.cat((centres, deltas[..., 2:]), -1).sigmoid()
@@ -104,7 +122,7 @@ def _layers_of_dab_detr(call: DecoderCall) -> tuple[Tensor, Tensor]:
 
 
 def _layers_of_deformable_detr(call: DecoderCall) -> tuple[Tensor, Tensor]:
-    states = call.output.intermediate_hidden_states.unbind(1)
+    states = _by_layer(call)
     references = (call.inputs["reference_points"], *call.output.intermediate_reference_points.unbind(1))
     logits, boxes = [], []
     for layer, (state, reference) in enumerate(zip(states, references, strict=False)):  # nothing reads the last one
@@ -145,7 +163,7 @@ def _layers_of_lw_detr(call: DecoderCall) -> tuple[Tensor, Tensor]:
 
 
 def _layers_of_yolos(call: DecoderCall) -> tuple[Tensor, Tensor]:
-    tokens = call.output.last_hidden_state[None, :, -call.network.config.num_detection_tokens :]
+    tokens = _tokens(call)
     return call.network.class_labels_classifier(tokens), call.network.bbox_predictor(tokens).sigmoid()
 
 
@@ -236,18 +254,25 @@ def _all_layers(decoder: nn.Module) -> Iterator[None]:
 
 
 DETR = DecoderRule(
-    _layers_of_detr, background=True, form=lambda config: _embeddings("object_queries_position_embeddings")
+    _layers_of_detr, _states, background=True, form=lambda config: _embeddings("object_queries_position_embeddings")
 )
 RT_DETR = DecoderRule(
     _layers_of_rt_detr,
+    _by_layer,
     own=lambda config: slice(-config.num_queries, None),  # the noisy boxes of denoising come before
     form=lambda config: RT_DETR_FORM,
 )
 D_FINE = replace(
-    RT_DETR, layers=_layers_of_d_fine, sides=_sides_of_d_fine, recording=_all_layers, answering=_all_layers
+    RT_DETR,
+    layers=_layers_of_d_fine,
+    states=_layers_first,
+    sides=_sides_of_d_fine,
+    recording=_all_layers,
+    answering=_all_layers,
 )
 LW_DETR = DecoderRule(
     _layers_of_lw_detr,
+    _layers_first,
     own=lambda config: slice(config.num_queries),  # in training there are further groups of as many
     form=lambda config: LW_DETR_FORM,
     answering=eval_mode,  # in training it would take the queries for several groups
@@ -257,10 +282,10 @@ DECODERS: Mapping[str, DecoderRule] = {
     "TableTransformerForObjectDetection": replace(DETR, form=lambda config: _embeddings("query_position_embeddings")),
     "ConditionalDetrForObjectDetection": replace(DETR, layers=_layers_of_conditional_detr, background=False),
     "DabDetrForObjectDetection": DecoderRule(
-        _layers_of_dab_detr, form=lambda config: None if config.num_patterns else DAB
+        _layers_of_dab_detr, _layers_first, form=lambda config: None if config.num_patterns else DAB
     ),
     "DeformableDetrForObjectDetection": DecoderRule(
-        _layers_of_deformable_detr, form=lambda config: TWO_STAGE if config.two_stage else DEFORMABLE
+        _layers_of_deformable_detr, _by_layer, form=lambda config: TWO_STAGE if config.two_stage else DEFORMABLE
     ),
     "RTDetrForObjectDetection": RT_DETR,
     "RTDetrV2ForObjectDetection": RT_DETR,
@@ -268,6 +293,6 @@ DECODERS: Mapping[str, DecoderRule] = {
     "Deimv2ForObjectDetection": D_FINE,
     "LwDetrForObjectDetection": LW_DETR,
     "RfDetrForObjectDetection": LW_DETR,
-    "YolosForObjectDetection": DecoderRule(_layers_of_yolos, module="vit", background=True),
+    "YolosForObjectDetection": DecoderRule(_layers_of_yolos, _tokens, module="vit", background=True),
 }
 """By the class of the library's model."""

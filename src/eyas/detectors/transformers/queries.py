@@ -35,6 +35,10 @@ class RecordedDecoder:
         return self._output(self.call).of_queries(self.rule.own(self.network.config))
 
     @property
+    def states(self) -> Tensor:
+        return self.rule.states(self.call)[:, :, self.rule.own(self.network.config)]
+
+    @property
     def points(self) -> QueryPoints:
         rows = self.rule.own(self.network.config)
         values, where = self._form.read(self.call)

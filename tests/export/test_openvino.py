@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import importlib
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,13 +34,10 @@ from eyas.export.openvino_format import (
     default_precision,
 )
 from eyas.export.protocols import Files
+from eyas.tools.signal_stack import _sigaltstack, _Stack
 from eyas.types import EyasError
 from helpers.exportable import cells_detector
 from helpers.tiny import one_epoch, write_squares
-
-# A process that has computed with OpenVINO and then with much of PyTorch crashes at times when it starts another one:
-# these tests run in the slow suite, apart from those that start processes.
-pytestmark = pytest.mark.slow
 
 SIZE = (64, 64)
 EXPORTER = OpenVinoExporter()
@@ -102,10 +102,43 @@ def test_layers_are_quantised_and_decoding_is_not(graph: Any) -> None:
     layers = layers_and_inputs(read_model(quantised))
     assert len(layers) == 2 and all("FakeQuantize" in before for _, before in layers)
     assert len(quantised[".bin"]) < len(files[".bin"])
+    assert handles_signals()
     runtime = EXPORTER.open(quantised)
     assert runtime.metadata == {"eyas.model": "cells", "eyas.precision": "float32"}
     ours, theirs = (one.run(images[0], ["scores"])[0] for one in (EXPORTER.open(files), runtime))
     assert 0 < float((ours - theirs).abs().max()) < 0.1
+
+
+def test_signals_are_handled_when_runtimes_have_ended(graph: Any) -> None:
+    """In the order in which they were opened: the signal stack of the second one's plugin outlives the first one's."""
+    files = EXPORTER.build(graph, {}, "float32", heads=True)
+    first, second = EXPORTER.open(files), EXPORTER.open(files)
+    del first
+    gc.collect()
+    del second
+    gc.collect()
+    assert handles_signals()
+
+
+def mapped(address: int) -> bool:
+    """Whether this process has memory there."""
+    ranges = (line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines())
+    return any(int(start, 16) <= address < int(end, 16) for start, end in ranges)
+
+
+def handles_signals() -> bool:
+    """Whether a handler of Python runs; without its stack, the process would end by a segmentation fault."""
+    stack = _Stack()
+    _sigaltstack(None, ctypes.byref(stack))
+    if stack.start is not None and not mapped(stack.start):
+        return False
+    received: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: received.append(number))
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    return received == [signal.SIGUSR1]
 
 
 def test_export_writes_both_files_and_opens_them(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from eyas.export.onnx_format import as_input, quiet, require_onnx, to_onnx, without_heads
 from eyas.export.protocols import Files
+from eyas.tools.signal_stack import kept_signal_stack
 from eyas.tools.text_files import parse_json
 from eyas.types import EyasError
 
@@ -40,8 +41,6 @@ class OpenVinoRuntime:
 
     def __init__(self, model: Path | Files, threads: int | None = None) -> None:
         require_openvino()
-        import openvino
-
         name = str(model) if isinstance(model, Path) else "the model"
         if isinstance(model, Path) and not model.is_file():
             raise EyasError(f"{name}: no such file; eyas export RUN --runtime openvino makes it")
@@ -55,7 +54,7 @@ class OpenVinoRuntime:
                 "NUM_STREAMS": 1,
                 "ENABLE_CPU_PINNING": False,  # processes that pin their threads to the same cores take turns
             }
-            self.compiled = openvino.Core().compile_model(graph, "CPU", options)
+            self.compiled = _core().compile_model(graph, "CPU", options)
         except (RuntimeError, KeyError, TypeError, ValueError) as error:
             raise EyasError(f"{name}: OpenVINO: {(str(error).strip().splitlines() or [''])[-1]}") from error
 
@@ -74,11 +73,24 @@ def require_openvino() -> None:
 
 
 @functools.cache
-def default_precision() -> str:
-    """What OpenVINO computes in on this CPU where no option says otherwise."""
+def _core() -> Any:
+    """The one Core of this process, with its CPU plugin loaded.
+
+    The plugin registers a signal stack. When it is unloaded, it frees that stack and registers the one before it, which
+    a Core that ended earlier has freed: the next signal ends the process.
+    """
     import openvino
 
-    hint = openvino.Core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
+    core = openvino.Core()
+    with kept_signal_stack():
+        core.get_property("CPU", "FULL_DEVICE_NAME")
+    return core
+
+
+@functools.cache
+def default_precision() -> str:
+    """What OpenVINO computes in on this CPU where no option says otherwise."""
+    hint = _core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
     return {value: name for name, value in HINTS.items()}[hint]
 
 
@@ -120,7 +132,8 @@ class OpenVinoExporter:
         nncf, graph = _import_nncf(), _read(files)
         decoding = nncf.IgnoredScope(names=after_the_layers(graph), validate=False)
         count = sum(1 for _ in images)
-        with quiet("nncf"), redirect_stdout(StringIO()):  # which gets its progress bars
+        # NNCF has Cores of its own; see `_core`. Its progress bars go to the StringIO.
+        with kept_signal_stack(), quiet("nncf"), redirect_stdout(StringIO()):
             data = nncf.Dataset(images, as_input)
             return _content(nncf.quantize(graph, data, subset_size=count, ignored_scope=decoding))
 
@@ -141,12 +154,9 @@ def after_the_layers(graph: Any) -> list[str]:
 
 def _read(model: Path | Files | bytes) -> Any:
     """An OpenVINO model from a file, the content of its files, or an ONNX model."""
-    import openvino
-
-    core = openvino.Core()
     if isinstance(model, Mapping):
-        return core.read_model(model=model[".xml"], weights=model[".bin"])
-    return core.read_model(str(model) if isinstance(model, Path) else model)
+        return _core().read_model(model=model[".xml"], weights=model[".bin"])
+    return _core().read_model(str(model) if isinstance(model, Path) else model)
 
 
 def _content(graph: Any) -> Files:

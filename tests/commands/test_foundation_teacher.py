@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,16 @@ def test_training_resuming_exporting_and_reporting(
     assert main([*report, "--workers=0", "--device=cpu"]) == 0
     page = (tmp_path / "report.html").read_text()
     assert "Gap closed" not in page and "Without the teacher" not in page
+
+
+@pytest.mark.slow
+def test_methods_of_features_apply_to_it(teacher: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    found = tmp_path / "methods.json"
+    student = ["--model=shuffledet", f"--options={json.dumps(MODEL)}", f"--json_file={found}"]
+    assert main(["methods", f"--teacher={teacher}", *student]) == 0
+    applies = {name for name, each in json.loads(found.read_text())["methods"].items() if each["applies"]}
+    assert applies >= {"cosine", "self_similarity", "pkd", "cwd", "fitnets", "fgfi"}
+    assert applies.isdisjoint({"vanilla", "chen2017", "roi_mimic", "ld"})
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eyas.methods import CWD, FGD, FRS, MGD, PKD, DeFeat
+from eyas.methods import CWD, FGD, FRS, MGD, PKD, Cosine, DeFeat, SelfSimilarity
 from eyas.methods.cells import CachedView
 from eyas.methods.maps import MapImitation
 from eyas.types import Target
@@ -22,6 +22,8 @@ METHODS: dict[str, Callable[[], MapImitation]] = {
     "defeat": DeFeat,
     "fgd": FGD,
     "frs": FRS,
+    "cosine": Cosine,
+    "self_similarity": SelfSimilarity,
 }
 every_method = pytest.mark.parametrize("name", METHODS)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eyas.methods import FGD, FRS, MGD, DeFeat
+from eyas.methods import FGD, FRS, MGD, Cosine, DeFeat, SelfSimilarity
 from eyas.methods.maps import MapImitation
 from eyas.methods.mgd import random_of_batch, shown_cells
 from eyas.types import Target
@@ -24,6 +24,8 @@ METHODS: dict[str, Callable[[], MapImitation]] = {
     "fgd": lambda: FGD(relation=1e-3),
     "defeat": DeFeat,
     "frs": FRS,
+    "cosine": lambda: Cosine(smooth_l1=0.1),
+    "self_similarity": lambda: SelfSimilarity(max_cells=9),
 }
 IMAGES = ([0, 1], [2])
 BOXES = {

@@ -15,7 +15,7 @@ from torch import Tensor
 from eyas.data import Resize, eval_transform, loader, read
 from eyas.data.transforms import WithHostBoxes
 from eyas.distillation.distiller import Distiller
-from eyas.methods import CWD, FGD, FGFI, FRS, MGD, PKD, Auto, BoxMask, DeFeat, FitNets, Method
+from eyas.methods import CWD, FGD, FGFI, FRS, MGD, PKD, Auto, BoxMask, Cosine, DeFeat, FitNets, Method, SelfSimilarity
 from eyas.types import Target
 from helpers.tiny import write_squares
 from helpers.toys import ScoringToy, ToyDetector, toy_batch
@@ -32,8 +32,10 @@ METHODS = {
     "defeat": lambda: DeFeat(weight=1.0),
     "frs": lambda: FRS(weight=1.0),
     "mgd": lambda: MGD(weight=Auto(warmup=1, every=1)),
+    "cosine": lambda: Cosine(weight=1.0),
+    "self_similarity": lambda: SelfSimilarity(weight=1.0, max_cells=9),
 }
-WITHOUT_BOXES = ("fitnets", "pkd", "cwd", "frs", "mgd")
+WITHOUT_BOXES = ("fitnets", "pkd", "cwd", "frs", "mgd", "cosine", "self_similarity")
 
 
 class Student(ToyDetector):

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from eyas.args import DataArgs, OptimArgs, RunArgs, StudentArgs, TeacherArgs
 
 if TYPE_CHECKING:
+    from eyas.distillation.teachers import Teacher
     from eyas.evaluation import EvaluationResult
+    from eyas.types import Detector
 
 TRIED = 256
 """Sides in pixels of the images in `try_out`, where the options give no size."""
@@ -92,6 +94,11 @@ def distill(
         return result
 
 
+def tried_classes(teacher: Detector | Teacher) -> tuple[str, ...]:
+    """Classes of a student that is only tried: the teacher's, or one for a source of features, which has none."""
+    return teacher.classes or ("object",)
+
+
 def try_out(
     data: Path,
     teacher: str,
@@ -114,7 +121,7 @@ def try_out(
     from eyas.training.setup import chosen_methods
 
     opened, scale = load(teacher), teaching.teacher_scale
-    classes = opened.classes or ("object",)  # a source of features has none
+    classes = tried_classes(opened)
     detector = build(student.model, classes, backbone=student.backbone, options=student.options)
     methods = chosen_methods(teaching.method)
     distiller = Distiller(detector, opened, *methods, pairs=teaching.pairs, teacher_scale=scale, seed=run.seed)

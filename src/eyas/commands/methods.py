@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from eyas.args import StudentArgs
-from eyas.commands.distill import TRIED
+from eyas.commands.distill import TRIED, tried_classes
 from eyas.commands.names import METHODS
 from eyas.commands.parsing import summary
 from eyas.commands.presets import published
@@ -43,7 +43,8 @@ def methods(
 
     Args:
         teacher: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; a
-            checkpoint of rfdetr or libreyolo; or package.module:function, which is called and returns one.
+            checkpoint of rfdetr or libreyolo; package.module:function, which is called and returns one; or
+            features:timm:NAME or features:transformers:ID.
         model: the student's detector family, as for distill.
         backbone: backbone of the student's family, such as resnet18.
         options: further keyword arguments of the family's builder.
@@ -186,9 +187,8 @@ def on_pair(
         with progress.waiting(f"teacher   opening {teacher}"):
             opened = RunningTeacher(load(teacher))
         with progress.waiting(f"student   building {student.model}"):
-            detector = build(
-                student.model, opened.classes or ("object",), backbone=student.backbone, options=student.options
-            )
+            classes = tried_classes(opened)
+            detector = build(student.model, classes, backbone=student.backbone, options=student.options)
         batch = noise_batch(resize.times(scale).output_size((TRIED, TRIED)))
         with progress.waiting(f"methods   trying {len(METHODS)} on a batch"):
             makers = {name: method_class(name) for name in METHODS}

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from eyas.methods.maps import MapImitation
 from eyas.methods.method import Weight
 from eyas.methods.schedule import ALWAYS, Schedule
+from eyas.methods.weighted import image_share
 from eyas.ops.maps import unit_vectors
 from eyas.types import Target, View
 
@@ -35,11 +36,11 @@ def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
 class Cosine(MapImitation):
     """Imitation of the direction of feature vectors (RT-DETRv4, 2025), for a teacher such as DINOv2 or DINOv3.
 
-    Unit: ``1 - cos``, a mean over batch and cells, on each level, then summed over levels; at weight 1 a level has at
-    most 2. The mean is that of one process's batch, padding included. Published weight in this unit: 5 for RT-DETRv4's
-    S and M, 15 for L, 20 for X, on one level of stride 32. The student's map always passes a 1x1 convolution, which is
-    RT-DETRv4's linear layer on each cell. Where the strides differ, the student's map is sampled at the teacher's
-    cells; RT-DETRv4 resizes the teacher's map to the student's.
+    Unit: ``1 - cos``, a mean over the images of all processes and the cells, padding included, on each level; then
+    summed over levels. At weight 1 a level has at most 2. Published weight in this unit: 5 for RT-DETRv4's S and M, 15
+    for L, 20 for X, on one level of stride 32; its mean is that of one process. The student's map always passes a 1x1
+    convolution, which is RT-DETRv4's linear layer on each cell. Where the strides differ, the student's map is sampled
+    at the teacher's cells; RT-DETRv4 resizes the teacher's map to the student's.
 
     Args:
         weight: factor of the loss, or auto.
@@ -69,9 +70,9 @@ class Cosine(MapImitation):
     def levels(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor], view: View, targets: Sequence[Target]
     ) -> list[Tensor]:
-        pairs = list(zip(student, teacher, strict=True))
-        directions = [cosine_distance(*pair) for pair in pairs]
+        pairs, share = list(zip(student, teacher, strict=True)), image_share(student[0])
+        losses = [share * cosine_distance(*pair) for pair in pairs]
         if not self.smooth_l1:
-            return directions
-        shares = zip(directions, pairs, strict=True)
-        return [(1 - self.smooth_l1) * loss + self.smooth_l1 * F.smooth_l1_loss(*pair) for loss, pair in shares]
+            return losses
+        lengths = [share * F.smooth_l1_loss(*pair) for pair in pairs]
+        return [loss.lerp(length, self.smooth_l1) for loss, length in zip(losses, lengths, strict=True)]

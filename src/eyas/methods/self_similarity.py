@@ -18,6 +18,7 @@ from eyas.methods.cells import to_device_async
 from eyas.methods.maps import MapImitation
 from eyas.methods.method import LevelPair, Weight
 from eyas.methods.schedule import ALWAYS, Schedule
+from eyas.methods.weighted import image_share
 from eyas.ops.maps import unit_vectors
 from eyas.types import Target, View
 
@@ -52,11 +53,10 @@ def similarity_divergence(student: Tensor, teacher: Tensor, temperature: float) 
 class SelfSimilarity(MapImitation):
     """Imitation of the similarities between the cells of an image, for a teacher such as DINOv2 or DINOv3.
 
-    Unit: the divergence, in nats, of one cell's distribution over the cells of its image, as a mean over batch and
-    cells, on each level; then summed over levels. It is not multiplied by T^2. The mean is that of one process's batch,
-    padding included. No weight for a detector was published. Memory grows with the square of the cells, so of a larger
-    map cells are drawn by chance, other ones in each batch and the same for all of its images; a resumed run draws the
-    same again.
+    Unit: the divergence, in nats, of one cell's distribution over the cells of its image, as a mean over the images of
+    all processes and the cells, padding included, on each level; then summed over levels. It is not multiplied by T^2.
+    No weight for a detector was published. Memory grows with the square of the cells, so from a larger map cells are
+    drawn by chance, other ones in each batch and the same for all of its images; a resumed run draws the same again.
 
     Args:
         weight: factor of the loss, or auto.
@@ -93,13 +93,13 @@ class SelfSimilarity(MapImitation):
     def levels(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor], view: View, targets: Sequence[Target]
     ) -> list[Tensor]:
-        losses = []
+        losses, share = [], image_share(student[0])
         for own, other in zip(student, teacher, strict=True):
             one, two = own.flatten(2), other.flatten(2)
             if one.shape[2] > self.max_cells:
                 cells = self._drawn(one.shape[2], view.batch, one.device)
                 one, two = one.index_select(2, cells), two.index_select(2, cells)
-            losses.append(similarity_divergence(one, two, self.temperature))
+            losses.append(share * similarity_divergence(one, two, self.temperature))
         return losses
 
     def _drawn(self, cells: int, batch: int, device: torch.device) -> Tensor:

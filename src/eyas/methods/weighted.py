@@ -45,3 +45,11 @@ def weighted_means(values: Sequence[Tensor], weights: Sequence[Tensor]) -> list[
     """
     totals = count_per_process(torch.stack([own.sum() for own in weights]))
     return [ratio((own * weight).sum(), total) for own, weight, total in zip(values, weights, totals, strict=True)]
+
+
+def image_share(maps: Tensor) -> Tensor:
+    """The factor of a mean over this process's images that makes it a part of the mean over all: a float32 scalar.
+
+    It is 1 for one process, and where all have as many images. Maps are (batch, ...).
+    """
+    return len(maps) / whole_count(len(maps), maps.device)

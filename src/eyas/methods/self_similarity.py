@@ -19,7 +19,7 @@ from eyas.methods.maps import MapImitation
 from eyas.methods.method import LevelPair, Weight
 from eyas.methods.schedule import ALWAYS, Schedule
 from eyas.methods.weighted import image_share
-from eyas.ops.maps import unit_vectors
+from eyas.ops.maps import inner_products, unit_vectors
 from eyas.types import Target, View
 
 
@@ -30,9 +30,7 @@ def log_similarity(vectors: Tensor, temperature: float) -> Tensor:
         vectors: (batch, C, n), those of n cells.
         temperature: T of the softmax, above 0.
     """
-    units = unit_vectors(vectors)
-    with torch.autocast(units.device.type, enabled=False):
-        return (units.mT @ units / temperature).log_softmax(dim=2)
+    return (inner_products(unit_vectors(vectors)) / temperature).log_softmax(dim=2)
 
 
 def similarity_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

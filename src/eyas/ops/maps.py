@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
+import torch
 from torch import Tensor
 
 EPS = 1e-6
@@ -67,3 +70,11 @@ def unit_vectors(maps: Tensor) -> Tensor:
     maps = maps.float()
     squared = maps.square().sum(dim=1, keepdim=True)
     return maps / squared.where(squared > 0, 1.0).sqrt()
+
+
+def inner_products(vectors: Tensor) -> Tensor:
+    """The inner products of n vectors, (batch, C, n), with each other: (batch, n, n) float32, under autocast too."""
+    vectors, kind = vectors.float(), vectors.device.type
+    lowered = torch.amp.is_autocast_available(kind)  # not on the meta device
+    with torch.autocast(kind, enabled=False) if lowered else nullcontext():
+        return vectors.mT @ vectors

@@ -269,7 +269,7 @@ def enough(done: Sequence[Kill], count: int) -> bool:
 def stops(make: Callable[[str], Trial], reference: Trial, count: int, chance: random.Random) -> list[dict[str, Any]]:
     """Run ``count`` trials, each stopped by both signals while training, and by one of them in another phase.
 
-    A trial whose command finishes before its signal is made again.
+    A trial whose command finishes before its signal is made again. SIGHUP must not be ignored, as it is under nohup.
     """
     rounds: list[dict[str, Any]] = []
     names = (f"stops{index}" for index in range(10 * count))
@@ -285,11 +285,11 @@ def stops(make: Callable[[str], Trial], reference: Trial, count: int, chance: ra
             except FinishedFirst:
                 print(f"finished before {number.name} in {phase}", flush=True)
                 break
-        if len(signals) < len(order):
+        if len(signals) < len(order) and all(entry["as it must be"] for entry in signals):
             continue
         finished(current)
         wrong = judged(current, reference)
-        good = not wrong and all(entry["as it must be"] for entry in signals)
+        good = len(signals) == len(order) and not wrong and all(entry["as it must be"] for entry in signals)
         rounds.append({"signals": signals, "differs": wrong, "as it must be": good})
         print(json.dumps(rounds[-1]), flush=True)
     return rounds

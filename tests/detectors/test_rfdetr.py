@@ -190,7 +190,16 @@ def test_the_commands(tmp_path: Path) -> None:
     common = [f"--data={data}", *options(run_epochs=1)]
     assert main(["evaluate", str(path), f"--data={data}", "--workers=0", "--device=cpu"]) == 0
     cache = f"--cache={tmp_path / 'cache'}"
-    teach = ["distill", f"--teacher={path}", "--any_teacher=true", cache, f"--out={tmp_path / 'taught'}", *common]
+    pairs = "--pairs={backbone: model.backbone.projector}"
+    teach = [
+        "distill",
+        f"--teacher={path}",
+        "--any_teacher=true",
+        cache,
+        pairs,
+        f"--out={tmp_path / 'taught'}",
+        *common,
+    ]
     assert main(teach) == 0
     student = options(model="transformers", backbone=path, weights="pretrained", options=None, run_epochs=1)
     with warnings.catch_warnings():

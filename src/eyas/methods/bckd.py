@@ -1,7 +1,7 @@
 """BCKD: class scores as independent binary targets, and boxes by their overlap.
 
 Yang et al., "Bridging Cross-task Protocol Inconsistency for Distillation in Dense Object Detection", ICCV 2023
-(arXiv 2308.14286), equations 5 to 9. A softmax over classes compares a class only with the others; dense detectors
+(arXiv 2308.14286). A softmax over classes compares a class only with the others; dense detectors
 score each by a sigmoid, where the level counts too.
 """
 

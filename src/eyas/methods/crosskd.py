@@ -1,8 +1,8 @@
 """CrossKD: the student's features finish in the teacher's head, and what comes out is compared with the teacher's own.
 
-Wang et al., "CrossKD: Cross-Head Knowledge Distillation for Object Detection", CVPR 2024 (arXiv 2306.11369), equations
-2 to 5. The student's own predictions learn from the ground truth alone, so teacher and ground truth never contradict
-each other at one output.
+Wang et al., "CrossKD: Cross-Head Knowledge Distillation for Object Detection", CVPR 2024 (arXiv 2306.11369).
+The student's own predictions learn from the ground truth alone, so teacher and ground truth never contradict each other
+at one output.
 """
 
 from __future__ import annotations

@@ -128,8 +128,8 @@ def test_a_value_that_is_unknown(refused: Refused, data: Path, out: Path, argume
 
 def test_a_required_option_that_is_missing(refused: Refused, data: Path) -> None:
     assert "model" in refused("train", f"--data={data}", "--out=o")
-    assert "give a COMMAND; the commands are demo, data, train" in refused()
-    assert "no command fly; the commands are demo, data, train" in refused("fly")
+    assert "give a COMMAND; the commands are demo, data, methods, train" in refused()
+    assert "no command fly; the commands are demo, data, methods, train" in refused("fly")
 
 
 @pytest.mark.parametrize(

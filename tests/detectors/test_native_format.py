@@ -66,9 +66,9 @@ def hub(made: Path, monkeypatch: pytest.MonkeyPatch) -> str:
                 raise OSError(f"{source} is not a valid model identifier")
             return self.reader.from_pretrained(made, **more)
 
-    read = huggingface_sources._read
+    read = huggingface_sources.read_pretrained
     monkeypatch.setattr(
-        huggingface_sources, "_read", lambda source, reader, **more: read(source, Offline(reader), **more)
+        huggingface_sources, "read_pretrained", lambda source, reader, **more: read(source, Offline(reader), **more)
     )
     return HUB
 

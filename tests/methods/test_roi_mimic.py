@@ -337,7 +337,7 @@ class Pair(nn.Module):
         torch.manual_seed(0)
         self.fine, self.coarse = nn.Conv2d(3, 4, 8, stride=8), nn.Conv2d(4, 4, 3, stride=2, padding=1)
         self.method = RoIMimic(proposals=source, init_std=0.3)
-        self.method.setup([LevelPair("s", Level(4, s), "t", Level(3, s)) for s in (8, 16)])
+        self.method.setup([LevelPair(f"s{s}", Level(4, s), f"t{s}", Level(3, s)) for s in (8, 16)])
 
     def forward(self, images: Tensor, boxes: list[Tensor]) -> Tensor:
         fine = self.fine(images)

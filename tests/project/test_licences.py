@@ -53,7 +53,15 @@ def test_everything_shipped_is_on_the_page() -> None:
     for folder in assets.iterdir():
         assert f"`{folder.relative_to(ROOT).as_posix()}`" in PAGE, folder
     files = {path.name for path in assets.rglob("*") if path.is_file()}
-    known = {"demo.yaml", "model.json", "model.safetensors", "provenance.json", "page.html", "style.css"}
+    known = {
+        "demo.yaml",
+        "presets.yaml",
+        "model.json",
+        "model.safetensors",
+        "provenance.json",
+        "page.html",
+        "style.css",
+    }
     assert files == known, "a new file needs its origin and licence on the page"
 
 

@@ -39,7 +39,8 @@ class FeatureSource(nn.Module):
             CNNs. Its input has sides that are multiples of this.
         stride: pixels of the student's image to a cell of the coarsest map; ``cell`` when left out, which leaves the
             images their size.
-        mean, std: of its normalisation, for RGB in [0, 1].
+        mean: of its normalisation, for RGB in [0, 1].
+        std: likewise.
 
     Attributes:
         levels: ``maps:16`` and so on -> level, by the stride in the student's image.

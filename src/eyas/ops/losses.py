@@ -15,8 +15,9 @@ EMPTY = 1e-9
 def soft_bce(student_logits: Tensor, teacher_logits: Tensor, beta: float = 1.0) -> Tensor:
     """``BCE(z_s, sigmoid(z_t)) |sigmoid(z_t) - sigmoid(z_s)|^beta`` of each entry: the focal loss of a soft target.
 
-    Li et al., "Generalized Focal Loss" (NeurIPS 2020), its quality focal loss. The factor has a gradient, too. For beta > 0 the
-    loss is 0, and has no gradient, if and only if the logits are equal; for beta = 0 it is the cross-entropy.
+    Li et al., "Generalized Focal Loss" (NeurIPS 2020), quality focal loss. The factor has a gradient, too. For beta
+    above 0 the loss is 0, and has no gradient, if and only if the logits are equal; for beta = 0 it is the
+    cross-entropy.
 
     Args:
         student_logits: z_s, (...).

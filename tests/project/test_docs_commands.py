@@ -18,9 +18,9 @@ from helpers import docs_project
 SLOW = {"README.md"} | {
     f"docs/{name}.md"
     for name in (
-        "cache", "compare", "export", "first_student", "foundation_teacher", "inspect", "launch", "methods/bckd",
-        "methods/crosskd", "methods/ld", "other_teacher", "questions/which_method", "recipes", "report", "results",
-        "trackers", "transformers", "yolo",
+        "cache", "compare", "data", "export", "first_student", "foundation_teacher", "inspect", "launch",
+        "methods/bckd", "methods/crosskd", "methods/ld", "other_teacher", "questions/which_method", "recipes",
+        "report", "results", "trackers", "transformers", "yolo",
     )
 }  # fmt: skip
 """Pages whose trainings, exports and comparisons take more than some seconds."""

@@ -15,6 +15,8 @@ from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu.cases import Bench, Case, Row, Untried, perform
 from benchmarks.gpu.supervise import Part, Run, write_results
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PARTS = {
     "good": "yield {'value': 1}",
@@ -38,7 +40,6 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return {name: f"{name}_part" for name in PARTS}
 
 
-@pytest.mark.slow
 def test_rows_survive_whatever_ends_a_part(parts: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "card.json"
     ordered = [Part(name, math.inf, module) for name, module in parts.items()]
@@ -91,7 +92,6 @@ def test_what_cannot_be_tried_is_no_error(tmp_path: Path) -> None:
     assert ending["untried"] == "no such package" and "error" not in ending
 
 
-@pytest.mark.slow
 def test_without_a_card_nothing_is_run(
     parts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,7 +134,6 @@ def test_the_machine(tmp_path: Path) -> None:
     assert row["card"] == "cpu" and row["torch"] and row["cores"] >= 1
 
 
-@pytest.mark.slow
 def test_parity(tmp_path: Path) -> None:
     rows = tiny("parity", tmp_path)
     assert {row["precision"] for row in rows} == {"float32", "bfloat16", "float16"}
@@ -170,13 +169,11 @@ def test_tensorrt_is_recorded_as_untried_without_a_card(tmp_path: Path) -> None:
     assert tiny("tensorrt_parity", tmp_path) == []
 
 
-@pytest.mark.slow
 def test_compiled_steps(tmp_path: Path) -> None:
     rows = {row["name"].rpartition(": ")[2]: row for row in tiny("compiled", tmp_path)}
     assert rows["distilled, eager over compiled"]["ratio"] > 0 and rows["until compiled"]["backend"] == "aot_eager"
 
 
-@pytest.mark.slow
 def test_digits(tmp_path: Path) -> None:
     rows = tiny("digits", tmp_path)
     (curves,) = (row["mAP by epoch"] for row in rows if "mAP by epoch" in row)

@@ -92,7 +92,7 @@ def slow_if_heavy(name: str) -> Any:
 
 def is_heavy(name: str) -> bool:
     backbone = CONTENT[name].get("backbone", "")
-    return backbone.startswith(("resnet", "vgg")) and "half" not in backbone
+    return backbone.startswith(("resnet", "vgg")) and not backbone.startswith("resnet50_half")
 
 
 class Runs:

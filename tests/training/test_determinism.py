@@ -48,6 +48,7 @@ def distilled(out: Path, data: Path, teacher: Path, *more: str, workers: int = 0
     return out
 
 
+@pytest.mark.slow
 def test_twice_and_with_workers(data: Path, teacher: Path, tmp_path: Path) -> None:
     """Dropout, an automatic weight, a running average, colours, shifts and scales; no worker, and two."""
     first = distilled(tmp_path / "first", data, teacher, *COLOURS)

@@ -98,6 +98,7 @@ def assert_like(parts: Path, whole: Path, steps: int) -> None:
         assert one == pytest.approx(other, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_batches_of_a_step_may_be_shared_otherwise(data, tmp_path, monkeypatch, capsys):
     """Eight images a step, in one batch and then in two, from the middle of an epoch."""
     seen: list[list[int]] = []

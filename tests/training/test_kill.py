@@ -249,6 +249,21 @@ def test_a_signal_inside_stop_immediately_stops_at_once() -> None:
         pytest.fail("went on")
 
 
+def test_a_signal_whose_exception_python_drops_stops_at_the_end_of_the_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Last:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    dropped: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda unraisable: dropped.append(unraisable.exc_type))
+    done = False
+    with pytest.raises(Stopped) as stop, stop_requests() as request, request.stop_immediately():
+        last = Last()
+        del last
+        done = True
+    assert dropped == [Stopped] and done and stop.value.status == 130
+
+
 def test_second_signal_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eyas.tools.signals, "SAME_SIGNAL_SECONDS", 0.0)
     with pytest.raises(Stopped) as stop, stop_requests() as request:

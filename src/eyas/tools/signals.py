@@ -47,19 +47,26 @@ class StopRequest:
 
     def __call__(self, number: int, _: FrameType | None) -> None:
         """Handle a signal. Raises Stopped inside `stop_immediately`, and on a second signal."""
-        if self._immediate or (self.number and time.monotonic() - self._since > SAME_SIGNAL_SECONDS):
-            raise Stopped(number)
+        again = self.number and time.monotonic() - self._since > SAME_SIGNAL_SECONDS
         if not self.number:
             self.number, self._since = number, time.monotonic()
+        if self._immediate or again:
+            raise Stopped(number)
 
     @contextmanager
     def stop_immediately(self) -> Iterator[None]:
-        """Within the context, a signal raises Stopped at once; an earlier signal raises it on entry."""
+        """Within the context, a signal raises Stopped at once; an earlier signal raises it on entry.
+
+        Python drops an exception that is raised in a destructor or a callback, and the signal may come there. The end
+        of the context then raises it.
+        """
         self._immediate = True
         try:
             if self.number:
                 raise Stopped(self.number)
             yield
+            if self.number:
+                raise Stopped(self.number)
         finally:
             self._immediate = False
 

@@ -1,8 +1,8 @@
 """BCKD: class scores as independent binary targets, and boxes by their overlap.
 
 Yang et al., "Bridging Cross-task Protocol Inconsistency for Distillation in Dense Object Detection", ICCV 2023
-(arXiv 2308.14286). A softmax over classes compares a class only with the others; dense detectors
-score each by a sigmoid, where the level counts too.
+(arXiv 2308.14286). A softmax over classes compares a class only with the others; dense detectors score each by a
+sigmoid, where the level counts too.
 """
 
 from __future__ import annotations

@@ -111,6 +111,12 @@ def to_device_async(values: Tensor, device: torch.device) -> Tensor:
     return values.to(device)
 
 
+def every_cell(view: View) -> list[Tensor]:
+    """The mask of all cells of each level of a view, (batch, H, W) bool, on the CPU."""
+    sizes = [(len(feature), *feature.shape[-2:]) for feature in view.features]
+    return [torch.ones(size, dtype=torch.bool, device="cpu") for size in sizes]
+
+
 class CellMethod(Method):
     """Base class of the methods that read nothing of the teacher but vectors at cells, which a cache can hold.
 

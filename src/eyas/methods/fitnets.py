@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
+from eyas.methods.cells import every_cell
 from eyas.methods.imitation import FeatureImitation, Rectify
 from eyas.methods.method import Weight
 from eyas.methods.schedule import ALWAYS, Schedule
@@ -52,8 +52,7 @@ class FitNets(FeatureImitation):
 
     def masks(self, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
         """Every cell of each level, (batch, H, W) bool."""
-        sizes = [(len(feature), *feature.shape[-2:]) for feature in teacher.features]
-        return [torch.ones(size, dtype=torch.bool, device="cpu") for size in sizes]
+        return every_cell(teacher)
 
     def fingerprint(self) -> dict[str, object]:
         return {}

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from eyas.methods.adapter import Adapter
 from eyas.methods.cells import CachedView, CellMethod, TeacherTargets, sample_cells
-from eyas.methods.method import LevelPair, Weight, count_per_process, ratio
+from eyas.methods.method import LevelPair, Weight, ratio
 from eyas.methods.schedule import Schedule
+from eyas.methods.weighted import whole_count
 from eyas.tools.timing import span
 from eyas.types import Target, View
 
@@ -67,10 +68,10 @@ def sparse_imitation_loss(adapted: Tensor, teacher: Tensor, num_cells: Tensor | 
 def count_imitated_cells(teacher_targets: Sequence[TeacherTargets]) -> Tensor:
     """N_p of equation 2: the imitated cells (FGFI's near cells) on all levels and images of the batch.
 
-    A float32 scalar on the teacher's device. R processes each get N_p / R, see `count_per_process`.
+    A float32 scalar on the teacher's device. R processes each get N_p / R, see `whole_count`.
     """
     count = sum(len(level.cells[0]) for level in teacher_targets)
-    return count_per_process(torch.full((), count, dtype=torch.float32, device=teacher_targets[0].vectors.device))
+    return whole_count(count, teacher_targets[0].vectors.device)
 
 
 class FeatureImitation(CellMethod):

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eyas.methods.method import Weight, count_per_process, ratio
+from eyas.methods.method import Weight, ratio
 from eyas.methods.outputs import HeadPair, OutputDistillation, binary_logits, pair_heads
 from eyas.methods.schedule import ALWAYS, Schedule
 from eyas.methods.vanilla import kl_softmax, kl_softmax_rows
+from eyas.methods.weighted import whole_count
 from eyas.ops.valuable_region import scaled, valuable_region
 from eyas.types import EyasError, HeadOutput, Target, View
 
@@ -130,6 +131,6 @@ class LD(OutputDistillation):
     def _classes(self, pair: HeadPair) -> Tensor:
         rows, classes = pair.matched.positives, pair.student.logits.shape[1]
         self.require(classes > 1, "class_weight: the softmax over one class says nothing; leave it at 0")
-        positives = count_per_process(torch.full((), len(rows), device=rows.device))
+        positives = whole_count(len(rows), rows.device)
         divergence = kl_softmax(pair.student.logits[rows], pair.teacher.logits[rows], self.class_temperature)
         return ratio(divergence, classes * positives)

@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
-from eyas.methods.cells import CachedView, CellMethod, sample_cells
+from eyas.methods.cells import CachedView, CellMethod, every_cell, sample_cells
 from eyas.methods.method import LevelPair, Weight
 from eyas.methods.schedule import Schedule
 from eyas.tools.timing import span
@@ -57,8 +56,7 @@ class MapImitation(CellMethod):
 
     def masks(self, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
         """Every cell of each level, (batch, H, W) bool."""
-        sizes = [(len(feature), *feature.shape[-2:]) for feature in teacher.features]
-        return [torch.ones(size, dtype=torch.bool, device="cpu") for size in sizes]
+        return every_cell(teacher)
 
     def fingerprint(self) -> dict[str, object]:
         return {}

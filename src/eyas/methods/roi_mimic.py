@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from eyas.methods.adapter import Adapter
-from eyas.methods.method import LevelPair, Method, Weight, count_per_process, ratio
+from eyas.methods.method import LevelPair, Method, Weight, ratio
 from eyas.methods.schedule import ALWAYS, Schedule
+from eyas.methods.weighted import whole_count
 from eyas.ops.boxes import area
 from eyas.types import EyasError, Level, Target, View
 
@@ -166,7 +167,7 @@ class RoIMimic(Method):
     def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
         boxes = self._boxes(teacher if self.proposals == "teacher" else student)
         levels = assign_levels(boxes, [teacher.levels[index].stride for index in self.pooled])
-        count = count_per_process(torch.tensor(len(levels), device=levels.device))
+        count = whole_count(len(levels), levels.device)
         regions = zip(
             self.taps, self.adapters, *(self._regions(view, boxes, levels) for view in (student, teacher)), strict=True
         )

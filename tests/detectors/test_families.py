@@ -20,8 +20,7 @@ from eyas.detectors import BUILDERS, LibreYoloDetector, TransformersDetector, de
 from eyas.detectors.libreyolo.files import NATIVE_FILE
 from eyas.detectors.transformers.families import FAMILIES
 from eyas.export.check import raw_differences
-from eyas.export.formats import ExportedDetector
-from eyas.export.onnx_format import OnnxRuntime, add_metadata, to_onnx, without_heads
+from eyas.export.formats import EXPORTERS, ExportedDetector
 from eyas.runs.checkpoint import ModelSpec, save_weights
 from eyas.types import Detector, Prediction
 from helpers import families
@@ -100,18 +99,25 @@ def by_score(found: Prediction) -> Prediction:
     return {"boxes": found["boxes"][order], "scores": found["scores"][order], "labels": found["labels"][order]}
 
 
-def exported(name: str, folder: Path) -> None:
-    """Another number of images than the graph was traced with."""
-    detector = trained(name)
-    deployed = deploy(detector)
-    model = to_onnx(deployed, SIZE, raw=False, dynamic_size=False)
-    images = torch.rand(3, 3, *SIZE, generator=torch.Generator().manual_seed(4))
-    assert max(raw_differences(deployed, OnnxRuntime(model.SerializeToString()), [images]).values()) < TOLERANCE
-    shipped = without_heads(model)
-    values = {"classes": detector.classes, "resize": {}, "size": SIZE, "raw": False, "parameters": 1, "gflops": 1.0}
-    add_metadata(shipped, {f"eyas.{key}": value for key, value in values.items()})
-    with torch.no_grad():
-        same(detector.predict(images), ExportedDetector(OnnxRuntime(shipped.SerializeToString())).predict(images))
+def exported_to(runtime: str) -> Callable[[str, Path], None]:
+    """By this exporter, with another number of images than the graph was traced with."""
+    exporter = EXPORTERS[runtime]
+
+    def check(name: str, folder: Path) -> None:
+        detector = trained(name)
+        deployed = deploy(detector)
+        model = exporter.trace(deployed, SIZE, raw=False, dynamic_size=False)
+        images = torch.rand(3, 3, *SIZE, generator=torch.Generator().manual_seed(4))
+        values = {"classes": detector.classes, "resize": {}, "size": SIZE, "raw": False, "parameters": 1, "gflops": 1.0}
+        metadata = {f"eyas.{key}": value for key, value in values.items()}
+        heads, shipped = (
+            exporter.open(exporter.build(model, metadata, "float32", heads=heads)) for heads in (True, False)
+        )
+        assert max(raw_differences(deployed, heads, [images]).values()) < TOLERANCE
+        with torch.no_grad():
+            same(detector.predict(images), ExportedDetector(shipped).predict(images))
+
+    return check
 
 
 def reloaded(name: str, folder: Path) -> None:
@@ -170,10 +176,11 @@ def by_libreyolo(model: Any, image: Tensor) -> Prediction:
 CHECKS: dict[str, Callable[[str, Path], None]] = {
     "teacher": as_teacher,
     "student": as_student,
-    "exported": exported,
+    "ONNX": exported_to("onnxruntime"),
+    "OpenVINO": exported_to("openvino"),
     "saved, and reloaded by its library": reloaded,
 }
-SLOW = {(name, "exported") for name in families.FAMILIES if name != families.OWN}
+SLOW = {(name, column) for name in families.FAMILIES if name != families.OWN for column in ("ONNX", "OpenVINO")}
 """The exporter takes 5 to 30 seconds for each."""
 
 

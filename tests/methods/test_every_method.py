@@ -21,6 +21,7 @@ from eyas.commands.methods import method_class
 from eyas.commands.names import METHODS
 from eyas.distillation.distiller import Distiller
 from eyas.methods import Method
+from eyas.nn.compile import compile_levels
 from eyas.types import EyasError, Target
 from helpers.gloo import two_processes
 from helpers.method_pairs import SIZE, make, pair_of
@@ -122,6 +123,23 @@ def test_the_teacher_gets_no_gradient_and_keeps_its_values(name: str) -> None:
     for module, state in zip(distiller.teacher.networks, before, strict=True):
         assert all(parameter.grad is None for parameter in module.parameters())
         assert all(bool((state[key] == value).all()) for key, value in module.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch.compile's own reading
+@pytest.mark.parametrize("name", METHODS)
+def test_compiled_levels_give_the_same_loss(name: str) -> None:
+    """As under ``--run.compile``, but for the code that the compiler makes of the graphs."""
+    eager, compiled = distiller_of(name), distiller_of(name)
+    for detector in (compiled.student, compiled.teacher.detector):
+        compile_levels(detector, backend="eager")
+    losses = []
+    for distiller in (eager, compiled):
+        torch.manual_seed(0)
+        (method,) = distiller.methods
+        losses.append(distiller(*BATCHES["one image"]())[method.name])
+    torch._dynamo.reset()
+    assert losses[0].equal(losses[1])
 
 
 STEPS = 2

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import statistics
 from pathlib import Path
 
-from eyas.commands.methods import facts
+from eyas.commands.methods import facts, method_class
 from eyas.commands.names import METHODS
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods" / "index.md"
@@ -19,3 +21,13 @@ def test_the_table_has_every_method_and_what_a_cache_serves() -> None:
     assert {name: row[4] == "yes" for name, row in zip(names, rows, strict=True)} == {
         name: facts(name).cached for name in METHODS
     }
+
+
+def test_the_page_says_how_long_the_files_of_methods_are() -> None:
+    files = [Path(inspect.getfile(method_class(name))) for name in METHODS]
+    lines = [sum(1 for line in file.read_text(encoding="utf-8").splitlines() if line.strip()) for file in files]
+    median = statistics.median(lines)
+    assert median <= 90
+    found = re.search(r"of (\d+) to (\d+) lines and (\d+) in the median", PAGE.read_text(encoding="utf-8"))
+    assert found is not None
+    assert [int(each) for each in found.groups()] == [min(lines), max(lines), round(median)]

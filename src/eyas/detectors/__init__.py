@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from eyas.detectors import libreyolo, shuffledet, torchvision, transformers
 from eyas.detectors.custom import CustomDetector
-from eyas.detectors.deployed import Candidates, Deployed, deploy, take_rows, top_scores
+from eyas.detectors.deployed import Candidates, Deployed, HeadsOnly, deploy, take_rows, top_scores
 from eyas.detectors.library import Library, NativeFormat, imported
 from eyas.detectors.origin import Origin, with_origin
 from eyas.detectors.weight_files import load_detector, read_weights_file
@@ -44,6 +44,7 @@ __all__ = [
     "Candidates",
     "CustomDetector",
     "Deployed",
+    "HeadsOnly",
     "LibreYoloDetector",
     "ShuffleDet",
     "TorchvisionDetector",

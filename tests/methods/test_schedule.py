@@ -17,10 +17,17 @@ def test_a_start_a_ramp_and_an_early_stop() -> None:
     assert [Schedule().factor(batch, None) for batch in (0, 10**9)] == [1, 1]
 
 
+def test_a_fall_along_half_a_cosine_to_the_end() -> None:
+    falling = [Schedule(end=0.1).factor(batch, 4) for batch in range(5)]
+    assert falling == pytest.approx([1, 1 - 0.9 * (1 - 0.5**0.5) / 2, 0.55, 1 - 0.9 * (1 + 0.5**0.5) / 2, 0.1])
+    both = Schedule(ramp_steps=1, stop=0.5, end=0.0)
+    assert [both.factor(batch, 4) for batch in range(4)] == pytest.approx([0.5, (2 + 2**0.5) / 4, 0, 0])
+
+
 def test_values_out_of_range_are_refused() -> None:
-    for values, named in (((-1, 0, 1.0), "start_step"), ((0, -1, 1.0), "ramp_steps"), ((0, 0, 0.0), "stop")):
-        with pytest.raises(EyasError, match=named):
-            Schedule(*values)
+    for values in ({"start_step": -1}, {"ramp_steps": -1}, {"stop": 0.0}, {"stop": 1.1}, {"end": -0.1}, {"end": 1.1}):
+        with pytest.raises(EyasError, match=next(iter(values))):
+            Schedule(**values)  # type: ignore[arg-type]
 
 
 def test_the_distiller_multiplies_by_the_factor_and_rests_the_teacher_after_the_stop() -> None:
@@ -31,5 +38,6 @@ def test_the_distiller_multiplies_by_the_factor_and_rests_the_teacher_after_the_
 
     always, scheduled = losses(Schedule(), None), losses(Schedule(ramp_steps=1, stop=0.75), 4)
     assert scheduled == pytest.approx([always[0] / 2, always[1], always[2], 0])
-    with pytest.raises(EyasError, match="total_batches"):
-        losses(Schedule(stop=0.5), None)
+    for unknown in (Schedule(stop=0.5), Schedule(end=0.5)):
+        with pytest.raises(EyasError, match="total_batches"):
+            losses(unknown, None)

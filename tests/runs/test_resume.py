@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import yaml
 
 from eyas.__main__ import main
-from eyas.runs.resume import check_folder, first_difference, renamed
+from eyas.methods import Schedule
+from eyas.runs.resume import SCHEDULE_DEFAULTS, check_folder, first_difference, renamed
 from eyas.types import EyasError
 from helpers.tiny import options, write_squares
 
@@ -36,11 +38,24 @@ def test_a_shuffledet_of_an_earlier_version(tmp_path: Path, capsys: pytest.Captu
 def test_a_start_step_of_an_earlier_version_is_part_of_a_schedule_now() -> None:
     before = {"method.class_path": "eyas.FGFI", "method.init_args.start_step": 400}
     now = {"method.class_path": "eyas.FGFI", "method.init_args.schedule.start_step": 400}
-    now |= {"method.init_args.schedule.ramp_steps": 0, "method.init_args.schedule.stop": 1.0}
+    now |= {
+        f"method.init_args.schedule.{part}": value for part, value in (("ramp_steps", 0), ("stop", 1.0), ("end", 1.0))
+    }
     assert first_difference(before, now, ()) is None
     assert renamed(now) == now
     found = first_difference(before, {**now, "method.init_args.schedule.start_step": 0}, ())
     assert found is not None and (found.before, found.now) == (400, 0)
+
+
+def test_a_schedule_of_an_earlier_version_had_the_defaults_of_what_it_lacks() -> None:
+    assert asdict(Schedule()) == SCHEDULE_DEFAULTS
+    now = {"method.0.class_path": "eyas.FGFI"} | {
+        f"method.0.init_args.schedule.{part}": value for part, value in SCHEDULE_DEFAULTS.items()
+    }
+    before = {name: value for name, value in now.items() if not name.endswith(".end")}
+    assert first_difference(before, now, ()) is None
+    found = first_difference(before, {**now, "method.0.init_args.schedule.end": 0.1}, ())
+    assert found is not None and (found.before, found.now) == (1.0, 0.1)
 
 
 def test_a_name_that_is_no_text_is_refused_before_the_training(tmp_path: Path) -> None:

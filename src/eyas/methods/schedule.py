@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from eyas.types import EyasError
@@ -9,7 +10,7 @@ from eyas.types import EyasError
 
 @dataclass(frozen=True)
 class Schedule:
-    """The factor of a method's loss over the batches of a training: 0, a linear ramp, 1, and 0 again.
+    """The factor of a method's loss over the batches of a training: 0, a linear ramp, 1 or a fall from it, and 0 again.
 
     Batches are optimiser steps unless gradients are accumulated.
 
@@ -19,6 +20,8 @@ class Schedule:
         ramp_steps: batches after ``start_step`` over which the factor rises linearly to 1. FRS has 500, ICD 1,000.
         stop: the share of the training after which the loss no longer counts, in (0, 1]. RTMDet stops at 280 of 300
             epochs, 0.93.
+        end: the factor at the end of the training, in [0, 1], to which it falls from 1 along half a cosine over all
+            batches; a ramp multiplies it. YOLOv6 has 0.01.
 
     Raises:
         EyasError: a value is out of range.
@@ -27,6 +30,7 @@ class Schedule:
     start_step: int = 0
     ramp_steps: int = 0
     stop: float = 1.0
+    end: float = 1.0
 
     def __post_init__(self) -> None:
         if self.start_step < 0:
@@ -35,26 +39,36 @@ class Schedule:
             raise EyasError(f"schedule: ramp_steps cannot be negative, got {self.ramp_steps}")
         if not 0 < self.stop <= 1:
             raise EyasError(f"schedule: stop is a share of the training, above 0 and at most 1, got {self.stop}")
+        if not 0 <= self.end <= 1:
+            raise EyasError(f"schedule: end is a factor from 0 to 1, got {self.end}")
 
     def factor(self, batch: int, batches: int | None) -> float:
         """The factor in a batch, counted from 0, of a training of so many; in [0, 1].
 
         Raises:
-            EyasError: the loss is to stop early, and nobody has said how long the training is.
+            EyasError: the loss is to fall or to stop early, and nobody has said how long the training is.
         """
         if batch < self.start_step or batch >= self.last(batches):
             return 0.0
-        return min(1.0, (batch - self.start_step + 1) / (self.ramp_steps + 1))
+        return self._fallen(batch, batches) * min(1.0, (batch - self.start_step + 1) / (self.ramp_steps + 1))
 
     def last(self, batches: int | None) -> float:
         """The batch, from 0, in which the loss no longer counts; infinite without an early stop. Errors as `factor`."""
-        if self.stop == 1:
-            return float("inf")
-        if batches is None:
-            raise EyasError(
-                "schedule: stop is a share of the training, whose length is not known: set Distiller.total_batches"
-            )
-        return round(self.stop * batches)
+        return float("inf") if self.stop == 1 else round(self.stop * _known(batches, "stop"))
+
+    def _fallen(self, batch: int, batches: int | None) -> float:
+        if self.end == 1:
+            return 1.0
+        done = min(1.0, batch / _known(batches, "end"))
+        return 1 - (1 - self.end) * (1 - math.cos(math.pi * done)) / 2
+
+
+def _known(batches: int | None, option: str) -> int:
+    if batches is None:
+        raise EyasError(
+            f"schedule: {option} needs the length of the training, which is not known: set Distiller.total_batches"
+        )
+    return batches
 
 
 ALWAYS = Schedule()

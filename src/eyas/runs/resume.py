@@ -33,6 +33,9 @@ FREE_OF_METHODS = re.compile(r"method\..*\bsparse_below")
 ESCAPED_BYTE = re.compile(r"\\u[dD][cC][89a-fA-F][0-9a-fA-F]")
 """How YAML writes a byte of a name that is no text: Python has a lone surrogate for it."""
 FORMER_START = re.compile(r"(method\..*)(?<!schedule\.)start_step")
+SCHEDULE = re.compile(r"(method\..*schedule\.)\w+")
+SCHEDULE_DEFAULTS = {"start_step": 0, "ramp_steps": 0, "stop": 1.0, "end": 1.0}
+"""Those of `eyas.Schedule`: a run that began before one of them was there had its default."""
 SINCE = "dataset.val_fraction"
 """Every run records this option that began after the changes of meaning below, and no run that began before them."""
 OBJECT_WEIGHT = "options.object_weight"
@@ -137,13 +140,13 @@ def first_difference(before: Options, now: Options, free: Collection[str]) -> Di
 
 
 def renamed(options: Options) -> dict[str, Any]:
-    """Recorded options by today's names: a method's ``start_step`` is now part of a schedule, which had no other."""
+    """Recorded options by today's names: a method's ``start_step`` is part of a schedule, and that is whole."""
     today: dict[str, Any] = {}
     for name, value in options.items():
         former = FORMER_START.fullmatch(name)
-        schedule = {"start_step": value, "ramp_steps": 0, "stop": 1.0}
-        today |= {f"{former[1]}schedule.{key}": part for key, part in schedule.items()} if former else {name: value}
-    return today
+        today[f"{former[1]}schedule.start_step" if former else name] = value
+    schedules = {found[1] for name in today if (found := SCHEDULE.fullmatch(name))}
+    return {f"{schedule}{part}": value for schedule in schedules for part, value in SCHEDULE_DEFAULTS.items()} | today
 
 
 def former_meanings(options: Options) -> Options:

@@ -390,11 +390,19 @@ def test_an_arm_is_a_method_by_its_short_name() -> None:
         "narrow": {"method": "fgfi", "method.psi": 0.3},
         "both": ["fgfi", {"method": "fitnets"}],
         "heavy": [FGFI, {"method.psi": 0.3}],
+        "short": {"method": "fgfi", "method.schedule.stop": 0.9},
+        "second": ["fgfi", "pkd", {"method.1.schedule.stop": 0.9}],
     }
     given = {name: options.get("method") for name, options in arms_of(STUDENT, **arms).items()}
     assert given["fgfi"] == "fgfi" and given["both"] == ["fgfi", "fitnets"]
     assert given["narrow"] == {"class_path": "fgfi", "init_args": {"psi": 0.3}}
     assert given["heavy"] == {**FGFI, "init_args": {"weight": 0.5, "psi": 0.3}}
+    stop = {"init_args": {"schedule": {"stop": 0.9}}}
+    assert given["short"] == {"class_path": "fgfi"} | stop
+    assert given["second"] == [{"class_path": "fgfi"}, {"class_path": "pkd"} | stop]
+    for name in ("short", "second"):
+        arm = make_arm(name, {"model": "shuffledet", "method": given[name]}, Path("data"), "teacher", resolve_command)
+        assert 0.9 in (value for option, value in arm.resolved.items() if option.endswith("schedule.stop"))
     for name, psi in {"fgfi": 0.5, "narrow": 0.3}.items():
         arm = make_arm(name, {"model": "shuffledet", "method": given[name]}, Path("data"), "teacher", resolve_command)
         assert arm.resolved["method.class_path"] == "eyas.FGFI" and arm.resolved["method.init_args.psi"] == psi

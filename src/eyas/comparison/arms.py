@@ -156,12 +156,10 @@ def _add(options: dict[str, Any], layer: Mapping[str, Any]) -> None:
 
 def _override(options: dict[str, Any], name: str, value: Any) -> None:
     """Set a dotted option; a number in the name is an index into a list, ``method.psi`` an argument of the method."""
-    *path, last = name.split(".")
+    *path, last = _whole_name(name)
+    if path[0] == "method" and "method" in options:
+        options["method"] = _as_classes(options["method"])
     place: Any = options
-    if path == ["method"] and last not in ("class_path", "init_args") and not last.isdigit():
-        path = ["method", "init_args"]
-    if path[0] == "method" and isinstance(options.get("method"), str):
-        options["method"] = {"class_path": options["method"]}
     for step in path:
         if isinstance(place, list):
             place = place[_index(place, step, name)]
@@ -173,6 +171,22 @@ def _override(options: dict[str, Any], name: str, value: Any) -> None:
         place[last] = value
     else:
         raise EyasError(f"{name}: {place!r} has no options of its own")
+
+
+def _whole_name(name: str) -> list[str]:
+    """The parts of a dotted option; where it leaves out that it is an argument of a method, with ``init_args``."""
+    parts = name.split(".")
+    own = 2 if parts[0] == "method" and parts[1].isdigit() else 1
+    if parts[0] == "method" and own < len(parts) and parts[own] not in ("class_path", "init_args"):
+        parts.insert(own, "init_args")
+    return parts
+
+
+def _as_classes(methods: Any) -> Any:
+    """Methods given by name, as mappings that can have arguments."""
+    if isinstance(methods, list):
+        return [_as_classes(method) for method in methods]
+    return {"class_path": methods} if isinstance(methods, str) else methods
 
 
 def _index(entries: Sequence[Any], step: str, name: str) -> int:

@@ -40,7 +40,7 @@ def test_measurements_are_averaged_in_their_logarithm() -> None:
 
 
 def test_a_batch_that_says_nothing_changes_nothing() -> None:
-    weight = AutoWeight(Auto(), start_step=0)
+    weight = AutoWeight(Auto(fraction=1.0), start_step=0)
     for detection, imitation in ((1.0, 0.0), (0.0, 1.0), (math.inf, 1.0), (1.0, math.nan)):
         weight.update(torch.tensor(detection), torch.tensor(imitation))
         assert int(weight.measurements) == 0
@@ -65,14 +65,14 @@ def drive(
 
 
 def test_when_it_measures() -> None:
-    weight = AutoWeight(Auto(warmup=3, every=8), start_step=2)
+    weight = AutoWeight(Auto(fraction=1.0, warmup=3, every=8), start_step=2)
     measured = [batch for batch, _ in drive(weight, 40, lambda batch: (1.0, 1.0))]
     # The warm-up takes batches 2, 3 and 4. Then ten in a row, then one of each eight, whose place moves on.
     assert measured == [*range(5, 15), 5 + 2 * 8 + 2, 5 + 3 * 8 + 3]
 
 
 def test_a_batch_in_ten_meets_every_place_of_an_ordered_loader() -> None:
-    weight = AutoWeight(Auto(warmup=0, every=10), start_step=0)
+    weight = AutoWeight(Auto(fraction=1.0, warmup=0, every=10), start_step=0)
     drive(weight, 20, lambda batch: (1.0, 1.0))
     due = [batch for batch in range(100, 200) if weight.due(batch)]
     assert len(due) == 10 and {batch % 10 for batch in due} == set(range(10))
@@ -80,7 +80,7 @@ def test_a_batch_in_ten_meets_every_place_of_an_ordered_loader() -> None:
 
 def test_a_detection_gradient_that_falls_is_followed_within_120_batches() -> None:
     """By n measurements the distance falls to 0.7^n: ln 100 * 0.7^11 = 0.091 < ln 1.1 = 0.095 < ln 100 * 0.7^10."""
-    weights = drive(AutoWeight(Auto(), 0), 400, lambda batch: (1.0 if batch < 200 else 0.01, 1.0))
+    weights = drive(AutoWeight(Auto(fraction=1.0), 0), 400, lambda batch: (1.0 if batch < 200 else 0.01, 1.0))
     after = [(batch, weight) for batch, weight in weights if batch >= 200]
     assert weights[len(weights) - len(after) - 1][1] == pytest.approx(1)
     assert [weight for _, weight in after[:2]] == pytest.approx([100**-0.3, 100**-0.51], rel=1e-4)
@@ -92,14 +92,14 @@ def test_an_imitation_gradient_that_doubles_every_50_batches_is_followed() -> No
     """The distance of the mean from a ramp of slope a per measurement tends to a / 0.3 before a measurement and
     0.7 a / 0.3 after it: with 11 batches between measurements a = 11 / 50 ln 2, so the ratio is between 1.43 and 1.66.
     """
-    weight = AutoWeight(Auto(), 0)
+    weight = AutoWeight(Auto(fraction=1.0), 0)
     drive(weight, 400, lambda batch: (1.0, 2 ** (batch / 50)))
     ratio = float(weight.value()) * 2 ** (400 / 50)
     assert 1.35 < ratio < 2 ** (0.22 / 0.3)
 
 
 def test_one_measurement_in_many_moves_the_mean_by_three_tenths() -> None:
-    weight = AutoWeight(Auto(), start_step=0)
+    weight = AutoWeight(Auto(fraction=1.0), start_step=0)
     for _ in range(FIRST):
         weight.update(torch.tensor(1.0), torch.tensor(1.0))
     weight.update(torch.tensor(1000.0), torch.tensor(1.0))
@@ -152,7 +152,7 @@ def test_the_weight_does_not_know_the_scale_of_the_teachers_features() -> None:
         distiller(*toy_batch())
         return distiller(*toy_batch())["fgfi"]
 
-    rule = Auto(warmup=0, every=1)
+    rule = Auto(fraction=1.0, warmup=0, every=1)
     torch.testing.assert_close(term(Scaled(rule, init_std=0.1)), term(FGFI(rule, init_std=0.1)))
 
 
@@ -169,7 +169,7 @@ class Heads(Method):
     """A method without adapters: the teacher has nothing to do while it warms up."""
 
     def __init__(self) -> None:
-        super().__init__("heads", Auto(warmup=2))
+        super().__init__("heads", Auto(fraction=1.0, warmup=2))
 
     def forward(self, student: View, teacher: View, targets: object) -> Tensor:
         return student.features[0].square().sum()
@@ -243,7 +243,7 @@ def train_adapters(has_objects: Callable[[int], bool], batches: int, rule: Auto)
 
 def test_batches_without_objects_count_neither_in_the_warm_up_nor_after() -> None:
     """Objects in one batch of ten: the same weights, batch for batch with objects, as without the empty ones."""
-    rule = Auto(warmup=5)
+    rule = Auto(fraction=1.0, warmup=5)
     _, dense = train_adapters(lambda batch: True, 15, rule)
     distiller, sparse = train_adapters(in_one_of_ten, 150, rule)
     assert dense[4] == 0 and dense[5] > 0
@@ -302,7 +302,7 @@ class Unread(nn.Module):
 
 
 def heard(student: nn.Module, objects: bool, batches: int) -> list[str]:
-    distiller = Distiller(student, seeded(1, 6), FGFI(Auto(warmup=3), init_std=0.1))
+    distiller = Distiller(student, seeded(1, 6), FGFI(Auto(fraction=1.0, warmup=3), init_std=0.1))
     images, targets = toy_batch()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -323,7 +323,7 @@ def test_an_automatic_weight_stays_below_the_largest_that_makes_sense() -> None:
     """Above 1 / (1 - mu) more than all of the hard labels would be taken away."""
     assert Chen2017(mu=0.75).max_weight == 4 and Chen2017(mu=1.0).max_weight == math.inf
     for method, expected in ((Chen2017("auto", mu=0.75), 4.0), (Chen2017("auto", mu=1.0), 50.0), (FGFI(), 50.0)):
-        weight = AutoWeight(Auto(warmup=0), 0, method.max_weight)
+        weight = AutoWeight(Auto(fraction=1.0, warmup=0), 0, method.max_weight)
         drive(weight, 30, lambda batch: (50.0, 1.0))
         assert float(weight.value()) == pytest.approx(expected)
     with pytest.raises(EyasError, match="cannot exceed 1"):

@@ -11,7 +11,15 @@ import yaml
 
 from eyas.__main__ import main
 from eyas.methods import Schedule
-from eyas.runs.resume import SCHEDULE_DEFAULTS, check_folder, first_difference, renamed
+from eyas.methods.method import Auto
+from eyas.runs.resume import (
+    AUTO_DEFAULTS,
+    FORMER_FRACTION,
+    SCHEDULE_DEFAULTS,
+    check_folder,
+    first_difference,
+    renamed,
+)
 from eyas.types import EyasError
 from helpers.tiny import options, write_squares
 
@@ -56,6 +64,20 @@ def test_a_schedule_of_an_earlier_version_had_the_defaults_of_what_it_lacks() ->
     assert first_difference(before, now, ()) is None
     found = first_difference(before, {**now, "method.0.init_args.schedule.end": 0.1}, ())
     assert found is not None and (found.before, found.now) == (1.0, 0.1)
+
+
+def test_an_automatic_weight_of_an_earlier_version_had_another_fraction() -> None:
+    assert asdict(Auto()) == AUTO_DEFAULTS
+    name = "method.init_args.weight"
+    schedule = {f"method.init_args.schedule.{part}": value for part, value in SCHEDULE_DEFAULTS.items()}
+    today = {name: "auto"} | schedule
+    before = {key: value for key, value in today.items() if not key.endswith(".end")}
+    assert first_difference(today, today, ()) is None
+    found = first_difference(before, today, ())
+    assert found is not None and found.translated
+    assert (found.name, found.before, found.now) == (f"{name}.fraction", FORMER_FRACTION, AUTO_DEFAULTS["fraction"])
+    asked = {f"{name}.{part}": value for part, value in (AUTO_DEFAULTS | {"fraction": FORMER_FRACTION}).items()}
+    assert first_difference(before, asked | schedule, ()) is None
 
 
 def test_a_name_that_is_no_text_is_refused_before_the_training(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_the_limit_of_an_automatic_weight_is_said() -> None:
     method.max_weight = 4.0
     distiller = Distiller(seeded(0), seeded(1, 6), method)
     (said,) = said_by(describe_distillation, distiller, distiller.balance(*toy_batch()))[1:]
-    assert said.endswith("automatic, which will hold 1 : 1, at most with a weight of 4")
+    assert said.endswith("automatic, which will hold 3 : 1, at most with a weight of 4")
 
 
 def test_a_level_that_has_nearly_all_of_a_loss_is_warned_of() -> None:

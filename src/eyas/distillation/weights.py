@@ -36,8 +36,8 @@ MONITOR_EVERY = 50
 """Batches from one measurement to the next where the weight is a number and the ratio is only monitored."""
 IDLE = 100
 """Batches without one that counts after which the user is warned."""
-DOMINANT = 10.0
-"""The ratio above which the user is warned."""
+DOMINANT = 30.0
+"""The ratio above which the user is warned: ten times what an automatic weight holds."""
 
 
 class RunningRatio(nn.Module):

@@ -52,7 +52,7 @@ class Auto:
 
     Attributes:
         fraction: the gradient ratio: the norm of the method's gradient at the student's imitated features over the norm
-            of the detection loss's gradient there, in (0, 1000].
+            of the detection loss's gradient there, in (0, 1000]. docs/weight.md has the measurements behind 3.
         warmup: batches after the start of the schedule in which only the adapters learn, not the student. A new adapter
             passes no gradient worth measuring. Batches with nothing to imitate do not count.
         every: batches between measurements, on average. Until ten batches with something to imitate have been measured,
@@ -62,7 +62,7 @@ class Auto:
         EyasError: a value is out of range.
     """
 
-    fraction: float = 1.0
+    fraction: float = 3.0
     warmup: int = 10
     every: int = 10
 

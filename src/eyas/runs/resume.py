@@ -36,6 +36,11 @@ FORMER_START = re.compile(r"(method\..*)(?<!schedule\.)start_step")
 SCHEDULE = re.compile(r"(method\..*schedule\.)\w+")
 SCHEDULE_DEFAULTS = {"start_step": 0, "ramp_steps": 0, "stop": 1.0, "end": 1.0}
 """Those of `eyas.Schedule`: a run that began before one of them was there had its default."""
+AUTO_WEIGHT = re.compile(r"(method\..*)weight")
+AUTO_DEFAULTS = {"fraction": 3.0, "warmup": 10, "every": 10}
+"""Those of `eyas.methods.Auto`."""
+FORMER_FRACTION = 1.0
+"""The fraction of ``weight: auto`` in runs that record no end of a schedule: they began before both changed."""
 SINCE = "dataset.val_fraction"
 """Every run records this option that began after the changes of meaning below, and no run that began before them."""
 OBJECT_WEIGHT = "options.object_weight"
@@ -128,8 +133,9 @@ def first_difference(before: Options, now: Options, free: Collection[str]) -> Di
         now: the options of the training.
         free: names that may differ, beside `FREE_OF_METHODS`.
     """
-    before, translated = renamed(before), former_meanings(before)
-    recorded, asked = (_of_a_step({**_defaults(), **options}) for options in ({**before, **translated}, now))
+    translated = former_meanings(before)
+    before, now = {**renamed(before), **translated}, renamed(now)
+    recorded, asked = (_of_a_step({**_defaults(), **options}) for options in (before, now))
     for name in sorted(recorded.keys() | asked.keys()):
         own, other = recorded.get(name), asked.get(name)
         if name in free or FREE_OF_METHODS.fullmatch(name):
@@ -140,23 +146,31 @@ def first_difference(before: Options, now: Options, free: Collection[str]) -> Di
 
 
 def renamed(options: Options) -> dict[str, Any]:
-    """Recorded options by today's names: a method's ``start_step`` is part of a schedule, and that is whole."""
+    """Options by today's names: a method's ``start_step`` is in a schedule; that and automatic weights are whole."""
     today: dict[str, Any] = {}
     for name, value in options.items():
-        former = FORMER_START.fullmatch(name)
-        today[f"{former[1]}schedule.start_step" if former else name] = value
+        former, weight = FORMER_START.fullmatch(name), AUTO_WEIGHT.fullmatch(name)
+        if weight and value == "auto":
+            today |= {f"{name}.{part}": default for part, default in AUTO_DEFAULTS.items()}
+        else:
+            today[f"{former[1]}schedule.start_step" if former else name] = value
     schedules = {found[1] for name in today if (found := SCHEDULE.fullmatch(name))}
     return {f"{schedule}{part}": value for schedule in schedules for part, value in SCHEDULE_DEFAULTS.items()} | today
 
 
 def former_meanings(options: Options) -> Options:
     """The options of an older run that mean something else today, at the values that mean the same today."""
-    if SINCE in options or options.get("model") != "shuffledet":
-        return {}
+    before_schedules_ended = not any(name.endswith("schedule.end") for name in options)
+    meanings: dict[str, Any] = {
+        f"{name}.fraction": FORMER_FRACTION
+        for name, value in options.items()
+        if before_schedules_ended and value == "auto" and AUTO_WEIGHT.fullmatch(name)
+    }
     # ShuffleDet's confidence loss was divided by the batch of a process, which is now part of its weight.
-    weight = options.get(OBJECT_WEIGHT, 75.0)
-    batch = options.get("dataset.batch_size") or DataArgs.batch_size
-    return {OBJECT_WEIGHT: weight / batch} if isinstance(weight, int | float) else {}
+    weight, batch = options.get(OBJECT_WEIGHT, 75.0), options.get("dataset.batch_size") or DataArgs.batch_size
+    if SINCE not in options and options.get("model") == "shuffledet" and isinstance(weight, int | float):
+        meanings[OBJECT_WEIGHT] = weight / batch
+    return meanings
 
 
 def refuse_former_rules(folder: Path, options: Options) -> None:

@@ -1,0 +1,69 @@
+"""Draws docs/images/weight_rule.png and prints the table of docs/weight.md, from the comparisons of fractions.
+
+``python results/figures/weight_rule.py``
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).parents[2]
+PAIRS = {
+    "digits": "the demo's digits",
+    "bccd": "blood cells, one stage",
+    "two_stage": "blood cells, two stages",
+    "unlike": "blood cells, Faster R-CNN to RetinaNet",
+}
+FRACTIONS = {"fraction_1": 1.0, "fraction_3": 3.0, "fraction_10": 10.0}
+ARMS = {"fraction_1": "1", "fraction_3": "3", "fraction_10": "10", "falling_10": "10, falling to 1"}
+COLOURS = ("#009e73", "#d55e00", "#0072b2", "#cc79a7")
+
+
+def gains(pair: str) -> dict[str, dict[str, Any]]:
+    """Arm -> mAP minus the baseline's, paired by seed: its mean, half width and values; empty where nothing was run."""
+    file = ROOT / "results" / f"weight_rule_{pair}" / "comparison.json"
+    if not file.is_file():
+        return {}
+    arms = json.loads(file.read_text())["arms"]
+    return {arm: values["metrics"]["map"]["minus_baseline"] for arm, values in arms.items() if arm != "baseline"}
+
+
+def table(found: dict[str, dict[str, dict[str, Any]]]) -> str:
+    lines = ["| fraction | " + " | ".join(PAIRS[pair] for pair in found) + " |", "| --- |" + " ---: |" * len(found)]
+    for arm, label in ARMS.items():
+        own = [found[pair].get(arm) for pair in found]
+        cells = ["" if gain is None else f"{gain['mean']:+.3f} ± {gain['half_width']:.3f}" for gain in own]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw(found: dict[str, dict[str, dict[str, Any]]], path: Path) -> None:
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for index, (pair, arms) in enumerate(found.items()):
+        curve = [(value, arms[arm]) for arm, value in FRACTIONS.items() if arm in arms]
+        # Beside one another, so that the intervals can be told apart.
+        x = [value * 1.05 ** (index - 1.5) for value, _ in curve]
+        y, widths = [gain["mean"] for _, gain in curve], [gain["half_width"] for _, gain in curve]
+        axes.errorbar(x, y, widths, marker="o", capsize=3, color=COLOURS[index], label=PAIRS[pair])
+    axes.axhline(0, color="#888888", linewidth=0.8)
+    axes.set(xscale="log", xlabel="fraction", ylabel="mAP minus baseline")
+    axes.set_xticks(list(FRACTIONS.values()), [f"{value:g}" for value in FRACTIONS.values()], minor=False)
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    found = {pair: arms for pair in PAIRS if (arms := gains(pair))}
+    draw(found, ROOT / "docs" / "images" / "weight_rule.png")
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[2]
 PAIRS = {
-    "digits": "the demo's digits",
+    "digits": "the demo's pair, other digits",
     "bccd": "blood cells, one stage",
     "two_stage": "blood cells, two stages",
     "unlike": "blood cells, Faster R-CNN to RetinaNet",

@@ -18,8 +18,8 @@ PAIRS = {
     "two_stage": "blood cells, two stages",
     "unlike": "blood cells, Faster R-CNN to RetinaNet",
 }
-FRACTIONS = {"fraction_1": 1.0, "fraction_3": 3.0, "fraction_10": 10.0}
-ARMS = {"fraction_1": "1", "fraction_3": "3", "fraction_10": "10", "falling_10": "10, falling to 1"}
+FRACTIONS = {"fraction_1": 1.0, "fraction_3": 3.0, "fraction_10": 10.0, "fraction_30": 30.0}
+ARMS = {"fraction_1": "1", "fraction_3": "3", "fraction_10": "10", "fraction_30": "30", "falling_10": "10, falling to 1"}
 COLOURS = ("#009e73", "#d55e00", "#0072b2", "#cc79a7")
 
 

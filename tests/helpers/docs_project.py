@@ -6,7 +6,6 @@ that end a training after two steps (`BUDGETS`, `overlay`), and inputs that the 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +15,7 @@ import timm
 import torch
 import yaml
 from PIL import Image
-from torchvision.models import resnet50
+from torchvision.models import get_model
 from transformers import AutoModelForObjectDetection
 
 from eyas.__main__ import main
@@ -32,6 +31,7 @@ from helpers.tiny_yolo import tiny_yolo
 ROOT = Path(__file__).parents[2]
 
 SUBSTITUTES = {
+    "ResNet18_Weights.DEFAULT": "resnet18.pt",
     "ResNet50_Weights.DEFAULT": "resnet50.pt",
     "features:timm:vit_small_patch14_dinov2.lvd142m": "features:timm:test_vit@test_vit.pt",
     "PekingU/rtdetr_r50vd": "models/rtdetr",
@@ -74,10 +74,6 @@ def data_set(folder: str) -> Callable[[Path], None]:
     return make
 
 
-def digits_teacher(path: Path) -> None:
-    shutil.copytree(ROOT / "results" / "digits_methods" / "teacher", path)
-
-
 def photos(path: Path) -> None:
     path.mkdir()
     for seed in range(2):
@@ -100,7 +96,7 @@ def libreyolo(path: Path) -> None:
 
 
 def backbone(path: Path) -> None:
-    torch.save(resnet50().state_dict(), path)
+    torch.save(get_model(path.stem).state_dict(), path)
 
 
 def vision_transformer(path: Path) -> None:
@@ -152,13 +148,13 @@ PROVIDED: dict[str, Callable[[Path], None]] = {
     "KITTI": data_set("kitti"),
     "models/rtdetr": rtdetr,
     "photos": photos,
+    "resnet18.pt": backbone,
     "resnet50.pt": backbone,
     "results": lambda path: path.symlink_to(ROOT / "results"),
     "runs/baseline": small_baseline,
     "runs/bccd_two_stage/teacher": run_of("bccd_two_stage/teacher", "bccd"),
     "runs/compare": compared,
     "runs/demo/data": digits,
-    "runs/demo/teacher": digits_teacher,
     "runs/digits/data": digits,
     "runs/kitti/teacher": run_of("kitti/teacher", "KITTI"),
     "runs/small_teacher": small_baseline,
@@ -166,8 +162,6 @@ PROVIDED: dict[str, Callable[[Path], None]] = {
     "runs/teacher": retinanet,
 }
 """What pages take for granted, made in the folder of the page when a command first names it."""
-OF_THE_DIGITS = {"runs/teacher": "runs/demo/teacher"}
-"""Names that stand for something else where a command is about the digits."""
 
 
 def provide(name: str) -> Path:
@@ -181,16 +175,10 @@ def provide(name: str) -> Path:
 
 def supply(arguments: Sequence[str]) -> None:
     """Make what the words of a command name, but for what it writes itself."""
-    about_digits = not {"runs/demo/data", "runs/digits/data"}.isdisjoint(arguments)
     for before, word in pairwise(["", *arguments]):
         whole = word.rstrip("/")
         known = next((name for name in PROVIDED if whole == name or whole.startswith(f"{name}/")), None)
-        if known is None or before == "--out" or Path(known).exists():
-            continue
-        if about_digits and known in OF_THE_DIGITS:
-            Path(known).parent.mkdir(parents=True, exist_ok=True)
-            digits_teacher(Path(known))
-        else:
+        if known is not None and before != "--out":
             provide(known)
 
 

@@ -19,9 +19,10 @@ from safetensors.torch import load_file, save_file
 
 from eyas.__main__ import main
 from eyas.cache.shards import Shards, ShardWriter
-from eyas.cache.store import TeacherCache, image_digest, record_key
+from eyas.cache.store import TeacherCache, record_key
 from eyas.data import Augmentation, Resize, read, train_transform
 from eyas.data.dataset import loader
+from eyas.data.identity import record_digest
 from eyas.distillation.outlines import anchor_grids
 from eyas.nn.taps import tap_features
 from eyas.ops.near_objects import near_object_masks
@@ -157,7 +158,7 @@ def test_vectors_are_the_teachers_at_near_cells(place: Place) -> None:
         ((images, targets),) = list(loader(source, transform, batch_size=8, shuffle=False, workers=0, seed=0))
         (features,) = tap_features(teacher, teacher.levels, as_float(images)).values()
         masks = near_object_masks(anchor_grids(teacher, (64, 64)), [target["boxes"] for target in targets])
-        keys = [record_key(image_digest(record, file_digest(record.path)), variant) for record in source.records]
+        keys = [record_key(record_digest(record, file_digest(record.path)), variant) for record in source.records]
         (found,) = store.read(keys, torch.device("cpu"))
         for mine, theirs in zip(found.cells, masks[0].nonzero(as_tuple=True), strict=True):
             assert torch.equal(mine, theirs)
@@ -299,9 +300,14 @@ def test_interrupted_filling_goes_on_and_ends_the_same(
         patch.setattr(ShardWriter, "add", interrupted)
         assert place.fill() == 130
     assert len(records(place)) == 6
+    (timed,) = place.cache.glob("fgfi-*/filling.json")
+    first = json.loads(timed.read_text())
+    assert first["records"] == 6 and first["seconds"] > 0, "what was filled, and how long it took, stays"
     written.clear()
     assert place.fill() == 0
     assert written == [4, 4, 4] and len(new_records(place)) == 10
+    second = json.loads(timed.read_text())
+    assert second["records"] == 16 and second["seconds"] > first["seconds"]
     assert records(place) == before and len(before) == 16
 
 

@@ -19,7 +19,7 @@ from eyas.commands.compare import resolve_command
 from eyas.commands.demo import demo
 from eyas.commands.demo_digits import compose as compose_folder
 from eyas.commands.demo_digits import train_digits_teacher
-from eyas.commands.demo_results import caption, costs, remove, table
+from eyas.commands.demo_results import caption, claim, costs, remove, table
 from eyas.commands.demo_task import BUNDLED_TEACHER, STARTING_POINT, DemoTask
 from eyas.comparison.statistics import compare_arms
 from eyas.data import DetectionDataset, eval_transform, read
@@ -130,6 +130,7 @@ def test_a_teacher_of_the_users_images_is_trained_in_any_case(tmp_path: Path) ->
 def test_another_teacher_is_refused_before_it_is_trained(small_demo: Path, tmp_path: Path) -> None:
     out = tmp_path / "demo"
     out.mkdir()
+    (out / "demo.json").write_text("{}")
     (out / "teacher.json").write_text(json.dumps({"teacher": "another", "sha256": "1"}))
     with pytest.raises(EyasError, match="compares under the teacher another"):
         demo(out=out, seeds=[3])
@@ -139,10 +140,47 @@ def test_another_teacher_is_refused_before_it_is_trained(small_demo: Path, tmp_p
 def test_a_fresh_start_removes_what_a_demo_leaves_and_nothing_else(tmp_path: Path) -> None:
     for folder in ("data", "cache", "teacher", "arms", "baseline-0", "plain-0", "distilled-1", "mine"):
         (tmp_path / folder).mkdir()
-    for file in ("comparison.json", "comparison.md", "teacher.json", "curves.png", "distilled-1.txt", "notes.md"):
+    for file in (
+        "comparison.json",
+        "comparison.md",
+        "teacher.json",
+        "curves.png",
+        "distilled-1.txt",
+        "notes.md",
+        "my.png",
+    ):
         (tmp_path / file).touch()
     remove(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "notes.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "my.png", "notes.md"]
+
+
+@pytest.mark.parametrize("name", ["data", "teacher", "cache", "baseline-0"])
+def test_a_folder_with_something_of_the_user_s_is_left_alone(tmp_path: Path, name: str) -> None:
+    """``--out runs`` would take the teacher that a user trained there for its own, and --fresh remove it."""
+    (tmp_path / name).mkdir()
+    kept = tmp_path / name / "log.jsonl"
+    kept.touch()
+    for fresh in (False, True):
+        with pytest.raises(EyasError, match=f"holds {name}, and no demo made that"):
+            demo(out=tmp_path, fresh=fresh)
+    assert kept.is_file() and not (tmp_path / "demo.json").exists()
+
+
+def test_the_user_s_images_are_not_where_the_demo_writes(tmp_path: Path) -> None:
+    data = write_squares(tmp_path / "data")
+    for out in (tmp_path, data):
+        with pytest.raises(EyasError, match=r"--data .* lies in --out"):
+            demo(out=out, data=data, fresh=True)
+
+
+def test_a_demo_s_folder_is_marked_and_one_of_before_is_known_by_its_arm(tmp_path: Path) -> None:
+    claim(tmp_path / "new", None)
+    (tmp_path / "new" / "data").mkdir()
+    claim(tmp_path / "new", None)
+    (tmp_path / "old" / "arms").mkdir(parents=True)
+    (tmp_path / "old" / "arms" / "distilled.yaml").touch()
+    claim(tmp_path / "old", None)
+    assert (tmp_path / "old" / "demo.json").is_file()
 
 
 def test_the_arms_have_the_options_of_the_recipes_on_the_command_line(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from eyas.comparison.arms import ArmOptions, resolve_arms, split_schedule
 from eyas.comparison.jobs import Job
 from eyas.comparison.plan import make_arm
 from eyas.report.runs import find_runs
+from eyas.runs.checkpoint import save_weights
 from eyas.runs.log import read_log
 from eyas.runs.results import TrainingTime
 from eyas.types import EyasError
@@ -276,6 +277,54 @@ def test_a_failing_run_leaves_the_others_be(made: Made, capsys: pytest.CaptureFi
     assert list(result["arms"]) == ["baseline", "fgfi"]
 
 
+def test_other_data_is_refused(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    moved = shutil.copytree(made.root / "data", tmp_path / "moved")
+    made.change(data=str(moved))
+    assert made.compare() == 0, "the same images elsewhere"
+    annotations = moved / "annotations" / "instances_train.json"
+    content = json.loads(annotations.read_text())
+    content["annotations"][0]["bbox"][2] -= 1
+    annotations.write_text(json.dumps(content))
+    assert made.compare() == 2
+    assert f"{moved} holds others, or other boxes; choose another --out" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_run_that_was_killed_in_its_last_evaluation_goes_on(made: Made, trained: list[Job]) -> None:
+    """Its log has the score of the last epoch, its folder the weights of an earlier one."""
+    folder, weights = made.out / "baseline-1", made.out / "baseline-1" / "model.safetensors"
+    whole = weights.read_bytes()
+    shutil.rmtree(folder)
+
+    class Killed(Exception):
+        pass
+
+    def save(*arguments: Any) -> None:
+        if read_log(folder, "val")[-1]["epoch"] == 2:
+            raise Killed
+        save_weights(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("eyas.training.trainer.save_weights", save)
+        config = made.out / "arms" / "baseline.yaml"
+        main(["train", f"--config={config}", f"--data={made.root / 'data'}", f"--out={folder}", "--run.seed=1"])
+    assert [line["epoch"] for line in read_log(folder, "val")] == [1, 2] and weights.read_bytes() != whole
+    assert made.compare() == 0
+    assert [job.folder.name for job in trained] == ["baseline-1"]
+    assert [line["epoch"] for line in read_log(folder, "val")] == [1, 2] and weights.read_bytes() == whole
+
+
+def test_a_run_out_of_patience_is_finished(made: Made, trained: list[Job]) -> None:
+    log = made.out / "baseline-1" / "log.jsonl"
+    lines = [
+        line for line in log.read_text().splitlines(keepends=True) if '"epoch": 2' not in line or "val" not in line
+    ]
+    log.write_text("".join(lines))
+    (made.out / "baseline-1" / "last.pt").unlink()
+    assert [line["epoch"] for line in read_log(made.out / "baseline-1", "val")] == [1]
+    assert made.compare() == 0 and trained == []
+    assert made.result()["missing"] == []
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Seconds of an epoch by arm, instead of those of this machine; filling a cache takes one."""
@@ -304,7 +353,7 @@ def test_schedules_and_equal_time(
     shutil.rmtree(made.out)
     assert made.compare() == 0
     asked = [f"{name}-e{epochs}-0" for epochs in (2, 1) for name in ("cached", "fgfi", "baseline")]
-    assert [job.folder.name for job in trained] == ["cached-cache", *asked, "baseline-e4-0", "baseline-e3-0"]
+    assert [job.folder.name for job in trained] == ["cached-e2-cache", *asked, "baseline-e4-0", "baseline-e3-0"]
     assert [job.command[0] for job in trained[:3]] == ["cache", "distill", "distill"]
     said = capsys.readouterr().out
     assert "equal time: fgfi-e2 takes 4 s: as long as 4 epochs of the baseline" in said
@@ -421,6 +470,10 @@ def test_an_arm_is_a_method_by_its_short_name() -> None:
         ({"x": [FGFI, FGFI, {"method.init_args.weight": 1}]}, "say which by 0 to 1"),
         ({"x": [{"run": {}}] * 101}, "arm x: more than 100 recipes and mappings"),
         ({"x": {1: 2}}, "arm x: 1 is not the name of an option"),
+        ({"x": [FGFI, {"teacher": "runs/big"}]}, "arm x: teacher: all arms have that of the comparison.*another --out"),
+        ({"x": {"data": "elsewhere"}}, "arm x: data: all arms"),
+        ({"x": {"run.seed": 3}}, "arm x: run.seed: .* --seeds gives"),
+        ({"x": {"run": {"seed": 3}}}, "arm x: run.seed: .* --seeds gives"),
         ({"x": {"run": {None: 2}}}, "arm x: None is not the name of an option"),
         ({"x": [{"optim": 5}, {"optim.lr.x": 5}]}, "arm x: optim.lr.x: 5 has no options"),
     ],
@@ -455,3 +508,16 @@ def test_an_option_that_does_not_exist_is_refused_before_any_training(
     assert made.compare() == 2
     assert "psi" in capsys.readouterr().err
     assert trained == []
+
+
+def test_arms_are_scored_by_one_metric(made: Made, trained: list[Job], capsys: pytest.CaptureFixture[str]) -> None:
+    made.change(arms={"more": {"run.max_detections": 300}})
+    assert made.compare() == 2
+    assert "arm more has run.max_detections 300, the baseline None" in " ".join(capsys.readouterr().err.split())
+    assert trained == []
+
+
+def test_an_arm_may_be_what_a_run_recorded(made: Made) -> None:
+    """The config of a run has data, teacher and seed, which are those of the comparison here."""
+    config = str(made.out / "fgfi-0" / "config.yaml")
+    assert resolve_arms(ArmOptions(STUDENT), {"again": ArmOptions(config)})["again"]["data"] == str(made.root / "data")

@@ -116,6 +116,8 @@ def test_the_machine_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ResourceShare.of_machine(20) == ResourceShare(8, 1)
     assert ResourceShare.of_machine(2) == ResourceShare(2, 4)
     assert ResourceShare.of_machine(20, processes=3) == ResourceShare(3, 2)
+    assert ResourceShare.of_machine(20, threads=2) == ResourceShare(4, 2)
+    assert ResourceShare.of_machine(1, threads=2) == ResourceShare(1, 2)
     assert ResourceShare.of_machine(20, processes=16, threads=2) == ResourceShare(16, 2)
     gpus = ResourceShare.of_machine(20, devices=["2", "5"])
     assert (gpus.processes, gpus.threads) == (2, 4)

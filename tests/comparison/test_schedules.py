@@ -16,7 +16,7 @@ import yaml
 import eyas.comparison.jobs
 from eyas.comparison.arms import BASELINE, ArmOptions, baseline_of, resolve_arms, split_schedule
 from eyas.comparison.equal_time import EqualTime, decide, missing_baselines, read_decided, write_decided
-from eyas.comparison.jobs import Job
+from eyas.comparison.jobs import Job, cores, threads_so_far
 from eyas.comparison.plan import Arm, Plan
 from eyas.comparison.presentation import conclusions, tables
 from eyas.comparison.schedules import (
@@ -212,10 +212,12 @@ class FakeJobs:
     def __init__(self) -> None:
         self.step = {"baseline": 1.0, "fgfi": 2.0, "cached": 1.0}
         self.ran: list[str] = []
+        self.commands: list[tuple[str, ...]] = []
         self.broken = ""
 
     def __call__(self, jobs: list[Job], *_: Any, **__: Any) -> dict[Job, str]:
         self.ran += [job.folder.name for job in jobs]
+        self.commands += [job.command for job in jobs]
         for job in jobs:
             if job.command[0] != "cache" and job.folder.name != self.broken:
                 self.train(job)
@@ -223,7 +225,8 @@ class FakeJobs:
 
     def train(self, job: Job) -> None:
         arm, epochs = split_schedule(job.folder.name.rpartition("-")[0])
-        assert epochs is not None and job.steps == 4 * epochs
+        epochs = epochs or 1
+        assert job.steps == 4 * epochs or arm == "a"
         lines = [{"kind": "cache", "seconds": 4.0}] if arm == "cached" else []
         for epoch in range(epochs):
             clock = 1000.0 * epoch
@@ -239,6 +242,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> FakeJobs:
     split = SimpleNamespace(records=[None] * 16)
     monkeypatch.setattr(eyas.comparison.jobs, "run_jobs", fake)
     monkeypatch.setattr(eyas.comparison.jobs, "same_teacher", lambda *_: None)
+    monkeypatch.setattr(eyas.comparison.jobs, "same_data", lambda *_: None)
     monkeypatch.setattr(eyas.comparison.jobs, "read_splits", lambda *_: (split, split))
     return fake
 
@@ -255,7 +259,7 @@ def test_a_comparison_trains_in_two_waves(tmp_path: Path, jobs: FakeJobs, capsys
     plan = plan_of(tmp_path)
     assert train_in_waves(plan, equal_time=True) == {}
     asked = [f"{name}-e{epochs}-0" for epochs in (2, 1) for name in ("fgfi", "cached", "baseline")]
-    assert jobs.ran == ["cached-cache", *asked, "baseline-e4-0", "baseline-e3-0"]
+    assert jobs.ran == ["cached-e2-cache", *asked, "baseline-e4-0", "baseline-e3-0"]
     said = capsys.readouterr().out
     assert "equal time: fgfi-e2 takes 16 s: as long as 4 epochs of the baseline" in said
     assert "equal time: cached-e2 takes 12 s, its cache filled: as long as 3 epochs of the baseline" in said
@@ -289,6 +293,40 @@ def test_an_arm_whose_training_failed_is_decided_once_it_is_finished(tmp_path: P
     jobs.ran.clear()
     assert train_in_waves(plan_of(tmp_path), equal_time=True) == {}
     assert jobs.ran == ["fgfi-e2-0", "baseline-e4-0"]
+
+
+def test_trainings_that_are_added_have_the_threads_of_those_before(tmp_path: Path, jobs: FakeJobs) -> None:
+    plan = plan_of(tmp_path)
+    assert threads_so_far(plan) is None
+    train_in_waves(plan, equal_time=False, threads=1)
+    assert {word for command in jobs.commands for word in command if "run.threads" in word} == {"--run.threads=1"}
+    (tmp_path / "fgfi-e1-0" / "config.yaml").write_text("run: {threads: 64}")
+    assert threads_so_far(plan) == cores(), "never more than there are"
+    (tmp_path / "fgfi-e1-0" / "config.yaml").write_text("run: {threads: 1}")
+    jobs.commands.clear()
+    train_in_waves(plan_of(tmp_path, (0, 1)), equal_time=False)
+    assert {word for command in jobs.commands for word in command if "run.threads" in word} == {"--run.threads=1"}
+
+
+def test_arms_whose_caches_differ_are_filled_each(tmp_path: Path, jobs: FakeJobs) -> None:
+    """Arms of the user's own may be called as schedules are."""
+    own = [
+        arm(BASELINE, 1),
+        *(replace(arm(f"a-e{n}", 1), resolved={**BATCHES, "run.epochs": 1, "cache": "c", "psi": n}) for n in (1, 2)),
+    ]
+    jobs.step["a"] = 1.0
+    train_in_waves(Plan(Path("data"), "teacher", tmp_path, (0,), tuple(own)), equal_time=False)
+    assert [name for name in jobs.ran if name.endswith("cache")] == ["a-e1-cache", "a-e2-cache"]
+
+
+def test_a_run_that_may_end_early_has_no_equal_time(tmp_path: Path, jobs: FakeJobs) -> None:
+    plan = plan_of(tmp_path)
+    impatient = replace(
+        plan, arms=tuple(replace(each, resolved={**each.resolved, "run.patience": 2}) for each in plan.arms)
+    )
+    with pytest.raises(EyasError, match=r"run\.patience a run ends early"):
+        train_in_waves(impatient, equal_time=True)
+    assert jobs.ran == []
 
 
 def test_without_equal_time_there_is_one_wave(tmp_path: Path, jobs: FakeJobs) -> None:

@@ -14,7 +14,7 @@ from scipy.special import stdtrit
 from eyas.comparison.presentation import conclusions, markdown, rows
 from eyas.comparison.statistics import compare_arms, estimate, gap_closed, paired_difference
 from eyas.runs.log import LOG
-from eyas.runs.results import RunResult, last_epoch, metric_title, read_run, seconds_between_lines
+from eyas.runs.results import RunResult, is_finished, metric_title, read_run, seconds_between_lines
 from eyas.types import EyasError
 
 
@@ -127,12 +127,12 @@ def test_a_run_of_several_sittings(tmp_path: Path) -> None:
     costs = [cost(14, 0.2, 100, 7), cost(6, 0.9, 300), cost(0, None, 50)]
     folder = write_log(tmp_path / "run", teacher, val(1, 0.1), val(2, None), *costs)
     run = read_run(folder)
-    assert last_epoch(folder) == 2
+    assert is_finished(folder)
     assert math.isnan(run.summary["map"])
     assert run.teacher == {"map": 0.5}
     assert [epoch for epoch, _ in run.curve] == [1, 2]
     assert (run.seconds_per_step, run.peak_memory, run.peak_device_memory) == (0.2, 300, 7)
-    assert last_epoch(tmp_path / "nothing") == 0
+    assert not is_finished(tmp_path / "nothing")
 
 
 def test_a_run_that_logged_no_cost(tmp_path: Path) -> None:
@@ -269,3 +269,33 @@ def test_conclusions_say_what_the_seeds_can_tell() -> None:
     assert same.startswith("same cannot be told from the baseline: +0.017 ± 0.259 mAP, over 3 seeds")
     assert single == "single is +0.050 mAP from the baseline on one seed, which does not show the spread."
     assert conclusions(compare_arms({"good": runs(0.3, 0.4)})) == [], "without a baseline there is nothing to conclude"
+
+
+@pytest.mark.parametrize(
+    ("lines", "checkpoint", "finished"),
+    [
+        ([val(1, 0.1), val(2, 0.2), cost(20, 0.1, 1)], True, True),
+        ([val(1, 0.1), cost(10, 0.1, 1)], True, True),  # it ran out of patience
+        ([val(1, 0.1), val(2, 0.2)], True, False),  # killed while the weights of the last evaluation were written
+        ([val(1, 0.1)], True, False),
+        ([val(1, 0.1), val(2, 0.2)], False, True),  # of a version that logged no cost
+        ([val(1, 0.1)], False, False),
+        ([cost(0, None, 1)], False, False),
+    ],
+)
+def test_a_run_is_finished_when_it_says_so(
+    tmp_path: Path, lines: list[dict[str, Any]], checkpoint: bool, finished: bool
+) -> None:
+    folder = write_log(tmp_path / "run", *lines)
+    (folder / "config.yaml").write_text("run: {epochs: 2}")
+    if checkpoint:
+        (folder / "last.pt").touch()
+    assert is_finished(folder) == finished
+
+
+def test_a_teacher_of_some_of_the_classes_has_no_row_beside_means_over_all(tmp_path: Path) -> None:
+    of = {name: {"map": 0.5} for name in ("nut", "bolt")}
+    score = {**val(1, 0.4), "per_class": of}
+    for known, found in (({"nut": {"map": 0.5}}, None), (of, {"map": 0.5})):
+        teacher = {"kind": "teacher", "name": "t", "summary": {"map": 0.5}, "per_class": known}
+        assert read_run(write_log(tmp_path / "run", teacher, score)).teacher == found

@@ -54,6 +54,12 @@ def test_everything_that_a_run_records(tmp_path: Path) -> None:
     assert sum(text.startswith("| licence | Not stated") for text in rows) == 1
 
 
+def test_options_that_are_null(tmp_path: Path) -> None:
+    ModelSpec("fcos", ("nut",)).save(tmp_path)
+    (tmp_path / "config.yaml").write_text("{data: cells, teacher: t, teacher_scale: null, method: null}")
+    assert "| teacher | t |" in model_card(tmp_path, {})
+
+
 def test_a_folder_with_a_description_alone(tmp_path: Path) -> None:
     ModelSpec("fcos", ("nut",)).save(tmp_path)
     card = model_card(tmp_path, {"file": "student.onnx"})

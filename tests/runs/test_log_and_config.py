@@ -21,7 +21,7 @@ from eyas.runs.config import (
     start_folder,
 )
 from eyas.runs.log import LogTail, RunLog, read_log
-from eyas.runs.resume import check_folder
+from eyas.runs.resume import check_folder, refuse_other_inputs
 from eyas.types import EyasError
 
 CONFIG = {
@@ -150,6 +150,24 @@ def test_resume_with_other_options_is_refused(tmp_path: Path, change: dict[str, 
     start_folder(tmp_path, config=TEXT)
     with pytest.raises(EyasError, match=said):
         check_folder(tmp_path, resume=True, config=yaml.safe_dump({**CONFIG, **change}))
+
+
+def test_a_cache_may_have_moved_but_not_come_or_gone(tmp_path: Path) -> None:
+    start_folder(tmp_path, config=yaml.safe_dump({**CONFIG, "cache": "before/"}))
+    check_folder(tmp_path, resume=True, config=yaml.safe_dump({**CONFIG, "cache": "now/"}))
+    with pytest.raises(EyasError, match="cache a folder, not None"):
+        check_folder(tmp_path, resume=True, config=yaml.safe_dump({**CONFIG, "cache": None}))
+
+
+def test_a_run_goes_on_with_what_it_learned_from_alone(tmp_path: Path) -> None:
+    inputs = {"train": "1" * 64, "val": "2" * 64, "teacher": None}
+    refuse_other_inputs(tmp_path, inputs)
+    RunLog(tmp_path)("inputs", **inputs)
+    refuse_other_inputs(tmp_path, inputs)
+    refuse_other_inputs(tmp_path, {**inputs, "teacher": "3" * 64})
+    for name, said in (("train", "other training images or boxes than --data"), ("val", "other validation images")):
+        with pytest.raises(EyasError, match=said):
+            refuse_other_inputs(tmp_path, {**inputs, name: "4" * 64})
 
 
 def test_a_run_older_than_an_option_is_resumed_with_its_default(tmp_path: Path) -> None:

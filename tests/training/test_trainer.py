@@ -164,6 +164,16 @@ def test_a_last_group_that_is_not_full_makes_its_step(tmp_path: Path, data: Path
     assert [(line["epoch"], line["step"]) for line in train_lines(tmp_path / "run")] == [(0, 1), (0, 2), (1, 3), (1, 4)]
 
 
+def test_a_last_group_that_is_not_full_has_the_mean_gradient_of_its_batches(tmp_path: Path, data: Path) -> None:
+    """Two batches of four, where three would be accumulated: one step, as of one batch of eight."""
+    whole = fitted(tmp_path / "whole", data, batch_size=8, optim=OptimArgs(**SGD), epochs=1)
+    parts = fitted(tmp_path / "parts", data, batch_size=4, optim=OptimArgs(**SGD, accumulate=3), epochs=1)
+    for key, value in whole.items():
+        torch.testing.assert_close(parts[key], value)
+    (one,), (other,) = (train_lines(tmp_path / name) for name in ("whole", "parts"))
+    assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-4)
+
+
 def test_gradients_are_clipped_to_their_norm(tmp_path: Path, data: Path) -> None:
     options = {**SGD, "clip_norm": 0.01, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
     after = fitted(tmp_path / "run", data, batch_size=8, optim=OptimArgs(**options), epochs=1)

@@ -20,16 +20,15 @@ from eyas.cache.identity import TeacherOnDemand
 from eyas.cache.store import (
     CacheSize,
     TeacherCache,
-    adopt_format_1,
     cache_folder,
     digest_of,
     fingerprint,
-    image_digest,
     read_cached,
     record_key,
 )
 from eyas.cache.teacher import CachedTeacher, ImageVariant, LevelSummary, TeacherSummary
 from eyas.data import DataSource
+from eyas.data.identity import record_digest
 from eyas.data.images import content_digests
 from eyas.distillation.teachers import RunningTeacher
 from eyas.evaluation import EvaluationResult
@@ -153,7 +152,6 @@ class CacheSession:
                 dtype=self.dtype,
                 precision=self.accelerator.mixed_precision,
             )
-            adopt_format_1(self.root, shared)
             folder = cache_folder(self.root, shared)
             if folder not in stores:
                 stores[folder] = TeacherCache(folder, shared, channels, self.dtype)
@@ -169,8 +167,10 @@ class CacheSession:
         self._announce(cached, filler.predict(missing, mine))
         if any(missing):
             task, begin = self.progress.task("cache", len(set().union(*missing))), time.perf_counter()
-            filler.run(missing, mine, partial(self.progress.advance, task))
-            self._remember_filling(cached, missing, time.perf_counter() - begin)
+            try:
+                filler.run(missing, mine, partial(self.progress.advance, task))
+            finally:  # what was filled stays, and so does the time that it took
+                self._remember_filling(cached, missing, time.perf_counter() - begin)
             self.progress.finish(task)
         self.accelerator.wait_for_everyone()
         for _, store in cached:
@@ -181,9 +181,12 @@ class CacheSession:
     def _remember_filling(self, cached: Sequence[Cached], missing: Sequence[set[bytes]], seconds: float) -> None:
         """Remember how long a pass of the teacher took; the caches that it filled share it."""
         if self.accelerator.is_main_process:
-            filled = [(store, gaps) for (_, store), gaps in zip(cached, missing, strict=True) if gaps]
-            for store, gaps in filled:  # the other processes filled as many in the same time
-                store.add_filling(len(gaps) * self.accelerator.num_processes, seconds / len(filled))
+            for _, store in cached:
+                store.refresh()
+            counts = [(store, store.count_held(gaps)) for (_, store), gaps in zip(cached, missing, strict=True)]
+            filled = [(store, count) for store, count in counts if count]
+            for store, count in filled:  # the other processes filled as many in the same time
+                store.add_filling(count * self.accelerator.num_processes, seconds / len(filled))
 
     def _announce(self, cached: Sequence[Cached], predicted: Sequence[CacheSize]) -> None:
         """Print how much all processes together are about to write for each method."""
@@ -201,7 +204,7 @@ class CacheSession:
         records = [source.records[index] for index in own]
         contents = content_digests(records, source.root, partial(self.progress.advance, task))
         self.progress.finish(task)
-        mine = {at: image_digest(*pair) for at, pair in zip(own, zip(records, contents, strict=True), strict=True)}
+        mine = {at: record_digest(*pair) for at, pair in zip(own, zip(records, contents, strict=True), strict=True)}
         shards: list[dict[int, bytes]] = gather_object([mine])
         found = {index: digest for shard in shards for index, digest in shard.items()}
         return [found[index] for index in range(len(source.records))]

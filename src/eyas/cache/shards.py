@@ -17,6 +17,7 @@ import re
 import weakref
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from itertools import count as count_from
 from pathlib import Path
 from types import TracebackType
@@ -260,12 +261,16 @@ class ShardWriter:
         last = max((_number(path) for path in self.folder.glob("shard-*.*") if NAME.fullmatch(path.name)), default=0)
         for number in count_from(last + 1):
             name = f"shard-{number:05d}-{self.rank}"
-            try:
-                files = (self.folder / f"{name}.bin").open("xb"), (self.folder / f"{name}.index").open("xb")
-            except FileExistsError:
-                continue
-            files[1].write(json.dumps([FOLDER, self.folder.name]).encode() + b"\n")
-            return files
+            with ExitStack() as opened:
+                try:
+                    records, index = (
+                        opened.enter_context((self.folder / f"{name}.{kind}").open("xb")) for kind in ("bin", "index")
+                    )
+                except FileExistsError:
+                    continue
+                index.write(json.dumps([FOLDER, self.folder.name]).encode() + b"\n")
+                opened.pop_all()
+                return records, index
         raise AssertionError("unreachable")
 
 

@@ -11,14 +11,12 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -28,16 +26,10 @@ from eyas.methods import Method
 from eyas.methods.cells import Extents, TeacherTargets, to_device_async
 from eyas.tools.files import make_folder, write_json
 from eyas.tools.text_files import read_json
-from eyas.types import EyasError, Record, Size
+from eyas.types import EyasError, Size
 
 FORMAT = 2
 """Incremented when the meaning of records or of their fingerprint changes."""
-NAMES_OF_FORMAT_1 = {
-    "FGFI": "eyas.methods.fgfi.FGFI",
-    "BoxMask": "eyas.methods.box_mask.BoxMask",
-    "FitNets": "eyas.methods.fitnets.FitNets",
-}
-"""Method -> its class in fingerprints of format 1, which have no version and are otherwise the same."""
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 META = "meta.json"
 FILLING = "filling.json"
@@ -100,10 +92,17 @@ class TeacherCache:
         """Whether there is a record for each of the keys."""
         return all(key in self._shards for key in keys)
 
+    def count_held(self, keys: Iterable[bytes]) -> int:
+        """For how many of the keys there is a record."""
+        return sum(key in self._shards for key in keys)
+
     def filling_seconds(self, records: int) -> float | None:
-        """How long filling so many records takes, by those that were filled; None where no filling was timed."""
+        """How long filling so many records takes, by those that were filled; None where fewer than half were timed.
+
+        A few alone tell little: most of their time is that in which workers start.
+        """
         before, seconds = self._timed()
-        return seconds / before * records if before else None
+        return seconds / before * records if 2 * before >= max(1, records) else None
 
     def add_filling(self, records: int, seconds: float) -> None:
         """Remember that so many records were written, and how long that took."""
@@ -224,28 +223,6 @@ def cache_folder(root: Path, fingerprint: Mapping[str, Any]) -> Path:
     """The folder of a fingerprint's records, below the folder that the user gave."""
     name = fingerprint["method"]["class"].rpartition(".")[2].lower()
     return root / f"{name}-{digest_of(fingerprint)[:12]}"
-
-
-def adopt_format_1(root: Path, fingerprint: Mapping[str, Any]) -> None:
-    """Rename the cache that an earlier version wrote for a fingerprint, if there is one, so that it is found again."""
-    method = dict(fingerprint["method"])
-    if method.pop("version") != 1 or method["class"] not in NAMES_OF_FORMAT_1:
-        return
-    method["class"] = NAMES_OF_FORMAT_1[method["class"]]
-    before, now = cache_folder(root, {**fingerprint, "format": 1, "method": method}), cache_folder(root, fingerprint)
-    if before.is_dir() and not now.exists():
-        write_json(before / META, fingerprint)
-        with suppress(FileNotFoundError):  # another process of the run was first
-            before.rename(now)
-
-
-def image_digest(record: Record, contents: bytes) -> bytes:
-    """SHA-256 of the digest of an image file's contents and of its annotations, ignore regions and attributes too."""
-    digest = hashlib.sha256(contents + f"{record.width}x{record.height}".encode())
-    arrays: list[npt.NDArray[Any]] = [record.boxes, record.labels, record.ignore, record.ignore_labels]
-    for values in (*arrays, *(record.attributes[name] for name in sorted(record.attributes))):
-        digest.update(f"|{len(values)}:".encode() + values.tobytes())
-    return digest.digest()
 
 
 def record_key(image: bytes, variant: int) -> bytes:

@@ -53,6 +53,7 @@ def _demo(out: Path, data: Path | None, seeds: list[int], *, own_teacher: bool, 
     from eyas.report.comparison_files import write_comparison
 
     started = time.monotonic()
+    demo_results.claim(out, data)
     if fresh:
         demo_results.remove(out)
     if data is None and not own_teacher:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from eyas.commands.demo_task import DISTILLED
 from eyas.comparison.arms import BASELINE, FORMER_BASELINE
-from eyas.comparison.plan import ARMS, TEACHER_FILE
+from eyas.comparison.plan import ARMS, DATA_FILE, TEACHER_FILE
 from eyas.comparison.presentation import note, rows
 from eyas.comparison.statistics import Comparison
 from eyas.data import read
@@ -21,6 +21,12 @@ from eyas.report.sections.masks import draw_masks
 from eyas.report.verdicts import side_by_side
 from eyas.runs.checkpoint import ModelSpec
 from eyas.runs.opening import load
+from eyas.tools.files import make_folder, write_json
+from eyas.types import EyasError
+
+MARK = "demo.json"
+"""File that marks a folder as a demo's."""
+PICTURES = ("comparison.png", "curves.png", "near_masks.png", "detections.png")
 
 
 def costs(folders: Mapping[str, Path]) -> dict[str, ModelCost]:
@@ -73,9 +79,32 @@ def draw(out: Path, data: Path, folders: Mapping[str, Path]) -> None:
     save_figure(out / "detections.png", side_by_side(records, found, teacher.classes))
 
 
+def claim(out: Path, data: Path | None) -> None:
+    """Mark a folder as a demo's, so that what `remove` names there is the demo's own.
+
+    Raises:
+        EyasError: something of these names is there that no demo made, or the user's images are inside the folder.
+    """
+    if data is not None and data.resolve().is_relative_to(out.resolve()):
+        raise EyasError(
+            f"--data {data} lies in --out {out}, where the demo writes and --fresh removes; choose another --out"
+        )
+    there = [path.name for path in left_in(out) if path.exists()]
+    # Demos of early versions have no mark, but the config of their arm.
+    if there and not (out / MARK).is_file() and not (out / ARMS / f"{DISTILLED}.yaml").is_file():
+        raise EyasError(f"{out} holds {', '.join(there)}, and no demo made that; choose another --out")
+    make_folder(out)
+    write_json(out / MARK, {"data": None if data is None else str(data)})
+
+
 def remove(out: Path) -> None:
     """Remove what an earlier demo left, and nothing else."""
-    files = ("data", "cache", "teacher", ARMS, TEACHER_FILE, JSON, MARKDOWN, "results.json")
-    runs = [run for arm in (BASELINE, FORMER_BASELINE, DISTILLED) for run in out.glob(f"{arm}-*")]
-    for path in (*(out / name for name in files), *out.glob("*.png"), *runs):
+    for path in left_in(out):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def left_in(out: Path) -> list[Path]:
+    """What a demo leaves in its folder, whether it is there or not."""
+    files = ("data", "cache", "teacher", ARMS, TEACHER_FILE, DATA_FILE, JSON, MARKDOWN, "results.json", *PICTURES)
+    runs = [run for arm in (BASELINE, FORMER_BASELINE, DISTILLED) for run in sorted(out.glob(f"{arm}-*"))]
+    return [*(out / name for name in files), *runs]

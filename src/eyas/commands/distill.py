@@ -53,7 +53,7 @@ def distill(
 
     methods, source = chosen_methods(teaching.method), resolve_detector(teacher)
     scale, pairs = teaching.teacher_scale, teaching.pairs
-    with RunSetup(data, out, dataset, optim, run, scale) as setup:
+    with RunSetup(data, out, dataset, optim, run, scale, source) as setup:
         spec = setup.spec(student)
         with setup.progress.waiting(f"student   building {spec.model}"):
             detector = spec.build(student.weights)
@@ -80,7 +80,7 @@ def distill(
         describe_distillation(distiller, balance, setup.say)
         describe_late_start(methods, batches, setup.say)
         # Only after every check: a run that is refused leaves no folder.
-        setup.start()
+        setup.start(trainer.log)
         if taught is not None:
             trainer.log.once("teacher", name=teacher, summary=taught.summary, per_class=taught.per_class)
         if filling is not None:

@@ -40,7 +40,7 @@ def train(
             with setup.progress.waiting("model     trying its export"):
                 check_export(detector, setup.train, spec.resize, run, setup.say)
         trainer = setup.trainer(Baseline(detector), spec)
-        setup.start()
+        setup.start(trainer.log)
         result = trainer.fit(setup.progress)
         setup.say_where_it_is()
         return result

@@ -30,6 +30,8 @@ METHOD_NAME = re.compile(r"[^\W\d]\w*(:\w+)?")
 """A method's short name, with the family of its published constants or without."""
 GROUPS = ("dataset", "optim", "run", "resize", "augment")
 """Options that are merged name by name; every other one is replaced whole, as on the command line."""
+OF_COMPARISON = {"data": "data", "teacher": "teacher", "out": "out", "run.seed": "seeds"}
+"""Options that an arm cannot have of its own, since they are the comparison's -> its option."""
 MOST_LAYERS = 100
 """Layers of one arm, recipes of recipes included."""
 
@@ -78,6 +80,7 @@ def resolve_arms(student: ArmOptions, arms: Mapping[str, ArmOptions]) -> dict[st
         options: dict[str, Any] = {}
         try:
             given = (*as_list(student.value), *as_list(layers.value))
+            _refuse_options_of_comparison(given)
             mappings = list(islice(chain.from_iterable(map(_expand, given)), MOST_LAYERS + 1))
             if len(mappings) > MOST_LAYERS:
                 raise EyasError(f"more than {MOST_LAYERS} recipes and mappings over one another; write them as one")
@@ -89,6 +92,20 @@ def resolve_arms(student: ArmOptions, arms: Mapping[str, ArmOptions]) -> dict[st
             raise EyasError(f"arm {BASELINE}: it is the student without a method; give the method to an arm of its own")
         resolved[name] = options
     return resolved
+
+
+def _refuse_options_of_comparison(layers: Sequence[Any]) -> None:
+    """Raises EyasError for an option of `OF_COMPARISON` in a layer. Recipes may have them: they are of single runs."""
+    for layer in layers:
+        if not isinstance(layer, Mapping) or "class_path" in layer:
+            continue
+        run = layer.get("run")
+        own = {*layer, *(f"run.{name}" for name in (run if isinstance(run, Mapping) else ()))}
+        if found := next((name for name in OF_COMPARISON if name in own), None):
+            raise EyasError(
+                f"{found}: all arms have that of the comparison, which its option --{OF_COMPARISON[found]} gives; "
+                "take it out here, and compare what differs in it in another --out"
+            )
 
 
 def current_name(arm: str) -> str:

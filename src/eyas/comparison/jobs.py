@@ -19,10 +19,9 @@ from typing import Any
 
 import torch
 
-from eyas.comparison.arms import split_schedule
-from eyas.comparison.plan import Arm, Plan, command_line, filling_command, same_teacher
+from eyas.comparison.plan import Arm, Plan, command_line, filling_command, same_data, same_teacher
 from eyas.data import read_splits
-from eyas.runs.config import RESUME, holds_run
+from eyas.runs.config import RESUME, holds_run, recorded_options
 from eyas.runs.log import LogTail
 from eyas.runs.results import recorded_splits
 from eyas.tools.children import SAVING, end_all, how_it_ended, start_child
@@ -108,8 +107,8 @@ class ResourceShare:
     def of_machine(
         cls, jobs: int, *, processes: int | None = None, threads: int | None = None, devices: Sequence[str] = ()
     ) -> ResourceShare:
-        """One process for each device, or for each core where there is no device; the cores shared out evenly."""
-        processes = max(1, min(processes or len(devices) or cores(), jobs))
+        """One process for each device, or for as many cores as it has threads; the cores shared out evenly."""
+        processes = max(1, min(processes or len(devices) or cores() // (threads or 1), jobs))
         return cls(processes, threads or max(1, cores() // processes), tuple(devices))
 
     def environment(self, slot: int) -> dict[str, str]:
@@ -124,6 +123,16 @@ class ResourceShare:
 def cores() -> int:
     """The CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_so_far(plan: Plan) -> int | None:
+    """The CPU threads of the comparison's trainings so far, the most of them; None before the first.
+
+    Trainings that are added later have as many, so that their times can be compared.
+    """
+    runs = [recorded_options(plan.folder(arm, seed)) for arm in plan.arms for seed in plan.seeds]
+    known = [int(threads) for run in runs if (threads := run.get("run.threads"))]
+    return min(max(known), cores()) if known else None
 
 
 def resume_options(folder: Path) -> dict[str, str]:
@@ -216,7 +225,7 @@ def train_missing(plan: Plan, *, jobs: int | None = None, threads: int | None = 
         Run name -> what went wrong with it.
 
     Raises:
-        EyasError: the existing runs had another teacher.
+        EyasError: the existing runs had another teacher or other data.
     """
     same_teacher(plan.out, plan.teacher)
     plan.write_configs()
@@ -227,11 +236,12 @@ def train_missing(plan: Plan, *, jobs: int | None = None, threads: int | None = 
     done = len(plan.arms) * len(plan.seeds) - len(todo)
     seeds = ", ".join(map(str, plan.seeds))
     print(f"{len(plan.arms)} arms, seeds {seeds}: {len(todo)} trainings, {done} finished before")
+    options = plan.arms[0].resolved  # the others have as many images unless they choose another split
+    train, val = read_splits(plan.data, recorded_splits(options))
+    same_data(plan.out, plan.data, (train, val))
     if not todo:
         return {}
     share = ResourceShare.of_machine(len(todo), processes=jobs, threads=threads, devices=_devices(plan))
-    options = plan.arms[0].resolved  # the others have as many images unless they choose another split
-    train, _ = read_splits(plan.data, recorded_splits(options))
     with Progress() as progress:
         if fillings := _fillings(plan, [arm for arm, _ in todo], share.threads):
             # One after the other, since they may share a folder. An arm whose cache cannot be filled fails again, with
@@ -245,11 +255,23 @@ def train_missing(plan: Plan, *, jobs: int | None = None, threads: int | None = 
 
 def _fillings(plan: Plan, arms: Sequence[Arm], threads: int) -> list[Job]:
     """``eyas cache`` for the arms that have one, so that their trainings find it full; schedules of an arm share it."""
-    cached = {split_schedule(arm.name)[0]: arm for arm in arms if arm.resolved.get("cache") is not None}
+    cached: dict[str, Arm] = {}
+    for arm in arms:
+        if arm.resolved.get("cache") is not None:
+            cached.setdefault(_but_for_epochs(arm), arm)
     return [
-        Job((*filling_command(plan.config(arm), plan.data, plan.teacher), f"--run.threads={threads}"), folder, steps=1)
-        for arm, folder in ((arm, plan.out / f"{name}-cache") for name, arm in cached.items())
+        Job(
+            (*filling_command(plan.config(arm), plan.data, plan.teacher), f"--run.threads={threads}"),
+            plan.out / f"{arm.name}-cache",
+            steps=1,
+        )
+        for arm in cached.values()
     ]
+
+
+def _but_for_epochs(arm: Arm) -> str:
+    """The options of an arm, which are those of its other schedules."""
+    return repr(sorted((name, value) for name, value in arm.resolved.items() if name != "run.epochs"))
 
 
 def _job(plan: Plan, arm: Arm, seed: int, threads: int, images: int) -> Job:

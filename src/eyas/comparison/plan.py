@@ -12,20 +12,24 @@ from typing import Any
 import yaml
 
 from eyas.comparison.arms import BASELINE, FORMER_BASELINE, ArmOptions, at_schedule, resolve_arms, split_schedule
+from eyas.data import DataSource
+from eyas.data.identity import source_digest
 from eyas.runs import opening
 from eyas.runs.config import flat_options, recorded_options
 from eyas.runs.recipes import code_is_allowed, refuse_code
-from eyas.runs.results import RunResult, TrainingTime, last_epoch, read_run, read_time
+from eyas.runs.results import RunResult, TrainingTime, is_finished, read_run, read_time
 from eyas.runs.resume import FREE, first_difference
-from eyas.tools.files import file_digest, files_digest, make_folder, write_json, write_text
+from eyas.tools.files import make_folder, write_json, write_text
 from eyas.tools.text_files import read_json
 from eyas.types import EyasError
 
 ARMS = "arms"
 """Folder of the arms' configs, each with every option of its runs except seed and paths."""
-TEACHER_FILE = "teacher.json"
+TEACHER_FILE, DATA_FILE = "teacher.json", "data.json"
 UNCHECKED = (*FREE, "run.seed")
 """Options in which a run may differ from its arm."""
+SCORED_BY = ("run.metric", "run.max_detections")
+"""Options in which the arms of a comparison may not differ."""
 
 Resolve = Callable[[str, Sequence[str]], str]
 """From a command's name and arguments to the YAML its run would record; raises EyasError."""
@@ -83,7 +87,7 @@ class Plan:
         return self.out / ARMS / f"{arm.name}.yaml"
 
     def is_finished(self, arm: Arm, seed: int) -> bool:
-        return last_epoch(self.folder(arm, seed)) == arm.epochs
+        return is_finished(self.folder(arm, seed))
 
     def finished(self) -> dict[str, dict[int, RunResult]]:
         """Arm name to seed to finished run; an arm may have none."""
@@ -154,6 +158,12 @@ def make_plan(
     if epochs and (unclear := [name for name in resolved if split_schedule(name)[1] is not None]):
         raise EyasError(f"arm {unclear[0]}: with --epochs its schedules are named so; give it another name")
     own = [make_arm(name, options, data, teacher, resolve) for name, options in resolved.items()]
+    for arm, name in ((arm, name) for arm in own[1:] for name in SCORED_BY):
+        if arm.resolved.get(name) != own[0].resolved.get(name):
+            raise EyasError(
+                f"arm {arm.name} has {name} {arm.resolved.get(name)}, the baseline {own[0].resolved.get(name)}: arms "
+                "of one comparison are scored by one metric; give it to the student, for all of them"
+            )
     on_schedules = [arm.on_schedule(each) for each in epochs for arm in own]
     return Plan(data, teacher, out, tuple(seeds), ()).adding(on_schedules or own)
 
@@ -224,11 +234,23 @@ def refuse_other_teacher(out: Path, teacher: str) -> None:
         raise EyasError(f"{out} compares under the teacher {named}, not {teacher}; choose another --out")
 
 
+def same_data(out: Path, data: Path, splits: Sequence[DataSource]) -> None:
+    """Record a comparison's images and boxes by their digests. Raises EyasError for others than it was begun with."""
+    file, now = out / DATA_FILE, [source_digest(split) for split in splits]
+    if not file.is_file():
+        make_folder(out)
+        write_json(file, {"data": str(data), "sha256": now})
+        return
+    before = read_json(file)
+    if before.get("sha256") != now:
+        raise EyasError(
+            f"{out} compares on the images of {before.get('data')} as they were when it began; {data} holds others, or "
+            "other boxes; choose another --out"
+        )
+
+
 def _teacher(name: str) -> dict[str, str | None]:
-    source, digest = opening.resolve_detector(name), None
-    if source.files:  # for a run the weights, which come last; for another library every file
-        digest = file_digest(source.files[-1]).hex() if source.kind == "run" else files_digest(source.files)
-    return {"teacher": name, "sha256": digest}
+    return {"teacher": name, "sha256": opening.resolve_detector(name).digest}
 
 
 def _yaml(options: Mapping[str, Any]) -> str:

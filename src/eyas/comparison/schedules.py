@@ -57,7 +57,7 @@ class ScheduleResult:
         seconds: that one training takes, the median over its runs; None where the logs do not tell.
         filling: seconds that filling its cache takes; None without a cache.
         baseline_seconds: that the baseline takes on the same schedule.
-        equal_steps: gain over the baseline of the same schedule.
+        equal_steps: gain over the baseline of the same schedule; None where the arm has epochs of its own.
         equal_time: gain over the baseline that trains for as long; None where that was not decided.
         equal_time_with_filling: the same, the time to fill the cache included.
         to_baseline: how soon it reaches the final metric of the baseline of its schedule; None where no log tells.
@@ -216,13 +216,15 @@ def _on_schedule(name: str, runs: Runs, times: Times, decided: Sequence[EqualTim
         for each in decided
         if each.arm == name
     }
+    epochs, its = _last_epoch(runs[name]), _last_epoch(runs.get(baseline, {}))
+    as_many = split_schedule(name)[1] is not None or epochs == its
     return ScheduleResult(
         arm=split_schedule(name)[0],
-        epochs=next(iter(runs[name].values())).curve[-1][0],
+        epochs=epochs or 0,
         seconds=median_seconds(times.get(name, {})),
         filling=median_filling(times.get(name, {})),
         baseline_seconds=median_seconds(times.get(baseline, {})),
-        equal_steps=paired_difference(values[name], values[baseline]),
+        equal_steps=paired_difference(values[name], values[baseline]) if as_many else None,
         equal_time=equal.get(False),
         equal_time_with_filling=equal.get(True),
         to_baseline=_time_to_baseline([name], baseline, runs, times, metric),
@@ -265,6 +267,10 @@ def _time_to_baseline(
         return TimeToBaseline(None)
     filling = median_filling(times.get(names[0], {}))
     return TimeToBaseline(first / whole, None if filling is None else (first + filling) / whole)
+
+
+def _last_epoch(runs: Mapping[int, RunResult]) -> int | None:
+    return next((run.curve[-1][0] for run in runs.values()), None)
 
 
 def _values(runs: Mapping[int, RunResult], metric: str) -> dict[int, float]:

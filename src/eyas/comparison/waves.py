@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from eyas.comparison.equal_time import decide, missing_baselines, read_decided, write_decided
-from eyas.comparison.jobs import train_missing
+from eyas.comparison.jobs import threads_so_far, train_missing
 from eyas.comparison.plan import Plan
+from eyas.types import EyasError
 
 
 def with_decided(plan: Plan) -> Plan:
@@ -28,10 +29,12 @@ def train_in_waves(
         Run name -> what went wrong with it.
 
     Raises:
-        EyasError: the existing runs had another teacher or other options.
+        EyasError: the existing runs had another teacher or other options, or runs of equal time could end early.
     """
+    if equal_time and (impatient := [arm.name for arm in plan.arms if arm.resolved.get("run.patience")]):
+        raise EyasError(f"arm {impatient[0]}: with run.patience a run ends early, which --equal_time cannot foresee")
     plan = with_decided(plan) if equal_time else plan
-    failed = train_missing(plan, jobs=jobs, threads=threads)
+    failed = train_missing(plan, jobs=jobs, threads=threads or threads_so_far(plan))
     if not equal_time:
         return failed
     before = read_decided(plan.out)
@@ -40,4 +43,6 @@ def train_in_waves(
     for each in decided[len(before) :]:
         print(f"equal time: {each}")
     second = plan.adding(missing_baselines(plan.arms, decided)).arms[len(plan.arms) :]
-    return failed | train_missing(replace(plan, arms=second), jobs=jobs, threads=threads) if second else failed
+    if not second:
+        return failed
+    return failed | train_missing(replace(plan, arms=second), jobs=jobs, threads=threads or threads_so_far(plan))

@@ -11,7 +11,7 @@ from typing import Any
 from eyas.comparison.arms import BASELINE, current_name, split_schedule
 from eyas.runs.config import recorded_config
 from eyas.runs.log import LOG, read_log
-from eyas.runs.results import RunResult, TrainingTime, last_epoch, read_run, training_time
+from eyas.runs.results import RunResult, TrainingTime, is_finished, read_run, training_time
 from eyas.types import EyasError
 
 TEACHER = "teacher"
@@ -122,15 +122,12 @@ def run_folders(paths: Sequence[Path]) -> list[Path]:
 
 
 def read_folder(folder: Path) -> Run | None:
-    """The run of a folder, or None where it is not finished. Raises EyasError when its log or config cannot be read.
-
-    A run is finished once it was evaluated after its config's last epoch or, without a config, evaluated at all.
-    """
+    """The run of a folder, or None where it is not finished. Raises EyasError when its log or config cannot be read."""
     try:
+        if not is_finished(folder):
+            return None
         config, lines = recorded_config(folder), read_log(folder)
         options: Mapping[str, Any] = config.get("run", {})
-        if last_epoch(folder) < options.get("epochs", 1):
-            return None
         name = folder.resolve().name
         numbers = re.findall(r"\d+$", name)
         seed = int(options.get("seed", numbers[0] if numbers else 0))

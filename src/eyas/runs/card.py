@@ -64,7 +64,7 @@ def _training(config: Mapping[str, Any]) -> dict[str, str]:
     if run:
         found["training"] = f"{run.get('epochs')} epochs, seed {run.get('seed')}"
     if config.get("teacher") is not None:
-        scale = float(config.get("teacher_scale", 1))
+        scale = float(config.get("teacher_scale") or 1)
         found["teacher"] = str(config["teacher"]) + (f", images {scale:g} times as large" if scale != 1 else "")
         found["method"] = ", ".join(_method(entry) for entry in _listed(config.get("method"))) or "eyas.FGFI"
     return found

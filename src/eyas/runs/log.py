@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,11 @@ def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and abs(value) <= sys.float_info.max)
 
 
+def _is_digest(value: Any) -> bool:
+    """Whether it is a digest in hexadecimal, or null for what has none."""
+    return value is None or (isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None)
+
+
 def are_metrics(value: Any) -> bool:
     """Whether it is a mapping of printable names to finite numbers or null."""
     return isinstance(value, dict) and all(name.isprintable() and _is_number(each) for name, each in value.items())
@@ -43,6 +49,7 @@ def are_metrics_of_classes(value: Any) -> bool:
 WORDS: Mapping[Callable[[Any], bool], str] = {
     _is_count: "a count",
     _is_number: "a finite number",
+    _is_digest: "a digest",
     are_metrics: "a mapping of names to finite numbers",
     are_metrics_of_classes: "a mapping of classes to their metrics",
 }
@@ -58,6 +65,7 @@ FIELDS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
         "peak_device_memory": _is_number,
     },
     "cache": {"seconds": _is_number},
+    "inputs": {"train": _is_digest, "val": _is_digest, "teacher": _is_digest},
     "resume": {"step": _is_count},
 }
 """Kind of a line -> the fields that its readers need, each with its check."""

@@ -16,6 +16,7 @@ from eyas.detectors.weight_files import SUFFIXES
 from eyas.nn.failures import describe_failure
 from eyas.runs.checkpoint import SPEC, ModelSpec, load_run
 from eyas.runs.recipes import CODE, names_function
+from eyas.tools.files import file_digest, files_digest
 from eyas.tools.own_modules import import_own
 from eyas.types import Detector, EyasError
 
@@ -44,6 +45,13 @@ class DetectorSource:
     def may_change(self) -> bool:
         """Whether the same name may give another detector the next time: that of a function, or of a hub."""
         return self.kind == "code" or (self.kind == "library" and not self.files)
+
+    @property
+    def digest(self) -> str | None:
+        """SHA-256 of its weights, or of every file of a library's detector; None where it has no files."""
+        if not self.files:
+            return None
+        return file_digest(self.files[-1]).hex() if self.kind == "run" else files_digest(self.files)
 
     @property
     def resize(self) -> Resize:

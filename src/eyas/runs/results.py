@@ -12,7 +12,7 @@ from typing import Any
 
 from eyas.data import DataSource, SplitOptions, read_part
 from eyas.data.options import BoxForm
-from eyas.runs.config import flat_options, recorded_config
+from eyas.runs.config import RESUME, flat_options, recorded_config
 from eyas.runs.log import LOG, read_log
 from eyas.runs.opening import resolve_detector
 from eyas.types import EyasError
@@ -24,7 +24,7 @@ class RunResult:
 
     Attributes:
         summary: metrics of its last evaluation, by name; NaN where a metric is undefined.
-        teacher: the same for its teacher; None for a run without one.
+        teacher: the same for its teacher; None for a run without one, or whose teacher knows some of the classes alone.
         curve: epoch and metrics of every evaluation.
         seconds_per_step: median over its training steps; None where the log cannot tell.
         peak_memory: bytes of the process; None where the run did not log it.
@@ -54,18 +54,28 @@ class TrainingTime:
     filling: float | None = None
 
 
-def last_epoch(folder: Path) -> int:
-    """The epoch of a run's last evaluation; 0 where there is no evaluation, or no run."""
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a run that has ended by itself: after its last epoch, or because it ran out of patience.
+
+    A run writes its cost last. Logs of early versions lack it: of those a run has ended that was evaluated after its
+    last epoch and has no checkpoint to go on from.
+    """
     if not (folder / LOG).is_file():
-        return 0
-    return max((line["epoch"] for line in read_log(folder, "val")), default=0)
+        return False
+    lines = read_log(folder)
+    evaluated = max((line["epoch"] for line in lines if line["kind"] == "val"), default=0)
+    if any(line["kind"] == "cost" for line in lines):
+        return evaluated > 0
+    epochs = recorded_config(folder).get("run", {}).get("epochs", 1)
+    return evaluated >= epochs and not (folder / RESUME).is_file()
 
 
 def read_run(folder: Path) -> RunResult:
     """A finished run from its log. A resumed run has the time of its longest session and the largest memory of all."""
     lines = read_log(folder)
     evaluations = [line for line in lines if line["kind"] == "val"]
-    teachers = [line for line in lines if line["kind"] == "teacher"]
+    of = evaluations[-1]["per_class"]
+    teachers = [line for line in lines if line["kind"] == "teacher" and line.get("per_class", of).keys() == of.keys()]
     sessions = [line for line in lines if line["kind"] == "cost"]
     longest = max(sessions, key=lambda line: line["steps"], default=None)
     timed = longest["seconds_per_step"] if longest else None

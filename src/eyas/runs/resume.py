@@ -16,6 +16,7 @@ from typing import Any
 
 from eyas.args import DataArgs, OptimArgs, RunArgs, TeacherArgs
 from eyas.runs.config import CONFIG, flat_options, holds_run, recorded_options
+from eyas.runs.log import LOG, read_log
 from eyas.tools.text_files import parse_yaml
 from eyas.types import EyasError
 
@@ -27,6 +28,12 @@ FREE = (
     *("run.device", "run.threads", "run.log_every", "run.resume", "run.export_check", "run.trackers", "run.project"),
 )
 """Options that may change when a run is resumed: where things are and how fast, not what is trained."""
+INPUTS = {
+    "train": ("data", "training images or boxes"),
+    "val": ("data", "validation images or boxes"),
+    "teacher": ("teacher", "weights of its teacher"),
+}
+"""What a run learns from, by the digests in its log -> the option that gives it, and what that is."""
 FREE_OF_METHODS = re.compile(r"method\..*\bsparse_below")
 """The names of a method's options that may change, too."""
 
@@ -125,6 +132,23 @@ def check_folder(folder: Path, *, resume: bool, config: str) -> None:
     )
 
 
+def refuse_other_inputs(folder: Path, inputs: Mapping[str, str | None]) -> None:
+    """Raises EyasError where a run was begun on other images or boxes, or under another teacher, than are given now.
+
+    Args:
+        folder: the run folder; a run of an early version has recorded nothing, and is believed.
+        inputs: name in `INPUTS` to a digest; None for what has none.
+    """
+    recorded = read_log(folder, "inputs") if (folder / LOG).is_file() else []
+    for name, (option, what) in INPUTS.items() if recorded else ():
+        before, now = recorded[0][name], inputs[name]
+        if before is not None and now is not None and before != now:
+            raise EyasError(
+                f"{folder} holds a run with other {what} than --{option} gives now; give what it began with, wherever "
+                "that is by now, or start another run in another --out"
+            )
+
+
 def first_difference(before: Options, now: Options, free: Collection[str]) -> Difference | None:
     """The first option, by name, in which a recorded run and a training differ; None where they agree.
 
@@ -152,6 +176,8 @@ def renamed(options: Options) -> dict[str, Any]:
         former, weight = FORMER_START.fullmatch(name), AUTO_WEIGHT.fullmatch(name)
         if weight and value == "auto":
             today |= {f"{name}.{part}": default for part, default in AUTO_DEFAULTS.items()}
+        elif name == "cache" and value is not None:
+            today[name] = "a folder"  # wherever it lies: its records are known by what they hold
         else:
             today[f"{former[1]}schedule.start_step" if former else name] = value
     schedules = {found[1] for name in today if (found := SCHEDULE.fullmatch(name))}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -15,6 +16,7 @@ from eyas.args import CacheDtype, DataArgs, OptimArgs, RunArgs, StudentArgs
 from eyas.cache.identity import TeacherOnDemand
 from eyas.cache.session import CacheSession
 from eyas.data import DataSource, difficult_as_objects, read_splits, require_objects
+from eyas.data.identity import source_digest
 from eyas.detectors import detection_count
 from eyas.detectors.class_names import listed, match_by_name, shared_classes
 from eyas.detectors.custom import NoDetectionsError
@@ -27,8 +29,9 @@ from eyas.nn.compile import compile_levels
 from eyas.nn.fold_batchnorm import fold_teacher
 from eyas.runs.checkpoint import ModelSpec
 from eyas.runs.config import holds_run, resolved_config, start_folder
+from eyas.runs.log import RunLog
 from eyas.runs.opening import DetectorSource
-from eyas.runs.resume import check_folder
+from eyas.runs.resume import check_folder, refuse_other_inputs
 from eyas.runs.teachers import unlike_training
 from eyas.tools.locks import sole_use
 from eyas.tools.progress import Progress
@@ -104,6 +107,18 @@ class Setup(ExitStack):
         self.say = self.progress.say
 
     def __enter__(self) -> Self:
+        try:
+            self.claim()
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def claim(self) -> None:
+        """Take hold of what nobody else may use meanwhile, before anything else."""
+
+    def _begin(self) -> None:
         self.enter_context(process_settings(self.run))
         self.callback(self.accelerator.end_training)
         self.enter_context(self.progress)
@@ -118,7 +133,6 @@ class Setup(ExitStack):
         # What they are found with takes seconds and gigabytes where the validation images are many.
         for remark in remarks(self.metric, self.val) if self.accelerator.is_main_process else ():
             self.say(f"warning   {remark}")
-        return self
 
     def spec(self, student: StudentArgs, weights: str = ModelSpec.weights) -> ModelSpec:
         """How the student is built for this data; ``weights`` names the file that its weights are saved as."""
@@ -185,31 +199,47 @@ class Setup(ExitStack):
 class RunSetup(Setup):
     """What every training needs before a model exists: a `Setup`, and the run folder, which it locks while it is open.
 
+    Args:
+        out: the run folder.
+        teacher: that of the run, if it has one.
+
     Raises:
-        EyasError: on entry, that the run folder is of another run, or that another process is at work there.
+        EyasError: on entry, that the run folder is of another run, also by its images, boxes or teacher, or that
+            another process is at work there.
     """
 
     def __init__(
-        self, data: Path, out: Path, dataset: DataArgs, optim: OptimArgs, run: RunArgs, scale: float = 1.0
+        self,
+        data: Path,
+        out: Path,
+        dataset: DataArgs,
+        optim: OptimArgs,
+        run: RunArgs,
+        scale: float = 1.0,
+        teacher: DetectorSource | None = None,
     ) -> None:
         resume = holds_run(out) if run.resume == "auto" else run.resume
         super().__init__(data, dataset, optim, replace(run, resume=resume), scale, out)
-        self.out, self._resume = out, resume
+        self.out, self._resume, self._teacher = out, resume, teacher
 
-    def __enter__(self) -> Self:
-        try:
-            if self.accelerator.is_main_process:
-                self.enter_context(sole_use(self.out))
-                check_folder(self.out, resume=self._resume, config=resolved_config())
-            return super().__enter__()
-        except BaseException:
-            self.close()
-            raise
+    def claim(self) -> None:
+        if self.accelerator.is_main_process:
+            self.enter_context(sole_use(self.out))
+            check_folder(self.out, resume=self._resume, config=resolved_config())
+            if self._resume:
+                refuse_other_inputs(self.out, self.inputs)
 
-    def start(self) -> None:
-        """Make the run folder."""
+    @cached_property
+    def inputs(self) -> dict[str, str | None]:
+        """The digests of what the run learns from, which stays when it is resumed."""
+        teacher = None if self._teacher is None else self._teacher.digest
+        return {"train": source_digest(self.train), "val": source_digest(self.val), "teacher": teacher}
+
+    def start(self, log: RunLog) -> None:
+        """Make the run folder, and log what the run learns from."""
         if self.accelerator.is_main_process:
             start_folder(self.out, config=resolved_config())
+            log.once("inputs", **self.inputs)
 
     def say_where_it_is(self) -> None:
         """The last line of a run: its folder, and what follows."""

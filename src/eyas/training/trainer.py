@@ -160,7 +160,7 @@ class Trainer:
             for index, batch in enumerate(batches):
                 last = index == len(batches) - 1  # the processes exchange gradients once
                 with nullcontext() if last else self.accelerator.no_sync(model):
-                    found.append(self.add_gradient(*batch))
+                    found.append(self.add_gradient(*batch, len(batches)))
             with span("optimizer"):
                 norm = self._clip()
                 state.optimizer.step()
@@ -169,14 +169,15 @@ class Trainer:
             return found[0], norm
         return {name: torch.stack([losses[name] for losses in found]).mean() for name in found[0]}, norm
 
-    def add_gradient(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Forward and backward of one batch. Its losses, detached."""
+    def add_gradient(self, images: Tensor, targets: Sequence[Target], of: int) -> dict[str, Tensor]:
+        """Forward and backward of one batch of the step's ``of``, for their mean gradient. Its losses, detached."""
         layout = torch.channels_last if self.run.channels_last else torch.contiguous_format
         losses = self.state.model(as_float(images).contiguous(memory_format=layout), targets)
         total = torch.stack(list(losses.values())).sum()
         self.finite.add(self.state.step + 1, total, losses, targets)
         with span("backward"):
-            self.accelerator.backward(total)
+            # accelerate divides by optim.accumulate; the last step of an epoch may have fewer batches.
+            self.accelerator.backward(total * (self.optim.accumulate / of))
         return {name: loss.detach() for name, loss in losses.items()}
 
     def stop_if_asked(self, request: StopRequest) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +15,10 @@ from eyas.distillation.distiller import Distiller
 from eyas.distillation.pairing import pair_levels
 from eyas.distillation.teachers import RunningTeacher
 from eyas.distillation.views import pad_to_batch
-from eyas.methods import FGFI, Auto, FitNets, LevelPair, Method, Schedule
+from eyas.methods import FGFI, Auto, Chen2017, FitNets, LevelPair, Method, Schedule, Vanilla
 from eyas.ops.pixels import as_float
 from eyas.types import EyasError, Level, View
+from helpers.method_pairs import make
 from helpers.toys import ToyDetector, relative, seeded, toy_batch, toy_target
 
 
@@ -447,3 +450,32 @@ def test_a_state_from_before_there_were_terms_is_loaded() -> None:
     assert loaded["_extra_state"] == state["_extra_state"]
     assert state["_extra_state"]["batches"] == 1
     assert int(again.terms[0].auto.measurements) == 1
+
+
+@pytest.mark.parametrize("weight", ["Auto", "0.1", math.nan, None])
+def test_a_weight_that_is_none_is_refused(weight: Any) -> None:
+    with pytest.raises(EyasError, match=r'FGFI: weight is a finite number from 0, "auto" or Auto'):
+        FGFI(weight)
+
+
+def test_pairs_of_another_word_are_refused() -> None:
+    with pytest.raises(EyasError, match=r'pairs is "index" or maps levels.* got .stride.'):
+        Distiller(seeded(0), seeded(1, 6), FGFI(0.1), pairs="stride")  # type: ignore[arg-type]
+
+
+def test_the_teacher_scores_the_heads_that_methods_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proposal networks with other anchors are then no reason to refuse a pair of second stages."""
+    student, teacher = make("faster_rcnn", 0), make("faster_rcnn", 1)
+    asked: list[list[str]] = []
+    score_boxes = type(teacher).score_boxes
+
+    def spy(self: Any, images: Tensor, boxes: Any, **more: Any) -> Any:
+        asked.append(list(boxes))
+        return score_boxes(self, images, boxes, **more)
+
+    monkeypatch.setattr(type(teacher), "score_boxes", spy)
+    batch = torch.rand(1, 3, 64, 96), [toy_target((10, 12, 50, 40))]
+    Distiller(student, teacher, Vanilla(1.0, heads=["roi"]))(*batch)
+    Distiller(student, teacher, Vanilla(1.0, heads=["roi"]), Chen2017(heads=["rpn"]))(*batch)
+    Distiller(student, teacher, Vanilla(1.0))(*batch)
+    assert asked == [["roi"], ["rpn", "roi"], ["rpn", "roi"]]

@@ -108,6 +108,8 @@ BATCHES: dict[str, tuple[object, object, str]] = {
         [target((90.0, 70.0, 100.0, 90.0), (10.0, 9.0, 20.0, 19.0)), target((100.0, 5.0, 140.0, 30.0))],
         "2 of 3 boxes of the batch lie outside",
     ),
+    "no image": (images()[:0], [], "a batch has at least one image"),
+    "targets that are tensors": (images(), [torch.zeros(2, 5)] * 2, "a target is a dictionary .* got Tensor"),
     "fractions": (images(), with_boxes(GOOD["boxes"] / 100), r"all 2 boxes of the batch lie in \[0, 1\]; multiply"),
 }
 

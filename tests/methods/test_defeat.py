@@ -9,7 +9,7 @@ from torch import Tensor
 
 from eyas.methods import DeFeat
 from eyas.methods.adapter import Adapter
-from eyas.methods.box_weights import foreground_masks, levels_by_size
+from eyas.methods.box_weights import foreground_masks, strides_by_size
 from eyas.types import EyasError, Target, View
 from helpers.map_cases import drawn, map_view, set_up
 from helpers.toys import toy_target
@@ -23,13 +23,22 @@ STRIDES = [4, 8, 16, 32, 64]
 )
 def test_the_level_of_a_square_box(side: int, level: int) -> None:
     """sqrt((w + 1) (h + 1)) / 56 of 1, 2, 4 and 8 are 55, 111, 223, 447 pixels and so on."""
-    assert levels_by_size(np.array([[10, 10, 10 + side, 10 + side]], dtype=np.float32), STRIDES).tolist() == [level]
+    box = np.array([[10, 10, 10 + side, 10 + side]], dtype=np.float32)
+    assert strides_by_size(box, STRIDES).tolist() == [STRIDES[level]]
 
 
 def test_the_level_follows_the_strides_that_there_are() -> None:
     boxes = np.array([[0, 0, side, side] for side in (50, 223, 447, 3000)], dtype=np.float32)
-    assert levels_by_size(boxes, [8, 16, 32]).tolist() == [0, 1, 2, 2]
-    assert levels_by_size(boxes[:0], STRIDES).tolist() == []
+    assert strides_by_size(boxes, [8, 16, 32]).tolist() == [8, 16, 32, 32]
+    assert strides_by_size(boxes[:0], STRIDES).tolist() == []
+
+
+def test_levels_of_one_stride_have_the_same_objects() -> None:
+    """As those of a DETR's encoder and backbone, which are both paired."""
+    target = toy_target((16, 16, 96, 96), (96, 96, 496, 496))
+    masks = foreground_masks([target], [(64, 64), (64, 64), (32, 32), (32, 32)], [8, 8, 16, 16])
+    assert masks[0].equal(masks[1]) and masks[2].equal(masks[3])
+    assert masks[0].sum() == 10 * 10 and masks[2].sum() == 25 * 25
 
 
 def test_the_cells_of_a_box_end_before_that_of_its_lower_corner() -> None:

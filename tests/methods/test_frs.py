@@ -67,13 +67,20 @@ def head(logits: Tensor, layout: CellLayout | None = LAYOUT) -> HeadOutput:
     nothing = torch.zeros(0, dtype=torch.int64)
     matched = MatchedAnchors(nothing, nothing, nothing, torch.zeros(0, 4), torch.ones(()), "loss_class", "loss_box")
     boxes = [torch.zeros(sum(LAYOUT.counts), 4)] * 2
-    return HeadOutput(boxes, logits, "sigmoid", matched=matched, layout=layout)
+    deltas = torch.zeros(len(logits), 1, 4)
+    return HeadOutput(boxes, logits, "sigmoid", deltas=deltas, matched=matched, layout=layout)
+
+
+def maps_and_scores(logits: Tensor) -> View:
+    """Maps of the layout's sizes, whose scores are the highest of their rows."""
+    maps = map_view(*(drawn(2, 4, *size) for size in LAYOUT.sizes))
+    return replace(maps, scores=LAYOUT.highest(logits.sigmoid()))
 
 
 def test_class_outputs_have_the_same_mean_of_their_cross_entropy() -> None:
     rows = 2 * sum(LAYOUT.counts)
     own, other = drawn(rows, 3).requires_grad_(), drawn(rows, 3, seed=1)
-    maps = map_view(drawn(2, 4, 8, 6))
+    maps = maps_and_scores(other)
     student, teacher = replace(maps, heads={"anchors": head(own)}), replace(maps, heads={"anchors": head(other)})
     method = set_up(FRS(features=0.0, classes=2.0), student, teacher)
     loss = method(student, teacher, [])
@@ -90,10 +97,41 @@ def test_class_outputs_have_the_same_mean_of_their_cross_entropy() -> None:
                 sums[level] += score * entropy[cell].sum().detach()
                 row += anchors
     expected = 2 * float((sums / weights).sum())
-    assert row == rows and list(method.parts) == ["s0", "anchors 0", "anchors 1"]
+    assert row == rows and list(method.parts) == ["s0", "s1", "anchors 0", "anchors 1"]
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
     loss.backward()
     assert own.grad is not None and own.grad.all()
+
+
+def test_class_outputs_are_those_of_the_compared_strides_and_of_no_other_head() -> None:
+    """FCOS's centerness and YOLOX's objectness are dense sigmoids as well, without boxes."""
+    logits = drawn(2 * sum(LAYOUT.counts), 1)
+    heads = {"anchors": head(logits), "centerness": replace(head(logits), deltas=None)}
+    view = replace(maps_and_scores(logits), heads=heads)
+    for finest, parts in ((None, ["anchors 0", "anchors 1"]), (1, ["anchors 0"])):
+        method = set_up(FRS(classes=1.0, finest=finest), view, view)
+        method(view, view, [])
+        assert [name for name in method.parts if " " in name] == parts
+    bare = replace(view, heads={"centerness": heads["centerness"]})
+    with pytest.raises(EyasError, match="no dense head with sigmoids of classes"):
+        set_up(FRS(classes=1.0), bare, bare)(bare, bare, [])
+
+
+def test_the_class_outputs_of_fcos_are_its_classes() -> None:
+    images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(5))
+    method = FRS(weight=1.0, classes=0.05)
+    Distiller(make("fcos", 0), make("fcos", 1), method)(images, [toy_target((10, 12, 50, 40)), toy_target()])
+    assert {name.split()[0] for name in method.parts if " " in name} == {"anchors"}
+
+
+def test_while_the_weight_warms_up_the_student_feels_nothing_of_the_class_outputs() -> None:
+    student = make("retinanet", 0)
+    distiller = Distiller(student, make("retinanet", 1), FRS(classes=1.0))
+    images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(5))
+    distiller(images, [toy_target((10, 12, 50, 40)), toy_target()])["frs"].backward()
+    assert all(own.grad is None or not own.grad.any() for own in student.network.parameters())
+    adapters = [own for name, own in distiller.named_parameters() if "adapters" in name]
+    assert adapters and all(own.grad is not None and own.grad.any() for own in adapters)
 
 
 def test_class_outputs_without_cells_are_refused() -> None:

@@ -103,6 +103,16 @@ def test_equal_answers_cost_nothing() -> None:
     assert output.logits.grad is not None and output.logits.grad.abs().max() < 1e-6
 
 
+def test_one_class_has_no_softmax_to_learn() -> None:
+    """Its softmax is 1 whatever the score: the class term would be 0 without a word."""
+    one = replace(random_output(1), logits=random_output(1).logits[..., :1], classes=("thing",))
+    decoder = GivenDecoder(one, one, one)
+    with pytest.raises(EyasError, match=r'only class, thing, is 1 .*class_term="bce"'):
+        KDDETR()(query_view(decoder), query_view(decoder), [])
+    KDDETR(class_weight=0.0)(query_view(decoder), query_view(decoder), [])
+    assert KDDETR(class_term="bce")(query_view(decoder), query_view(decoder), []).isfinite()
+
+
 def test_options() -> None:
     for options, rule in (
         ({"points": -1}, "points cannot be negative"),

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
 from eyas.methods import CWD, FGD, FRS, MGD, PKD, Cosine, DeFeat, SelfSimilarity
-from eyas.methods.cells import CachedView
+from eyas.methods.cells import CachedView, TeacherTargets, whole_map
 from eyas.methods.maps import MapImitation
-from eyas.types import Target
+from eyas.types import Size, Target
 from helpers.map_cases import drawn, map_view, set_up
 from helpers.toys import toy_target
 
@@ -65,6 +65,47 @@ def test_a_cache_serves_the_same_loss(name: str) -> None:
         count=lambda *_: 0,
     )
     torch.testing.assert_close(method(student, cached, BOXES), method(student, teacher, BOXES))
+
+
+def mixed(maps: Sequence[Tensor], size: Size) -> TeacherTargets:
+    """What a cache has of the maps (1, C, h, w) of single images, in a batch whose map has a size."""
+    masks = torch.zeros(len(maps), *size, dtype=torch.bool)
+    for mask, own in zip(masks, maps, strict=True):
+        mask[: own.shape[2], : own.shape[3]] = True
+    image, row, column = masks.nonzero(as_tuple=True)
+    return TeacherTargets((image, row, column), torch.cat([own[0].flatten(1).t() for own in maps]), (len(maps), *size))
+
+
+def test_the_padding_of_a_smaller_image_has_its_mean() -> None:
+    wide, narrow = drawn(1, 3, 4, 6), drawn(1, 3, 2, 5, seed=1)
+    whole = whole_map(mixed([wide, narrow], (4, 6)))
+    torch.testing.assert_close(whole[0], wide[0])
+    torch.testing.assert_close(whole[1, :, :2, :5], narrow[0])
+    mean = narrow.mean((2, 3))[0, :, None]
+    torch.testing.assert_close(whole[1, :, 2:].flatten(1), mean.expand(-1, 12))
+    torch.testing.assert_close(whole[1, :, :2, 5], mean.expand(-1, 2))
+    uniform = drawn(2, 3, 4, 6)
+    torch.testing.assert_close(whole_map(mixed(uniform.split(1), (4, 6))), uniform)
+
+
+@pytest.mark.parametrize("name", [name for name, make in METHODS.items() if not make().reads])
+def test_a_cache_serves_images_of_unlike_sizes_in_one_batch(name: str) -> None:
+    student = map_view(drawn(2, 4, 8, 8))
+    found = mixed([drawn(1, 4, 8, 8, seed=1), drawn(1, 4, 5, 8, seed=2)], (8, 8))
+    teacher = map_view(whole_map(found))
+    method = set_up(METHODS[name](), student, teacher)
+    cached = CachedView((), teacher.levels, teacher.image_size, read=lambda *_: [found], count=lambda *_: 0)
+    torch.testing.assert_close(method(student, cached, BOXES), method(student, teacher, BOXES))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_student_s_map_of_one_cell_beside_a_coarser_teacher(name: str) -> None:
+    """Its cell ends before the centre of the teacher's first one, and is repeated."""
+    own = drawn(2, 4, 1, 1).requires_grad_()
+    student, teacher = map_view(own), map_view(drawn(2, 4, 1, 1, seed=1))
+    loss = set_up(METHODS[name](), student, teacher, step=4.0)(student, teacher, BOXES)
+    loss.backward()
+    assert torch.isfinite(loss) and own.grad is not None and torch.isfinite(own.grad).all()
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"self_similarity"}))  # it has none

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -90,6 +91,16 @@ def test_attention_sums_to_the_cells_and_to_the_channels() -> None:
     constant = torch.full((1, 6, 3, 5), 2.0)
     torch.testing.assert_close(spatial_attention(constant), torch.ones(1, 3, 5))
     torch.testing.assert_close(channel_attention(constant), torch.ones(1, 6))
+
+
+def test_the_finest_are_counted_in_strides() -> None:
+    """A DETR's encoder and backbone are paired both: two maps of each stride, of which none is left out by four."""
+    maps = map_view(*(drawn(1, 2, 4, 4, seed=index) for index in range(6)))
+    maps = replace(maps, levels=[Level(2, stride) for stride in (8, 8, 16, 16, 32, 32)])
+    assert set_up(PKD(), maps, maps).chosen == (0, 1, 2, 3, 4, 5)
+    assert set_up(PKD(finest=2), maps, maps).chosen == (0, 1, 2, 3)
+    with pytest.raises(EyasError, match=r"finest is a whole number from 1, got 2\.5"):
+        PKD(finest=2.5)  # type: ignore[arg-type]
 
 
 def test_the_finest_levels_alone() -> None:

@@ -41,3 +41,8 @@ def test_the_distiller_multiplies_by_the_factor_and_rests_the_teacher_after_the_
     for unknown in (Schedule(stop=0.5), Schedule(end=0.5)):
         with pytest.raises(EyasError, match="total_batches"):
             losses(unknown, None)
+
+
+def test_a_length_that_is_not_known_is_asked_for_in_the_first_batch() -> None:
+    with pytest.raises(EyasError, match="stop needs the length of the training"):
+        Schedule(start_step=400, stop=0.9).factor(0, None)

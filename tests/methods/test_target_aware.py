@@ -113,3 +113,11 @@ def test_what_has_no_masks_is_refused() -> None:
         TargetAware(best=0)
     with pytest.raises(EyasError, match="more of the teacher than feature vectors"):
         TargetAware().fingerprint()
+
+
+def test_masks_are_float32_under_autocast() -> None:
+    states, weights, features = random(2, 1, 5, 8), random(2, 1, 5, seed=1).sigmoid(), random(1, 8, 4, 6, seed=2)
+    expected = target_masks(states, weights, features)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = target_masks(states, weights, features)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)

@@ -31,3 +31,9 @@ def test_what_is_not_finite_is_chosen_last() -> None:
     cost = torch.tensor([[[float("nan"), 5.0], [1.0, float("inf")]]])
     assert [part.tolist() for part in match(cost)] == [[[0, 1]], [[1, 0]]]
     assert match(torch.zeros(0, 2, 3))[0].shape == (0, 2)
+
+
+def test_one_matrix_alone_and_none() -> None:
+    rows, columns = match(torch.tensor([[2.0, 1.0], [1.0, 9.0]]))
+    assert (rows.tolist(), columns.tolist()) == ([0, 1], [1, 0])
+    assert match(torch.zeros(0, 2, 3))[0].shape == (0, 2) and match(torch.zeros(2, 0, 3))[0].shape == (2, 0)

@@ -301,6 +301,12 @@ def test_size_ranges_are_split_at_the_geometric_mean_of_the_anchor_sides() -> No
     assert size_ranges(grids[:1]) == [(0.0, math.inf)]
 
 
+def test_levels_with_the_same_anchors_share_a_range_in_any_order() -> None:
+    grids = [tiles(8, 1, 1), tiles(32, 1, 1), tiles(32, 2, 2), tiles(8, 1, 1)]
+    fine, coarse = (0.0, pytest.approx(16)), (pytest.approx(16), math.inf)
+    assert size_ranges(grids) == [fine, coarse, coarse, fine]
+
+
 def test_the_typical_side_is_the_geometric_mean_over_the_shapes() -> None:
     mixed = AnchorGrid(shapes_to_cell_anchors([(4, 4), (8, 32)]), (1, 1), (8.0, 8.0))  # sides 4 and 16: typically 8
     assert size_ranges([mixed, tiles(32, 1, 1)])[0][1] == pytest.approx(16)

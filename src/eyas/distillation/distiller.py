@@ -216,7 +216,12 @@ class Distiller(nn.Module):
         resized = resize_for_student(images, targets, self.teacher_scale)
         student = student_view(self.student, *resized, self.pairs, reads)
         if "heads" in reads:
-            boxes = {name: head.boxes for name, head in student.heads.items()}
+            named = [term.method.heads for term in terms if "heads" in term.method.reads]
+            boxes = {
+                name: head.boxes
+                for name, head in student.heads.items()
+                if any(heads is None or name in heads for heads in named)
+            }
             teacher = self.teacher.view(replace(request, boxes=boxes))
         counted = None if teacher is None else replace(teacher, batch=self._batches)
         return replace(student, batch=self._batches), counted

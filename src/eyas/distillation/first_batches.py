@@ -5,7 +5,7 @@ Reading values waits for the device, so later batches are not checked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -37,12 +37,17 @@ def check_batch(images: Tensor | Sequence[Tensor], targets: Sequence[Target], cl
             f"images are tensors, (batch, 3, height, width) or a list of (3, height, width), RGB; got {got}"
         )
     shapes = [tuple(image.shape) for image in images]
+    if not shapes:
+        raise EyasError("a batch has at least one image, got none; leave an empty batch out")
     if len(targets) != len(shapes):
         raise EyasError(f"a batch has one target for each image; got {len(shapes)} images and {len(targets)} targets")
     if shapes and images[0].is_meta:  # without values
         return
     for image in [images] if isinstance(images, Tensor) else images:
         _check_pixels(image)
+    if not all(isinstance(target, Mapping) for target in targets):
+        kinds = ", ".join(sorted({type(target).__name__ for target in targets}))
+        raise EyasError(f"a target is a dictionary with the tensors boxes and labels; got {kinds}")
     sizes = [target.get("size", shape[1:]) for target, shape in zip(targets, shapes, strict=True)]
     for index, (target, size) in enumerate(zip(targets, sizes, strict=True)):
         _check_target(f"image {index} of the batch", target, size, classes)

@@ -15,7 +15,7 @@ factor without an overflow leaves at least the upper 24 of them to the gradient.
 
 
 def gradient_norm(loss: Tensor, features: Sequence[Tensor]) -> Tensor:
-    """The norm of a loss's gradient at feature maps, over all of them, in the whole batch of all processes.
+    """The norm of a loss's gradient at feature maps, over all of them: the root of the mean square over the processes.
 
     In float16 small gradients underflow to 0, as in training without a `torch.amp.GradScaler`. There the loss is
     multiplied by the largest of `HALF_SCALES` at which the gradient is finite, and the norm divided by it: both are

@@ -26,7 +26,8 @@ def box_masks(grid: AnchorGrid, boxes: Sequence[Tensor], scale: float = 1.0) -> 
     Returns:
         (B, H, W) bool. A box whose centre lies on the map has at least one cell, even if it is smaller than a cell.
     """
-    return torch.stack([_box_mask(grid, image_boxes.double(), scale) for image_boxes in boxes])
+    # float64 where the device has it.
+    return torch.stack([_box_mask(grid, own.float() if own.is_mps else own.double(), scale) for own in boxes])
 
 
 def _box_mask(grid: AnchorGrid, boxes: Tensor, scale: float) -> Tensor:

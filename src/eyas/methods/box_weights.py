@@ -48,19 +48,19 @@ def inverse_areas(targets: Sequence[Target], size: Sequence[int], stride: int) -
     return torch.from_numpy(weights)
 
 
-def levels_by_size(boxes: npt.NDArray[np.float32], strides: Sequence[int]) -> npt.NDArray[np.int64]:
-    """The level of each box, by the root of its area: ``floor(log2(sqrt((w + 1) (h + 1)) / 14 s))`` levels after that
-    of the finest stride s, or the coarsest."""
+def strides_by_size(boxes: npt.NDArray[np.float32], strides: Sequence[int]) -> npt.NDArray[np.int64]:
+    """The stride of each box's level, by the root of its area: ``floor(log2(sqrt((w + 1) (h + 1)) / 14 s))`` levels
+    after that of the finest stride s, or the coarsest."""
     sides = boxes[:, 2:] - boxes[:, :2] + 1
     above = np.floor(np.log2(np.sqrt(sides.prod(axis=1)) / (CELLS_OF_A_BOX * min(strides))))
-    wanted = min(strides) * 2.0 ** above.clip(0)
-    nearest: npt.NDArray[np.int64] = np.abs(np.log2(wanted[:, None] / np.asarray(strides))).argmin(axis=1)
+    wanted, known = min(strides) * 2.0 ** above.clip(0), np.asarray(strides)
+    nearest: npt.NDArray[np.int64] = known[np.abs(np.log2(wanted[:, None] / known)).argmin(axis=1)]
     return nearest
 
 
 @span("mask")
 def foreground_masks(targets: Sequence[Target], sizes: Sequence[Sequence[int]], strides: Sequence[int]) -> list[Tensor]:
-    """DeFeat's foreground on each level: 1 at the cells of the boxes that go to it by size, else 0.
+    """DeFeat's foreground on each level: 1 at the cells of the boxes that go to its stride by size, else 0.
 
     A box has the cells from the one that its left upper corner is in to the one of its right lower corner, exclusive,
     and at least one in either direction.
@@ -70,7 +70,8 @@ def foreground_masks(targets: Sequence[Target], sizes: Sequence[Sequence[int]], 
     """
     masks = [np.zeros((len(targets), *size), dtype=np.float32) for size in sizes]
     for image, boxes in enumerate(boxes_on_host(targets)):
-        for box, level in zip(boxes, levels_by_size(boxes, strides), strict=True):
-            left, top, right, bottom = (box.clip(0) / strides[level]).astype(np.int64)
-            masks[level][image, top : max(bottom, top + 1), left : max(right, left + 1)] = 1
+        for box, stride in zip(boxes, strides_by_size(boxes, strides), strict=True):
+            left, top, right, bottom = (box.clip(0) / stride).astype(np.int64)
+            for mask in (own for own, its in zip(masks, strides, strict=True) if its == stride):
+                mask[image, top : max(bottom, top + 1), left : max(right, left + 1)] = 1
     return [torch.from_numpy(mask) for mask in masks]

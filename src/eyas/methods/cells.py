@@ -48,6 +48,22 @@ class TeacherTargets(NamedTuple):
         return len(self.cells[0]) == prod(self.size)
 
 
+def whole_map(targets: TeacherTargets) -> Tensor:
+    """The map (B, C, H, W) of targets at every cell of each image.
+
+    A cache has no cells in the padding of an image that is smaller than its batch. Each channel has its mean over the
+    image's own cells there, which says nothing.
+    """
+    (image, row, column), vectors, (batch, height, width) = targets
+    if not targets.whole:
+        counts = torch.bincount(image, minlength=batch).clamp(min=1)[:, None]
+        means = vectors.new_zeros(batch, vectors.shape[1]).float().index_add_(0, image, vectors.float()) / counts
+        whole = means[:, None, None].repeat(1, height, width, 1)
+        whole[image, row, column] = vectors.float()
+        vectors = whole
+    return vectors.view(batch, height, width, -1).permute(0, 3, 1, 2)
+
+
 @dataclass(frozen=True)
 class CachedView(View):
     """A teacher's view from the cache: no maps and no grids, only the targets of each method.
@@ -66,9 +82,11 @@ class CachedView(View):
 def covered_extent(student: Tensor, step: float) -> Size:
     """(H, W): rows and columns of the teacher's cells whose centres lie on the student's map (batch, C, h, w).
 
-    The teacher's cell j is centred at ``(j + 0.5) * step`` of the student's cells.
+    The teacher's cell j is centred at ``(j + 0.5) * step`` of the student's cells. At least one row and column: a map
+    that ends before the first centre is repeated up to it.
     """
-    return math.ceil(student.shape[-2] / step - 0.5), math.ceil(student.shape[-1] / step - 0.5)
+    height, width = student.shape[-2:]
+    return max(1, math.ceil(height / step - 0.5)), max(1, math.ceil(width / step - 0.5))
 
 
 def sample_cells(features: Tensor, size: Size, step: float) -> Tensor:

@@ -46,7 +46,7 @@ class Cosine(MapImitation):
         weight: factor of the loss, or auto.
         smooth_l1: the share of a smooth L1 loss, a mean over channels too, in [0, 1); the cosine has the rest. AM-RADIO
             has 0.1.
-        finest: how many of the finest level pairs to compare; None for all.
+        finest: how many of the finest strides to compare; None for all.
         schedule: when the loss counts, see `Schedule`.
         name: key of the loss.
 

@@ -43,7 +43,7 @@ class CWD(MapImitation):
     Args:
         weight: factor of the loss, or auto.
         temperature: T of the softmax over cells, above 0.
-        finest: how many of the finest level pairs to compare; None for all.
+        finest: how many of the finest strides to compare; None for all.
         schedule: when the loss counts, see `Schedule`.
         name: key of the loss.
 

@@ -33,7 +33,7 @@ class DeFeat(MapImitation):
         weight: factor of the loss, or auto.
         foreground: factor of the cells of objects.
         background: factor of all other cells.
-        finest: how many of the finest level pairs to compare; None for all.
+        finest: how many of the finest strides to compare; None for all.
         schedule: when the loss counts, see `Schedule`.
         name: key of the loss.
 

@@ -58,7 +58,7 @@ class FGD(MapImitation):
         attention: gamma, of the attention. The paper has 1e-3, the authors' configs 5e-4.
         relation: lambda, of the maps after global context.
         temperature: of the attention's softmax, above 0.
-        finest: how many of the finest level pairs to compare; None for all. Four for two-stage detectors (P2 to P5).
+        finest: how many of the finest strides to compare; None for all. Four for two-stage detectors (P2 to P5).
         schedule: when the loss counts, see `Schedule`.
         name: key of the loss.
 

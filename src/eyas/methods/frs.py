@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from eyas.methods.maps import MapImitation
-from eyas.methods.method import LevelPair, Method, Need, Reads, Weight
+from eyas.methods.method import LevelPair, Need, Reads, Weight
 from eyas.methods.outputs import pair_heads
 from eyas.methods.schedule import ALWAYS, Schedule
 from eyas.methods.weighted import squared_distances, weighted_means
@@ -33,7 +33,7 @@ class FRS(MapImitation):
         features: factor of the feature maps.
         classes: factor of the class outputs; 0 leaves them out, and then the student needs no heads like the teacher's.
             The authors have four times that of the features, for RetinaNet.
-        finest: how many of the finest level pairs to compare; None for all.
+        finest: how many of the finest strides to compare; None for all.
         schedule: when the loss counts, see `Schedule`. The authors have a ramp of 500 steps.
         name: key of the loss.
 
@@ -63,9 +63,6 @@ class FRS(MapImitation):
     def adapter(self, pair: LevelPair) -> nn.Module:
         return nn.Conv2d(pair.student.channels, pair.teacher.channels, 3, padding=1)
 
-    def fingerprint(self) -> dict[str, object]:
-        return Method.fingerprint(self)  # a cache has no scores
-
     def describe(self, teacher: View, targets: Sequence[Target]) -> str:
         return f"{super().describe(teacher, targets)}, weighted by the teacher's scores"
 
@@ -82,14 +79,23 @@ class FRS(MapImitation):
         return self._class_losses(student, teacher) if self.classes else {}
 
     def _class_losses(self, student: View, teacher: View) -> dict[str, Tensor]:
-        dense = [name for name, head in student.heads.items() if head.layout and head.activation == "sigmoid"]
+        # Heads without boxes, such as centerness and objectness, are no classes.
+        dense = [
+            name
+            for name, head in student.heads.items()
+            if head.layout is not None and head.activation == "sigmoid" and head.deltas is not None
+        ]
         if not dense:
-            raise EyasError("FRS: the student has no dense head with sigmoid scores; leave the option classes at 0")
+            raise EyasError("FRS: the student has no dense head with sigmoids of classes; leave the option classes 0")
         losses: dict[str, Tensor] = {}
         for pair in pair_heads(student, teacher, dense):
-            assert pair.student.layout is not None
-            entropy = pair.student.layout.maps(soft_bce(pair.student.logits, pair.teacher.logits, beta=0).sum(dim=1))
-            scores = pair.student.layout.highest(pair.teacher.logits.float().sigmoid())
-            means = weighted_means([level.sum(dim=-1) for level in entropy], scores)
-            losses |= {f"{pair.name} {level}": self.classes * mean for level, mean in enumerate(means)}
+            layout = pair.student.layout
+            assert layout is not None
+            entropy = layout.maps(soft_bce(pair.student.logits, pair.teacher.logits, beta=0).sum(dim=1))
+            scores = {tuple(teacher.scores[index].shape[1:]): teacher.scores[index] for index in self.chosen}
+            compared = [level for level, size in enumerate(layout.sizes) if size in scores]
+            means = weighted_means(
+                [entropy[level].sum(dim=-1) for level in compared], [scores[layout.sizes[level]] for level in compared]
+            )
+            losses |= {f"{pair.name} {level}": self.classes * mean for level, mean in zip(compared, means, strict=True)}
         return losses

@@ -14,11 +14,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from eyas.methods.method import LevelPair, Weight, count_per_process, random_of_batch, ratio
+from eyas.methods.method import LevelPair, Weight, random_of_batch, ratio
 from eyas.methods.queries import Factors, QueryDistillation, align, confidence, row_losses
 from eyas.methods.schedule import ALWAYS, Schedule
 from eyas.methods.vanilla import kl_softmax_rows
-from eyas.types import QueryDecoder, QueryOutput, Size, View
+from eyas.methods.weighted import whole_count
+from eyas.types import EyasError, QueryDecoder, QueryOutput, Size, View
 
 ClassTerm = Literal["kl", "bce"]
 
@@ -39,7 +40,7 @@ def consistent_point_losses(
     rows = row_losses(student, teacher, size, factors, class_loss)
     weights = confidence(teacher.logits, teacher.background)
     images = ratio((weights * rows).sum(-1), weights.sum(-1))
-    return images.sum(-1) / count_per_process(torch.tensor(images.shape[1], device=images.device))
+    return images.sum(-1) / whole_count(images.shape[1], images.device)
 
 
 class KDDETR(QueryDistillation):
@@ -106,4 +107,10 @@ class KDDETR(QueryDistillation):
         return total
 
     def _compared(self, student: QueryOutput, teacher: QueryOutput, view: View) -> Tensor:
-        return consistent_point_losses(*align(student, teacher), view.image_size, self.factors, self.temperature)
+        own, other = align(student, teacher)
+        if own.logits.shape[-1] == 1 and self.temperature is not None and self.factors.classes:
+            raise EyasError(
+                f"{self.name}: the softmax of the only class, {own.classes[0]}, is 1 whatever its score, so nothing of "
+                'it would be learned; give class_term="bce"'
+            )
+        return consistent_point_losses(own, other, view.image_size, self.factors, self.temperature)

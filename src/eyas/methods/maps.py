@@ -8,8 +8,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from eyas.methods.cells import CachedView, CellMethod, every_cell, sample_cells
-from eyas.methods.method import LevelPair, Weight
+from eyas.methods.cells import CachedView, CellMethod, every_cell, sample_cells, whole_map
+from eyas.methods.method import LevelPair, Method, Weight
 from eyas.methods.schedule import Schedule
 from eyas.tools.timing import span
 from eyas.types import Target, View
@@ -26,7 +26,7 @@ class MapImitation(CellMethod):
         name: key of the loss.
         weight: factor of the loss, or auto.
         schedule: when the loss counts.
-        finest: how many of the finest level pairs to compare; None for all.
+        finest: how many strides to compare, from the finest on, each with all of its level pairs; None for all.
         adapt_always: adapt a student's map that has the teacher's channels, too.
 
     Raises:
@@ -37,16 +37,18 @@ class MapImitation(CellMethod):
         self, name: str, weight: Weight, schedule: Schedule, finest: int | None = None, *, adapt_always: bool = False
     ) -> None:
         super().__init__(name, weight, schedule)
-        self.require(finest is None or finest > 0, f"finest must be positive, got {finest}")
+        self.require(
+            finest is None or (isinstance(finest, int) and finest > 0), f"finest is a whole number from 1, got {finest}"
+        )
         self.finest, self.adapt_always = finest, adapt_always
         self.chosen: tuple[int, ...] = ()
         self.adapters = nn.ModuleList()
 
     def setup(self, pairs: Sequence[LevelPair]) -> None:
         super().setup(pairs)
-        # Pairs that the user names come in any order.
-        by_stride = sorted(range(len(pairs)), key=lambda index: pairs[index].teacher.stride)
-        self.chosen = tuple(sorted(by_stride[: self.finest]))
+        # Pairs that the user names come in any order, and several may have one stride: encoder and backbone of a DETR.
+        strides = sorted({pair.teacher.stride for pair in pairs})[: self.finest]
+        self.chosen = tuple(index for index, pair in enumerate(pairs) if pair.teacher.stride in strides)
         self.adapters = nn.ModuleList(self.adapter(pairs[index]) for index in self.chosen)
 
     def adapter(self, pair: LevelPair) -> nn.Module:
@@ -59,10 +61,10 @@ class MapImitation(CellMethod):
         return every_cell(teacher)
 
     def fingerprint(self) -> dict[str, object]:
-        return {}
+        return Method.fingerprint(self) if self.reads else {}  # a cache holds maps alone
 
     def describe(self, teacher: View, targets: Sequence[Target]) -> str:
-        strides = ", ".join(f"{teacher.levels[index].stride}" for index in self.chosen)
+        strides = ", ".join(dict.fromkeys(f"{teacher.levels[index].stride}" for index in self.chosen))
         return f"every cell at stride {strides}"
 
     def levels(
@@ -97,8 +99,7 @@ class MapImitation(CellMethod):
         """The teacher's maps as far as the student's cover them."""
         extents = self.extents(student)
         if isinstance(teacher, CachedView):
-            read = self.teacher_targets(teacher, targets, extents)
-            maps = [level.vectors.view(*level.size, -1).permute(0, 3, 1, 2) for level in read]
+            maps = [whole_map(level) for level in self.teacher_targets(teacher, targets, extents)]
         else:
             maps = [
                 feature[..., :height, :width]

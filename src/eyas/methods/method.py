@@ -88,6 +88,7 @@ class Method(nn.Module):
     Attributes:
         reads: what the method reads besides feature maps. Only what some method reads is computed.
         needs: what the method cannot do without, in words, for `eyas methods`.
+        heads: names of the student's heads that it compares, if it reads ``heads``; None for all.
         max_weight: the largest weight that makes sense, to which an automatic one is held.
         version: raise it when the same options select other cells, so that teacher caches are recomputed.
         parts: the loss of the last batch by level or head, detached and without its weight; see `total`.
@@ -98,6 +99,7 @@ class Method(nn.Module):
 
     reads: frozenset[Reads] = frozenset()
     needs: tuple[Need, ...] = ("feature maps",)
+    heads: Sequence[str] | None = None
     version: int = 1
 
     def __init__(self, name: str, weight: Weight, schedule: Schedule = ALWAYS) -> None:
@@ -108,7 +110,8 @@ class Method(nn.Module):
         self.parts: Mapping[str, Tensor] = {}
         self.max_weight = math.inf
         if not isinstance(self.weight, Auto):
-            self.require(0 <= self.weight < math.inf, f"weight cannot be negative or infinite, got {weight}")
+            is_number = isinstance(self.weight, int | float) and 0 <= self.weight < math.inf
+            self.require(is_number, f'weight is a finite number from 0, "auto" or Auto(...), got {weight!r}')
 
     def require(self, holds: bool, rule: str) -> None:
         """Raise an EyasError with the method's name and the rule unless it holds."""
@@ -130,7 +133,7 @@ class Method(nn.Module):
         """
         raise EyasError(
             f"{type(self).__name__} looks at more of the teacher than feature vectors, which a cache does not hold: "
-            "leave --cache out, or use methods that imitate features (FGFI, FitNets, BoxMask)"
+            "leave --cache out, or use methods on feature maps alone, such as FGFI and PKD"
         )
 
     def describe(self, teacher: View, targets: Sequence[Target]) -> str:

@@ -44,7 +44,7 @@ class MGD(MapImitation):
         weight: factor of the loss, or auto.
         hidden: the probability that a cell of the student's map is set to 0, in [0, 1).
         level_mean: also divide the sum of a level by its cells, which the authors do not.
-        finest: how many of the finest level pairs to compare; None for all. Four for two-stage detectors (P2 to P5).
+        finest: how many of the finest strides to compare; None for all. Four for two-stage detectors (P2 to P5).
         schedule: when the loss counts, see `Schedule`.
         name: key of the loss.
 

@@ -43,7 +43,7 @@ class PKD(MapImitation):
 
     Args:
         weight: factor of the loss, or auto.
-        finest: how many of the finest level pairs to compare; None for all. The authors leave out the coarsest of
+        finest: how many of the finest strides to compare; None for all. The authors leave out the coarsest of
             five.
         schedule: when the loss counts, see `Schedule`.
         name: key of the loss.

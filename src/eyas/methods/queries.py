@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eyas.methods.method import Method, Need, Reads, Weight, count_per_process
+from eyas.methods.method import Method, Need, Reads, Weight
 from eyas.methods.schedule import Schedule
+from eyas.methods.weighted import whole_count
 from eyas.ops.boxes import to_centre_size
 from eyas.ops.losses import giou_loss
 from eyas.ops.matching import match
@@ -120,8 +121,7 @@ def row_losses(
 
 def mean_over_queries(rows: Tensor) -> Tensor:
     """(layers, batch, queries) losses as the mean over the batches of all processes, (layers,)."""
-    count = count_per_process(torch.tensor(rows[0].numel(), device=rows.device))
-    return rows.sum((1, 2)) / count
+    return rows.sum((1, 2)) / whole_count(rows[0].numel(), rows.device)
 
 
 @torch.no_grad()

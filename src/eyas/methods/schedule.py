@@ -48,9 +48,10 @@ class Schedule:
         Raises:
             EyasError: the loss is to fall or to stop early, and nobody has said how long the training is.
         """
-        if batch < self.start_step or batch >= self.last(batches):
+        last, fallen = self.last(batches), self._fallen(batch, batches)  # in the first batch, too: both may refuse
+        if not self.start_step <= batch < last:
             return 0.0
-        return self._fallen(batch, batches) * min(1.0, (batch - self.start_step + 1) / (self.ramp_steps + 1))
+        return fallen * min(1.0, (batch - self.start_step + 1) / (self.ramp_steps + 1))
 
     def last(self, batches: int | None) -> float:
         """The batch, from 0, in which the loss no longer counts; infinite without an early stop. Errors as `factor`."""

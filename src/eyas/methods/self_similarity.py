@@ -61,7 +61,7 @@ class SelfSimilarity(MapImitation):
         temperature: T of the softmax over cells, above 0.
         max_cells: the most cells of a map to compare with each other, at least 2: 1,024 take 4 MiB for each image and
             each of about six matrices.
-        finest: how many of the finest level pairs to compare; None for all.
+        finest: how many of the finest strides to compare; None for all.
         schedule: when the loss counts, see `Schedule`.
         name: key of the loss.
 

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eyas.methods.maps import MapImitation
-from eyas.methods.method import LevelPair, Method, Need, Reads, Weight
+from eyas.methods.method import LevelPair, Need, Reads, Weight
 from eyas.methods.queries import class_probabilities
 from eyas.methods.schedule import ALWAYS, Schedule
+from eyas.methods.weighted import image_share
 from eyas.ops.boxes import iou
 from eyas.types import EyasError, Target, View
 
@@ -62,7 +63,8 @@ def target_masks(states: Tensor, weights: Tensor, features: Tensor) -> Tensor:
     """
     # The weighted sum of cosines is one inner product, with the weighted sum of the directions.
     direction = (weights[..., None] * F.normalize(states.float(), dim=-1)).sum(2)
-    masks = torch.einsum("lbc,bchw->lbhw", direction, F.normalize(features.float(), dim=1)).clamp(min=LEAST)
+    with torch.autocast(features.device.type, enabled=False):
+        masks = torch.einsum("lbc,bchw->lbhw", direction, F.normalize(features.float(), dim=1)).clamp(min=LEAST)
     return masks / masks.amax((2, 3), keepdim=True)
 
 
@@ -74,10 +76,10 @@ def masked_loss(student: Tensor, teacher: Tensor, masks: Tensor) -> Tensor:
 class TargetAware(MapImitation):
     """Target-aware feature distillation (Chang et al., ICCV 2023), for a teacher of the DETR family.
 
-    Unit: a mean over batch, channels and cells of each level, summed over the layers of the teacher's decoder and over
-    levels. Published weight in this unit: 2, by TPRD's port for Deformable DETR with six layers. The student may be of
-    any family. The first level pair of each stride is compared, which is the encoder's; the teacher's map must have as
-    many channels as the states of its queries, and other levels are left out.
+    Unit: a mean over the images of all processes, channels and cells of each level, summed over the layers of the
+    teacher's decoder and over levels. Published weight in this unit: 2, by TPRD's port for Deformable DETR with six
+    layers. The student may be of any family. The first level pair of each stride is compared, which is the encoder's;
+    the teacher's map must have as many channels as the states of its queries, and other levels are left out.
 
     Args:
         weight: factor of the loss, or auto.
@@ -92,7 +94,6 @@ class TargetAware(MapImitation):
 
     reads: frozenset[Reads] = frozenset({"teacher_queries"})
     needs: tuple[Need, ...] = ("feature maps", "queries")
-    fingerprint = Method.fingerprint  # a cache has no queries
 
     def __init__(
         self,
@@ -125,7 +126,8 @@ class TargetAware(MapImitation):
                 f"they have {', '.join(str(theirs.shape[1]) for theirs in teacher)}. Pair levels of its encoder"
             )
         weights = query_weights(own.logits, own.boxes, targets, own.background, self.best)
+        share = image_share(student[0])
         return [
-            masked_loss(mine, theirs, target_masks(states, weights, theirs)) if suit else 0 * mine.sum()
+            share * masked_loss(mine, theirs, target_masks(states, weights, theirs)) if suit else 0 * mine.sum()
             for mine, theirs, suit in zip(student, teacher, suits, strict=True)
         ]

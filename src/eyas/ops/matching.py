@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,7 +22,8 @@ def match(cost: Tensor) -> tuple[Tensor, Tensor]:
 
     largest = torch.finfo(torch.float32).max
     known = cost.detach().float().nan_to_num(nan=largest, posinf=largest, neginf=largest).cpu()
-    pairs = [linear_sum_assignment(matrix) for matrix in known.flatten(0, -3).numpy()]
+    matrices = known.reshape(prod(cost.shape[:-2]), *cost.shape[-2:]).numpy()
+    pairs = [linear_sum_assignment(matrix) for matrix in matrices]
     shape = (2, *cost.shape[:-2], min(cost.shape[-2:]))
     chosen = np.stack([np.stack(pair) for pair in pairs], axis=1) if pairs else np.zeros(shape, dtype=np.int64)
     rows, columns = torch.from_numpy(chosen.reshape(shape)).to(cost.device)

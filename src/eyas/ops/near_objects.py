@@ -115,18 +115,20 @@ def near_object_masks_reference(
 def size_ranges(
     grids: Sequence[AnchorGrid], declared: Sequence[tuple[float, float] | None] | None = None
 ) -> list[tuple[float, float]]:
-    """Which boxes belong to each level, from fine to coarse, under ``by_size``: low <= sqrt(area) < high, in pixels.
+    """Which boxes belong to each level under ``by_size``: low <= sqrt(area) < high, in pixels.
 
     A declared range (the detector's own rule) is kept. The others are derived, and cover [0, inf) without gaps: the
     border between two neighbouring levels is the geometric mean of their typical anchor sides, so a box belongs to the
-    level whose anchors are closest in scale.
+    level whose anchors are closest in scale. Levels with the same typical side share a range.
 
     Raises:
         ValueError: ``declared`` has not one entry per level.
     """
-    sides = [math.exp(float(area(grid.cell_anchors).log().mean()) / 2) for grid in grids]
-    borders = [0.0, *(math.sqrt(fine * coarse) for fine, coarse in pairwise(sides)), math.inf]
-    derived = list(pairwise(borders))
+    sides = [round(float(area(grid.cell_anchors).log().mean()) / 2, 6) for grid in grids]  # their logarithms
+    distinct = sorted(set(sides))
+    borders = [0.0, *(math.exp((fine + coarse) / 2) for fine, coarse in pairwise(distinct)), math.inf]
+    ranges = dict(zip(distinct, pairwise(borders), strict=True))
+    derived = [ranges[side] for side in sides]
     if declared is None:
         return derived
     if len(declared) != len(grids):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from eyas.types.basics import EyasError
@@ -85,6 +85,11 @@ class HeadOutput:
         if self.deltas is None or self.decoder is None:
             raise EyasError("this head predicts no boxes, or its HeadOutput has no decoder")
         return self.decoder(self.deltas[rows, slots].float(), torch.cat(list(self.boxes))[rows].detach().float())
+
+    def detached(self) -> HeadOutput:
+        """The same output without gradients."""
+        deltas, distributions = (None if part is None else part.detach() for part in (self.deltas, self.distributions))
+        return replace(self, logits=self.logits.detach(), deltas=deltas, distributions=distributions)
 
 
 @dataclass(frozen=True)

@@ -57,5 +57,10 @@ class View:
         object.__setattr__(self, "grids", grids)
 
     def detached(self) -> View:
-        """The same view with detached feature maps."""
-        return replace(self, features=[feature.detach() for feature in self.features])
+        """The same view with detached feature maps, head outputs and losses."""
+        return replace(
+            self,
+            features=[feature.detach() for feature in self.features],
+            heads={name: head.detached() for name, head in self.heads.items()},
+            losses={name: loss.detach() for name, loss in self.losses.items()},
+        )

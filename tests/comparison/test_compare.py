@@ -517,6 +517,16 @@ def test_arms_are_scored_by_one_metric(made: Made, trained: list[Job], capsys: p
     assert trained == []
 
 
+def test_a_metric_to_rank_by_is_checked_before_any_training(
+    made: Made, trained: list[Job], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(made.out / "fgfi-0")
+    assert made.compare("--metric=map_99") == 2
+    assert "--metric map_99: the runs have map, map_50" in " ".join(capsys.readouterr().err.split())
+    assert trained == []
+    assert made.compare("--metric=map_75") == 0 and len(trained) == 1
+
+
 def test_an_arm_may_be_what_a_run_recorded(made: Made) -> None:
     """The config of a run has data, teacher and seed, which are those of the comparison here."""
     config = str(made.out / "fgfi-0" / "config.yaml")

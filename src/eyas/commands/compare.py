@@ -79,6 +79,7 @@ def compare(
     plan = make_plan(data, teacher, student, named, out=out, seeds=seeds, epochs=schedules, resolve=resolve_command)
     failed: Mapping[str, str] = {}
     if not report_only:
+        check_metric(plan, metric)
         check_arms(plan)
         with sole_use(out):
             if chosen is not None:
@@ -159,6 +160,22 @@ def applicable(
     if len(left_out) == len(trials):
         raise EyasError("no method applies:\n" + "\n".join(f"{name}: {reason}" for name, reason in left_out.items()))
     return Chosen(tuple(name for name in trials if name not in left_out), left_out)
+
+
+def check_metric(plan: Plan, metric: str | None) -> None:
+    """Raises EyasError for a metric to rank by that the trainings will not have."""
+    from eyas.data import read_splits
+    from eyas.evaluation import chosen_metric, evaluate
+    from eyas.runs.results import recorded_splits
+
+    if metric is None:
+        return
+    options = plan.arms[0].resolved
+    source, _ = read_splits(plan.data, recorded_splits(options))
+    rules = chosen_metric(options.get("run.metric"), options.get("run.max_detections"), source.format)
+    known = list(evaluate(rules, [], source.classes, []).summary)
+    if metric not in known:
+        raise EyasError(f"--metric {metric}: the runs have {', '.join(known)}")
 
 
 def check_arms(plan: Plan) -> None:

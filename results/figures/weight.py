@@ -1,4 +1,4 @@
-"""Draws docs/images/weight.png and prints the table of docs/weight.md, from the two sweeps in results.
+"""Draws docs/images/weight.png and prints a table of docs/results.md, from the two sweeps in results.
 
 ``python results/figures/weight.py``
 """

@@ -323,7 +323,7 @@ def test_the_harness_finds_every_kind_of_difference(trial: Callable[..., Trial])
         assert main(list(made.arguments)) == 0
     assert judged(other, one) == []
     log = (other.out / "log.jsonl").read_text().splitlines(keepends=True)
-    again = next(line for line in log if '"train"' in line)
+    again = next(line for line in log if '"kind": "train"' in line)
     (other.out / "log.jsonl").write_text("".join((*log, again)))
     assert any("steps [1, 2, 1]" in text for text in differences(one.out, other.out))
     changed = [json.dumps({**json.loads(line), "lr": 0}) + "\n" if line == again else line for line in log]

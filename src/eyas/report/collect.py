@@ -51,12 +51,6 @@ class ReportOptions:
     device: torch.device
     boxes: BoxForm | None = None
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise EyasError(f"threshold must lie in [0, 1], got {self.threshold}")
-        if self.images < 1:
-            raise EyasError(f"images must be at least 1, got {self.images}")
-
 
 @dataclass(frozen=True, eq=False)
 class ReportData:

@@ -145,7 +145,7 @@ def disturb(data: Path, folder: Path, number: signal.Signals, seed: int) -> dict
     chance, out, said = random.Random(seed), folder / f"{number.name}-{seed}", folder / f"{number.name}-{seed}.txt"
     arguments = [*options(data, out, 100_000), f"--dataset.worker_timeout={TIMEOUT}"]
     with command(arguments, said) as running:
-        wait_for(lambda: (out / "log.jsonl").exists() and '"train"' in (out / "log.jsonl").read_text(), running)
+        wait_for(lambda: (out / "log.jsonl").exists() and '"kind": "train"' in (out / "log.jsonl").read_text(), running)
         time.sleep(chance.random())
         workers = descendants(running.pid)
         started = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,6 +20,7 @@ import eyas
 from eyas.__main__ import main
 from eyas.data import DataSource, SplitOptions, check_images, copies, read, read_splits
 from eyas.data.formats.hub import SPEC
+from eyas.data.formats.objects import annotations_of, find_columns
 from eyas.data.images import content_digests, read_pixels
 from eyas.types import EyasError
 from helpers.drawn import CLASSES, THINGS, WIDTH, assert_drawn, draw
@@ -191,6 +193,41 @@ def test_crowd_and_area_are_read(tmp_path):
     assert source.classes == ("4", "9") and "the classes have no names, only numbers" in source.warnings[0]
     assert record.boxes.tolist() == [[1, 2, 11, 12]] and record.attributes["area"].tolist() == [55]
     assert record.ignore.tolist() == [[0, 0, 20, 20]] and record.ignore_labels.tolist() == [1]
+
+
+@pytest.mark.parametrize(("crowd", "plain"), [(True, False), ("true", "False"), (1.0, 0), ("1", None)])
+def test_a_crowd_is_one_however_the_flag_is_written(crowd, plain):
+    lists = {"bbox": [[1, 2, 10, 10], [0, 0, 20, 20]], "category": [0, 0], "iscrowd": [plain, crowd]}
+    columns = find_columns(lists, "x")
+    assert columns is not None
+    found = annotations_of(lists, columns, "xywh", lambda *_: 0, "image 0")
+    assert [one.ignore for one in found] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"iscrowd": ["yes"]}, "image 0 has iscrowd 'yes'; write 0 or 1"),
+        ({"iscrowd": [[1]]}, r"image 0 has iscrowd \[1\]; write 0 or 1"),
+        ({"area": [-1]}, "image 0 has the area -1; write its pixels"),
+        ({"area": [math.nan]}, "image 0 has the area nan; write its pixels"),
+    ],
+)
+def test_flags_and_areas_that_are_none_are_refused(more, said):
+    lists = {"bbox": [[1, 2, 10, 10]], "category": [0], **more}
+    columns = find_columns(lists, "x")
+    assert columns is not None
+    with pytest.raises(EyasError, match=said):
+        annotations_of(lists, columns, "xywh", lambda *_: 0, "image 0")
+
+
+def test_a_line_ends_at_a_newline_alone(tmp_path):
+    """JSON may hold U+2028 and U+0085 in a text."""
+    root = image_folder(tmp_path / "set")
+    lines = [json.loads(line) for line in (root / "metadata.jsonl").read_text().splitlines()]
+    written = [json.dumps({**line, "caption": "a\u2028b\u0085c"}, ensure_ascii=False) for line in lines]
+    (root / "metadata.jsonl").write_text("\r\n".join(written), encoding="utf-8")
+    assert len(read(root, "all", boxes="xywh").records) == len(lines)
 
 
 def test_classes_that_are_numbers_get_names_by_the_option(tmp_path):

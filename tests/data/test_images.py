@@ -14,7 +14,7 @@ from PIL import Image
 
 from eyas.data import read
 from eyas.data.formats.records import build_record
-from eyas.data.images import MAX_PIXELS, ImageError, decode, image_size
+from eyas.data.images import MAX_PIXELS, ImageError, check_header, decode, image_size
 from eyas.types import EyasError, Record
 
 WIDTH, HEIGHT = 40, 24
@@ -114,6 +114,38 @@ def test_more_than_8_bits_are_refused(tmp_path: Path, mode: str) -> None:
     Image.new(mode, (WIDTH, HEIGHT)).save(path)
     with pytest.raises(ImageError, match=r"a\.tif: has more than 8 bits per channel"):
         decode(record(path))
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def deep_png(kind: int, channels: int) -> bytes:
+    """A PNG of 16 bits per channel, as a sensor of 12 bits fills it."""
+    row = b"\0" + struct.pack(">H", 4095) * WIDTH * channels
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, kind, 0, 0, 0)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(row * HEIGHT)), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("colour.png", deep_png(2, 3)),
+        ("transparent.png", deep_png(6, 4)),
+        ("grey and transparent.png", deep_png(4, 2)),
+        ("a.ppm", b"P6 %d %d 4095\n" % (WIDTH, HEIGHT) + struct.pack(">H", 4095) * WIDTH * HEIGHT * 3),
+    ],
+)
+def test_more_than_8_bits_of_colour_are_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    """Pillow opens them as 8 bits, of which 4095 is 15 in a PNG."""
+    path = tmp_path / name
+    path.write_bytes(content)
+    for look in (decode, check_header):
+        with pytest.raises(ImageError, match="has more than 8 bits per channel"):
+            look(record(path))
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "b.ppm")
+    check_header(record(tmp_path / "b.ppm"))
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])

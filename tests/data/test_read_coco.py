@@ -15,6 +15,7 @@ from eyas.data import read, write_coco
 from eyas.data.formats.classes import known
 from eyas.data.formats.coco import parse
 from eyas.data.images import decode
+from eyas.evaluation.coco import results
 from eyas.types import EyasError
 
 FILE = Path("instances_train.json")
@@ -184,3 +185,19 @@ def test_a_side_that_is_no_number_is_refused(tmp_path, side):
     images = [{"id": 1, "file_name": "a.png", "width": side, "height": 10}]
     with pytest.raises(EyasError, match=r"image 1 has the width .*; write a number"):
         read(save(tmp_path, "train.json", content(images=images), "."), "train")
+
+
+def test_ids_that_are_texts_stay_as_they_are_written(tmp_path):
+    """Digits are compared as the numbers that they are, of any length, and written as they stood."""
+    data = content(EMU)
+    long = "20230915123456789012"
+    data["images"][0]["id"], data["images"][1]["id"] = "000042", long
+    data["annotations"] = [{**EMU, "id": 1, "image_id": "000042"}, {**EMU, "id": 2, "image_id": long}]
+    other = {"id": f"{long[:-1]}3", "file_name": "c.png", "width": 20, "height": 10}
+    root = save(tmp_path, "train.json", {**data, "images": [*data["images"], other]}, ".")
+    Image.new("RGB", (20, 10)).save(root / "c.png")
+    source = read(root, "train")
+    assert [one.image_id for one in source.records] == ["000042", long, f"{long[:-1]}3"]
+    assert [len(one.boxes) for one in source.records] == [1, 1, 0]
+    found = {"boxes": torch.ones(1, 4), "labels": torch.zeros(1).long(), "scores": torch.ones(1)}
+    assert [one["image_id"] for one in results(source, [found] * 3)] == ["000042", int(long), int(long) + 1]

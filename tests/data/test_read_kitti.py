@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eyas.data import read
+from eyas.data import SplitOptions, read, read_splits
 from eyas.data.formats.kitti import KITTI_CLASSES, parse
 from eyas.types import EyasError
 
@@ -85,3 +85,13 @@ def test_missing_parts_are_named(tmp_path):
     (tmp_path / "ImageSets/train.txt").write_text("000001\n000007\n")
     with pytest.raises(EyasError, match=r"000007\.txt: no such file"):
         read(tmp_path, "train")
+
+
+def test_classes_that_are_not_chosen_are_counted_and_a_misspelt_one_is_refused(tmp_path):
+    """KITTI's own types, too: by the default classes they are background without a word."""
+    root = make(tmp_path / "d", {"1": "\n".join(map(line, ("Car", "Pedestrian", "Truck", "Van")))})
+    assert not read(root, "all").warnings
+    (warning,) = read(root, "all", classes=["car"]).warnings
+    assert "Pedestrian (1), Truck (1)" in warning, "Van is Car's neighbour"
+    with pytest.raises(EyasError, match=r"no object of class pedestrain in split .*, which has others: Pedestrian"):
+        read_splits(root, SplitOptions(train_split="all", val_split="all", classes=["car", "pedestrain"]))

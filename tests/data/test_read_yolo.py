@@ -11,6 +11,7 @@ from eyas.data import read
 from eyas.data.formats.classes import known
 from eyas.data.formats.yolo_config import parse_config
 from eyas.data.formats.yolo_labels import label_paths, parse
+from eyas.data.identity import source_digest
 from eyas.types import EyasError
 
 FILE = Path("a.txt")
@@ -142,3 +143,18 @@ def test_a_description_that_is_not_believed(tmp_path, line, message):
 def test_a_path_that_no_folder_can_have_is_not_there(tmp_path):
     root = make(tmp_path / "d", f"names: [cat]\npath: {'x' * 5000}\ntrain: images/train\n", {"a": ""})
     assert [r.image_id for r in read(root, "train").records] == ["images/train/a.png"]
+
+
+@pytest.mark.parametrize("given", ["d", ".", "d/data.yaml"])
+def test_absolute_paths_in_a_data_set_that_is_given_by_a_relative_one(tmp_path, monkeypatch, given):
+    """As Ultralytics writes ``path:``, and Darknet its lists."""
+    config = f"path: {tmp_path / 'd'}\nnames: [cat]\ntrain: images/train\nval: val.txt\n"
+    root = make(tmp_path / "d", config, {"a": "0 .5 .5 .5 .5"})
+    make(root / "more", "", {"b": "0 .5 .5 .5 .5"}, folder="images/val")
+    (root / "val.txt").write_text(f"{root}/more/images/val/b.png\n{root}/images/train/a.png\n")
+    monkeypatch.chdir(root if given == "." else tmp_path)
+    train, val = (read(Path(given), split) for split in ("train", "val"))
+    assert [len(one.boxes) for one in (*train.records, *val.records)] == [1, 1, 1]
+    assert not train.problems and not val.problems and not val.warnings
+    assert [one.image_id for one in val.records] == ["more/images/val/b.png", "images/train/a.png"]
+    assert source_digest(val) == source_digest(read(root, "val"))

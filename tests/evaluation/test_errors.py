@@ -71,6 +71,18 @@ def test_a_second_detection_goes_to_a_free_object_before_it_is_a_duplicate() -> 
     assert (judged.verdicts, judged.outcomes) == (("correct", "duplicate"), ("found", "missed"))
 
 
+def test_the_order_of_the_kinds_is_that_of_tide() -> None:
+    """A detection that is badly placed on its own class and well on another is the first; on a taken object of its own
+    class and well on another, of the wrong class."""
+    wide: Box = (0, 0, 100, 100)
+    both = record(((0, 0, 40, 100), 0), ((0, 0, 90, 100), 1))
+    judged = judge(both, found((wide, 0, 0.9)), threshold=0.3)
+    assert (judged.verdicts, judged.outcomes) == (("localisation",), ("localisation", "missed"))
+    same = record((A, 0), (A, 1))
+    assert judge(same, found((A, 0, 0.9), (A, 0, 0.8)), threshold=0.3).verdicts == ("correct", "class")
+    assert judge(record((A, 0)), found((A, 0, 0.9), (A, 0, 0.8)), threshold=0.3).verdicts == ("correct", "duplicate")
+
+
 def test_low_scores_are_not_judged() -> None:
     judged = judge(record((A, 0)), found((A, 0, 0.29), (FAR, 0, 0.31)), threshold=0.3)
     assert (judged.kept, judged.verdicts, judged.outcomes) == ((1,), ("false",), ("missed",))

@@ -130,13 +130,19 @@ def read_pixels(record: Record) -> npt.NDArray[np.uint8]:
 
 def _check_opened(image: Image.Image, record: Record) -> tuple[int, int]:
     """(width, height) as a viewer shows the image. Raises `ImageError` when it cannot be used for the record."""
-    if image.mode.startswith(("I", "F")):
+    if image.mode.startswith(("I", "F")) or _is_deep(image):
         raise ImageError(f"{record.path}: has more than 8 bits per channel ({image.mode}); convert it to 8 bits")
     wanted, seen = (record.width, record.height), _seen_size(image.size, _orientation(image))
     if wanted not in (seen, image.size):
         sizes = f"is {seen[0]}x{seen[1]} pixels, but its annotation says {wanted[0]}x{wanted[1]}"
         raise ImageError(f"{record.path}: {sizes}; correct the annotation, or put back the image that it belongs to")
     return seen
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether the file has more than 8 bits per channel, of which Pillow would take the upper ones."""
+    of_tiles = [(codec, raw) for codec, _, _, raw in getattr(image, "tile", ())]
+    return any(";16" in str(raw) or (codec == "ppm" and int(raw[1]) > 255) for codec, raw in of_tiles)
 
 
 def is_image(path: Path) -> bool:

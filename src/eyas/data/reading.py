@@ -197,6 +197,8 @@ def _opened(
     root: Path, split: str, format: str | None, boxes: BoxForm | None, classes: Choice | Classes | None
 ) -> _Folder:
     root = Path(root)
+    if root.exists():  # not the name of a hub: files may name their images by absolute paths
+        root = root.absolute()
     if not root.is_dir() and not _recognised(root):
         raise EyasError(
             f"{root}: no such folder; give the folder of a data set, the YAML file of a YOLO data set, the JSON file "

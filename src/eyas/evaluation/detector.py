@@ -6,6 +6,7 @@ from pathlib import Path
 
 from eyas.args import DataArgs
 from eyas.data import DataSource, Resize, read
+from eyas.data.options import BoxForm
 from eyas.detectors import check_detector
 from eyas.detectors.class_names import match_by_name, shared_classes
 from eyas.evaluation import EvaluationResult, default_metric
@@ -22,6 +23,7 @@ def evaluate(
     *,
     metric: str | None = None,
     classes: list[str] | None = None,
+    boxes: BoxForm | None = None,
     resize: Resize | None = None,
     batch_size: int = 8,
     workers: int = 0,
@@ -33,11 +35,13 @@ def evaluate(
 
     Args:
         detector: any detector, on the device where it is to run; its mode and device stay as they are.
-        data: folder of a data set: COCO, VOC, KITTI or YOLO, recognised from its files; or what `eyas.read` returns,
-            whose split and classes then count.
+        data: folder of a data set, recognised from its files, or another name that `eyas.read` takes; or what that
+            returns, whose split and classes then count.
         split: name of the split.
-        metric: "coco", "voc" or "kitti"; by default the data format's.
+        metric: "coco", "voc" or "kitti", or "coco_max300" for so many detections of a class in an image; by default the
+            data format's.
         classes: class names of the data, in label order; by default the data set's own.
+        boxes: "xywh" or "xyxy", how boxes are written, for the formats that leave it open (imagefolder, hf).
         resize: size of the detector's input; by default the image's.
         batch_size: images at a time.
         workers: processes that decode images.
@@ -51,7 +55,7 @@ def evaluate(
             that the detector cannot take.
     """
     check_detector(detector, "eyas.evaluate")
-    source = data if isinstance(data, DataSource) else read(Path(data), split, classes=classes)
+    source = data if isinstance(data, DataSource) else read(Path(data), split, classes=classes, boxes=boxes)
     rule, device = metric or default_metric(source.format), some_parameter(detector).device
     matched = match_by_name(detector, source.classes, "the detector")
     batches = batches_on(device, source, DataArgs(resize=resize or Resize(), batch_size=batch_size, workers=workers))

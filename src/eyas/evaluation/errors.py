@@ -9,13 +9,13 @@ The detections of an image are judged in descending order of score. A detection 
 - *correct* when its IoU with an object of its class that no earlier one took is at least 0.5; it takes the object that
   it overlaps most;
 - *ignored* when more than half of it lies on an ignore region of its class, or of every class;
-- a *duplicate* when its IoU with an object of its class that was taken is at least 0.5;
+- badly *localised* when its largest IoU with an object of its class is at least 0.1 and below 0.5;
 - of the wrong *class* when its IoU with an object of another class is at least 0.5;
-- badly *localised* when its IoU with an object of its class is at least 0.1;
+- a *duplicate* when its IoU with an object of its class, which was taken, is at least 0.5;
 - *false* otherwise: on the background.
 
 An object is *found* when a correct detection took it; else seen only as another *class*, or only badly *localised*,
-when such a detection overlaps it most; else *missed*.
+when such a detection overlaps it most, among the objects of other classes or of its own; else *missed*.
 """
 
 from __future__ import annotations
@@ -133,15 +133,13 @@ def _verdict(own: Array, other: Array, ignored: bool, taken: Flags, seen: dict[s
         return "correct"
     if ignored:
         return "ignored"
-    if own.max() >= MATCH:
-        return "duplicate"
+    if TOUCH <= own.max() < MATCH:
+        seen["localisation"].add(int(own.argmax()))
+        return "localisation"
     if other.max() >= MATCH:
         seen["class"].add(int(other.argmax()))
         return "class"
-    if own.max() >= TOUCH:
-        seen["localisation"].add(int(own.argmax()))
-        return "localisation"
-    return "false"
+    return "duplicate" if own.max() >= MATCH else "false"
 
 
 def _outcome(index: int, taken: bool, seen: dict[str, set[int]]) -> str:

@@ -128,7 +128,7 @@ def collect(
     models, more = load_models(origins, list(first.per_class))
     notes += [*unnamed, *more]
     if options.teacher is not None and models and TEACHER not in models:
-        raise EyasError(notes[-1])
+        raise EyasError(" ".join(more))
     if TEACHER in models and source is not None:
         unlike = unlike_training(models[TEACHER].origin, models[TEACHER].resize, source.records)
         notes += [f"The teacher {unlike}."] if unlike is not None else []

@@ -8,8 +8,8 @@ written as text.
 from __future__ import annotations
 
 import json
-import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +37,7 @@ __all__ = ["LAYOUT", "parse", "read_split", "recognised", "recognised_loosely", 
 LISTS = ("images", "annotations", "categories")
 
 Key = int | str
+DIGITS = re.compile("-?[0-9]{1,100}")
 """An id of an image or an annotation: a whole number, also where it is written as text, or another text."""
 
 
@@ -160,7 +161,8 @@ def records_of(
             for side in ("width", "height")
         ]
         size = fields.stated_size(sides[0], sides[1], where) or image_size(file)
-        record, wrong = build_record(str(key), file, size, found[key], path)
+        own = image["id"] if isinstance(image["id"], str) else str(key)  # as written: "000042" is not "42"
+        record, wrong = build_record(own, file, size, found[key], path)
         records.append(record)
         problems += [Problem(p.path, p.line, f"{name}: {p.message}") for p in wrong]
     return records, problems
@@ -203,14 +205,9 @@ def _annotation(
     stated = entry.get("area")
     area = (box[2] - box[0]) * (box[3] - box[1])
     if stated is not None:
-        area = fields.real(stated, f"{path}: {name} has the area")
-        if not 0 <= area < math.inf:
-            raise EyasError(f"{path}: {name} has the area {area:g}; write its pixels, or leave it out")
-    flag = entry.get("iscrowd", 0)
-    crowd = flag if isinstance(flag, bool) else fields.whole(fields.FLAGS.get(str(flag).lower(), flag))
-    if crowd not in (0, 1):
-        raise EyasError(f"{path}: {name} has iscrowd {fields.shown(flag)}; write 0 or 1")
-    return Annotation(box, label, None, bool(crowd), {} if crowd else {"area": area}, name)
+        area = fields.area(stated, f"{path}: {name} has the area")
+    crowd = fields.flag(entry.get("iscrowd", 0), f"{path}: {name} has iscrowd")
+    return Annotation(box, label, None, crowd, {} if crowd else {"area": area}, name)
 
 
 def _box(entry: Mapping[str, Any], where: str) -> Box:
@@ -237,8 +234,10 @@ def _by_id(entries: Sequence[Any], path: Path, kind: str) -> dict[Key, Any]:
 
 
 def id_of(entry: Any, key: str, path: Path, name: str) -> Key:
-    """An id: a whole number, also as 1.0 or "1", or another text."""
+    """An id: a whole number, also as 1.0, "1" or "001", or another text."""
     value = _field(entry, key, path, name)
+    if isinstance(value, str) and DIGITS.fullmatch(value):
+        return int(value)  # exactly: a float has 15 digits
     number = fields.whole(value)
     if number is not None:
         return number

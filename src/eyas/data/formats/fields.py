@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import reprlib
 from collections.abc import Iterable
 from contextlib import suppress
@@ -23,6 +24,7 @@ COCO_LIMIT = 2**33
 CLASSES_OPTION = "--dataset.classes (`eyas data`: --classes)"
 
 
+LINE_END = re.compile("\r\n|\r|\n")
 FLAGS = {"false": "0", "true": "1"}
 """A flag as some tools write it."""
 
@@ -71,6 +73,31 @@ def whole(value: object) -> int | None:
         found = math.nan if isinstance(value, bool) else real(value, "")
         return int(found) if found.is_integer() else None
     return None
+
+
+def flag(value: object, where: str) -> bool:
+    """A flag: 0 or 1, true or false, as one or as text. Raises `EyasError` that begins with ``where``."""
+    if isinstance(value, bool):
+        return value
+    text = value.strip().lower() if isinstance(value, str) else value
+    found = whole(FLAGS.get(text, text) if isinstance(text, str) else text)
+    if found not in (0, 1):
+        raise EyasError(f"{where} {shown(value)}; write 0 or 1")
+    return bool(found)
+
+
+def area(value: object, where: str) -> float:
+    """The area of an object, square pixels. Raises `EyasError` that begins with ``where``."""
+    found = real(value, where)
+    if not 0 <= found < math.inf:
+        raise EyasError(f"{where} {found:g}; write its pixels, or leave it out")
+    return found
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a file. `str.splitlines` would also split at characters that stand inside a text, as U+2028."""
+    lines = LINE_END.split(text)
+    return lines if lines[-1] else lines[:-1]
 
 
 def stated_size(width: float, height: float, where: str) -> tuple[int, int] | None:
@@ -139,7 +166,7 @@ def annotation_files(listed: Path, folder: Path, suffix: str, folders: Folders |
     """
     folders = folders or Folders()
     lines: dict[str, int] = {}
-    for line, content in enumerate(read_text(listed, LIST_LIMIT).splitlines(), start=1):
+    for line, content in enumerate(lines_of(read_text(listed, LIST_LIMIT)), start=1):
         if not content.strip():
             continue
         name = _listed_name(content.strip(), folder, suffix, f"{listed}:{line}", folders)

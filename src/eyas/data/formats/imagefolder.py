@@ -126,7 +126,7 @@ def _has_boxes(path: Path) -> bool:
 
 def _lines(path: Path) -> Iterator[Line]:
     names = set()
-    for number, text in enumerate(fields.read_text(path, fields.COCO_LIMIT).splitlines(), start=1):
+    for number, text in enumerate(fields.lines_of(fields.read_text(path, fields.COCO_LIMIT)), start=1):
         if not text.strip():
             continue
         where = f"{path}:{number}"

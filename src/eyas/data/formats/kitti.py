@@ -68,10 +68,10 @@ def parse(text: str, path: Path, classes: Sequence[str] | Classes) -> list[Annot
             annotations.append(Annotation((x1, y1, x2, y2), labels[key], line, False, attributes, kind))
         elif key in regions:
             annotations.append(Annotation((x1, y1, x2, y2), regions[key], line, True, name=kind))
+        elif not chosen.refuses:
+            chosen.label(kind, where)  # which counts it as left out
         elif key in map(str.lower, TYPES):
             continue  # background, by the rules of the devkit
-        elif not chosen.refuses:
-            chosen.label(kind, where)
         else:
             all_types = ", ".join(dict.fromkeys((*chosen.names, *TYPES)))
             unknown = f"{where}: unknown class {fields.shown(kind)}; the known ones are {all_types}"

@@ -107,9 +107,9 @@ def annotations_of(
         if (number := label(kind, where)) is None:
             continue
         x1, y1, x2, y2 = corners = as_corners(box, form)
-        ignore = index < len(crowd) and bool(fields.whole(crowd[index]))
-        stated = areas[index] if index < len(areas) else None
-        area = (x2 - x1) * (y2 - y1) if stated is None else fields.real(stated, f"{where} has the area")
+        flag, stated = (values[index] if index < len(values) else None for values in (crowd, areas))
+        ignore = flag is not None and fields.flag(flag, f"{where} has {columns.crowd}")
+        area = (x2 - x1) * (y2 - y1) if stated is None else fields.area(stated, f"{where} has the area")
         name = f"box {index + 1}"
         found.append(Annotation(corners, number, None, ignore, {} if ignore else {"area": area}, name))
     return found

@@ -89,7 +89,7 @@ def _listed(list_file: Path, config: YoloConfig, folders: Folders) -> list[Path]
     """The images of a list file: one path a line, quoted or not, relative to the list or to the data set's folder."""
     lines = {
         line: content.strip().strip("\"'") if content.strip()[0] in "\"'" else content.strip()
-        for line, content in enumerate(fields.read_text(list_file, fields.LIST_LIMIT).splitlines(), start=1)
+        for line, content in enumerate(fields.lines_of(fields.read_text(list_file, fields.LIST_LIMIT)), start=1)
         if content.strip()
     }
     place = find_place(list(lines.values()), [list_file.parent, config.base], folders)

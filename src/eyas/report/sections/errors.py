@@ -66,9 +66,9 @@ def definitions(threshold: float) -> str:
     """The kinds of error, in words."""
     return (
         f"Detections with a score of at least {threshold:g}, highest first. Correct: IoU of at least {MATCH:g} with "
-        "an object of its class that no better one has taken. Duplicate: the same, but the object is taken. Wrong "
-        f"class: IoU of at least {MATCH:g} with an object of another class. Badly localised: IoU of {TOUCH:g} to "
-        f"{MATCH:g} with an object of its class. False: all others, on the background. Detections on ignore regions do "
+        f"an object of its class that no better one has taken. Else badly localised: IoU of {TOUCH:g} to {MATCH:g} "
+        f"with an object of its class. Else wrong class: IoU of at least {MATCH:g} with an object of another class. "
+        "Else duplicate: an object of its class that is taken. False: all others. Detections on ignore regions do "
         "not count. An object is found when a correct detection took it; else seen as another class, or badly "
         "localised, when such a detection is on it; else missed. The kinds are those of TIDE (Bolya et al., ECCV 2020)."
     )
@@ -84,6 +84,8 @@ def _by_kind(
     rows = [[name, *(f"{found[kind]:,}" for kind in names)] for name, found in counts.items()]
     colours = {names[kind]: css_colour(KIND_COLOURS[kind]) for kind in drawn}
     whole = table(caption, ["detector", *names.values()], rows)
+    if not objects:
+        return join([]), whole
     return legend(colours, label="Colours of the bars"), beside(figure(drawing(draw, label), ""), whole)
 
 

@@ -143,6 +143,14 @@ def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object, **__: object) -> None:
         raise URLError("no network")
 
+    # Trained on other pixels than SSD300 gives its backbone, or than the others give theirs.
+    for model, weights in (
+        ("ssd", "IMAGENET1K_V1"),
+        ("ssd", "VGG16_Weights.DEFAULT"),
+        ("faster_rcnn", "IMAGENET1K_FEATURES"),
+    ):
+        with pytest.raises(EyasError, match=f"no weights '{weights}'"):
+            build(model, ["a"], backbone="vgg16", weights=weights)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
     with pytest.raises(EyasError, match="could not be downloaded") as refused:

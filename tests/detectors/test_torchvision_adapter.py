@@ -12,6 +12,7 @@ from torchvision.models.detection import (
     FasterRCNN,
     fasterrcnn_resnet50_fpn,
     fcos_resnet50_fpn,
+    maskrcnn_resnet50_fpn,
     retinanet_resnet50_fpn,
     ssd300_vgg16,
 )
@@ -234,3 +235,12 @@ def test_levels_of_equal_stride_share_what_the_first_pools() -> None:
     assert [level.stride for level in levels] == [32, 32, 64]
     assert levels[0].box_range == (0.0, float("inf"))
     assert all(low >= high for low, high in (level.box_range for level in levels[1:]))
+
+
+def test_what_learns_masks_can_teach_and_is_not_trained() -> None:
+    network = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3, box_detections_per_img=5)
+    detector = TorchvisionDetector(network, CLASSES)
+    assert len(detector.levels) == 5
+    target: Target = {"boxes": torch.tensor([[1.0, 2, 30, 40]]), "labels": torch.zeros(1, dtype=torch.int64)}
+    with pytest.raises(EyasError, match=r"MaskRCNN also learns masks .* cannot be trained here"):
+        detector.train().losses(torch.rand(1, 3, 64, 64), [target])

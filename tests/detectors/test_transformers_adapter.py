@@ -17,6 +17,7 @@ from torchvision.models.detection import retinanet_resnet50_fpn
 
 import eyas
 from eyas.detectors import TransformersDetector, retinanet, transformers_detector
+from eyas.detectors.backbone import backbone_stages
 from eyas.detectors.transformers.adapter import loss_terms
 from eyas.detectors.transformers.families import FAMILIES
 from eyas.nn.taps import Taps, tap_features
@@ -266,13 +267,23 @@ def test_frozen_stages_are_no_levels_of_a_student() -> None:
     assert len(TransformersDetector(model).levels) == 3
 
 
-@pytest.mark.parametrize("family", ["LwDetrForObjectDetection", "RfDetrForObjectDetection"])
-def test_levels_of_as_many_queries_as_real_models_have(family: str) -> None:
-    """They are chosen among the cells, of which a small image has too few."""
+@pytest.mark.parametrize(
+    "family",
+    [
+        "LwDetrForObjectDetection", "RfDetrForObjectDetection", "RTDetrForObjectDetection", "RTDetrV2ForObjectDetection",
+        "DFineForObjectDetection", "Deimv2ForObjectDetection", "Deimv2ForObjectDetection lite",
+    ],
+)  # fmt: skip
+def test_more_queries_than_a_small_image_has_cells(family: str) -> None:
+    """They are chosen among the cells; levels and stages are found before that."""
     config: Any = CONFIGS[family]()
-    config.num_queries = 300
+    config.num_queries = 2000
     detector = TransformersDetector(class_of(family)(config))
-    assert [(level.stride, level.channels) for level in detector.levels.values()] == LEVELS[family]
+    usual = TransformersDetector(class_of(family)(CONFIGS[family]()))
+    assert [(name, level.stride, level.channels) for name, level in detector.levels.items()] == [
+        (name, level.stride, level.channels) for name, level in usual.levels.items()
+    ]
+    assert backbone_stages(detector) == backbone_stages(usual)
 
 
 def test_grid() -> None:

@@ -21,7 +21,7 @@ from torch import nn
 from eyas.__main__ import main
 from eyas.commands.export import export
 from eyas.detectors import build, deploy
-from eyas.detectors.deployed import Candidates, Deployed, as_predictions, nms_kept, top_scores
+from eyas.detectors.deployed import Candidates, Deployed, as_predictions, detections, nms_kept, top_scores
 from eyas.export.check import difference, failures, latencies, raw_differences
 from eyas.export.formats import ExportedDetector, open_detector, pad_to
 from eyas.export.onnx_format import OnnxExporter, OnnxRuntime, add_metadata, to_onnx, without_heads
@@ -167,6 +167,14 @@ def test_images_are_padded_as_in_a_batch() -> None:
     assert torch.equal(padded[1, :, 5, 7], as_float(torch.tensor(FILL, dtype=torch.uint8)))
     with pytest.raises(EyasError, match=r"up to 3 x 8 .* 4 x 5; export with --dynamic_size"):
         pad_to(images, (3, 8))
+
+
+def test_a_dropped_background_leaves_no_gap_in_the_scores() -> None:
+    found = Candidates(torch.arange(12.0).view(1, 3, 4), torch.tensor([[0.9, 0.8, 0.7]]), torch.tensor([[1, 0, 2]]))
+    left = detections(found, 3, threshold=0.1, nms=1.0, count=4, first_label=1)
+    assert left.scores.tolist() == [[pytest.approx(0.9), pytest.approx(0.7), 0.0]]
+    assert left.labels.tolist() == [[0, 1, -1]] and left.boxes[0, 1].tolist() == [8, 9, 10, 11]
+    assert left.boxes[0, 2].tolist() == [0] * 4
 
 
 def test_failures_name_every_output_that_differs() -> None:

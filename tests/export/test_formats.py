@@ -8,20 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eyas.args import DataArgs
-from eyas.data import read
+from eyas.data import read, write_coco
 from eyas.detectors.deployed import DETECTIONS, Deployed
 from eyas.export import export_detector, open_detector
 from eyas.export.formats import EXPORTERS, RUNTIMES
 from eyas.export.pipeline import summary
 from eyas.export.protocols import Files, Runtime
-from eyas.export.trial import ExportImages
+from eyas.export.trial import ExportImages, Trial
 from eyas.runs.opening import load
-from eyas.types import EyasError, Size
+from eyas.types import EyasError, Level, Prediction, Size
 from helpers.tiny import CLASSES, one_epoch, write_squares
 
 
@@ -120,3 +121,43 @@ def test_images_that_are_larger_than_the_input_do_not_calibrate(tmp_path: Path) 
     assert replace(images, size=None).fitting() == replace(images, size=None)
     with pytest.raises(EyasError, match="no image of train fits in 8 x 8"):
         replace(images, size=(8, 8)).fitting()
+
+
+class Seen(nn.Module):
+    """Detects nothing, and keeps the sizes of what it is given."""
+
+    classes = CLASSES
+    levels: Mapping[str, Level] = {}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[tuple[int, int]] = []
+
+    @property
+    def network(self) -> nn.Module:
+        return self
+
+    def predict(self, images: Tensor) -> list[Prediction]:
+        self.sizes.append((images.shape[-2], images.shape[-1]))
+        nothing = Prediction(boxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0).long())
+        return [nothing] * len(images)
+
+
+def test_pytorch_is_scored_on_what_the_file_is_given(tmp_path: Path) -> None:
+    """Where images differ in size, both see them padded to the input, and the score without padding stands beside."""
+    root = write_coco_of_sizes(tmp_path, [(40, 64), (64, 48)])
+    images, detector = ExportImages(read(root, "val"), DataArgs(batch_size=1, workers=0), (64, 64)), Seen()
+    images.score("PyTorch", detector, "coco")  # type: ignore[arg-type]
+    assert detector.sizes == [(64, 64), (64, 64)] == [tuple(image.shape[-2:]) for image in images]
+    trial = Trial(detector, detector, None, images, "coco", raw=False)  # type: ignore[arg-type]
+    assert trial.score_without_padding() is not None and detector.sizes[2:] == [(40, 64), (64, 48)]
+    one = replace(trial, images=images.first(1))
+    assert one.score_without_padding() is not None
+    assert replace(one, images=replace(one.images, size=(40, 64))).score_without_padding() is None
+
+
+def write_coco_of_sizes(root: Path, sizes: Sequence[tuple[int, int]]) -> Path:
+    boxes, labels = torch.tensor([[4.0, 5.0, 30.0, 30.0]]), torch.zeros(1, dtype=torch.int64)
+    items = [(f"{n}", np.zeros((*size, 3), np.uint8), boxes, labels) for n, size in enumerate(sizes)]
+    write_coco(root, "val", CLASSES, items)
+    return root

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eyas.nn.taps import Taps, tap_features
+from eyas.nn.taps import Taps, stopping_after, tap_features
 from eyas.types import EyasError
 from helpers.toys import ToyDetector, toy_batch
 
@@ -197,3 +197,23 @@ def test_tap_features_have_no_gradient_and_need_no_head() -> None:
     features = tap_features(teacher, ["neck:fine", "neck:coarse"], images)
     assert not any(feature.requires_grad for feature in features.values())
     assert features["neck:fine"].shape == (2, 4, 8, 12) and features["neck:coarse"].shape == (2, 8, 4, 6)
+
+
+def test_a_pass_ends_after_the_modules_that_are_asked_for() -> None:
+    network = nn.Sequential(nn.Identity(), nn.Identity(), Bomb())
+    seen: list[Tensor] = []
+    network[1].register_forward_hook(lambda *given: seen.append(given[2]))
+    with stopping_after(network, ["0", "1"]):
+        network(torch.ones(1))
+        raise AssertionError("the pass does not come back")
+    assert len(seen) == 1, "hooks from before have run"
+    with pytest.raises(RuntimeError, match="must not run"):
+        network(torch.ones(1))
+
+
+def test_a_pass_goes_on_where_a_module_never_runs_and_ends_inside_another_context() -> None:
+    network = nn.ModuleDict({"run": nn.Identity(), "idle": nn.Identity()})
+    with stopping_after(network, ["run", "idle"]):
+        assert network["run"](torch.ones(1)).sum() == 1
+    with stopping_after(network, ["idle"]), stopping_after(network, ["run"]):
+        network["run"](torch.ones(1))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from eyas.detectors.custom import NoDetectionsError
 from eyas.nn.eval_mode import eval_mode
-from eyas.nn.taps import PROBE_SIZE, some_parameter
+from eyas.nn.taps import PROBE_SIZE, some_parameter, stopping_after
 from eyas.types import Detector, EyasError
 
 
@@ -63,8 +63,9 @@ def backbone_stages(detector: Detector) -> list[list[str]]:
     ]
     images = torch.zeros(1, 3, *PROBE_SIZE).to(some_parameter(detector))
     try:
-        # To the end, because the last level may come before the backbone's last part.
-        with eval_mode(network), torch.no_grad(), suppress(NoDetectionsError):
+        # To the backbone's end, since the last level may come before its last part; where it is not called as a whole,
+        # to that of the network.
+        with eval_mode(network), torch.no_grad(), suppress(NoDetectionsError), stopping_after(network, [name]):
             detector.predict(images)
     finally:
         for handle in handles:

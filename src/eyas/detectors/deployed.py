@@ -179,7 +179,10 @@ def detections(
     """
     scores = torch.where(found.scores > threshold, found.scores, DROPPED)
     left = after_nms(found._replace(scores=scores), found.labels, num_labels, nms, count)
-    real = (left.scores >= 0) & (left.labels >= first_label)
+    if first_label:  # once more by score, so that what is dropped leaves no gap
+        scores, order = top_scores(torch.where(left.labels >= first_label, left.scores, DROPPED), left.scores.shape[1])
+        left = Candidates(take_rows(left.boxes, order), scores, left.labels.gather(1, order))
+    real = left.scores >= 0
     return Candidates(
         torch.where(real[..., None], left.boxes, 0.0),
         torch.where(real, left.scores, 0.0),

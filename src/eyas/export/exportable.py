@@ -6,6 +6,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
+from torch import nn
 
 from eyas.args import RunArgs
 from eyas.data import DataSource
@@ -58,5 +59,6 @@ def try_export(detector: Detector, size: Size) -> None:
         EyasError: that is impossible; the message has the reason.
     """
     trace_it = to_onnx if all(map(find_spec, ONNX)) else trace
-    with eval_mode(detector.network), torch.random.fork_rng(devices=[]):
+    module = detector if isinstance(detector, nn.Module) else detector.network
+    with eval_mode(module), torch.random.fork_rng(devices=[]):
         trace_it(deploy(detector), size, raw=False, dynamic_size=False)

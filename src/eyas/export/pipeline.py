@@ -104,7 +104,7 @@ def export_detector(
         "file": str(out), "model": name, "data": str(source.root), "split": source.split, "metric": trial.metric,
         "images": len(source.records), "size": fixed, "raw": raw, "shipped": shipped,
         "advice": exporter.advice(precision), "difference": differences, "score": scores, "latency_ms": times,
-        "bytes": sizes,
+        "bytes": sizes, "score_without_padding": trial.score_without_padding(),
     }  # fmt: skip
 
 
@@ -161,11 +161,21 @@ def summary(result: Mapping[str, Any]) -> str:
         ["mAP", *(f"{score:.4f}" for score in result["score"].values())],
         ["ms per image, 1 thread", *(f"{result['latency_ms'][name]:.1f}" for name in result["score"])],
     ]
+    free = result["score_without_padding"]
+    padded = (
+        ""
+        if free is None
+        else (
+            f"\nimages are padded to {shape}; in their own sizes PyTorch has mAP {free:.4f}. If that is better, give "
+            "--dynamic_size true"
+        )
+    )
     run_as = f", run as {result['shipped']}; {result['advice']}" if result["advice"] else ""
     largest = ", ".join(f"{name} {value:.1e}" for name, value in result["difference"].items())
     return (
         f"{result['file']}   {result['model']}, {shape}, any number of images, {inside}\n{as_text(rows)}\n"
-        f"mAP ({result['metric']}) on {result['images']} images of {result['split']}, tolerance {MAP_TOLERANCE:g}\n"
+        f"mAP ({result['metric']}) on {result['images']} images of {result['split']}, tolerance {MAP_TOLERANCE:g}"
+        f"{padded}\n"
         f"largest difference on {min(COMPARED, result['images'])} images: {largest}\nwritten: {written}{run_as}"
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -18,7 +18,7 @@ from eyas.export.protocols import Exporter, Files
 from eyas.export.ties import TAKES, BreakTies
 from eyas.ops.pixels import as_float
 from eyas.tools.progress import Progress
-from eyas.types import Detector, EyasError, Size, Target
+from eyas.types import Detector, EyasError, Prediction, Size, Target
 
 COMPARED = 16
 """Number of images on which head outputs are compared and latency is measured."""
@@ -27,21 +27,26 @@ PYTORCH, INT8 = "PyTorch", "INT8"
 
 @dataclass(frozen=True)
 class ExportImages:
-    """Images of a data set, one at a time, resized and padded to a size (height, width), if any."""
+    """Images of a data set, one at a time, resized, for an input of a size (height, width), if any."""
 
     source: DataSource
     feed: DataArgs
     size: Size | None
 
     def batches(self) -> Iterator[tuple[Tensor, list[Target]]]:
-        """Every image with its target."""
+        """Every image with its target, in its own size."""
         for images, targets in safe_batches(val_loader(self.source, self.feed)):
-            pixels = as_float(images)
-            yield (pixels if self.size is None else pad_to(pixels, self.size)), targets
+            yield as_float(images), targets
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Every image, (1, 3, height, width), without its target."""
-        return (images for images, _ in self.batches())
+        """Every image without its target, (1, 3, height, width), padded to the size."""
+        return (images if self.size is None else pad_to(images, self.size) for images, _ in self.batches())
+
+    @property
+    def pads(self) -> bool:
+        """Whether an image is smaller than the size."""
+        sizes = {self.feed.resize.output_size((one.height, one.width)) for one in self.source.records}
+        return self.size is not None and sizes != {self.size}
 
     def first(self, count: int) -> ExportImages:
         """The first ``count`` images."""
@@ -60,9 +65,10 @@ class ExportImages:
         return replace(self, source=replace(self.source, records=records))
 
     def score(self, name: str, detector: Detector, metric: str) -> float:
-        """The primary metric of a detector on all images."""
+        """The primary metric of a detector on all images, padded to the size."""
+        seen = detector if self.size is None else PaddedDetector(detector, self.size)
         with Progress() as progress:
-            found = predict_records(detector, self.batches(), self.source, progress, name)
+            found = predict_records(seen, self.batches(), self.source, progress, name)
         return score(metric, self.source, found).primary
 
     def nearest_score(self, wanted: float, own: float, detector: Detector, metric: str) -> float:
@@ -74,6 +80,22 @@ class ExportImages:
             with BreakTies(take):
                 found.append(self.score(PYTORCH, detector, metric))
         return min(found, key=lambda one: abs(one - wanted))
+
+
+class PaddedDetector:
+    """A detector that pads every image to one size, (height, width), as a file of fixed size does."""
+
+    def __init__(self, detector: Detector, size: Size) -> None:
+        self.detector, self.size = detector, size
+        self.network, self.classes, self.levels = detector.network, detector.classes, detector.levels
+
+    def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Those of the detector, of the images as they are."""
+        return self.detector.losses(images, targets)
+
+    def predict(self, images: Tensor) -> list[Prediction]:
+        """The detections in each padded image, whose frame has the image's origin."""
+        return self.detector.predict(pad_to(images, self.size))
 
 
 @dataclass(frozen=True)
@@ -113,6 +135,12 @@ class Trial:
         """The score of PyTorch's detector, then of each row."""
         ours = self.images.score(PYTORCH, self.detector, self.metric)
         return {PYTORCH: ours, **{row: self.score(row, files) for row, files in rows.items()}}
+
+    def score_without_padding(self) -> float | None:
+        """The score of PyTorch's detector on images in their own sizes; None where none is padded."""
+        if not self.images.pads:
+            return None
+        return replace(self.images, size=None).score(f"{PYTORCH}, not padded", self.detector, self.metric)
 
     def faults(self, differences: Mapping[str, float], ours: float, theirs: float, tolerance: float) -> list[str]:
         """`failures`, where a score is also right that PyTorch reaches by another order of equal scores."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -19,10 +20,34 @@ PROBE_SIZE: Size = (128, 160)
 
 
 class _LastTapFired(BaseException):
-    """Ends a forward pass from inside a hook. Its argument is the `Taps` that raised it, which always catches it.
+    """Ends a forward pass from inside a hook. Its argument marks the context that raised it, which always catches it.
 
     Not an `Exception`, so that an ``except Exception`` in the network does not catch it.
     """
+
+
+@contextmanager
+def stopping_after(network: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """In the context, a forward pass ends silently once each of these submodules has returned, whatever follows them.
+
+    Where one of them never runs, the pass goes on to its end. Hooks that were registered before see the last output.
+    """
+    left, mark = set(names), object()
+
+    def note(name: str, *_: Any) -> None:
+        left.discard(name)
+        if not left:
+            raise _LastTapFired(mark)
+
+    handles = [_submodule(network, name).register_forward_hook(partial(note, name)) for name in sorted(left)]
+    try:
+        yield
+    except _LastTapFired as fired:
+        if fired.args[0] is not mark:
+            raise
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class Taps:

@@ -26,8 +26,9 @@ class MatchedAnchors:
         positives: (P,) int64, the rows of the box loss.
         slots: (P,) int64, the trained one of the ``D`` box deltas of each positive row; 0 where D is 1.
         box_targets: (P, 4), the deltas of the matched ground-truth boxes.
-        divisor: scalar; the detector divides the sum of its class loss by it.
+        divisor: scalar; the detector divides the sum of its class loss by it, as a mean over processes.
         class_loss, box_loss: names of both losses among the detector's losses.
+        least: of that mean, where the detector has one: what it divides by where nothing is positive.
     """
 
     rows: Tensor
@@ -37,6 +38,7 @@ class MatchedAnchors:
     divisor: Tensor
     class_loss: str
     box_loss: str
+    least: float = 0.0
 
 
 @dataclass(frozen=True)

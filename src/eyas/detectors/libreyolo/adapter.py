@@ -116,7 +116,8 @@ class LibreYoloDetector(nn.Module):
     def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The library's own loss terms by its names, with its weights; an image may have no boxes.
 
-        The library divides them by the number of positive cells of all processes.
+        The library divides them, for YOLOX by the number of positive cells of all processes, for YOLOv9 by the sum of
+        their soft class targets.
 
         Args:
             images: (batch, 3, height, width) in [0, 1].

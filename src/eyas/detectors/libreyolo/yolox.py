@@ -134,7 +134,7 @@ def matched_cells(boxes: Tensor, objects: Tensor, cells: Tensor) -> dict[str, Ma
     """What both heads are trained on.
 
     The losses of classes and boxes count the positive cells, that of the objectness all; each is divided by the number
-    of positive ones.
+    of positive ones, at least 1.
 
     Args:
         boxes: (P, 4) centre and size in pixels, of the object of each positive cell.
@@ -147,6 +147,6 @@ def matched_cells(boxes: Tensor, objects: Tensor, cells: Tensor) -> dict[str, Ma
     slots, none = torch.zeros_like(positives), positives[:0]
     everywhere = torch.arange(len(objects), device=objects.device)
     return {
-        "anchors": MatchedAnchors(positives, positives, slots, targets, divisor, "cls_loss", "iou_loss"),
-        "objectness": MatchedAnchors(everywhere, none, none, targets[:0], divisor, "obj_loss", ""),
+        "anchors": MatchedAnchors(positives, positives, slots, targets, divisor, "cls_loss", "iou_loss", least=1),
+        "objectness": MatchedAnchors(everywhere, none, none, targets[:0], divisor, "obj_loss", "", least=1),
     }

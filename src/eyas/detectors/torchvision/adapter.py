@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
-from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection import FCOS, FasterRCNN, KeypointRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -114,11 +114,16 @@ class TorchvisionDetector(nn.Module):
             targets: one per image, with boxes of positive width and height.
 
         Raises:
-            EyasError: the network is in evaluation mode, in which torchvision computes no losses. To freeze BatchNorm
-                while training, build with ``norm="frozen"``.
+            EyasError: the network is in evaluation mode, in which torchvision computes no losses, or it learns masks or
+                key points. To freeze BatchNorm while training, build with ``norm="frozen"``.
         """
         if not self.network.training:
             raise EyasError("losses need the training mode: call detector.train() first")
+        if isinstance(self.network, (MaskRCNN, KeypointRCNN)):
+            raise EyasError(
+                f"{type(self.network).__name__} also learns masks or key points, of which Eyas has no labels: it can teach, "
+                "and cannot be trained here"
+            )
         shifted = [{"boxes": t["boxes"], "labels": t["labels"] + self._first_label} for t in targets]
         losses: dict[str, Tensor] = self.network(images, shifted)
         return losses

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from torch import nn
-from torchvision.models import WeightsEnum, get_model_weights
+from torchvision.models import VGG16_Weights, WeightsEnum, get_model_weights
 from torchvision.models.detection import (
     FasterRCNN_ResNet50_FPN_Weights,
     FCOS_ResNet50_FPN_Weights,
@@ -67,6 +67,8 @@ def read_weights(weights: str | Path, family: Family, trunk: str, *, fpn: bool) 
     names: dict[str, WeightsEnum] = {}
     for enum in (DETECTORS.get((family, trunk, fpn)), _trunk_enum(trunk)):
         for name, entry in (enum.__members__ if enum else {}).items():
+            if not _fits(family, entry):
+                continue
             names.setdefault(name, entry)
             names[f"{type(entry).__name__}.{name}"] = entry  # as in torchvision's pages: ResNet50_Weights.DEFAULT
     if str(weights) not in names:
@@ -106,6 +108,12 @@ def without_epsilon(weights: Weights) -> Weights:
         name: tensor - EPSILON if name.endswith("running_var") else tensor for name, tensor in weights.tensors.items()
     }
     return Weights(weights.source, tensors)
+
+
+def _fits(family: Family, entry: WeightsEnum) -> bool:
+    """Whether weights were trained on images as the family's detector normalises them: SSD300 does not divide by the
+    deviation, as the VGG-16 that torchvision has for it alone."""
+    return not isinstance(entry, VGG16_Weights) or (entry is VGG16_Weights.IMAGENET1K_FEATURES) == (family == "ssd")
 
 
 def _trunk_enum(trunk: str) -> type[WeightsEnum] | None:

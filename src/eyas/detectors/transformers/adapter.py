@@ -81,7 +81,7 @@ class TransformersDetector(nn.Module):
         self.score_threshold = score_threshold
         if family.tokens is not None:
             add_token_maps(model, family.tokens(config))
-        self.levels = derive_levels(model, family.divisor(config), family.least(config), anchor_scale, anchor_ratios)
+        self.levels = derive_levels(model, family.divisor(config), anchor_scale, anchor_ratios)
 
     @property
     def backbone_name(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,7 +42,6 @@ class Family:
         proposals: config -> the output field with the boxes that the queries start from, if scores of the encoder
             select them; else None.
         ordered, strict: see `eyas.detectors.deployed.Deployed`.
-        least: config -> least side of an image, pixels, that gives a cell to every query.
         backbone: config -> name of the image network.
         processing: config -> arguments of ``processor``.
     """
@@ -55,7 +53,6 @@ class Family:
     proposals: Callable[[Any], str | None] = lambda config: None
     ordered: bool = False
     strict: bool = False
-    least: Callable[[Any], int] = lambda config: 1
     backbone: Callable[[Any], str] = lambda config: "model.backbone"
     processing: Callable[[Any], Mapping[str, Any]] = lambda config: {}
 
@@ -72,12 +69,6 @@ def _last_stride_of_deimv2(config: Any) -> int:
 def _windows(config: Any) -> int:
     backbone = config.backbone_config
     return int(backbone.patch_size * getattr(backbone, "num_windows_side", backbone.num_windows))
-
-
-def _enough_cells(config: Any) -> int:
-    finest = max(getattr(config, "projector_scale_factors", None) or (1.0,))
-    pixels: int = math.ceil(config.backbone_config.patch_size / finest)
-    return math.ceil(math.sqrt(config.num_queries)) * pixels
 
 
 def _patch(config: Any) -> int:
@@ -136,6 +127,14 @@ RT_DETR = Family(
     strict=True,
 )
 """RT-DETR and its successors."""
+LW_DETR = Family(
+    "DeformableDetrImageProcessor",
+    _windows,
+    idle=_idle_of_lw_detr,
+    proposals=_of_two_stages,
+    ordered=True,
+    backbone=lambda config: VIT,
+)
 FAMILIES: Mapping[str, Family] = {
     "DetrForObjectDetection": Family("DetrImageProcessor", tokens=_encoded("model.input_projection")),
     "TableTransformerForObjectDetection": Family("DetrImageProcessor", tokens=_encoded("model.input_projection")),
@@ -156,24 +155,8 @@ FAMILIES: Mapping[str, Family] = {
         backbone=_in_conv_encoder,
         processing=lambda config: {"do_normalize": _has_dinov3(config)},  # as its published models
     ),
-    "LwDetrForObjectDetection": Family(
-        "DeformableDetrImageProcessor",
-        _windows,
-        idle=_idle_of_lw_detr,
-        proposals=_of_two_stages,
-        ordered=True,
-        least=_enough_cells,
-        backbone=lambda config: VIT,
-    ),
-    "RfDetrForObjectDetection": Family(
-        "RfDetrImageProcessor",
-        _windows,
-        idle=_idle_of_rf_detr,
-        proposals=_of_two_stages,
-        ordered=True,
-        least=_enough_cells,
-        backbone=lambda config: VIT,
-    ),
+    "LwDetrForObjectDetection": LW_DETR,
+    "RfDetrForObjectDetection": replace(LW_DETR, processor="RfDetrImageProcessor", idle=_idle_of_rf_detr),
     "YolosForObjectDetection": Family(
         "YolosImageProcessor", _patch, tokens=_before_last_layer, backbone=lambda config: "vit"
     ),

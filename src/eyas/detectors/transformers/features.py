@@ -42,6 +42,11 @@ class LastHiddenState(nn.Module):
         if state.ndim == 4:
             return state
         rows, columns = (side // self.patch for side in images.shape[-2:])
+        if not 0 < rows * columns <= state.shape[1]:
+            raise EyasError(
+                f"{type(self.model).__name__} returns {state.shape[1]} tokens for {rows} x {columns} patches of "
+                f"{self.patch} pixels; bring it in through a function of your own that returns an eyas.FeatureSource"
+            )
         patches = state[:, state.shape[1] - rows * columns :]
         return patches.transpose(1, 2).reshape(len(images), -1, rows, columns)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from eyas.detectors.transformers.families import TokenSource
 from eyas.nn.eval_mode import eval_mode
+from eyas.nn.taps import stopping_after
 from eyas.ops.anchors import StrideGrid
 from eyas.types import EyasError, Level, Size
 
@@ -78,9 +79,7 @@ def add_token_maps(network: nn.Module, source: TokenSource) -> None:
     network.add_module(TOKEN_MAPS, maps)
 
 
-def derive_levels(
-    network: nn.Module, divisor: int, least: int, scale: float, ratios: Sequence[float]
-) -> dict[str, Level]:
+def derive_levels(network: nn.Module, divisor: int, scale: float, ratios: Sequence[float]) -> dict[str, Level]:
     """The levels of a detector, with its token maps, from one forward pass: strides, channels and tap names.
 
     Leaves out maps that depend on no trainable parameter, because nothing can learn from them, unless the whole network
@@ -89,14 +88,13 @@ def derive_levels(
     Args:
         network: the detector.
         divisor: the sides of its input must be multiples of it.
-        least: least side of its input, pixels.
         scale: see `StrideGrid`.
         ratios: see `StrideGrid`.
 
     Raises:
         EyasError: no module returns a map.
     """
-    side = -(-max(PROBE_SIDE, least) // divisor) * divisor
+    side = -(-PROBE_SIDE // divisor) * divisor
     frozen = not any(parameter.requires_grad for parameter in network.parameters())
     maps = {name: tensor for name, tensor in probe_maps(network, side).items() if frozen or tensor.requires_grad}
     if not maps:
@@ -128,8 +126,10 @@ def probe_maps(network: nn.Module, side: int) -> dict[str, Tensor]:
 
     handles = [module.register_forward_hook(partial(keep, name)) for name, module in network.named_modules() if name]
     like = next(network.parameters())
+    parts = [name for name, _ in network.named_modules() if name in PARTS]
     try:
-        with eval_mode(network), torch.enable_grad():
+        # No further than the maps: the queries that a decoder selects may be more than a small image has cells.
+        with eval_mode(network), torch.enable_grad(), stopping_after(network, parts):
             network(pixel_values=like.new_zeros(1, 3, side, side))
     finally:
         for handle in handles:

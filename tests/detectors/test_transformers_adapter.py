@@ -270,7 +270,7 @@ def test_frozen_stages_are_no_levels_of_a_student() -> None:
 @pytest.mark.parametrize(
     "family",
     [
-        "LwDetrForObjectDetection", "RfDetrForObjectDetection", "RTDetrForObjectDetection", "RTDetrV2ForObjectDetection",
+        "LwDetrForObjectDetection", "RfDetrForObjectDetection", "RTDetrForObjectDetection",
         "DFineForObjectDetection", "Deimv2ForObjectDetection", "Deimv2ForObjectDetection lite",
     ],
 )  # fmt: skip

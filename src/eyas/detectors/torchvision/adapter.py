@@ -121,8 +121,8 @@ class TorchvisionDetector(nn.Module):
             raise EyasError("losses need the training mode: call detector.train() first")
         if isinstance(self.network, (MaskRCNN, KeypointRCNN)):
             raise EyasError(
-                f"{type(self.network).__name__} also learns masks or key points, of which Eyas has no labels: it can teach, "
-                "and cannot be trained here"
+                f"{type(self.network).__name__} also learns masks or key points, of which Eyas has no labels: it can "
+                "teach, and cannot be trained here"
             )
         shifted = [{"boxes": t["boxes"], "labels": t["labels"] + self._first_label} for t in targets]
         losses: dict[str, Tensor] = self.network(images, shifted)

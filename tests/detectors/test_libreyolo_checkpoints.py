@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,19 @@ def test_a_checkpoint_initialises_a_student(model: str, tmp_path: Path) -> None:
     assert len(differ) == 6 and all(own[name].equal(given[name]) for name in own if name not in differ)
     with pytest.raises(EyasError, match="weights of another architecture"):
         build(model, CLASSES, weights=path, options={"size": "m"})
+
+
+def test_initial_weights_of_other_names_are_told(tmp_path: Path) -> None:
+    """As many classes in another order: the head is kept, and knows each by the name of another."""
+    _, checkpoint = written(tmp_path, "yolox")
+    turned = (*CLASSES[1:], CLASSES[0])
+    with pytest.warns(
+        UserWarning, match=f"as many classes as requested but other names.*{CLASSES[0]} is now {turned[0]}"
+    ):
+        build("yolox", turned, weights=checkpoint, options={"size": "n"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build("yolox", CLASSES, weights=checkpoint, options={"size": "n"})
 
 
 def test_a_checkpoint_of_the_librarys_own_training(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -69,6 +70,16 @@ def match_by_name(detector: Detector, classes: Sequence[str], name: str) -> Dete
             f"  data:     {listed(classes)}\nGive the data's names in the detector's words with the classes option"
         )
     return MatchedByName(detector, classes)
+
+
+def warn_renamed(source: str, own: Sequence[str], classes: Sequence[str]) -> None:
+    """Warn where weights were trained for as many classes of other names, or in another order: they are kept."""
+    if len(own) == len(classes) and list(own) != list(classes):
+        warnings.warn(
+            f"{source} has as many classes as requested but other names, so its head is kept and they are renamed: "
+            f"{own[0]} is now {classes[0]}, and so on",
+            stacklevel=5,
+        )
 
 
 def listed(classes: Sequence[str], most: int = 12) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from eyas.detectors.class_names import warn_renamed
 from eyas.detectors.libreyolo.adapter import DETECTIONS, NMS_THRESHOLD, SCORE_THRESHOLD, LibreYoloDetector
 from eyas.detectors.libreyolo.names import of_libreyolo
 from eyas.detectors.origin import Origin, with_origin
@@ -66,7 +67,7 @@ def yolov9(
         if not 1 <= class_channels <= WIDEST:
             raise EyasError(f"class_channels must lie in [1, {WIDEST}], got {class_channels}")
         _widen_class_towers(network.head, class_channels)
-    _load(network, weights, "yolov9")
+    _load(network, weights, "yolov9", classes)
     return LibreYoloDetector(
         network,
         classes,
@@ -111,7 +112,7 @@ def yolox(
     network = of_libreyolo("LibreYOLOXModel")(config=size, nb_classes=len(classes))
     network.init_weights(PRIOR)
     network.head.use_l1 = l1
-    _load(network, weights, "yolox")
+    _load(network, weights, "yolox", classes)
     return LibreYoloDetector(
         network,
         classes,
@@ -168,12 +169,12 @@ def read_checkpoint(path: Path) -> CheckpointContent:
     loaded: Any = read_pt(path)
     if not isinstance(loaded, dict) or not isinstance(loaded.get("model"), dict):
         raise EyasError(f"{path}: not a checkpoint of libreyolo: it has no `model`")
-    family, task, names = loaded.get("model_family"), loaded.get("task"), loaded.get("names")
+    family, task, listed = loaded.get("model_family"), loaded.get("task"), _names_in(loaded)
     if not isinstance(family, str) or family not in MODELS or task != "detect":
         known = " and ".join(MODELS)
         raise EyasError(f"{path}: a libreyolo {family!s:.40} for {task!s:.40}; Eyas knows its {known} for detect")
-    listed = [names.get(label) for label in range(len(names))] if isinstance(names, Mapping) else names
-    if not isinstance(listed, list) or not listed or not all(_is_name(name) for name in listed):
+    if listed is None:
+        names = loaded.get("names")
         raise EyasError(f"{path}: its class names must be texts with labels from 0 without gaps, got {names!s:.100}")
     if len(set(listed)) != len(listed) or loaded.get("nc") != len(listed):
         raise EyasError(f"{path}: for {loaded.get('nc')!s:.20} classes it has the names {', '.join(listed):.200}")
@@ -182,6 +183,13 @@ def read_checkpoint(path: Path) -> CheckpointContent:
     _check_size(model, size, str(path))
     weights = Weights(str(path), network_tensors(loaded["model"], str(path)))
     return CheckpointContent(model, str(size), tuple(listed), weights, stated_size(loaded))
+
+
+def _names_in(loaded: Mapping[str, Any]) -> list[str] | None:
+    """The class names of a checkpoint, in label order; None where it has no such list."""
+    names = loaded.get("names")
+    listed = [names.get(label) for label in range(len(names))] if isinstance(names, Mapping) else names
+    return listed if isinstance(listed, list) and listed and all(_is_name(name) for name in listed) else None
 
 
 def stated_size(loaded: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,10 +219,13 @@ def network_tensors(tensors: Mapping[str, Any], source: str) -> dict[str, Tensor
     return found
 
 
-def _load(network: Any, weights: str | Path | None, model: str) -> None:
+def _load(network: Any, weights: str | Path | None, model: str, classes: Sequence[str]) -> None:
     """Load a file's weights into a network, if any are given."""
     if weights is not None:
         read = read_weights_file(Path(weights))
+        loaded = read_pt(Path(weights)) if Path(weights).suffix == ".pt" else None
+        if isinstance(loaded, dict):
+            warn_renamed(read.source, _names_in(loaded) or (), classes)
         load_detector(network, Weights(read.source, network_tensors(read.tensors, read.source)), PREDICTORS[model])
 
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from eyas.detectors.class_names import warn_renamed
 from eyas.detectors.transformers.input_size import PROCESSOR
 from eyas.detectors.transformers.rfdetr import RfDetrCheckpoint
 from eyas.detectors.transformers.rfdetr_files import is_rfdetr
@@ -125,9 +126,11 @@ def load_model(
         if origin is not None:
             load_detector(model, read_weights_file(Path(origin)))
         return model, described.processor()
-    if origin == source:
-        _say_renamed(source, own, classes)
     trained = described if origin == source else source_of(origin)
+    if origin != source:
+        own = [str(name) for name in trained.config({}).id2label.values()]
+    if classes is not None and not own[0].startswith("LABEL_"):
+        warn_renamed(origin, own, classes)
     return _pretrained(origin, trained, config, as_saved=classes is None), trained.processor()
 
 
@@ -198,16 +201,6 @@ def _pretrained(origin: str, source: Source, config: Any, *, as_saved: bool) -> 
             stacklevel=4,
         )
     return model  # type: ignore[no-any-return]
-
-
-def _say_renamed(source: str, own: Sequence[str], classes: Sequence[str] | None) -> None:
-    if classes is None or len(own) != len(classes) or list(own) == list(classes) or own[0].startswith("LABEL_"):
-        return
-    warnings.warn(
-        f"{source} has as many classes as requested but other names, so its head is kept and they are renamed: "
-        f"{own[0]} is now {classes[0]}, and so on",
-        stacklevel=4,
-    )
 
 
 def read_pretrained(source: str, reader: Any, **options: Any) -> Any:

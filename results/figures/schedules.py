@@ -1,4 +1,4 @@
-"""Prints the tables of docs/results.md on longer schedules, from the comparisons of schedules, and copies their figures.
+"""Prints the tables of docs/results.md on longer schedules, from their comparisons, and copies their figures.
 
 ``python results/figures/schedules.py [NAME ...]``, of the folders ``results/NAME_schedules`` that have a comparison.
 """

@@ -1,4 +1,4 @@
-"""Draws docs/images/weight_rule.png and prints the table of docs/weight.md, from the comparisons of fractions.
+"""Draws docs/images/weight_rule.png and prints the tables of docs/weight.md, from the comparisons of fractions.
 
 ``python results/figures/weight_rule.py``
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,13 @@ PAIRS = {
     "unlike": "blood cells, Faster R-CNN to RetinaNet",
 }
 FRACTIONS = {"fraction_1": 1.0, "fraction_3": 3.0, "fraction_10": 10.0, "fraction_30": 30.0}
-ARMS = {"fraction_1": "1", "fraction_3": "3", "fraction_10": "10", "fraction_30": "30", "falling_10": "10, falling to 1"}
+ARMS = {
+    "fraction_1": "1",
+    "fraction_3": "3",
+    "fraction_10": "10",
+    "fraction_30": "30",
+    "falling_10": "10, falling to 1",
+}
 COLOURS = ("#009e73", "#d55e00", "#0072b2", "#cc79a7")
 
 
@@ -38,6 +45,33 @@ def table(found: dict[str, dict[str, dict[str, Any]]]) -> str:
         own = [found[pair].get(arm) for pair in found]
         cells = ["" if gain is None else f"{gain['mean']:+.3f} ± {gain['half_width']:.3f}" for gain in own]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def weights(pair: str, arm: str) -> list[float]:
+    """FGFI's weight after a tenth, after half and at the end of the training, and its loss without the weight there.
+
+    Means over the seeds; of the loss, over the last three lines of each log too. Empty where nothing was run.
+    """
+    rows = []
+    for file in sorted((ROOT / "results").glob(f"weight_rule_{pair}/{arm}-[0-9]/log.jsonl")):
+        lines = [line for line in map(json.loads, file.read_text().splitlines()) if line["kind"] == "train"]
+        last = lines[-1]["step"]
+        after = [next(line for line in lines if line["step"] >= share * last) for share in (0.1, 0.5, 1.0)]
+        loss = statistics.fmean(line["losses"]["fgfi"] / line["weights"]["fgfi"] for line in lines[-3:])
+        rows.append([*(line["weights"]["fgfi"] for line in after), loss])
+    return [statistics.fmean(column) for column in zip(*rows, strict=True)]
+
+
+def weight_table() -> str:
+    lines = [
+        "| | fraction | weight after a tenth | after half | at the end | loss without it |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for pair, name in PAIRS.items():
+        for arm in FRACTIONS:
+            if found := weights(pair, arm):
+                lines.append(f"| {name} | {ARMS[arm]} | " + " | ".join(f"{value:.2g}" for value in found) + " |")
     return "\n".join(lines)
 
 
@@ -63,6 +97,7 @@ def main() -> None:
     found = {pair: arms for pair in PAIRS if (arms := gains(pair))}
     draw(found, ROOT / "docs" / "images" / "weight_rule.png")
     print(table(found))
+    print(weight_table())
 
 
 if __name__ == "__main__":

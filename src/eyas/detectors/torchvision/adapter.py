@@ -93,7 +93,10 @@ class TorchvisionDetector(nn.Module):
 
     @property
     def backbone_name(self) -> str:
-        """The trunk of the network's ``backbone``, without a feature pyramid or an SSD's further maps."""
+        """The trunk of the network's ``backbone``, without a feature pyramid or an SSD's further maps.
+
+        torchvision has VGG-16's conv5 among the further maps of SSD300.
+        """
         trunks = [f"backbone.{part}" for part, _ in self.network.backbone.named_children() if part in TRUNKS]
         return trunks[0] if trunks else "backbone"
 

@@ -277,14 +277,18 @@ def test_a_failing_run_leaves_the_others_be(made: Made, capsys: pytest.CaptureFi
     assert list(result["arms"]) == ["baseline", "fgfi"]
 
 
+@pytest.mark.usefixtures("trained")
 def test_other_data_is_refused(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     moved = shutil.copytree(made.root / "data", tmp_path / "moved")
     made.change(data=str(moved))
+    shutil.rmtree(made.out / "fgfi-0")
     assert made.compare() == 0, "the same images elsewhere"
     annotations = moved / "annotations" / "instances_train.json"
     content = json.loads(annotations.read_text())
     content["annotations"][0]["bbox"][2] -= 1
     annotations.write_text(json.dumps(content))
+    assert made.compare() == 0, "nothing to train"
+    shutil.rmtree(made.out / "fgfi-1")
     assert made.compare() == 2
     assert f"{moved} holds others, or other boxes; choose another --out" in " ".join(capsys.readouterr().err.split())
 

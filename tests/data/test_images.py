@@ -145,7 +145,19 @@ def test_more_than_8_bits_of_colour_are_refused(tmp_path: Path, name: str, conte
         with pytest.raises(ImageError, match="has more than 8 bits per channel"):
             look(record(path))
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "b.ppm")
-    check_header(record(tmp_path / "b.ppm"))
+    (tmp_path / "c.pbm").write_bytes(b"P1 %d %d\n" % (WIDTH, HEIGHT) + b"0 " * WIDTH * HEIGHT)
+    (tmp_path / "d.bmp").write_bytes(bmp_565())
+    for good in ("b.ppm", "c.pbm", "d.bmp"):
+        check_header(record(tmp_path / good))
+
+
+def bmp_565() -> bytes:
+    """A bitmap of 16 bits per pixel: five, six and five of a channel."""
+    row = (b"\x1f\xf8" * WIDTH).ljust(-(-2 * WIDTH // 4) * 4, b"\0")
+    info = struct.pack("<IiiHHIIiiII", 40, WIDTH, HEIGHT, 1, 16, 3, len(row) * HEIGHT, 0, 0, 0, 0)
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    start = 14 + len(info) + len(masks)
+    return struct.pack("<2sIHHI", b"BM", start + len(row) * HEIGHT, 0, 0, start) + info + masks + row * HEIGHT
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])

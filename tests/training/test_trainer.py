@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -397,3 +398,27 @@ def test_processes_evaluate_with_the_buffers_of_the_first(monkeypatch: pytest.Mo
     monkeypatch.setattr(eyas.training.accelerator, "broadcast", seen.append)
     eyas.training.accelerator.broadcast_buffers(network)
     assert [id(buffer) for buffer in seen] == [id(buffer) for buffer in network.buffers()] and len(seen) == 3
+
+
+def test_a_run_is_resumed_on_its_own_images_and_under_its_own_teacher(
+    data: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, taught, out = tmp_path / "data", tmp_path / "teacher", tmp_path / "run"
+    shutil.copytree(data, own)
+    shutil.copytree(teacher, taught)
+    arguments = ["distill", f"--data={own}", f"--teacher={taught}", "--any_teacher=true", f"--out={out}"]
+    arguments += options(run_epochs=1)
+    assert main(arguments) == 0
+    (line,) = read_log(out, "inputs")
+    assert all(line[name] for name in ("train", "val", "teacher"))
+    assert main([*arguments, "--run.resume=true"]) == 0
+    weights = taught / "model.safetensors"
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    assert main([*arguments, "--run.resume=true"]) == 2
+    assert "other weights of its teacher than --teacher gives now" in " ".join(capsys.readouterr().err.split())
+    weights.write_bytes(kept)
+    annotations = own / "annotations" / "instances_train.json"
+    annotations.write_text(annotations.read_text().replace('"bbox": [', '"bbox": [1', 1))
+    assert main([*arguments, "--run.resume=true"]) == 2
+    assert "other training images or boxes than --data gives now" in " ".join(capsys.readouterr().err.split())

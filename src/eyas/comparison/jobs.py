@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -126,13 +127,13 @@ def cores() -> int:
 
 
 def threads_so_far(plan: Plan) -> int | None:
-    """The CPU threads of the comparison's trainings so far, the most of them; None before the first.
+    """The CPU threads that most of the comparison's trainings had so far; None before the first.
 
     Trainings that are added later have as many, so that their times can be compared.
     """
     runs = [recorded_options(plan.folder(arm, seed)) for arm in plan.arms for seed in plan.seeds]
     known = [int(threads) for run in runs if (threads := run.get("run.threads"))]
-    return min(max(known), cores()) if known else None
+    return min(statistics.mode(known), cores()) if known else None
 
 
 def resume_options(folder: Path) -> dict[str, str]:
@@ -236,11 +237,11 @@ def train_missing(plan: Plan, *, jobs: int | None = None, threads: int | None = 
     done = len(plan.arms) * len(plan.seeds) - len(todo)
     seeds = ", ".join(map(str, plan.seeds))
     print(f"{len(plan.arms)} arms, seeds {seeds}: {len(todo)} trainings, {done} finished before")
+    if not todo:
+        return {}
     options = plan.arms[0].resolved  # the others have as many images unless they choose another split
     train, val = read_splits(plan.data, recorded_splits(options))
     same_data(plan.out, plan.data, (train, val))
-    if not todo:
-        return {}
     share = ResourceShare.of_machine(len(todo), processes=jobs, threads=threads, devices=_devices(plan))
     with Progress() as progress:
         if fillings := _fillings(plan, [arm for arm, _ in todo], share.threads):

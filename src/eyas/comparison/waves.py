@@ -23,7 +23,7 @@ def train_in_waves(
     Args:
         plan: the plan of the comparison.
         equal_time: whether there are to be baselines of equal time.
-        jobs, threads: as for `train_missing`.
+        jobs, threads: as for `train_missing`; without either, threads are those of the trainings before.
 
     Returns:
         Run name -> what went wrong with it.
@@ -34,7 +34,7 @@ def train_in_waves(
     if equal_time and (impatient := [arm.name for arm in plan.arms if arm.resolved.get("run.patience")]):
         raise EyasError(f"arm {impatient[0]}: with run.patience a run ends early, which --equal_time cannot foresee")
     plan = with_decided(plan) if equal_time else plan
-    failed = train_missing(plan, jobs=jobs, threads=threads or threads_so_far(plan))
+    failed = train_missing(plan, jobs=jobs, threads=threads or (threads_so_far(plan) if jobs is None else None))
     if not equal_time:
         return failed
     before = read_decided(plan.out)
@@ -45,4 +45,6 @@ def train_in_waves(
     second = plan.adding(missing_baselines(plan.arms, decided)).arms[len(plan.arms) :]
     if not second:
         return failed
-    return failed | train_missing(replace(plan, arms=second), jobs=jobs, threads=threads or threads_so_far(plan))
+    return failed | train_missing(
+        replace(plan, arms=second), jobs=jobs, threads=threads or (threads_so_far(plan) if jobs is None else None)
+    )

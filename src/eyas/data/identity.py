@@ -27,5 +27,5 @@ def source_digest(source: DataSource) -> str:
     """
     digest = hashlib.sha256("\0".join(source.classes).encode())
     for record in source.records:
-        digest.update(record_digest(record, record.image_id.encode(errors="surrogateescape")))
+        digest.update(record_digest(record, record.image_id.encode(errors="surrogatepass")))
     return digest.hexdigest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -139,10 +140,17 @@ def _check_opened(image: Image.Image, record: Record) -> tuple[int, int]:
     return seen
 
 
+DEEP = re.compile(r"\b(?:L|LA|La|RGB|RGBA|RGBX|RGBa|CMYK);16")
+"""Pillow's name of raw pixels of 16 bits per channel; those of BGR;16 have 16 for all three."""
+
+
 def _is_deep(image: Image.Image) -> bool:
     """Whether the file has more than 8 bits per channel, of which Pillow would take the upper ones."""
     of_tiles = [(codec, raw) for codec, _, _, raw in getattr(image, "tile", ())]
-    return any(";16" in str(raw) or (codec == "ppm" and int(raw[1]) > 255) for codec, raw in of_tiles)
+    return any(
+        DEEP.search(str(raw)) or (codec.startswith("ppm") and isinstance(raw, tuple) and int(raw[1]) > 255)
+        for codec, raw in of_tiles
+    )
 
 
 def is_image(path: Path) -> bool:

@@ -98,13 +98,14 @@ def export_detector(
         seen = replace(images, source=training).fitting().first(calibration)
         files[int8_file] = rows[INT8] = exporter.quantise(rows[shipped], seen)
         scores[INT8] = trial.score(INT8, rows[INT8])
+    free = trial.score_without_padding()
     say(f"export    timing {runs} predictions of each")
     times, sizes = trial.latencies(rows, runs), _write(files)
     return {
         "file": str(out), "model": name, "data": str(source.root), "split": source.split, "metric": trial.metric,
         "images": len(source.records), "size": fixed, "raw": raw, "shipped": shipped,
         "advice": exporter.advice(precision), "difference": differences, "score": scores, "latency_ms": times,
-        "bytes": sizes, "score_without_padding": trial.score_without_padding(),
+        "bytes": sizes, "score_without_padding": free,
     }  # fmt: skip
 
 

@@ -82,7 +82,10 @@ class FGFI(FeatureImitation):
         return near_masks(teacher, targets, psi=self.psi, assignment=self.assignment)
 
     def fingerprint(self) -> dict[str, object]:
-        return {"psi": self.psi, "assignment": self.assignment}
+        ranges = (
+            {"ranges": 2} if self.assignment == "by_size" else {}
+        )  # 1: levels of one stride had ranges of their own
+        return {"psi": self.psi, "assignment": self.assignment, **ranges}
 
     def describe(self, teacher: View, targets: Sequence[Target]) -> str:
         return self._describe(teacher, targets, f"near (psi {self.psi:g}, {self.assignment})")

@@ -75,7 +75,9 @@ def read_run(folder: Path) -> RunResult:
     lines = read_log(folder)
     evaluations = [line for line in lines if line["kind"] == "val"]
     of = evaluations[-1]["per_class"]
-    teachers = [line for line in lines if line["kind"] == "teacher" and line.get("per_class", of).keys() == of.keys()]
+    teachers = [
+        line for line in lines if line["kind"] == "teacher" and (line.get("per_class") or of).keys() == of.keys()
+    ]
     sessions = [line for line in lines if line["kind"] == "cost"]
     longest = max(sessions, key=lambda line: line["steps"], default=None)
     timed = longest["seconds_per_step"] if longest else None

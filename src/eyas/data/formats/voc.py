@@ -159,7 +159,7 @@ def _is_of_one_class(path: Path, lists: Mapping[str, Path]) -> bool:
     """Whether a list is of the images of one class in a split, as ``bolt_train.txt``: names and flags."""
     if not any(path.stem.endswith(f"_{split}") for split in lists):
         return False
-    lines = fields.read_text(path, fields.LIST_LIMIT).splitlines()
+    lines = fields.lines_of(fields.read_text(path, fields.LIST_LIMIT))
     return bool(lines) and all(FLAG.search(line) for line in lines if line.strip())
 
 

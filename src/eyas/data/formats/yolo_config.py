@@ -207,7 +207,7 @@ def _without_description(root: Path) -> YoloConfig:
     """A folder with a file of class names: its splits are list files, or folders, or all its images are one."""
     files = _names_files(root)
     path = files[0]
-    lines = {file: [line.strip() for line in fields.read_text(file).splitlines() if line.strip()] for file in files}
+    lines = {file: [line.strip() for line in fields.lines_of(fields.read_text(file)) if line.strip()] for file in files}
     for file, names in lines.items():
         if names != lines[path]:
             raise EyasError(f"{path} and {file} name different classes; write a data.yaml with names: for all labels")

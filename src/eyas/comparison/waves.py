@@ -34,7 +34,12 @@ def train_in_waves(
     if equal_time and (impatient := [arm.name for arm in plan.arms if arm.resolved.get("run.patience")]):
         raise EyasError(f"arm {impatient[0]}: with run.patience a run ends early, which --equal_time cannot foresee")
     plan = with_decided(plan) if equal_time else plan
-    failed = train_missing(plan, jobs=jobs, threads=threads or (threads_so_far(plan) if jobs is None else None))
+
+    def train(some: Plan) -> dict[str, str]:
+        before = threads_so_far(plan) if threads is None and jobs is None else None
+        return train_missing(some, jobs=jobs, threads=threads or before)
+
+    failed = train(plan)
     if not equal_time:
         return failed
     before = read_decided(plan.out)
@@ -43,8 +48,4 @@ def train_in_waves(
     for each in decided[len(before) :]:
         print(f"equal time: {each}")
     second = plan.adding(missing_baselines(plan.arms, decided)).arms[len(plan.arms) :]
-    if not second:
-        return failed
-    return failed | train_missing(
-        replace(plan, arms=second), jobs=jobs, threads=threads or (threads_so_far(plan) if jobs is None else None)
-    )
+    return failed | train(replace(plan, arms=second)) if second else failed

@@ -37,8 +37,9 @@ __all__ = ["LAYOUT", "parse", "read_split", "recognised", "recognised_loosely", 
 LISTS = ("images", "annotations", "categories")
 
 Key = int | str
-DIGITS = re.compile("-?[0-9]{1,100}")
 """An id of an image or an annotation: a whole number, also where it is written as text, or another text."""
+DIGITS = re.compile("-?[0-9]{1,100}")
+"""A whole number as text."""
 
 
 def parse(

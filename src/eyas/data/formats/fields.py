@@ -79,8 +79,7 @@ def flag(value: object, where: str) -> bool:
     """A flag: 0 or 1, true or false, as one or as text. Raises `EyasError` that begins with ``where``."""
     if isinstance(value, bool):
         return value
-    text = value.strip().lower() if isinstance(value, str) else value
-    found = whole(FLAGS.get(text, text) if isinstance(text, str) else text)
+    found = whole(FLAGS.get(value.strip().lower(), value) if isinstance(value, str) else value)
     if found not in (0, 1):
         raise EyasError(f"{where} {shown(value)}; write 0 or 1")
     return bool(found)

@@ -23,11 +23,9 @@ def test_the_table_has_every_method_and_what_a_cache_serves() -> None:
     }
 
 
-def test_the_page_says_how_long_the_files_of_methods_are() -> None:
+def test_half_of_the_methods_files_are_as_short_as_the_page_says() -> None:
+    said = re.search(r"half of them of fewer than (\d+) lines", PAGE.read_text(encoding="utf-8"))
+    assert said is not None
     files = [Path(inspect.getfile(method_class(name))) for name in METHODS]
     lines = [sum(1 for line in file.read_text(encoding="utf-8").splitlines() if line.strip()) for file in files]
-    median = statistics.median(lines)
-    assert median <= 90
-    found = re.search(r"of (\d+) to (\d+) lines and (\d+) in the median", PAGE.read_text(encoding="utf-8"))
-    assert found is not None
-    assert [int(each) for each in found.groups()] == [min(lines), max(lines), round(median)]
+    assert statistics.median(lines) < int(said.group(1)) <= 90

@@ -1,0 +1,92 @@
+"""The rules for FGFI's weight that docs/weight.md compares with the one in use."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import pytest
+import torch
+from benchmarks.weight_candidates import MeasuredFGFI, ProjectedFGFI, UncertaintyFGFI, gradients
+from torch import Tensor
+
+from eyas.methods.fgfi import FGFI
+from eyas.methods.method import LevelPair
+from eyas.types import Level, View
+from helpers.toys import toy_grid, toy_target
+
+M = TypeVar("M", bound=FGFI)
+SIZES = ((8, 12), (4, 6))
+TARGETS = [toy_target((8, 8, 30, 30), (50, 20, 95, 60)), toy_target((30, 4, 76, 50))]
+
+
+def views() -> tuple[View, View]:
+    """Two levels. The detection loss pulls the student's coarse map to a random one, and pushes its fine one away."""
+    torch.manual_seed(0)
+    levels = [Level(3, stride, toy_grid) for stride in (8, 16)]
+    student = [torch.randn(2, 3, *size).requires_grad_() for size in SIZES]
+    wanted = [torch.randn(2, 3, *size) for size in SIZES]
+    fine, coarse = ((map_ - own).square().mean() for map_, own in zip(student, wanted, strict=True))
+    teacher = View([torch.randn(2, 3, *size) for size in SIZES], levels, (64, 96))
+    return replace(View(student, levels, (64, 96)), losses={"detection": coarse - fine}), teacher
+
+
+def prepared(method: M) -> M:
+    torch.manual_seed(1)
+    levels = [Level(3, stride, toy_grid) for stride in (8, 16)]
+    method.setup([LevelPair(f"s{level.stride}", level, f"t{level.stride}", level) for level in levels])
+    return method
+
+
+def products(first: list[Tensor], second: list[Tensor], dims: tuple[int, ...]) -> list[Tensor]:
+    return [(one * other).sum(dims) for one, other in zip(first, second, strict=True)]
+
+
+@pytest.mark.parametrize(("over", "dims"), [("level", (0, 1, 2, 3)), ("cell", (1,))])
+def test_a_projected_gradient_never_opposes_and_is_the_plain_one_where_that_does_not(
+    over: Literal["level", "cell"], dims: tuple[int, ...]
+) -> None:
+    student, teacher = views()
+    features = list(student.features)
+    plain, projected = prepared(FGFI(init_std=0.5)), prepared(ProjectedFGFI(over, init_std=0.5))
+    loss, other = plain(student, teacher, TARGETS), projected(student, teacher, TARGETS)
+    assert loss.item() == pytest.approx(other.item())
+    detection = gradients(student.losses["detection"], features)
+    before, after = gradients(loss, features), gradients(other, features)
+    opposing = products(detection, before, dims)
+    assert any((product < -1e-6).any() for product in opposing)
+    for product, was, one, two in zip(products(detection, after, dims), opposing, before, after, strict=True):
+        assert (product > -1e-6).all()
+        agrees = (was >= 0)[:, None].expand_as(one) if over == "cell" else (was >= 0).expand_as(one)
+        torch.testing.assert_close(one[agrees], two[agrees])
+    for one, two in zip(plain.parameters(), projected.parameters(), strict=True):
+        (given,), (found,) = gradients(loss, [one]), gradients(other, [two])
+        torch.testing.assert_close(given, found)
+
+
+def test_an_uncertainty_weights_by_its_exponential_and_rests_where_that_is_one_over_the_loss() -> None:
+    student, teacher = views()
+    loss = prepared(FGFI(init_std=0.5))(student, teacher, TARGETS)
+    method = prepared(UncertaintyFGFI(start=math.log(loss.item()), init_std=0.5))
+    found = method(student, teacher, TARGETS)
+    assert found.item() == pytest.approx(1 + math.log(loss.item()))
+    (slope,) = gradients(found, [method.log_variance])
+    assert float(slope) == pytest.approx(0, abs=1e-6)
+
+
+def test_measured_gradients_are_those_of_both_losses(tmp_path: Path) -> None:
+    student, teacher = views()
+    method = prepared(MeasuredFGFI(str(tmp_path / "rows.jsonl"), init_std=0.5))
+    loss = method(student, teacher, TARGETS)
+    method(replace(student, batch=7), teacher, TARGETS)
+    (line,) = (tmp_path / "rows.jsonl").read_text().splitlines()
+    detection = gradients(student.losses["detection"], list(student.features))
+    imitation = gradients(loss, list(student.features))
+    masks = method.masks(teacher, TARGETS)
+    for row, one, two, mask in zip(json.loads(line)["levels"], detection, imitation, masks, strict=True):
+        cosine = torch.nn.functional.cosine_similarity(one.flatten(), two.flatten(), dim=0)
+        wanted = [one.norm(), two.norm(), (one * mask[:, None]).norm(), cosine]
+        assert row == pytest.approx([float(value) for value in wanted], rel=1e-5)

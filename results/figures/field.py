@@ -1,0 +1,153 @@
+"""Prints the tables of docs/questions/which_method.md from the comparisons of all methods, and the default by its rule.
+
+``python results/figures/field.py``, of those of `PAIRS` that have a comparison; the rule needs all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from eyas.commands.methods import facts
+from eyas.comparison.statistics import Estimate, estimate
+
+RESULTS = Path(__file__).parents[1]
+PAIRS = {
+    "field_digits": "digits: RetinaNet",
+    "field_bccd": "blood cells: RetinaNet",
+    "field_bccd_unlike": "blood cells: Faster R-CNN to RetinaNet",
+}
+DEFAULT, BASELINE = "fgfi", "baseline"
+ANY_PAIR_HAS = {"feature maps", "anchors", "boxes"}
+"""What a method may need that can be the default."""
+DEARER = 1.25
+"""The time of a default's step over that of FGFI's, at most."""
+
+
+class Arm(NamedTuple):
+    """mAP by seed, and the seconds of a step."""
+
+    values: tuple[float, ...]
+    seconds: float
+
+
+Field = Mapping[str, Mapping[str, Arm]]
+"""Pair -> arm, the baseline among them -> what it reached."""
+
+
+def read(results: Path = RESULTS) -> dict[str, dict[str, Arm]]:
+    """The field as it was measured; pairs without a comparison are left out."""
+    files = {pair: results / pair / "comparison.json" for pair in PAIRS}
+    return {
+        pair: {
+            name: Arm(tuple(arm["metrics"]["map"]["values"]), arm["seconds_per_step"])
+            for name, arm in json.loads(file.read_text())["arms"].items()
+        }
+        for pair, file in files.items()
+        if file.is_file()
+    }
+
+
+def minus(one: Arm, other: Arm) -> Estimate:
+    """The difference paired by seed."""
+    return estimate([a - b for a, b in zip(one.values, other.values, strict=True)])
+
+
+def over_all(field: Field, method: str, other: str) -> Estimate:
+    """The difference of two methods, of each seed the mean over the pairs."""
+    by_pair = [minus(arms[method], arms[other]).values for arms in field.values()]
+    return estimate([statistics.fmean(of_seed) for of_seed in zip(*by_pair, strict=True)])
+
+
+def below_zero(difference: Estimate) -> bool:
+    return difference.mean + (difference.half_width or 0) < 0
+
+
+def above_zero(difference: Estimate) -> bool:
+    return difference.mean - (difference.half_width or 0) > 0
+
+
+def cost(field: Field, method: str, other: str) -> float:
+    """The time of a method's step over another one's, a mean over the pairs."""
+    return statistics.fmean(arms[method].seconds / arms[other].seconds for arms in field.values())
+
+
+def replaces(field: Field, method: str, default: str) -> bool:
+    """Whether a method replaces the default, by the rule of docs/questions/which_method.md."""
+    return (
+        above_zero(over_all(field, method, default))
+        and not any(below_zero(minus(arms[method], arms[default])) for arms in field.values())
+        and cost(field, method, default) <= DEARER
+    )
+
+
+def default_by_rule(field: Field, candidates: Iterable[str], default: str = DEFAULT) -> str:
+    """The default among candidates that apply to every pair: the best of those that replace the present one.
+
+    Where the interval of the difference to a cheaper one holds 0, the cheaper one is taken instead.
+    """
+    left = [name for name in candidates if name != default and replaces(field, name, default)]
+    if not left:
+        return default
+    best = max(left, key=lambda name: over_all(field, name, default).mean)
+    equal = [name for name in left if name == best or not above_zero(over_all(field, best, name))]
+    return min(equal, key=lambda name: cost(field, name, default))
+
+
+def methods(field: Field) -> list[str]:
+    """The methods of any pair, by the mean of their gains."""
+    names = {name for arms in field.values() for name in arms if name != BASELINE}
+    gains = {
+        name: statistics.fmean(minus(arms[name], arms[BASELINE]).mean for arms in field.values() if name in arms)
+        for name in names
+    }
+    return sorted(names, key=lambda name: -gains[name])
+
+
+def gains_table(field: Field) -> str:
+    """mAP minus the baseline's, and the time of a step over the baseline's."""
+    head = [f"{PAIRS[pair]} | step" for pair in field]
+    lines = [f"| | {' | '.join(head)} |", "| --- |" + " ---: |" * 2 * len(field)]
+    means = [f"{statistics.fmean(arms[BASELINE].values):.3f} | 1" for arms in field.values()]
+    lines.append(f"| the baseline's mAP | {' | '.join(means)} |")
+    for name in methods(field):
+        cells = [
+            f"{minus(arms[name], arms[BASELINE]).shown(sign='+')} | {arms[name].seconds / arms[BASELINE].seconds:.2f}"
+            if name in arms
+            else " | "
+            for arms in field.values()
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def ahead_table(field: Field) -> str:
+    """mAP minus FGFI's on each pair, and over all where a method applies to all."""
+    lines = [
+        f"| | {' | '.join(PAIRS[pair] for pair in field)} | all |",
+        "| --- |" + " ---: |" * (len(field) + 1),
+    ]
+    for name in methods(field):
+        if name == DEFAULT:
+            continue
+        cells = [minus(arms[name], arms[DEFAULT]).shown(sign="+") if name in arms else "" for arms in field.values()]
+        everywhere = all(name in arms for arms in field.values())
+        cells.append(over_all(field, name, DEFAULT).shown(sign="+") if everywhere else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    field = read()
+    print(gains_table(field), ahead_table(field), sep="\n\n")
+    if field.keys() == PAIRS.keys():
+        everywhere = [name for name in methods(field) if all(name in arms for arms in field.values())]
+        candidates = [name for name in everywhere if set(facts(name).needs) <= ANY_PAIR_HAS]
+        print(f"\ncandidates: {', '.join(candidates)}; the default by the rule: {default_by_rule(field, candidates)}")
+
+
+if __name__ == "__main__":
+    main()

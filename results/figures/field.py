@@ -38,15 +38,15 @@ Field = Mapping[str, Mapping[str, Arm]]
 """Pair -> arm, the baseline among them -> what it reached."""
 
 
-def read(results: Path = RESULTS) -> dict[str, dict[str, Arm]]:
-    """The field as it was measured; pairs without a comparison are left out."""
-    files = {pair: results / pair / "comparison.json" for pair in PAIRS}
+def read(folders: Iterable[str], results: Path = RESULTS) -> dict[str, dict[str, Arm]]:
+    """What was measured, by folder of results; those without a comparison are left out."""
+    files = {folder: results / folder / "comparison.json" for folder in folders}
     return {
-        pair: {
+        folder: {
             name: Arm(tuple(arm["metrics"]["map"]["values"]), arm["seconds_per_step"])
             for name, arm in json.loads(file.read_text())["arms"].items()
         }
-        for pair, file in files.items()
+        for folder, file in files.items()
         if file.is_file()
     }
 
@@ -141,7 +141,7 @@ def ahead_table(field: Field) -> str:
 
 
 def main() -> None:
-    field = read()
+    field = read(PAIRS)
     print(gains_table(field), ahead_table(field), sep="\n\n")
     if field.keys() == PAIRS.keys():
         everywhere = [name for name in methods(field) if all(name in arms for arms in field.values())]

@@ -1,4 +1,4 @@
-"""Draws docs/images/weight_rule.png and prints the tables of docs/weight.md, from the comparisons of fractions.
+"""Draws docs/images/weight_rule.png and prints the tables of docs/weight.md, from the comparisons of weights.
 
 ``python results/figures/weight_rule.py``
 """
@@ -6,45 +6,61 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from pathlib import Path
-from typing import Any
 
+from field import BASELINE, RESULTS, Field, default_by_rule, minus, over_all, read
 from matplotlib.figure import Figure
 
-ROOT = Path(__file__).parents[2]
 PAIRS = {
-    "digits": "the demo's pair, other digits",
-    "bccd": "blood cells, one stage",
-    "two_stage": "blood cells, two stages",
-    "unlike": "blood cells, Faster R-CNN to RetinaNet",
+    "weight_rule_digits": "the demo's pair, other digits",
+    "weight_rule_bccd": "blood cells, one stage",
+    "weight_rule_two_stage": "blood cells, two stages",
+    "weight_rule_unlike": "blood cells, Faster R-CNN to RetinaNet",
 }
 FRACTIONS = {"fraction_1": 1.0, "fraction_3": 3.0, "fraction_10": 10.0, "fraction_30": 30.0}
-ARMS = {
+RULES = {
     "fraction_1": "1",
     "fraction_3": "3",
     "fraction_10": "10",
     "fraction_30": "30",
     "falling_10": "10, falling to 1",
 }
+NUMBERS = {"weight_0.1": "the weight 0.1", "weight_1": "the weight 1"}
+OTHERS = {
+    "projected_level": "3, projected by level",
+    "projected_cell": "3, projected by cell",
+    "uncertainty": "a learned uncertainty",
+}
+DEFAULT = "fraction_3"
 COLOURS = ("#009e73", "#d55e00", "#0072b2", "#cc79a7")
 
 
-def gains(pair: str) -> dict[str, dict[str, Any]]:
-    """Arm -> mAP minus the baseline's, paired by seed: its mean, half width and values; empty where nothing was run."""
-    file = ROOT / "results" / f"weight_rule_{pair}" / "comparison.json"
-    if not file.is_file():
-        return {}
-    arms = json.loads(file.read_text())["arms"]
-    return {arm: values["metrics"]["map"]["minus_baseline"] for arm, values in arms.items() if arm != "baseline"}
-
-
-def table(found: dict[str, dict[str, dict[str, Any]]]) -> str:
+def table(found: Field) -> str:
+    """mAP minus the baseline's, of all that was tried."""
     lines = ["| fraction | " + " | ".join(PAIRS[pair] for pair in found) + " |", "| --- |" + " ---: |" * len(found)]
-    for arm, label in ARMS.items():
-        own = [found[pair].get(arm) for pair in found]
-        cells = ["" if gain is None else f"{gain['mean']:+.3f} ± {gain['half_width']:.3f}" for gain in own]
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    for arm, label in (RULES | NUMBERS | OTHERS).items():
+        cells = [minus(arms[arm], arms[BASELINE]).shown(sign="+") if arm in arms else "" for arms in found.values()]
+        if any(cells):
+            lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def against_numbers(found: Field) -> str:
+    """Each rule minus the better number of each pair, paired by seed; and, over all pairs, minus the default."""
+    best = {
+        pair: max(NUMBERS, key=lambda name: statistics.fmean(arms[name].values))
+        for pair, arms in found.items()
+        if NUMBERS.keys() <= arms.keys()
+    }
+    head = " | ".join(f"{PAIRS[pair]}: minus {NUMBERS[name]}" for pair, name in best.items())
+    lines = [f"| fraction | {head} | all: minus 3 |", "| --- |" + " ---: |" * (len(best) + 1)]
+    for arm, label in RULES.items():
+        cells = [minus(found[pair][arm], found[pair][name]).shown(sign="+") for pair, name in best.items()]
+        everywhere = all(arm in arms for arms in found.values())
+        cells.append(over_all(found, arm, DEFAULT).shown(sign="+") if everywhere and arm != DEFAULT else "")
+        lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -54,7 +70,7 @@ def weights(pair: str, arm: str) -> list[float]:
     Means over the seeds; of the loss, over the last three lines of each log too. Empty where nothing was run.
     """
     rows = []
-    for file in sorted((ROOT / "results").glob(f"weight_rule_{pair}/{arm}-[0-9]/log.jsonl")):
+    for file in sorted(RESULTS.glob(f"{pair}/{arm}-[0-9]/log.jsonl")):
         lines = [line for line in map(json.loads, file.read_text().splitlines()) if line["kind"] == "train"]
         last = lines[-1]["step"]
         after = [next(line for line in lines if line["step"] >= share * last) for share in (0.1, 0.5, 1.0)]
@@ -71,18 +87,45 @@ def weight_table() -> str:
     for pair, name in PAIRS.items():
         for arm in FRACTIONS:
             if found := weights(pair, arm):
-                lines.append(f"| {name} | {ARMS[arm]} | " + " | ".join(f"{value:.2g}" for value in found) + " |")
+                lines.append(f"| {name} | {RULES[arm]} | " + " | ".join(f"{value:.2g}" for value in found) + " |")
     return "\n".join(lines)
 
 
-def draw(found: dict[str, dict[str, dict[str, Any]]], path: Path) -> None:
+def gradient_table() -> str:
+    """What `benchmarks.weight_candidates.MeasuredFGFI` wrote, over the second half of the lines of each pair.
+
+    The norm of the detection gradient at near cells over that at all, the cosine between both gradients, all levels
+    together (medians); and the share of lines in which the two are opposed on some level.
+    """
+    lines = [
+        "| | detection gradient at near cells, of all | cosine | opposed on some level |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for pair, name in PAIRS.items():
+        file = RESULTS / "weight_gradients" / f"{pair.removeprefix('weight_rule_')}.jsonl"
+        if not file.is_file():
+            continue
+        rows = [json.loads(line)["levels"] for line in file.read_text().splitlines()]
+        rows = rows[len(rows) // 2 :]
+        near, cosines = [], []
+        for row in rows:
+            detection, imitation, at_near, cosine = zip(*row, strict=True)
+            product = sum(one * other * angle for one, other, angle in zip(detection, imitation, cosine, strict=True))
+            near.append(math.hypot(*at_near) / math.hypot(*detection))
+            cosines.append(product / (math.hypot(*detection) * math.hypot(*imitation)))
+        opposed = statistics.fmean(any(cosine < 0 for *_, cosine in row) for row in rows)
+        lines.append(f"| {name} | {statistics.median(near):.2f} | {statistics.median(cosines):+.2f} | {opposed:.0%} |")
+    return "\n".join(lines)
+
+
+def draw(found: Field, path: Path) -> None:
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
     for index, (pair, arms) in enumerate(found.items()):
-        curve = [(value, arms[arm]) for arm, value in FRACTIONS.items() if arm in arms]
+        curve = {value: minus(arms[arm], arms[BASELINE]) for arm, value in FRACTIONS.items() if arm in arms}
         # Beside one another, so that the intervals can be told apart.
-        x = [value * 1.05 ** (index - 1.5) for value, _ in curve]
-        y, widths = [gain["mean"] for _, gain in curve], [gain["half_width"] for _, gain in curve]
+        x = [value * 1.05 ** (index - 1.5) for value in curve]
+        y, widths = [gain.mean for gain in curve.values()], [gain.half_width for gain in curve.values()]
         axes.errorbar(x, y, widths, marker="o", capsize=3, color=COLOURS[index], label=PAIRS[pair])
     axes.axhline(0, color="#888888", linewidth=0.8)
     axes.set(xscale="log", xlabel="fraction", ylabel="mAP minus baseline")
@@ -94,10 +137,11 @@ def draw(found: dict[str, dict[str, dict[str, Any]]], path: Path) -> None:
 
 
 def main() -> None:
-    found = {pair: arms for pair in PAIRS if (arms := gains(pair))}
-    draw(found, ROOT / "docs" / "images" / "weight_rule.png")
-    print(table(found))
-    print(weight_table())
+    found = read(PAIRS)
+    draw(found, RESULTS.parent / "docs" / "images" / "weight_rule.png")
+    print(table(found), against_numbers(found), weight_table(), gradient_table(), sep="\n\n")
+    everywhere = [arm for arm in RULES if all(arm in arms for arms in found.values())]
+    print(f"\nthe default of {', '.join(everywhere)} by the rule: {default_by_rule(found, everywhere, DEFAULT)}")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,19 @@ def test_pkd_is_one_minus_the_correlation_of_the_channels() -> None:
     assert float(pearson_loss(student, teacher)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_pkd_is_half_the_mean_squared_difference_of_the_standardised_maps() -> None:
+    """As written, with its gradient; a constant channel, and one that deviates by as little as epsilon, among them."""
+    student, teacher = drawn(2, 5, 4, 6) * 2 + 3, drawn(2, 5, 4, 6, seed=1)
+    student[:, 1], teacher[:, 2] = 4.0, -1.0
+    student[:, 3] = 1e-6 * student[:, 3]
+    maps = [student.clone().requires_grad_() for _ in range(2)]
+    found = pearson_loss(maps[0], teacher)
+    written = (standardise(maps[1]) - standardise(teacher)).square().mean() / 2
+    torch.testing.assert_close(found, written)
+    (one,), (other,) = torch.autograd.grad(found, maps[0]), torch.autograd.grad(written, maps[1])
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
+
+
 def test_pkd_ignores_scale_and_shift_and_is_twice_for_the_opposite() -> None:
     student, teacher = drawn(2, 3, 6, 6), drawn(2, 3, 6, 6, seed=1)
     moved = student * torch.tensor([0.5, 20.0, 3.0]).view(3, 1, 1) + torch.tensor([4.0, -1.0, 0.0]).view(3, 1, 1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.methods import TINY, products_of, replay, rows
+from benchmarks.methods import TINY, beyond, products_of, replay, rows
 from torch.nn import functional as F
 
 from eyas.commands.names import METHODS
@@ -25,6 +26,18 @@ def test_products_are_counted_forward_and_backward_and_can_be_run_again() -> Non
     again = products_of(replay(found, torch.device("cpu")))
     assert again == found
     assert not found - products_of(step)
+
+
+def test_a_product_in_another_layout_is_the_same() -> None:
+    images, kernel, factor = torch.rand(2, 3, 8, 8), torch.rand(4, 3, 3, 3), torch.rand(3, 5)
+    plain = products_of(lambda: F.conv2d(images, kernel))
+    both = products_of(
+        lambda: (F.conv2d(images.to(memory_format=torch.channels_last), kernel), images[0, 0, :, :3] @ factor)
+    )
+    own = beyond(both, plain)
+    assert [func.name() for func, _ in own.elements()] == ["aten::mm"]
+    assert beyond(both, Counter()) == both
+    assert beyond(plain + plain, plain) == plain, "one of two is left"
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from torch import Tensor
 from eyas.methods.maps import MapImitation
 from eyas.methods.method import Weight
 from eyas.methods.schedule import ALWAYS, Schedule
-from eyas.ops.maps import standardise
+from eyas.ops.maps import CELLS, EPS, deviation
 from eyas.types import Target, View
 
 
@@ -29,7 +29,13 @@ def pearson_loss(student: Tensor, teacher: Tensor) -> Tensor:
         student: (batch, C, H, W).
         teacher: the same.
     """
-    return (standardise(student) - standardise(teacher)).square().mean() / 2
+    own, other = (maps.float() - maps.detach().float().mean(dim=CELLS, keepdim=True) for maps in (student, teacher))
+    # The square multiplied out: three sums take a third of the time of the standardised maps and their difference. The
+    # means need no gradient, since those of centred maps sum to 0.
+    squares, shared, others = ((a * b).sum(dim=CELLS) for a, b in ((own, own), (own, other), (other, other)))
+    count = own.numel() // own.shape[1]
+    by, other_by = deviation(squares, count) + EPS, deviation(others, count) + EPS
+    return ((squares / by**2 - 2 * shared / (by * other_by) + others / other_by**2) / count).mean() / 2
 
 
 class PKD(MapImitation):

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 EPS = 1e-6
+CELLS = (0, 2, 3)
+"""The dimensions of a channel's values: images and cells."""
 
 
 def standardise(maps: Tensor, eps: float = EPS) -> Tensor:
@@ -27,16 +29,20 @@ def standardise(maps: Tensor, eps: float = EPS) -> Tensor:
 
 
 def moments(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean and the unbiased standard deviation of each channel, (1, C, 1, 1) float32; one value deviates by 0.
-
-    The gradient of the deviation of a constant channel is 0, where that of a square root would be infinite.
-    """
+    """The mean and the unbiased standard deviation of each channel, (1, C, 1, 1) float32; one value deviates by 0."""
     maps = maps.float()
-    mean = maps.mean(dim=(0, 2, 3), keepdim=True)
-    count = max(maps.numel() // maps.shape[1] - 1, 1)
-    variance = (maps - mean).square().sum(dim=(0, 2, 3), keepdim=True) / count
+    mean = maps.mean(dim=CELLS, keepdim=True)
+    return mean, deviation((maps - mean).square().sum(dim=CELLS, keepdim=True), maps.numel() // maps.shape[1])
+
+
+def deviation(squares: Tensor, count: int) -> Tensor:
+    """The unbiased standard deviation of ``count`` values from the sum of their squared distances to the mean.
+
+    Its gradient is 0 where the squares are, where that of a square root would be infinite.
+    """
+    variance = squares / max(count - 1, 1)
     positive = variance > 0
-    return mean, variance.where(positive, 1.0).sqrt().where(positive, 0.0)
+    return variance.where(positive, 1.0).sqrt().where(positive, 0.0)
 
 
 def spatial_log_softmax(maps: Tensor, temperature: float = 1.0) -> Tensor:

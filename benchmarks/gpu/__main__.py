@@ -5,7 +5,8 @@
     python -m benchmarks.gpu --tiny             every part on the CPU, on tiny inputs: does the code run?
 
 The machine with the card needs torch 2.6 or newer with torchvision, accelerate, safetensors, rich, scipy, matplotlib,
-onnx, onnxruntime and onnxscript, and no network. What Eyas and its digits need beyond these is in
+onnx, onnxruntime and onnxscript, and no network; with transformers and libreyolo the methods on queries and LD are
+compared, too. What Eyas and its digits need beyond these is in
 ``benchmarks/gpu/requirements.txt`` and can be carried as wheels. On a machine with a network, for Python 3.12 there:
 
     python -m pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp
@@ -38,12 +39,12 @@ from benchmarks.gpu.supervise import Part, Result, Run, write_results
 
 MACHINE = Part("machine", 15, "benchmarks.gpu.machine")
 PARTS = (
-    Part("parity", 45, "benchmarks.gpu.parity"),
+    Part("parity", 60, "benchmarks.gpu.parity"),
     Part("steps", 110, "benchmarks.gpu.steps"),
     Part("losses", 40, "benchmarks.gpu.losses"),
     Part("tensorrt", 20, "benchmarks.gpu.tensorrt_parity"),
     Part("compiled", 65, "benchmarks.gpu.compiled"),
-    Part("digits", 180, "benchmarks.gpu.digits"),
+    Part("digits", 165, "benchmarks.gpu.digits"),
 )
 """In this order. The last ones profit most from what others leave: they have nothing to show before they are done."""
 

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.gpu.cases import Bench, Case, Row
+from benchmarks.gpu.cases import Bench, Case, Row, Untried
 from benchmarks.gpu.precision import autocast
 from benchmarks.sides import DIGITS
-from eyas.detectors import build
+from eyas.commands.methods import method_class
+from eyas.detectors import TransformersDetector, build
 from eyas.distillation.distiller import Distiller
-from eyas.methods import FGFI, BoxMask, Chen2017, FitNets, Method, RoIMimic, Vanilla
-from eyas.types import Target, View
+from eyas.methods import Method
+from eyas.types import Detector, EyasError, Target, View
 
 # NVIDIA's libraries read this when they are first used. PyTorch's own switches have changed their names.
 os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
@@ -40,37 +41,90 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
     "retinanet": {"backbone": "resnet18"},
     "faster_rcnn": {"backbone": "resnet18"},
     "shuffledet": {"options": {**DIGITS, "width": 0.25, "dropout": 0.0}},
+    "yolov9": {"options": {"size": "t"}},
 }
-FEATURES: Mapping[str, Callable[[], Method]] = {
-    "FGFI": lambda: FGFI(1.0, sparse_below=1.1),
-    "FGFI, dense": lambda: FGFI(1.0, sparse_below=0.0),
-    "FGFI, per level": lambda: FGFI(1.0, assignment="per_level"),
-    "BoxMask": lambda: BoxMask(1.0),
-    "FitNets": lambda: FitNets(1.0),
+WIDTHS = [16, 32, 48, 64]
+D_FINE: Mapping[str, Any] = {
+    "d_model": 64,
+    "encoder_hidden_dim": 64,
+    "encoder_ffn_dim": 64,
+    "encoder_in_channels": WIDTHS[1:],
+    "encoder_attention_heads": 4,
+    "decoder_in_channels": [64, 64, 64],
+    "decoder_layers": 2,
+    "decoder_ffn_dim": 64,
+    "decoder_attention_heads": 4,
+    "num_queries": 20,
+    "num_denoising": 0,  # it draws boxes at random, on the device
+    "freeze_backbone_batch_norms": False,
+    "backbone_config": {
+        "model_type": "hgnet_v2",
+        "embedding_size": 16,
+        "stem_channels": [3, 16, 16],
+        "hidden_sizes": WIDTHS,
+        "depths": [1, 1, 1, 1],
+        "stage_in_channels": [16, *WIDTHS[:3]],
+        "stage_mid_channels": [16, 16, 16, 16],
+        "stage_out_channels": WIDTHS,
+        "stage_num_blocks": [1, 1, 1, 1],
+        "stage_numb_of_layers": [1, 1, 1, 1],
+        "out_indices": [2, 3, 4],
+    },
 }
-OUTPUTS: Mapping[str, Callable[[], Method]] = {"Chen2017": lambda: Chen2017(1.0), "Vanilla": lambda: Vanilla(1.0)}
-REGIONS: Mapping[str, Callable[[], Method]] = {
-    "RoIMimic": lambda: RoIMimic(1.0),
-    "RoIMimic, student's": lambda: RoIMimic(1.0, proposals="student"),
+
+
+def of(name: str, weight: float = 1.0, **options: Any) -> Callable[[], Method]:
+    """Makes a method by its short name."""
+    return lambda: method_class(name)(weight=weight, **options)
+
+
+IN_SHORT = ("fgfi", "fitnets", "vanilla", "chen2017")
+ON_VIEWS: Mapping[str, Mapping[str, Callable[[], Method]]] = {
+    "retinanet": {
+        **{name: of(name) for name in (*IN_SHORT, "box_mask", "pkd", "cwd", "mgd", "fgd", "defeat", "frs")},
+        **{name: of(name) for name in ("cosine", "self_similarity", "bckd")},
+        "fgfi, sparse": of("fgfi", sparse_below=1.1),
+        "fgfi, dense": of("fgfi", sparse_below=0.0),
+        "fgfi, per level": of("fgfi", assignment="per_level"),
+        "fgfi, by size": of("fgfi", assignment="by_size"),
+    },
+    "faster_rcnn": {
+        **{name: of(name) for name in (*IN_SHORT, "roi_mimic")},
+        "roi_mimic, student's": of("roi_mimic", proposals="student"),
+    },
+    "shuffledet": {name: of(name) for name in (*IN_SHORT, "box_mask", "pkd", "bckd")},
 }
-METHODS: Mapping[str, Mapping[str, Callable[[], Method]]] = {
-    "retinanet": {**FEATURES, "FGFI, by size": lambda: FGFI(1.0, assignment="by_size"), **OUTPUTS},
-    "faster_rcnn": {**FEATURES, **OUTPUTS, **REGIONS},
-    "shuffledet": {**FEATURES, **OUTPUTS},
+"""Methods that are given the views of a batch, by the family of student and teacher."""
+IN_STEPS: Mapping[str, Mapping[str, Callable[[], Method]]] = {
+    "shuffledet": {"fgfi": of("fgfi", 0.01)},
+    "retinanet": {"fgfi": of("fgfi", 0.01), "crosskd": of("crosskd")},
+    "dfine": {name: of(name) for name in ("query_ld", "detr_distill", "d3etr", "kd_detr", "target_aware")},
+    "yolov9": {"ld": of("ld")},
 }
-STEPS = ("shuffledet", "retinanet")
-"""Detectors whose own losses draw nothing at random, as the samplers of two stages do."""
+"""Methods in whole steps: those that enter a network once more, and FGFI; by families whose own losses draw nothing at
+random, as the samplers of two stages do."""
+CHOOSY = ("dfine", "yolov9")
+"""Families that choose queries, or match cells to objects, by their scores: an untrained network's choice in 16 bits is
+another one, so their steps are compared in float32 alone."""
 
 
 def cases(bench: Bench) -> list[Case]:
-    families = ("shuffledet",) if bench.tiny else tuple(METHODS)
-    methods = [
-        Case(f"{family}, {name}", partial(method_rows, family, make, bench))
-        for family in families
-        for name, make in METHODS[family].items()
+    on_views, in_steps = (
+        {family: made for family, made in chosen.items() if not bench.tiny or family in ("shuffledet", "dfine")}
+        for chosen in (ON_VIEWS, IN_STEPS)
+    )
+    return [
+        *(
+            Case(f"{family}, {name}", partial(method_rows, family, make, bench))
+            for family, methods in on_views.items()
+            for name, make in methods.items()
+        ),
+        *(
+            Case(f"{family}, a whole step with {name}", partial(step_rows, family, make, bench))
+            for family, methods in in_steps.items()
+            for name, make in methods.items()
+        ),
     ]
-    steps = [Case(f"{family}, a whole step with FGFI", partial(step_rows, family, bench)) for family in STEPS]
-    return methods + steps[: 1 if bench.tiny else None]
 
 
 def method_rows(family: str, make: Callable[[], Method], bench: Bench) -> Iterator[Row]:
@@ -85,11 +139,11 @@ def method_rows(family: str, make: Callable[[], Method], bench: Bench) -> Iterat
         yield compared(found, expected, precision, TOLERANCES)
 
 
-def step_rows(family: str, bench: Bench) -> Iterator[Row]:
+def step_rows(family: str, make: Callable[[], Method], bench: Bench) -> Iterator[Row]:
     """One row for each precision: all losses of a distilled step, added up, and the gradients of all parameters."""
-    distiller = small_distiller(family, FGFI(0.01))
+    distiller = small_distiller(family, make())
     expected = step(copy.deepcopy(distiller), torch.device("cpu"), "float32")
-    for precision in PRECISIONS:
+    for precision in PRECISIONS if family not in CHOOSY else ("float32",):
         found = step(copy.deepcopy(distiller), torch.device(bench.device), precision)
         yield compared(found, expected, precision, STEP_TOLERANCES)
 
@@ -98,7 +152,10 @@ def small_distiller(family: str, method: Method) -> Distiller:
     """A distiller of two untrained detectors on the CPU, whose statistics fit the batch and whose adapters are not near
     0."""
     torch.manual_seed(0)
-    student, teacher = (build(family, CLASSES, **SMALL[family]) for _ in range(2))
+    try:
+        student, teacher = (small(family) for _ in range(2))
+    except (ImportError, EyasError) as error:
+        raise Untried(str(error)) from error
     for module in teacher.network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
@@ -107,6 +164,17 @@ def small_distiller(family: str, method: Method) -> Distiller:
     for parameter in method.parameters():
         nn.init.normal_(parameter, std=0.05)
     return distiller.train()
+
+
+def small(family: str) -> Detector:
+    """An untrained detector, as small as its kind can be."""
+    if family != "dfine":
+        return build(family, CLASSES, **SMALL[family])
+    from transformers import AutoModelForObjectDetection, DFineConfig
+
+    names = dict(enumerate(CLASSES))
+    config = DFineConfig(**D_FINE, id2label=names, label2id={name: label for label, name in names.items()})
+    return TransformersDetector(AutoModelForObjectDetection.from_config(config)).train()
 
 
 def scaled(view: View) -> View:

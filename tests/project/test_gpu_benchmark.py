@@ -15,6 +15,8 @@ from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu.cases import Bench, Case, Row, Untried, perform
 from benchmarks.gpu.supervise import Part, Run, write_results
 
+from eyas.commands.names import METHODS
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
@@ -140,6 +142,14 @@ def test_parity(tmp_path: Path) -> None:
     # The CPU against itself: the same numbers in float32, and rounding that is seen in 16 bits.
     differences = {(row["precision"] == "float32", row["gradient differs by"] > 1e-5) for row in rows}
     assert (False, True) in differences and (True, True) not in differences
+
+
+def test_parity_has_every_method() -> None:
+    from benchmarks.gpu.parity import IN_STEPS, ON_VIEWS
+
+    assert {
+        name.partition(",")[0] for tried in (ON_VIEWS, IN_STEPS) for made in tried.values() for name in made
+    } == set(METHODS)
 
 
 def test_steps(tmp_path: Path) -> None:

@@ -85,9 +85,11 @@ def weight_table() -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for pair, name in PAIRS.items():
+        shown = f" {name} "
         for arm in FRACTIONS:
             if found := weights(pair, arm):
-                lines.append(f"| {name} | {RULES[arm]} | " + " | ".join(f"{value:.2g}" for value in found) + " |")
+                lines.append(f"|{shown}| {RULES[arm]} | " + " | ".join(f"{value:.2g}" for value in found) + " |")
+                shown = " "
     return "\n".join(lines)
 
 

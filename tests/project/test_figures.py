@@ -1,19 +1,28 @@
-"""results/figures/field.py: the rule by which the default method is chosen, on fields made up for it."""
+"""results/figures: the rule by which defaults are chosen, on fields made up for it; and the tables of the pages."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
 
-FILE = Path(__file__).parents[2] / "results" / "figures" / "field.py"
-SPEC = importlib.util.spec_from_file_location("field", FILE)
-assert SPEC is not None and SPEC.loader is not None
-field: Any = importlib.util.module_from_spec(SPEC)
-sys.modules[SPEC.name] = field
-SPEC.loader.exec_module(field)
+import pytest
 
+ROOT = Path(__file__).parents[2]
+FIGURES = ROOT / "results" / "figures"
+
+
+def script(name: str) -> Any:
+    """A script of results/figures as a module. They import one another, as they do when they are run."""
+    sys.path.insert(0, str(FIGURES))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(FIGURES))
+
+
+field, weight_rule = script("field"), script("weight_rule")
 NOISE = (0.0, 0.01, -0.01, 0.005, -0.005)
 """Of five seeds, the same for all arms, so that it cancels."""
 JITTER = (0.001, -0.001, 0.0005, -0.0005, 0.0)
@@ -87,3 +96,15 @@ def test_the_tables_have_every_method_the_best_first_and_gaps_where_one_does_not
     ]
     ahead = field.ahead_table(found).splitlines()[2:]
     assert ahead[0].startswith("| pkd | +0.010 ±") and ahead[1].endswith("|  |  |")
+
+
+@pytest.mark.parametrize(
+    ("mark", "table"),
+    [
+        ("weight rule", lambda: weight_rule.table(field.read(weight_rule.PAIRS))),
+        ("weight numbers", weight_rule.weight_table),
+    ],
+)
+def test_the_tables_of_the_weight_are_those_of_the_trainings(mark: str, table: Any) -> None:
+    text = (ROOT / "docs" / "weight.md").read_text(encoding="utf-8")
+    assert text.split(f"<!-- {mark} -->")[1].split(f"<!-- /{mark} -->")[0].strip() == table()

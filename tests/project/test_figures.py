@@ -24,7 +24,7 @@ def script(name: str) -> Any:
 
 field, weight_rule = script("field"), script("weight_rule")
 NOISE = (0.0, 0.01, -0.01, 0.005, -0.005)
-"""Of five seeds, the same for all arms, so that it cancels."""
+"""What each of five seeds does to all arms alike, so that it cancels."""
 JITTER = (0.001, -0.001, 0.0005, -0.0005, 0.0)
 
 

@@ -89,8 +89,9 @@ def beyond(products: Counter[Product], *others: Counter[Product]) -> Counter[Pro
     left = Counter(without_strides(product) for other in others for product in other.elements())
     own: Counter[Product] = Counter()
     for product in products.elements():
-        if left[without_strides(product)]:
-            left[without_strides(product)] -= 1
+        known = without_strides(product)
+        if left[known]:
+            left[known] -= 1
         else:
             own[product] += 1
     return own

@@ -1,7 +1,7 @@
-"""Other rules for FGFI's weight, as methods: docs/weight.md has what they gained, results/weight_rule_* the trainings.
+"""Other rules for FGFI's weight, as methods, to be compared with the automatic one of docs/weight.md.
 
 A comparison names them by their class path, such as ``benchmarks.weight_candidates.ProjectedFGFI``, and runs from the
-root of the repository as ``python -m eyas compare --config compare.yaml``.
+root of the repository as ``eyas compare --allow_code true --config compare.yaml``.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +17,14 @@ Row = Mapping[str, Any]
 
 class Untried(Exception):
     """A case cannot be tried on this machine; the message says why."""
+
+
+def imported(package: str) -> Any:
+    """A package that a case needs and the machine may lack. Raises Untried where it cannot be imported."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise Untried(f"the package {package} cannot be imported: {error}") from error
 
 
 @dataclass(frozen=True)

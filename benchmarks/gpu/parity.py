@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.gpu.cases import Bench, Case, Row, Untried
+from benchmarks.gpu.cases import Bench, Case, Row, imported
 from benchmarks.gpu.precision import autocast
 from benchmarks.sides import DIGITS
 from eyas.commands.methods import method_class
 from eyas.detectors import TransformersDetector, build
 from eyas.distillation.distiller import Distiller
 from eyas.methods import Method
-from eyas.types import Detector, EyasError, Target, View
+from eyas.types import Detector, Target, View
 
 # NVIDIA's libraries read this when they are first used. PyTorch's own switches have changed their names.
 os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
@@ -103,27 +103,20 @@ IN_STEPS: Mapping[str, Mapping[str, Callable[[], Method]]] = {
 }
 """Methods in whole steps: those that enter a network once more, and FGFI; by families whose own losses draw nothing at
 random, as the samplers of two stages do."""
+LIBRARIES = {"dfine": "transformers", "yolov9": "libreyolo"}
+"""Family -> the package that it needs beside those of Eyas."""
 CHOOSY = ("dfine", "yolov9")
 """Families that choose queries, or match cells to objects, by their scores: an untrained network's choice in 16 bits is
 another one, so their steps are compared in float32 alone."""
 
 
 def cases(bench: Bench) -> list[Case]:
-    on_views, in_steps = (
-        {family: made for family, made in chosen.items() if not bench.tiny or family in ("shuffledet", "dfine")}
-        for chosen in (ON_VIEWS, IN_STEPS)
-    )
     return [
-        *(
-            Case(f"{family}, {name}", partial(method_rows, family, make, bench))
-            for family, methods in on_views.items()
-            for name, make in methods.items()
-        ),
-        *(
-            Case(f"{family}, a whole step with {name}", partial(step_rows, family, make, bench))
-            for family, methods in in_steps.items()
-            for name, make in methods.items()
-        ),
+        Case(f"{family}, {what}{name}", partial(rows, family, make, bench))
+        for tried, what, rows in ((ON_VIEWS, "", method_rows), (IN_STEPS, "a whole step with ", step_rows))
+        for family, methods in tried.items()
+        if not bench.tiny or family in ("shuffledet", "dfine")
+        for name, make in methods.items()
     ]
 
 
@@ -152,10 +145,9 @@ def small_distiller(family: str, method: Method) -> Distiller:
     """A distiller of two untrained detectors on the CPU, whose statistics fit the batch and whose adapters are not near
     0."""
     torch.manual_seed(0)
-    try:
-        student, teacher = (small(family) for _ in range(2))
-    except (ImportError, EyasError) as error:
-        raise Untried(str(error)) from error
+    if (library := LIBRARIES.get(family)) is not None:
+        imported(library)
+    student, teacher = (small(family) for _ in range(2))
     for module in teacher.network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.cases import Bench, Case, Row, Untried
+from benchmarks.gpu.cases import Bench, Case, Row, Untried, imported
 from benchmarks.sides import DIGITS
 from eyas.detectors import build, deploy
 from eyas.export.check import difference
@@ -27,7 +26,9 @@ def cases(bench: Bench) -> list[Case]:
 
 def parity(precision: str, bench: Bench) -> Iterator[Row]:
     """The largest difference of every head output, as `eyas export` measures it."""
-    trt = imported("tensorrt", bench)
+    if bench.device != "cuda":
+        raise Untried("TensorRT runs on a CUDA card")
+    trt = imported("tensorrt")
     torch.manual_seed(0)
     deployed = deploy(build("shuffledet", tuple("0123456789"), options={**DIGITS, "width": 0.25}))
     images = torch.rand(BATCH, 3, *SIZE)
@@ -39,16 +40,6 @@ def parity(precision: str, bench: Bench) -> Iterator[Row]:
         differs = difference(ours, theirs)
         limit = TOLERANCES[precision]
         yield {"output": name, "differs by": differs, "tolerance": limit, "within": differs <= limit}
-
-
-def imported(package: str, bench: Bench) -> Any:
-    """The package. Raises Untried where there is none, or no card."""
-    if bench.device != "cuda":
-        raise Untried("TensorRT runs on a CUDA card")
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise Untried(f"the package {package} cannot be imported: {error}") from error
 
 
 def engine(trt: Any, model: bytes, images: Tensor, precision: str) -> Any:

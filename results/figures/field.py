@@ -62,6 +62,11 @@ def over_all(field: Field, method: str, other: str) -> Estimate:
     return estimate([statistics.fmean(of_seed) for of_seed in zip(*by_pair, strict=True)])
 
 
+def everywhere(field: Field, method: str) -> bool:
+    """Whether a method was run on every pair."""
+    return all(method in arms for arms in field.values())
+
+
 def below_zero(difference: Estimate) -> bool:
     return difference.mean + (difference.half_width or 0) < 0
 
@@ -134,8 +139,7 @@ def ahead_table(field: Field) -> str:
         if name == DEFAULT:
             continue
         cells = [minus(arms[name], arms[DEFAULT]).shown(sign="+") if name in arms else "" for arms in field.values()]
-        everywhere = all(name in arms for arms in field.values())
-        cells.append(over_all(field, name, DEFAULT).shown(sign="+") if everywhere else "")
+        cells.append(over_all(field, name, DEFAULT).shown(sign="+") if everywhere(field, name) else "")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -144,8 +148,9 @@ def main() -> None:
     field = read(PAIRS)
     print(gains_table(field), ahead_table(field), sep="\n\n")
     if field.keys() == PAIRS.keys():
-        everywhere = [name for name in methods(field) if all(name in arms for arms in field.values())]
-        candidates = [name for name in everywhere if set(facts(name).needs) <= ANY_PAIR_HAS]
+        candidates = [
+            name for name in methods(field) if everywhere(field, name) and set(facts(name).needs) <= ANY_PAIR_HAS
+        ]
         print(f"\ncandidates: {', '.join(candidates)}; the default by the rule: {default_by_rule(field, candidates)}")
 
 

@@ -10,7 +10,7 @@ import math
 import statistics
 from pathlib import Path
 
-from field import BASELINE, RESULTS, Field, default_by_rule, minus, over_all, read
+from field import BASELINE, RESULTS, Field, default_by_rule, everywhere, minus, over_all, read
 from matplotlib.figure import Figure
 
 PAIRS = {
@@ -54,12 +54,12 @@ def against_numbers(found: Field) -> str:
         for pair, arms in found.items()
         if NUMBERS.keys() <= arms.keys()
     }
-    head = " | ".join(f"{PAIRS[pair]}: minus {NUMBERS[name]}" for pair, name in best.items())
-    lines = [f"| fraction | {head} | all: minus 3 |", "| --- |" + " ---: |" * (len(best) + 1)]
+    head = [*(f"{PAIRS[pair]}: minus {NUMBERS[name]}" for pair, name in best.items()), "all: minus 3"]
+    lines = [f"| fraction | {' | '.join(head)} |", "| --- |" + " ---: |" * len(head)]
     for arm, label in RULES.items():
         cells = [minus(found[pair][arm], found[pair][name]).shown(sign="+") for pair, name in best.items()]
-        everywhere = all(arm in arms for arms in found.values())
-        cells.append(over_all(found, arm, DEFAULT).shown(sign="+") if everywhere and arm != DEFAULT else "")
+        compared = arm != DEFAULT and everywhere(found, arm)
+        cells.append(over_all(found, arm, DEFAULT).shown(sign="+") if compared else "")
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -142,8 +142,8 @@ def main() -> None:
     found = read(PAIRS)
     draw(found, RESULTS.parent / "docs" / "images" / "weight_rule.png")
     print(table(found), against_numbers(found), weight_table(), gradient_table(), sep="\n\n")
-    everywhere = [arm for arm in RULES if all(arm in arms for arms in found.values())]
-    print(f"\nthe default of {', '.join(everywhere)} by the rule: {default_by_rule(found, everywhere, DEFAULT)}")
+    candidates = [arm for arm in RULES if everywhere(found, arm)]
+    print(f"\nthe default of {', '.join(candidates)} by the rule: {default_by_rule(found, candidates, DEFAULT)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The rules for FGFI's weight that docs/weight.md compares with the one in use."""
+"""The rules for FGFI's weight to be compared with the one in use."""
 
 from __future__ import annotations
 

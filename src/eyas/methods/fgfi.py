@@ -82,9 +82,8 @@ class FGFI(FeatureImitation):
         return near_masks(teacher, targets, psi=self.psi, assignment=self.assignment)
 
     def fingerprint(self) -> dict[str, object]:
-        ranges = (
-            {"ranges": 2} if self.assignment == "by_size" else {}
-        )  # 1: levels of one stride had ranges of their own
+        # The first ranges of by_size, which are not named, were those of single levels where several have one stride.
+        ranges = {"ranges": 2} if self.assignment == "by_size" else {}
         return {"psi": self.psi, "assignment": self.assignment, **ranges}
 
     def describe(self, teacher: View, targets: Sequence[Target]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eyas.commands.methods import facts
+from eyas.commands.names import METHODS
 from eyas.comparison.statistics import Estimate, estimate
 
 RESULTS = Path(__file__).parents[1]
@@ -112,6 +113,12 @@ def methods(field: Field) -> list[str]:
     return sorted(names, key=lambda name: -gains[name])
 
 
+def candidates(field: Field) -> list[str]:
+    """The single methods that were run on every pair and can be the default."""
+    single = [name for name in methods(field) if name in METHODS and everywhere(field, name)]
+    return [name for name in single if set(facts(name).needs) <= ANY_PAIR_HAS]
+
+
 def gains_table(field: Field) -> str:
     """mAP minus the baseline's, and the time of a step over the baseline's."""
     head = [f"{PAIRS[pair]} | step" for pair in field]
@@ -148,10 +155,8 @@ def main() -> None:
     field = read(PAIRS)
     print(gains_table(field), ahead_table(field), sep="\n\n")
     if field.keys() == PAIRS.keys():
-        candidates = [
-            name for name in methods(field) if everywhere(field, name) and set(facts(name).needs) <= ANY_PAIR_HAS
-        ]
-        print(f"\ncandidates: {', '.join(candidates)}; the default by the rule: {default_by_rule(field, candidates)}")
+        names = candidates(field)
+        print(f"\ncandidates: {', '.join(names)}; the default by the rule: {default_by_rule(field, names)}")
 
 
 if __name__ == "__main__":

@@ -72,6 +72,11 @@ def test_of_two_the_better_one_counts_and_of_equals_the_cheaper_one() -> None:
     assert chosen(made(pkd=(0.08, 0.08, 0.08, 1.1), cwd=(0.08, 0.08, 0.08, 1.2)), "cwd", "pkd") == "pkd"
 
 
+def test_a_candidate_is_a_single_method_that_needs_nothing_special() -> None:
+    better = (0.06, 0.06, 0.06, 1.1)
+    assert field.candidates(made(pkd=better, bckd=better, fgfi_pkd=better)) == ["pkd", "fgfi"]
+
+
 def test_a_difference_is_paired_by_seed() -> None:
     found = made(pkd=(0.06, 0.06, 0.06, 1.1))
     difference = field.minus(found["field_bccd"]["pkd"], found["field_bccd"]["fgfi"])

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from eyas.comparison.statistics import Estimate, GapClosed
+
 ROOT = Path(__file__).parents[2]
 HEAD = (
     *("epochs", "baseline", "distilled", "gain", "gap closed", "seconds, over the baseline's"),
@@ -18,18 +20,15 @@ HEAD = (
 )
 
 
-def signed(gain: dict[str, Any] | None) -> str:
-    return "" if gain is None else f"{gain['mean']:+.3f} ± {gain['half_width']:.3f}"
-
-
-def level(metric: dict[str, Any]) -> str:
-    return f"{metric['mean']:.3f} ± {metric['half_width']:.3f}"
+def shown(found: dict[str, Any] | None, sign: str = "") -> str:
+    """A mean with its interval, as a comparison's JSON has it."""
+    return "" if found is None else Estimate(found["mean"], found["half_width"], ()).shown(sign=sign)
 
 
 def equal_time(row: dict[str, Any]) -> str:
     """The gain over the baseline of equal time, without and with the filling of the cache."""
     both = [(row["equal_time"], ""), (row["equal_time_with_filling"], "with filling ")]
-    found = [f"{name}{signed(each['gain'])} ({each['epochs']})" for each, name in both if each and each["gain"]]
+    found = [f"{name}{shown(each['gain'], '+')} ({each['epochs']})" for each, name in both if each and each["gain"]]
     return "; ".join(found)
 
 
@@ -48,13 +47,9 @@ def table(comparison: dict[str, Any], arm: str) -> list[str]:
     for row in (each for each in comparison["schedules"]["results"] if each["arm"] == arm):
         own, base = (arms[f"{name}-e{row['epochs']}"]["metrics"]["map"] for name in (arm, "baseline"))
         closed = own["gap_closed"]
-        share = (
-            "-"
-            if closed is None
-            else f"{closed['ratio']:.0%} ({closed['interval'][0]:.0%} to {closed['interval'][1]:.0%})"
-        )
+        share = "-" if closed is None else GapClosed(closed["ratio"], tuple(closed["interval"])).shown()
         times = f"{row['seconds']:.0f}, {row['seconds'] / row['baseline_seconds']:.2f}"
-        cells = (str(row["epochs"]), level(base), level(own), signed(row["equal_steps"]), share, times)
+        cells = (str(row["epochs"]), shown(base), shown(own), shown(row["equal_steps"], "+"), share, times)
         lines.append(f"| {' | '.join((*cells, equal_time(row), to_baseline(row)))} |")
     return lines
 
@@ -74,7 +69,7 @@ def main() -> None:
             doubled = ", ".join(
                 f"{each['epochs']}: {each['adds']:+.3f} ({each['spread']:.3f})" for each in found["doublings"]
             )
-            print(f"{name}: converged at {found['epochs']}; doubling adds {doubled}; gain {signed(found['gain'])}")
+            print(f"{name}: converged at {found['epochs']}; doubling adds {doubled}; gain {shown(found['gain'], '+')}")
         if (folder / "seconds.png").is_file():
             shutil.copy(folder / "seconds.png", ROOT / "docs" / "images" / f"{folder.name}.png")
 

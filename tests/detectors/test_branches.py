@@ -97,12 +97,25 @@ def test_rows_are_float32_under_autocast() -> None:
             assert branch.resume(1, maps).dtype == torch.float32
 
 
+@pytest.mark.parametrize("name", [name for name, (_, options) in HEADS.items() if options["head_convs"]])
+def test_negative_positions_count_from_the_end(name: str) -> None:
+    detector, depth = light(name), HEADS[name][1]["head_convs"]
+    for branch in detector.branches.values():
+        for at in range(1, depth + 1):
+            with torch.no_grad(), branch.record(depth - at) as counted, branch.record(-at) as back:
+                detector.network.head(list(detector.network.backbone(images()).values()))
+            assert all(torch.equal(*both) for both in zip(counted, back, strict=True))
+            assert torch.equal(branch.resume(depth - at, counted), branch.resume(-at, back))
+
+
 def test_what_cannot_be_cut() -> None:
     for branch in light("retinanet").branches.values():
         with (
-            pytest.raises(EyasError, match="has 3 convolutions in a branch, so it cannot be cut after 4"),
+            pytest.raises(EyasError, match="3 convolutions, so it cannot be cut at position 4; choose one from 0 to 3"),
             branch.record(4),
         ):
             pass
+        with pytest.raises(EyasError, match="cannot be cut at position -4; choose one from 0 to 3"):
+            branch.resume(-4, [])
     ssd = build("ssd", ("cat",), backbone="mobilenet_v3_small", options={"extra_channels": 16})
     assert isinstance(ssd, DetectorWithBranches) and ssd.branches == {}

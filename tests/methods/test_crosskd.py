@@ -84,9 +84,24 @@ def test_rescaled_maps_have_the_teachers_statistics() -> None:
         assert odd.grad is not None and bool(odd.grad.isfinite().all()) and bool(moved.isfinite().all())
 
 
-def test_the_equations_on_torchvisions_own_modules() -> None:
-    student, teacher = light("retinanet", 1), light("retinanet", 2).eval()
-    distiller = Distiller(student, teacher, CrossKD(1.0, position=1))
+def at_position(convs: nn.Sequential, position: int, entering: Tensor) -> Tensor:
+    return entering if position == 0 else convs[position - 1][0](convs[: position - 1](entering))
+
+
+@pytest.mark.parametrize(
+    ("method", "depths", "positions"),
+    [
+        (CrossKD(1.0, position=1), (2, 2), (1, 1)),
+        (CrossKD(1.0), (2, 2), (1, 1)),
+        (CrossKD(1.0), (1, 3), (0, 2)),
+    ],
+)
+def test_the_equations_on_torchvisions_own_modules(
+    method: CrossKD, depths: tuple[int, int], positions: tuple[int, int]
+) -> None:
+    student, teacher = (light("retinanet", 1 + i, head_convs=depth) for i, depth in enumerate(depths))
+    teacher.eval()
+    distiller = Distiller(student, teacher, method)
     loss = distiller(images(), targets())["crosskd"]
     outputs = student.losses_and_heads(images(), targets())[1].heads["anchors"]
     net, other = student.network, teacher.network
@@ -97,12 +112,13 @@ def test_the_equations_on_torchvisions_own_modules() -> None:
             ("logits", "classification_head", "cls_logits"),
             ("deltas", "regression_head", "bbox_reg"),
         ):
-            mine, convs = getattr(net.head, half).conv[0][0](own), getattr(other.head, half).conv
-            target = convs[0][0](theirs)
+            convs = getattr(other.head, half).conv
+            mine = at_position(getattr(net.head, half).conv, positions[0], own)
+            target = at_position(convs, positions[1], theirs)
             dims = (0, 2, 3)
             shift, scale = target.mean(dims, keepdim=True), target.std(dims, keepdim=True)
             mine = (mine - mine.mean(dims, keepdim=True)) / (mine.std(dims, keepdim=True) + 1e-6) * scale + shift
-            out = getattr(getattr(other.head, half), last)(convs[1](mine.relu()))
+            out = getattr(getattr(other.head, half), last)(convs[positions[1] :](mine.relu()))
             columns = 2 if name == "logits" else 4
             predicted[name].append(out.permute(0, 2, 3, 1).reshape(len(out), -1, columns))
     z, codes = (torch.cat(predicted[name], 1).flatten(0, 1) for name in ("logits", "deltas"))
@@ -170,15 +186,15 @@ def test_what_does_not_fit_is_refused() -> None:
     batch = images(), targets()
     with pytest.raises(EyasError, match="the student, a SSD, has no head that can be entered"):
         Distiller(light("ssd"), light("ssd", 1), CrossKD(1.0))(*batch)
-    with pytest.raises(EyasError, match="2 convolutions in a branch, so it cannot be cut after 3"):
-        Distiller(light("retinanet"), light("retinanet", 1), CrossKD(1.0))(*batch)
+    with pytest.raises(EyasError, match="2 convolutions, so it cannot be cut at position 3; choose one from 0 to 2"):
+        Distiller(light("retinanet"), light("retinanet", 1), CrossKD(1.0, position=3))(*batch)
     with pytest.raises(EyasError, match=r"head anchors: a map of the student has 24 channels, .* takes 16 there"):
         Distiller(light("retinanet", fpn_channels=24), light("retinanet", 1), CrossKD(1.0, position=1))(*batch)
     with pytest.raises(EyasError, match="head centerness cannot be entered"):
         Distiller(light("fcos"), light("fcos", 1), CrossKD(1.0, position=1, heads=["centerness"]))(*batch)
     with pytest.raises(EyasError, match="crosskd compares branches, heads, which belong to one size"):
         Distiller(light("fcos"), light("fcos", 1), CrossKD(1.0, position=1), teacher_scale=2.0)
-    for options in ({"position": -1}, {"class_weight": -1.0}, {"box_weight": -1.0}, {"beta": 0.5}, {"box_loss": "l1"}):
+    for options in ({"class_weight": -1.0}, {"box_weight": -1.0}, {"beta": 0.5}, {"box_loss": "l1"}):
         with pytest.raises(EyasError, match=f"CrossKD: {next(iter(options))}"):
             CrossKD(1.0, **options)  # type: ignore[arg-type]
 

@@ -61,22 +61,22 @@ class CrossKD(OutputDistillation):
 
     In each branch of the head the student's map after ``position`` convolutions, before the activation, gets the
     channel statistics of the teacher's map there, and runs through the rest of the teacher's branch, whose parameters
-    stay as they are. At position 0 it is the map that enters the head.
+    stay as they are. At position 0 it is the map that enters the head; negative positions count from the end.
 
     Unit: with p the class probabilities and ^ what the student's map gives in the teacher's head, ``class_weight``
     times the sum over rows and classes of ``BCE(p^, p_t) |p_t - p^|^beta``, plus ``box_weight`` times the sum over rows
     of ``max_c p_t`` times the box loss of the decoded boxes; divided by the number that the detector divides its class
     loss by, as a mean over processes. The rows are those of the student's own class loss. All levels count in one sum.
     The channel statistics are of one level, batch and process, padding included, as in the paper. The published weights
-    in this unit are 1 and 1 for RetinaNet at position 3, with GIoU.
+    in this unit are 1 and 1 for RetinaNet at position 3 of 4, with GIoU.
 
     Published for FCOS are position 2, weights 0.4 and 0.75 and the IoU, divided by the sum of the centerness targets;
     here the number of positives divides. Boxes of the teacher less than a pixel wide or high do not count.
 
     Args:
         weight: factor of the whole loss, or auto.
-        position: convolutions of each branch that are the student's own, at least 0; the student and the teacher must
-            have as many, with as many channels.
+        position: convolutions of each branch that are the student's own; -1 is all but the last. Both branches have
+            as many channels there; their depths may differ.
         class_weight: factor of the class term; 0 distils only the boxes.
         box_weight: factor of the box term; 0 distils only the classes.
         beta: exponent of the class term's factor; 0, or at least 1.
@@ -96,7 +96,7 @@ class CrossKD(OutputDistillation):
         self,
         weight: Weight = "auto",
         *,
-        position: int = 3,
+        position: int = -1,
         class_weight: float = 1.0,
         box_weight: float = 1.0,
         beta: float = 1.0,
@@ -106,7 +106,6 @@ class CrossKD(OutputDistillation):
         name: str = "crosskd",
     ) -> None:
         super().__init__(name, weight, heads, schedule)
-        self.require(position >= 0, f"position cannot be negative, got {position}")
         self.require(class_weight >= 0, f"class_weight cannot be negative, got {class_weight}")
         self.require(box_weight >= 0, f"box_weight cannot be negative, got {box_weight}")
         self.require(beta == 0 or beta >= 1, f"beta must be 0 or at least 1, got {beta}")

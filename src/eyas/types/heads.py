@@ -141,14 +141,15 @@ class DetectorWithHeads(Detector, Protocol):
 class Branch(Protocol):
     """One branch of a dense head: convolutions that every level passes alike, then the layer that predicts.
 
-    Position i is after i convolutions with their norms and before the activation; 0 is the map that enters.
+    Position i is after i convolutions with their norms and before the activation; 0 is the map that enters. A negative
+    one counts from the end: -1 is before the last convolution.
     """
 
     def record(self, position: int) -> AbstractContextManager[list[Tensor]]:
         """Collects the maps at a position in the passes of the context, (batch, C, H, W) each, level by level.
 
         Raises:
-            EyasError: the branch has fewer convolutions.
+            EyasError: the branch has no such position.
         """
         ...
 

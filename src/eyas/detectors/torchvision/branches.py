@@ -74,9 +74,10 @@ class TorchvisionBranch:
         """How many layers run before the position: an activation is the last layer before the next convolution."""
         layers = self._layers()
         starts = [index for index, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
-        if position > len(starts):
+        at = position + len(starts) if position < 0 else position
+        if not 0 <= at <= len(starts):
             raise EyasError(
-                f"the head has {len(starts)} convolutions in a branch, so it cannot be cut after {position}; choose a "
-                "lower position"
+                f"a branch of the head has {len(starts)} convolutions, so it cannot be cut at position {position}; "
+                f"choose one from 0 to {len(starts)}"
             )
-        return 0 if position == 0 else [*starts, len(layers)][position] - 1
+        return 0 if at == 0 else [*starts, len(layers)][at] - 1

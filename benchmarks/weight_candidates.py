@@ -36,6 +36,8 @@ class ProjectedFGFI(FGFI):
         options: those of FGFI.
     """
 
+    fingerprint = FGFI.fingerprint  # the same cells, under a cache
+
     def __init__(self, over: Literal["level", "cell"] = "level", **options: Any) -> None:
         super().__init__(**options)
         self.over = over
@@ -65,6 +67,8 @@ class UncertaintyFGFI(FGFI):
         options: those of FGFI but its weight, which is 1.
     """
 
+    fingerprint = FGFI.fingerprint  # the same cells, under a cache
+
     def __init__(self, start: float = 0.0, **options: Any) -> None:
         super().__init__(weight=1.0, **options)
         self.log_variance = nn.Parameter(torch.tensor(start))
@@ -82,6 +86,8 @@ class MeasuredFGFI(FGFI):
         every: batches between two lines.
         options: those of FGFI.
     """
+
+    fingerprint = FGFI.fingerprint  # the same cells, under a cache
 
     def __init__(self, file: str, every: int = 10, **options: Any) -> None:
         super().__init__(**options)

@@ -13,6 +13,7 @@ import torch
 from benchmarks.weight_candidates import MeasuredFGFI, ProjectedFGFI, UncertaintyFGFI, gradients
 from torch import Tensor
 
+from eyas.cache.store import fingerprint
 from eyas.methods.fgfi import FGFI
 from eyas.methods.method import LevelPair
 from eyas.types import Level, View
@@ -90,3 +91,11 @@ def test_measured_gradients_are_those_of_both_losses(tmp_path: Path) -> None:
         cosine = torch.nn.functional.cosine_similarity(one.flatten(), two.flatten(), dim=0)
         wanted = [one.norm(), two.norm(), (one * mask[:, None]).norm(), cosine]
         assert row == pytest.approx([float(value) for value in wanted], rel=1e-5)
+
+
+def test_a_cache_serves_them(tmp_path: Path) -> None:
+    for method in (ProjectedFGFI(), UncertaintyFGFI(), MeasuredFGFI(str(tmp_path / "rows.jsonl"))):
+        shared = fingerprint(
+            method, teacher="", taps=["f"], resize={"width": 8, "height": 8}, dtype="float16", precision="no"
+        )
+        assert FGFI().fingerprint().items() <= shared["method"].items()

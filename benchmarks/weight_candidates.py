@@ -57,6 +57,35 @@ class ProjectedFGFI(FGFI):
         return loss
 
 
+class LevelledFGFI(FGFI):
+    """FGFI whose gradient at the student's maps is, on each level, the same multiple of the detection loss's.
+
+    Over all levels its norm stays what it is. The adaptation layers' gradients stay.
+
+    Args:
+        options: those of FGFI.
+    """
+
+    fingerprint = FGFI.fingerprint  # the same cells, under a cache
+
+    def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
+        loss = super().forward(student, teacher, targets)
+        features = list(student.features)
+        if not all(feature.requires_grad for feature in features):  # the warm-up: only the adapters learn
+            return loss
+        imitation = gradients(loss, features)
+        norms = torch.stack([gradient.norm() for gradient in imitation])
+        wanted = torch.stack([gradient.norm() for gradient in gradients(detection_loss(student), features)])
+        tiny = torch.finfo(norms.dtype).tiny
+        # A level without near cells keeps its 0, and the others share the norm.
+        wanted = wanted * (norms > 0)
+        factors = wanted / norms.clamp(min=tiny) * norms.norm() / wanted.norm().clamp(min=tiny)
+        for factor, gradient, feature in zip(factors, imitation, features, strict=True):
+            correction = ((factor - 1) * gradient * feature).sum()
+            loss = loss + correction - correction.detach()
+        return loss
+
+
 class UncertaintyFGFI(FGFI):
     """FGFI weighted by a learned uncertainty: ``exp(-s) L + s`` (Kendall et al., CVPR 2018, section 3, without halves).
 

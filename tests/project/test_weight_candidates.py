@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 import pytest
 import torch
-from benchmarks.weight_candidates import MeasuredFGFI, ProjectedFGFI, UncertaintyFGFI, gradients
+from benchmarks.weight_candidates import LevelledFGFI, MeasuredFGFI, ProjectedFGFI, UncertaintyFGFI, gradients
 from torch import Tensor
 
 from eyas.cache.store import fingerprint
@@ -68,6 +68,36 @@ def test_a_projected_gradient_never_opposes_and_is_the_plain_one_where_that_does
         torch.testing.assert_close(given, found)
 
 
+def test_a_levelled_gradient_has_one_ratio_on_every_level_and_the_norm_it_had() -> None:
+    student, teacher = views()
+    features = list(student.features)
+    loss = prepared(FGFI(init_std=0.5))(student, teacher, TARGETS)
+    other = prepared(LevelledFGFI(init_std=0.5))(student, teacher, TARGETS)
+    assert loss.item() == pytest.approx(other.item())
+    found = [gradients(one, features) for one in (student.losses["detection"], loss, other)]
+    detection, plain, levelled = (torch.stack([map_.norm() for map_ in maps]) for maps in found)
+    before, after = plain / detection, levelled / detection
+    assert before[0] != pytest.approx(float(before[1]), rel=0.05)
+    assert after[0] == pytest.approx(float(after[1]), rel=1e-4)
+    assert levelled.norm() == pytest.approx(float(plain.norm()), rel=1e-4)
+    for one, two in zip(found[1], found[2], strict=True):
+        assert torch.nn.functional.cosine_similarity(one.flatten(), two.flatten(), dim=0) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_level_without_near_cells_gives_the_others_its_share() -> None:
+    student, teacher = views()
+    detection = student.losses["detection"] + 100 * student.features[1].square().mean()
+    student = replace(student, losses={"detection": detection})
+    small = [toy_target((0, 0, 9, 9)), toy_target()]  # near cells at the finer level alone
+    method = prepared(LevelledFGFI(init_std=0.5))
+    assert [int(mask.sum()) > 0 for mask in method.masks(teacher, small)] == [True, False]
+    plain, levelled = (
+        gradients(one(student, teacher, small), list(student.features))
+        for one in (prepared(FGFI(init_std=0.5)), method)
+    )
+    assert all(torch.allclose(*both, rtol=1e-4) for both in zip(plain, levelled, strict=True))
+
+
 def test_an_uncertainty_weights_by_its_exponential_and_rests_where_that_is_one_over_the_loss() -> None:
     student, teacher = views()
     loss = prepared(FGFI(init_std=0.5))(student, teacher, TARGETS)
@@ -94,7 +124,7 @@ def test_measured_gradients_are_those_of_both_losses(tmp_path: Path) -> None:
 
 
 def test_a_cache_serves_them(tmp_path: Path) -> None:
-    for method in (ProjectedFGFI(), UncertaintyFGFI(), MeasuredFGFI(str(tmp_path / "rows.jsonl"))):
+    for method in (LevelledFGFI(), ProjectedFGFI(), UncertaintyFGFI(), MeasuredFGFI(str(tmp_path / "rows.jsonl"))):
         shared = fingerprint(
             method, teacher="", taps=["f"], resize={"width": 8, "height": 8}, dtype="float16", precision="no"
         )

@@ -96,12 +96,13 @@ def weight_table() -> str:
 def gradient_table() -> str:
     """What `benchmarks.weight_candidates.MeasuredFGFI` wrote, over the second half of the lines of each pair.
 
-    The norm of the detection gradient at near cells over that at all, the cosine between both gradients, all levels
-    together (medians); and the share of lines in which the two are opposed on some level.
+    All levels together, medians: the norm of the detection gradient at near cells over that at all, and the cosine
+    between both gradients. Then the share of lines in which the two are opposed on some level, and level by level, the
+    finest first, the ratio of both norms over that of all levels, medians.
     """
     lines = [
-        "| | detection gradient at near cells, of all | cosine | opposed on some level |",
-        "| --- | ---: | ---: | ---: |",
+        "| | detection gradient at near cells, of all | cosine | opposed on some level | ratio by level, of that of all |",
+        "| --- | ---: | ---: | ---: | ---: |",
     ]
     for pair, name in PAIRS.items():
         file = RESULTS / "weight_gradients" / f"{pair.removeprefix('weight_rule_')}.jsonl"
@@ -109,14 +110,19 @@ def gradient_table() -> str:
             continue
         rows = [json.loads(line)["levels"] for line in file.read_text().splitlines()]
         rows = rows[len(rows) // 2 :]
-        near, cosines = [], []
+        near, cosines, ratios = [], [], []
         for row in rows:
             detection, imitation, at_near, cosine = zip(*row, strict=True)
             product = sum(one * other * angle for one, other, angle in zip(detection, imitation, cosine, strict=True))
             near.append(math.hypot(*at_near) / math.hypot(*detection))
             cosines.append(product / (math.hypot(*detection) * math.hypot(*imitation)))
+            whole = math.hypot(*imitation) / math.hypot(*detection)
+            ratios.append([other / one / whole for one, other in zip(detection, imitation, strict=True)])
         opposed = statistics.fmean(any(cosine < 0 for *_, cosine in row) for row in rows)
-        lines.append(f"| {name} | {statistics.median(near):.2f} | {statistics.median(cosines):+.2f} | {opposed:.0%} |")
+        levels = ", ".join(f"{statistics.median(level):.1f}" for level in zip(*ratios, strict=True))
+        lines.append(
+            f"| {name} | {statistics.median(near):.2f} | {statistics.median(cosines):+.2f} | {opposed:.0%} | {levels} |"
+        )
     return "\n".join(lines)
 
 

@@ -108,6 +108,7 @@ def test_the_tables_have_every_method_the_best_first_and_gaps_where_one_does_not
     [
         ("weight rule", lambda: weight_rule.table(field.read(weight_rule.PAIRS))),
         ("weight numbers", weight_rule.weight_table),
+        ("weight gradients", weight_rule.gradient_table),
     ],
 )
 def test_the_tables_of_the_weight_are_those_of_the_trainings(mark: str, table: Any) -> None:

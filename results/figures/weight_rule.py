@@ -101,7 +101,8 @@ def gradient_table() -> str:
     finest first, the ratio of both norms over that of all levels, medians.
     """
     lines = [
-        "| | detection gradient at near cells, of all | cosine | opposed on some level | ratio by level, of that of all |",
+        "| | detection gradient at near cells, of all | cosine | opposed on some level "
+        "| ratio by level, of that of all |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for pair, name in PAIRS.items():

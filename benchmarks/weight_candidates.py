@@ -25,6 +25,12 @@ def gradients(loss: Tensor, features: Sequence[Tensor]) -> list[Tensor]:
     return [torch.zeros_like(map_) if own is None else own for own, map_ in zip(found, features, strict=True)]
 
 
+def moved(loss: Tensor, features: Sequence[Tensor], by: Sequence[Tensor]) -> Tensor:
+    """The same loss, whose gradient at each feature map has that of ``by`` added."""
+    shift = torch.stack([(change * feature).sum() for change, feature in zip(by, features, strict=True)]).sum()
+    return loss + shift - shift.detach()
+
+
 class ProjectedFGFI(FGFI):
     """FGFI whose gradient at the student's maps never opposes the detection loss's.
 
@@ -48,13 +54,14 @@ class ProjectedFGFI(FGFI):
         if not all(feature.requires_grad for feature in features):  # the warm-up: only the adapters learn
             return loss
         dims = (0, 1, 2, 3) if self.over == "level" else (1,)
-        pairs = zip(gradients(detection_loss(student), features), gradients(loss, features), features, strict=True)
-        for detection, imitation, feature in pairs:
+        opposite = []
+        for detection, imitation in zip(
+            gradients(detection_loss(student), features), gradients(loss, features), strict=True
+        ):
             product = (detection * imitation).sum(dims, keepdim=True)
             square = detection.square().sum(dims, keepdim=True).clamp(min=torch.finfo(detection.dtype).tiny)
-            correction = (-product.clamp(max=0) / square * detection * feature).sum()
-            loss = loss + correction - correction.detach()
-        return loss
+            opposite.append(-product.clamp(max=0) / square * detection)
+        return moved(loss, features, opposite)
 
 
 class LevelledFGFI(FGFI):
@@ -80,10 +87,7 @@ class LevelledFGFI(FGFI):
         # A level without near cells keeps its 0, and the others share the norm.
         wanted = wanted * (norms > 0)
         factors = wanted / norms.clamp(min=tiny) * norms.norm() / wanted.norm().clamp(min=tiny)
-        for factor, gradient, feature in zip(factors, imitation, features, strict=True):
-            correction = ((factor - 1) * gradient * feature).sum()
-            loss = loss + correction - correction.detach()
-        return loss
+        return moved(loss, features, [(factor - 1) * own for factor, own in zip(factors, imitation, strict=True)])
 
 
 class UncertaintyFGFI(FGFI):

@@ -31,6 +31,7 @@ NUMBERS = {"weight_0.1": "the weight 0.1", "weight_1": "the weight 1"}
 OTHERS = {
     "projected_level": "3, projected by level",
     "projected_cell": "3, projected by cell",
+    "levelled": "3, one ratio on every level",
     "uncertainty": "a learned uncertainty",
 }
 DEFAULT = "fraction_3"
@@ -115,10 +116,10 @@ def gradient_table() -> str:
         for row in rows:
             detection, imitation, at_near, cosine = zip(*row, strict=True)
             product = sum(one * other * angle for one, other, angle in zip(detection, imitation, cosine, strict=True))
-            near.append(math.hypot(*at_near) / math.hypot(*detection))
-            cosines.append(product / (math.hypot(*detection) * math.hypot(*imitation)))
-            whole = math.hypot(*imitation) / math.hypot(*detection)
-            ratios.append([other / one / whole for one, other in zip(detection, imitation, strict=True)])
+            whole, imitated = math.hypot(*detection), math.hypot(*imitation)
+            near.append(math.hypot(*at_near) / whole)
+            cosines.append(product / (whole * imitated))
+            ratios.append([other / one * whole / imitated for one, other in zip(detection, imitation, strict=True)])
         opposed = statistics.fmean(any(cosine < 0 for *_, cosine in row) for row in rows)
         levels = ", ".join(f"{statistics.median(level):.1f}" for level in zip(*ratios, strict=True))
         lines.append(

@@ -238,6 +238,19 @@ def test_report_only_trains_nothing_and_says_what_is_missing(
     assert "no run" in capsys.readouterr().out
 
 
+def test_arms_are_compared_with_one_of_them_too(
+    made: Made, trained: list[Job], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert made.compare("--report_only=true", "--reference=fgfi") == 0
+    result, table = made.result(), (made.out / "comparison.md").read_text()
+    gain = result["arms"]["fgfi"]["metrics"]["map"]["minus_baseline"]["values"]
+    assert result["reference"]["arm"] == "fgfi" and list(result["reference"]["minus"]) == ["baseline"]
+    assert result["reference"]["minus"]["baseline"]["map"]["values"] == [-value for value in gain]
+    assert "## Minus fgfi" in table and "Minus fgfi" in capsys.readouterr().out
+    assert made.compare("--reference=fitnets") == 2 and trained == []
+    assert "--reference fitnets: the arms are baseline, fgfi" in capsys.readouterr().err
+
+
 def test_a_changed_arm_is_refused(made: Made, trained: list[Job], capsys: pytest.CaptureFixture[str]) -> None:
     changed = {**FGFI, "init_args": {"weight": 0.25}}
     made.change(arms={"fgfi": [changed, {"any_teacher": True}]})

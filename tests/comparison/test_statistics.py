@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy.special import stdtrit
 
-from eyas.comparison.presentation import conclusions, markdown, rows
-from eyas.comparison.statistics import compare_arms, estimate, gap_closed, paired_difference
+from eyas.comparison.presentation import conclusions, markdown, rows, tables
+from eyas.comparison.statistics import compare_arms, estimate, gap_closed, minus_reference, paired_difference
 from eyas.runs.log import LOG
 from eyas.runs.results import RunResult, is_finished, metric_title, read_run, seconds_between_lines
 from eyas.types import EyasError
@@ -209,6 +209,41 @@ def test_the_table() -> None:
     assert lines[1].startswith("| --- | ---: |")
     assert len({line.count("|") for line in lines[:5]}) == 1
     assert lines[-1] == "note"
+
+
+def test_every_arm_minus_a_reference_over_the_seeds_that_both_have() -> None:
+    runs = {
+        "baseline": {0: run(0.2), 1: run(0.3), 2: run(0.9)},
+        "fgfi": {0: run(0.3), 1: run(0.35), 3: run(0.1)},
+        "pkd": {0: run(0.31), 1: run(0.37)},
+        "alone": {9: run(0.5)},
+    }
+    comparison = compare_arms(runs)
+    found = minus_reference(comparison, "fgfi")
+    assert list(found.minus) == ["baseline", "pkd"], "neither itself, nor an arm without a common seed"
+    assert found.minus["pkd"]["map"].values == pytest.approx((0.01, 0.02))
+    assert found.minus["pkd"]["map_50"].mean == pytest.approx(0.03)
+    assert found.minus["baseline"]["map"].values == pytest.approx((-0.1, -0.05))
+    title, table, words = tables(comparison, reference=found)[1]
+    assert title == "Minus fgfi" and words.startswith("Each arm minus fgfi")
+    # Student's t of two values: 12.706 times their deviation, 0.00707, over the root of 2.
+    assert table == [
+        ["", "mAP", "mAP50", "seeds"],
+        ["baseline", "-0.075 ± 0.318", "-0.150 ± 0.635", "2"],
+        ["pkd", "+0.015 ± 0.064", "+0.030 ± 0.127", "2"],
+    ]
+
+
+def test_the_reference_of_an_arm_is_that_of_its_schedule() -> None:
+    runs = {
+        f"{arm}-e{epochs}": {0: run(score + epochs / 100), 1: run(score)}
+        for epochs in (4, 8)
+        for arm, score in (("baseline", 0.2), ("fgfi", 0.3), ("pkd", 0.4))
+    }
+    runs["baseline-e5"] = {0: run(0.1), 1: run(0.1)}
+    minus = minus_reference(compare_arms(runs), "fgfi").minus
+    assert list(minus) == ["baseline-e4", "pkd-e4", "baseline-e8", "pkd-e8"]
+    assert all(each["map"].mean == pytest.approx(0.1) for name, each in minus.items() if name.startswith("pkd"))
 
 
 def test_a_metric_of_one_threshold() -> None:

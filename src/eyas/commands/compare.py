@@ -37,6 +37,7 @@ def compare(
     epochs: list[int] | None = None,
     equal_time: bool = False,
     metric: str | None = None,
+    reference: str | None = None,
     jobs: int | None = None,
     threads: int | None = None,
     report_only: bool = False,
@@ -57,6 +58,7 @@ def compare(
         epochs: every arm is trained for each of these numbers of epochs; for its own when left out.
         equal_time: also train, for each arm with a method, the baseline for as many epochs as take as long.
         metric: the metric to rank by, such as map_75; mAP when left out.
+        reference: an arm that the others are compared with besides the baseline, such as fgfi.
         jobs: trainings at a time; one for each GPU, or for each core, when left out.
         threads: CPU threads of each; the cores shared out evenly when left out.
         report_only: train nothing; report the runs that are finished.
@@ -68,7 +70,7 @@ def compare(
     from eyas.comparison.plan import make_plan
     from eyas.comparison.presentation import tables
     from eyas.comparison.schedules import compare_schedules
-    from eyas.comparison.statistics import compare_arms
+    from eyas.comparison.statistics import compare_arms, minus_reference
     from eyas.comparison.waves import train_in_waves, with_decided
     from eyas.report.comparison_files import write_comparison
 
@@ -77,6 +79,7 @@ def compare(
     named = named if chosen is None else with_all(named, chosen)
     schedules = epochs or []
     plan = make_plan(data, teacher, student, named, out=out, seeds=seeds, epochs=schedules, resolve=resolve_command)
+    check_reference(plan, reference)
     failed: Mapping[str, str] = {}
     if not report_only:
         check_metric(plan, metric)
@@ -89,9 +92,10 @@ def compare(
     runs, decided = plan.finished(), read_decided(out) if equal_time else []
     comparison = compare_arms(runs, metric)
     timed = compare_schedules(runs, plan.times(), decided, comparison.metric)
-    write_comparison(out, comparison, about(plan), timed)
+    beside = None if reference is None else minus_reference(comparison, reference)
+    write_comparison(out, comparison, about(plan), timed, beside)
     if comparison.arms:
-        for title, table, words in tables(comparison, timed, plan.missing()):
+        for title, table, words in tables(comparison, timed, plan.missing(), beside):
             print_table(table, title=title, caption=words)
         more = "" if timed is None else ", seconds.png"
         print(
@@ -160,6 +164,15 @@ def applicable(
     if len(left_out) == len(trials):
         raise EyasError("no method applies:\n" + "\n".join(f"{name}: {reason}" for name, reason in left_out.items()))
     return Chosen(tuple(name for name in trials if name not in left_out), left_out)
+
+
+def check_reference(plan: Plan, reference: str | None) -> None:
+    """Raises EyasError for an arm to compare the others with that is none of the plan's."""
+    from eyas.comparison.arms import split_schedule
+
+    known = list(dict.fromkeys(split_schedule(arm.name)[0] for arm in plan.arms))
+    if reference is not None and reference not in known:
+        raise EyasError(f"--reference {reference}: the arms are {', '.join(known)}")
 
 
 def check_metric(plan: Plan, metric: str | None) -> None:

@@ -126,9 +126,14 @@ def split_schedule(name: str) -> tuple[str, int | None]:
 
 def baseline_of(name: str, names: Collection[str]) -> str:
     """Among ``names`` the baseline that an arm is compared with: that of its schedule where there is one."""
-    _, epochs = split_schedule(name)
-    own = BASELINE if epochs is None else at_schedule(BASELINE, epochs)
-    return own if own in names else BASELINE
+    return on_same_schedule(BASELINE, name, names)
+
+
+def on_same_schedule(arm: str, other: str, names: Collection[str]) -> str:
+    """An arm on the schedule of another one, if that is among ``names``; else the arm as it is."""
+    _, epochs = split_schedule(other)
+    own = arm if epochs is None else at_schedule(arm, epochs)
+    return own if own in names else arm
 
 
 def _expand(layer: Any, within: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from eyas.comparison.equal_time import in_epochs
 from eyas.comparison.schedules import Convergence, GainAtEqualTime, Schedules, TimeToBaseline
-from eyas.comparison.statistics import Comparison, Estimate, MetricResult
+from eyas.comparison.statistics import Comparison, Estimate, MetricResult, Reference
 from eyas.runs.results import metric_title
 from eyas.tools.tables import markdown_table
 
@@ -16,8 +16,10 @@ GAP_CLOSED = (
     "Gap closed: mean(arm - baseline) / mean(teacher - baseline) with Fieller's 95 % interval; - with fewer than two "
     "seeds, or where the teacher cannot be told from the baseline."
 )
-
-
+REFERENCE = (
+    "Each arm minus {0} of its schedule, paired by seed, with the 95 % interval of their difference. The two differ, "
+    "at 95 %, where it does not hold 0."
+)
 EQUAL_TIME = (
     "Seconds: one training by its clock, without evaluations; + the filling of its cache. Equal steps: minus the "
     "baseline of as many epochs. Equal time: minus the baseline that trains for as long (its epochs). Both are paired "
@@ -103,10 +105,15 @@ def _sooner(found: TimeToBaseline | None) -> str:
 
 
 def tables(
-    comparison: Comparison, schedules: Schedules | None = None, missing: Sequence[str] = ()
+    comparison: Comparison,
+    schedules: Schedules | None = None,
+    missing: Sequence[str] = (),
+    reference: Reference | None = None,
 ) -> list[tuple[str, list[list[str]], str]]:
     """The tables of a comparison: title, rows with the head first, and how to read them. The main one has no title."""
     found = [("", without_empty_columns(rows(comparison)), note(missing, scored=comparison.teacher is not None))]
+    if reference is not None and reference.minus:
+        found.append((f"Minus {reference.arm}", reference_rows(comparison, reference), REFERENCE.format(reference.arm)))
     if schedules is not None and schedules.results:
         table = schedule_rows(schedules)
         words = EQUAL_TIME.format(metric=metric_title(comparison.metric)) + (FILLING if FILLED in table[0] else "")
@@ -116,9 +123,25 @@ def tables(
     return found
 
 
-def as_markdown(comparison: Comparison, schedules: Schedules | None = None, missing: Sequence[str] = ()) -> str:
+def as_markdown(
+    comparison: Comparison,
+    schedules: Schedules | None = None,
+    missing: Sequence[str] = (),
+    reference: Reference | None = None,
+) -> str:
     """The tables of a comparison as Markdown."""
-    return "\n".join(markdown(table, words, title) for title, table, words in tables(comparison, schedules, missing))
+    found = tables(comparison, schedules, missing, reference)
+    return "\n".join(markdown(table, words, title) for title, table, words in found)
+
+
+def reference_rows(comparison: Comparison, reference: Reference) -> list[list[str]]:
+    """The table of the differences from the reference as text, head first."""
+    shown = _shown(comparison)
+    table = [["", *map(metric_title, shown), "seeds"]]
+    for arm, minus in reference.minus.items():
+        seeds = str(len(minus[comparison.metric].values))
+        table.append([arm, *(minus[metric].shown(sign="+") for metric in shown), seeds])
+    return table
 
 
 def schedule_rows(schedules: Schedules) -> list[list[str]]:
@@ -186,10 +209,7 @@ def _time(found: TimeToBaseline | None) -> str:
 
 def rows(comparison: Comparison) -> list[list[str]]:
     """The table as text: its head, the teacher, then the arms in their order."""
-    main = comparison.metric
-    known = next(iter(comparison.arms.values())).metrics
-    at_50 = [name for name in known if name.startswith("map_50")][:1]
-    shown = list(dict.fromkeys((main, *at_50)))
+    main, shown = comparison.metric, _shown(comparison)
     table = [["", *map(metric_title, shown), "minus baseline", "gap closed", "s/step", "memory", "seeds"]]
     table += [[name, *values, *[""] * 5] for name, values in _teachers(comparison, shown).items()]
     for name, arm in comparison.arms.items():
@@ -204,6 +224,13 @@ def rows(comparison: Comparison) -> list[list[str]]:
             str(len(arm.seeds)),
         ])  # fmt: skip
     return table
+
+
+def _shown(comparison: Comparison) -> list[str]:
+    """The metrics that have a column: the one that ranks the arms, and the first at an IoU of 0.5."""
+    known = next(iter(comparison.arms.values())).metrics
+    at_50 = [name for name in known if name.startswith("map_50")][:1]
+    return list(dict.fromkeys((comparison.metric, *at_50)))
 
 
 def _teachers(comparison: Comparison, shown: Sequence[str]) -> dict[str, list[str]]:

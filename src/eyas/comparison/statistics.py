@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-from eyas.comparison.arms import baseline_of
+from eyas.comparison.arms import baseline_of, on_same_schedule
 from eyas.runs.results import RunResult
 from eyas.types import EyasError
 
@@ -185,6 +185,33 @@ def compare_arms(runs: Mapping[str, Mapping[int, RunResult]], metric: str | None
     teacher = _teacher(finished)
     arms = {name: _arm(arm, runs.get(baseline_of(name, runs), {}), teacher) for name, arm in runs.items() if arm}
     return Comparison(metric, teacher, arms)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Every arm beside one of them.
+
+    Attributes:
+        arm: the one that the others are compared with, as it is called without a schedule.
+        minus: arm name to metric name to the arm's values minus those of the reference on its schedule, paired by seed.
+            The reference itself is left out, and so are arms without a seed in common with it.
+    """
+
+    arm: str
+    minus: Mapping[str, Mapping[str, Estimate]]
+
+
+def minus_reference(comparison: Comparison, arm: str) -> Reference:
+    """Every arm of a comparison minus one of them."""
+    minus = {}
+    for name, result in comparison.arms.items():
+        beside = comparison.arms.get(on_same_schedule(arm, name, comparison.arms))
+        if beside is None or beside is result:
+            continue
+        pairs = [(run.summary, beside.runs[seed].summary) for seed, run in result.runs.items() if seed in beside.runs]
+        if pairs:
+            minus[name] = {each: estimate([own[each] - other[each] for own, other in pairs]) for each in result.metrics}
+    return Reference(arm, minus)
 
 
 def _teacher(runs: Iterable[RunResult]) -> dict[str, float] | None:

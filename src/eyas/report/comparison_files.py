@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from eyas.comparison.arms import split_schedule
 from eyas.comparison.presentation import as_markdown
 from eyas.comparison.schedules import Schedules
-from eyas.comparison.statistics import Comparison
+from eyas.comparison.statistics import Comparison, Reference
 from eyas.report.plots import COLOURS, clean_axes, save_figure, start_at_zero
 from eyas.runs.results import metric_title
 from eyas.tools.files import make_folder, write_json, write_text
@@ -23,7 +23,11 @@ MARKDOWN = "comparison.md"
 
 
 def write_comparison(
-    out: Path, comparison: Comparison, about: Mapping[str, Any], schedules: Schedules | None = None
+    out: Path,
+    comparison: Comparison,
+    about: Mapping[str, Any],
+    schedules: Schedules | None = None,
+    reference: Reference | None = None,
 ) -> None:
     """Write comparison.json; where a run is finished also comparison.md, comparison.png and curves.png.
 
@@ -32,13 +36,15 @@ def write_comparison(
         comparison: the comparison of the finished runs.
         about: further content of comparison.json; its ``missing`` names the runs that are not finished.
         schedules: the comparison over schedules and time, which adds to the first two files, and seconds.png.
+        reference: every arm beside one of them, which adds to the first two files.
     """
     make_folder(out)
-    over_time = {} if schedules is None else {"schedules": asdict(schedules)}
-    write_json(out / JSON, {**asdict(comparison), **over_time, **about})
+    asked = {"schedules": schedules, "reference": reference}
+    more = {name: asdict(found) for name, found in asked.items() if found is not None}
+    write_json(out / JSON, {**asdict(comparison), **more, **about})
     if not comparison.arms:
         return
-    write_text(out / MARKDOWN, as_markdown(comparison, schedules, about["missing"]))
+    write_text(out / MARKDOWN, as_markdown(comparison, schedules, about["missing"], reference))
     save_figure(out / "comparison.png", draw_intervals(comparison))
     save_figure(out / "curves.png", draw_curves(comparison))
     if schedules is not None and schedules.curves:

@@ -74,19 +74,19 @@ def test_losses_follow_from_the_head_outputs(case: str) -> None:
     matched, counted = classes.matched, confidence.matched
     assert matched is not None and counted is not None and classes.deltas is not None
     labels = torch.cat([item["labels"] for item in targets])
-    total = class_loss(classes.logits[matched.rows], labels)
-    torch.testing.assert_close(total / matched.divisor, losses[matched.class_loss])
+    total, divisor = class_loss(classes.logits[matched.rows], labels), matched.divisor.clamp(min=matched.least)
+    torch.testing.assert_close(total / divisor, losses[matched.class_loss])
     deltas = classes.deltas[matched.positives, matched.slots]
     total = (deltas - matched.box_targets).square().sum()
-    torch.testing.assert_close(5 * total / matched.divisor, losses[matched.box_loss])
+    torch.testing.assert_close(5 * total / divisor, losses[matched.box_loss])
     truth = torch.cat([item["boxes"] for item in targets])
     own = torch.cat(list(classes.boxes))[matched.positives]
     torch.testing.assert_close(decode(matched.box_targets, own), truth, atol=1e-3, rtol=1e-4)
-    assert float(matched.divisor) == max(len(truth), 1) and len(matched.rows.unique()) == len(truth)
+    assert (float(matched.divisor), matched.least) == (len(truth), 1) and len(matched.rows.unique()) == len(truth)
     # The confidence: 75 / 8 times the mean over objects, and 100 times the mean over the rest.
     sigmoid = confidence.logits[:, 0].sigmoid()
     quality = iou(clip(decode(deltas, own), (64, 96)), truth)
-    on_objects = (sigmoid[matched.rows] - quality).square().sum() * 75 / 8 / matched.divisor
+    on_objects = (sigmoid[matched.rows] - quality).square().sum() * 75 / 8 / divisor
     rest = torch.tensor(sorted(set(counted.rows.tolist()) - set(matched.rows.tolist())))
     on_rest = 100 * sigmoid[rest].square().mean()
     torch.testing.assert_close(on_objects + on_rest, losses[counted.class_loss])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 import torch
 from torch import Tensor, nn
 
-from eyas import FGFI, BoxMask, CustomDetector, Distiller, FitNets, Vanilla
+from eyas import CWD, FGD, FGFI, BoxMask, Cosine, CustomDetector, Distiller, FitNets, SelfSimilarity, Vanilla
 from eyas.distillation.accumulation import step_shares
+from eyas.methods import Method
 from eyas.types import Level, Target
 
 
@@ -64,6 +68,33 @@ def test_micro_batches_of_one_equal_the_whole_batch() -> None:
     assert ours.keys() == theirs.keys() and len(ours) > 4
     for name, gradient in theirs.items():
         torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("make", [Cosine, CWD, FGD, SelfSimilarity])
+def test_a_smaller_last_batch_counts_by_its_images(make: Callable[[], Method]) -> None:
+    """Four images as 3 + 1, as a training has them at the end of an epoch."""
+
+    def method() -> Method:
+        made = make()
+        made.weight = 1.0
+        return made
+
+    images, targets = zip(*(image(number) for number in (1, 2, 3, 6)), strict=True)
+    parts = [(torch.cat(images[:3]), [target for (target,) in targets[:3]]), (images[3], targets[3])]
+    whole, split = made(method()), made(method())
+    (loss,) = (
+        value for name, value in whole(torch.cat(images), [target for (target,) in targets]).items() if name != "loss"
+    )
+    loss.backward()
+    split.plan_step(parts)
+    name = whole.methods[0].name
+    total = torch.stack([split(*part)[name] for part in parts]).mean()
+    total.backward()
+    torch.testing.assert_close(total, loss)
+    ours, theirs = gradients(split), gradients(whole)
+    assert ours.keys() == theirs.keys() and len(ours) > 1
+    for key, gradient in theirs.items():
+        torch.testing.assert_close(ours[key], gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_without_a_plan_each_batch_has_its_own_average() -> None:

@@ -15,7 +15,7 @@ from eyas.distillation.distiller import Distiller
 from eyas.distillation.pairing import pair_levels
 from eyas.distillation.teachers import RunningTeacher
 from eyas.distillation.views import pad_to_batch
-from eyas.methods import FGFI, Auto, Chen2017, FitNets, LevelPair, Method, Schedule, Vanilla
+from eyas.methods import FGFI, PKD, Auto, Chen2017, FitNets, LevelPair, Method, Schedule, Vanilla
 from eyas.ops.pixels import as_float
 from eyas.types import EyasError, Level, View
 from helpers.method_pairs import make
@@ -388,10 +388,30 @@ def test_balance_is_what_autograd_says_by_hand() -> None:
         return float(torch.cat([gradient.flatten() for gradient in gradients]).norm())
 
     assert balance.detection == pytest.approx(float(detection.detach()), rel=1e-5)
-    assert balance.detection_gradient == pytest.approx(norm(detection), rel=1e-5)
+    assert balance.detection_gradient == {"fgfi": pytest.approx(norm(detection), rel=1e-5)}
     assert balance.imitation == {"fgfi": pytest.approx(float(imitation.detach()), rel=1e-5)}
     assert balance.imitation_gradient == {"fgfi": pytest.approx(norm(imitation), rel=1e-5)}
     assert balance.gradient_ratio() == {"fgfi": pytest.approx(norm(imitation) / norm(detection), rel=1e-5)}
+
+
+def test_a_ratio_is_that_at_the_levels_which_the_method_compares() -> None:
+    """The coarser level has nothing of this method, and its detection gradient does not count."""
+    methods = [PKD(weight, finest=finest, name=name) for weight, finest, name in ((1.0, 1, "one"), (1.0, None, "all"))]
+    distiller = Distiller(seeded(0), seeded(1, 6), *methods)
+    images, targets = toy_batch()
+    student = distiller.student
+    features = student.neck(images)
+    detection = sum(student.head_losses(features, targets).values())
+    fine, coarse = (float(g.norm()) for g in torch.autograd.grad(detection, list(features.values())))
+    balance = distiller.balance(images, targets)
+    assert min(fine, coarse) > 0.01 * max(fine, coarse)
+    norms = {"one": pytest.approx(fine, rel=1e-5), "all": pytest.approx(math.hypot(fine, coarse), rel=1e-5)}
+    assert balance.detection_gradient == norms
+    for _ in range(12):
+        distiller(images, targets)
+    measured = distiller.last_gradient_ratios()
+    for name, ratio in balance.gradient_ratio().items():
+        assert measured[name] == pytest.approx(ratio, rel=1e-4)
 
 
 def test_balance_leaves_nothing_behind() -> None:

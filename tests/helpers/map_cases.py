@@ -28,7 +28,7 @@ def map_view(*maps: Tensor, batch: int = 0) -> View:
 def set_up(method: AnyMapMethod, student: View, teacher: View, *, step: float = 1.0) -> AnyMapMethod:
     """The method with its layers for the levels of two views, in their order."""
     pairs = [
-        LevelPair(f"s{index}", own, f"t{index}", other, scale=1 / step)
+        LevelPair(f"s{index}", own, f"t{index}", other, scale=1 / step, place=index)
         for index, (own, other) in enumerate(zip(student.levels, teacher.levels, strict=True))
     ]
     method.setup(pairs)

@@ -22,7 +22,13 @@ def odds(*rows: tuple[float, ...]) -> Tensor:
 
 
 def matched(
-    rows: list[int], positives: list[int], *, slots: list[int] | None = None, divisor: float = 1.0, name: str = "roi"
+    rows: list[int],
+    positives: list[int],
+    *,
+    slots: list[int] | None = None,
+    divisor: float = 1.0,
+    least: float = 0.0,
+    name: str = "roi",
 ) -> MatchedAnchors:
     """Box targets are 0: the squared error of a delta is its squared norm."""
     return MatchedAnchors(
@@ -33,6 +39,7 @@ def matched(
         torch.tensor(divisor),
         f"loss_{name}_class",
         f"loss_{name}_box",
+        least,
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eyas.distillation.distiller import Distiller
-from eyas.methods import FRS
+from eyas.methods import FRS, LevelPair
 from eyas.ops.cells import CellLayout
 from eyas.types import EyasError, HeadOutput, MatchedAnchors, View
 from helpers.map_cases import drawn, map_view, set_up
@@ -115,6 +115,24 @@ def test_class_outputs_are_those_of_the_compared_strides_and_of_no_other_head() 
     bare = replace(view, heads={"centerness": heads["centerness"]})
     with pytest.raises(EyasError, match="no dense head with sigmoids of classes"):
         set_up(FRS(classes=1.0), bare, bare)(bare, bare, [])
+
+
+def test_levels_of_one_size_have_the_scores_of_their_own() -> None:
+    """Images of 64 pixels have one cell at strides 64 and 128."""
+    layout = CellLayout(((1, 1), (1, 1)), (1, 1))
+    own, other = torch.zeros(2, 1), torch.tensor([2.0, -3.0]).view(2, 1)
+    maps = map_view(drawn(1, 4, 1, 1), drawn(1, 4, 1, 1))
+    for scores, expected in (((0.9, 0.0), [True, False]), ((0.0, 0.9), [False, True])):
+        view = replace(maps, scores=[torch.full((1, 1, 1), score) for score in scores])
+        student, teacher = (replace(view, heads={"anchors": head(logits, layout)}) for logits in (own, other))
+        method = set_up(FRS(classes=1.0), student, teacher)
+        method(student, teacher, [])
+        assert [bool(method.parts[f"anchors {level}"] > 0) for level in (0, 1)] == expected
+    last = FRS(classes=1.0)
+    last.setup([LevelPair("s1", maps.levels[1], "t1", maps.levels[1], place=2)])
+    first = replace(student, features=student.features[:1], levels=student.levels[:1], scores=student.scores[:1])
+    with pytest.raises(EyasError, match="no cells like those of its level 2, counted from 0"):
+        last(first, first, [])
 
 
 def test_the_class_outputs_of_fcos_are_its_classes() -> None:

@@ -41,13 +41,19 @@ METHODS: dict[str, Callable[[], Method]] = {
 
 
 def counted_rows(case: str, ranks: list[int]) -> dict[str, MatchedAnchors]:
-    """The counted rows of these processes, joined into one process: six rows of each, one process after another."""
+    """The counted rows of these processes, joined into one process: six rows of each, one process after another.
+
+    One head divides by its rows; the other by its positives, as FCOS and ShuffleDet, and by 1 where there are none.
+    """
     shift = [6 * index for index in range(len(ranks))]
     parts = [CASES[case][rank] for rank in ranks]
     rows, positives = (
         [row + offset for part, offset in zip(parts, shift, strict=True) for row in part[which]] for which in (0, 1)
     )
-    return {name: matched(rows, positives, divisor=float(len(rows)), name=name) for name in ("rpn", "roi")}
+    return {
+        "rpn": matched(rows, positives, divisor=float(len(rows)), name="rpn"),
+        "roi": matched(rows, positives, divisor=float(len(positives)), least=1, name="roi"),
+    }
 
 
 def step(name: str, case: str, ranks: list[int]) -> dict[str, Tensor]:
@@ -59,7 +65,9 @@ def step(name: str, case: str, ranks: list[int]) -> dict[str, Tensor]:
     for output in heads.values():
         assert output.matched is not None
         total = output.logits[output.matched.rows].square().sum()
-        losses[output.matched.class_loss] = ratio(total, count_per_process(output.matched.divisor))
+        losses[output.matched.class_loss] = ratio(
+            total, count_per_process(output.matched.divisor, output.matched.least)
+        )
     loss = METHODS[name]()(view(losses, **heads), view(**teacher.heads(inputs)), [])
     loss.backward()
     gradients = {key: parameter.grad for key, parameter in student.named_parameters() if parameter.grad is not None}

@@ -56,6 +56,33 @@ def test_pkd_is_half_the_mean_squared_difference_of_the_standardised_maps() -> N
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("constant", [0.0, 0.3, 100.1])
+def test_a_constant_channel_of_the_student_learns_nothing_and_counts_as_before(constant: float) -> None:
+    """A dead channel behind a ReLU: its gradient would be a million times that of the others."""
+    student, teacher = drawn(2, 4, 7, 6), drawn(2, 4, 7, 6, seed=1)
+    student[:, 1] = constant
+    student.requires_grad_()
+    found, exact = pearson_loss(student, teacher), student.detach().double().requires_grad_()
+    spread = (exact - exact.mean((0, 2, 3), keepdim=True)) / (exact.std((0, 2, 3), keepdim=True) + 1e-6)
+    other = teacher.double()
+    other = (other - other.mean((0, 2, 3), keepdim=True)) / (other.std((0, 2, 3), keepdim=True) + 1e-6)
+    written = (spread - other).square().mean() / 2
+    assert float(found.detach()) == pytest.approx(float(written.detach()), rel=1e-5)
+    (one,), (by_hand,) = torch.autograd.grad(found, student), torch.autograd.grad(written, exact)
+    live = [0, 2, 3]
+    torch.testing.assert_close(one[:, live].double(), by_hand[:, live], rtol=1e-4, atol=1e-8)
+    assert not one[:, 1].any()
+    rescaled = standardise(student)
+    (gradient,) = torch.autograd.grad((rescaled * teacher).sum(), student)
+    assert not rescaled[:, 1].any() and not gradient[:, 1].any() and gradient[:, live].any()
+
+
+def test_pkd_is_never_below_0_where_both_maps_are_nearly_alike() -> None:
+    teacher = drawn(2, 64, 20, 24)
+    losses = [float(pearson_loss(teacher + 1e-4 * drawn(*teacher.shape, seed=seed), teacher)) for seed in range(1, 9)]
+    assert min(losses) >= 0 and max(losses) < 1e-6
+
+
 def test_pkd_ignores_scale_and_shift_and_is_twice_for_the_opposite() -> None:
     student, teacher = drawn(2, 3, 6, 6), drawn(2, 3, 6, 6, seed=1)
     moved = student * torch.tensor([0.5, 20.0, 3.0]).view(3, 1, 1) + torch.tensor([4.0, -1.0, 0.0]).view(3, 1, 1)

@@ -253,7 +253,7 @@ def test_the_order_of_the_pairs_does_not_matter() -> None:
     method = prepared(RoIMimic(), student, teacher)
     turned = [View(v.features[::-1], v.levels[::-1], IMAGE, proposals=v.proposals) for v in (student, teacher)]
     other = prepared(RoIMimic(), *turned)
-    assert other.pooled == (1, 0)
+    assert other.chosen == (1, 0)
     torch.testing.assert_close(loss_of(method, student, teacher), loss_of(other, *turned))
 
 
@@ -312,7 +312,7 @@ def test_distilling_two_faster_rcnns_trains_only_the_pooled_levels(source: str) 
     )
     method = RoIMimic(1.0, proposals=source, init_std=0.1)
     distiller = Distiller(student, teacher, method)
-    assert len(distiller.pairs) == 3 and method.pooled == (0, 1)
+    assert len(distiller.pairs) == 3 and method.chosen == (0, 1)
     targets = [toy_target((8.0, 8.0, 40.0, 60.0)), toy_target()]
     losses = distiller(torch.rand(2, 3, 100, 130), targets)
     assert losses["roi_mimic"] > 0

@@ -20,7 +20,7 @@ class Balance:
 
     Attributes:
         detection: sum of the student's own losses.
-        detection_gradient: its norm.
+        detection_gradient: method name -> the norm of its gradient at the levels that the method compares.
         imitation: method name -> loss times its weight; without a weight where that is automatic.
         imitation_gradient: method name -> norm.
         fractions: method name -> the fraction that an automatic weight will hold.
@@ -31,7 +31,7 @@ class Balance:
     """
 
     detection: float
-    detection_gradient: float
+    detection_gradient: dict[str, float]
     imitation: dict[str, float]
     imitation_gradient: dict[str, float]
     fractions: dict[str, float]
@@ -43,7 +43,7 @@ class Balance:
     def gradient_ratio(self) -> dict[str, float]:
         """Imitation gradient over detection gradient, by method name; infinite where only the latter is 0."""
         return {
-            name: norm / self.detection_gradient if self.detection_gradient else (math.inf if norm else 0.0)
+            name: norm / detection if (detection := self.detection_gradient[name]) else (math.inf if norm else 0.0)
             for name, norm in self.imitation_gradient.items()
         }
 
@@ -52,15 +52,16 @@ def measure_balance(
     methods: Sequence[Method], student: View, teacher: View | None, targets: Sequence[Target]
 ) -> Balance:
     """Compare the methods' losses with the detection loss; see `Balance`."""
-    losses = {}
+    losses, gradients, detection = {}, {}, {}
     for method in methods:
         assert teacher is not None
-        loss = method(student, teacher, targets)
-        losses[method.name] = loss * (1 if isinstance(method.weight, Auto) else method.weight)
-    gradients = {name: gradient_norm(loss, student.features) for name, loss in losses.items()}
+        loss = method(student, teacher, targets) * (1 if isinstance(method.weight, Auto) else method.weight)
+        compared = compared_levels(method, student)
+        losses[method.name], gradients[method.name] = loss, gradient_at(loss, student, compared)
+        detection[method.name] = detection_gradient(student, compared)
     return Balance(
         detection=float(detection_loss(student).detach()),
-        detection_gradient=float(detection_gradient(student)),
+        detection_gradient={name: float(norm) for name, norm in detection.items()},
         imitation={name: float(loss.detach()) for name, loss in losses.items()},
         imitation_gradient={name: float(norm) for name, norm in gradients.items()},
         fractions={method.name: method.weight.fraction for method in methods if isinstance(method.weight, Auto)},
@@ -76,6 +77,16 @@ def detection_loss(student: View) -> Tensor:
     return torch.stack(list(student.losses.values())).sum()
 
 
-def detection_gradient(student: View) -> Tensor:
-    """The norm of the detection loss's gradient at the student's imitated features, a scalar."""
-    return gradient_norm(detection_loss(student), student.features)
+def compared_levels(method: Method, student: View) -> tuple[int, ...]:
+    """The indices of the level pairs that a method compares."""
+    return tuple(range(len(student.features))) if method.chosen is None else method.chosen
+
+
+def gradient_at(loss: Tensor, student: View, levels: Sequence[int]) -> Tensor:
+    """The norm of a loss's gradient at the student's features of these level pairs, a scalar."""
+    return gradient_norm(loss, [student.features[index] for index in levels])
+
+
+def detection_gradient(student: View, levels: Sequence[int]) -> Tensor:
+    """That of the detection loss."""
+    return gradient_at(detection_loss(student), student, levels)

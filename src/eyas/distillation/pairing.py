@@ -46,7 +46,10 @@ def pair_levels(
         )
     probe(student, list(chosen), "student")
     rectified = teacher.rectified(list(chosen.values()))
-    return tuple(LevelPair(s, student.levels[s], t, teacher.levels[t], rectified[t], scale) for s, t in chosen.items())
+    places = {name: place for place, name in enumerate(student.levels)}
+    return tuple(
+        LevelPair(s, student.levels[s], t, teacher.levels[t], rectified[t], scale, places[s]) for s, t in chosen.items()
+    )
 
 
 def describe_levels(levels: Mapping[str, Level]) -> str:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, distributed, nn
 
-from eyas.distillation.gradients import gradient_norm
+from eyas.distillation.balance import compared_levels, gradient_at
 from eyas.distillation.shares import PartSums
 from eyas.distillation.weights import IDLE, AutoWeight, RatioMonitor
 from eyas.methods.method import Auto, Method
@@ -56,7 +56,7 @@ class Term(nn.Module):
         targets: Sequence[Target],
         batch: int,
         batches: int | None,
-        detection_gradient: Callable[[], Tensor],
+        detection_gradient: Callable[[tuple[int, ...]], Tensor],
     ) -> Tensor:
         """The weighted loss of one batch, a scalar.
 
@@ -66,7 +66,8 @@ class Term(nn.Module):
             targets: one for each image.
             batch: the number of training batches before this one.
             batches: those of the whole training; None where nobody has said.
-            detection_gradient: computes the norm of the detection loss's gradient at the student's imitated features.
+            detection_gradient: computes the norm of the detection loss's gradient at the student's features of level
+                pairs, by their indices.
         """
         warms_up, factor = self._warms_up(batch), self.method.schedule.factor(batch, batches)
         with span("loss"):
@@ -79,7 +80,8 @@ class Term(nn.Module):
             self.parts.add(self.method.parts)
         if self.training and torch.is_grad_enabled() and self._is_due(batch):
             with span("weight"):
-                detection, imitation = detection_gradient(), gradient_norm(loss, student.features)
+                compared = compared_levels(self.method, student)
+                detection, imitation = detection_gradient(compared), gradient_at(loss, student, compared)
                 if self.auto is not None:
                     self.auto.update(detection, imitation)
                 self.monitor.update(factor * self.weight() * imitation, detection)

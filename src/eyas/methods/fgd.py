@@ -93,9 +93,6 @@ class FGD(MapImitation):
         channels = [pairs[index].teacher.channels for index in self.chosen]
         self.own_contexts, self.teacher_contexts = (nn.ModuleList(map(GlobalContext, channels)) for _ in range(2))
 
-    def count(self, student: View, teacher: View, targets: Sequence[Target]) -> int:
-        return len(targets)
-
     def levels(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor], view: View, targets: Sequence[Target]
     ) -> list[Tensor]:

@@ -59,6 +59,11 @@ class FRS(MapImitation):
         self.features, self.classes = features, classes
         if classes:
             self.reads = frozenset({"teacher_scores", "heads"})
+        self.places: list[int] = []
+
+    def setup(self, pairs: Sequence[LevelPair]) -> None:
+        super().setup(pairs)
+        self.places = [pairs[index].place for index in self.chosen]
 
     def adapter(self, pair: LevelPair) -> nn.Module:
         return nn.Conv2d(pair.student.channels, pair.teacher.channels, 3, padding=1)
@@ -88,14 +93,17 @@ class FRS(MapImitation):
         if not dense:
             raise EyasError("FRS: the student has no dense head with sigmoids of classes; leave the option classes 0")
         losses: dict[str, Tensor] = {}
-        for pair in pair_heads(student, teacher, dense):
+        for pair in pair_heads(student, teacher, dense, decodes=True):  # boxes are not compared
             layout = pair.student.layout
             assert layout is not None
             entropy = layout.maps(soft_bce(pair.student.logits, pair.teacher.logits, beta=0).sum(dim=1))
-            scores = {tuple(teacher.scores[index].shape[1:]): teacher.scores[index] for index in self.chosen}
-            compared = [level for level, size in enumerate(layout.sizes) if size in scores]
-            means = weighted_means(
-                [entropy[level].sum(dim=-1) for level in compared], [scores[layout.sizes[level]] for level in compared]
-            )
-            losses |= {f"{pair.name} {level}": self.classes * mean for level, mean in zip(compared, means, strict=True)}
+            scores = [teacher.scores[index] for index in self.chosen]
+            for place, own in zip(self.places, scores, strict=True):
+                if layout.sizes[place : place + 1] != (tuple(own.shape[1:]),):
+                    raise EyasError(
+                        f"FRS: head {pair.name} of the student has no cells like those of its level {place}, counted "
+                        "from 0; leave the option classes 0, or compare other levels (pairs, finest)"
+                    )
+            means = weighted_means([entropy[place].sum(dim=-1) for place in self.places], scores)
+            losses |= {f"{pair.name} {at}": self.classes * mean for at, mean in zip(self.places, means, strict=True)}
         return losses

@@ -56,6 +56,10 @@ class MapImitation(CellMethod):
         own, other = pair.student.channels, pair.teacher.channels
         return nn.Conv2d(own, other, 1) if own != other or self.adapt_always else nn.Identity()
 
+    def count(self, student: View, teacher: View, targets: Sequence[Target]) -> int:
+        """The images: each level's loss is a mean over them, or their sum over their number."""
+        return len(targets)
+
     def masks(self, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
         """Every cell of each level, (batch, H, W) bool."""
         return every_cell(teacher)

@@ -30,7 +30,8 @@ class LevelPair:
     """A student's feature level and the teacher's level that it is paired with, each with its tap name.
 
     ``rectified`` says that the teacher's map is never negative, like the output of a ReLU. ``scale`` is how many times
-    larger the teacher sees the images.
+    larger the teacher sees the images. ``place`` is that of the student's level among its detector's, from 0: the order
+    in which a dense head has its rows.
     """
 
     student_tap: str
@@ -39,6 +40,7 @@ class LevelPair:
     teacher: Level
     rectified: bool = False
     scale: float = 1.0
+    place: int = 0
 
     @property
     def step(self) -> float:
@@ -89,6 +91,7 @@ class Method(nn.Module):
         reads: what the method reads besides feature maps. Only what some method reads is computed.
         needs: what the method cannot do without, in words, for `eyas methods`.
         heads: names of the student's heads that it compares, if it reads ``heads``; None for all.
+        chosen: indices of the level pairs that it compares, known after `setup`; None for all.
         max_weight: the largest weight that makes sense, to which an automatic one is held.
         version: raise it when the same options select other cells, so that teacher caches are recomputed.
         parts: the loss of the last batch by level or head, detached and without its weight; see `total`.
@@ -100,6 +103,7 @@ class Method(nn.Module):
     reads: frozenset[Reads] = frozenset()
     needs: tuple[Need, ...] = ("feature maps",)
     heads: Sequence[str] | None = None
+    chosen: tuple[int, ...] | None = None
     version: int = 1
 
     def __init__(self, name: str, weight: Weight, schedule: Schedule = ALWAYS) -> None:
@@ -162,22 +166,26 @@ class Method(nn.Module):
         return torch.stack(list(parts.values())).sum()
 
 
-def count_per_process(count: Tensor) -> Tensor:
-    """A count over the whole batch, divided by the number of processes R; a float32 scalar.
+def count_per_process(count: Tensor, least: float = 0.0) -> Tensor:
+    """A count over the whole batch, ``least`` or more, divided by the number of processes R; a float32 scalar.
 
     Gradients are averaged over processes, not summed. So process r must divide its sum S_r by N / R: the mean over
     processes is then ``sum_r S_r / N``, the loss of the whole batch.
     """
-    return mean_over_processes(count.float())
+    return mean_over_processes(count.float()).clamp(min=least / _processes())
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
     """The mean of a scalar over all processes, which must all call this. A single process returns it unchanged."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if _processes() == 1:
         return value
     total = value.clone()
     distributed.all_reduce(total)
-    return total / distributed.get_world_size()
+    return total / _processes()
+
+
+def _processes() -> int:
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def ratio(total: Tensor, count: Tensor | float) -> Tensor:

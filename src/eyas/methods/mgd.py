@@ -73,9 +73,6 @@ class MGD(MapImitation):
         self.generators = nn.ModuleList(generator(pairs[index].teacher.channels) for index in self.chosen)
         self.seed = int(torch.randint(2**48, ()))  # the distiller's seed decides
 
-    def count(self, student: View, teacher: View, targets: Sequence[Target]) -> int:
-        return len(targets)
-
     def describe(self, teacher: View, targets: Sequence[Target]) -> str:
         return f"{super().describe(teacher, targets)}, {self.hidden:.0%} of the student's hidden in each batch"
 

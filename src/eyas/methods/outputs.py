@@ -155,7 +155,7 @@ def _pair(name: str, own: HeadOutput, teacher: View, decodes: bool) -> HeadPair:
                 f"head {name}: student and teacher differ in {fact}, {mine} against {theirs[fact]}; their outputs can "
                 f"only be compared where they mean the same. Build both with the same classes, anchors and box coding"
             )
-    divisor = count_per_process(own.matched.divisor).clamp(min=own.matched.least)
+    divisor = count_per_process(own.matched.divisor, own.matched.least)
     return HeadPair(name, own, other, own.matched, divisor)
 
 

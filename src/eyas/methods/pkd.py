@@ -15,7 +15,7 @@ from torch import Tensor
 from eyas.methods.maps import MapImitation
 from eyas.methods.method import Weight
 from eyas.methods.schedule import ALWAYS, Schedule
-from eyas.ops.maps import CELLS, EPS, deviation
+from eyas.ops.maps import CELLS, deviation, over_deviation
 from eyas.types import Target, View
 
 
@@ -23,19 +23,25 @@ def pearson_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Half of the mean squared difference of the standardised maps, a float32 scalar in [0, 2].
 
     It is ``(1 - 1/n) mean_c (1 - r_c)`` for n values in each channel (batch times cells) and the correlations r_c of
-    the C channels. It does not change when a channel of either map is multiplied by a positive number or shifted.
+    the C channels. It does not change when a channel of either map is multiplied by a positive number or shifted. A
+    channel of the student that is constant has no gradient.
 
     Args:
         student: (batch, C, H, W).
         teacher: the same.
     """
-    own, other = (maps.float() - maps.detach().float().mean(dim=CELLS, keepdim=True) for maps in (student, teacher))
+    means = [maps.detach().float().mean(dim=CELLS, keepdim=True) for maps in (student, teacher)]
+    own, other = student.float() - means[0], teacher.float() - means[1]
     # The square multiplied out: three sums take a third of the time of the standardised maps and their difference. The
     # means need no gradient, since those of centred maps sum to 0.
     squares, shared, others = ((a * b).sum(dim=CELLS) for a, b in ((own, own), (own, other), (other, other)))
     count = own.numel() // own.shape[1]
-    by, other_by = deviation(squares, count) + EPS, deviation(others, count) + EPS
-    return ((squares / by**2 - 2 * shared / (by * other_by) + others / other_by**2) / count).mean() / 2
+    by, other_by = (
+        over_deviation(deviation(sums, count), mean.flatten())
+        for sums, mean in zip((squares, others), means, strict=True)
+    )
+    differences = squares * by**2 - 2 * shared * by * other_by + others * other_by**2
+    return (differences / count).mean().clamp(min=0) / 2  # rounding may leave less than 0 where both are alike
 
 
 class PKD(MapImitation):

@@ -175,6 +175,10 @@ class QueryDistillation(Method):
         self.require(min(factors) >= 0, f"the weights of classes, boxes and overlaps cannot be negative: {factors}")
         self.factors = factors
 
+    def count(self, student: View, teacher: View, targets: Sequence[Target]) -> int:
+        """The images, each of which has as many queries."""
+        return len(targets)
+
     def losses(self, student: QueryDecoder, teacher: QueryDecoder, view: View) -> Tensor:
         """The loss of each of the student's layers, (layers,) float32; ``view`` is the student's."""
         raise NotImplementedError

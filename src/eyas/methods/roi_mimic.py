@@ -139,17 +139,17 @@ class RoIMimic(Method):
         self.kernel_size = kernel_size
         self.rois_per_image = rois_per_image
         self.init_std = init_std
-        self.pooled: tuple[int, ...] = ()
+        self.chosen: tuple[int, ...] = ()
         self.taps: tuple[str, ...] = ()
         self.adapters = nn.ModuleList()
 
     def setup(self, pairs: Sequence[LevelPair]) -> None:
         pooled = [i for i, pair in enumerate(pairs) if not any(map(_only_proposes, (pair.student, pair.teacher)))]
         # `assign_levels` needs ascending strides; pairs that the user names come in any order.
-        self.pooled = tuple(sorted(pooled, key=lambda index: pairs[index].teacher.stride))
+        self.chosen = tuple(sorted(pooled, key=lambda index: pairs[index].teacher.stride))
         self.require(bool(pooled), "no pair of levels that boxes are pooled from; pair levels that the heads read")
-        self.taps = tuple(pairs[index].student_tap for index in self.pooled)
-        channels = [(pairs[index].student.channels, pairs[index].teacher.channels) for index in self.pooled]
+        self.taps = tuple(pairs[index].student_tap for index in self.chosen)
+        channels = [(pairs[index].student.channels, pairs[index].teacher.channels) for index in self.chosen]
         self.adapters = nn.ModuleList(
             Adapter(*both, kernel_size=self.kernel_size, init_std=self.init_std) for both in channels
         )
@@ -158,7 +158,7 @@ class RoIMimic(Method):
         most = "all" if self.rois_per_image is None else f"at most {self.rois_per_image}"
         if self.proposals == "student" or teacher.proposals is None:
             return f"regions of the {self.proposals}'s proposals, {most} of an image"
-        boxes, strides = self._boxes(teacher), [teacher.levels[index].stride for index in self.pooled]
+        boxes, strides = self._boxes(teacher), [teacher.levels[index].stride for index in self.chosen]
         levels = assign_levels(boxes, strides)
         shares = [float((levels == index).float().mean()) if len(levels) else 0 for index in range(len(strides))]
         parts = ", ".join(f"{share:.0%} at stride {stride}" for share, stride in zip(shares, strides, strict=True))
@@ -166,7 +166,7 @@ class RoIMimic(Method):
 
     def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
         boxes = self._boxes(teacher if self.proposals == "teacher" else student)
-        levels = assign_levels(boxes, [teacher.levels[index].stride for index in self.pooled])
+        levels = assign_levels(boxes, [teacher.levels[index].stride for index in self.chosen])
         count = whole_count(len(levels), levels.device)
         regions = zip(
             self.taps, self.adapters, *(self._regions(view, boxes, levels) for view in (student, teacher)), strict=True
@@ -183,8 +183,8 @@ class RoIMimic(Method):
         return [boxes[: self.rois_per_image].detach() for boxes in view.proposals]
 
     def _regions(self, view: View, boxes: Sequence[Tensor], levels: Tensor) -> list[Tensor]:
-        features = [view.features[index] for index in self.pooled]
-        strides = [view.levels[index].stride for index in self.pooled]
+        features = [view.features[index] for index in self.chosen]
+        strides = [view.levels[index].stride for index in self.chosen]
         return pool_regions(features, strides, boxes, levels, output_size=self.output_size)
 
 

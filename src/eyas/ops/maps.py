@@ -12,11 +12,11 @@ CELLS = (0, 2, 3)
 """The dimensions of a channel's values: images and cells."""
 
 
-def standardise(maps: Tensor, eps: float = EPS) -> Tensor:
+def standardise(maps: Tensor) -> Tensor:
     """Each channel minus its mean, over its standard deviation, both over the batch and the cells.
 
-    The deviation is the unbiased one, and ``eps`` is added to it and not to the variance, as in Cao et al., "PKD",
-    NeurIPS 2022. Gradients pass through both statistics. A channel that is constant becomes 0.
+    The deviation is the unbiased one, and `EPS` is added to it and not to the variance, as in Cao et al., "PKD",
+    NeurIPS 2022. Gradients pass through both statistics. A channel that is constant becomes 0, see `over_deviation`.
 
     Args:
         maps: (batch, C, H, W). A single value in each channel has no deviation: it becomes 0.
@@ -25,7 +25,17 @@ def standardise(maps: Tensor, eps: float = EPS) -> Tensor:
         (batch, C, H, W) float32.
     """
     mean, deviation = moments(maps)
-    return (maps.float() - mean) / (deviation + eps)
+    return (maps.float() - mean) * over_deviation(deviation, mean)
+
+
+def over_deviation(deviation: Tensor, mean: Tensor) -> Tensor:
+    """1 / (deviation + `EPS`) of channels with these means, and 0 where a channel is constant but for rounding.
+
+    Such a channel has no pattern to learn. With the quotient its gradient would be a million times that of the others,
+    and an automatic weight, which is measured at the maps, would follow it: dead channels behind a ReLU are common.
+    """
+    varies = deviation > EPS * mean.abs().clamp(min=1)
+    return torch.where(varies, 1 / (deviation + EPS), 0.0)
 
 
 def moments(maps: Tensor) -> tuple[Tensor, Tensor]:

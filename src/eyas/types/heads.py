@@ -26,9 +26,9 @@ class MatchedAnchors:
         positives: (P,) int64, the rows of the box loss.
         slots: (P,) int64, the trained one of the ``D`` box deltas of each positive row; 0 where D is 1.
         box_targets: (P, 4), the deltas of the matched ground-truth boxes.
-        divisor: scalar; the detector divides the sum of its class loss by it, as a mean over processes.
+        divisor: scalar; the detector divides the sum of its class loss by it. It may be added up over processes.
         class_loss, box_loss: names of both losses among the detector's losses.
-        least: of that mean, where the detector has one: what it divides by where nothing is positive.
+        least: the least that the sum over processes counts as: what the detector divides by where nothing is positive.
     """
 
     rows: Tensor

@@ -70,5 +70,5 @@ def matched_heads(
 
 
 def _matched(rows: Tensor, positives: Tensor, box_targets: Tensor, class_loss: str, box_loss: str) -> MatchedAnchors:
-    slots, divisor = torch.zeros_like(positives), torch.tensor(float(max(len(rows), 1)), device=rows.device)
-    return MatchedAnchors(rows, positives, slots, box_targets, divisor, class_loss, box_loss)
+    slots, divisor = torch.zeros_like(positives), torch.tensor(float(len(rows)), device=rows.device)
+    return MatchedAnchors(rows, positives, slots, box_targets, divisor, class_loss, box_loss, least=1)

@@ -111,13 +111,14 @@ def _matched(
         divisor=_divisor(network, found.sum(1)),
         class_loss="classification",
         box_loss="bbox_regression",
+        least=1,
     )
 
 
 def _centerness_matched(matched: MatchedAnchors) -> MatchedAnchors:
     """FCOS trains the centerness on the rows of its box loss, and divides all its losses by one number."""
     none, targets = matched.positives[:0], matched.box_targets[:0]
-    return MatchedAnchors(matched.positives, none, none, targets, matched.divisor, "bbox_ctrness", "")
+    return MatchedAnchors(matched.positives, none, none, targets, matched.divisor, "bbox_ctrness", "", least=1)
 
 
 def _mined(
@@ -138,11 +139,11 @@ def _mined(
 
 
 def _divisor(network: OneStage, counts: Tensor) -> Tensor:
-    """SSD and FCOS divide by the positives of the batch, at least 1; ``counts`` are those of each image.
+    """SSD and FCOS divide by the positives of the batch; ``counts`` are those of each image.
 
     RetinaNet divides each image's sum by its own positives, at least 1, and averages over images. No single divisor
     does that; the sum of those numbers over the images does where they are equal.
     """
     if isinstance(network, RetinaNet):
         return counts.clamp(min=1).sum().float()
-    return counts.sum().clamp(min=1).float()
+    return counts.sum().float()

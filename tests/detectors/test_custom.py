@@ -131,7 +131,13 @@ def corners(network: nn.Module, images: Tensor) -> list[Prediction]:
 
 def halving(divisor: int) -> CustomDetector:
     return CustomDetector(
-        Halving(), "abc", predict=corners, losses=losses, levels=["down"], image_size=(64, 64), divisor=divisor
+        Halving(),
+        ["a", "b", "c"],
+        predict=corners,
+        losses=losses,
+        levels=["down"],
+        image_size=(64, 64),
+        divisor=divisor,
     )
 
 
@@ -159,7 +165,7 @@ def test_anchors_of_a_padded_level_are_those_of_the_padded_image() -> None:
         return StrideGrid(16)(size, image_size)
 
     levels = {"down": Level(channels=4, stride=16, grid=grid)}
-    CustomDetector(Halving(), "abc", levels=levels, divisor=16).levels["down"].grid((2, 3), (20, 40))
+    CustomDetector(Halving(), ["a", "b", "c"], levels=levels, divisor=16).levels["down"].grid((2, 3), (20, 40))
     assert given == [((2, 3), (32, 48))]
 
 

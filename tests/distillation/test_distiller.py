@@ -221,8 +221,13 @@ def test_names_are_used_once() -> None:
 
 def test_student_and_teacher_must_be_two_and_trainable() -> None:
     student = ToyDetector()
-    with pytest.raises(EyasError, match="one and the same network"):
+    with pytest.raises(EyasError, match=r"share the parameter neck\.fine\.weight"):
         Distiller(student, student, FGFI())
+    other = ToyDetector(8)
+    other.heads["fine"] = student.neck.fine
+    with pytest.raises(EyasError, match=r"share the parameter neck\.fine\.weight.*copy\.deepcopy"):
+        Distiller(student, other, FGFI())
+    assert all(parameter.requires_grad for parameter in student.parameters())
 
     class Loose:
         network, classes, levels = student, student.classes, student.levels
@@ -252,7 +257,9 @@ def test_a_list_of_images_is_its_padded_batch() -> None:
     from_list, from_tensor = distiller(images, targets), distiller(pad_to_batch(images), targets)
     assert all(torch.equal(from_list[name], from_tensor[name]) for name in from_tensor)
     seen: list[object] = []
-    distiller.student.head_losses = lambda features, given: seen.extend(t["size"] for t in given) or {}
+    distiller.student.head_losses = lambda maps, given: (
+        seen.extend(t["size"] for t in given) or {"loss": maps["fine"].sum()}
+    )
     distiller(images, targets)
     assert seen == [(40, 90), (64, 50)] and "size" not in targets[0]
 
@@ -423,7 +430,7 @@ def test_balance_leaves_nothing_behind() -> None:
         balance = distiller.balance(*toy_batch())
     assert balance.imitation["fgfi"] > 0 and balance.imitation_gradient["fgfi"] > 0  # whatever its start
     after = distiller.state_dict()
-    assert after.pop("_extra_state") == before.pop("_extra_state") == {"batches": 0}
+    assert after.pop("_extra_state") == before.pop("_extra_state") == {"batches": 0, "methods": ["fgfi"]}
     assert all(torch.equal(value, before[name]) for name, value in after.items())
     assert all(parameter.grad is None for parameter in distiller.parameters())
     assert torch.equal(torch.get_rng_state(), random_state)

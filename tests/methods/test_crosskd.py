@@ -14,7 +14,7 @@ from torchvision.ops import generalized_box_iou_loss
 
 from eyas.detectors import TorchvisionDetector, build
 from eyas.distillation.distiller import Distiller
-from eyas.methods import BCKD, PKD, CrossKD
+from eyas.methods import BCKD, PKD, CrossKD, Method
 from eyas.methods.crosskd import rescaled
 from eyas.types import BranchesAt, BranchMaps, EyasError, HeadOutput, Target, View
 from helpers.output_cases import head, matched, odds, view
@@ -201,8 +201,11 @@ def test_what_does_not_fit_is_refused() -> None:
 
 def test_two_positions_and_another_method_share_one_pass() -> None:
     student, teacher = light("retinanet", 1), light("retinanet", 2)
-    methods = [CrossKD(1.0, position=1), CrossKD(1.0, position=2, name="second"), BCKD(1.0)]
-    together = Distiller(student, teacher, *methods)(images(), targets())
-    for method in methods:
+
+    def methods() -> list[Method]:
+        return [CrossKD(1.0, position=1), CrossKD(1.0, position=2, name="second"), BCKD(1.0)]
+
+    together = Distiller(student, teacher, *methods())(images(), targets())
+    for method in methods():
         alone = Distiller(student, teacher, method)(images(), targets())
         torch.testing.assert_close(alone[method.name], together[method.name])

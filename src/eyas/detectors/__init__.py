@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from eyas.detectors import libreyolo, shuffledet, torchvision, transformers
+from eyas.detectors.class_names import as_names
 from eyas.detectors.custom import CustomDetector
 from eyas.detectors.deployed import Candidates, Deployed, HeadsOnly, deploy, take_rows, top_scores
 from eyas.detectors.library import Library, NativeFormat, imported
@@ -115,6 +116,7 @@ def build(
         EyasError: an unknown model, backbone or option (the message lists the known ones), or weights that do not fit.
     """
     library = library_of(model)
+    classes = as_names(classes)
     if not classes:
         raise EyasError(f"{model} needs at least one class name")
     builder = imported(library.builders[model])

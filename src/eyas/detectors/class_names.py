@@ -11,6 +11,13 @@ from torch import Tensor, nn
 from eyas.types import Detector, EyasError, Level, Prediction, Target
 
 
+def as_names(classes: Sequence[str]) -> tuple[str, ...]:
+    """Class names as a tuple. Raises EyasError for a text, whose letters would be the names."""
+    if isinstance(classes, str):
+        raise EyasError(f"classes are a list of names, in label order; for one class write [{classes!r}]")
+    return tuple(classes)
+
+
 class MatchedByName:
     """A detector that answers in another class list: its labels are translated by name, its other classes dropped.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from eyas.detectors.class_names import as_names
 from eyas.detectors.deployed import Deployed
 from eyas.detectors.padding import Padding
 from eyas.nn.eval_mode import eval_mode
@@ -77,12 +78,14 @@ class CustomDetector(nn.Module):
         backbone: str | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(levels, str):
+            raise EyasError(f"CustomDetector: levels are a list of names; for one level write [{levels!r}]")
         if divisor < 1:
             raise EyasError(f"CustomDetector: divisor is a number of pixels, at least 1, got {divisor}")
         if backbone is not None and backbone not in dict(network.named_modules()):
             raise EyasError(f"CustomDetector: there is no submodule {backbone!r} to be the backbone")
         self.network, self._padding, self.backbone_name = network, Padding(divisor), backbone
-        self.classes = tuple(classes)
+        self.classes = as_names(classes)
         self._losses, self._predict, self._deployed = losses, predict, deployed
         if isinstance(levels, Mapping):
             found = {name: self._padded_level(level) for name, level in levels.items()}

@@ -6,6 +6,7 @@ module tree: it is not trained, not saved, not wrapped by DDP, and ``train()`` d
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,14 +18,14 @@ from torch import Tensor, nn
 
 from eyas.detectors import check_detector
 from eyas.distillation.accumulation import step_shares
-from eyas.distillation.balance import Balance, detection_gradient, measure_balance
+from eyas.distillation.balance import Balance, compared_levels, detection_gradient, measure_balance
 from eyas.distillation.first_batches import CHECKED, check_batch
 from eyas.distillation.outlines import Outlines
 from eyas.distillation.pairing import Pairing, pair_levels
 from eyas.distillation.teacher_scale import check_scale, resize_for_student, student_size
 from eyas.distillation.teachers import RunningTeacher, Teacher, TeacherRequest
 from eyas.distillation.terms import Term, with_terms
-from eyas.distillation.views import as_batch, image_size, student_view
+from eyas.distillation.views import as_batch, check_imitated, image_size, student_view
 from eyas.methods.method import Method
 from eyas.nn.eval_mode import own_random_numbers, restored_afterwards
 from eyas.nn.taps import some_parameter
@@ -53,8 +54,8 @@ class Distiller(nn.Module):
         terms: one for each method, in their order.
 
     Raises:
-        EyasError: no levels can be paired, two methods have the same name, the student is no module, or student and
-            teacher are one network.
+        EyasError: no levels can be paired, two methods have the same name, the student is no module, student and
+            teacher share a parameter, or a method belongs to another distiller.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Distiller(nn.Module):
         self._outside = (teacher if isinstance(teacher, Teacher) else RunningTeacher(teacher),)
         self._batches = 0
         self._shares: deque[Mapping[str, Tensor]] = deque()
+        _check_apart(cast(nn.Module, student), self.teacher)
         for module in self.teacher.networks:
             module.eval().requires_grad_(False)
         device = some_parameter(student).device
@@ -84,6 +86,7 @@ class Distiller(nn.Module):
         with own_random_numbers(seed):
             for method in methods:
                 method.setup(self.pairs)
+                method.is_set_up = True
         self.to(device)  # now the adapters too
 
     @property
@@ -105,11 +108,13 @@ class Distiller(nn.Module):
         Raises:
             EyasError: one of the first batches is not what losses and masks need, see `check_batch`.
         """
+        self._check_modes()
         images, targets = self._batch(images, targets)
+        trains = self.training and torch.is_grad_enabled()
         active = [term for term in self.terms if term.is_active(self._batches, self.total_batches)]
         student, teacher = self._views(images, targets, active)
         losses = dict(student.losses)
-        shares = self._shares.popleft() if self._shares else {}
+        shares = self._shares.popleft() if trains and self._shares else {}
         measured = cache(partial(detection_gradient, student))  # once for all terms, and not where none measures
         for term in self.terms:
             if term.name in losses:
@@ -119,7 +124,7 @@ class Distiller(nn.Module):
             else:
                 loss = term(student, teacher, targets, self._batches, self.total_batches, measured)
                 losses[term.name] = loss * shares.get(term.name, 1.0)
-        if self.training:
+        if trains:
             self._batches += 1
         return losses
 
@@ -146,7 +151,10 @@ class Distiller(nn.Module):
         images, targets = self._batch(images, targets)
         reads = frozenset(read for method in self.methods for read in method.reads)
         with torch.enable_grad(), restored_afterwards(self, images.device):
-            student_view(self.student, *resize_for_student(images, targets, self.teacher_scale), self.pairs, reads)
+            student = student_view(
+                self.student, *resize_for_student(images, targets, self.teacher_scale), self.pairs, reads
+            )
+            check_imitated(student, self.pairs, self._imitated(student))
 
     def plan_step(self, batches: Sequence[tuple[Tensor, Sequence[Target]]]) -> None:
         """Announce the batches whose gradients the next optimiser step accumulates, before the first of them.
@@ -189,6 +197,19 @@ class Distiller(nn.Module):
         self._check(images, targets)
         return as_batch(images, targets)
 
+    def _imitated(self, student: View) -> set[int]:
+        """The indices of the level pairs that some method compares."""
+        return {index for method in self.methods for index in compared_levels(method, student)}
+
+    def _check_modes(self) -> None:
+        if torch.is_grad_enabled() and self.training != cast(nn.Module, self.student).training:
+            mode, other = ("train", "eval") if self.training else ("eval", "train")
+            warnings.warn(
+                f"the distiller is in {mode} mode and its student in {other} mode: only in train mode does a distiller "
+                "count batches and distil; call distiller.train(), which reaches the student too",
+                stacklevel=3,
+            )
+
     def _check(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> None:
         if self._batches < CHECKED:
             check_batch(images, targets, self.student.classes)
@@ -215,6 +236,7 @@ class Distiller(nn.Module):
         teacher = self.teacher.view(request) if terms and "heads" not in reads else None
         resized = resize_for_student(images, targets, self.teacher_scale)
         student = student_view(self.student, *resized, self.pairs, reads)
+        check_imitated(student, self.pairs, self._imitated(student))
         if "heads" in reads:
             named = [term.method.heads for term in terms if "heads" in term.method.reads]
             boxes = {
@@ -228,11 +250,15 @@ class Distiller(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         parts = {term.name: state for term in self.terms if (state := term.parts.state())}
-        return {"batches": self._batches, **({"parts": parts} if parts else {})}
+        names = [term.name for term in self.terms]
+        return {"batches": self._batches, "methods": names, **({"parts": parts} if parts else {})}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         if type(state["batches"]) is not int or state["batches"] < 0:
             raise ValueError(f"it has trained on {state['batches']!r:.60} batches")
+        names = [term.name for term in self.terms]
+        if state.get("methods", names) != names:
+            raise ValueError(f"its methods are {state['methods']!r:.200}, in this order, and not {names}")
         self._batches, parts = state["batches"], state.get("parts", {})
         if not isinstance(parts, dict):
             raise ValueError(f"the parts of its losses are {parts!r:.60}")
@@ -255,11 +281,25 @@ def _check(student: Detector, teacher: Detector | Teacher, methods: Sequence[Met
     check_detector(student, "the student")
     if not isinstance(teacher, Teacher):
         check_detector(teacher, "the teacher")
+    for method in methods:
+        if not isinstance(method, Method):
+            got = f"the class {method.__name__}" if isinstance(method, type) else f"a {type(method).__name__}"
+            raise EyasError(f"methods are given one by one, as Distiller(student, teacher, eyas.FGFI()); got {got}")
+        if method.is_set_up:
+            raise EyasError(f"{method.name} belongs to another distiller, whose layers it has; make a new method")
     names = [method.name for method in methods]
     if len(set(names)) < len(names):
         raise EyasError(f"each method of a distiller needs a name of its own, got {', '.join(names)}")
     if not isinstance(student, nn.Module):
         raise EyasError(f"the student must be a torch module, or nothing would train it; got {type(student).__name__}")
-    if student.network is getattr(teacher, "network", None):
-        raise EyasError("student and teacher are one and the same network, which would be frozen; give two")
     check_scale(scale, methods)
+
+
+def _check_apart(student: nn.Module, teacher: Teacher) -> None:
+    own = {id(parameter): name for name, parameter in student.named_parameters()}
+    for parameter in (each for network in teacher.networks for each in network.parameters()):
+        if id(parameter) in own:
+            raise EyasError(
+                f"student and teacher share the parameter {own[id(parameter)]}, which would be frozen; give two "
+                "networks, for example by copy.deepcopy"
+            )

@@ -71,6 +71,12 @@ def _check_target(where: str, target: Target, size: Size, classes: Sequence[str]
     boxes, labels = target.get("boxes"), target.get("labels")
     if not isinstance(boxes, Tensor) or not isinstance(labels, Tensor):
         raise EyasError(f"{where}: a target is a dictionary with the tensors boxes and labels; got {', '.join(target)}")
+    form = getattr(boxes, "format", None)  # of torchvision's tv_tensors.BoundingBoxes
+    if form is not None and getattr(form, "name", "XYXY") != "XYXY":
+        raise EyasError(
+            f"{where}: boxes are x1 y1 x2 y2, and these are {form.name}; convert them by "
+            "torchvision.transforms.v2.ConvertBoundingBoxFormat"
+        )
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise EyasError(
             f"{where}: boxes are (n, 4) float32, x1 y1 x2 y2 in pixels, and zeros(0, 4) where there are none; got "

@@ -30,7 +30,7 @@ def pair_levels(
     Raises:
         EyasError: a name is no level, or no stride is common. The message lists the levels of both.
     """
-    if isinstance(names, str) and names != "index":
+    if names not in (None, "index") and not isinstance(names, Mapping):
         raise EyasError(f'pairs is "index" or maps levels of the student to levels of the teacher, got {names!r}')
     if names == "index":
         names = dict(zip(student.levels, teacher.levels, strict=False))

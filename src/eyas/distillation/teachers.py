@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,7 +13,7 @@ from eyas.distillation.outlines import Outlines
 from eyas.distillation.views import decoding, image_size, recorded_branches, with_heads
 from eyas.methods.method import Reads
 from eyas.nn.failures import running
-from eyas.nn.taps import Taps, probe, tapped_view
+from eyas.nn.taps import Taps, as_parameters, probe, tapped_view
 from eyas.tools.timing import span
 from eyas.types import Detector, EyasError, HeadOutputs, Level, Target, View
 
@@ -81,6 +81,7 @@ class RunningTeacher:
     @span("teacher")
     def view(self, request: TeacherRequest) -> View:
         """The maps at the taps; where methods read them, scored boxes, proposals, scores of cells and queries."""
+        request = replace(request, images=as_parameters(request.images, self.detector))
         images, taps, reads = request.images, request.taps, request.reads
         # Scoring the teacher elsewhere may leave it in training mode, where BatchNorm would follow the batch.
         self.detector.network.eval()

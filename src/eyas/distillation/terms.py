@@ -14,7 +14,7 @@ from eyas.distillation.shares import PartSums
 from eyas.distillation.weights import IDLE, AutoWeight, RatioMonitor
 from eyas.methods.method import Auto, Method
 from eyas.tools.timing import span
-from eyas.types import Target, View
+from eyas.types import EyasError, Target, View
 
 
 class Term(nn.Module):
@@ -35,6 +35,8 @@ class Term(nn.Module):
         self.auto = AutoWeight(rule, start, method.max_weight) if isinstance(rule, Auto) else None
         self.monitor = RatioMonitor(start)
         self.parts = PartSums()
+        self._seen: tuple[int, list[int]] | None = None
+        """The first batch of this process, and how often each adapter parameter had been changed."""
 
     def weight(self) -> Tensor | float:
         """The weight in the next batch; an automatic one is 0 until it has been measured."""
@@ -45,7 +47,7 @@ class Term(nn.Module):
 
         While an automatic weight warms up, only adapters learn: a method without any has nothing to do.
         """
-        if not self.method.schedule.factor(batch, batches):
+        if not self.method.schedule.factor(batch, batches) or (self.auto is None and not self.method.weight):
             return False
         return self._learns() or not self._warms_up(batch)
 
@@ -70,15 +72,19 @@ class Term(nn.Module):
                 pairs, by their indices.
         """
         warms_up, factor = self._warms_up(batch), self.method.schedule.factor(batch, batches)
+        trains = self.training and torch.is_grad_enabled()
         with span("loss"):
             loss: Tensor = self.method(student.detached() if warms_up else student, teacher, targets)
-        if self.training and self.auto is not None:
+        _check_loss(self.method, loss)
+        if trains:
+            self._warn_if_untrained(batch)
+        if trains and self.auto is not None:
             self._warn_if_idle(self.auto, batch)
         if self.auto is not None and warms_up:  # the student does not feel it yet
             return self.auto.warm_up(loss)
-        if self.training:
+        if trains:
             self.parts.add(self.method.parts)
-        if self.training and torch.is_grad_enabled() and self._is_due(batch):
+        if trains and self._is_due(batch):
             with span("weight"):
                 compared = compared_levels(self.method, student)
                 detection, imitation = detection_gradient(compared), gradient_at(loss, student, compared)
@@ -100,15 +106,43 @@ class Term(nn.Module):
 
     def _warn_if_idle(self, auto: AutoWeight, batch: int) -> None:
         """Warn, in the first process, of an automatic weight that is still 0 after many batches."""
-        reason = auto.idle(batch)
-        if reason and not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank()):
-            what = f"{self.name} distils nothing: after {IDLE} batches its automatic weight is still 0;"
-            warnings.warn(f"{what} {reason}", stacklevel=2)
+        if reason := auto.idle(batch):
+            _warn(f"{self.name} distils nothing: after {IDLE} batches its automatic weight is still 0; {reason}")
+
+    def _warn_if_untrained(self, batch: int) -> None:
+        """Warn, in the first process, of adapters that no optimiser has changed in many batches."""
+        changes = [parameter._version for parameter in self.method.parameters() if parameter.requires_grad]
+        if self._seen is None:
+            self._seen = batch, changes
+        if changes and changes == self._seen[1] and batch - self._seen[0] == IDLE:
+            _warn(
+                f"the layers of {self.name} have not changed in {IDLE} batches, so it passes on noise: build the "
+                "optimiser from distiller.parameters(), after the distiller was made"
+            )
 
     def _is_due(self, batch: int) -> bool:
         if self.auto is not None:
             return self.auto.due(batch)
         return bool(self.method.weight) and self.monitor.due(batch)
+
+
+def _warn(text: str) -> None:
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank()):
+        warnings.warn(text, stacklevel=2)
+
+
+def _check_loss(method: Method, loss: object) -> None:
+    """Raises EyasError unless a method returned a scalar that the student can learn from."""
+    name = type(method).__name__
+    if not isinstance(loss, Tensor) or loss.ndim:
+        got = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise EyasError(f"the method {name} returned {got}; its forward returns the loss of a batch, a scalar tensor")
+    if torch.is_grad_enabled() and not loss.requires_grad:
+        raise EyasError(
+            f"the loss of the method {name} has no gradient, so nothing is learned from it: its forward compares the "
+            "student's maps or outputs without detaching them, and multiplies one of them by 0 where there is nothing "
+            "to compare"
+        )
 
 
 def with_terms(state: Mapping[str, Any], terms: Sequence[Term]) -> dict[str, Any]:

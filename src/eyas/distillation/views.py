@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 
@@ -40,24 +40,47 @@ def student_view(
 
     The images (batch, 3, height, width), in [0, 1], are as the student sees them.
 
+    The student gets targets of its own, which it may change.
+
     Raises:
-        EyasError: a method reads heads, queries or proposals, and the student gives none; or a map cannot learn.
+        EyasError: a method reads heads, queries or proposals, and the student gives none; or its losses are not named
+            scalars.
     """
+    own: list[Target] = [{**target} for target in targets]
     taps = Taps(student.network, [pair.student_tap for pair in pairs])
     decoder, branches = decoding(student, "student", reads), recorded_branches(student, "student", reads)
     with running("the student", images), taps, decoder as queries, branches as recorded:
         if reads & {"heads", "student_proposals"}:
-            losses, outputs = with_heads(student, "student").losses_and_heads(images, targets)
+            losses, outputs = with_heads(student, "student").losses_and_heads(images, own)
         else:
-            losses, outputs = student.losses(images, targets), HeadOutputs()
+            losses, outputs = student.losses(images, own), HeadOutputs()
+    check_losses(losses)
     features = [taps.features[pair.student_tap] for pair in pairs]
-    fixed = [pair.student_tap for pair in pairs if not taps.features[pair.student_tap].requires_grad]
-    if fixed and torch.is_grad_enabled():
-        raise EyasError(f"the student's level {fixed[0]} comes from frozen parts alone, so it cannot learn to imitate")
     levels = [pair.student for pair in pairs]
     return View(
         features, levels, image_size(images), outputs.heads, outputs.proposals, dict(losses), queries, branches=recorded
     )
+
+
+def check_losses(losses: Mapping[str, Tensor]) -> None:
+    """Raises EyasError unless these are scalar tensors by name, at least one."""
+    if not isinstance(losses, Mapping) or not losses:
+        raise EyasError(f"the student's losses are scalar tensors by name, one or more; got {losses!r:.60}")
+    for name, loss in losses.items():
+        if not isinstance(loss, Tensor) or loss.ndim:
+            got = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise EyasError(f"the student's loss {name} is {got} and not a scalar tensor: average it, or leave it out")
+
+
+def check_imitated(student: View, pairs: Sequence[LevelPair], levels: Iterable[int]) -> None:
+    """Raises EyasError where the student's map of one of these level pairs cannot learn."""
+    for index in levels:
+        if torch.is_grad_enabled() and not student.features[index].requires_grad:
+            raise EyasError(
+                f"the student's level {pairs[index].student_tap} comes from frozen parts alone, so it cannot learn to "
+                "imitate: unfreeze some of them, or pair other levels (pairs); a checkpoint around it needs "
+                "use_reentrant=False"
+            )
 
 
 def decoding(detector: Detector, role: str, reads: frozenset[Reads]) -> AbstractContextManager[QueryDecoder | None]:

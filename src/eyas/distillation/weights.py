@@ -138,7 +138,7 @@ class AutoWeight(RunningRatio):
     def warm_up(self, loss: Tensor) -> Tensor:
         """The loss of a batch of the warm-up, over its own value. In training the batch counts unless that is 0."""
         value = mean_over_processes(loss.detach())
-        if self.training:
+        if self.training and torch.is_grad_enabled():
             self.warmed += (value != 0) & torch.isfinite(value)
         return divide_by(value, loss)
 

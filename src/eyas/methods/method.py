@@ -94,6 +94,7 @@ class Method(nn.Module):
         chosen: indices of the level pairs that it compares, known after `setup`; None for all.
         max_weight: the largest weight that makes sense, to which an automatic one is held.
         version: raise it when the same options select other cells, so that teacher caches are recomputed.
+        is_set_up: whether a distiller has made its layers; it then belongs to that one.
         parts: the loss of the last batch by level or head, detached and without its weight; see `total`.
 
     Raises:
@@ -111,11 +112,13 @@ class Method(nn.Module):
         self.name = name
         self.weight: float | Auto = Auto() if weight == "auto" else weight
         self.schedule = schedule
+        self.is_set_up = False
         self.parts: Mapping[str, Tensor] = {}
         self.max_weight = math.inf
         if not isinstance(self.weight, Auto):
             is_number = isinstance(self.weight, int | float) and 0 <= self.weight < math.inf
             self.require(is_number, f'weight is a finite number from 0, "auto" or Auto(...), got {weight!r}')
+        self.require(isinstance(schedule, Schedule), f"schedule is a Schedule(...), got {schedule!r}")
 
     def require(self, holds: bool, rule: str) -> None:
         """Raise an EyasError with the method's name and the rule unless it holds."""

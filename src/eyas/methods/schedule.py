@@ -33,10 +33,9 @@ class Schedule:
     end: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.start_step < 0:
-            raise EyasError(f"schedule: start_step cannot be negative, got {self.start_step}")
-        if self.ramp_steps < 0:
-            raise EyasError(f"schedule: ramp_steps cannot be negative, got {self.ramp_steps}")
+        for name, steps in (("start_step", self.start_step), ("ramp_steps", self.ramp_steps)):
+            if not isinstance(steps, int) or steps < 0:
+                raise EyasError(f"schedule: {name} is a whole number of batches from 0, got {steps!r}")
         if not 0 < self.stop <= 1:
             raise EyasError(f"schedule: stop is a share of the training, above 0 and at most 1, got {self.stop}")
         if not 0 <= self.end <= 1:
@@ -65,9 +64,10 @@ class Schedule:
 
 
 def _known(batches: int | None, option: str) -> int:
-    if batches is None:
+    if batches is None or batches < 1:
         raise EyasError(
-            f"schedule: {option} needs the length of the training, which is not known: set Distiller.total_batches"
+            f"schedule: {option} needs the length of the training, in batches: set Distiller.total_batches, which is "
+            f"{batches}"
         )
     return batches
 

@@ -44,9 +44,18 @@ def running(what: str, images: Tensor) -> Iterator[None]:
     Args:
         what: the detector, as ``the teacher``.
         images: (batch, 3, height, width), that it runs on.
+
+    Raises:
+        EyasError: as above, or the detector changed the images in place, which the other detector is given too.
     """
+    version = None if images.is_inference() else images._version
     try:
         yield
+        if version is not None and images._version != version:
+            raise EyasError(
+                f"{what} changes the images that it is given in place, so that student and teacher would see different "
+                "ones; let its code make new tensors, as (images - mean) / deviation does"
+            )
     except EyasError:
         raise
     except Exception as error:

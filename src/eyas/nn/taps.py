@@ -101,9 +101,13 @@ class Taps:
     def _keep(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         """The forward hook of one tap."""
         if name not in self.features:
-            self.features[name] = feature = _pick(output, name)
-            if not feature.is_inference():  # inference tensors have no version counter
+            feature = _pick(output, name)
+            if feature.is_inference():  # a loss cannot save such a tensor for its backward pass
+                with torch.inference_mode(False):
+                    feature = feature.clone()
+            else:
                 self._versions[name] = feature._version
+            self.features[name] = feature
         if self.stop and len(self.features) == len(self.names):
             raise _LastTapFired(self)
 
@@ -124,6 +128,12 @@ def tapped_view(detector: Detector, names: Sequence[str], images: Tensor, role: 
     features = tap_features(detector, names, images, role)
     levels = [detector.levels[name] for name in names]
     return View([features[name] for name in names], levels, (images.shape[-2], images.shape[-1]))
+
+
+def as_parameters(images: Tensor, detector: Detector) -> Tensor:
+    """Images in the precision of a detector's parameters: a teacher may be in half precision by itself."""
+    dtype = some_parameter(detector).dtype
+    return images.to(dtype) if dtype.is_floating_point else images
 
 
 def some_parameter(detector: Detector) -> Tensor:

@@ -1,4 +1,4 @@
-"""Draws docs/images/weight_rule.png and prints the tables of docs/weight.md, from the comparisons of weights.
+"""Draws docs/images/weight_rule.png and prints the tables of docs/weight_rule.md, from the comparisons of weights.
 
 ``python results/figures/weight_rule.py``
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 
 from field import BASELINE, RESULTS, Field, default_by_rule, everywhere, minus, over_all, read
@@ -38,14 +39,26 @@ DEFAULT = "fraction_3"
 COLOURS = ("#009e73", "#d55e00", "#0072b2", "#cc79a7")
 
 
-def table(found: Field) -> str:
-    """mAP minus the baseline's, of all that was tried."""
-    lines = ["| fraction | " + " | ".join(PAIRS[pair] for pair in found) + " |", "| --- |" + " ---: |" * len(found)]
-    for arm, label in (RULES | NUMBERS | OTHERS).items():
+def table(found: Field, rows: Mapping[str, str] = RULES | NUMBERS | OTHERS) -> str:
+    """mAP of baseline and teacher, and mAP minus the baseline's of the named arms, label by name."""
+    lines = ["| rule | " + " | ".join(PAIRS[pair] for pair in found) + " |", "| --- |" + " ---: |" * len(found)]
+    before = [f"{statistics.fmean(arms[BASELINE].values):.3f}, {teacher(pair):.3f}" for pair, arms in found.items()]
+    lines.append(f"| the baseline's mAP, and the teacher's | {' | '.join(before)} |")
+    for arm, label in rows.items():
         cells = [minus(arms[arm], arms[BASELINE]).shown(sign="+") if arm in arms else "" for arms in found.values()]
         if any(cells):
             lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def teacher(pair: str) -> float:
+    """The teacher's mAP on the images of a pair."""
+    return float(json.loads((RESULTS / pair / "comparison.json").read_text())["teacher"]["map"])
+
+
+def summary(found: Field) -> str:
+    """The table of docs/weight.md: the constant fractions alone."""
+    return table(found, {arm: f"fraction {RULES[arm]}" for arm in FRACTIONS})
 
 
 def against_numbers(found: Field) -> str:
@@ -56,7 +69,7 @@ def against_numbers(found: Field) -> str:
         if NUMBERS.keys() <= arms.keys()
     }
     head = [*(f"{PAIRS[pair]}: minus {NUMBERS[name]}" for pair, name in best.items()), "all: minus 3"]
-    lines = [f"| fraction | {' | '.join(head)} |", "| --- |" + " ---: |" * len(head)]
+    lines = [f"| rule | {' | '.join(head)} |", "| --- |" + " ---: |" * len(head)]
     for arm, label in RULES.items():
         cells = [minus(found[pair][arm], found[pair][name]).shown(sign="+") for pair, name in best.items()]
         compared = arm != DEFAULT and everywhere(found, arm)

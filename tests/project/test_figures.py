@@ -104,13 +104,15 @@ def test_the_tables_have_every_method_the_best_first_and_gaps_where_one_does_not
 
 
 @pytest.mark.parametrize(
-    ("mark", "table"),
+    ("page", "mark", "table"),
     [
-        ("weight rule", lambda: weight_rule.table(field.read(weight_rule.PAIRS))),
-        ("weight numbers", weight_rule.weight_table),
-        ("weight gradients", weight_rule.gradient_table),
+        ("weight", "weight fractions", lambda: weight_rule.summary(field.read(weight_rule.PAIRS))),
+        ("weight_rule", "weight rule", lambda: weight_rule.table(field.read(weight_rule.PAIRS))),
+        ("weight_rule", "weight against numbers", lambda: weight_rule.against_numbers(field.read(weight_rule.PAIRS))),
+        ("weight_rule", "weight numbers", weight_rule.weight_table),
+        ("weight_rule", "weight gradients", weight_rule.gradient_table),
     ],
 )
-def test_the_tables_of_the_weight_are_those_of_the_trainings(mark: str, table: Any) -> None:
-    text = (ROOT / "docs" / "weight.md").read_text(encoding="utf-8")
+def test_the_tables_of_the_weight_are_those_of_the_trainings(page: str, mark: str, table: Any) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     assert text.split(f"<!-- {mark} -->")[1].split(f"<!-- /{mark} -->")[0].strip() == table()

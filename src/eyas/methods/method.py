@@ -54,7 +54,7 @@ class Auto:
 
     Attributes:
         fraction: the gradient ratio: the norm of the method's gradient at the student's imitated features over the norm
-            of the detection loss's gradient there, in (0, 1000]. docs/weight.md has the measurements behind 3.
+            of the detection loss's gradient there, in (0, 1000]. docs/weight_rule.md has the measurements behind 3.
         warmup: batches after the start of the schedule in which only the adapters learn, not the student. A new adapter
             passes no gradient worth measuring. Batches with nothing to imitate do not count.
         every: batches between measurements, on average. Until ten batches with something to imitate have been measured,

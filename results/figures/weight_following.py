@@ -1,4 +1,4 @@
-"""Prints the table of docs/weight_rule.md on how closely an automatic weight follows, from the gradients of every batch.
+"""Prints the table of docs/weight_rule.md on how closely an automatic weight follows, from both gradients of every batch.
 
 ``python results/figures/weight_following.py``
 

@@ -6,7 +6,6 @@ module tree: it is not trained, not saved, not wrapped by DDP, and ``train()`` d
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,14 +18,15 @@ from torch import Tensor, nn
 from eyas.detectors import check_detector
 from eyas.distillation.accumulation import step_shares
 from eyas.distillation.balance import Balance, compared_levels, detection_gradient, measure_balance
+from eyas.distillation.checks import check_apart, check_imitated, check_methods, check_modes, check_student
 from eyas.distillation.first_batches import CHECKED, check_batch
 from eyas.distillation.outlines import Outlines
 from eyas.distillation.pairing import Pairing, pair_levels
 from eyas.distillation.teacher_scale import check_scale, resize_for_student, student_size
 from eyas.distillation.teachers import RunningTeacher, Teacher, TeacherRequest
 from eyas.distillation.terms import Term, with_terms
-from eyas.distillation.views import as_batch, check_imitated, image_size, student_view
-from eyas.methods.method import Method
+from eyas.distillation.views import as_batch, image_size, student_view
+from eyas.methods.method import Method, Reads
 from eyas.nn.eval_mode import own_random_numbers, restored_afterwards
 from eyas.nn.taps import some_parameter
 from eyas.types import Detector, EyasError, Target, View
@@ -69,14 +69,18 @@ class Distiller(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check(student, teacher, methods, teacher_scale)
+        check_student(student)
+        check_methods(methods)
+        check_scale(teacher_scale, methods)
+        if not isinstance(teacher, Teacher):
+            check_detector(teacher, "the teacher")
         self.student, self.teacher_scale, self.total_batches = student, teacher_scale, total_batches
         self.terms = cast(Sequence[Term], nn.ModuleList(Term(method) for method in methods))
         # A tuple keeps the teacher out of the module tree.
         self._outside = (teacher if isinstance(teacher, Teacher) else RunningTeacher(teacher),)
         self._batches = 0
         self._shares: deque[Mapping[str, Tensor]] = deque()
-        _check_apart(cast(nn.Module, student), self.teacher)
+        check_apart(cast(nn.Module, student), self.teacher.networks)
         for module in self.teacher.networks:
             module.eval().requires_grad_(False)
         device = some_parameter(student).device
@@ -108,7 +112,7 @@ class Distiller(nn.Module):
         Raises:
             EyasError: one of the first batches is not what losses and masks need, see `check_batch`.
         """
-        self._check_modes()
+        check_modes(self, cast(nn.Module, self.student))
         images, targets = self._batch(images, targets)
         trains = self.training and torch.is_grad_enabled()
         active = [term for term in self.terms if term.is_active(self._batches, self.total_batches)]
@@ -151,10 +155,7 @@ class Distiller(nn.Module):
         images, targets = self._batch(images, targets)
         reads = frozenset(read for method in self.methods for read in method.reads)
         with torch.enable_grad(), restored_afterwards(self, images.device):
-            student = student_view(
-                self.student, *resize_for_student(images, targets, self.teacher_scale), self.pairs, reads
-            )
-            check_imitated(student, self.pairs, self._imitated(student))
+            self._student_view(images, targets, reads)
 
     def plan_step(self, batches: Sequence[tuple[Tensor, Sequence[Target]]]) -> None:
         """Announce the batches whose gradients the next optimiser step accumulates, before the first of them.
@@ -197,19 +198,6 @@ class Distiller(nn.Module):
         self._check(images, targets)
         return as_batch(images, targets)
 
-    def _imitated(self, student: View) -> set[int]:
-        """The indices of the level pairs that some method compares."""
-        return {index for method in self.methods for index in compared_levels(method, student)}
-
-    def _check_modes(self) -> None:
-        if torch.is_grad_enabled() and self.training != cast(nn.Module, self.student).training:
-            mode, other = ("train", "eval") if self.training else ("eval", "train")
-            warnings.warn(
-                f"the distiller is in {mode} mode and its student in {other} mode: only in train mode does a distiller "
-                "count batches and distil; call distiller.train(), which reaches the student too",
-                stacklevel=3,
-            )
-
     def _check(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> None:
         if self._batches < CHECKED:
             check_batch(images, targets, self.student.classes)
@@ -234,9 +222,7 @@ class Distiller(nn.Module):
         reads = frozenset(read for term in terms for read in term.method.reads)
         request = TeacherRequest(images, targets, [pair.teacher_tap for pair in self.pairs], reads)
         teacher = self.teacher.view(request) if terms and "heads" not in reads else None
-        resized = resize_for_student(images, targets, self.teacher_scale)
-        student = student_view(self.student, *resized, self.pairs, reads)
-        check_imitated(student, self.pairs, self._imitated(student))
+        student = self._student_view(images, targets, reads)
         if "heads" in reads:
             named = [term.method.heads for term in terms if "heads" in term.method.reads]
             boxes = {
@@ -247,6 +233,15 @@ class Distiller(nn.Module):
             teacher = self.teacher.view(replace(request, boxes=boxes))
         counted = None if teacher is None else replace(teacher, batch=self._batches)
         return replace(student, batch=self._batches), counted
+
+    def _student_view(self, images: Tensor, targets: Sequence[Target], reads: frozenset[Reads]) -> View:
+        """The student's view of a batch, whose images are the teacher's; what some method compares can learn."""
+        student = student_view(
+            self.student, *resize_for_student(images, targets, self.teacher_scale), self.pairs, reads
+        )
+        compared = {index for method in self.methods for index in compared_levels(method, student)}
+        check_imitated(student, self.pairs, compared)
+        return student
 
     def get_extra_state(self) -> dict[str, Any]:
         parts = {term.name: state for term in self.terms if (state := term.parts.state())}
@@ -275,31 +270,3 @@ class Distiller(nn.Module):
             module._apply(fn, recurse)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
-
-
-def _check(student: Detector, teacher: Detector | Teacher, methods: Sequence[Method], scale: float) -> None:
-    check_detector(student, "the student")
-    if not isinstance(teacher, Teacher):
-        check_detector(teacher, "the teacher")
-    for method in methods:
-        if not isinstance(method, Method):
-            got = f"the class {method.__name__}" if isinstance(method, type) else f"a {type(method).__name__}"
-            raise EyasError(f"methods are given one by one, as Distiller(student, teacher, eyas.FGFI()); got {got}")
-        if method.is_set_up:
-            raise EyasError(f"{method.name} belongs to another distiller, whose layers it has; make a new method")
-    names = [method.name for method in methods]
-    if len(set(names)) < len(names):
-        raise EyasError(f"each method of a distiller needs a name of its own, got {', '.join(names)}")
-    if not isinstance(student, nn.Module):
-        raise EyasError(f"the student must be a torch module, or nothing would train it; got {type(student).__name__}")
-    check_scale(scale, methods)
-
-
-def _check_apart(student: nn.Module, teacher: Teacher) -> None:
-    own = {id(parameter): name for name, parameter in student.named_parameters()}
-    for parameter in (each for network in teacher.networks for each in network.parameters()):
-        if id(parameter) in own:
-            raise EyasError(
-                f"student and teacher share the parameter {own[id(parameter)]}, which would be frozen; give two "
-                "networks, for example by copy.deepcopy"
-            )

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, distributed, nn
 
 from eyas.distillation.balance import compared_levels, gradient_at
+from eyas.distillation.checks import check_loss
 from eyas.distillation.shares import PartSums
 from eyas.distillation.weights import IDLE, AutoWeight, RatioMonitor
 from eyas.methods.method import Auto, Method
 from eyas.tools.timing import span
-from eyas.types import EyasError, Target, View
+from eyas.types import Target, View
 
 
 class Term(nn.Module):
@@ -75,7 +76,7 @@ class Term(nn.Module):
         trains = self.training and torch.is_grad_enabled()
         with span("loss"):
             loss: Tensor = self.method(student.detached() if warms_up else student, teacher, targets)
-        _check_loss(self.method, loss)
+        check_loss(self.method, loss)
         if trains:
             self._warn_if_untrained(batch)
         if trains and self.auto is not None:
@@ -129,20 +130,6 @@ class Term(nn.Module):
 def _warn(text: str) -> None:
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank()):
         warnings.warn(text, stacklevel=2)
-
-
-def _check_loss(method: Method, loss: object) -> None:
-    """Raises EyasError unless a method returned a scalar that the student can learn from."""
-    name = type(method).__name__
-    if not isinstance(loss, Tensor) or loss.ndim:
-        got = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-        raise EyasError(f"the method {name} returned {got}; its forward returns the loss of a batch, a scalar tensor")
-    if torch.is_grad_enabled() and not loss.requires_grad:
-        raise EyasError(
-            f"the loss of the method {name} has no gradient, so nothing is learned from it: its forward compares the "
-            "student's maps or outputs without detaching them, and multiplies one of them by 0 where there is nothing "
-            "to compare"
-        )
 
 
 def with_terms(state: Mapping[str, Any], terms: Sequence[Term]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from eyas.distillation.checks import check_losses
 from eyas.methods.method import LevelPair, Reads
 from eyas.nn.failures import running
 from eyas.nn.taps import Taps
@@ -38,9 +39,8 @@ def student_view(
 ) -> View:
     """Run the student, in training mode: its losses, its maps at the paired taps, and the heads that the methods read.
 
-    The images (batch, 3, height, width), in [0, 1], are as the student sees them.
-
-    The student gets targets of its own, which it may change.
+    The images (batch, 3, height, width), in [0, 1], are as the student sees them. It gets targets of its own, which it
+    may change.
 
     Raises:
         EyasError: a method reads heads, queries or proposals, and the student gives none; or its losses are not named
@@ -60,27 +60,6 @@ def student_view(
     return View(
         features, levels, image_size(images), outputs.heads, outputs.proposals, dict(losses), queries, branches=recorded
     )
-
-
-def check_losses(losses: Mapping[str, Tensor]) -> None:
-    """Raises EyasError unless these are scalar tensors by name, at least one."""
-    if not isinstance(losses, Mapping) or not losses:
-        raise EyasError(f"the student's losses are scalar tensors by name, one or more; got {losses!r:.60}")
-    for name, loss in losses.items():
-        if not isinstance(loss, Tensor) or loss.ndim:
-            got = f"a tensor {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-            raise EyasError(f"the student's loss {name} is {got} and not a scalar tensor: average it, or leave it out")
-
-
-def check_imitated(student: View, pairs: Sequence[LevelPair], levels: Iterable[int]) -> None:
-    """Raises EyasError where the student's map of one of these level pairs cannot learn."""
-    for index in levels:
-        if torch.is_grad_enabled() and not student.features[index].requires_grad:
-            raise EyasError(
-                f"the student's level {pairs[index].student_tap} comes from frozen parts alone, so it cannot learn to "
-                "imitate: unfreeze some of them, or pair other levels (pairs); a checkpoint around it needs "
-                "use_reentrant=False"
-            )
 
 
 def decoding(detector: Detector, role: str, reads: frozenset[Reads]) -> AbstractContextManager[QueryDecoder | None]:

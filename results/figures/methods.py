@@ -14,7 +14,7 @@ FILE = Path(__file__).parents[1] / "methods.json"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A row for each method that suits one of the pairs, and below it why the others are left out."""
+    """A row for each method that suits one of the pairs."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for row in rows:
         pair, _, method = row["name"].rpartition(": ")
@@ -28,16 +28,21 @@ def table(rows: list[dict[str, Any]]) -> str:
         if all("left out" in row for row in own.values()):
             continue
         cells = [
-            " | | "
+            " |  | "
             if "left out" in own[pair]
             else f"{own[pair]['ratio']:.2f} | {own[pair]['over plain']:.2f} | "
             f"{own[pair]['distilled_mib'] / own[pair]['plain_mib']:.2f}"
             for pair in pairs
         ]
         lines.append(f"| `{method}` | {' | '.join(cells)} |")
-    reasons = [f"{row['name']}: {row['left out']}" for row in rows if "left out" in row]
-    return "\n".join([*lines, "", *reasons])
+    return "\n".join(lines)
+
+
+def reasons(rows: list[dict[str, Any]]) -> str:
+    """Why a pair does not suit a method, a line each."""
+    return "\n".join(f"{row['name']}: {row['left out']}" for row in rows if "left out" in row)
 
 
 if __name__ == "__main__":
-    print(table(json.loads((Path(sys.argv[1]) if len(sys.argv) > 1 else FILE).read_text())))
+    read = json.loads((Path(sys.argv[1]) if len(sys.argv) > 1 else FILE).read_text())
+    print(table(read), reasons(read), sep="\n\n")

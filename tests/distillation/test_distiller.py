@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from eyas.distillation.distiller import Distiller
 from eyas.distillation.pairing import pair_levels
 from eyas.distillation.teachers import RunningTeacher
-from eyas.distillation.views import pad_to_batch
 from eyas.methods import FGFI, PKD, Auto, Chen2017, FitNets, LevelPair, Method, Schedule, Vanilla
-from eyas.ops.pixels import as_float
+from eyas.ops.pixels import FILL, as_float, padded_batch
 from eyas.types import EyasError, Level, View
 from helpers.method_pairs import make
 from helpers.toys import ToyDetector, relative, seeded, toy_batch, toy_target
@@ -244,17 +243,19 @@ def test_student_and_teacher_must_be_two_and_trainable() -> None:
 
 def test_images_of_several_sizes_are_padded() -> None:
     images = [torch.ones(3, 40, 33), torch.ones(3, 20, 64)]
-    batch = pad_to_batch(images)
+    batch = padded_batch(images, 32)
     assert batch.shape == (2, 3, 64, 64)
-    assert batch.sum() == 3 * (40 * 33 + 20 * 64)
-    assert torch.equal(batch[1, :, :20], images[1]) and not batch[0, :, 40:].any() and not batch[0, :, :, 33:].any()
+    assert torch.equal(batch[1, :, :20], images[1]) and torch.equal(batch[0, :, :40, :33], images[0])
+    padding = torch.tensor(FILL)[:, None, None] / 255
+    for part in (batch[0, :, 40:], batch[0, :, :, 33:], batch[1, :, 20:]):
+        torch.testing.assert_close(part, padding.expand_as(part))
 
 
 def test_a_list_of_images_is_its_padded_batch() -> None:
     distiller = distilled()
     _, targets = toy_batch()
     images = [torch.rand(3, 40, 90), torch.rand(3, 64, 50)]
-    from_list, from_tensor = distiller(images, targets), distiller(pad_to_batch(images), targets)
+    from_list, from_tensor = distiller(images, targets), distiller(padded_batch(images, 32), targets)
     assert all(torch.equal(from_list[name], from_tensor[name]) for name in from_tensor)
     seen: list[object] = []
     distiller.student.head_losses = lambda maps, given: (

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision.tv_tensors import BoundingBoxes
 
 from eyas.distillation.distiller import Distiller
 from eyas.distillation.first_batches import CHECKED, check_batch
@@ -18,6 +19,7 @@ from helpers.toys import seeded, toy_batch, toy_target
 
 CLASSES = ("red", "green", "blue")
 HEIGHT, WIDTH = 60, 80
+FORMATS = ("XYXY", "XYWH", "CXCYWH")
 
 
 def target(*boxes: tuple[float, float, float, float], labels: tuple[int, ...] | None = None) -> Target:
@@ -32,6 +34,18 @@ NONE = target()
 
 def images(low: float = 0.0, high: float = 1.0) -> Tensor:
     return torch.linspace(low, high, 2 * 3 * HEIGHT * WIDTH).view(2, 3, HEIGHT, WIDTH)
+
+
+def test_boxes_that_say_that_they_are_no_corners_are_refused() -> None:
+    """26 wide at (4, 4) passes for corners otherwise."""
+    kinds = {
+        form: BoundingBoxes([[4.0, 4, 26, 26], [1, 2, 30, 9]], format=form, canvas_size=(HEIGHT, WIDTH))
+        for form in FORMATS
+    }
+    check_batch(images(), with_boxes(kinds["XYXY"]), CLASSES)
+    for form in FORMATS[1:]:
+        with pytest.raises(EyasError, match=rf"image 0 of the batch: boxes are x1 y1 x2 y2, and these are {form}"):
+            check_batch(images(), with_boxes(kinds[form]), CLASSES)
 
 
 def with_boxes(boxes: object) -> list[Target]:

@@ -105,6 +105,14 @@ def test_an_evaluation_takes_nothing_of_the_announced_batches() -> None:
     torch.testing.assert_close((first + announced(*batches[1])["fgfi"]) / 2, whole)
 
 
+def test_announced_batches_may_be_lists_of_images() -> None:
+    (images, targets), announced = toy_batch(), made(FGFI(1.0, init_std=0.1))
+    whole = made(FGFI(1.0, init_std=0.1))(images, targets)["fgfi"]
+    batches = [([images[0]], targets[:1]), ([images[1]], targets[1:])]
+    announced.plan_step(batches)
+    torch.testing.assert_close(sum(announced(*batch)["fgfi"] for batch in batches) / 2, whole)
+
+
 # --- what a detector does with what it is given ---
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def script(name: str) -> Any:
         sys.path.remove(str(FIGURES))
 
 
-field, weight_rule = script("field"), script("weight_rule")
+field, weight_rule, methods = script("field"), script("weight_rule"), script("methods")
 NOISE = (0.0, 0.01, -0.01, 0.005, -0.005)
 """What each of five seeds does to all arms alike, so that it cancels."""
 JITTER = (0.001, -0.001, 0.0005, -0.0005, 0.0)
@@ -106,6 +107,7 @@ def test_the_tables_have_every_method_the_best_first_and_gaps_where_one_does_not
 @pytest.mark.parametrize(
     ("page", "mark", "table"),
     [
+        ("performance", "methods", lambda: methods.table(json.loads(methods.FILE.read_text(encoding="utf-8")))),
         ("weight", "weight fractions", lambda: weight_rule.summary(field.read(weight_rule.PAIRS))),
         ("weight_rule", "weight rule", lambda: weight_rule.table(field.read(weight_rule.PAIRS))),
         ("weight_rule", "weight against numbers", lambda: weight_rule.against_numbers(field.read(weight_rule.PAIRS))),
@@ -113,6 +115,6 @@ def test_the_tables_have_every_method_the_best_first_and_gaps_where_one_does_not
         ("weight_rule", "weight gradients", weight_rule.gradient_table),
     ],
 )
-def test_the_tables_of_the_weight_are_those_of_the_trainings(page: str, mark: str, table: Any) -> None:
+def test_the_tables_of_the_pages_are_those_of_the_results(page: str, mark: str, table: Any) -> None:
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     assert text.split(f"<!-- {mark} -->")[1].split(f"<!-- /{mark} -->")[0].strip() == table()

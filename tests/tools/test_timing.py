@@ -78,6 +78,7 @@ def test_command(squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     (tmp_path / "maker.py").write_text(MAKER)
     monkeypatch.syspath_prepend(str(tmp_path))
     more = [f"--cache={tmp_path / 'cache'}"] if cached else []
+    more += ["--method=fgfi", "--method.schedule.end=0.1"]  # the latter needs the length of the training
     arguments = [f"--data={squares}", "--teacher=maker:teacher", "--steps=2", "--warmup=1", "--json_file=out.json"]
     try:
         assert main(["benchmark", *arguments, *more, *options()]) == 0

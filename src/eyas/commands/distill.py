@@ -68,7 +68,7 @@ def distill(
             setup.say(f"student   {inherit(detector, source.open())}")
         distiller = Distiller(detector, session.teacher, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed)
         trainer = setup.trainer(distiller, spec)
-        batches = distiller.total_batches = len(trainer.train) * run.epochs
+        batches = len(trainer.train) * run.epochs
         first = trainer.first_batch()
         distiller.try_out(*first)  # before the teacher's long work
         taught = setup.score_teacher(session, teacher, any_score=teaching.any_score)

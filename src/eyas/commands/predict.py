@@ -148,7 +148,7 @@ def drawings_of(paths: Sequence[Path], root: Path, out: Path) -> dict[Path, Path
 
 
 def as_json(record: Record, found: Prediction, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """COCO's results format (bbox is x, y, width, height), with the file and the class by name."""
+    """As in COCO's results format (bbox is x, y, width, height), with the names of file and class instead of ids."""
     entries = []
     columns = (found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist())
     for (left, top, right, bottom), label, score in zip(*columns, strict=True):

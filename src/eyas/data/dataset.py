@@ -19,7 +19,7 @@ from eyas.data.transforms import Transform, eval_transform
 from eyas.data.worker_watch import with_timeout
 from eyas.data.workers import WorkerProgress, worker_options
 from eyas.ops.boxes import clip, scale
-from eyas.ops.pixels import filled
+from eyas.ops.pixels import padded_batch
 from eyas.types import EyasError, Prediction, Record, Size, Target
 
 Sample = tuple[Tensor, Target]
@@ -80,15 +80,7 @@ def ground_truth(record: Record) -> Target:
 
 def collate(samples: Sequence[Sample]) -> tuple[Tensor, list[Target]]:
     """Stack samples to (B, 3, H, W) images, padded right and bottom to the largest of the batch, and their targets."""
-    images = [image for image, _ in samples]
-    height = max(image.shape[-2] for image in images)
-    width = max(image.shape[-1] for image in images)
-    if all(image.shape[-2:] == (height, width) for image in images):
-        return torch.stack(images), [target for _, target in samples]
-    batch = filled(len(images), height, width, like=images[0])
-    for slot, image in zip(batch, images, strict=True):
-        slot[:, : image.shape[-2], : image.shape[-1]] = image
-    return batch, [target for _, target in samples]
+    return padded_batch([image for image, _ in samples]), [target for _, target in samples]
 
 
 def first_with_objects(source: DataSource, resize: Resize, count: int = 4) -> tuple[Tensor, list[Target]]:

@@ -88,5 +88,5 @@ def gradient_at(loss: Tensor, student: View, levels: Sequence[int]) -> Tensor:
 
 
 def detection_gradient(student: View, levels: Sequence[int]) -> Tensor:
-    """That of the detection loss."""
+    """The norm of the detection loss's gradient at these levels."""
     return gradient_at(detection_loss(student), student, levels)

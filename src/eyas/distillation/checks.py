@@ -91,7 +91,7 @@ def check_loss(method: Method, loss: object) -> None:
 
 
 def _no_scalar(value: object) -> str | None:
-    """What a value is that is no scalar tensor."""
+    """Describes a value that is not a scalar tensor; None for one that is."""
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__}"
     return f"a tensor {tuple(value.shape)}" if value.ndim else None

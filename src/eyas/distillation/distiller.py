@@ -157,7 +157,7 @@ class Distiller(nn.Module):
         with torch.enable_grad(), restored_afterwards(self, images.device):
             self._student_view(images, targets, reads)
 
-    def plan_step(self, batches: Sequence[tuple[Tensor, Sequence[Target]]]) -> None:
+    def plan_step(self, batches: Sequence[tuple[Tensor | Sequence[Tensor], Sequence[Target]]]) -> None:
         """Announce the batches whose gradients the next optimiser step accumulates, before the first of them.
 
         Methods that average over imitated cells then average over those of the whole step, as if its batches were one;
@@ -168,7 +168,8 @@ class Distiller(nn.Module):
         counts = [self._counts(images, targets) for images, targets in batches]
         names = list(counts[0]) if counts else []
         if names:
-            rows = torch.tensor([[count[name] for name in names] for count in counts], device=batches[0][0].device)
+            device = some_parameter(self.student).device
+            rows = torch.tensor([[count[name] for name in names] for count in counts], device=device)
             self._shares.extend(dict(zip(names, row, strict=True)) for row in step_shares(rows))
 
     def weights(self) -> dict[str, float]:

@@ -41,7 +41,7 @@ def check_batch(images: Tensor | Sequence[Tensor], targets: Sequence[Target], cl
         raise EyasError("a batch has at least one image, got none; leave an empty batch out")
     if len(targets) != len(shapes):
         raise EyasError(f"a batch has one target for each image; got {len(shapes)} images and {len(targets)} targets")
-    if shapes and images[0].is_meta:  # without values
+    if images[0].is_meta:  # without values
         return
     for image in [images] if isinstance(images, Tensor) else images:
         _check_pixels(image)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from eyas.distillation.checks import check_losses
 from eyas.methods.method import LevelPair, Reads
 from eyas.nn.failures import running
 from eyas.nn.taps import Taps
-from eyas.ops.pixels import as_float
+from eyas.ops.pixels import as_float, padded_batch
 from eyas.tools.timing import span
 from eyas.types import (
     BranchesAt,
@@ -31,6 +28,9 @@ from eyas.types import (
     Target,
     View,
 )
+
+MULTIPLE = 32
+"""Pixels: a list of images is padded to sides that are multiples of it, as most backbones take."""
 
 
 @span("student")
@@ -123,15 +123,9 @@ def as_batch(images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> tu
     targets = [t if t["boxes"].is_floating_point() else {**t, "boxes": t["boxes"].float()} for t in targets]
     if isinstance(images, Tensor):
         return as_float(images), targets
-    return pad_to_batch([as_float(image) for image in images]), [
+    return padded_batch([as_float(image) for image in images], MULTIPLE), [
         {**target, "size": image_size(image)} for image, target in zip(images, targets, strict=True)
     ]
-
-
-def pad_to_batch(images: Sequence[Tensor]) -> Tensor:
-    """Images (3, height, width) as one batch, zeros on the right and at the bottom; its sides are multiples of 32."""
-    height, width = (math.ceil(max(image.shape[axis] for image in images) / 32) * 32 for axis in (1, 2))
-    return torch.stack([F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in images])
 
 
 def image_size(images: Tensor) -> Size:

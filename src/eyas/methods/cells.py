@@ -110,6 +110,14 @@ def sample_cells(features: Tensor, size: Size, step: float) -> Tensor:
     return F.grid_sample(features.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
+def at_teacher_cells(adapted: Tensor, size: Size, step: float) -> Tensor:
+    """A student's adapted map (batch, C, h, w) at the teacher's (H, W) cells, by its ``step`` as in `sample_cells`.
+
+    Where that is 1 the map is cut, else sampled.
+    """
+    return adapted[..., : size[0], : size[1]] if math.isclose(step, 1) else sample_cells(adapted, size, step)
+
+
 def gather(features: Tensor, mask: Tensor) -> TeacherTargets:
     """The teacher's features (batch, C, H, W) at the cells of a mask (batch, H, W).
 

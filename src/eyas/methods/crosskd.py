@@ -90,8 +90,6 @@ class CrossKD(OutputDistillation):
             cannot be cut there.
     """
 
-    decodes = True
-
     def __init__(
         self,
         weight: Weight = "auto",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from eyas.methods.adapter import Adapter
-from eyas.methods.cells import CachedView, CellMethod, TeacherTargets, sample_cells
+from eyas.methods.cells import CachedView, CellMethod, TeacherTargets, at_teacher_cells
 from eyas.methods.method import LevelPair, Weight, ratio
 from eyas.methods.schedule import Schedule
 from eyas.methods.weighted import whole_count
@@ -137,14 +137,11 @@ class FeatureImitation(CellMethod):
         self, adapter: Adapter, student: Tensor, teacher: TeacherTargets, step: float
     ) -> tuple[Tensor, Tensor]:
         """The adapted student and the teacher at the imitated cells, in the same shape."""
-        same_cells = math.isclose(step, 1)
-        if same_cells and len(teacher.cells[0]) < self._sparse_below(student.device) * prod(teacher.size):
+        if math.isclose(step, 1) and len(teacher.cells[0]) < self._sparse_below(student.device) * prod(teacher.size):
             return adapter.at(student, teacher.cells), teacher.vectors.flatten(0, -2)
         _, height, width = teacher.size
-        adapted = adapter(student)
         # Sampling mixes neighbouring cells, so the imitated cells alone are not enough for it.
-        adapted = adapted[..., :height, :width] if same_cells else sample_cells(adapted, (height, width), step)
-        adapted = adapted.permute(0, 2, 3, 1)
+        adapted = at_teacher_cells(adapter(student), (height, width), step).permute(0, 2, 3, 1)
         if teacher.whole:
             return adapted, teacher.vectors.view(adapted.shape)
         image, row, column = teacher.cells

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 from torch import Tensor, nn
 
-from eyas.methods.cells import CachedView, CellMethod, every_cell, sample_cells, whole_map
+from eyas.methods.cells import CachedView, CellMethod, at_teacher_cells, every_cell, whole_map
 from eyas.methods.method import LevelPair, Method, Weight
 from eyas.methods.schedule import Schedule
 from eyas.tools.timing import span
@@ -57,7 +55,7 @@ class MapImitation(CellMethod):
         return nn.Conv2d(own, other, 1) if own != other or self.adapt_always else nn.Identity()
 
     def count(self, student: View, teacher: View, targets: Sequence[Target]) -> int:
-        """The images: each level's loss is a mean over them, or their sum over their number."""
+        """The number of images."""
         return len(targets)
 
     def masks(self, teacher: View, targets: Sequence[Target]) -> list[Tensor]:
@@ -93,7 +91,9 @@ class MapImitation(CellMethod):
         theirs = self._teacher_maps(student, teacher, targets)
         with span("adapter"):
             own = [
-                self._at(adapter(student.features[index]), other, self.steps[index])
+                at_teacher_cells(
+                    adapter(student.features[index]), (other.shape[-2], other.shape[-1]), self.steps[index]
+                ).float()
                 for adapter, index, other in zip(self.adapters, self.chosen, theirs, strict=True)
             ]
         taps, losses = [self.taps[index] for index in self.chosen], self.levels(own, theirs, teacher, targets)
@@ -110,10 +110,3 @@ class MapImitation(CellMethod):
                 for feature, (height, width) in zip(teacher.features, extents, strict=True)
             ]
         return [maps[index].float() for index in self.chosen]
-
-    def _at(self, adapted: Tensor, teacher: Tensor, step: float) -> Tensor:
-        """The adapted map at the teacher's cells, float32."""
-        height, width = cast(tuple[int, int], teacher.shape[-2:])
-        if math.isclose(step, 1):
-            return adapted[..., :height, :width].float()
-        return sample_cells(adapted, (height, width), step)

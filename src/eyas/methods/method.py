@@ -30,8 +30,8 @@ class LevelPair:
     """A student's feature level and the teacher's level that it is paired with, each with its tap name.
 
     ``rectified`` says that the teacher's map is never negative, like the output of a ReLU. ``scale`` is how many times
-    larger the teacher sees the images. ``place`` is that of the student's level among its detector's, from 0: the order
-    in which a dense head has its rows.
+    larger the teacher sees the images. ``place`` is the index of the student's level in its detector's ``levels``, by
+    which dense heads order their rows.
     """
 
     student_tap: str
@@ -152,10 +152,11 @@ class Method(nn.Module):
         return ""
 
     def count(self, student: View, teacher: View, targets: Sequence[Target]) -> int | None:
-        """What the loss of a batch is averaged over, as far as this process knows it before the networks run.
+        """The weight of a batch among those of its optimiser step, known in this process before the networks run.
 
-        A step that accumulates gradients then averages over all of its batches, see `eyas.Distiller.plan_step`. None,
-        the default, leaves each batch its own average. The views have maps of the right shapes and no values.
+        Where it is what the loss is averaged over, a step that accumulates gradients has the loss of one large batch,
+        see `eyas.Distiller.plan_step`. None, the default, weighs all batches alike. The views have maps of the right
+        shapes and no values.
         """
         return None
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from eyas.methods.maps import MapImitation
 from eyas.methods.method import Weight
 from eyas.methods.schedule import ALWAYS, Schedule
-from eyas.ops.maps import CELLS, deviation, over_deviation
+from eyas.ops.maps import CELLS, deviation, inverse_deviation
 from eyas.types import Target, View
 
 
@@ -37,7 +37,7 @@ def pearson_loss(student: Tensor, teacher: Tensor) -> Tensor:
     squares, shared, others = ((a * b).sum(dim=CELLS) for a, b in ((own, own), (own, other), (other, other)))
     count = own.numel() // own.shape[1]
     by, other_by = (
-        over_deviation(deviation(sums, count), mean.flatten())
+        inverse_deviation(deviation(sums, count), mean.flatten())
         for sums, mean in zip((squares, others), means, strict=True)
     )
     differences = squares * by**2 - 2 * shared * by * other_by + others * other_by**2

@@ -55,7 +55,7 @@ def align(student: QueryOutput, teacher: QueryOutput) -> tuple[QueryOutput, Quer
     depth, deeper = len(student.logits), len(teacher.logits)
     layers = [-(-(layer + 1) * deeper // depth) - 1 for layer in range(depth)]
     if layers != list(range(deeper)):
-        teacher = replace(teacher, logits=teacher.logits[layers], boxes=teacher.boxes[layers])
+        teacher = teacher.of_layers(layers)
     return _of_classes(student, shared), _of_classes(teacher, shared)
 
 
@@ -153,7 +153,7 @@ def _of_rows(output: QueryOutput, rows: Tensor) -> QueryOutput:
     def chosen(values: Tensor) -> Tensor:
         return values.gather(2, rows[..., None].expand(*rows.shape, values.shape[-1]))
 
-    return replace(output, logits=chosen(output.logits), boxes=chosen(output.boxes))
+    return replace(output, logits=chosen(output.logits), boxes=chosen(output.boxes), distributions=None)
 
 
 class QueryDistillation(Method):
@@ -176,7 +176,7 @@ class QueryDistillation(Method):
         self.factors = factors
 
     def count(self, student: View, teacher: View, targets: Sequence[Target]) -> int:
-        """The images, each of which has as many queries."""
+        """The number of images; all have equally many queries."""
         return len(targets)
 
     def losses(self, student: QueryDecoder, teacher: QueryDecoder, view: View) -> Tensor:

@@ -48,7 +48,7 @@ def weighted_means(values: Sequence[Tensor], weights: Sequence[Tensor]) -> list[
 
 
 def image_share(maps: Tensor) -> Tensor:
-    """The factor of a mean over this process's images that makes it a part of the mean over all: a float32 scalar.
+    """Scales a mean over this process's images so that the mean over processes is that over all images; float32 scalar.
 
     It is 1 for one process, and where all have as many images. Maps are (batch, ...).
     """

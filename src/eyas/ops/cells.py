@@ -71,7 +71,7 @@ class CellLayout:
         return [level.amax(dim=-1) for level in self.maps(values.amax(dim=1))]
 
     def _levels(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Per level, the first row in an image, with the number of all of them at the end; W; and A."""
+        """For each level its first row within an image, and at the end the rows of an image; W; and A."""
         starts, widths = [0, *accumulate(self.counts)], [width for _, width in self.sizes]
         first, second, third = (torch.tensor(values, device=device) for values in (starts, widths, self.anchors))
         return first, second, third

@@ -16,7 +16,7 @@ def standardise(maps: Tensor) -> Tensor:
     """Each channel minus its mean, over its standard deviation, both over the batch and the cells.
 
     The deviation is the unbiased one, and `EPS` is added to it and not to the variance, as in Cao et al., "PKD",
-    NeurIPS 2022. Gradients pass through both statistics. A channel that is constant becomes 0, see `over_deviation`.
+    NeurIPS 2022. Gradients pass through both statistics. A channel that is constant becomes 0, see `inverse_deviation`.
 
     Args:
         maps: (batch, C, H, W). A single value in each channel has no deviation: it becomes 0.
@@ -25,10 +25,10 @@ def standardise(maps: Tensor) -> Tensor:
         (batch, C, H, W) float32.
     """
     mean, deviation = moments(maps)
-    return (maps.float() - mean) * over_deviation(deviation, mean)
+    return (maps.float() - mean) * inverse_deviation(deviation, mean)
 
 
-def over_deviation(deviation: Tensor, mean: Tensor) -> Tensor:
+def inverse_deviation(deviation: Tensor, mean: Tensor) -> Tensor:
     """1 / (deviation + `EPS`) of channels with these means, and 0 where a channel is constant but for rounding.
 
     Such a channel has no pattern to learn. With the quotient its gradient would be a million times that of the others,

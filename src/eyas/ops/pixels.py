@@ -5,6 +5,7 @@ Images of a batch are padded on the right and at the bottom.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -36,6 +37,17 @@ def pad_right_and_bottom(images: Tensor, height: int, width: int) -> Tensor:
     padded = filled(len(images), height, width, like=images)
     padded[:, :, : images.shape[-2], : images.shape[-1]] = images
     return padded
+
+
+def padded_batch(images: Sequence[Tensor], multiple: int = 1) -> Tensor:
+    """Images (3, height, width) as one batch, padded with `filled` to the largest; sides are multiples of a number."""
+    height, width = (math.ceil(max(image.shape[axis] for image in images) / multiple) * multiple for axis in (1, 2))
+    if all(image.shape[1:] == (height, width) for image in images):
+        return torch.stack(list(images))
+    batch = filled(len(images), height, width, like=images[0])
+    for slot, image in zip(batch, images, strict=True):
+        slot[:, : image.shape[1], : image.shape[2]] = image
+    return batch
 
 
 def image_cells(size: tuple[int, int], stride: int, sizes: Sequence[tuple[int, int]]) -> Tensor:

@@ -20,6 +20,7 @@ from eyas.data.identity import source_digest
 from eyas.detectors import detection_count
 from eyas.detectors.class_names import listed, match_by_name, shared_classes
 from eyas.detectors.custom import NoDetectionsError
+from eyas.distillation.distiller import Distiller
 from eyas.distillation.teachers import RunningTeacher, Teacher
 from eyas.evaluation import EvaluationResult, chosen_metric
 from eyas.evaluation.ground_truth import remarks, too_few_detections
@@ -250,7 +251,7 @@ class RunSetup(Setup):
         few = too_few_detections(detection_count(spec.model, spec.options), self.val)
         if few is not None:
             self.say(f"warning   {few}; --options.detections raises the limit")
-        return Trainer(
+        trainer = Trainer(
             model,
             spec,
             train=self.train,
@@ -263,6 +264,9 @@ class RunSetup(Setup):
             folder=self.out,
             accelerator=self.accelerator,
         )
+        if isinstance(model, Distiller):
+            model.total_batches = len(trainer.train) * self.run.epochs
+        return trainer
 
 
 def chosen_methods(method: Method | list[Method] | None) -> list[Method]:

@@ -32,7 +32,7 @@ class StepLog:
     def __call__(
         self, state: TrainState, losses: Mapping[str, Tensor], norm: Tensor | None, progress: Progress, task: TaskID
     ) -> None:
-        """Take in a finished step: its state, the losses of its last batch, and its gradient norm before clipping."""
+        """Take in a finished step: its state, the mean losses of its batches, and its gradient norm before clipping."""
         epoch = f"epoch {state.epoch + 1}/{state.epochs}"
         if state.step > 1 and state.step % self._every:
             self._cost.step(waited=False)

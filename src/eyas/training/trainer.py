@@ -101,7 +101,9 @@ class Trainer:
         self.log = RunLog(folder, writes=accelerator.is_main_process, also=self.trackers)
         self.cost = CostMeter(accelerator.device)
         self.sync_every = 1 if accelerator.device.type == "cpu" else run.log_every
-        self.finite = FiniteLosses(train.records, every=self.sync_every)
+        self.finite = FiniteLosses(
+            train.records, every=1 if self.sync_every == 1 else self.sync_every * optim.accumulate
+        )
         self.log_step = StepLog(self.log, accelerator, self.cost, run.log_every)
 
     def fit(self, progress: Progress) -> EvaluationResult:

@@ -28,7 +28,7 @@ class MatchedAnchors:
         box_targets: (P, 4), the deltas of the matched ground-truth boxes.
         divisor: scalar; the detector divides the sum of its class loss by it. It may be added up over processes.
         class_loss, box_loss: names of both losses among the detector's losses.
-        least: the least that the sum over processes counts as: what the detector divides by where nothing is positive.
+        least: lower bound of the divisor summed over processes: torchvision clamps it at 1.
     """
 
     rows: Tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -43,6 +44,13 @@ class QueryOutput:
     classes: tuple[str, ...]
     background: bool = False
     distributions: SideDistributions | None = None
+
+    def of_layers(self, layers: Sequence[int]) -> QueryOutput:
+        """The answers of some of the layers, in this order."""
+        sides = self.distributions
+        if sides is not None:
+            sides = SideDistributions(sides.logits[layers], sides.places[layers])
+        return replace(self, logits=self.logits[layers], boxes=self.boxes[layers], distributions=sides)
 
     def of_queries(self, queries: slice) -> QueryOutput:
         """The answers to some of the queries."""

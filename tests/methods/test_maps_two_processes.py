@@ -13,7 +13,8 @@ from torch import Tensor
 
 from eyas.methods import FGD, FRS, MGD, Cosine, DeFeat, SelfSimilarity
 from eyas.methods.maps import MapImitation
-from eyas.methods.mgd import random_of_batch, shown_cells
+from eyas.methods.mgd import shown_cells
+from eyas.nn.processes import random_of_batch
 from eyas.types import Target
 from helpers.gloo import two_processes
 from helpers.map_cases import drawn, map_view, set_up

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from eyas.distillation.distiller import Distiller
 from eyas.methods import MGD
-from eyas.methods.method import random_of_batch
 from eyas.methods.mgd import shown_cells
+from eyas.nn.processes import random_of_batch
 from eyas.types import EyasError
 from helpers.map_cases import drawn, map_view, set_up
 from helpers.toys import seeded, toy_batch

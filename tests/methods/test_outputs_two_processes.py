@@ -17,9 +17,11 @@ from torch import Tensor
 from eyas.methods.bckd import BCKD
 from eyas.methods.chen2017 import Chen2017
 from eyas.methods.ld import LD
-from eyas.methods.method import Method, count_per_process, ratio
+from eyas.methods.method import Method
 from eyas.methods.query_ld import QueryLD
 from eyas.methods.vanilla import Vanilla
+from eyas.nn.processes import count_per_process
+from eyas.ops.losses import ratio
 from eyas.types import MatchedAnchors, QueryOutput, SideDistributions
 from helpers.gloo import two_processes
 from helpers.output_cases import TwoHeads, matched, view

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from eyas.methods.method import mean_over_processes, ratio
+from eyas.nn.processes import mean_over_processes
+from eyas.ops.losses import ratio
 
 
 def step_shares(counts: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eyas.methods.method import mean_over_processes
+from eyas.nn.processes import mean_over_processes
 
 HALF_SCALES = (2.0**24, 2.0**16, 2.0**8, 1.0, 2.0**-8)
 """Factors of a loss whose gradient is computed in float16, largest first. float16 spans 40 powers of two; the largest

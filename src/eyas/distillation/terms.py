@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from eyas.distillation.balance import compared_levels, gradient_at
 from eyas.distillation.checks import check_loss
 from eyas.distillation.shares import PartSums
 from eyas.distillation.weights import IDLE, AutoWeight, RatioMonitor
 from eyas.methods.method import Auto, Method
+from eyas.nn.processes import place_among_processes
 from eyas.tools.timing import span
 from eyas.types import Target, View
 
@@ -128,7 +129,7 @@ class Term(nn.Module):
 
 
 def _warn(text: str) -> None:
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank()):
+    if place_among_processes()[0] == 0:
         warnings.warn(text, stacklevel=2)
 
 

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from eyas.distillation.quota import Quota
-from eyas.methods.method import Auto, mean_over_processes
+from eyas.methods.method import Auto
+from eyas.nn.processes import mean_over_processes
 
 FIRST = 10
 """Batches that count after the warm-up and are averaged equally: a single one would set the weight by chance. Until

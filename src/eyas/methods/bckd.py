@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from eyas.methods.method import Weight, ratio
+from eyas.methods.method import Weight
 from eyas.methods.outputs import HeadPair, OutputDistillation
 from eyas.methods.schedule import ALWAYS, Schedule
-from eyas.ops.losses import giou_loss, soft_bce
+from eyas.ops.losses import giou_loss, ratio, soft_bce
 from eyas.types import View
 
 

@@ -15,9 +15,10 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from eyas.methods.method import Auto, Weight, ratio
+from eyas.methods.method import Auto, Weight
 from eyas.methods.outputs import HeadPair, OutputDistillation
 from eyas.methods.schedule import ALWAYS, Schedule
+from eyas.ops.losses import ratio
 from eyas.types import EyasError, View
 
 

@@ -13,10 +13,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from eyas.methods.method import Weight, ratio
+from eyas.methods.method import Weight
 from eyas.methods.outputs import HeadPair, OutputDistillation, pair_heads
 from eyas.methods.schedule import ALWAYS, Schedule
-from eyas.ops.losses import giou_loss, iou_loss, soft_bce
+from eyas.ops.losses import giou_loss, iou_loss, ratio, soft_bce
 from eyas.ops.maps import moments, standardise
 from eyas.types import BranchesAt, BranchMaps, EyasError, HeadOutput, Target, View
 

@@ -17,9 +17,10 @@ from eyas.methods.box_weights import inverse_areas
 from eyas.methods.cells import to_device_async
 from eyas.methods.global_context import GlobalContext
 from eyas.methods.maps import MapImitation
-from eyas.methods.method import LevelPair, Weight, ratio
+from eyas.methods.method import LevelPair, Weight
 from eyas.methods.schedule import ALWAYS, Schedule
 from eyas.methods.weighted import squared_distances, whole_count
+from eyas.ops.losses import ratio
 from eyas.ops.maps import channel_attention, spatial_attention
 from eyas.types import Target, View
 

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from eyas.methods.adapter import Adapter
 from eyas.methods.cells import CachedView, CellMethod, TeacherTargets, at_teacher_cells
-from eyas.methods.method import LevelPair, Weight, ratio
+from eyas.methods.method import LevelPair, Weight
 from eyas.methods.schedule import Schedule
 from eyas.methods.weighted import whole_count
+from eyas.ops.losses import ratio
 from eyas.tools.timing import span
 from eyas.types import Target, View
 

@@ -14,11 +14,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from eyas.methods.method import LevelPair, Weight, random_of_batch, ratio
+from eyas.methods.method import LevelPair, Weight
 from eyas.methods.queries import Factors, QueryDistillation, align, confidence, row_losses
 from eyas.methods.schedule import ALWAYS, Schedule
 from eyas.methods.vanilla import kl_softmax_rows
 from eyas.methods.weighted import whole_count
+from eyas.nn.processes import random_of_batch
+from eyas.ops.losses import ratio
 from eyas.types import EyasError, QueryDecoder, QueryOutput, Size, View
 
 ClassTerm = Literal["kl", "bce"]

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eyas.methods.method import Weight, ratio
+from eyas.methods.method import Weight
 from eyas.methods.outputs import HeadPair, OutputDistillation, binary_logits, pair_heads
 from eyas.methods.schedule import ALWAYS, Schedule
 from eyas.methods.vanilla import kl_softmax, kl_softmax_rows
 from eyas.methods.weighted import whole_count
+from eyas.ops.losses import ratio
 from eyas.ops.valuable_region import scaled, valuable_region
 from eyas.types import EyasError, HeadOutput, Target, View
 

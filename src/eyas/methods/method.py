@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from eyas.methods.schedule import ALWAYS, Schedule
 from eyas.types import BranchesAt, EyasError, Level, Target, View
@@ -168,38 +168,3 @@ class Method(nn.Module):
         """The sum of a loss's parts, scalars by the name of their level or head. The log shows their shares."""
         self.parts = {name: part.detach() for name, part in parts.items()}
         return torch.stack(list(parts.values())).sum()
-
-
-def count_per_process(count: Tensor, least: float = 0.0) -> Tensor:
-    """A count over the whole batch, ``least`` or more, divided by the number of processes R; a float32 scalar.
-
-    Gradients are averaged over processes, not summed. So process r must divide its sum S_r by N / R: the mean over
-    processes is then ``sum_r S_r / N``, the loss of the whole batch.
-    """
-    return mean_over_processes(count.float()).clamp(min=least / _processes())
-
-
-def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a scalar over all processes, which must all call this. A single process returns it unchanged."""
-    if _processes() == 1:
-        return value
-    total = value.clone()
-    distributed.all_reduce(total)
-    return total / _processes()
-
-
-def _processes() -> int:
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
-
-
-def ratio(total: Tensor, count: Tensor | float) -> Tensor:
-    """``total / count``, and 0 if both are 0: nothing was counted, so any positive divisor will do."""
-    count = torch.as_tensor(count, device=total.device).float()
-    return total / count.clamp(min=torch.finfo(torch.float32).eps)
-
-
-def random_of_batch(seed: int, batch: int) -> torch.Generator:
-    """Random numbers, on the CPU, of one training batch of this process: a resumed run draws the same again."""
-    grouped = distributed.is_available() and distributed.is_initialized()
-    process, processes = (distributed.get_rank(), distributed.get_world_size()) if grouped else (0, 1)
-    return torch.Generator().manual_seed(seed + batch * processes + process)

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from eyas.methods.cells import to_device_async
 from eyas.methods.maps import MapImitation
-from eyas.methods.method import LevelPair, Weight, random_of_batch, ratio
+from eyas.methods.method import LevelPair, Weight
 from eyas.methods.schedule import ALWAYS, Schedule
 from eyas.methods.weighted import squared_distances, whole_count
+from eyas.nn.processes import random_of_batch
+from eyas.ops.losses import ratio
 from eyas.types import Target, View
 
 

@@ -13,8 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from eyas.methods.method import Method, Need, Reads, Weight, count_per_process
+from eyas.methods.method import Method, Need, Reads, Weight
 from eyas.methods.schedule import Schedule
+from eyas.nn.processes import count_per_process
 from eyas.types import EyasError, HeadOutput, MatchedAnchors, Target, View
 
 CODING = "box coding"

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eyas.methods.method import Weight, count_per_process, ratio
+from eyas.methods.method import Weight
 from eyas.methods.queries import Factors, QueryDistillation, confidence
 from eyas.methods.schedule import ALWAYS, Schedule
+from eyas.nn.processes import count_per_process
+from eyas.ops.losses import ratio
 from eyas.types import EyasError, QueryDecoder, SideDistributions, View
 
 OUTWARDS = (-1.0, -1.0, 1.0, 1.0)

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from eyas.methods.adapter import Adapter
-from eyas.methods.method import LevelPair, Method, Weight, ratio
+from eyas.methods.method import LevelPair, Method, Weight
 from eyas.methods.schedule import ALWAYS, Schedule
 from eyas.methods.weighted import whole_count
 from eyas.ops.boxes import area
+from eyas.ops.losses import ratio
 from eyas.types import EyasError, Level, Target, View
 
 Source = Literal["teacher", "student"]
@@ -83,7 +84,7 @@ def mimic_loss(adapted: Tensor, teacher: Tensor, count: Tensor | float) -> Tenso
     Args:
         adapted: (n, C, h, w), the student's regions after the transform.
         teacher: (n, C, h, w), the teacher's regions of the same boxes.
-        count: N, the proposals of the whole batch on all levels, see `eyas.methods.method.count_per_process`. 0 gives a
+        count: N, the proposals of the whole batch on all levels, see `eyas.nn.processes.count_per_process`. 0 gives a
             loss of 0 that still has a gradient path.
     """
     cells = teacher.shape[-2] * teacher.shape[-1]

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
-from eyas.methods.method import Weight, ratio
+from eyas.methods.method import Weight
 from eyas.methods.outputs import HeadPair, OutputDistillation
 from eyas.methods.schedule import ALWAYS, Schedule
+from eyas.ops.losses import ratio
 from eyas.types import View
 
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eyas.methods.method import count_per_process, ratio
+from eyas.nn.processes import count_per_process
+from eyas.ops.losses import ratio
 
 
 def squared_distances(student: Tensor, teacher: Tensor) -> Tensor:
@@ -31,7 +32,7 @@ def squared_distances(student: Tensor, teacher: Tensor) -> Tensor:
 def whole_count(count: int, device: torch.device) -> Tensor:
     """A count of this process, such as its images, added up over all R processes and divided by R: a float32 scalar.
 
-    See `eyas.methods.method.count_per_process`. The host does not wait for the device.
+    See `eyas.nn.processes.count_per_process`. The host does not wait for the device.
     """
     return count_per_process(torch.full((), float(count), device=device))
 

@@ -54,3 +54,9 @@ def giou_loss(a: Tensor, b: Tensor) -> Tensor:
 def _quotient(part: Tensor, whole: Tensor, otherwise: float) -> Tensor:
     """``part / whole``; where the whole is empty a constant, without a gradient."""
     return torch.where(whole > EMPTY, part / whole.clamp(min=EMPTY), otherwise)
+
+
+def ratio(total: Tensor, count: Tensor | float) -> Tensor:
+    """``total / count``, and 0 if both are 0: nothing was counted, so any positive divisor will do."""
+    count = torch.as_tensor(count, device=total.device).float()
+    return total / count.clamp(min=torch.finfo(torch.float32).eps)

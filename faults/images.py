@@ -22,7 +22,7 @@ import torch  # noqa: F401 (decoding imports it, and its memory is no image's)
 from PIL import Image
 
 from eyas.data.formats.records import build_record
-from eyas.data.images import MAX_PIXELS, decode, image_size
+from eyas.data.images import MAX_PIXELS, decode, width_and_height
 from eyas.types import EyasError
 from faults import command_line
 from faults.processes import MIB, limited, peak_mib
@@ -101,7 +101,7 @@ def attempt(path: Path) -> str:
     """Read a file: returns "read", "refused", or what is wrong."""
     try:
         with limited(SECONDS):
-            width, height = image_size(path)
+            width, height = width_and_height(path)
             record, _ = build_record("image", path, (width, height), [], path)
             pixels = decode(record)
     except EyasError as error:

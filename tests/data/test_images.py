@@ -14,7 +14,7 @@ from PIL import Image
 
 from eyas.data import read
 from eyas.data.formats.records import build_record
-from eyas.data.images import MAX_PIXELS, ImageError, check_header, decode, image_size
+from eyas.data.images import MAX_PIXELS, ImageError, check_header, decode, width_and_height
 from eyas.types import EyasError, Record
 
 WIDTH, HEIGHT = 40, 24
@@ -41,7 +41,7 @@ def seen() -> np.ndarray:
 
 
 def record(path: Path, size: tuple[int, int] | None = None) -> Record:
-    return build_record("1", path, size or image_size(path), [], path)[0]
+    return build_record("1", path, size or width_and_height(path), [], path)[0]
 
 
 def turned(path: Path, orientation: int) -> Path:
@@ -57,7 +57,7 @@ def turned(path: Path, orientation: int) -> Path:
 @pytest.mark.parametrize("orientation", STORED)
 def test_boxes_lie_on_what_the_user_sees(tmp_path: Path, orientation: int, suffix: str) -> None:
     path = turned(tmp_path / f"a.{suffix}", orientation)
-    assert image_size(path) == (WIDTH, HEIGHT)
+    assert width_and_height(path) == (WIDTH, HEIGHT)
     image = decode(record(path)).float() / 255
     x1, y1, x2, y2 = SPOT
     assert image.shape == (3, HEIGHT, WIDTH)

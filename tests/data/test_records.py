@@ -11,7 +11,7 @@ from PIL import Image
 
 from eyas.data.formats.fields import annotation_files
 from eyas.data.formats.records import Annotation, build_record, fit_box
-from eyas.data.images import decode, find_image, image_size
+from eyas.data.images import decode, find_image, width_and_height
 from eyas.types import EyasError
 
 FILE = Path("labels.txt")
@@ -98,7 +98,7 @@ def test_bad_images_are_named(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(whole)
     cut = tmp_path / "cut.png"
     cut.write_bytes(whole.read_bytes()[:3000])
-    assert image_size(cut) == (64, 64)  # the header is intact, so only decoding can tell
+    assert width_and_height(cut) == (64, 64)  # the header is intact, so only decoding can tell
     with pytest.raises(EyasError, match=r"cut\.png: cannot be decoded"):
         decode(record_of(cut, (64, 64)))
     with pytest.raises(EyasError, match=r"whole\.png: is 64x64 pixels, but its annotation says 64x63"):
@@ -106,9 +106,9 @@ def test_bad_images_are_named(tmp_path):
     text = tmp_path / "text.jpg"
     text.write_text("no image")
     with pytest.raises(EyasError, match=r"text\.jpg: cannot be read as an image"):
-        image_size(text)
+        width_and_height(text)
     with pytest.raises(EyasError, match=r"missing\.png: no such image"):
-        image_size(tmp_path / "missing.png")
+        width_and_height(tmp_path / "missing.png")
     Image.fromarray(np.zeros((4, 4), dtype=np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(EyasError, match=r"deep\.png: has more than 8 bits"):
         decode(record_of(tmp_path / "deep.png", (4, 4)))

@@ -107,10 +107,10 @@ def unlabelled(path: Path) -> Record:
     """An image without annotations. Raises `eyas.data.images.ImageError` when it cannot be read."""
     import numpy as np
 
-    from eyas.data.images import image_size
+    from eyas.data.images import width_and_height
 
     no_boxes, no_labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
-    return Record(path.stem, path, *image_size(path), no_boxes, no_labels, no_boxes, no_labels)
+    return Record(path.stem, path, *width_and_height(path), no_boxes, no_labels, no_boxes, no_labels)
 
 
 def find_images(path: Path) -> list[Path]:

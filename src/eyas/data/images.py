@@ -69,7 +69,7 @@ class ImageError(EyasError):
         super().__init__(message.rsplit("ImageError: ", 1)[-1].strip())
 
 
-def image_size(path: Path, content: Callable[[], BinaryIO] | None = None) -> tuple[int, int]:
+def width_and_height(path: Path, content: Callable[[], BinaryIO] | None = None) -> tuple[int, int]:
     """(width, height) in pixels of the image that a viewer shows, from the header; ``content`` is that of `Record`.
 
     Raises `EyasError` naming the file when it is missing, no image, or larger than `MAX_PIXELS`.

@@ -18,7 +18,7 @@ from eyas.data.formats.checks import checked
 from eyas.data.formats.coco import parse, records_of
 from eyas.data.formats.places import Place
 from eyas.data.formats.records import Annotation, DataSource, build_record
-from eyas.data.images import image_size
+from eyas.data.images import width_and_height
 from eyas.data.options import BOX_FORMS, BoxForm
 from eyas.types import EyasError, Prediction
 
@@ -51,7 +51,7 @@ def from_supervision(dataset: DetectionDataset, split: str = "train") -> DataSou
             raise EyasError(f"{path}: no such image file; save the images of a data set that has them in memory")
         image_id = path.absolute().relative_to(root).as_posix()
         annotations = _annotations(dataset.annotations[name], path)
-        record, wrong = build_record(image_id, path, image_size(path), annotations, path)
+        record, wrong = build_record(image_id, path, width_and_height(path), annotations, path)
         records.append(record)
         problems += wrong
     return checked(DataSource("coco", root, split, tuple(dataset.classes), tuple(records), tuple(problems)))

@@ -29,7 +29,7 @@ from eyas.data.formats.coco_layout import (
 from eyas.data.formats.coco_shapes import extent
 from eyas.data.formats.places import Place
 from eyas.data.formats.records import Annotation, Box, DataSource, Problem, build_record
-from eyas.data.images import image_size
+from eyas.data.images import width_and_height
 from eyas.types import EyasError, Record
 
 __all__ = ["LAYOUT", "parse", "read_split", "recognised", "recognised_loosely", "records_of", "splits"]
@@ -161,7 +161,7 @@ def records_of(
             fields.real(0 if image.get(side) is None else image[side], f"{where} has the {side}")
             for side in ("width", "height")
         ]
-        size = fields.stated_size(sides[0], sides[1], where) or image_size(file)
+        size = fields.stated_size(sides[0], sides[1], where) or width_and_height(file)
         own = image["id"] if isinstance(image["id"], str) else str(key)  # as written: "000042" is not "42"
         record, wrong = build_record(own, file, size, found[key], path)
         records.append(record)

@@ -29,7 +29,7 @@ from eyas.data.formats.objects import (
 )
 from eyas.data.formats.places import SPLITS
 from eyas.data.formats.records import DataSource, build_record
-from eyas.data.images import image_size
+from eyas.data.images import width_and_height
 from eyas.data.options import BoxForm
 from eyas.types import EyasError
 
@@ -151,7 +151,7 @@ def source_of(
         path, content = _image(table, index, root, split)
         where = f"{name}, image {index}"
         found = annotations_of(table.lists(index, where), table.columns, boxes, label, where)
-        record, wrong = build_record(str(index), path, image_size(path, content), found, path, content)
+        record, wrong = build_record(str(index), path, width_and_height(path, content), found, path, content)
         records.append(record)
         problems += wrong
     warnings = without_names(learned.names, split) if classes is None and names is None else ()
@@ -261,7 +261,7 @@ def _boxes(table: Table, root: Path, split: str) -> Iterator[tuple[Any, tuple[in
     for index in range(len(table.rows)):
         where = f"{root}: split {split}, image {index}"
         for box in boxes_of(table.lists(index, where), table.columns, where):
-            yield box, image_size(*_image(table, index, root, split))
+            yield box, width_and_height(*_image(table, index, root, split))
 
 
 def _image(table: Table, index: int, root: Path, split: str) -> tuple[Path, EmbeddedImage | None]:

@@ -29,7 +29,7 @@ from eyas.data.formats.objects import (
 )
 from eyas.data.formats.places import SPLITS
 from eyas.data.formats.records import DataSource, build_record
-from eyas.data.images import image_size, images_below
+from eyas.data.images import images_below, width_and_height
 from eyas.data.options import BoxForm
 from eyas.types import EyasError
 
@@ -79,7 +79,7 @@ def read_split(root: Path, split: str, classes: Classes | None, boxes: BoxForm |
     columns = _columns(lines, path)
     if boxes is None:
         sizes = ((box, line) for line in lines for box in boxes_of(line.lists, columns, line.where))
-        raise which_form(((box, image_size(_image(root, path, line, folders))) for box, line in sizes), str(path))
+        raise which_form(((box, width_and_height(_image(root, path, line, folders))) for box, line in sizes), str(path))
     learned = classes or _classes(root, columns)
 
     def label(kind: object, where: str) -> int | None:
@@ -89,7 +89,7 @@ def read_split(root: Path, split: str, classes: Classes | None, boxes: BoxForm |
     for line in lines:
         image = _image(root, path, line, folders)
         found = annotations_of(line.lists, columns, boxes, label, line.where)
-        record, wrong = build_record(line.file_name, image, image_size(image), found, path)
+        record, wrong = build_record(line.file_name, image, width_and_height(image), found, path)
         records.append(record)
         problems += wrong
     warnings = without_names(learned.names, split) if classes is None else ()

@@ -15,7 +15,7 @@ from eyas.data.folders import Folders, files_in
 from eyas.data.formats import fields
 from eyas.data.formats.classes import Classes, known
 from eyas.data.formats.records import Annotation, DataSource, build_record, without_annotation
-from eyas.data.images import find_image, image_size
+from eyas.data.images import find_image, width_and_height
 from eyas.types import EyasError
 
 LAYOUT = "label_2/ (or training/label_2/) with ImageSets/{split}.txt (KITTI)"
@@ -92,7 +92,7 @@ def read_split(root: Path, split: str, classes: Classes | None) -> DataSource:
     for name, path in files.items():
         annotations = parse(fields.read_text(path), path, classes)
         image = find_image(folder.parent / "image_2", name, folders)
-        record, wrong = build_record(name, image, image_size(image), annotations, path)
+        record, wrong = build_record(name, image, width_and_height(image), annotations, path)
         records.append(record)
         problems += wrong
     warnings = () if place.is_file() else without_annotation(records, split, folder, "a file without lines")

@@ -24,7 +24,7 @@ FIRST = 100
 SLACK = 1.0
 """Pixels by which a box that fits its image may leave it."""
 
-Size = tuple[int, int]
+WidthHeight = tuple[int, int]
 """(width, height) in pixels."""
 
 
@@ -121,7 +121,7 @@ def as_corners(box: Box, form: BoxForm) -> Box:
     return (x, y, x + third, y + fourth) if form == "xywh" else box
 
 
-def which_form(samples: Iterable[tuple[Box, Size]], where: str) -> EyasError:
+def which_form(samples: Iterable[tuple[Box, WidthHeight]], where: str) -> EyasError:
     """The error where the user has not said how boxes are written: both readings, and how many boxes fit each."""
     first = [sample for sample, _ in zip(samples, range(FIRST), strict=False)]
     if not first:
@@ -135,7 +135,7 @@ def which_form(samples: Iterable[tuple[Box, Size]], where: str) -> EyasError:
     )
 
 
-def _fits(box: Box, size: Size) -> bool:
+def _fits(box: Box, size: WidthHeight) -> bool:
     (x1, y1, x2, y2), (width, height) = box, size
     return -SLACK <= x1 < x2 <= width + SLACK and -SLACK <= y1 < y2 <= height + SLACK
 

@@ -22,7 +22,7 @@ from eyas.data.formats import fields
 from eyas.data.formats.classes import Classes, known
 from eyas.data.formats.places import SPLITS
 from eyas.data.formats.records import Annotation, Box, DataSource, Problem, build_record, without_annotation
-from eyas.data.images import SUFFIXES, find_image, image_size, is_image
+from eyas.data.images import SUFFIXES, find_image, is_image, width_and_height
 from eyas.types import EyasError, Record
 
 LAYOUT = "Annotations/ with ImageSets/Main/{split}.txt, or XML files beside the images (VOC)"
@@ -142,7 +142,7 @@ def read_split(root: Path, split: str, classes: Classes | None) -> DataSource:
             for o in file.objects
             if (label := classes.label(o.name, f"{path}:{o.line}")) is not None
         ]
-        record, wrong = build_record(name, image, file.size or image_size(image), annotations, path)
+        record, wrong = build_record(name, image, file.size or width_and_height(image), annotations, path)
         records.append(record)
         problems += wrong
     warnings = () if listed else without_annotation(records, split, there[split], "one without <object>")

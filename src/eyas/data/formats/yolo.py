@@ -27,7 +27,7 @@ from eyas.data.formats.yolo_config import (
     splits,
 )
 from eyas.data.formats.yolo_labels import YoloLine, label_paths, look_like_pose, look_like_tracks, parse
-from eyas.data.images import image_size, images_below, is_image
+from eyas.data.images import images_below, is_image, width_and_height
 from eyas.types import EyasError
 
 __all__ = ["LAYOUT", "read_split", "recognised", "recognised_loosely", "splits"]
@@ -49,7 +49,7 @@ def read_split(root: Path, split: str, classes: Classes | None) -> DataSource:
     records = []
     for image, files in labels.items():
         # An image without a file has no objects; a pipe or a loop of links in its place is an error.
-        written_in, size = (files or [image])[0], image_size(image)
+        written_in, size = (files or [image])[0], width_and_height(image)
         annotations = [
             Annotation(one.box(size), label, one.line, name=name)
             for one in lines.get(image, ())

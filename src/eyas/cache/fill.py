@@ -26,7 +26,7 @@ from eyas.methods.cells import CellMethod
 from eyas.nn.eval_mode import eval_mode
 from eyas.nn.taps import tapped_view
 from eyas.ops.pixels import as_float
-from eyas.types import Size, Target
+from eyas.types import Size, Target, size_of
 
 SAMPLE = 500
 """Number of images whose masks predict the size; it is exact if there are no more."""
@@ -118,7 +118,7 @@ class CacheFiller:
         record = self.source.records[index]
         blank = torch.empty(3, record.height, record.width, dtype=torch.uint8, device="meta")
         pixels, target = _transform(self.data, variant)(blank, ground_truth(record))
-        return (pixels.shape[-2], pixels.shape[-1]), target
+        return size_of(pixels), target
 
 
 class _Variants(Dataset[Sample]):

@@ -10,7 +10,7 @@ from eyas.cache.store import TeacherCache
 from eyas.distillation.teachers import TeacherRequest
 from eyas.methods.cells import CachedView, Extents, TeacherTargets
 from eyas.tools.timing import span
-from eyas.types import EyasError, Level
+from eyas.types import EyasError, Level, size_of
 
 ImageVariant = tuple[int, int]
 """(index of a record, its geometric variant: 0 as it is, 1 flipped)."""
@@ -91,7 +91,7 @@ class CachedTeacher:
             return self._caches[method].count(keys, extents)
 
         levels = [self.levels[tap] for tap in request.taps]
-        return CachedView((), levels, (images.shape[-2], images.shape[-1]), read=read, count=count)
+        return CachedView((), levels, size_of(images), read=read, count=count)
 
     def outline(self, request: TeacherRequest) -> CachedView:
         """The same as `view`, which reads nothing by itself."""

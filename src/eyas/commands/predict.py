@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from eyas.args import Device, between
 from eyas.data.options import Resize
 from eyas.tools.output_paths import check_output_folder
-from eyas.types import Detector, EyasError, Prediction, Record
+from eyas.types import Detector, EyasError, Prediction, Record, size_of
 
 if TYPE_CHECKING:
     import torch
@@ -100,7 +100,7 @@ def detect(detector: Detector, record: Record, image: Tensor, resize: Resize, de
     pixels, _ = eval_transform(resize)(image, ground_truth(record))
     with torch.no_grad(), running("the detector", pixels[None]):
         found = on_cpu(detector.predict(as_float(pixels[None].to(device)))[0])
-    return to_record_frame(found, record, (pixels.shape[-2], pixels.shape[-1]))
+    return to_record_frame(found, record, size_of(pixels))
 
 
 def unlabelled(path: Path) -> Record:

@@ -20,7 +20,7 @@ from eyas.data.worker_watch import with_timeout
 from eyas.data.workers import WorkerProgress, worker_options
 from eyas.ops.boxes import clip, scale
 from eyas.ops.pixels import padded_batch
-from eyas.types import EyasError, Prediction, Record, Size, Target
+from eyas.types import EyasError, Prediction, Record, Size, Target, size_of
 
 Sample = tuple[Tensor, Target]
 """((3, H, W) image, uint8 from Eyas's own transforms; its target)."""
@@ -67,7 +67,7 @@ class DetectionDataset(Dataset[Sample]):
         record = self.source.records[index]
         with nullcontext() if self.worker_progress is None else self.worker_progress.at(index):
             image, target = self.transform(decode(record), ground_truth(record))
-        return image, {**target, "index": index, "size": (image.shape[-2], image.shape[-1])}
+        return image, {**target, "index": index, "size": size_of(image)}
 
 
 def ground_truth(record: Record) -> Target:

@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as F
 
 from eyas.data.options import Augmentation, Resize, scaled
 from eyas.ops.pixels import FILL
-from eyas.types import Size, Target
+from eyas.types import Size, Target, size_of
 
 Transform = Callable[[Tensor, Target], tuple[Tensor, Target]]
 """((3, h, w) uint8 image of a file, its target) -> ((3, H, W) uint8 image, the target in its frame). One of
@@ -61,7 +61,7 @@ class _Pipeline:
         self.colour = v2.ColorJitter(*colours) if any(colours) else None
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
-        size = (image.shape[-2], image.shape[-1])
+        size = size_of(image)
         regions = target.get("ignore", target["boxes"].new_zeros(0, 4))
         sample = self._move((tv_tensors.Image(image), _boxes(target["boxes"], size), _boxes(regions, size)))
         variant = int(self.flip > 0 and float(torch.rand(())) < self.flip)

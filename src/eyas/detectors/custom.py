@@ -16,7 +16,7 @@ from eyas.nn.taps import Taps
 from eyas.ops.anchors import AnchorGrid
 from eyas.ops.boxes import clip
 from eyas.ops.pixels import pad_right_and_bottom
-from eyas.types import EyasError, GridBuilder, Level, Prediction, Size, Target
+from eyas.types import EyasError, GridBuilder, Level, Prediction, Size, Target, size_of
 
 Losses = Callable[[nn.Module, Tensor, Sequence[Target]], dict[str, Tensor]]
 """(network in training mode, images (batch, 3, height, width) in [0, 1], targets) -> scalars by name."""
@@ -110,14 +110,14 @@ class CustomDetector(nn.Module):
         padded = self._padded(images)
         if self._predict is not None:
             found = self._predict(self.network, padded)
-            return found if padded is images else [_inside(one, (images.shape[-2], images.shape[-1])) for one in found]
+            return found if padded is images else [_inside(one, size_of(images)) for one in found]
         self.network(padded)
         raise NoDetectionsError(
             "this CustomDetector was made without `predict`: it has feature maps, but no detections"
         )
 
     def _padded(self, images: Tensor) -> Tensor:
-        return pad_right_and_bottom(images, *self._padding.padded((images.shape[-2], images.shape[-1])))
+        return pad_right_and_bottom(images, *self._padding.padded(size_of(images)))
 
     def _padded_level(self, level: Level) -> Level:
         """The level, whose anchors are those of the padded image."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eyas.types import Detector, EyasError, Prediction, Size
+from eyas.types import Detector, EyasError, Prediction, Size, size_of
 
 DROPPED = -1.0
 """The score of a dropped candidate and of an empty slot."""
@@ -64,7 +64,7 @@ class Deployed(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The head outputs, then boxes, scores and labels of the detections."""
         raw, rows = self.raw(images)
-        return (*raw, *self.detect(raw, rows, (images.shape[-2], images.shape[-1])))
+        return (*raw, *self.detect(raw, rows, size_of(images)))
 
 
 def deploy(detector: Detector) -> Deployed:

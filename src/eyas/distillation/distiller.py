@@ -25,11 +25,11 @@ from eyas.distillation.pairing import Pairing, pair_levels
 from eyas.distillation.teacher_scale import check_scale, resize_for_student, student_size
 from eyas.distillation.teachers import RunningTeacher, Teacher, TeacherRequest
 from eyas.distillation.terms import Term, with_terms
-from eyas.distillation.views import as_batch, image_size, student_view
+from eyas.distillation.views import as_batch, student_view
 from eyas.methods.method import Method, Reads
 from eyas.nn.eval_mode import own_random_numbers, restored_afterwards
 from eyas.nn.taps import some_parameter
-from eyas.types import Detector, EyasError, Target, View
+from eyas.types import Detector, EyasError, Target, View, size_of
 
 
 class Distiller(nn.Module):
@@ -209,7 +209,7 @@ class Distiller(nn.Module):
         if not isinstance(images, Tensor):  # of a tensor only the shape is read: uint8 need not become floats
             images, targets = as_batch(images, targets)
         request = TeacherRequest(images, targets, [pair.teacher_tap for pair in self.pairs], frozenset())
-        student = self._outlines(student_size(image_size(images), self.teacher_scale), len(images))
+        student = self._outlines(student_size(size_of(images), self.teacher_scale), len(images))
         teacher = self.teacher.outline(request)
         counts = {method.name: method.count(student, teacher, targets) for method in self.methods}
         return {name: count for name, count in counts.items() if count is not None}

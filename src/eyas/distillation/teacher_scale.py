@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eyas.methods.method import Method
-from eyas.types import EyasError, Size, Target
+from eyas.types import EyasError, Size, Target, size_of
 
 TOLERANCE = 1e-9
 """Relative, of a size that is a product or quotient of floats."""
@@ -50,7 +50,7 @@ def resize_for_student(images: Tensor, targets: Sequence[Target], scale: float) 
     """
     if scale == 1:
         return images, targets
-    before: Size = (images.shape[-2], images.shape[-1])
+    before: Size = size_of(images)
     # By the scale itself, not by the quotient of two rounded sizes: the cells of both would drift apart towards the far
     # border. Where rounding adds a part of a pixel, the border is repeated.
     down, across = (

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from eyas.distillation.outlines import Outlines
-from eyas.distillation.views import decoding, image_size, recorded_branches, with_heads
+from eyas.distillation.views import decoding, recorded_branches, with_heads
 from eyas.methods.method import Reads
 from eyas.nn.failures import running
 from eyas.nn.taps import Taps, as_parameters, probe, tapped_view
 from eyas.tools.timing import span
-from eyas.types import Detector, EyasError, HeadOutputs, Level, Target, View
+from eyas.types import Detector, EyasError, HeadOutputs, Level, Target, View, size_of
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class RunningTeacher:
         return View(
             features,
             levels,
-            image_size(images),
+            size_of(images),
             outputs.heads,
             outputs.proposals,
             decoder=decoder,
@@ -123,7 +123,7 @@ class RunningTeacher:
         """From one blank image for each size of images."""
         taps = tuple(request.taps)
         outlines = self._outlines.setdefault(taps, Outlines(self.detector, taps, "teacher"))
-        return outlines(image_size(request.images), len(request.images))
+        return outlines(size_of(request.images), len(request.images))
 
 
 def level_scores(scores: Mapping[str, Tensor], tap: str) -> Tensor:

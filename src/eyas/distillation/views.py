@@ -24,9 +24,9 @@ from eyas.types import (
     EyasError,
     HeadOutputs,
     QueryDecoder,
-    Size,
     Target,
     View,
+    size_of,
 )
 
 MULTIPLE = 32
@@ -58,7 +58,7 @@ def student_view(
     features = [taps.features[pair.student_tap] for pair in pairs]
     levels = [pair.student for pair in pairs]
     return View(
-        features, levels, image_size(images), outputs.heads, outputs.proposals, dict(losses), queries, branches=recorded
+        features, levels, size_of(images), outputs.heads, outputs.proposals, dict(losses), queries, branches=recorded
     )
 
 
@@ -124,10 +124,5 @@ def as_batch(images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> tu
     if isinstance(images, Tensor):
         return as_float(images), targets
     return padded_batch([as_float(image) for image in images], MULTIPLE), [
-        {**target, "size": image_size(image)} for image, target in zip(images, targets, strict=True)
+        {**target, "size": size_of(image)} for image, target in zip(images, targets, strict=True)
     ]
-
-
-def image_size(images: Tensor) -> Size:
-    """(height, width) of images (..., height, width)."""
-    return images.shape[-2], images.shape[-1]

@@ -19,7 +19,7 @@ from eyas.nn.eval_mode import eval_mode
 from eyas.nn.failures import running
 from eyas.ops.pixels import as_float
 from eyas.tools.progress import Progress
-from eyas.types import Detector, EyasError, Prediction, Target, image_sizes
+from eyas.types import Detector, EyasError, Prediction, Target, image_sizes, size_of
 
 Batches = Iterable[tuple[Tensor, list[Target]]]
 
@@ -64,7 +64,7 @@ def predict_batch(
         targets: their ``size`` is (height, width) without the padding; that of the batch where it is missing.
         name: the detector, for the message of an EyasError when it fails.
     """
-    batch = (images.shape[-2], images.shape[-1])
+    batch = size_of(images)
     sizes = image_sizes(targets, batch)
     if set(sizes) <= {batch}:
         with running(f"the {name}", images):

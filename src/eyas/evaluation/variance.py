@@ -21,7 +21,7 @@ from eyas.nn.taps import tapped_view
 from eyas.ops.near_objects import AssignmentRule
 from eyas.ops.pixels import as_float, image_cells
 from eyas.tools.tables import as_text
-from eyas.types import Detector, Level, Size, Target, View, image_sizes
+from eyas.types import Detector, Level, Size, Target, View, image_sizes, size_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +228,7 @@ def _verdict(level: LevelInspection) -> str:
 
 
 def _level(name: str, level: Level, features: Tensor, near: Tensor, sizes: Sequence[Size]) -> LevelInspection:
-    image = image_cells((features.shape[-2], features.shape[-1]), level.stride, sizes).to(near.device)
+    image = image_cells(size_of(features), level.stride, sizes).to(near.device)
     none = Moments.of(features[:0], near[:0])
     found = LevelInspection(name, level, none, none)
     for index in range(len(features)):

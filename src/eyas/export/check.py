@@ -15,7 +15,7 @@ from eyas.detectors.deployed import Deployed
 from eyas.evaluation.cost import cpu_threads
 from eyas.export.protocols import Runtime
 from eyas.export.ties import TAKES, BreakTies, Take
-from eyas.types import Size
+from eyas.types import Size, size_of
 
 MAP_TOLERANCE = 0.001
 """The largest allowed difference between the two scores."""
@@ -35,7 +35,7 @@ class CompletedRuntime:
 
     def run(self, images: Tensor, names: Sequence[str]) -> list[Tensor]:
         """The detections; ``names`` is ignored."""
-        size = (images.shape[-2], images.shape[-1])
+        size = size_of(images)
         if size not in self._rows:
             self._rows[size] = self.deployed.raw(images[:1])[1]
         return [*self.deployed.detect(self.runtime.run(images, self.deployed.raw_names), self._rows[size], size)]

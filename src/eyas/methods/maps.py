@@ -10,7 +10,7 @@ from eyas.methods.cells import CachedView, CellMethod, at_teacher_cells, every_c
 from eyas.methods.method import LevelPair, Method, Weight
 from eyas.methods.schedule import Schedule
 from eyas.tools.timing import span
-from eyas.types import Target, View
+from eyas.types import Target, View, size_of
 
 
 class MapImitation(CellMethod):
@@ -91,9 +91,7 @@ class MapImitation(CellMethod):
         theirs = self._teacher_maps(student, teacher, targets)
         with span("adapter"):
             own = [
-                at_teacher_cells(
-                    adapter(student.features[index]), (other.shape[-2], other.shape[-1]), self.steps[index]
-                ).float()
+                at_teacher_cells(adapter(student.features[index]), size_of(other), self.steps[index]).float()
                 for adapter, index, other in zip(self.adapters, self.chosen, theirs, strict=True)
             ]
         taps, losses = [self.taps[index] for index in self.chosen], self.levels(own, theirs, teacher, targets)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from eyas.nn.eval_mode import eval_mode
 from eyas.nn.failures import running
-from eyas.types import Detector, EyasError, Size, View
+from eyas.types import Detector, EyasError, Size, View, size_of
 
 PROBE_SIZE: Size = (128, 160)
 """(height, width) of the random image that `probe` runs."""
@@ -127,7 +127,7 @@ def tapped_view(detector: Detector, names: Sequence[str], images: Tensor, role: 
     """The view of a batch at tap names that are levels of the detector; errors as for `tap_features`."""
     features = tap_features(detector, names, images, role)
     levels = [detector.levels[name] for name in names]
-    return View([features[name] for name in names], levels, (images.shape[-2], images.shape[-1]))
+    return View([features[name] for name in names], levels, size_of(images))
 
 
 def as_parameters(images: Tensor, detector: Detector) -> Tensor:

@@ -17,7 +17,7 @@ from eyas.types.heads import (
     HeadOutputs,
     MatchedAnchors,
 )
-from eyas.types.images import Prediction, Record, Target, host_boxes, image_sizes
+from eyas.types.images import Prediction, Record, Target, host_boxes, image_sizes, size_of
 from eyas.types.queries import DetectorWithQueries, QueryDecoder, QueryOutput, QueryPoints, SideDistributions
 from eyas.types.views import View
 
@@ -46,4 +46,5 @@ __all__ = [
     "View",
     "host_boxes",
     "image_sizes",
+    "size_of",
 ]

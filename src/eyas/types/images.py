@@ -73,6 +73,11 @@ def host_boxes(targets: Sequence[Target]) -> list[Tensor]:
     return [torch.from_numpy(t["host_boxes"]) if "host_boxes" in t else t["boxes"] for t in targets]
 
 
+def size_of(images: Tensor) -> Size:
+    """(height, width) of images or maps (..., height, width)."""
+    return images.shape[-2], images.shape[-1]
+
+
 def image_sizes(targets: Sequence[Target], batch: Size) -> list[Size]:
     """(height, width) of each image without its padding; that of the batch where a target does not say."""
     return [target.get("size", batch) for target in targets]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from eyas.types.basics import Size
 from eyas.types.detectors import Level
 from eyas.types.heads import BranchesAt, BranchMaps, HeadOutput
+from eyas.types.images import size_of
 from eyas.types.queries import QueryDecoder
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class View:
     grids: Sequence[AnchorGrid] = field(init=False)
 
     def __post_init__(self) -> None:
-        sizes = [(feature.shape[-2], feature.shape[-1]) for feature in self.features]
+        sizes = [size_of(feature) for feature in self.features]
         grids = [level.grid(size, self.image_size) for level, size in zip(self.levels, sizes, strict=True)]
         object.__setattr__(self, "grids", grids)
 

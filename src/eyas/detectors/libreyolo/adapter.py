@@ -25,7 +25,7 @@ from eyas.detectors.libreyolo.yolox import YoloX
 from eyas.detectors.padding import Padding
 from eyas.ops.anchors import StrideGrid
 from eyas.ops.boxes import clip
-from eyas.types import EyasError, HeadOutputs, Level, Prediction, Size, Target, image_sizes
+from eyas.types import EyasError, HeadOutputs, Level, Prediction, Size, Target, image_sizes, size_of
 
 GREY = 114 / 255
 """What both families pad images with."""
@@ -129,14 +129,14 @@ class LibreYoloDetector(nn.Module):
         batch = self._training_batch(images, targets)
         maps = self.family.maps(batch)
         with torch.autocast(images.device.type, enabled=False):
-            return self.family.losses(maps, targets, (batch.shape[-2], batch.shape[-1]))
+            return self.family.losses(maps, targets, size_of(batch))
 
     def losses_and_heads(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], HeadOutputs]:
         """`losses`, and the head outputs they were computed from. Arguments and errors as in `losses`."""
         batch = self._training_batch(images, targets)
         maps = self.family.maps(batch)
         with torch.autocast(images.device.type, enabled=False):
-            return self.family.losses_and_heads(maps, targets, (batch.shape[-2], batch.shape[-1]))
+            return self.family.losses_and_heads(maps, targets, size_of(batch))
 
     def score_boxes(
         self, images: Tensor, boxes: Mapping[str, Sequence[Tensor]], *, proposals: bool = False, scores: bool = False
@@ -171,7 +171,7 @@ class LibreYoloDetector(nn.Module):
             EyasError: the network is in training mode.
         """
         self._require_evaluation("detecting")
-        return as_predictions(self.detect(*self.outputs(images), (images.shape[-2], images.shape[-1])))
+        return as_predictions(self.detect(*self.outputs(images), size_of(images)))
 
     def outputs(self, images: Tensor) -> tuple[Outputs, Tensor]:
         """The head outputs of images, and their cells, see `cells_of`."""
@@ -219,7 +219,7 @@ class LibreYoloDetector(nn.Module):
         """The batch that the network is trained on."""
         if not self.network.training:
             raise EyasError("losses need the training mode: call detector.train() first")
-        full = (images.shape[-2], images.shape[-1])
+        full = size_of(images)
         sizes = image_sizes(targets, full)
         if set(sizes) != {full}:
             images = images.clone()

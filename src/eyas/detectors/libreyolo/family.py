@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from eyas.detectors.deployed import Candidates
 from eyas.ops.cells import CellLayout
-from eyas.types import HeadOutput, HeadOutputs, MatchedAnchors, Size, Target
+from eyas.types import HeadOutput, HeadOutputs, MatchedAnchors, Size, Target, size_of
 
 Outputs = tuple[Tensor, ...]
 """The head outputs, (batch, A, ...) float32 each, in the order of `Family.raw_names`."""
@@ -81,7 +81,7 @@ def cells_of(maps: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
 
 def layout_of(maps: Sequence[Tensor]) -> CellLayout:
     """One row for each cell of the maps."""
-    return CellLayout(tuple((feature.shape[-2], feature.shape[-1]) for feature in maps), (1,) * len(maps))
+    return CellLayout(tuple(size_of(feature) for feature in maps), (1,) * len(maps))
 
 
 def anchors_of(cells: Tensor) -> Tensor:

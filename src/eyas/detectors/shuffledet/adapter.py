@@ -31,7 +31,7 @@ from eyas.detectors.shuffledet.loss import (
 from eyas.detectors.shuffledet.shufflenet import ShuffleNet
 from eyas.ops.anchors import AnchorGrid, shapes_to_cell_anchors
 from eyas.ops.boxes import clip, iou, to_centre_size
-from eyas.types import EyasError, HeadOutputs, Level, Prediction, Size, Target, image_sizes
+from eyas.types import EyasError, HeadOutputs, Level, Prediction, Size, Target, image_sizes, size_of
 
 KITTI_ANCHORS = (
     (36.0, 37.0),
@@ -140,7 +140,7 @@ class ShuffleDet(nn.Module):
     def forward(self, images: Tensor) -> tuple[Raw, Tensor]:
         """Images (batch, 3, height, width) in [0, 1] to the raw output and its anchors, (A, 4) xyxy."""
         raw, size = self.outputs(images)
-        anchors = self.grid(size, (images.shape[-2], images.shape[-1])).anchors().reshape(-1, 4)
+        anchors = self.grid(size, size_of(images)).anchors().reshape(-1, 4)
         return raw, anchors.to(images.device)
 
     def outputs(self, images: Tensor) -> tuple[Raw, Size]:
@@ -165,7 +165,7 @@ class ShuffleDet(nn.Module):
     def losses_and_heads(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], HeadOutputs]:
         """`losses`, and the head outputs they were computed from."""
         raw, size = self.outputs(images)
-        sizes = image_sizes(targets, (images.shape[-2], images.shape[-1]))
+        sizes = image_sizes(targets, size_of(images))
         anchors = BatchAnchors.of(shapes_to_cell_anchors(self.anchor_shapes), size, sizes, images.device)
         with torch.autocast(images.device.type, enabled=False):
             matches, ignored = match_anchors(anchors, targets), ignored_anchors(anchors, targets)
@@ -201,7 +201,7 @@ class ShuffleDet(nn.Module):
         raw, size = self.outputs(images)
         heads = {}
         for name, given in boxes.items():
-            own = self._anchors_like(given, size, (images.shape[-2], images.shape[-1]))
+            own = self._anchors_like(given, size, size_of(images))
             check_anchors(name, given, own)
             heads[name] = head_outputs(raw, own, size)[name]
         if not scores:
@@ -215,7 +215,7 @@ class ShuffleDet(nn.Module):
         raw, anchors = self(images)
         scores, labels = raw.classes.softmax(dim=2).mul(raw.confidence[..., None]).max(dim=2)
         best, order = scores.topk(min(self.detections, scores.shape[1]), dim=1)
-        image_size = (images.shape[-2], images.shape[-1])
+        image_size = size_of(images)
         predictions: list[Prediction] = []
         for score, label, delta, index in zip(best, labels, raw.deltas, order, strict=True):
             index = index[score > self.score_threshold]

@@ -12,7 +12,7 @@ from eyas.detectors.deployed import Candidates, Deployed, detections, take_rows,
 from eyas.detectors.shuffledet.loss import decode
 from eyas.ops.anchors import shapes_to_cell_anchors
 from eyas.ops.boxes import clip
-from eyas.types import Size
+from eyas.types import Size, size_of
 
 if TYPE_CHECKING:
     from eyas.detectors.shuffledet.adapter import ShuffleDet
@@ -29,7 +29,7 @@ class DeployedShuffleDet(Deployed):
 
     def raw(self, images: Tensor) -> tuple[tuple[Tensor, ...], Sequence[int]]:
         raw, cells = self.detector.outputs(images)
-        anchors = self._anchors(cells, (images.shape[-2], images.shape[-1]))
+        anchors = self._anchors(cells, size_of(images))
         return (raw.classes, raw.confidence_logits, raw.deltas, anchors), [anchors.shape[0]]
 
     def detect(self, raw: Sequence[Tensor], rows: Sequence[int], size: Size) -> Candidates:

@@ -21,7 +21,7 @@ from eyas.detectors.torchvision import heads_one_stage, heads_two_stage
 from eyas.detectors.torchvision.branches import branches
 from eyas.detectors.torchvision.deployed import DeployedFasterRCNN, DeployedOneStage
 from eyas.detectors.torchvision.levels import PROBE_SIZE, derive_levels
-from eyas.types import Branch, EyasError, HeadOutputs, Prediction, Size, Target
+from eyas.types import Branch, EyasError, HeadOutputs, Prediction, Size, Target, size_of
 
 TRUNKS = ("body", "features")
 """What torchvision calls the trunk, where its ``backbone`` has more than that."""
@@ -44,7 +44,7 @@ class FixedSizeTransform(GeneralizedRCNNTransform):
     ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:
         """That batch with the images' sizes before padding, and the targets unchanged."""
         batch = images if isinstance(images, Tensor) else torch.stack(list(images))
-        sizes = [(batch.shape[-2], batch.shape[-1])] * len(batch)
+        sizes = [size_of(batch)] * len(batch)
         return ImageList(self.normalised(batch), sizes), None if targets is None else list(targets)
 
 

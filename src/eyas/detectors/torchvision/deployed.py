@@ -16,7 +16,7 @@ from torchvision.ops import roi_align
 
 from eyas.detectors.deployed import DROPPED, Candidates, Deployed, after_nms, detections, joined, take_rows, top_scores
 from eyas.ops.boxes import clip
-from eyas.types import Size
+from eyas.types import Size, size_of
 
 SMALLEST_DETECTION = 1e-2
 """Pixels; torchvision's own lower limit for the sides of a detection."""
@@ -97,7 +97,7 @@ class DeployedFasterRCNN(Deployed):
         flat_logits, flat_deltas = concat_box_prediction_layers(logits, deltas)
         count = anchors.shape[0]
         rpn_logits, rpn_deltas = flat_logits.view(-1, count), flat_deltas.view(-1, count, 4)
-        proposals = self._propose(rpn_logits, rpn_deltas, anchors, rows, (images.shape[-2], images.shape[-1]))
+        proposals = self._propose(rpn_logits, rpn_deltas, anchors, rows, size_of(images))
         return (rpn_logits, rpn_deltas, anchors, *self._second_stage(maps, proposals)), rows
 
     def detect(self, raw: Sequence[Tensor], rows: Sequence[int], size: Size) -> Candidates:
@@ -159,7 +159,7 @@ class DeployedFasterRCNN(Deployed):
 
 def _anchors(generator: Any, batch: Tensor, images: Tensor, levels: list[Tensor]) -> Tensor:
     """(A, 4); all images have the same anchors, and asking for those of one keeps the batch size open."""
-    anchors: Tensor = generator(ImageList(batch, [(images.shape[-2], images.shape[-1])]), levels)[0]
+    anchors: Tensor = generator(ImageList(batch, [size_of(images)]), levels)[0]
     return anchors
 
 

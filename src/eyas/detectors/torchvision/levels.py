@@ -18,7 +18,7 @@ from eyas.detectors.padding import Padding
 from eyas.nn.eval_mode import eval_mode
 from eyas.ops.anchors import AnchorGrid
 from eyas.ops.cells import CellLayout
-from eyas.types import EyasError, Level, Size
+from eyas.types import EyasError, Level, Size, size_of
 
 PROBE_SIZE: Size = (256, 256)
 """(height, width) of the blank image that shows a detector's levels; every common stride divides it."""
@@ -92,7 +92,7 @@ def derive_levels(network: Any, generator: Any, padding: Padding, size: Size) ->
 
 def cell_layout(generator: Any, maps: Sequence[Tensor]) -> CellLayout:
     """The order of the anchors that a torchvision generator makes for maps (batch, C, H, W), fine to coarse."""
-    sizes = tuple((feature.shape[-2], feature.shape[-1]) for feature in maps)
+    sizes = tuple(size_of(feature) for feature in maps)
     return CellLayout(sizes, tuple(generator.num_anchors_per_location()))
 
 

@@ -25,7 +25,7 @@ from eyas.detectors.transformers.loading import class_names, library, load_model
 from eyas.detectors.transformers.queries import RecordedDecoder, recorded_decoder
 from eyas.ops.anchors import StrideGrid
 from eyas.ops.boxes import to_centre_size
-from eyas.types import EyasError, Prediction, Size, Target
+from eyas.types import EyasError, Prediction, Size, Target, size_of
 
 
 class TransformersDetector(nn.Module):
@@ -171,7 +171,7 @@ class TransformersDetector(nn.Module):
     def _prepare(self, images: Tensor) -> tuple[Tensor, Size]:
         """The normalised and padded batch, and its (height, width)."""
         batch = self.padding.normalised(images, *pixel_statistics(self.processor))
-        return batch, (batch.shape[-2], batch.shape[-1])
+        return batch, size_of(batch)
 
 
 def transformers_detector(

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from eyas.detectors.deployed import Candidates, Deployed, take_rows
 from eyas.detectors.transformers.families import FAMILIES
-from eyas.types import Size
+from eyas.types import Size, size_of
 
 if TYPE_CHECKING:
     from eyas.detectors.transformers.adapter import TransformersDetector
@@ -61,7 +61,7 @@ class DeployedTransformers(Deployed):
         rows = [output.logits.shape[1]]
         if self.proposals is None:
             return (output.logits, output.pred_boxes), rows
-        proposals = in_pixels(output[self.proposals], (batch.shape[-2], batch.shape[-1]))
+        proposals = in_pixels(output[self.proposals], size_of(batch))
         return (proposals, output.logits, output.pred_boxes), rows
 
     def detect(self, raw: Sequence[Tensor], rows: Sequence[int], size: Size) -> Candidates:

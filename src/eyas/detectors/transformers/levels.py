@@ -17,7 +17,7 @@ from eyas.detectors.transformers.families import TokenSource
 from eyas.nn.eval_mode import eval_mode
 from eyas.nn.taps import stopping_after
 from eyas.ops.anchors import StrideGrid
-from eyas.types import EyasError, Level, Size
+from eyas.types import EyasError, Level, Size, size_of
 
 TOKEN_MAPS = "token_maps"  # nosec B105
 """Name of the `TokenMaps` inside a network."""
@@ -45,7 +45,7 @@ class TokenMaps(nn.Module):
 
     # The hooks are bound methods: a deep copy of the network binds them to the copy.
     def note_size(self, index: int, _: nn.Module, arguments: Any, output: Tensor) -> None:
-        self.sizes[index] = (output.shape[-2], output.shape[-1])
+        self.sizes[index] = size_of(output)
 
     def of_input(self, _: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         return (self.through(arguments[0]), *arguments[1:])

@@ -12,7 +12,7 @@ import pytest
 from eyas.comparison.equal_time import read_decided
 from eyas.comparison.presentation import as_markdown
 from eyas.comparison.schedules import compare_schedules
-from eyas.comparison.statistics import compare_arms
+from eyas.comparison.statistics import compare_arms, minus_reference
 from eyas.runs.results import read_run, read_time
 from eyas.tools.files import json_text
 
@@ -38,9 +38,11 @@ def test_logs_give_the_committed_numbers(file: Path) -> None:
         name: {seed: time for seed in arm["seeds"] if (time := read_time(file.parent / f"{name}-{seed}")) is not None}
         for name, arm in kept["arms"].items()
     }
-    schedules = kept.pop("schedules", None)
+    schedules, reference = kept.pop("schedules", None), kept.pop("reference", None)
     made = compare_arms(runs, kept["metric"])
     timed = compare_schedules(runs, times, read_decided(file.parent), made.metric)
+    beside = None if reference is None else minus_reference(made, reference["arm"])
     assert json.loads(json_text(asdict(made))) == kept
+    assert (None if beside is None else json.loads(json_text(asdict(beside)))) == reference
     assert (None if timed is None else json.loads(json_text(asdict(timed)))) == schedules
-    assert as_markdown(made, timed, missing) == file.with_suffix(".md").read_text()
+    assert as_markdown(made, timed, missing, beside) == file.with_suffix(".md").read_text()

@@ -21,7 +21,7 @@ def remarks(metric: str, source: DataSource) -> list[str]:
     """Sentences on what the metric cannot say about a split; none where it is defined, and can be 1, for every class.
 
     Args:
-        metric: a key of `eyas.evaluation.METRICS`.
+        metric: the rules to evaluate by, see `eyas.evaluation.chosen_metric`.
         source: the split that detectors are scored on.
     """
     # Whether a metric is defined depends on the ground truth alone.

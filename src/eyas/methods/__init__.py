@@ -1,4 +1,8 @@
-"""Distillation methods, one file each, and the parts they share: method, imitation, adapter, outputs."""
+"""Distillation methods, one file each, and the parts they share.
+
+These are `method`, the contract, with `schedule`; for maps `cells`, `masks`, `box_weights`, `maps`, `imitation`,
+`weighted`, `adapter` and `global_context`; for heads `outputs`; for queries `queries`.
+"""
 
 from eyas.methods.adapter import Adapter, convolve_at, patches_at
 from eyas.methods.bckd import BCKD

@@ -52,7 +52,7 @@ def whole_map(targets: TeacherTargets) -> Tensor:
     """The map (B, C, H, W) of targets at every cell of each image.
 
     A cache has no cells in the padding of an image that is smaller than its batch. Each channel has its mean over the
-    image's own cells there, which says nothing.
+    image's own cells there, a filler that carries no information.
     """
     (image, row, column), vectors, (batch, height, width) = targets
     if not targets.whole:
@@ -144,9 +144,10 @@ def every_cell(view: View) -> list[Tensor]:
 
 
 class CellMethod(Method):
-    """Base class of the methods that read nothing of the teacher but vectors at cells, which a cache can hold.
+    """Base class of the methods that compare the teacher's vectors at cells.
 
-    A subclass selects the cells in `masks`, and names the options that select them in `fingerprint`.
+    A subclass selects the cells in `masks`. Where it reads nothing else of the teacher, a cache can hold them, and it
+    names the options that select them in `fingerprint`.
     """
 
     def __init__(self, name: str, weight: Weight, schedule: Schedule) -> None:

@@ -32,8 +32,8 @@ SPARSE_BELOW: Mapping[str, float] = {"cpu": 0.4, "cuda": 0.4}
 """Kind of device -> the share of imitated cells below which an adaptation layer is evaluated there alone, by default.
 
 On a CPU the sparse form is still faster at 0.4 and above, and takes twice the memory of the dense one there
-(`benchmarks.loss`). On a card it has not been measured: ``python -m benchmarks.gpu`` prints the value to set. Another
-accelerator has the card's.
+(`benchmarks.loss`). It has not been measured on a GPU: ``python -m benchmarks.gpu`` prints the value to set. Another
+accelerator has the GPU's.
 """
 
 

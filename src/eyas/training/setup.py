@@ -117,7 +117,7 @@ class Setup(ExitStack):
         return self
 
     def claim(self) -> None:
-        """Take hold of what nobody else may use meanwhile, before anything else."""
+        """Lock what no other process may use meanwhile; called before anything else."""
 
     def _begin(self) -> None:
         self.enter_context(process_settings(self.run))

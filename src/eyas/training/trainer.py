@@ -58,7 +58,7 @@ class Trainer:
         spec: how to build the student again; saved beside its weights.
         train: the images to train on, fed as ``data`` says.
         val: the images to evaluate on, fed as ``val_data`` says.
-        metric: "coco", "voc" or "kitti".
+        metric: the rules to evaluate by, see `eyas.evaluation.chosen_metric`.
         folder: the run folder.
         accelerator: from `make_accelerator`.
     """

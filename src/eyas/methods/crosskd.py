@@ -43,17 +43,17 @@ def cross(pair: HeadPair, student: Mapping[str, BranchMaps], teacher: Mapping[st
 
 
 def _crossed(head: str, field: str, student: Mapping[str, BranchMaps], teacher: Mapping[str, BranchMaps]) -> Tensor:
-    own, theirs = (branches.get(f"{head}.{field}") for branches in (student, teacher))
-    if own is None or theirs is None:
+    branch = f"{head}.{field}"
+    if branch not in student or branch not in teacher:
         raise EyasError(f"head {head} cannot be entered between its convolutions; choose others with heads")
-    levels = list(zip(own.maps, theirs.maps, strict=True))
-    for mine, other in levels:
-        if mine.shape[1] != other.shape[1]:
+    levels = list(zip(student[branch].maps, teacher[branch].maps, strict=True))
+    for student_map, teacher_map in levels:
+        if student_map.shape[1] != teacher_map.shape[1]:
             raise EyasError(
-                f"head {head}: a map of the student has {mine.shape[1]} channels, the teacher's head takes "
-                f"{other.shape[1]} there; build the student with the teacher's number (fpn_channels), or use BCKD"
+                f"head {head}: a map of the student has {student_map.shape[1]} channels, the teacher's head takes "
+                f"{teacher_map.shape[1]} there; build the student with the teacher's number (fpn_channels), or use BCKD"
             )
-    return theirs.resume([rescaled(*both) for both in levels])
+    return teacher[branch].resume([rescaled(*both) for both in levels])
 
 
 class CrossKD(OutputDistillation):

@@ -13,7 +13,7 @@ from eyas.commands.names import METHODS
 from eyas.commands.parsing import call_with_options, resolve_options
 from eyas.commands.train import train
 from eyas.comparison.all_methods import ALL, Chosen, arms_of, read_chosen, with_all
-from eyas.comparison.arms import ArmOptions, as_list, resolve_arms
+from eyas.comparison.arms import ArmOptions, as_list, resolve_arms, split_schedule
 from eyas.tools.locks import sole_use
 from eyas.tools.output_paths import check_output_folder
 from eyas.tools.tables import print_table
@@ -168,8 +168,6 @@ def applicable(
 
 def check_reference(plan: Plan, reference: str | None) -> None:
     """Raises EyasError for an arm to compare the others with that is none of the plan's."""
-    from eyas.comparison.arms import split_schedule
-
     known = list(dict.fromkeys(split_schedule(arm.name)[0] for arm in plan.arms))
     if reference is not None and reference not in known:
         raise EyasError(f"--reference {reference}: the arms are {', '.join(known)}")

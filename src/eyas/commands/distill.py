@@ -68,7 +68,6 @@ def distill(
             setup.say(f"student   {inherit(detector, source.open())}")
         distiller = Distiller(detector, session.teacher, *methods, pairs=pairs, teacher_scale=scale, seed=run.seed)
         trainer = setup.trainer(distiller, spec)
-        batches = len(trainer.train) * run.epochs
         first = trainer.first_batch()
         distiller.try_out(*first)  # before the teacher's long work
         taught = setup.score_teacher(session, teacher, any_score=teaching.any_score)
@@ -78,7 +77,7 @@ def distill(
         seed_epoch(run.seed, 0, setup.accelerator.process_index)
         balance = distiller.balance(*first)
         describe_distillation(distiller, balance, setup.say)
-        describe_late_start(methods, batches, setup.say)
+        describe_late_start(methods, trainer.total_batches, setup.say)
         # Only after every check: a run that is refused leaves no folder.
         setup.start(trainer.log)
         if taught is not None:
@@ -89,7 +88,7 @@ def distill(
         result = trainer.fit(setup.progress)
         if taught is not None:
             setup.say(f"teacher   {taught.headline()}\nstudent   {result.headline()}")
-        describe_idle(distiller, batches, setup.say)
+        describe_idle(distiller, trainer.total_batches, setup.say)
         setup.say_where_it_is()
         return result
 

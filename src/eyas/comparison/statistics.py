@@ -208,9 +208,12 @@ def minus_reference(comparison: Comparison, arm: str) -> Reference:
         beside = comparison.arms.get(on_same_schedule(arm, name, comparison.arms))
         if beside is None or beside is result:
             continue
-        pairs = [(run.summary, beside.runs[seed].summary) for seed, run in result.runs.items() if seed in beside.runs]
-        if pairs:
-            minus[name] = {each: estimate([own[each] - other[each] for own, other in pairs]) for each in result.metrics}
+        both = {each: (_by_seed(result.runs, each), _by_seed(beside.runs, each)) for each in result.metrics}
+        differences = {
+            each: found for each, values in both.items() if (found := paired_difference(*values)) is not None
+        }
+        if differences:
+            minus[name] = differences
     return Reference(arm, minus)
 
 
@@ -226,7 +229,7 @@ def _arm(
     metrics, taught = {}, _teacher(arm.values())
     teacher = taught or teacher
     for name in next(iter(arm.values())).summary:
-        values, base = ({seed: run.summary[name] for seed, run in runs.items()} for runs in (arm, baseline))
+        values, base = _by_seed(arm, name), _by_seed(baseline, name)
         gain, closed = None if arm is baseline else paired_difference(values, base), None
         if gain is not None and teacher is not None:
             closed = gap_closed(values, base, teacher[name])
@@ -242,6 +245,10 @@ def _arm(
         peak_device_memory=max((run.peak_device_memory or 0 for run in arm.values()), default=0) or None,
         runs=arm,
     )
+
+
+def _by_seed(runs: Mapping[int, RunResult], metric: str) -> dict[int, float]:
+    return {seed: run.summary[metric] for seed, run in runs.items()}
 
 
 def _pairs(method: Mapping[int, float], baseline: Mapping[int, float]) -> list[tuple[float, float]]:

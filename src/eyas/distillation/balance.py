@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -53,12 +54,13 @@ def measure_balance(
 ) -> Balance:
     """Compare the methods' losses with the detection loss; see `Balance`."""
     losses, gradients, detection = {}, {}, {}
+    measured = cache(partial(detection_gradient, student))
     for method in methods:
         assert teacher is not None
         loss = method(student, teacher, targets) * (1 if isinstance(method.weight, Auto) else method.weight)
         compared = compared_levels(method, student)
         losses[method.name], gradients[method.name] = loss, gradient_at(loss, student, compared)
-        detection[method.name] = detection_gradient(student, compared)
+        detection[method.name] = measured(compared)
     return Balance(
         detection=float(detection_loss(student).detach()),
         detection_gradient={name: float(norm) for name, norm in detection.items()},

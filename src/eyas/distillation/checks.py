@@ -56,6 +56,11 @@ def check_modes(distiller: nn.Module, student: nn.Module) -> None:
         )
 
 
+def is_training_pass(module: nn.Module) -> bool:
+    """Whether a pass counts as a batch of training: in train mode, with gradients."""
+    return module.training and torch.is_grad_enabled()
+
+
 def check_losses(losses: Mapping[str, Tensor]) -> None:
     """Raises EyasError unless a student's losses are scalar tensors by name, at least one."""
     if not isinstance(losses, Mapping) or not losses:

@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from eyas.detectors import check_detector
 from eyas.distillation.accumulation import step_shares
 from eyas.distillation.balance import Balance, compared_levels, detection_gradient, measure_balance
-from eyas.distillation.checks import check_apart, check_imitated, check_methods, check_modes, check_student
+from eyas.distillation.checks import (
+    check_apart,
+    check_imitated,
+    check_methods,
+    check_modes,
+    check_student,
+    is_training_pass,
+)
 from eyas.distillation.first_batches import CHECKED, check_batch
 from eyas.distillation.outlines import Outlines
 from eyas.distillation.pairing import Pairing, pair_levels
@@ -114,11 +121,11 @@ class Distiller(nn.Module):
         """
         check_modes(self, cast(nn.Module, self.student))
         images, targets = self._batch(images, targets)
-        trains = self.training and torch.is_grad_enabled()
+        training_pass = is_training_pass(self)
         active = [term for term in self.terms if term.is_active(self._batches, self.total_batches)]
         student, teacher = self._views(images, targets, active)
         losses = dict(student.losses)
-        shares = self._shares.popleft() if trains and self._shares else {}
+        shares = self._shares.popleft() if training_pass and self._shares else {}
         measured = cache(partial(detection_gradient, student))  # once for all terms, and not where none measures
         for term in self.terms:
             if term.name in losses:
@@ -128,7 +135,7 @@ class Distiller(nn.Module):
             else:
                 loss = term(student, teacher, targets, self._batches, self.total_batches, measured)
                 losses[term.name] = loss * shares.get(term.name, 1.0)
-        if trains:
+        if training_pass:
             self._batches += 1
         return losses
 
@@ -160,9 +167,10 @@ class Distiller(nn.Module):
     def plan_step(self, batches: Sequence[tuple[Tensor | Sequence[Tensor], Sequence[Target]]]) -> None:
         """Announce the batches whose gradients the next optimiser step accumulates, before the first of them.
 
-        Methods that average over imitated cells then average over those of the whole step, as if its batches were one;
-        see `eyas.distillation.accumulation`. Otherwise each batch has its own average. Then call the distiller once for
-        each batch, in their order, and divide each loss by their number. Under several processes all must call this.
+        Methods that know beforehand what they average over, cells or images, then average over those of the whole step,
+        as if its batches were one; see `eyas.distillation.accumulation`. Otherwise each batch has its own average. Then
+        call the distiller once for each batch, in their order, and divide each loss by their number. Under several
+        processes all must call this.
         """
         self._shares.clear()
         counts = [self._counts(images, targets) for images, targets in batches]

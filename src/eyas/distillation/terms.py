@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from eyas.distillation.balance import compared_levels, gradient_at
-from eyas.distillation.checks import check_loss
+from eyas.distillation.checks import check_loss, is_training_pass
 from eyas.distillation.shares import PartSums
 from eyas.distillation.weights import IDLE, AutoWeight, RatioMonitor
 from eyas.methods.method import Auto, Method
@@ -74,19 +74,19 @@ class Term(nn.Module):
                 pairs, by their indices.
         """
         warms_up, factor = self._warms_up(batch), self.method.schedule.factor(batch, batches)
-        trains = self.training and torch.is_grad_enabled()
+        training_pass = is_training_pass(self)
         with span("loss"):
             loss: Tensor = self.method(student.detached() if warms_up else student, teacher, targets)
         check_loss(self.method, loss)
-        if trains:
+        if training_pass:
             self._warn_if_untrained(batch)
-        if trains and self.auto is not None:
+        if training_pass and self.auto is not None:
             self._warn_if_idle(self.auto, batch)
         if self.auto is not None and warms_up:  # the student does not feel it yet
             return self.auto.warm_up(loss)
-        if trains:
+        if training_pass:
             self.parts.add(self.method.parts)
-        if trains and self._is_due(batch):
+        if training_pass and self._is_due(batch):
             with span("weight"):
                 compared = compared_levels(self.method, student)
                 detection, imitation = detection_gradient(compared), gradient_at(loss, student, compared)
@@ -113,10 +113,12 @@ class Term(nn.Module):
 
     def _warn_if_untrained(self, batch: int) -> None:
         """Warn, in the first process, of adapters that no optimiser has changed in many batches."""
+        if self._seen is not None and batch - self._seen[0] != IDLE:
+            return
         changes = [parameter._version for parameter in self.method.parameters() if parameter.requires_grad]
         if self._seen is None:
             self._seen = batch, changes
-        if changes and changes == self._seen[1] and batch - self._seen[0] == IDLE:
+        elif changes and changes == self._seen[1]:
             _warn(
                 f"the layers of {self.name} have not changed in {IDLE} batches, so it passes on noise: build the "
                 "optimiser from distiller.parameters(), after the distiller was made"

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from eyas.distillation.checks import is_training_pass
 from eyas.distillation.quota import Quota
 from eyas.methods.method import Auto
 from eyas.nn.processes import mean_over_processes
@@ -139,7 +140,7 @@ class AutoWeight(RunningRatio):
     def warm_up(self, loss: Tensor) -> Tensor:
         """The loss of a batch of the warm-up, over its own value. In training the batch counts unless that is 0."""
         value = mean_over_processes(loss.detach())
-        if self.training and torch.is_grad_enabled():
+        if is_training_pass(self):
             self.warmed += (value != 0) & torch.isfinite(value)
         return divide_by(value, loss)
 

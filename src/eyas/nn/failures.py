@@ -53,8 +53,8 @@ def running(what: str, images: Tensor) -> Iterator[None]:
         yield
         if version is not None and images._version != version:
             raise EyasError(
-                f"{what} changes the images that it is given in place, so that student and teacher would see different "
-                "ones; let its code make new tensors, as (images - mean) / deviation does"
+                f"{what} changes the images that it is given in place, so that the next to see them, such as the "
+                "student, would see different ones; let its code make new tensors, as (images - mean) / deviation does"
             )
     except EyasError:
         raise

@@ -265,7 +265,7 @@ class RunSetup(Setup):
             accelerator=self.accelerator,
         )
         if isinstance(model, Distiller):
-            model.total_batches = len(trainer.train) * self.run.epochs
+            model.total_batches = trainer.total_batches
         return trainer
 
 

@@ -90,6 +90,7 @@ class Trainer:
         prepared, optimizer, self.train, self.val = accelerator.prepare(
             module, make_optimizer(module, optim, backbone), self._loader, val_loader(val, val_data)
         )
+        self.total_batches = len(self.train) * run.epochs
         self.total_steps = math.ceil(len(self.train) / optim.accumulate) * run.epochs
         scheduler = LambdaLR(optimizer, schedule(optim, self.total_steps))
         ema = make_average(student, optim.ema)

@@ -82,6 +82,7 @@ def digits(root: Path, splits: dict[str, Split]) -> None:
 
 WRITERS: dict[str, Callable[[Path, dict[str, Split]], None]] = {
     "bccd": voc,
+    "bccd_dfine": voc,
     "bccd_two_stage": voc,
     "coco": coco,
     "demo": digits,

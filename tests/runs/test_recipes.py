@@ -20,6 +20,7 @@ from eyas.detectors.shuffledet.loss import OBJECT_WEIGHT
 from eyas.runs.log import read_log
 from eyas.runs.recipes import shipped_recipes
 from helpers.recipe_data import small, write_data
+from helpers.tiny_transformers import CONFIGS
 
 RECIPES = shipped_recipes()
 CONTENT: dict[str, dict[str, Any]] = {name: yaml.safe_load(path.read_text()) for name, path in RECIPES.items()}
@@ -124,11 +125,21 @@ class Runs:
         return out
 
     def _run(self, command: str, name: str, out: Path, more: list[Path], *arguments: str) -> None:
-        overlay = self._overlay(name, small(CONTENT[name]))
+        overlay = self._overlay(name, small(CONTENT[name]) | self._without_hub(name))
         configs = [f"--config={path}" for path in (RECIPES[name], *more, overlay)]
         assert main([command, *configs, f"--data={self.data(name)}", f"--out={out}", *arguments]) == 0
         for checkpoint in ("last.pt", "best.safetensors"):
             (out / checkpoint).unlink()  # hundreds of MB for the larger networks
+
+    def _without_hub(self, name: str) -> dict[str, str]:
+        """A small config instead of the hub's, of the same family."""
+        if CONTENT[name]["model"] != "transformers":
+            return {}
+        assert CONTENT[name]["backbone"].startswith("ustc-community/dfine-")
+        path = self.root / "models" / "dfine"
+        if not path.exists():
+            CONFIGS["DFineForObjectDetection"]().save_pretrained(path)
+        return {"backbone": str(path)}
 
     def _overlay(self, name: str, content: dict[str, Any]) -> Path:
         path = self.root / "overlays" / f"{name}.yaml"

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import eyas.commands.compare as command
-import eyas.comparison.jobs
+import eyas.comparison.trainings
 from eyas.__main__ import main
 from eyas.commands.names import METHODS
 from eyas.comparison.all_methods import ALL, FILE, Chosen, arms_of, read_chosen, with_all
@@ -63,7 +63,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def compare(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Plans a comparison in ``tmp_path/out`` and trains nothing."""
-    monkeypatch.setattr(eyas.comparison.jobs, "run_jobs", lambda *_, **__: {})
+    monkeypatch.setattr(eyas.comparison.trainings, "run_jobs", lambda *_, **__: {})
     student = tmp_path / "student.yaml"
     student.write_text(yaml.safe_dump({"model": "shuffledet", "options": MODEL, "dataset": {"resize": {"longer": 64}}}))
     common = [f"--data={data}", "--teacher=helpers.tiny:poor_teacher", f"--student={student}", "--seeds=0"]
@@ -130,7 +130,7 @@ def test_all_methods_on_two_schedules_with_equal_time_are_trained_once(
         commands.extend(job.folder.name for job in jobs)
         return {job: "failed" for job in jobs if main(list(job.command)) != 0}
 
-    monkeypatch.setattr(eyas.comparison.jobs, "run_jobs", run_here)
+    monkeypatch.setattr(eyas.comparison.trainings, "run_jobs", run_here)
     shipping(monkeypatch, "fgfi", "pkd", "roi_mimic")
     config = tmp_path / "arms.yaml"
     config.write_text("arms: {all: {any_teacher: true}}\nepochs: [1, 2]\nequal_time: true\nthreads: 1\njobs: 1\n")

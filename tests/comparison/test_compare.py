@@ -13,8 +13,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-import eyas.comparison.jobs
 import eyas.comparison.plan
+import eyas.comparison.trainings
 from eyas.__main__ import main
 from eyas.commands.compare import resolve_command
 from eyas.comparison.arms import ArmOptions, resolve_arms, split_schedule
@@ -73,7 +73,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Made:
     made.config.write_text(yaml.safe_dump(config))
     assert made.compare("--seeds=[0]") == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(eyas.comparison.jobs, "run_jobs", run_here)
+        patch.setattr(eyas.comparison.trainings, "run_jobs", run_here)
         assert made.compare() == 0
     return made
 
@@ -100,7 +100,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
         jobs.extend(given)
         return run_here(given)
 
-    monkeypatch.setattr(eyas.comparison.jobs, "run_jobs", collect)
+    monkeypatch.setattr(eyas.comparison.trainings, "run_jobs", collect)
     return jobs
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-import eyas.comparison.jobs
+import eyas.comparison.trainings
 from eyas.comparison.arms import BASELINE, ArmOptions, baseline_of, resolve_arms, split_schedule
 from eyas.comparison.equal_time import EqualTime, decide, missing_baselines, read_decided, write_decided
-from eyas.comparison.jobs import Job, cores, threads_so_far
+from eyas.comparison.jobs import Job, cores
 from eyas.comparison.plan import Arm, Plan
 from eyas.comparison.presentation import conclusions, tables
 from eyas.comparison.schedules import (
@@ -30,6 +30,7 @@ from eyas.comparison.schedules import (
     seconds_until,
 )
 from eyas.comparison.statistics import compare_arms
+from eyas.comparison.trainings import threads_so_far
 from eyas.comparison.waves import train_in_waves, with_decided
 from eyas.report.comparison_files import write_comparison
 from eyas.runs.results import RunResult, TrainingTime, training_time
@@ -240,10 +241,10 @@ class FakeJobs:
 def jobs(monkeypatch: pytest.MonkeyPatch) -> FakeJobs:
     fake = FakeJobs()
     split = SimpleNamespace(records=[None] * 16)
-    monkeypatch.setattr(eyas.comparison.jobs, "run_jobs", fake)
-    monkeypatch.setattr(eyas.comparison.jobs, "same_teacher", lambda *_: None)
-    monkeypatch.setattr(eyas.comparison.jobs, "same_data", lambda *_: None)
-    monkeypatch.setattr(eyas.comparison.jobs, "read_splits", lambda *_: (split, split))
+    monkeypatch.setattr(eyas.comparison.trainings, "run_jobs", fake)
+    monkeypatch.setattr(eyas.comparison.trainings, "same_teacher", lambda *_: None)
+    monkeypatch.setattr(eyas.comparison.trainings, "same_data", lambda *_: None)
+    monkeypatch.setattr(eyas.comparison.trainings, "read_splits", lambda *_: (split, split))
     return fake
 
 

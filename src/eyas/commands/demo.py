@@ -47,9 +47,9 @@ def _demo(out: Path, data: Path | None, seeds: list[int], *, own_teacher: bool, 
     from eyas.commands.demo_digits import digits_task
     from eyas.commands.demo_images import images_task
     from eyas.commands.demo_task import BUNDLED_TEACHER
-    from eyas.comparison.jobs import train_missing
     from eyas.comparison.plan import refuse_other_teacher
     from eyas.comparison.statistics import compare_arms
+    from eyas.comparison.trainings import train_missing
     from eyas.report.comparison_files import write_comparison
 
     started = time.monotonic()

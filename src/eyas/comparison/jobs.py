@@ -1,4 +1,4 @@
-"""The trainings of a comparison, several at a time: each a process with its own share of the cores.
+"""Several trainings at a time: each a process with its own share of the cores.
 
 Small networks gain little from a second thread: two trainings side by side with one thread each finish sooner than one
 after the other with two.
@@ -9,22 +9,16 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from subprocess import STDOUT, Popen
 from typing import Any
 
-import torch
-
-from eyas.comparison.plan import Arm, Plan, command_line, filling_command, same_data, same_teacher
-from eyas.data import read_splits
-from eyas.runs.config import RESUME, holds_run, recorded_options
+from eyas.runs.config import RESUME, holds_run
 from eyas.runs.log import LogTail
-from eyas.runs.results import recorded_splits
 from eyas.tools.children import SAVING, end_all, how_it_ended, start_child
 from eyas.tools.files import open_own, refuse_links
 from eyas.tools.locks import sole_use
@@ -126,16 +120,6 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def threads_so_far(plan: Plan) -> int | None:
-    """The CPU threads that most of the comparison's trainings had so far; None before the first.
-
-    Trainings that are added later have as many, so that their times can be compared.
-    """
-    runs = [recorded_options(plan.folder(arm, seed)) for arm in plan.arms for seed in plan.seeds]
-    known = [int(threads) for run in runs if (threads := run.get("run.threads"))]
-    return min(statistics.mode(known), cores()) if known else None
-
-
 def resume_options(folder: Path) -> dict[str, str]:
     """The options that resume a run from its checkpoint. A run without one is removed, to start afresh.
 
@@ -212,82 +196,3 @@ def _start(job: Job, environment: dict[str, str]) -> Popen[bytes]:
 def _what_happened(job: Job, status: int) -> str:
     last = "\n".join(job.printed.read_text(encoding="utf-8", errors="replace").splitlines()[-LINES_SHOWN:])
     return f"{job.folder}: the training {how_it_ended(status)}; it printed last\n{last}"
-
-
-def train_missing(plan: Plan, *, jobs: int | None = None, threads: int | None = None) -> dict[str, str]:
-    """Train what is not finished; a run that fails does not stop the others.
-
-    Args:
-        plan: the plan of the comparison.
-        jobs: trainings at a time; one for each GPU, or for each core, when None.
-        threads: CPU threads of each; the cores shared out evenly when None.
-
-    Returns:
-        Run name -> what went wrong with it.
-
-    Raises:
-        EyasError: the existing runs had another teacher or other data.
-    """
-    same_teacher(plan.out, plan.teacher)
-    plan.write_configs()
-    # Seeds outermost: an early stop leaves seeds that are complete. The longer trainings of a seed first: the cores are
-    # then busy to the end.
-    order = sorted(plan.arms, key=lambda arm: (-arm.epochs, "method" not in arm.options))
-    todo = [(arm, seed) for seed in plan.seeds for arm in order if not plan.is_finished(arm, seed)]
-    done = len(plan.arms) * len(plan.seeds) - len(todo)
-    seeds = ", ".join(map(str, plan.seeds))
-    print(f"{len(plan.arms)} arms, seeds {seeds}: {len(todo)} trainings, {done} finished before")
-    if not todo:
-        return {}
-    options = plan.arms[0].resolved  # the others have as many images unless they choose another split
-    train, val = read_splits(plan.data, recorded_splits(options))
-    same_data(plan.out, plan.data, (train, val))
-    share = ResourceShare.of_machine(len(todo), processes=jobs, threads=threads, devices=_devices(plan))
-    with Progress() as progress:
-        if fillings := _fillings(plan, [arm for arm, _ in todo], share.threads):
-            # One after the other, since they may share a folder. An arm whose cache cannot be filled fails again, with
-            # the same words, in its trainings.
-            alone = replace(share, processes=1)
-            run_jobs(fillings, progress, share=alone, keep_going=True, name="cache")
-        commands = [_job(plan, arm, seed, share.threads, len(train.records)) for arm, seed in todo]
-        failed = run_jobs(commands, progress, share=share, keep_going=True)
-    return {job.folder.name: text for job, text in failed.items()}
-
-
-def _fillings(plan: Plan, arms: Sequence[Arm], threads: int) -> list[Job]:
-    """``eyas cache`` for the arms that have one, so that their trainings find it full; schedules of an arm share it."""
-    cached: dict[str, Arm] = {}
-    for arm in arms:
-        if arm.resolved.get("cache") is not None:
-            cached.setdefault(_but_for_epochs(arm), arm)
-    return [
-        Job(
-            (*filling_command(plan.config(arm), plan.data, plan.teacher), f"--run.threads={threads}"),
-            plan.out / f"{arm.name}-cache",
-            steps=1,
-        )
-        for arm in cached.values()
-    ]
-
-
-def _but_for_epochs(arm: Arm) -> str:
-    """The options of an arm, which are those of its other schedules."""
-    return repr(sorted((name, value) for name, value in arm.resolved.items() if name != "run.epochs"))
-
-
-def _job(plan: Plan, arm: Arm, seed: int, threads: int, images: int) -> Job:
-    folder = plan.folder(arm, seed)
-    command = command_line(arm.options, plan.config(arm), plan.data, plan.teacher, folder)
-    more = {"run.seed": seed, "run.threads": threads, **resume_options(folder)}
-    batch, accumulate = arm.resolved["dataset.batch_size"], arm.resolved["optim.accumulate"]
-    steps = math.ceil(math.ceil(images / batch) / accumulate) * arm.epochs
-    return Job((*command, *(f"--{key}={value}" for key, value in more.items())), folder, steps, batch * accumulate)
-
-
-def _devices(plan: Plan) -> list[str]:
-    """The CUDA devices, as CUDA_VISIBLE_DEVICES names them; none where the arms stay on the CPU."""
-    if all(arm.resolved["run.device"] == "cpu" for arm in plan.arms):
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
-    return names[: torch.cuda.device_count()]

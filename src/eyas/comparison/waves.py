@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from eyas.comparison.equal_time import decide, missing_baselines, read_decided, write_decided
-from eyas.comparison.jobs import threads_so_far, train_missing
 from eyas.comparison.plan import Plan
+from eyas.comparison.trainings import threads_so_far, train_missing
 from eyas.types import EyasError
 
 

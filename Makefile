@@ -20,7 +20,7 @@ test-slow: $(VENV)/.test
 	$(PYTEST) -m slow
 
 lint: $(VENV)/.test
-	$(BIN)/ruff check src tests benchmarks faults
+	$(BIN)/ruff check src tests benchmarks faults results
 	$(BIN)/python tests/helpers/prose.py
 	$(BIN)/mypy
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src

@@ -1,12 +1,14 @@
-"""Prints the tables of docs/questions/which_method.md from the comparisons of all methods, and the default by its rule.
+"""The comparisons of all methods as tables, and the default method by the rule of docs/questions/which_method.md.
 
-``python results/figures/field.py``, of those of `PAIRS` that have a comparison; the rule needs all of them.
+``python results/figures/field.py`` prints the default, once all of `PAIRS` have a comparison; the tables are written by
+pages.py.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +23,19 @@ PAIRS = {
     "field_bccd": "blood cells: RetinaNet",
     "field_bccd_unlike": "blood cells: Faster R-CNN to RetinaNet",
 }
+UNLIKE = {
+    "field_bccd_unlike": "Faster R-CNN to RetinaNet, blood cells",
+    "unlike_shuffledet": "ShuffleDet to RetinaNet, faint digits",
+    "unlike_yolo": "RetinaNet to YOLOv9, digits",
+}
+SEVERAL = {
+    "fgfi_pkd": "`fgfi,pkd`",
+    "fgfi_bckd": "`fgfi,bckd`",
+    "pkd_bckd": "`pkd,bckd`",
+    "pkd_crosskd": "`pkd,crosskd`",
+    "fgfi_inherit": "`fgfi`, `--inherit true`",
+}
+"""Arm with more than one method, or with more than a method -> how the command line has it."""
 DEFAULT, BASELINE = "fgfi", "baseline"
 ANY_PAIR_HAS = {"feature maps", "anchors", "boxes"}
 """What a method may need that can be the default."""
@@ -119,9 +134,14 @@ def candidates(field: Field) -> list[str]:
     return [name for name in single if set(facts(name).needs) <= ANY_PAIR_HAS]
 
 
-def gains_table(field: Field) -> str:
+def shown(name: str) -> str:
+    """An arm as the command line has it."""
+    return SEVERAL.get(name, f"`{name}`")
+
+
+def gains_table(field: Field, titles: Mapping[str, str] = PAIRS) -> str:
     """mAP minus the baseline's, and the time of a step over the baseline's."""
-    head = [f"{PAIRS[pair]} | step" for pair in field]
+    head = [f"{titles[pair]} | step" for pair in field]
     lines = [f"| | {' | '.join(head)} |", "| --- |" + " ---: |" * 2 * len(field)]
     means = [f"{statistics.fmean(arms[BASELINE].values):.3f} | 1" for arms in field.values()]
     lines.append(f"| the baseline's mAP | {' | '.join(means)} |")
@@ -132,7 +152,7 @@ def gains_table(field: Field) -> str:
             else " | "
             for arms in field.values()
         ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {shown(name)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -147,16 +167,27 @@ def ahead_table(field: Field) -> str:
             continue
         cells = [minus(arms[name], arms[DEFAULT]).shown(sign="+") if name in arms else "" for arms in field.values()]
         cells.append(over_all(field, name, DEFAULT).shown(sign="+") if everywhere(field, name) else "")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {shown(name)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def measured(field: Field, name: str) -> str:
+    """The sentence on the page of a method that was run on some pair."""
+    gains = [
+        f"{minus(arms[name], arms[BASELINE]).shown(sign='+')} ({PAIRS[pair]})"
+        for pair, arms in field.items()
+        if name in arms
+    ]
+    before = "Measured here, mAP minus [the baseline's](../questions/which_method.md), with its defaults"
+    return textwrap.fill(f"{before}: {', '.join(gains)}.", 140)
 
 
 def main() -> None:
     field = read(PAIRS)
-    print(gains_table(field), ahead_table(field), sep="\n\n")
-    if field.keys() == PAIRS.keys():
-        names = candidates(field)
-        print(f"\ncandidates: {', '.join(names)}; the default by the rule: {default_by_rule(field, names)}")
+    if missing := PAIRS.keys() - field.keys():
+        raise SystemExit(f"no comparison in results/: {', '.join(sorted(missing))}")
+    names = candidates(field)
+    print(f"candidates: {', '.join(names)}; the default by the rule: {default_by_rule(field, names)}")
 
 
 if __name__ == "__main__":

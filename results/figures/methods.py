@@ -1,6 +1,6 @@
-"""Prints the table of docs/performance.md on every method's step, from ``python -m benchmarks.methods``.
+"""The table of docs/performance.md on every method's step, from ``python -m benchmarks.methods``.
 
-``python results/figures/methods.py [FILE]``, of results/methods.json by default.
+``python results/figures/methods.py [FILE]`` prints it, and why a pair does not suit a method; pages.py writes it.
 """
 
 from __future__ import annotations

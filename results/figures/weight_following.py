@@ -1,10 +1,10 @@
-"""Prints the table of docs/weight_rule.md on how closely an automatic weight follows, from both gradients of every batch.
+"""Prints the table of docs/weight_rule.md on how closely an automatic weight follows the gradients of every batch.
 
 ``python results/figures/weight_following.py``
 
 results/weight_following.json has both norms at the imitated features in the first 393 batches after the warm-up, under
-the demo's teacher, of ``eyas distill --config digits/student --dataset.batch_size 8 --optim.optimizer sgd --optim.lr 0.01
---run.precision no``.
+the demo's teacher, of ``eyas distill --config digits/student --dataset.batch_size 8 --optim.optimizer sgd
+--optim.lr 0.01 --run.precision no``.
 """
 
 from __future__ import annotations

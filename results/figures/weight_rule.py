@@ -1,6 +1,7 @@
-"""Draws docs/images/weight_rule.png and prints the tables of docs/weight_rule.md, from the comparisons of weights.
+"""The tables of docs/weight_rule.md from the comparisons of weights, and the default weight by the rule.
 
-``python results/figures/weight_rule.py``
+``python results/figures/weight_rule.py`` draws docs/images/weight_rule.png and prints the default; pages.py writes the
+tables.
 """
 
 from __future__ import annotations
@@ -162,9 +163,8 @@ def draw(found: Field, path: Path) -> None:
 def main() -> None:
     found = read(PAIRS)
     draw(found, RESULTS.parent / "docs" / "images" / "weight_rule.png")
-    print(table(found), against_numbers(found), weight_table(), gradient_table(), sep="\n\n")
     candidates = [arm for arm in RULES if everywhere(found, arm)]
-    print(f"\nthe default of {', '.join(candidates)} by the rule: {default_by_rule(found, candidates, DEFAULT)}")
+    print(f"the default of {', '.join(candidates)} by the rule: {default_by_rule(found, candidates, DEFAULT)}")
 
 
 if __name__ == "__main__":

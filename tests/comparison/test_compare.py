@@ -230,7 +230,7 @@ def test_report_only_trains_nothing_and_says_what_is_missing(
     assert len(result["arms"]["fgfi"]["metrics"]["map"]["values"]) == 2
     assert len(result["arms"]["fgfi"]["metrics"]["map"]["minus_baseline"]["values"]) == 1, "paired by seed"
     assert "Not finished: baseline-1" in (made.out / "comparison.md").read_text()
-    assert made.compare("--report_only=true", "--metric=map_99") == 2
+    assert made.compare("--report_only=true", "--rank_by=map_99") == 2
     assert "the runs have map, map_50" in capsys.readouterr().err
     made.out = made.out.with_name("empty")
     capsys.readouterr()
@@ -538,10 +538,10 @@ def test_a_metric_to_rank_by_is_checked_before_any_training(
     made: Made, trained: list[Job], capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.rmtree(made.out / "fgfi-0")
-    assert made.compare("--metric=map_99") == 2
-    assert "--metric map_99: the runs have map, map_50" in " ".join(capsys.readouterr().err.split())
+    assert made.compare("--rank_by=map_99") == 2
+    assert "--rank_by map_99: the runs have map, map_50" in " ".join(capsys.readouterr().err.split())
     assert trained == []
-    assert made.compare("--metric=map_75") == 0 and len(trained) == 1
+    assert made.compare("--rank_by=map_75") == 0 and len(trained) == 1
 
 
 def test_an_arm_may_be_what_a_run_recorded(made: Made) -> None:

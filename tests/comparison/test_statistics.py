@@ -193,7 +193,7 @@ def test_the_comparison_pairs_by_seed_and_leaves_out_what_is_not_there() -> None
     assert baseline.half_width == pytest.approx(4.303 * spread / math.sqrt(3), rel=2e-4)
     assert compare_arms(RUNS, "map_50").metric == "map_50"
     assert compare_arms({"baseline": {}}).arms == {}
-    with pytest.raises(EyasError, match="--metric map_99: the runs have map, map_50"):
+    with pytest.raises(EyasError, match="--rank_by map_99: the runs have map, map_50"):
         compare_arms(RUNS, "map_99")
 
 

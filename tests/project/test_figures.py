@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ def script(name: str) -> Any:
         sys.path.remove(str(FIGURES))
 
 
-field, weight_rule, methods = script("field"), script("weight_rule"), script("methods")
+field, pages = script("field"), script("pages")
 NOISE = (0.0, 0.01, -0.01, 0.005, -0.005)
 """What each of five seeds does to all arms alike, so that it cancels."""
 JITTER = (0.001, -0.001, 0.0005, -0.0005, 0.0)
@@ -89,10 +88,10 @@ def test_the_tables_have_every_method_the_best_first_and_gaps_where_one_does_not
     found = made(pkd=(0.06, 0.06, 0.06, 1.1), bckd=(0.01, 0.01, 0.01, 1.0))
     del found["field_bccd_unlike"]["bckd"]
     rows = [line.split(" | ") for line in field.gains_table(found).splitlines()[3:]]
-    assert [row[0].strip("| ") for row in rows] == ["pkd", "fgfi", "bckd"]
+    assert [row[0].strip("| ") for row in rows] == ["`pkd`", "`fgfi`", "`bckd`"]
     assert rows[0][1:3] == ["+0.060 ± 0.000", "1.10"]
     assert [cell.strip(" |") for cell in rows[2]] == [
-        "bckd",
+        "`bckd`",
         "+0.010 ± 0.000",
         "1.00",
         "+0.010 ± 0.000",
@@ -101,20 +100,10 @@ def test_the_tables_have_every_method_the_best_first_and_gaps_where_one_does_not
         "",
     ]
     ahead = field.ahead_table(found).splitlines()[2:]
-    assert ahead[0].startswith("| pkd | +0.010 ±") and ahead[1].endswith("|  |  |")
+    assert ahead[0].startswith("| `pkd` | +0.010 ±") and ahead[1].endswith("|  |  |")
 
 
-@pytest.mark.parametrize(
-    ("page", "mark", "table"),
-    [
-        ("performance", "methods", lambda: methods.table(json.loads(methods.FILE.read_text(encoding="utf-8")))),
-        ("weight", "weight fractions", lambda: weight_rule.summary(field.read(weight_rule.PAIRS))),
-        ("weight_rule", "weight rule", lambda: weight_rule.table(field.read(weight_rule.PAIRS))),
-        ("weight_rule", "weight against numbers", lambda: weight_rule.against_numbers(field.read(weight_rule.PAIRS))),
-        ("weight_rule", "weight numbers", weight_rule.weight_table),
-        ("weight_rule", "weight gradients", weight_rule.gradient_table),
-    ],
-)
-def test_the_tables_of_the_pages_are_those_of_the_results(page: str, mark: str, table: Any) -> None:
-    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
-    assert text.split(f"<!-- {mark} -->")[1].split(f"<!-- /{mark} -->")[0].strip() == table()
+@pytest.mark.parametrize("part", pages.parts(), ids=lambda part: f"{part.page.stem}: {part.mark}")
+def test_what_the_pages_say_of_the_results_is_what_they_are(part: Any) -> None:
+    """``python results/figures/pages.py`` writes it."""
+    assert part.written() == part.text()

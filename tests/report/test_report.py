@@ -221,7 +221,7 @@ def test_bad_input_is_refused(made: Made, tmp_path: Path, capsys: pytest.Capture
     run = str(made.runs / "baseline-0")
     for arguments, words in (
         (["nowhere"], "nowhere: no run here"),
-        ([run, "--metric=map_90"], "--metric map_90: the runs have map, map_50"),
+        ([run, "--rank_by=map_90"], "--rank_by map_90: the runs have map, map_50"),
         ([run, "--threshold=1.5"], "threshold must lie in [0, 1]"),
         ([run, "--images=0"], "images must be at least 1"),
         ([run, "--teacher=nowhere"], "nowhere: no model.json"),

@@ -36,7 +36,7 @@ def compare(
     seeds: list[int] = [0, 1, 2],  # noqa: B006 (never changed: the signature is the schema)
     epochs: list[int] | None = None,
     equal_time: bool = False,
-    metric: str | None = None,
+    rank_by: str | None = None,
     reference: str | None = None,
     jobs: int | None = None,
     threads: int | None = None,
@@ -57,7 +57,7 @@ def compare(
         seeds: every arm is trained once for each.
         epochs: every arm is trained for each of these numbers of epochs; for its own when left out.
         equal_time: also train, for each arm with a method, the baseline for as many epochs as take as long.
-        metric: the metric to rank by, such as map_75; mAP when left out.
+        rank_by: the metric to rank by, such as map_75; mAP when left out.
         reference: an arm that the others are compared with besides the baseline, such as fgfi.
         jobs: trainings at a time; one for each GPU, or for each core, when left out.
         threads: CPU threads of each; the cores shared out evenly when left out.
@@ -82,7 +82,7 @@ def compare(
     check_reference(plan, reference)
     failed: Mapping[str, str] = {}
     if not report_only:
-        check_metric(plan, metric)
+        check_metric(plan, rank_by)
         check_arms(plan)
         with sole_use(out):
             if chosen is not None:
@@ -90,7 +90,7 @@ def compare(
             failed = train_in_waves(plan, equal_time=equal_time, jobs=jobs, threads=threads)
     plan = with_decided(plan) if equal_time else plan
     runs, decided = plan.finished(), read_decided(out) if equal_time else []
-    comparison = compare_arms(runs, metric)
+    comparison = compare_arms(runs, rank_by)
     timed = compare_schedules(runs, plan.times(), decided, comparison.metric)
     beside = None if reference is None else minus_reference(comparison, reference)
     write_comparison(out, comparison, about(plan), timed, beside)
@@ -186,7 +186,7 @@ def check_metric(plan: Plan, metric: str | None) -> None:
     rules = chosen_metric(options.get("run.metric"), options.get("run.max_detections"), source.format)
     known = list(evaluate(rules, [], source.classes, []).summary)
     if metric not in known:
-        raise EyasError(f"--metric {metric}: the runs have {', '.join(known)}")
+        raise EyasError(f"--rank_by {metric}: the runs have {', '.join(known)}")
 
 
 def check_arms(plan: Plan) -> None:

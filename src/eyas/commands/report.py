@@ -13,7 +13,7 @@ def report(
     subset: SplitArgs = SplitArgs(),
     teacher: str | None = None,
     out: Path | None = None,
-    metric: str | None = None,
+    rank_by: str | None = None,
     threshold: float = 0.3,
     images: int = 3,
     feed: BatchArgs = BatchArgs(),
@@ -24,7 +24,7 @@ def report(
         runs: run folders, or folders of run folders as compare and demo make.
         teacher: run folder of the teacher, or package.module:function; the one that the runs name when left out.
         out: the page; report.html in the first of the folders when left out.
-        metric: the metric to rank by, such as map_75; mAP when left out.
+        rank_by: the metric to rank by, such as map_75; mAP when left out.
         threshold: lowest score of the detections that are judged and drawn.
         images: how many of the worst and how many of the best images are shown.
     """
@@ -45,7 +45,7 @@ def report(
     device = pick_device(feed.device)
     options = ReportOptions(subset.data, subset.split, teacher, threshold, images, feed.dataset(), device, subset.boxes)
     found = find_runs(runs, teacher)
-    comparison = compare_arms(found.results(), metric)
+    comparison = compare_arms(found.results(), rank_by)
     decided = [each for folder in runs for each in read_decided(folder)]
     schedules = compare_schedules(found.results(), found.times(), decided, comparison.metric)
     with Progress() as progress:

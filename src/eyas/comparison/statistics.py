@@ -181,7 +181,7 @@ def compare_arms(runs: Mapping[str, Mapping[int, RunResult]], metric: str | None
     known = finished[0].summary
     metric = metric or next(iter(known))
     if metric not in known:
-        raise EyasError(f"--metric {metric}: the runs have {', '.join(known)}")
+        raise EyasError(f"--rank_by {metric}: the runs have {', '.join(known)}")
     teacher = _teacher(finished)
     arms = {name: _arm(arm, runs.get(baseline_of(name, runs), {}), teacher) for name, arm in runs.items() if arm}
     return Comparison(metric, teacher, arms)

@@ -1,0 +1,68 @@
+"""Writes the tables and sentences of the docs that come from results, each between two marks.
+
+``python results/figures/pages.py``
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import field
+import weight_rule
+
+import methods
+from eyas.commands.names import METHODS
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+class Part(NamedTuple):
+    """What stands on a page between ``<!-- mark -->`` and ``<!-- /mark -->``."""
+
+    page: Path
+    mark: str
+    text: Callable[[], str]
+
+    def write(self) -> None:
+        """Put the text of today between the marks."""
+        before, _, rest = self.page.read_text(encoding="utf-8").partition(f"<!-- {self.mark} -->\n")
+        _, end, after = rest.partition(f"<!-- /{self.mark} -->")
+        if not end:
+            raise SystemExit(f"{self.page}: no part {self.mark!r}")
+        self.page.write_text(f"{before}<!-- {self.mark} -->\n{self.text()}\n{end}{after}", encoding="utf-8")
+
+    def written(self) -> str:
+        """What stands there now."""
+        found = re.search(
+            rf"<!-- {self.mark} -->\n(.*?)\n<!-- /{self.mark} -->", self.page.read_text(encoding="utf-8"), re.DOTALL
+        )
+        return found[1] if found else ""
+
+
+def parts() -> Iterator[Part]:
+    """Every part of every page."""
+    pairs, unlike = field.read(field.PAIRS), field.read(field.UNLIKE)
+    weights = field.read(weight_rule.PAIRS)
+    question = DOCS / "questions" / "which_method.md"
+    yield Part(question, "gains", lambda: field.gains_table(pairs))
+    yield Part(question, "minus fgfi", lambda: field.ahead_table(pairs))
+    yield Part(DOCS / "questions" / "which_pair.md", "unlike", lambda: field.gains_table(unlike, field.UNLIKE))
+    yield Part(DOCS / "performance.md", "methods", lambda: methods.table(json.loads(methods.FILE.read_text())))
+    yield Part(DOCS / "weight.md", "weight fractions", lambda: weight_rule.summary(weights))
+    yield Part(DOCS / "weight_rule.md", "weight rule", lambda: weight_rule.table(weights))
+    yield Part(DOCS / "weight_rule.md", "weight against numbers", lambda: weight_rule.against_numbers(weights))
+    yield Part(DOCS / "weight_rule.md", "weight numbers", weight_rule.weight_table)
+    yield Part(DOCS / "weight_rule.md", "weight gradients", weight_rule.gradient_table)
+    for name in field.methods(pairs):
+        if name in METHODS and name != field.DEFAULT:
+            yield Part(DOCS / "methods" / f"{name}.md", "measured", partial(field.measured, pairs, name))
+
+
+if __name__ == "__main__":
+    for part in parts():
+        part.write()

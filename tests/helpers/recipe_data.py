@@ -84,6 +84,7 @@ WRITERS: dict[str, Callable[[Path, dict[str, Split]], None]] = {
     "bccd": voc,
     "bccd_dfine": voc,
     "bccd_two_stage": voc,
+    "bccd_yolov9": voc,
     "coco": coco,
     "demo": digits,
     "digits": digits,

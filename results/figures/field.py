@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from eyas.commands.methods import facts
 from eyas.commands.names import METHODS
+from eyas.comparison.arms import split_schedule
 from eyas.comparison.statistics import Estimate, estimate
 
 RESULTS = Path(__file__).parents[1]
@@ -55,12 +56,13 @@ Field = Mapping[str, Mapping[str, Arm]]
 
 
 def read(folders: Iterable[str], results: Path = RESULTS) -> dict[str, dict[str, Arm]]:
-    """What was measured, by folder of results; those without a comparison are left out."""
+    """What was measured, by folder of results; those without a comparison are left out, and baselines of equal time."""
     files = {folder: results / folder / "comparison.json" for folder in folders}
     return {
         folder: {
             name: Arm(tuple(arm["metrics"]["map"]["values"]), arm["seconds_per_step"])
             for name, arm in json.loads(file.read_text())["arms"].items()
+            if split_schedule(name)[1] is None
         }
         for folder, file in files.items()
         if file.is_file()
@@ -158,15 +160,15 @@ def gains_table(field: Field, titles: Mapping[str, str] = PAIRS) -> str:
 
 def ahead_table(field: Field) -> str:
     """mAP minus FGFI's on each pair, and over all where a method applies to all."""
-    lines = [
-        f"| | {' | '.join(PAIRS[pair] for pair in field)} | all |",
-        "| --- |" + " ---: |" * (len(field) + 1),
-    ]
+    several = len(field) > 1
+    head = [*(PAIRS[pair] for pair in field), *(["all"] if several else [])]
+    lines = [f"| | {' | '.join(head)} |", "| --- |" + " ---: |" * len(head)]
     for name in methods(field):
         if name == DEFAULT:
             continue
         cells = [minus(arms[name], arms[DEFAULT]).shown(sign="+") if name in arms else "" for arms in field.values()]
-        cells.append(over_all(field, name, DEFAULT).shown(sign="+") if everywhere(field, name) else "")
+        if several:
+            cells.append(over_all(field, name, DEFAULT).shown(sign="+") if everywhere(field, name) else "")
         lines.append(f"| {shown(name)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -46,12 +46,10 @@ class Part(NamedTuple):
 
 def parts() -> Iterator[Part]:
     """Every part of every page."""
-    pairs, unlike = field.read(field.PAIRS), field.read(field.UNLIKE)
-    weights = field.read(weight_rule.PAIRS)
+    pairs, weights = field.read(field.PAIRS), field.read(weight_rule.PAIRS)
     question = DOCS / "questions" / "which_method.md"
     yield Part(question, "gains", lambda: field.gains_table(pairs))
     yield Part(question, "minus fgfi", lambda: field.ahead_table(pairs))
-    yield Part(DOCS / "questions" / "which_pair.md", "unlike", lambda: field.gains_table(unlike, field.UNLIKE))
     yield Part(DOCS / "performance.md", "methods", lambda: methods.table(json.loads(methods.FILE.read_text())))
     yield Part(DOCS / "weight.md", "weight fractions", lambda: weight_rule.summary(weights))
     yield Part(DOCS / "weight_rule.md", "weight rule", lambda: weight_rule.table(weights))

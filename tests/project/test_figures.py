@@ -103,7 +103,7 @@ def test_the_tables_have_every_method_the_best_first_and_gaps_where_one_does_not
     assert ahead[0].startswith("| `pkd` | +0.010 ±") and ahead[1].endswith("|  |  |")
 
 
-@pytest.mark.parametrize("part", pages.parts(), ids=lambda part: f"{part.page.stem}: {part.mark}")
+@pytest.mark.parametrize("part", [*pages.parts()], ids=lambda part: f"{part.page.stem}: {part.mark}")
 def test_what_the_pages_say_of_the_results_is_what_they_are(part: Any) -> None:
     """``python results/figures/pages.py`` writes it."""
     assert part.written() == part.text()

@@ -33,6 +33,7 @@ SEVERAL = {
     "fgfi_pkd": "`fgfi,pkd`",
     "fgfi_bckd": "`fgfi,bckd`",
     "pkd_bckd": "`pkd,bckd`",
+    "fgfi_frs": "`fgfi,frs`",
     "pkd_crosskd": "`pkd,crosskd`",
     "fgfi_inherit": "`fgfi`, `--inherit true`",
 }

@@ -174,6 +174,16 @@ def ahead_table(field: Field) -> str:
     return "\n".join(lines)
 
 
+def weights_table(automatic: Mapping[str, Arm], others: Mapping[str, Arm]) -> str:
+    """mAP minus the baseline's of one pair at other weights: arms ``NAME_0.3`` and ``NAME_published``."""
+    lines = ["| | `auto` | a tenth of its fraction | published for RetinaNet |", "| --- |" + " ---: |" * 3]
+    for name in dict.fromkeys(other.rpartition("_")[0] for other in others if other != BASELINE):
+        arms = (automatic.get(name), others.get(f"{name}_0.3"), others.get(f"{name}_published"))
+        gains = ["" if arm is None else minus(arm, automatic[BASELINE]).shown(sign="+") for arm in arms]
+        lines.append(f"| {shown(name)} | {' | '.join(gains)} |")
+    return "\n".join(lines)
+
+
 def measured(field: Field, name: str) -> str:
     """The sentence on the page of a method that was run on some pair."""
     gains = [

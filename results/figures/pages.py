@@ -47,9 +47,11 @@ class Part(NamedTuple):
 def parts() -> Iterator[Part]:
     """Every part of every page."""
     pairs, weights = field.read(field.PAIRS), field.read(weight_rule.PAIRS)
+    (others,) = field.read(["field_digits_weight"]).values()
     question = DOCS / "questions" / "which_method.md"
     yield Part(question, "gains", lambda: field.gains_table(pairs))
     yield Part(question, "minus fgfi", lambda: field.ahead_table(pairs))
+    yield Part(question, "weights", lambda: field.weights_table(pairs["field_digits"], others))
     yield Part(DOCS / "performance.md", "methods", lambda: methods.table(json.loads(methods.FILE.read_text())))
     yield Part(DOCS / "weight.md", "weight fractions", lambda: weight_rule.summary(weights))
     yield Part(DOCS / "weight_rule.md", "weight rule", lambda: weight_rule.table(weights))

@@ -49,7 +49,13 @@ def test_the_table_has_every_method_and_what_a_cache_serves() -> None:
     assert {name: row["cache"] == "yes" for name, row in rows.items()} == {name: facts(name).cached for name in METHODS}
 
 
-@pytest.mark.parametrize("family", families.FAMILIES)
+QUICK = ("SSD", families.SHUFFLEDET, "DETR", "YOLOS", families.OWN)
+"""Families whose trial takes less than a second; the others take up to five."""
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in families.FAMILIES]
+)
 def test_a_method_applies_to_the_families_of_the_table_and_to_no_other(family: str) -> None:
     makers = {name: method_class(name) for name in METHODS}
     student, teacher = families.make(family, 0), families.make(family, 1)

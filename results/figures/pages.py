@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -30,18 +29,21 @@ class Part(NamedTuple):
 
     def write(self) -> None:
         """Put the text of today between the marks."""
-        before, _, rest = self.page.read_text(encoding="utf-8").partition(f"<!-- {self.mark} -->\n")
-        _, end, after = rest.partition(f"<!-- /{self.mark} -->")
-        if not end:
-            raise SystemExit(f"{self.page}: no part {self.mark!r}")
-        self.page.write_text(f"{before}<!-- {self.mark} -->\n{self.text()}\n{end}{after}", encoding="utf-8")
+        before, _, after = self._split()
+        self.page.write_text(f"{before}{self.text()}\n{after}", encoding="utf-8")
 
     def written(self) -> str:
         """What stands there now."""
-        found = re.search(
-            rf"<!-- {self.mark} -->\n(.*?)\n<!-- /{self.mark} -->", self.page.read_text(encoding="utf-8"), re.DOTALL
-        )
-        return found[1] if found else ""
+        return self._split()[1].removesuffix("\n")
+
+    def _split(self) -> tuple[str, str, str]:
+        """The page up to the first mark, between both and from the second one on."""
+        start, end = f"<!-- {self.mark} -->\n", f"<!-- /{self.mark} -->"
+        before, opened, rest = self.page.read_text(encoding="utf-8").partition(start)
+        inner, closed, after = rest.partition(end)
+        if not (opened and closed):
+            raise SystemExit(f"{self.page}: no part {self.mark!r}")
+        return before + opened, inner, closed + after
 
 
 def parts() -> Iterator[Part]:

@@ -14,8 +14,14 @@ from eyas.runs.results import is_finished
 
 RESULTS = Path(__file__).parents[1]
 KEPT = (
-    *("comparison.json", "comparison.md", "equal_time.json", "teacher.json", "methods.json", "data.json"),
-    *("seconds.png", "arms/*.yaml"),
+    "comparison.json",
+    "comparison.md",
+    "equal_time.json",
+    "teacher.json",
+    "methods.json",
+    "data.json",
+    "seconds.png",
+    "arms/*.yaml",
 )
 
 

@@ -175,6 +175,7 @@ def check_reference(plan: Plan, reference: str | None) -> None:
 
 def check_metric(plan: Plan, metric: str | None) -> None:
     """Raises EyasError for a metric to rank by that the trainings will not have."""
+    from eyas.comparison.statistics import check_known
     from eyas.data import read_splits
     from eyas.evaluation import chosen_metric, evaluate
     from eyas.runs.results import recorded_splits
@@ -184,9 +185,7 @@ def check_metric(plan: Plan, metric: str | None) -> None:
     options = plan.arms[0].resolved
     source, _ = read_splits(plan.data, recorded_splits(options))
     rules = chosen_metric(options.get("run.metric"), options.get("run.max_detections"), source.format)
-    known = list(evaluate(rules, [], source.classes, []).summary)
-    if metric not in known:
-        raise EyasError(f"--rank_by {metric}: the runs have {', '.join(known)}")
+    check_known(metric, evaluate(rules, [], source.classes, []).summary)
 
 
 def check_arms(plan: Plan) -> None:

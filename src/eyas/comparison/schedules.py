@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from eyas.comparison.arms import BASELINE, baseline_of, split_schedule
 from eyas.comparison.equal_time import EqualTime, Times, median_filling, median_seconds
-from eyas.comparison.statistics import Estimate, paired_difference
+from eyas.comparison.statistics import Estimate, by_seed, paired_difference
 from eyas.runs.results import RunResult
 
 Runs = Mapping[str, Mapping[int, RunResult]]
@@ -150,7 +150,7 @@ def compare_schedules(runs: Runs, times: Times, decided: Sequence[EqualTime], me
     curves = {
         name: mean_curve(list(finished[name].values()), seconds, metric)
         for name, seconds in timed.items()
-        if seconds is not None and not math.isnan(statistics.fmean(_values(finished[name], metric).values()))
+        if seconds is not None and not math.isnan(statistics.fmean(by_seed(finished[name], metric).values()))
     }
     return Schedules(tuple(results), convergence, curves)
 
@@ -210,7 +210,7 @@ def seconds_until(curve: Curve, target: float) -> float | None:
 
 def _on_schedule(name: str, runs: Runs, times: Times, decided: Sequence[EqualTime], metric: str) -> ScheduleResult:
     baseline = baseline_of(name, runs)
-    values = {arm: _values(runs.get(arm, {}), metric) for arm in {name, baseline, *(each.baseline for each in decided)}}
+    values = {arm: by_seed(runs.get(arm, {}), metric) for arm in {name, baseline, *(each.baseline for each in decided)}}
     equal = {
         each.with_filling: GainAtEqualTime(each.epochs, paired_difference(values[name], values[each.baseline]))
         for each in decided
@@ -238,13 +238,13 @@ def _convergence(
     found: dict[str, Convergence] = {}
     for arm in sorted(by_arm, key=lambda arm: arm != BASELINE):
         names = by_arm[arm]
-        doubled = doublings({epochs: _values(runs[name], metric) for epochs, name in names.items()})
+        doubled = doublings({epochs: by_seed(runs[name], metric) for epochs, name in names.items()})
         own, gain, reached = converged_at(doubled), None, None
         baseline = by_arm.get(BASELINE, {}).get(found[BASELINE].epochs or 0) if BASELINE in found else None
         if baseline is not None:
             reached = _time_to_baseline(list(names.values()), baseline, runs, times, metric)
             if own is not None:
-                gain = paired_difference(_values(runs[names[own]], metric), _values(runs[baseline], metric))
+                gain = paired_difference(by_seed(runs[names[own]], metric), by_seed(runs[baseline], metric))
         found[arm] = Convergence(doubled, own, gain, reached)
     return found
 
@@ -271,7 +271,3 @@ def _time_to_baseline(
 
 def _last_epoch(runs: Mapping[int, RunResult]) -> int | None:
     return next((run.curve[-1][0] for run in runs.values()), None)
-
-
-def _values(runs: Mapping[int, RunResult], metric: str) -> dict[int, float]:
-    return {seed: run.summary[metric] for seed, run in runs.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -180,11 +180,16 @@ def compare_arms(runs: Mapping[str, Mapping[int, RunResult]], metric: str | None
         return Comparison(metric or "map", None, {})
     known = finished[0].summary
     metric = metric or next(iter(known))
-    if metric not in known:
-        raise EyasError(f"--rank_by {metric}: the runs have {', '.join(known)}")
+    check_known(metric, known)
     teacher = _teacher(finished)
     arms = {name: _arm(arm, runs.get(baseline_of(name, runs), {}), teacher) for name, arm in runs.items() if arm}
     return Comparison(metric, teacher, arms)
+
+
+def check_known(metric: str, known: Collection[str]) -> None:
+    """Raises EyasError for a metric to rank by that is not among those of the runs."""
+    if metric not in known:
+        raise EyasError(f"--rank_by {metric}: the runs have {', '.join(known)}")
 
 
 @dataclass(frozen=True)
@@ -208,7 +213,7 @@ def minus_reference(comparison: Comparison, arm: str) -> Reference:
         beside = comparison.arms.get(on_same_schedule(arm, name, comparison.arms))
         if beside is None or beside is result:
             continue
-        both = {each: (_by_seed(result.runs, each), _by_seed(beside.runs, each)) for each in result.metrics}
+        both = {each: (by_seed(result.runs, each), by_seed(beside.runs, each)) for each in result.metrics}
         differences = {
             each: found for each, values in both.items() if (found := paired_difference(*values)) is not None
         }
@@ -229,7 +234,7 @@ def _arm(
     metrics, taught = {}, _teacher(arm.values())
     teacher = taught or teacher
     for name in next(iter(arm.values())).summary:
-        values, base = _by_seed(arm, name), _by_seed(baseline, name)
+        values, base = by_seed(arm, name), by_seed(baseline, name)
         gain, closed = None if arm is baseline else paired_difference(values, base), None
         if gain is not None and teacher is not None:
             closed = gap_closed(values, base, teacher[name])
@@ -247,7 +252,8 @@ def _arm(
     )
 
 
-def _by_seed(runs: Mapping[int, RunResult], metric: str) -> dict[int, float]:
+def by_seed(runs: Mapping[int, RunResult], metric: str) -> dict[int, float]:
+    """Seed to the value of a metric."""
     return {seed: run.summary[metric] for seed, run in runs.items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import time
 from importlib import import_module
 from pathlib import Path
@@ -40,6 +41,11 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(ROOT / "src"), str(tmp_path))))
     return {name: f"{name}_part" for name in PARTS}
+
+
+def test_the_page_says_how_long_each_part_takes() -> None:
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"\| `(\w+)` \| (\d+) \|", page)) == {part.name: str(part.seconds) for part in gpu.PARTS}
 
 
 def test_rows_survive_whatever_ends_a_part(parts: dict[str, str], tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from eyas.commands.names import METHODS
 from eyas.distillation.trials import noise_batch, try_methods
 from helpers import families
 
-PAGE = Path(__file__).parents[2] / "docs" / "methods" / "index.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "methods" / "index.md"
 GROUPS: dict[str, Set[str]] = {
     "any": {*families.FAMILIES},
     "torchvision": families.TORCHVISION.keys(),
@@ -47,6 +48,13 @@ def test_the_table_has_every_method_and_what_a_cache_serves() -> None:
     rows = table()
     assert sorted(rows) == sorted(METHODS)
     assert {name: row["cache"] == "yes" for name, row in rows.items()} == {name: facts(name).cached for name in METHODS}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_the_pages_that_count_the_methods_count_them_all(page: str) -> None:
+    found = re.search(r"\[(\d+) (?:methods|of them)\]", (ROOT / page).read_text(encoding="utf-8"))
+    assert found is not None
+    assert int(found[1]) == len(METHODS)
 
 
 QUICK = ("SSD", families.SHUFFLEDET, "DETR", "YOLOS", families.OWN)

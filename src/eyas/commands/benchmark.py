@@ -42,7 +42,8 @@ def benchmark(
     """Show where the time of a training step goes, and the peak memory of each part. Nothing is kept.
 
     Args:
-        data: folder of a data set: COCO, VOC, KITTI or YOLO, recognised from its files.
+        data: folder of a data set, its format recognised from its files: COCO, VOC, KITTI, YOLO or one of Hugging Face
+            datasets; or hf:ORG/NAME.
         teacher: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; a
             checkpoint of rfdetr or libreyolo; package.module:function; or features:timm:NAME. Without one, the step of
             `eyas train` is timed.
@@ -50,7 +51,7 @@ def benchmark(
         any_score: ignored here, too.
         any_teacher: ignored here, too.
         steps: timed steps.
-        warmup: steps before them; an automatic weight is measured in each of its first twenty.
+        warmup: steps before them; an automatic weight is measured in each of the batches 11 to 20.
         json_file: also write the times there.
     """
     at_least(1, steps=steps)

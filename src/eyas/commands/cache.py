@@ -20,7 +20,8 @@ def cache(
     """Write the teacher's vectors that a distillation reads, so that the teacher need not run in it.
 
     Args:
-        data: folder of a data set: COCO, VOC, KITTI or YOLO, recognised from its files.
+        data: folder of a data set, its format recognised from its files: COCO, VOC, KITTI, YOLO or one of Hugging Face
+            datasets; or hf:ORG/NAME.
         teacher: run folder of a trained detector; a folder of save_pretrained, or a hub id, of transformers; a
             checkpoint of rfdetr or libreyolo; package.module:function, which is called and returns one; or
             features:timm:NAME or features:transformers:ID, whose last map is imitated.

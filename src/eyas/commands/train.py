@@ -22,7 +22,8 @@ def train(
     """Train a detector by its own losses: a teacher, or the baseline of a student.
 
     Args:
-        data: folder of a data set: COCO, VOC, KITTI or YOLO, recognised from its files.
+        data: folder of a data set, its format recognised from its files: COCO, VOC, KITTI, YOLO or one of Hugging Face
+            datasets; or hf:ORG/NAME.
         out: run folder to make.
     """
     from eyas.export.exportable import check_export

@@ -24,7 +24,7 @@ from eyas.tools.text_files import read_json
 from eyas.types import EyasError
 
 ARMS = "arms"
-"""Folder of the arms' configs, each with every option of its runs except seed and paths."""
+"""Folder of the arms' configs: the options given for each, those of recipes among them."""
 TEACHER_FILE, DATA_FILE = "teacher.json", "data.json"
 UNCHECKED = (*FREE, "run.seed")
 """Options in which a run may differ from its arm."""

@@ -106,10 +106,10 @@ def build(
         model: a key of `BUILDERS`.
         classes: class names in label order.
         backbone: its name, for models that have a choice; see `eyas.detectors.torchvision.backbones`. For transformers
-            the source of the configuration: a hub id, a folder or a config.json.
+            the source of the configuration: a hub id, a folder, a config.json or a checkpoint of rfdetr.
         weights: a file, see `eyas.detectors.weight_files`, or a name that the library knows: for torchvision see
-            `eyas.detectors.torchvision.pretrained`, for transformers "pretrained", a hub id or a folder. None starts
-            at random.
+            `eyas.detectors.torchvision.pretrained`, for transformers "pretrained", a hub id, a folder or a
+            checkpoint of rfdetr. None starts at random.
         options: further keyword arguments of the builder.
 
     Raises:

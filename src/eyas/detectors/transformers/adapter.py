@@ -188,7 +188,8 @@ def transformers_detector(
 
     Args:
         classes: class names in label order; None for those of the configuration.
-        backbone: the source of the configuration: a hub id, a folder that ``save_pretrained`` wrote, or a config.json.
+        backbone: the source of the configuration: a hub id, a folder that ``save_pretrained`` wrote, a config.json, or
+            a checkpoint of rfdetr.
         weights: None starts at random; "pretrained" loads those of ``backbone``; or another hub id or folder, or a file
             of the same architecture (.safetensors, or .pt read without pickle). Tensors whose shapes depend on the
             number of classes start anew if it differs, and a warning says so.

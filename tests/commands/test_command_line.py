@@ -223,17 +223,20 @@ def test_predict_writes_json_and_drawings(runs: Runs, tmp_path: Path) -> None:
         image.resize((90, 48)).save(photos / "a.jpg")
         image.save(photos / "b.png")
         image.save(photos / "b.bmp")
+        image.save(photos / "b.bmp.jpg")
     out = tmp_path / "found"
     assert main(["predict", str(runs.teacher), str(tmp_path / "photos"), f"--out={out}", "--threshold=0.01"]) == 0
     entries = json.loads((out / "predictions.json").read_text())
-    assert {entry["image"] for entry in entries} == {str(photos / name) for name in ("a.jpg", "b.png", "b.bmp")}
+    assert {entry["image"] for entry in entries} == {
+        str(photos / name) for name in ("a.jpg", "b.png", "b.bmp", "b.bmp.jpg")
+    }
     for entry in entries:
         assert entry.keys() == {"image", "category", "bbox", "score"}
         assert entry["category"] in CLASSES and 0 < entry["score"] <= 1
         x, y, width, height = entry["bbox"]
-        limit = (90, 48) if entry["image"].endswith("jpg") else (64, 64)
+        limit = (90, 48) if entry["image"].endswith("a.jpg") else (64, 64)
         assert min(x, y) >= 0 and x + width <= limit[0] + 0.02 and y + height <= limit[1] + 0.02
-    assert names(out / "deep") == ["a.png", "b.bmp.png", "b.png.png"]
+    assert names(out / "deep") == ["a.png", "b.bmp.jpg.png", "b.bmp.png", "b.png.png"]
     with Image.open(out / "deep" / "a.png") as drawn:
         assert abs(drawn.width / drawn.height - 90 / 48) < 0.02
         assert len(drawn.convert("RGB").getcolors(1 << 24) or ()) > 50

@@ -50,6 +50,7 @@ def test_a_value_without_a_meaning(
         "export r --out file/student.onnx",
         "export r --json_file file/scores.json",
         "evaluate r --json_file file/scores.json",
+        "evaluate r --predictions file/found.json",
         "inspect r --json_file file/scores.json",
         "inspect r --out file/inspection",
         "predict r i --out file/found",
@@ -81,4 +82,6 @@ def test_places(tmp_path: Path) -> None:
         check_output_folder(tmp_path / "file")
     with pytest.raises(EyasError, match="a name of more than 255 bytes"):
         check_output_files(tmp_path / ("long" * 64) / "file")
+    with pytest.raises(EyasError, match="two outputs have this name"):
+        check_output_files(tmp_path / "new", None, tmp_path / "." / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"], "nothing is made"

@@ -300,10 +300,10 @@ def test_other_data_is_refused(made: Made, tmp_path: Path, capsys: pytest.Captur
     content = json.loads(annotations.read_text())
     content["annotations"][0]["bbox"][2] -= 1
     annotations.write_text(json.dumps(content))
-    assert made.compare() == 0, "nothing to train"
-    shutil.rmtree(made.out / "fgfi-1")
-    assert made.compare() == 2
+    assert made.compare() == 2, "with nothing left to train, too"
     assert f"{moved} holds others, or other boxes; choose another --out" in " ".join(capsys.readouterr().err.split())
+    assert made.compare(f"--data={tmp_path / 'nowhere'}") == 2
+    assert made.compare(f"--data={tmp_path / 'nowhere'}", "--report_only=true") == 0
 
 
 def test_a_run_that_was_killed_in_its_last_evaluation_goes_on(made: Made, trained: list[Job]) -> None:
@@ -531,6 +531,14 @@ def test_arms_are_scored_by_one_metric(made: Made, trained: list[Job], capsys: p
     made.change(arms={"more": {"run.max_detections": 300}})
     assert made.compare() == 2
     assert "arm more has run.max_detections 300, the baseline None" in " ".join(capsys.readouterr().err.split())
+    assert trained == []
+
+
+def test_a_run_on_a_schedule_has_all_its_epochs(
+    made: Made, trained: list[Job], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert made.compare("--epochs=[1,2]", "--arms={patient: {run.patience: 1}}") == 2
+    assert "arm patient-e1: with run.patience a run may end early" in " ".join(capsys.readouterr().err.split())
     assert trained == []
 
 

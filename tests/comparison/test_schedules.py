@@ -325,7 +325,7 @@ def test_a_run_that_may_end_early_has_no_equal_time(tmp_path: Path, jobs: FakeJo
     impatient = replace(
         plan, arms=tuple(replace(each, resolved={**each.resolved, "run.patience": 2}) for each in plan.arms)
     )
-    with pytest.raises(EyasError, match=r"run\.patience a run ends early"):
+    with pytest.raises(EyasError, match=r"run\.patience a run may end early"):
         train_in_waves(impatient, equal_time=True)
     assert jobs.ran == []
 

@@ -56,6 +56,16 @@ def test_boxes_in_fractions_are_refused_or_told(tmp_path):
     assert "2 boxes are inside the first pixel" in warning
 
 
+def test_two_lines_for_one_image_are_refused(tmp_path):
+    """Written otherwise, so that the reader of the lines takes them for two."""
+    draw(tmp_path / "train" / "a.png", 0)
+    objects = {"bbox": [[1, 1, 5, 5]], "category": ["bolt"]}
+    lines = [{"file_name": name, "objects": objects} for name in ("a.png", "./a.png")]
+    (tmp_path / "train" / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(EyasError, match=r"of the split train have the same file, .*a\.png; make them one entry"):
+        read(tmp_path, "train", boxes="xywh")
+
+
 def test_boxes_of_corners_are_told(tmp_path):
     source = read(coco_folder(tmp_path, boxes_as(lambda x, y, w, h: [x, y, x + w, y + h])), "train")
     (warning,) = source.warnings

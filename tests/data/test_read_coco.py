@@ -176,7 +176,7 @@ def test_an_id_of_two_annotations_is_reported_and_an_entry_repeated_is_dropped(t
 def test_two_entries_of_one_file_are_refused(tmp_path):
     images = [{"id": number, "file_name": name} for number, name in ((1, "a.png"), (2, "./a.png"))]
     root = save(tmp_path, "train.json", content(images=images), ".")
-    with pytest.raises(EyasError, match=r"train\.json: image 2 has the same file as .*train\.json: image 1"):
+    with pytest.raises(EyasError, match=r"the entries 1 and 2 of the split train have the same file, .*a\.png"):
         read(root, "train")
 
 

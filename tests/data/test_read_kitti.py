@@ -87,6 +87,13 @@ def test_missing_parts_are_named(tmp_path):
         read(tmp_path, "train")
 
 
+def test_classes_that_differ_in_case_alone_are_one(tmp_path):
+    root = make(tmp_path, {"1": line("Car")})
+    with pytest.raises(EyasError, match="two classes are called car, whose case KITTI ignores"):
+        read(root, "all", classes=["Car", "car"])
+    assert read(root, "all", classes={"vehicle": ["Car", "car"]}).records[0].labels.tolist() == [0]
+
+
 def test_classes_that_are_not_chosen_are_counted_and_a_misspelt_one_is_refused(tmp_path):
     """KITTI's own types, too: by the default classes they are background without a word."""
     root = make(tmp_path / "d", {"1": "\n".join(map(line, ("Car", "Pedestrian", "Truck", "Van")))})

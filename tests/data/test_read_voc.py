@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,16 @@ def test_missing_parts_are_named(tmp_path):
         read(root, "val")
     with pytest.raises(EyasError, match=r"has no split 'test' .* the splits there are: train, val"):
         read(root, "test")
+
+
+def test_a_second_annotation_of_an_image_is_refused(tmp_path):
+    """Such as a file manager's copy, which finds the image by the name inside: each would hide the other's objects."""
+    root = make(tmp_path, {"a": xml(thing("cat", (1, 1, 5, 5)))}, "")
+    shutil.rmtree(root / "ImageSets")
+    copy = (root / "Annotations/a.xml").read_text().replace("<size>", "<filename>a.jpg</filename><size>")
+    (root / "Annotations/a (1).xml").write_text(copy)
+    with pytest.raises(EyasError, match=r"the entries .*a.* of the split all have the same file, .*a\.jpg"):
+        read(root, "all")
 
 
 def test_a_split_whose_boxes_are_all_bad(tmp_path):

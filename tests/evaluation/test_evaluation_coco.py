@@ -85,12 +85,14 @@ def test_a_result_file_scores_alike_against_the_data_sets_own_file() -> None:
         theirs.summarize()
     ours = evaluate("coco", records, classes, predictions)
     assert ours.primary == pytest.approx(theirs.stats[0], abs=1e-12) and ours.primary > 0
-    texts = [make_record([(0, 0, 9, 9)], [0], image_id=name) for name in ("000001", "7")]
+    texts = [make_record([(0, 0, 9, 9)], [0], image_id=name) for name in ("000001", "7", "-5", "--5")]
     others = DataSource("voc", Path(), "val", classes, tuple(texts))
-    found = results(others, [make_prediction([(0, 0, 9, 9)], [0.5], [2])] * 2)
+    found = results(others, [make_prediction([(0, 0, 9, 9)], [0.5], [2])] * 4)
     assert [(entry["image_id"], entry["category_id"], entry["category"]) for entry in found] == [
         ("000001", 3, "c"),
         (7, 3, "c"),
+        (-5, 3, "c"),
+        ("--5", 3, "c"),
     ]
 
 
@@ -142,6 +144,10 @@ def test_the_limit_of_detections_as_an_option() -> None:
     assert run_metric(recorded, "voc", metric="coco") == "coco"
     assert run_metric(recorded, "voc", max_detections=50) == "coco_max50"
     assert run_metric({}, "voc") == "voc"
+    own_rules = {"run": {"metric": None, "max_detections": 300}}
+    assert run_metric(own_rules, "coco") == "coco_max300"
+    assert run_metric(own_rules, "voc") == "voc", "the limit was that of COCO's rules"
+    assert run_metric(own_rules, "voc", metric="coco") == "coco"
 
 
 def test_a_detector_that_returns_fewer_detections_than_there_are_objects() -> None:

@@ -54,7 +54,7 @@ def evaluate(
         json_file: also write the metrics, the costs and the confusion matrices there; row i of a matrix counts what the
             objects of class i were taken for, and the last row and column are the background.
     """
-    check_output_files(json_file)
+    check_output_files(predictions, json_file)
     from eyas.evaluation import run_metric
     from eyas.evaluation.coco import results
     from eyas.evaluation.ground_truth import remarks

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from eyas.args import WORKER_LIMIT, MetricName, SplitArgs, at_least, between
 from eyas.tools.output_paths import check_output_files
@@ -99,4 +101,17 @@ def export(
     write_text(card, model_card(run, more))
     print(f"{summary(result)}\nmodel card: {card}")
     if not raw:
-        print(f"next: eyas evaluate {out}, or eyas predict {out} IMAGES")
+        print(
+            f"next: {evaluation_of(out, config, subset, source.split)}, or eyas predict {shlex.quote(str(out))} IMAGES"
+        )
+
+
+def evaluation_of(file: Path, config: Mapping[str, Any], subset: SplitArgs, split: str) -> str:
+    """The command that evaluates an exported file on the data of its comparison; the file itself records none."""
+    options = {
+        "data": subset.data or config.get("data"),
+        "split": split,
+        "boxes": subset.boxes or config.get("dataset", {}).get("boxes"),
+    }
+    given = (word for name, value in options.items() if value is not None for word in (f"--{name}", str(value)))
+    return shlex.join(["eyas", "evaluate", str(file), *given])

@@ -133,11 +133,11 @@ def find_images(path: Path) -> list[Path]:
 def drawings_of(paths: Sequence[Path], root: Path, out: Path) -> dict[Path, Path]:
     """Image -> the PNG of its detections. The folders below ``out`` mirror those below ``root``.
 
-    Images that differ in their suffix alone keep it: a.jpg.png, a.bmp.png. Raises EyasError when a drawing would
-    overwrite an image.
+    An image keeps its suffix where its drawing could be taken for another one's: a.jpg.png, a.bmp.png. Raises EyasError
+    when a drawing would overwrite an image.
     """
     base = root if root.is_dir() else root.parent
-    count, inputs = Counter(path.with_suffix("") for path in paths), set(map(os.path.realpath, paths))
+    count, inputs = Counter((*paths, *(path.with_suffix("") for path in paths))), set(map(os.path.realpath, paths))
     drawings = {}
     for path in paths:
         name = path.name if count[path.with_suffix("")] > 1 else path.stem

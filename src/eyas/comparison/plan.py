@@ -147,8 +147,8 @@ def make_plan(
         resolve: the command line's parser.
 
     Raises:
-        EyasError: a seed is given twice or no seed at all, an arm's options do not fit, or an existing run was trained
-            with other options.
+        EyasError: a seed is given twice or no seed at all, an arm's options do not fit, a run on a schedule may end
+            early, or an existing run was trained with other options.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise EyasError(f"--seeds {list(seeds)}: give one seed or more, each once")
@@ -164,8 +164,16 @@ def make_plan(
                 f"arm {arm.name} has {name} {arm.resolved.get(name)}, the baseline {own[0].resolved.get(name)}: arms "
                 "of one comparison are scored by one metric; give it to the student, for all of them"
             )
-    on_schedules = [arm.on_schedule(each) for each in epochs for arm in own]
-    return Plan(data, teacher, out, tuple(seeds), ()).adding(on_schedules or own)
+    planned = [arm.on_schedule(each) for each in epochs for arm in own] or own
+    refuse_patience((arm for arm in planned if split_schedule(arm.name)[1] is not None), "its time on a schedule")
+    return Plan(data, teacher, out, tuple(seeds), ()).adding(planned)
+
+
+def refuse_patience(arms: Iterable[Arm], wanted: str) -> None:
+    """Raises EyasError for an arm whose runs may end early, where what is wanted of them needs all their epochs."""
+    for arm in arms:
+        if arm.resolved.get("run.patience"):
+            raise EyasError(f"arm {arm.name}: with run.patience a run may end early, and {wanted} needs all its epochs")
 
 
 def make_arm(name: str, options: Mapping[str, Any], data: Path, teacher: str, resolve: Resolve) -> Arm:
@@ -245,7 +253,7 @@ def same_data(out: Path, data: Path, splits: Sequence[DataSource]) -> None:
     if before.get("sha256") != now:
         raise EyasError(
             f"{out} compares on the images of {before.get('data')} as they were when it began; {data} holds others, or "
-            "other boxes; choose another --out"
+            "other boxes; choose another --out (--report_only true reports what is there)"
         )
 
 

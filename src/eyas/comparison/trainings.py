@@ -41,11 +41,11 @@ def train_missing(plan: Plan, *, jobs: int | None = None, threads: int | None = 
     done = len(plan.arms) * len(plan.seeds) - len(todo)
     seeds = ", ".join(map(str, plan.seeds))
     print(f"{len(plan.arms)} arms, seeds {seeds}: {len(todo)} trainings, {done} finished before")
-    if not todo:
-        return {}
     options = plan.arms[0].resolved  # the others have as many images unless they choose another split
     train, val = read_splits(plan.data, recorded_splits(options))
     same_data(plan.out, plan.data, (train, val))
+    if not todo:
+        return {}
     share = ResourceShare.of_machine(len(todo), processes=jobs, threads=threads, devices=_devices(plan))
     with Progress() as progress:
         if fillings := _fillings(plan, [arm for arm, _ in todo], share.threads):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from eyas.comparison.equal_time import decide, missing_baselines, read_decided, write_decided
-from eyas.comparison.plan import Plan
+from eyas.comparison.plan import Plan, refuse_patience
 from eyas.comparison.trainings import threads_so_far, train_missing
-from eyas.types import EyasError
 
 
 def with_decided(plan: Plan) -> Plan:
@@ -31,8 +30,8 @@ def train_in_waves(
     Raises:
         EyasError: the existing runs had another teacher or other options, or runs of equal time could end early.
     """
-    if equal_time and (impatient := [arm.name for arm in plan.arms if arm.resolved.get("run.patience")]):
-        raise EyasError(f"arm {impatient[0]}: with run.patience a run ends early, which --equal_time cannot foresee")
+    if equal_time:
+        refuse_patience(plan.arms, "--equal_time")
     plan = with_decided(plan) if equal_time else plan
 
     def train(some: Plan) -> dict[str, str]:

@@ -112,8 +112,11 @@ def run_metric(
         config: of the run; may be empty.
     """
     recorded = config.get("run", {})
-    limit = recorded.get("max_detections") if metric is None and max_detections is None else max_detections
-    return chosen_metric(metric or recorded.get("metric"), limit, data_format)
+    name = metric or recorded.get("metric") or default_metric(data_format)
+    limit = max_detections
+    if limit is None and metric is None and name == "coco":  # a run's own limit means nothing to other rules
+        limit = recorded.get("max_detections")
+    return chosen_metric(name, limit, data_format)
 
 
 def default_metric(data_format: str) -> str:

@@ -112,7 +112,7 @@ def results(source: DataSource, predictions: Sequence[Prediction]) -> list[dict[
     numbers = source.category_ids or tuple(range(1, len(source.classes) + 1))
     found = []
     for record, entries in zip(source.records, map(detections, ([each] for each in predictions)), strict=True):
-        number = int(record.image_id) if record.image_id.isdecimal() else None
+        number = int(record.image_id) if record.image_id.removeprefix("-").isdecimal() else None
         image = number if str(number) == record.image_id else record.image_id
         for entry in entries:
             label = entry["category_id"]

@@ -15,13 +15,16 @@ def check_output_files(*paths: Path | None) -> None:
     """Check that files could be written, their folders made where missing; None is skipped.
 
     Raises:
-        EyasError: a folder has that name, or a folder of the path cannot be made or is not writable.
+        EyasError: a folder has that name, a folder of the path cannot be made or is not writable, or one would
+            overwrite another.
     """
-    for path in paths:
-        if path is not None:
-            _check(path)
-            if path.is_dir():
-                raise EyasError(f"{path}: is a folder; give the name of a file")
+    given = [path for path in paths if path is not None]
+    for path in given:
+        _check(path)
+        if path.is_dir():
+            raise EyasError(f"{path}: is a folder; give the name of a file")
+    if len({os.path.abspath(path) for path in given}) < len(given):
+        raise EyasError(f"{given[0]}: two outputs have this name; give each its own")
 
 
 def check_output_folder(path: Path) -> None:

@@ -39,13 +39,15 @@ BOXES = {
 def checked(source: DataSource) -> DataSource:
     """The source, its records packed, with a warning of everything that makes it doubtful.
 
-    Raises `EyasError` when it has no images, every box was dropped, or every box is a fraction of a pixel.
+    Raises `EyasError` when it has no images or one of them twice, every box was dropped, or every box is a fraction of
+    a pixel.
     """
     root, split = source.root, source.split
     if not source.records:
         unread = files_below(root, *UNREAD) if root.is_dir() else []
         why = f"{unread[0]}: {CONVERT}" if unread else "the data set is empty"
         raise EyasError(f"{root}: the split {split} has no images ({source.format} format); {why}")
+    _refuse_second_entries(source)
     count = sum(len(record.boxes) + len(record.ignore) for record in source.records)
     if source.problems and not count:
         raise EyasError(f"{root}: every box of the split {split} was dropped; the first: {source.problems[0]}")
@@ -57,6 +59,18 @@ def checked(source: DataSource) -> DataSource:
         )
     warnings = (*source.warnings, *_doubts(source, count, tiny))
     return replace(source, records=PackedRecords(source.records), warnings=warnings)
+
+
+def _refuse_second_entries(source: DataSource) -> None:
+    """Raises `EyasError` for an image file with two annotations: what one lists would be background in the other."""
+    first: dict[str, Record] = {}
+    for record in source.records:
+        if record.content is None and first.setdefault(os.path.abspath(record.path), record) is not record:
+            names = f"{first[os.path.abspath(record.path)].image_id} and {record.image_id}"
+            raise EyasError(
+                f"{source.root}: the entries {names} of the split {source.split} have the same file, {record.path}; "
+                "make them one entry, or remove the one that is wrong"
+            )
 
 
 def _doubts(source: DataSource, count: int, tiny: int) -> Iterator[str]:

@@ -141,11 +141,10 @@ def records_of(
     """The records of a COCO file's images, in their order, and the boxes that are dropped or clipped.
 
     ``found`` comes from `parse`, the image files are at ``place``, and messages name ``path``. Raises `EyasError`
-    when an image file is missing, outside ``root`` or in two entries, or has a size in neither entry nor header.
+    when an image file is missing or outside ``root``, or has a size in neither entry nor header.
     """
     folders = folders or Folders()
     records, problems = [], []
-    entries: dict[str, str] = {}
     for image in images:
         name, key = _file_name(image, path), id_of(image, "id", path, "one image")
         where = f"{path}: image {key}"
@@ -154,9 +153,6 @@ def records_of(
         if file is None or not os.path.isfile(file):
             missing = f"{path}: {fields.short(name)} is not in {place.folder}"
             raise EyasError(f"{missing}; restore it, or remove it from the list of images")
-        first = entries.setdefault(os.path.abspath(file), where)
-        if first is not where:  # what one entry lists would be background in the other
-            raise EyasError(f"{where} has the same file as {first}, {fields.short(name)}; make them one entry")
         sides = [
             fields.real(0 if image.get(side) is None else image[side], f"{where} has the {side}")
             for side in ("width", "height")

@@ -50,7 +50,10 @@ def parse(text: str, path: Path, classes: Sequence[str] | Classes) -> list[Annot
     files). Raises `EyasError` with file and line on a malformed line or an unknown type.
     """
     chosen = known(classes)
-    labels = {name.lower(): label for name, label in chosen.labels.items()}
+    labels: dict[str, int] = {}
+    for name, label in chosen.labels.items():
+        if labels.setdefault(name.lower(), label) != label:
+            raise EyasError(f"{path}: two classes are called {name}, whose case KITTI ignores; make them one class")
     regions = {key: labels[name] for key, name in NEIGHBOURS.items() if name in labels} | {"dontcare": -1}
     annotations = []
     for line, content in enumerate(text.splitlines(), start=1):

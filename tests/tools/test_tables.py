@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from eyas.tools.tables import as_text, print_table
+from eyas.tools.tables import as_text, listed, print_table
 
 ROWS = [["class", "map", "map_50"], ["a [red] cell", "0.1", "-"], ["b", "12.000", ""]]
 
@@ -24,6 +24,12 @@ def test_text_without_numbers_goes_left() -> None:
         "torch  2.9\nnumpy  2.3.1\nextra"
     )
     assert as_text([]) == ""
+
+
+def test_a_long_list_is_cut() -> None:
+    names = [f"run-{number}" for number in range(9)]
+    assert listed(names) == "run-0, run-1, run-2, run-3, run-4, run-5, run-6, run-7 and 1 more"
+    assert (listed(names, 9), listed(names[:2]), listed([])) == (", ".join(names), "run-0, run-1", "")
 
 
 def test_a_pipe_gets_whole_rows_in_ascii(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

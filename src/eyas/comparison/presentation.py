@@ -9,7 +9,7 @@ from eyas.comparison.equal_time import in_epochs
 from eyas.comparison.schedules import Convergence, GainAtEqualTime, Schedules, TimeToBaseline
 from eyas.comparison.statistics import Comparison, Estimate, MetricResult, Reference
 from eyas.runs.results import metric_title
-from eyas.tools.tables import markdown_table
+from eyas.tools.tables import listed, markdown_table
 
 PLUS_MINUS = "±: half width of the 95 % confidence interval of the mean over the seeds (Student's t)"
 GAP_CLOSED = (
@@ -263,4 +263,4 @@ def markdown(table: Sequence[Sequence[str]], note: str, title: str = "") -> str:
 def note(missing: Sequence[str] = (), *, scored: bool = True) -> str:
     """How to read the table, of a teacher that was scored or not, and the runs that it lacks."""
     text = f"{PLUS_MINUS}; minus baseline is paired by seed." + (f" {GAP_CLOSED}" if scored else "")
-    return text + (f" Not finished: {', '.join(missing)}." if missing else "")
+    return text + (f" Not finished: {listed(missing)}." if missing else "")

@@ -15,6 +15,7 @@ from eyas.data.formats.checks import without_objects
 from eyas.data.formats.records import DataSource, Problem
 from eyas.data.images import check_header, content_digest, image_bytes, read_pixels
 from eyas.data.options import Resize
+from eyas.tools.tables import listed
 from eyas.types import EyasError, Record, Size
 
 if TYPE_CHECKING:
@@ -189,9 +190,8 @@ def _classes(source: DataSource) -> str:
 
 def _image_sizes(records: Sequence[Record]) -> str:
     sizes = Counter((record.width, record.height) for record in records)
-    shown = [f"{width}x{height} ({count})" for (width, height), count in sizes.most_common(SIZES_SHOWN)]
-    more = f" and {len(sizes) - SIZES_SHOWN} more sizes" if len(sizes) > SIZES_SHOWN else ""
-    return f"image sizes  {', '.join(shown)}{more}"
+    shown = [f"{width}x{height} ({count})" for (width, height), count in sizes.most_common()]
+    return f"image sizes  {listed(shown, SIZES_SHOWN)}"
 
 
 def _box_sizes(boxes: Floats) -> str:

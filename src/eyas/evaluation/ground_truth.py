@@ -11,10 +11,8 @@ import torch
 
 from eyas.data import DataSource, without_objects
 from eyas.evaluation import METRICS, benchmark_of, evaluate
+from eyas.tools.tables import listed
 from eyas.types import Prediction, Record
-
-SHOWN = 8
-"""Classes that a sentence names."""
 
 
 def remarks(metric: str, source: DataSource) -> list[str]:
@@ -32,7 +30,7 @@ def remarks(metric: str, source: DataSource) -> list[str]:
     undefined = [name for name, values in unanswered.per_class.items() if math.isnan(next(iter(values.values())))]
     objects = count_objects(source)
     absent = [name for name in undefined if not objects[name]]
-    found = [f"split {source.split} has no object of class {_listed(absent)}, which has no metric"] if absent else []
+    found = [f"split {source.split} has no object of class {listed(absent)}, which has no metric"] if absent else []
     uncounted = [name for name in undefined if objects[name]]
     found += [_uncounted(metric, source, uncounted)] if uncounted else []
     return found + _capped(metric, source)
@@ -68,7 +66,7 @@ def _capped(metric: str, source: DataSource) -> list[str]:
 
 def _uncounted(metric: str, source: DataSource, classes: Sequence[str]) -> str:
     objects = count_objects(source)
-    names = _listed([f"{name} ({objects[name]})" for name in classes])
+    names = listed([f"{name} ({objects[name]})" for name in classes])
     left_out = METRICS[benchmark_of(metric)[0]].LEAVES_OUT
     return f"no object of class {names} in split {source.split} counts: the rules of {metric} leave out {left_out}"
 
@@ -82,8 +80,3 @@ def _prediction(record: Record, count: int) -> Prediction:
     """The first ``count`` objects of a record as detections."""
     boxes, labels = torch.from_numpy(record.boxes[:count]), torch.from_numpy(record.labels[:count])
     return Prediction(boxes=boxes, scores=torch.ones(len(boxes)), labels=labels)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

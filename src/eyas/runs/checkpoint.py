@@ -20,6 +20,7 @@ from torch import nn
 from eyas.data.options import Resize
 from eyas.detectors import build, library_of
 from eyas.tools.files import WRITE_ERRORS, could_not_write, part_of, write_atomic, write_json
+from eyas.tools.tables import listed
 from eyas.tools.tensor_files import check_weights, read_pt, read_safetensors
 from eyas.tools.text_files import read_json
 from eyas.types import Detector, EyasError
@@ -150,8 +151,8 @@ def load_weights(network: nn.Module, path: Path) -> None:
     own, found = ({key: value.shape for key, value in values.items()} for values in (network.state_dict(), state))
     wrong = sorted(key for key in own.keys() | found.keys() if own.get(key) != found.get(key))
     if wrong:
-        some = ", ".join(wrong[:5])
-        raise EyasError(f"{path}: a checkpoint of another architecture; {len(wrong)} tensors do not fit: {some} ...")
+        some = listed(wrong, 5)
+        raise EyasError(f"{path}: a checkpoint of another architecture; {len(wrong)} tensors do not fit: {some}")
     check_weights(str(path), state)
     network.load_state_dict(state)
 

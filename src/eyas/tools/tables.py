@@ -1,4 +1,4 @@
-"""One table for terminals, pipes, text and Markdown: the first column left, the others right."""
+"""Tables and lists for terminals, pipes, text and Markdown. The first column of a table is left, the others right."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 def visible(text: str) -> str:
     """The text as a terminal may show it: names come from files, and their escape codes must not reach it."""
     return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def listed(names: Sequence[str], shown: int = 8) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def print_table(

@@ -216,6 +216,8 @@ def test_names_are_used_once() -> None:
         Distiller(ToyDetector(), ToyDetector(6), FGFI(), FGFI(0.1))
     with pytest.raises(EyasError, match="two losses are called loss_fine"):
         Distiller(ToyDetector(), ToyDetector(6), Clash())(*toy_batch())
+    with pytest.raises(EyasError, match="two losses are called loss_fine"):  # before a training, too
+        Distiller(ToyDetector(), ToyDetector(6), Clash()).try_out(*toy_batch())
 
 
 def test_student_and_teacher_must_be_two_and_trainable() -> None:

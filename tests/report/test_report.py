@@ -18,6 +18,7 @@ from PIL import Image
 
 from eyas.__main__ import main
 from eyas.report.markup import ASSETS, legend, paragraph, table
+from eyas.report.models import teacher_origin
 from eyas.report.runs import arm_name, find_runs
 from eyas.report.svg import drawing
 from eyas.runs.config import CONFIG
@@ -248,11 +249,46 @@ def test_finished_runs_are_found_by_arm_and_seed(tmp_path: Path) -> None:
     found = find_runs([tmp_path / "all", tmp_path / "all" / "base"])
     assert {arm: list(seeds) for arm, seeds in found.arms.items()} == {"baseline": [0], "fgfi": [0]}
     assert found.arms["baseline"][0].folder.name == "base", "the only student without a teacher"
-    assert found.teachers == ("big",)
+    assert [run.name for run in found.teachers] == ["big"]
     assert found.notes == ("Left out, since they are not finished: late.",)
     assert [arm_name(*case) for case in (("fgfi-3", 3), ("w-seed-3", 3), ("r18", 8), ("3", 3))] == [
         "fgfi", "w", "r18", "3"
     ]  # fmt: skip
+
+
+def test_a_teacher_is_known_wherever_its_folder_is_by_now(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the digest of its weights: its path is relative to where the runs began, or was written in another way."""
+    runs = shutil.copytree(made.runs, tmp_path / "copied")
+    shutil.rmtree(runs / "baseline-0")  # whose weights are the teacher's: it was trained likewise
+    for config in runs.glob(f"*/{CONFIG}"):
+        config.write_text(config.read_text().replace(str(made.runs), "runs"))
+    found = find_runs([runs])
+    assert [run.name for run in found.teachers] == ["teacher"] and set(found.arms) == {"baseline", ARM}
+    assert teacher_origin(found, None) == (str(runs / "teacher"), [])
+    monkeypatch.chdir(runs / "teacher")
+    assert [run.name for run in find_runs([Path(), runs]).teachers] == ["teacher"]
+    config = runs / f"{ARM}-1" / CONFIG
+    config.write_text(config.read_text().replace("runs/teacher", str(runs / "teacher")))
+    assert teacher_origin(find_runs([runs]), None) == (str(runs / "teacher"), [])
+
+
+def test_runs_on_other_images_or_of_other_lengths(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "x-0")
+    many = write_run(tmp_path / "y-0")
+    (many / CONFIG).write_text((many / CONFIG).read_text().replace("epochs: 1", "epochs: 3"))
+    (many / LOG).write_text(
+        (many / LOG).read_text() + '{"kind": "cost", "steps": 3, "seconds_per_step": 1, '
+        '"peak_memory": 1, "peak_device_memory": null}\n'
+    )
+    (note,) = find_runs([one, many]).notes
+    assert "not trained for the same number of epochs (x 1, y 3)" in note
+    for run, digest in ((one, "a"), (many, "b")):
+        line = {"kind": "inputs", "train": None, "val": digest * 64, "teacher": None}
+        (run / LOG).write_text((run / LOG).read_text() + json.dumps(line) + "\n")
+    with pytest.raises(EyasError, match="were scored on other images or boxes; report them apart"):
+        find_runs([one, many])
 
 
 def test_runs_of_other_classes_or_of_one_arm_and_seed_are_refused(tmp_path: Path) -> None:

@@ -313,8 +313,16 @@ def test_a_damaged_line_is_named_by_every_reader(tmp_path: Path, line: bytes) ->
     [
         ({"epoch": "1"}, "its epoch is '1', not a count"),
         ({"summary": [1]}, r"its summary is \[1\], not a mapping of names to finite numbers"),
-        ({"per_class": {"a": 5}}, "its per_class is {'a': 5}, not a mapping of classes to their metrics"),
+        ({"per_class": {"a": 5}}, "its per_class is {'a': 5}, not a mapping of names to their numbers"),
         ({"kind": "train"}, "it has no time"),
+        (
+            {"kind": "train", "time": 1.0, "losses": {}, "weights": None},
+            "its weights is None, not a mapping of names to finite numbers",
+        ),
+        (
+            {"kind": "train", "time": 1.0, "losses": {}, "shares": {"a": 1}},
+            "its shares is {'a': 1}, not a mapping of names to their numbers",
+        ),
     ],
 )
 def test_a_damaged_line_says_what_is_wrong(tmp_path: Path, change: dict[str, object], said: str) -> None:

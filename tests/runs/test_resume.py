@@ -43,6 +43,16 @@ def test_a_shuffledet_of_an_earlier_version(tmp_path: Path, capsys: pytest.Captu
     assert main([*taught, SIZE, *options(run_epochs=1)]) == 0
 
 
+def test_with_a_schedule_a_step_has_as_many_batches_as_before() -> None:
+    one = {"devices": 2, "dataset.batch_size": 4, "optim.accumulate": 1, "method.init_args.schedule.start_step": 0}
+    other = {**one, "devices": 1, "optim.accumulate": 2}
+    assert first_difference(one, other, ()) is None
+    one["method.init_args.schedule.stop"] = other["method.init_args.schedule.stop"] = 0.5
+    found = first_difference(one, other, ())
+    assert found is not None and (found.name, found.before, found.now) == ("optim.accumulate", 1, 2)
+    assert first_difference(one, {**one, "devices": 1, "dataset.batch_size": 8}, ()) is None
+
+
 def test_a_start_step_of_an_earlier_version_is_part_of_a_schedule_now() -> None:
     before = {"method.class_path": "eyas.FGFI", "method.init_args.start_step": 400}
     now = {"method.class_path": "eyas.FGFI", "method.init_args.schedule.start_step": 400}

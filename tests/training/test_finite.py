@@ -55,6 +55,19 @@ def test_looked_at_in_between() -> None:
         finite.check()
 
 
+def test_a_gradient_is_that_of_its_own_step() -> None:
+    """Under fp16 the gradients of most steps are not looked at, since they overflow for their scale's sake."""
+    finite = FiniteLosses(RECORDS, every=100)
+    add(finite, 1, 1.0)
+    add(finite, 2, 1.0)
+    add(finite, 2, 1.0)
+    with pytest.raises(
+        EyasError, match=r"gradient is not finite in step 2: .*; images image2, image0, image2, image0\."
+    ):
+        finite.add_gradient(2, torch.tensor(float("inf")))
+        finite.check()
+
+
 def test_two_infinities_of_opposite_sign_do_not_cancel_out() -> None:
     finite = FiniteLosses(RECORDS, every=1)
     with pytest.raises(EyasError, match="in step 1"):

@@ -30,13 +30,24 @@ from eyas.data.workers import WorkerProcess, WorkerProgress
 from eyas.types import EyasError, Record
 from helpers.tiny import options, write_squares
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc"),
+    # A worker that is killed leaves the standard library's sockets and files open until they are collected.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 decode = eyas.data.dataset.decode
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_squares(tmp_path_factory.mktemp("squares"), train=8, val=2)
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """What is left open is collected here, and not in a test that follows."""
+    yield
+    gc.collect()
 
 
 def at_image(name: str, act: Callable[[], object]) -> Callable[[Record], torch.Tensor]:

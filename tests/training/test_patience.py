@@ -35,8 +35,21 @@ def test_a_run_out_of_patience_ends(data: Path, tmp_path: Path, capsys: pytest.C
     assert main([*common, f"--out={tmp_path / 'short'}", *options(run_epochs=6, run_patience=2)]) == 0
     assert epochs(tmp_path / "short") == [1, 2, 3, 4]
     assert "no better metric in 2 evaluations; the best is 0.400" in capsys.readouterr().out
+    assert "| training | 4 of 6 epochs, seed 0 |" in (tmp_path / "short" / "MODEL_CARD.md").read_text()
     assert main([*common, f"--out={tmp_path / 'long'}", *options(run_epochs=6, run_patience=3)]) == 0
     assert epochs(tmp_path / "long") == [1, 2, 3, 4, 5, 6]
+
+
+def test_while_the_metric_is_undefined_nothing_is_waited_for(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last weights count as the best until there is a score."""
+    for epoch in (1, 2, 3):
+        monkeypatch.setitem(SCORES, epoch, float("nan"))
+    out = tmp_path / "out"
+    assert main(["train", f"--data={data}", f"--out={out}", *options(run_epochs=6, run_patience=2)]) == 0
+    assert epochs(out) == [1, 2, 3, 4, 5, 6]
+    assert "| training | 6 epochs, seed 0 |" in (out / "MODEL_CARD.md").read_text()
 
 
 def test_a_resumed_run_has_the_patience_that_is_left(

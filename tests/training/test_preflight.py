@@ -45,12 +45,12 @@ def test_what_the_student_never_felt_is_named_at_the_end() -> None:
     distiller = Distiller(seeded(0), seeded(1, 6), FGFI(Auto(warmup=3)), FitNets(0.5, schedule=Schedule(4)))
     for _ in range(3):
         distiller(*toy_batch())
-    fgfi, fitnets = said_by(describe_idle, distiller, 3)
+    fgfi, fitnets = said_by(describe_idle, distiller)
     assert fgfi.startswith("warning   fgfi distilled nothing: after 3 batches its automatic weight was still 0")
     assert "fitnets distilled nothing: after 3 batches start_step 4 was never reached" in fitnets
     distiller(*toy_batch())
     distiller(*toy_batch())
-    assert said_by(describe_idle, distiller, 5) == []
+    assert said_by(describe_idle, distiller) == []
 
 
 def test_a_short_run_says_so_before_and_after(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -94,6 +94,36 @@ def test_the_running_average_by_hand() -> None:
     assert make_average(student, 0.0) is None
 
 
+def test_the_log_has_the_learning_rate_of_its_step(tmp_path: Path) -> None:
+    data = write_squares(tmp_path / "data", train=8, val=1)
+    more = options(run_epochs=2, run_evaluate_every=0, optim_warmup=0, optim_schedule="cosine")
+    assert main(["train", f"--data={data}", f"--out={tmp_path / 'out'}", *more]) == 0
+    rates = [line["lr"] for line in read_log(tmp_path / "out", "train")]
+    assert rates == pytest.approx([0.002 * (1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)])
+
+
+def test_a_baseline_that_fails_is_named() -> None:
+    """As where BatchNorm gets one image, the last of an epoch, and a map of one cell."""
+    student = seeded(0)
+    student.neck.register_forward_hook(lambda *_: nn.BatchNorm1d(2)(torch.zeros(1, 2)))
+    with pytest.raises(EyasError, match=r"the student fails on images of 32 x 32 .*more than 1 value per channel"):
+        Baseline(student)(torch.zeros(1, 3, 32, 32), [])
+
+
+def test_whole_numbers_are_not_averaged() -> None:
+    """An average of indices is no index: torch's own loses one to rounding after a few steps."""
+    student = ToyDetector()
+    student.neck.register_buffer("places", torch.arange(100))
+    ema = make_average(student, 0.999)
+    assert ema is not None
+    for _ in range(30):
+        ema.update_parameters(student)
+    assert ema.module.neck.places.tolist() == list(range(100))
+    student.neck.places += 1
+    ema.update_parameters(student)
+    assert ema.module.neck.places.tolist() == list(range(1, 101))
+
+
 def test_a_short_run_forgets_its_first_weights() -> None:
     """With a constant decay of 0.999 the first of 80 steps would make up 92 % of the average."""
     student = ToyDetector()

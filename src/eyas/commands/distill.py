@@ -89,7 +89,7 @@ def distill(
         result = trainer.fit(setup.progress)
         if taught is not None:
             setup.say(f"teacher   {taught.headline()}\nstudent   {result.headline()}")
-        describe_idle(distiller, trainer.total_batches, setup.say)
+        describe_idle(distiller, setup.say)
         setup.say_where_it_is()
         return result
 

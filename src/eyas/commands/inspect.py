@@ -71,6 +71,7 @@ def inspect(
     for remark in (*source.warnings, unlike_training(run, resize, source.records)):
         if remark is not None:
             print(f"warning  {remark}")
+    name = folder.resolve().name
     above = folder if folder.is_dir() else Path()
     make_folder(out or above / "inspection", within=None if out else above)
     out = out or above / "inspection"
@@ -81,14 +82,14 @@ def inspect(
         batches, advance = batches_on(where, source, feed.dataset(resize)), partial(progress.advance, task)
         levels = inspect_features(detector, batches, psi=psi, assignment=assignment, advance=advance)
     data_name, count = source.root.resolve().name, len(source.records)
-    about = {"run": folder.name, "data": data_name, "split": source.split, "images": count}
+    about = {"run": name, "data": data_name, "split": source.split, "images": count}
     content = to_json(levels, **about, psi=psi, assignment=assignment)
     write_json(out / "inspection.json", content)
     if json_file is not None:
         write_json(json_file, content)
-    title = f"{folder.name} on {data_name}, {count} images of {source.split}: variance of each channel"
+    title = f"{name} on {data_name}, {count} images of {source.split}: variance of each channel"
     draw(out, detector, levels, source, resize, title=title, psi=psi, assignment=assignment)
-    print(f"{folder.name} on {count} images of {source.split}, near by psi {psi:g}, {assignment}\n{table(levels)}\n")
+    print(f"{name} on {count} images of {source.split}, near by psi {psi:g}, {assignment}\n{table(levels)}\n")
     print(f"{verdict(levels)}\n{out}/: inspection.json, variance.png, near_masks.png")
     print(f"next: eyas distill --teacher {run} --method fgfi --method.psi {psi:g} imitates these cells;")
     print("      --method box_mask, fitnets and vanilla are alternatives, which eyas compare trains side by side")

@@ -70,6 +70,13 @@ def check_losses(losses: Mapping[str, Tensor]) -> None:
             raise EyasError(f"the student's loss {name} is {got} and not a scalar tensor: average it, or leave it out")
 
 
+def check_names(losses: Mapping[str, Tensor], methods: Iterable[Method]) -> None:
+    """Raises EyasError for a method that is called like one of the student's own losses."""
+    for method in methods:
+        if method.name in losses:
+            raise EyasError(f"two losses are called {method.name}: give the method another name")
+
+
 def check_imitated(student: View, pairs: Sequence[LevelPair], levels: Iterable[int]) -> None:
     """Raises EyasError where the student's map of one of these level pairs cannot learn."""
     for index in levels:

@@ -23,6 +23,7 @@ from eyas.distillation.checks import (
     check_imitated,
     check_methods,
     check_modes,
+    check_names,
     check_student,
     is_training_pass,
 )
@@ -36,7 +37,7 @@ from eyas.distillation.views import as_batch, student_view
 from eyas.methods.method import Method, Reads
 from eyas.nn.eval_mode import own_random_numbers, restored_afterwards
 from eyas.nn.taps import some_parameter
-from eyas.types import Detector, EyasError, Target, View, size_of
+from eyas.types import Detector, Target, View, size_of
 
 
 class Distiller(nn.Module):
@@ -59,6 +60,7 @@ class Distiller(nn.Module):
     Attributes:
         pairs: the level pairs in use, fine to coarse.
         terms: one for each method, in their order.
+        batches: how many it has trained on.
 
     Raises:
         EyasError: no levels can be paired, two methods have the same name, the student is no module, student and
@@ -85,7 +87,7 @@ class Distiller(nn.Module):
         self.terms = cast(Sequence[Term], nn.ModuleList(Term(method) for method in methods))
         # A tuple keeps the teacher out of the module tree.
         self._outside = (teacher if isinstance(teacher, Teacher) else RunningTeacher(teacher),)
-        self._batches = 0
+        self.batches = 0
         self._shares: deque[Mapping[str, Tensor]] = deque()
         check_apart(cast(nn.Module, student), self.teacher.networks)
         for module in self.teacher.networks:
@@ -122,21 +124,19 @@ class Distiller(nn.Module):
         check_modes(self, cast(nn.Module, self.student))
         images, targets = self._batch(images, targets)
         training_pass = is_training_pass(self)
-        active = [term for term in self.terms if term.is_active(self._batches, self.total_batches)]
+        active = [term for term in self.terms if term.is_active(self.batches, self.total_batches)]
         student, teacher = self._views(images, targets, active)
         losses = dict(student.losses)
         shares = self._shares.popleft() if training_pass and self._shares else {}
         measured = cache(partial(detection_gradient, student))  # once for all terms, and not where none measures
         for term in self.terms:
-            if term.name in losses:
-                raise EyasError(f"two losses are called {term.name}: give the method another name")
             if teacher is None or term not in active:
                 losses[term.name] = term.zero(images)
             else:
-                loss = term(student, teacher, targets, self._batches, self.total_batches, measured)
+                loss = term(student, teacher, targets, self.batches, self.total_batches, measured)
                 losses[term.name] = loss * shares.get(term.name, 1.0)
         if training_pass:
-            self._batches += 1
+            self.batches += 1
         return losses
 
     def balance(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> Balance:
@@ -208,7 +208,7 @@ class Distiller(nn.Module):
         return as_batch(images, targets)
 
     def _check(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> None:
-        if self._batches < CHECKED:
+        if self.batches < CHECKED:
             check_batch(images, targets, self.student.classes)
 
     def _counts(self, images: Tensor | Sequence[Tensor], targets: Sequence[Target]) -> dict[str, int]:
@@ -240,8 +240,8 @@ class Distiller(nn.Module):
                 if any(heads is None or name in heads for heads in named)
             }
             teacher = self.teacher.view(replace(request, boxes=boxes))
-        counted = None if teacher is None else replace(teacher, batch=self._batches)
-        return replace(student, batch=self._batches), counted
+        counted = None if teacher is None else replace(teacher, batch=self.batches)
+        return replace(student, batch=self.batches), counted
 
     def _student_view(self, images: Tensor, targets: Sequence[Target], reads: frozenset[Reads]) -> View:
         """The student's view of a batch, whose images are the teacher's; what some method compares can learn."""
@@ -250,12 +250,13 @@ class Distiller(nn.Module):
         )
         compared = {index for method in self.methods for index in compared_levels(method, student)}
         check_imitated(student, self.pairs, compared)
+        check_names(student.losses, self.methods)
         return student
 
     def get_extra_state(self) -> dict[str, Any]:
         parts = {term.name: state for term in self.terms if (state := term.parts.state())}
         names = [term.name for term in self.terms]
-        return {"batches": self._batches, "methods": names, **({"parts": parts} if parts else {})}
+        return {"batches": self.batches, "methods": names, **({"parts": parts} if parts else {})}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         if type(state["batches"]) is not int or state["batches"] < 0:
@@ -263,7 +264,7 @@ class Distiller(nn.Module):
         names = [term.name for term in self.terms]
         if state.get("methods", names) != names:
             raise ValueError(f"its methods are {state['methods']!r:.200}, in this order, and not {names}")
-        self._batches, parts = state["batches"], state.get("parts", {})
+        self.batches, parts = state["batches"], state.get("parts", {})
         if not isinstance(parts, dict):
             raise ValueError(f"the parts of its losses are {parts!r:.60}")
         for term in self.terms:

@@ -122,7 +122,7 @@ def collect(
         if options.data is not None:
             raise
         notes.append(f"The data of the runs cannot be read: {error}. --data says where they are now.")
-    teacher, unnamed = teacher_origin(found.runs(), options.teacher)
+    teacher, unnamed = teacher_origin(found, options.teacher)
     origins = {} if teacher is None else {TEACHER: teacher}
     origins |= {name: str(run.folder) for name, run in runs.items()}
     models, more = load_models(origins, list(first.per_class))

@@ -17,7 +17,7 @@ from eyas.detectors.feature_names import FeatureName
 from eyas.evaluation.cost import ModelCost, measure_in_turns
 from eyas.evaluation.errors import JudgedImage, judge
 from eyas.evaluation.predict import predict_source
-from eyas.report.runs import TEACHER, Arms, Run
+from eyas.report.runs import TEACHER, Arms, FoundRuns, Run
 from eyas.runs.checkpoint import SPEC, ModelSpec
 from eyas.runs.config import recorded_config
 from eyas.runs.opening import load
@@ -58,23 +58,26 @@ def one_run_each(arms: Arms) -> dict[str, Run]:
     return {name: seeds[min(shared or seeds)] for name, seeds in arms.items()}
 
 
-def teacher_origin(runs: Sequence[Run], given: str | None) -> tuple[str | None, list[str]]:
+def teacher_origin(found: FoundRuns, given: str | None) -> tuple[str | None, list[str]]:
     """The given teacher, else the one that the runs name, None where they name none; and what to note about it.
 
-    A run may come from a stranger: a function that its config names as the teacher is not called.
+    A run may come from a stranger: a function that its config names as the teacher is not called. A folder that is
+    elsewhere by now is found where it is among the runs.
 
     Raises:
         EyasError: the runs name several.
     """
-    teachers = dict.fromkeys(run.teacher for run in runs if run.teacher is not None)
-    named = [name for name in teachers if FeatureName.parse(name) is None]  # a source of features detects nothing
-    if given is not None or not named:
+    taught = [run for run in found.runs() if run.teacher is not None and FeatureName.parse(run.teacher) is None]
+    if given is not None or not taught:  # a source of features detects nothing
         return given, []
-    if len(named) > 1:
-        raise EyasError(f"the runs have several teachers: {', '.join(named)}; report them apart, or give --teacher")
-    if not names_function(named[0]):
-        return named[0], []
-    return None, [f"Without the teacher: the runs name the function {named[0]}, which is called only for --teacher."]
+    names = list(dict.fromkeys(str(run.teacher) for run in taught))
+    digests = {run.inputs.get("teacher") for run in taught}
+    if len({Path(name).resolve() for name in names}) > 1 and (None in digests or len(digests) > 1):
+        raise EyasError(f"the runs have several teachers: {', '.join(names)}; report them apart, or give --teacher")
+    name = next((name for name in names if Path(name).exists()), names[0])
+    if not names_function(name):
+        return (str(found.teachers[0].folder) if found.teachers and not Path(name).exists() else name), []
+    return None, [f"Without the teacher: the runs name the function {name}, which is called only for --teacher."]
 
 
 def load_models(origins: Mapping[str, str], classes: Sequence[str]) -> tuple[dict[str, Model], list[str]]:

@@ -44,11 +44,12 @@ def _lead(data: ReportData) -> Html:
     words = f"Runs: {len(found.runs())}. Arms: {', '.join(found.arms)}. Seeds: {', '.join(map(str, seeds))}. "
     parts = [paragraph(words + f"Ranked by {metric_title(data.comparison.metric)}.")]
     if data.source is not None:
-        names = ", ".join(run.folder.name for run in data.runs.values())
+        names = ", ".join(run.name for run in data.runs.values())
         count, split = len(data.source.records), data.source.split
         words = f"Detections are those of one run for each arm ({names}) on the {count:,} images of {split}."
         parts.append(paragraph(words, kind="note"))
     if found.teachers:
-        words = f"Not an arm, since other runs have it as their teacher: {', '.join(found.teachers)}."
+        names = ", ".join(run.name for run in found.teachers)
+        words = f"Not an arm, since other runs have it as their teacher: {names}."
         parts.append(paragraph(words, kind="note"))
     return join([*parts, *(paragraph(note, kind="missing") for note in data.notes)])

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from eyas.comparison.arms import BASELINE, current_name, split_schedule
+from eyas.runs.checkpoint import SPEC
 from eyas.runs.config import recorded_config
 from eyas.runs.log import LOG, read_log
+from eyas.runs.opening import resolve_detector
 from eyas.runs.results import RunResult, TrainingTime, is_finished, read_run, training_time
 from eyas.types import EyasError
 
@@ -31,6 +33,7 @@ class Run:
         time: how long it trained; None where its log cannot tell.
         per_class: class name -> metrics, of its last evaluation.
         steps: the log lines of its training.
+        inputs: digests of what it learned from, see `eyas.runs.resume.INPUTS`; empty where its log has none.
     """
 
     folder: Path
@@ -41,11 +44,23 @@ class Run:
     time: TrainingTime | None
     per_class: Mapping[str, Mapping[str, float | None]]
     steps: Sequence[Mapping[str, Any]]
+    inputs: Mapping[str, str | None]
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.folder.resolve().name
 
     @property
     def teacher(self) -> str | None:
         """Its teacher as its config names it; None for a baseline."""
         return self.config.get("teacher")
+
+    @property
+    def epochs(self) -> int | None:
+        """How many its config plans; None where it does not say."""
+        epochs: int | None = self.config.get("run", {}).get("epochs")
+        return epochs
 
 
 Arms = dict[str, dict[int, Run]]
@@ -58,12 +73,12 @@ class FoundRuns:
 
     Attributes:
         arms: of the finished runs, the baseline first.
-        teachers: names of the run folders that are the teachers of others, and so no arms.
+        teachers: the runs that are the teachers of others, and so no arms.
         notes: what is left out, and why, in sentences.
     """
 
     arms: Arms
-    teachers: tuple[str, ...]
+    teachers: tuple[Run, ...]
     notes: tuple[str, ...]
 
     def runs(self) -> list[Run]:
@@ -89,22 +104,50 @@ def find_runs(paths: Sequence[Path], teacher: str | None = None) -> FoundRuns:
         teacher: run folder of the teacher, if it is not the one that the runs name.
 
     Raises:
-        EyasError: a path without a run, no finished run, two runs of one arm and seed, runs of different classes or
-            metrics, or a log that cannot be read.
+        EyasError: a path without a run, no finished run, two runs of one arm and seed, runs of different classes,
+            metrics or validation images, or a log that cannot be read.
     """
     found = {folder: read_folder(folder) for folder in run_folders(paths)}
     runs = [run for run in found.values() if run is not None]
     if not runs:
         raise EyasError(f"no run of {', '.join(map(str, paths))} is finished; a report needs the last evaluation")
-    unfinished = ", ".join(folder.name for folder, run in found.items() if run is None)
-    notes = (f"Left out, since they are not finished: {unfinished}.",) if unfinished else ()
-    named = [run.teacher for run in runs] if teacher is None else [teacher]
-    teachers = {Path(name).resolve() for name in named if name is not None}
-    taught_by = [run for run in runs if run.folder.resolve() in teachers]
+    unfinished = ", ".join(folder.resolve().name for folder, run in found.items() if run is None)
+    notes = [f"Left out, since they are not finished: {unfinished}."] if unfinished else []
+    taught_by = teachers_among(runs, teacher)
     if len(taught_by) == len(runs):
         taught_by = []  # the page is about the teacher itself
-    students = [run for run in runs if run not in taught_by]
-    return FoundRuns(by_arm(with_baseline(students)), tuple(run.folder.name for run in taught_by), notes)
+    arms = by_arm(with_baseline([run for run in runs if run not in taught_by]))
+    return FoundRuns(arms, tuple(taught_by), (*notes, *other_lengths(arms)))
+
+
+def teachers_among(runs: Sequence[Run], teacher: str | None) -> list[Run]:
+    """The runs that taught others: by their folder, or, where that has moved, by the digest of their weights."""
+    named = [run.teacher for run in runs] if teacher is None else [teacher]
+    folders = {Path(name).resolve() for name in named if name is not None}
+    found = [run for run in runs if run.folder.resolve() in folders]
+    digests = {run.inputs.get("teacher") for run in runs} - {None}
+    if found or not digests:
+        return found
+    # Few runs have no teacher, so few weights are read.
+    return [run for run in runs if run.teacher is None and weights_of(run) in digests]
+
+
+def weights_of(run: Run) -> str | None:
+    """The digest of a run's weights, as students record it; None where it has none, or more than weights."""
+    return resolve_detector(str(run.folder)).digest if (run.folder / SPEC).is_file() else None
+
+
+def other_lengths(arms: Arms) -> list[str]:
+    """A sentence where arms that are not named after their schedules have different ones."""
+    epochs = {
+        name: sorted({run.epochs for run in seeds.values() if run.epochs is not None})
+        for name, seeds in arms.items()
+        if split_schedule(name)[1] is None
+    }
+    if len({each for found in epochs.values() for each in found}) < 2:
+        return []
+    shown = ", ".join(f"{name} {' and '.join(map(str, found))}" for name, found in epochs.items() if found)
+    return [f"The arms were not trained for the same number of epochs ({shown}), so not the method alone differs."]
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:
@@ -140,6 +183,7 @@ def read_folder(folder: Path) -> Run | None:
             time=training_time(lines),
             per_class=[line for line in lines if line["kind"] == "val"][-1]["per_class"],
             steps=[line for line in lines if line["kind"] == "train"],
+            inputs=next((line for line in lines if line["kind"] == "inputs"), {}),
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise EyasError(f"{folder}: its log or config is not one that this version reads ({error!r})") from error
@@ -167,7 +211,7 @@ def by_arm(runs: Sequence[Run]) -> Arms:
     """The runs by arm, by schedule where it is in their names, the baseline first, and by seed.
 
     Raises:
-        EyasError: two runs of one arm and seed, or runs whose classes or metrics differ.
+        EyasError: two runs of one arm and seed, or runs whose classes, metrics or validation images differ.
     """
     first = runs[0]
     arms: Arms = {}
@@ -176,6 +220,9 @@ def by_arm(runs: Sequence[Run]) -> Arms:
             raise EyasError(f"{run.folder} and {first.folder} have different classes; report them apart")
         if list(run.result.summary) != list(first.result.summary):
             raise EyasError(f"{run.folder} and {first.folder} were scored by different metrics; report them apart")
+        scored_on = {each.inputs.get("val") for each in (run, first)} - {None}
+        if len(scored_on) > 1:
+            raise EyasError(f"{run.folder} and {first.folder} were scored on other images or boxes; report them apart")
         other = arms.setdefault(run.arm, {}).setdefault(run.seed, run)
         if other is not run:
             raise EyasError(

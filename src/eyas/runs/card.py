@@ -42,7 +42,7 @@ def model_card(folder: Path, more: Mapping[str, str] | None = None) -> str:
         "weights": spec.weights,
         "classes": f"{len(spec.classes)}, in label order: {', '.join(spec.classes)}",
         "input": _input(spec.resize),
-        **_training(config),
+        **_training(config, _epochs(lines)),
         **_scores(lines),
         **(more or {}),
         "licence": LICENCE,
@@ -52,8 +52,13 @@ def model_card(folder: Path, more: Mapping[str, str] | None = None) -> str:
     return "\n".join([f"# {_cell(folder.resolve().name)}", "", "| | |", "| --- | --- |", *rows, ""])
 
 
-def _training(config: Mapping[str, Any]) -> dict[str, str]:
-    """The rows that the config of a run gives."""
+def _epochs(lines: Sequence[Mapping[str, Any]]) -> int | None:
+    """The epochs that a run has behind it; None where its log does not tell."""
+    return max((line["epoch"] for line in lines if line["kind"] == "val"), default=None)
+
+
+def _training(config: Mapping[str, Any], epochs: int | None) -> dict[str, str]:
+    """The rows that the config of a run gives, which may have ended before its last epoch."""
     dataset, run = config.get("dataset", {}), config.get("run", {})
     found = {}
     if config.get("data") is not None:
@@ -62,7 +67,8 @@ def _training(config: Mapping[str, Any]) -> dict[str, str]:
     if config.get("weights") is not None:
         found["begun from"] = str(config["weights"])
     if run:
-        found["training"] = f"{run.get('epochs')} epochs, seed {run.get('seed')}"
+        ended = f"{epochs} of " if epochs is not None and epochs != run.get("epochs") else ""
+        found["training"] = f"{ended}{run.get('epochs')} epochs, seed {run.get('seed')}"
     if config.get("teacher") is not None:
         scale = float(config.get("teacher_scale") or 1)
         found["teacher"] = str(config["teacher"]) + (f", images {scale:g} times as large" if scale != 1 else "")

@@ -51,7 +51,7 @@ WORDS: Mapping[Callable[[Any], bool], str] = {
     _is_number: "a finite number",
     _is_digest: "a digest",
     are_metrics: "a mapping of names to finite numbers",
-    are_metrics_of_classes: "a mapping of classes to their metrics",
+    are_metrics_of_classes: "a mapping of names to their numbers",
 }
 """What each check asks for, in words."""
 FIELDS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
@@ -69,6 +69,17 @@ FIELDS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
     "resume": {"step": _is_count},
 }
 """Kind of a line -> the fields that its readers need, each with its check."""
+OPTIONAL: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
+    "train": {
+        "lr": _is_number,
+        "gradient_norm": _is_number,
+        "weights": are_metrics,
+        "gradient_ratios": are_metrics,
+        "last_gradient_ratios": are_metrics,
+        "shares": are_metrics_of_classes,
+    },
+}
+"""The same for fields that lines of early versions lack."""
 
 
 class RunLog:
@@ -151,8 +162,9 @@ def _parsed(path: Path, whole: bytes, after: int = 0) -> Iterator[dict[str, Any]
             raise EyasError(f"{where} and cannot be read; take it out of the file, and the others are read") from error
         if not isinstance(line, dict) or not isinstance(line.get("kind"), str):
             raise EyasError(f"{where}: it has no kind; take it out of the file, and the others are read")
-        places = {name: _is_count for name in ("epoch", "step") if name in line}
-        for name, check in {**places, **FIELDS.get(line["kind"], {})}.items():
+        optional = {"epoch": _is_count, "step": _is_count, **OPTIONAL.get(line["kind"], {})}
+        there = {name: check for name, check in optional.items() if name in line}
+        for name, check in {**there, **FIELDS.get(line["kind"], {})}.items():
             if name not in line or not check(line[name]):
                 found = f"its {name} is {line[name]!r:.60}, not {WORDS[check]}" if name in line else f"it has no {name}"
                 raise EyasError(f"{where}: {found}; take it out of the file, and the others are read")

@@ -225,6 +225,12 @@ def _defaults() -> dict[str, Any]:
 
 
 def _of_a_step(options: dict[str, Any]) -> dict[str, Any]:
-    """The options with the images of an optimiser step instead of `STEP`: processes may share them in other ways."""
+    """The options with the images of an optimiser step instead of `STEP`: processes may share them in other ways.
+
+    Schedules of methods count batches, so that with one a step has as many as before.
+    """
     own = {name: value for name, value in options.items() if name not in STEP}
+    for name, value in options.items():
+        if SCHEDULE.fullmatch(name) and value != SCHEDULE_DEFAULTS.get(name.rpartition(".")[2]):
+            own["optim.accumulate"] = options["optim.accumulate"] or 1
     return {**own, " x ".join(STEP): math.prod(options[name] or 1 for name in STEP)}

@@ -37,23 +37,24 @@ class FiniteLosses:
         self._records, self._every = records, every
         self._numbers: list[_Number] = []
         self._batches = 0
-        self._step: list[int] = []
+        self._step: tuple[int, list[int]] = 0, []
         self._losses: dict[str, Tensor] = {}
 
     def add(self, step: int, total: Tensor, losses: Mapping[str, Tensor], targets: Sequence[Target]) -> None:
         """Add a batch and the sum of its losses. Raises EyasError as `check` does, when a check is due."""
         self._losses = {name: loss.detach() for name, loss in losses.items()}
         records = tuple(target["index"] for target in targets)
-        self._step.extend(records)
+        if self._step[0] != step:
+            self._step = step, []
+        self._step[1].extend(records)
         self._numbers.append(_Number("loss", step, total.detach(), self._losses, records))
         self._batches += 1
         if self._batches >= self._every:
             self.check()
 
     def add_gradient(self, step: int, norm: Tensor) -> None:
-        """Add the gradient norm of a step, whose batches were added since the step before; may raise as `add` does."""
-        self._numbers.append(_Number("gradient", step, norm.detach(), self._losses, tuple(self._step)))
-        self._step = []
+        """Add the gradient norm of a step, whose batches were added before; may raise as `add` does."""
+        self._numbers.append(_Number("gradient", step, norm.detach(), self._losses, tuple(self._step[1])))
         if self._every == 1:
             self.check()
 

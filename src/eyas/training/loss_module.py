@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from eyas.nn.failures import running
 from eyas.types import Detector, Target
 
 
@@ -42,7 +43,8 @@ class Baseline(nn.Module):
         self.student = student
 
     def forward(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
-        return dict(self.student.losses(images, targets))
+        with running("the student", images):
+            return dict(self.student.losses(images, targets))
 
     def plan_step(self, batches: Sequence[tuple[Tensor, Sequence[Target]]]) -> None:
         """Nothing: a detector's own losses average over each batch."""

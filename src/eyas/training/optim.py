@@ -66,7 +66,8 @@ def average_decay(decay: float, averaged: int) -> float:
 class RunningAverage(AveragedModel):
     """``average = d * average + (1 - d) * weights`` after each step, d from `average_decay`, for weights and buffers.
 
-    The first step sets it to the weights. The number of steps is in the state, so a resumed run goes on exactly.
+    Whole numbers, such as the indices of an attention's biases, are those of the weights. The first step sets it to the
+    weights. The number of steps is in the state, so a resumed run goes on exactly.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -78,6 +79,9 @@ class RunningAverage(AveragedModel):
         # n_averaged stays on the CPU: reading it waits for no GPU.
         self.multi_avg_fn = get_ema_multi_avg_fn(average_decay(self.decay, int(self.n_averaged)))
         super().update_parameters(model)
+        for averaged, own in zip(self.module.buffers(), model.buffers(), strict=True):
+            if not (averaged.is_floating_point() or averaged.is_complex()):
+                averaged.copy_(own)
 
 
 def make_average(student: Detector, decay: float) -> RunningAverage | None:

@@ -139,8 +139,9 @@ def describe_late_start(methods: Sequence[Method], batches: int, say: Callable[[
             )
 
 
-def describe_idle(distiller: Distiller, batches: int, say: Callable[[str], None]) -> None:
+def describe_idle(distiller: Distiller, say: Callable[[str], None]) -> None:
     """Warn, after a training, of methods that the student never felt."""
+    batches = distiller.batches
     for term in distiller.terms:
         late = term.auto is None and term.method.schedule.start_step >= batches
         if late or (term.auto is not None and not float(term.weight())):

@@ -30,16 +30,31 @@ class StepLog:
         self._warned: set[str] = set()
 
     def __call__(
-        self, state: TrainState, losses: Mapping[str, Tensor], norm: Tensor | None, progress: Progress, task: TaskID
+        self,
+        state: TrainState,
+        losses: Mapping[str, Tensor],
+        norm: Tensor | None,
+        lr: float,
+        progress: Progress,
+        task: TaskID,
     ) -> None:
-        """Take in a finished step: its state, the mean losses of its batches, and its gradient norm before clipping."""
+        """Take in a finished step.
+
+        Args:
+            state: after it.
+            losses: means over its batches.
+            norm: of its gradient, before clipping.
+            lr: its learning rate.
+            progress: where warnings are shown.
+            task: the bar that it moves.
+        """
         epoch = f"epoch {state.epoch + 1}/{state.epochs}"
         if state.step > 1 and state.step % self._every:
             self._cost.step(waited=False)
             progress.advance(task, detail=epoch)
             return
         with self._cost.working():
-            line = self.values(state, losses, norm)
+            line = self.values(state, losses, norm, lr)
         self._cost.step(waited=True)
         progress.advance(task, note=line["losses"], detail=epoch)
         for name, text in dominance_warnings(line["gradient_ratios"], line["weights"]).items():
@@ -47,7 +62,7 @@ class StepLog:
                 progress.say(f"warning   {text} (step {state.step})")
             self._warned.add(name)
 
-    def values(self, state: TrainState, losses: Mapping[str, Tensor], norm: Tensor | None) -> dict[str, Any]:
+    def values(self, state: TrainState, losses: Mapping[str, Tensor], norm: Tensor | None, lr: float) -> dict[str, Any]:
         """Write one line and return its values; losses are means over the processes, so those of the whole batch."""
         model = cast(LossModule, self._accelerator.unwrap_model(state.model))
         parts = {(term, name): part for term, own in model.take_parts().items() for name, part in own.items()}
@@ -59,7 +74,7 @@ class StepLog:
         values = {
             "epoch": state.epoch,
             "step": state.step,
-            "lr": state.scheduler.get_last_lr()[0],
+            "lr": lr,
             "gradient_norm": None if norm is None else float(norm),
             "losses": {name: numbers[name] for name in losses},
             "weights": model.weights(),

@@ -144,8 +144,9 @@ class Trainer:
             while group := list(islice(batches, self.optim.accumulate)):
                 losses, norm = self.train_step(group)
                 self.state.batch += len(group)
+                lr = float(self.state.scheduler.get_last_lr()[0])  # before it moves to that of the next step
                 self.state.finish_step()
-                self.log_step(self.state, losses, norm, progress, task)
+                self.log_step(self.state, losses, norm, lr, progress, task)
                 self.stop_if_asked(request)
 
     def to_training_mode(self) -> None:
@@ -213,11 +214,13 @@ class Trainer:
         result = self.score(progress)
         progress.say(f"epoch {state.epoch:3d}/{self.run.epochs}  {result.headline()}")
         self.log("val", epoch=state.epoch, step=state.step, summary=result.summary, per_class=result.per_class)
+        undefined = math.isnan(result.primary) and state.best == -math.inf
+        is_best = result.primary > state.best or undefined
         if self.accelerator.is_main_process:
             save_weights(network, self.folder / self.spec.weights)
-            if result.primary > state.best or (math.isnan(result.primary) and state.best == -math.inf):
+            if is_best:
                 save_weights(network, self.folder / BEST)
-        state.waited = 0 if result.primary > state.best else state.waited + 1
+        state.waited = 0 if is_best else state.waited + 1
         state.best = max(state.best, result.primary)
         return result
 

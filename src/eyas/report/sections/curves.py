@@ -16,7 +16,6 @@ from eyas.report.comparison_files import draw_curves, draw_seconds
 from eyas.report.markup import Html, beside, figure, grid, heading, join, paragraph, shown, table, together
 from eyas.report.runs import Arms, Run
 from eyas.report.svg import colour_legend, drawing
-from eyas.runs.log import are_metrics
 from eyas.runs.results import metric_title
 
 
@@ -95,11 +94,9 @@ def _shares(arms: Arms) -> list[Html]:
 
 
 def _parts(line: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, float]]]:
-    """Term -> the shares of its levels or heads that a line of the log has, if they are shares."""
-    shares = line.get("shares")
-    for term, parts in shares.items() if isinstance(shares, dict) else ():
-        if are_metrics(parts):
-            yield term, {name: share for name, share in parts.items() if share is not None}
+    """Term -> the shares of its levels or heads that a line of the log has."""
+    for term, parts in line.get("shares", {}).items():
+        yield term, {name: share for name, share in parts.items() if share is not None}
 
 
 def _panels(arms: Arms, field: str, what: str, axis: str, *, log: bool = False) -> list[Html]:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from eyas.methods.method import Weight
-from eyas.methods.outputs import HeadPair, OutputDistillation
+from eyas.methods.outputs import HeadPair, OutputDistillation, classes_and_boxes
 from eyas.methods.schedule import ALWAYS, Schedule
-from eyas.ops.losses import giou_loss, ratio, soft_bce
+from eyas.ops.losses import giou_loss
 from eyas.types import View
 
 
@@ -67,10 +67,5 @@ class BCKD(OutputDistillation):
         self.class_weight, self.box_weight, self.beta = class_weight, box_weight, beta
 
     def term(self, pair: HeadPair, student: View) -> Tensor:
-        total = self.class_weight * soft_bce(*pair.binary_logits(pair.matched.rows), self.beta).sum()
-        where = pair.box_rows()
-        if where is not None:
-            own, teachers = pair.binary_logits(where[0])
-            gap = (teachers.sigmoid() - own.sigmoid()).abs().amax(dim=1).detach()
-            total = total + self.box_weight * (gap * pair.box_losses(where, giou_loss)).sum()
-        return ratio(total, pair.divisor)
+        weights = self.class_weight, self.box_weight, self.beta
+        return classes_and_boxes(pair, *weights, giou_loss, lambda own, teachers: (teachers - own).abs().amax(dim=1))

@@ -14,9 +14,9 @@ from typing import Literal
 from torch import Tensor
 
 from eyas.methods.method import Weight
-from eyas.methods.outputs import HeadPair, OutputDistillation, pair_heads
+from eyas.methods.outputs import HeadPair, OutputDistillation, classes_and_boxes, pair_heads
 from eyas.methods.schedule import ALWAYS, Schedule
-from eyas.ops.losses import giou_loss, iou_loss, ratio, soft_bce
+from eyas.ops.losses import giou_loss, iou_loss
 from eyas.ops.maps import moments, standardise
 from eyas.types import BranchesAt, BranchMaps, EyasError, HeadOutput, Target, View
 
@@ -120,11 +120,5 @@ class CrossKD(OutputDistillation):
         return self.total({pair.name: self._loss(pair, cross(pair, own, theirs)) for pair in pairs})
 
     def _loss(self, pair: HeadPair, crossed: HeadOutput) -> Tensor:
-        across = replace(pair, student=crossed)
-        total = self.class_weight * soft_bce(*across.binary_logits(pair.matched.rows), self.beta).sum()
-        where = across.box_rows()
-        if where is not None:
-            _, teachers = across.binary_logits(where[0])
-            sure = teachers.detach().sigmoid().amax(dim=1)
-            total = total + self.box_weight * (sure * across.box_losses(where, self.box_loss)).sum()
-        return ratio(total, pair.divisor)
+        across, weights = replace(pair, student=crossed), (self.class_weight, self.box_weight, self.beta)
+        return classes_and_boxes(across, *weights, self.box_loss, lambda _, teachers: teachers.amax(dim=1))

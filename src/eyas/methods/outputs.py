@@ -16,6 +16,7 @@ from torch import Tensor
 from eyas.methods.method import Method, Need, Reads, Weight
 from eyas.methods.schedule import Schedule
 from eyas.nn.processes import count_per_process
+from eyas.ops.losses import ratio, soft_bce
 from eyas.types import EyasError, HeadOutput, MatchedAnchors, Target, View
 
 CODING = "box coding"
@@ -107,6 +108,36 @@ class OutputDistillation(Method):
     def forward(self, student: View, teacher: View, targets: Sequence[Target]) -> Tensor:
         pairs = pair_heads(student, teacher, self.heads, decodes=self.decodes)
         return self.total({pair.name: self.term(pair, student) for pair in pairs})
+
+
+def classes_and_boxes(
+    pair: HeadPair,
+    class_weight: float,
+    box_weight: float,
+    beta: float,
+    box_loss: Callable[[Tensor, Tensor], Tensor],
+    box_factor: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """A soft class loss and a loss of decoded boxes, summed over the rows of both and over the detector's divisor.
+
+    Args:
+        pair: the head's outputs.
+        class_weight: of `soft_bce` of each class by itself.
+        box_weight: of the box loss.
+        beta: exponent of `soft_bce`.
+        box_loss: of two sets of boxes (n, 4), one number each.
+        box_factor: from the student's and the teacher's class probabilities in the rows of the boxes, (n, classes)
+            each without gradients, to a factor of each box.
+
+    Returns:
+        A float32 scalar.
+    """
+    total = class_weight * soft_bce(*pair.binary_logits(pair.matched.rows), beta).sum()
+    where = pair.box_rows()
+    if where is not None:
+        factors = box_factor(*(logits.detach().sigmoid() for logits in pair.binary_logits(where[0])))
+        total = total + box_weight * (factors * pair.box_losses(where, box_loss)).sum()
+    return ratio(total, pair.divisor)
 
 
 def binary_logits(logits: Tensor, activation: Literal["softmax", "sigmoid"], background: int | None) -> Tensor:

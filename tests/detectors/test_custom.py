@@ -54,6 +54,31 @@ def test_levels_from_tap_names() -> None:
     assert torch.equal(network.coarse[0].running_mean, before)
 
 
+@pytest.mark.parametrize("stride", [4, 14, 20, 24, 32, 40, 48, 64])
+def test_strides_that_do_not_divide_the_image(stride: int) -> None:
+    """Patches leave out the rest of a side: 256 pixels have ten of 24."""
+    patches = nn.Sequential(nn.Conv2d(3, 4, stride, stride=stride))
+    assert CustomDetector(patches, ["a"], levels=["0"]).levels["0"].stride == stride
+    unpadded = nn.Sequential(nn.Conv2d(3, 4, stride + 6, stride=stride))
+    assert CustomDetector(unpadded, ["a"], levels=["0"]).levels["0"].stride == stride
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Conv2d(3, 4, 3, stride=(4, 8), padding=1), nn.Upsample(scale_factor=2.0), nn.Conv2d(3, 4, 100, stride=100)],
+)
+def test_a_stride_that_cannot_be_measured_is_asked_for(layer: nn.Module) -> None:
+    with pytest.raises(EyasError, match=r"the stride of '0' cannot be measured.*eyas\.Level\(channels, stride\)"):
+        CustomDetector(nn.Sequential(layer), ["a"], levels=["0"])
+
+
+def test_one_module_under_two_names_is_refused() -> None:
+    network = nn.ModuleDict({"p3": nn.Conv2d(3, 4, 4, stride=4)})
+    network["p4"] = network["p3"]
+    with pytest.raises(EyasError, match="one module under several names: p3, p4"):
+        CustomDetector(network, ["a"], levels=["p3", "p4"])
+
+
 def test_callables_are_called_with_the_network() -> None:
     level = Level(channels=6, stride=8)
     detector = CustomDetector(Net(), ["a"], losses=losses, predict=predict, levels={"coarse": level})

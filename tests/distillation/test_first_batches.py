@@ -104,6 +104,14 @@ BATCHES: dict[str, tuple[object, object, str]] = {
     ),
     "a label far too large": (images(), with_labels(torch.tensor([1, 90])), "label 90, but labels count from 0, red"),
     "label -1": (images(), with_labels(torch.tensor([0, -1])), "label -1, .*an image without objects has no boxes"),
+    "the size of the file": (images(), [{**GOOD, "size": (480, 640)}, NONE], r"of at most 60 and 80; got \(480, 640\)"),
+    "a size as a tensor": (
+        images(),
+        [{**GOOD, "size": torch.tensor([60, 80])}, NONE],
+        r"size is \(height, width\) .*got",
+    ),
+    "a size of one side": (images(), [{**GOOD, "size": 60}, NONE], "two whole numbers"),
+    "flags of ignored boxes": (images(), [{**GOOD, "ignore": torch.ones(2)}, NONE], r"are boxes, \(m, 4\); got \(2,\)"),
     "a NaN box": (images(), with_boxes(GOOD["boxes"] * math.nan), "image 0 .*the box nan, nan, nan, nan is not finite"),
     "an infinite box": (images(), with_boxes(torch.tensor([[1, 2, math.inf, 9], [1, 2, 3, 9]])), "is not finite"),
     "x y width height": (

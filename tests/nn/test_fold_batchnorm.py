@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from eyas.detectors import CustomDetector, build
 from eyas.nn.fold_batchnorm import fold_batch_norms, fold_teacher
-from eyas.nn.taps import tap_features
+from eyas.nn.taps import probe, tap_features
 from eyas.types import Detector, EyasError
 
 
@@ -131,6 +132,55 @@ def test_a_second_reader_of_the_convolution_raises_and_nothing_changes() -> None
     assert isinstance(detector.network[0].norm, nn.BatchNorm2d)
     for old, new in zip(before, maps(detector), strict=True):
         assert old.equal(new)
+
+
+class ReadByTheHead(nn.Module):
+    """Its level is the BatchNorm's map; what it returns beyond comes from the convolution, read or run again."""
+
+    def __init__(self, again: bool) -> None:
+        super().__init__()
+        self.conv, self.norm, self.out, self.head = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 1, 1)
+        self.again = again
+
+    def forward(self, images: Tensor) -> Tensor:
+        raw = self.conv(images)
+        self.out(self.norm(raw))
+        answer: Tensor = self.conv(2 * images) if self.again else self.head(raw)
+        return answer
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_convolution_that_a_head_reads_is_not_folded(again: bool) -> None:
+    detector = CustomDetector(with_statistics(ReadByTheHead(again)), ["ball"], levels=["out"])
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    before = detector.network(image)
+    assert fold_batch_norms(detector) == 0
+    assert before.equal(detector.network(image))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_a_convolution_with_hooks_is_not_folded() -> None:
+    """The hook of torch's old weight_norm computes the weight anew before each pass."""
+    conv = nn.utils.weight_norm(nn.Conv2d(3, 4, 3))
+    detector = teacher(conv, nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+    before = maps(detector)
+    assert fold_batch_norms(detector) == 1
+    check_same(before, maps(detector))
+
+
+def test_a_fold_that_fails_leaves_the_detector_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector, calls = teacher(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), []
+
+    def once(*arguments: Any) -> dict[str, Tensor]:
+        calls.append(arguments)
+        if len(calls) > 1:
+            raise EyasError("fails")
+        return probe(*arguments)
+
+    monkeypatch.setattr("eyas.nn.fold_batchnorm.probe", once)
+    with pytest.raises(EyasError, match="fails"):
+        fold_batch_norms(detector)
+    assert any(isinstance(module, nn.BatchNorm2d) for module in detector.network.modules())
 
 
 def test_fold_teacher_reports_the_count_or_a_warning() -> None:

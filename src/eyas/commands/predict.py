@@ -93,14 +93,15 @@ def detect(detector: Detector, record: Record, image: Tensor, resize: Resize, de
 
     from eyas.data import eval_transform, to_record_frame
     from eyas.data.dataset import ground_truth
-    from eyas.evaluation.predict import on_cpu
-    from eyas.nn.failures import running
-    from eyas.ops.pixels import as_float
+    from eyas.evaluation.inputs import check
+    from eyas.evaluation.predict import detections, on_cpu
 
     pixels, _ = eval_transform(resize)(image, ground_truth(record))
-    with torch.no_grad(), running("the detector", pixels[None]):
-        found = on_cpu(detector.predict(as_float(pixels[None].to(device)))[0])
-    return to_record_frame(found, record, size_of(pixels))
+    with torch.no_grad():
+        (found,) = detections(detector, pixels[None].to(device), "the detector")
+    found = to_record_frame(on_cpu(found), record, size_of(pixels))
+    check([record], detector.classes, [found])
+    return found
 
 
 def unlabelled(path: Path) -> Record:

@@ -182,7 +182,7 @@ def wrap(model: object, classes: Sequence[str]) -> Detector:
     library = _library_of_model(model)
     if library is None:
         raise EyasError(f"a {type(model).__name__} is of no library that eyas.wrap knows; bring it in by {CUSTOM}")
-    detector: Detector = imported(library.adapter)(model, tuple(classes))
+    detector: Detector = imported(library.adapter)(model, as_names(classes))
     return detector
 
 

@@ -11,10 +11,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from eyas.detectors.custom import NoDetectionsError
 from eyas.nn.eval_mode import eval_mode
 from eyas.nn.taps import PROBE_SIZE, some_parameter, stopping_after
-from eyas.types import Detector, EyasError
+from eyas.types import Detector, EyasError, NoDetectionsError
 
 
 @runtime_checkable

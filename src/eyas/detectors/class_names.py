@@ -8,13 +8,24 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from eyas.detectors.prediction_checks import as_predictions
 from eyas.types import Detector, EyasError, Level, Prediction, Target
 
 
-def as_names(classes: Sequence[str]) -> tuple[str, ...]:
-    """Class names as a tuple. Raises EyasError for a text, whose letters would be the names."""
+def as_names(classes: Sequence[str] | Mapping[int, str]) -> tuple[str, ...]:
+    """Class names as a tuple, in label order, also of a mapping from label to name.
+
+    Raises EyasError for a text, whose letters would be the names, for a set, which has no order, for labels that do not
+    count from 0, and for what is no text.
+    """
     if isinstance(classes, str):
         raise EyasError(f"classes are a list of names, in label order; for one class write [{classes!r}]")
+    if isinstance(classes, Mapping):
+        if set(classes) != set(range(len(classes))):
+            raise EyasError(f"classes have the labels {', '.join(map(str, classes))}; they must count from 0")
+        classes = [classes[label] for label in range(len(classes))]
+    if not isinstance(classes, Sequence) or not all(isinstance(name, str) for name in classes):
+        raise EyasError(f"classes are a list of names, in label order; got {classes!r:.80}")
     return tuple(classes)
 
 
@@ -43,14 +54,10 @@ class MatchedByName:
 
     def predict(self, images: Tensor) -> list[Prediction]:
         """The detector's detections of the classes that both lists have."""
-        return [self._translated(found) for found in self.detector.predict(images)]
+        found = as_predictions(self.detector.predict(images), len(images), self.detector.classes, "the detector")
+        return [self._translated(one) for one in found]
 
     def _translated(self, found: Prediction) -> Prediction:
-        outside = found["labels"][(found["labels"] < 0) | (found["labels"] >= len(self._labels))]
-        if len(outside):
-            raise EyasError(
-                f"a detection has the label {int(outside[0])}, but the detector names {len(self._labels)} classes"
-            )
         labels = self._labels.to(found["labels"].device)[found["labels"]]
         kept = labels >= 0
         return Prediction(boxes=found["boxes"][kept], scores=found["scores"][kept], labels=labels[kept])

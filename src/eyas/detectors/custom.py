@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from eyas.nn.taps import Taps
 from eyas.ops.anchors import AnchorGrid
 from eyas.ops.boxes import clip
 from eyas.ops.pixels import pad_right_and_bottom
-from eyas.types import EyasError, GridBuilder, Level, Prediction, Size, Target, size_of
+from eyas.types import EyasError, GridBuilder, Level, NoDetectionsError, Prediction, Size, Target, size_of
 
 Losses = Callable[[nn.Module, Tensor, Sequence[Target]], dict[str, Tensor]]
 """(network in training mode, images (batch, 3, height, width) in [0, 1], targets) -> scalars by name."""
@@ -24,8 +25,10 @@ Predict = Callable[[nn.Module, Tensor], list[Prediction]]
 """(network in evaluation mode, images (batch, 3, height, width) in [0, 1]) -> one prediction per image."""
 
 
-class NoDetectionsError(EyasError):
-    """A detector has feature maps but no detections, so it can be a teacher that is not scored, and nothing else."""
+PROBE_SIDES = (240, 448, 512, 480)
+"""Sides of blank images, in pixels; most strides that do not divide 256 divide one of them."""
+FEW_CELLS = 8
+"""Below so many cells, another stride fits as well."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +93,7 @@ class CustomDetector(nn.Module):
         if isinstance(levels, Mapping):
             found = {name: self._padded_level(level) for name, level in levels.items()}
         else:
-            found = probe_levels(network, levels, self._padding.padded(image_size))
+            found = probe_levels(network, levels, image_size, self._padding)
         if not found:
             raise EyasError("CustomDetector needs at least one level: give the name of a submodule that returns a map")
         self.levels = dict(sorted(found.items(), key=lambda item: item[1].stride))
@@ -142,9 +145,36 @@ def _inside(found: Prediction, size: Size) -> Prediction:
     return Prediction(boxes=boxes[kept], scores=found["scores"][kept], labels=found["labels"][kept])
 
 
-def probe_levels(network: nn.Module, names: Sequence[str], image_size: Size) -> dict[str, Level]:
-    """Channels and strides of tapped maps, from a blank image; the modules keep their modes."""
-    like = next(network.parameters(), torch.zeros(()))
+def probe_levels(network: nn.Module, names: Sequence[str], image_size: Size, padding: Padding) -> dict[str, Level]:
+    """Channels and strides of tapped maps, from blank images; the modules keep their modes.
+
+    Raises:
+        EyasError: an output is no map, or its stride is not the same along both axes, or no whole number of cells fits
+            any of the images.
+    """
+    image_size = padding.padded(image_size)
+    maps = _blank_maps(network, names, image_size)
+    strides = {name: _stride(image_size, size_of(found)) for name, found in maps.items()}
+    for height, width in (image_size, *(padding.padded((side, side)) for side in PROBE_SIDES)):
+        if None not in strides.values():
+            break
+        # Unpadded convolutions lose some cells at the border, as many in an image of twice the size.
+        small, large = (_blank_maps(network, names, (times * height, times * width)) for times in (1, 2))
+        for name, stride in strides.items():
+            (rows, columns), (more_rows, more_columns) = size_of(small[name]), size_of(large[name])
+            strides[name] = stride or _stride((height, width), (more_rows - rows, more_columns - columns))
+    for name, stride in strides.items():
+        if stride is None:
+            raise EyasError(
+                f"the stride of {name!r} cannot be measured: its map of an image of {image_size} pixels has "
+                f"{size_of(maps[name])} cells; state it, as levels={{{name!r}: eyas.Level(channels, stride)}}"
+            )
+    return {name: Level(channels=maps[name].shape[1], stride=cast(int, strides[name])) for name in names}
+
+
+def _blank_maps(network: nn.Module, names: Sequence[str], image_size: Size) -> dict[str, Tensor]:
+    """The tapped maps of a blank image. Raises EyasError for an output that is no map."""
+    like = next((each for each in network.parameters() if each.is_floating_point()), torch.zeros(()))
     with eval_mode(network), torch.no_grad(), Taps(network, names, stop=True) as taps:
         network(like.new_zeros(1, 3, *image_size))
     for name, feature in taps.features.items():
@@ -152,7 +182,13 @@ def probe_levels(network: nn.Module, names: Sequence[str], image_size: Size) -> 
             raise EyasError(
                 f"the output tapped as {name!r} is {tuple(feature.shape)}, not (1, channels, height, width)"
             )
-    return {
-        name: Level(channels=feature.shape[1], stride=round(image_size[0] / feature.shape[2]))
-        for name, feature in taps.features.items()
-    }
+    return taps.features
+
+
+def _stride(pixels: Size, cells: Size) -> int | None:
+    """Pixels to a cell where it is a whole number, the same along both axes, and no other would fit; else None."""
+    if min(cells) < 1 or any(side % count for side, count in zip(pixels, cells, strict=True)):
+        return None
+    height, width = (side // count for side, count in zip(pixels, cells, strict=True))
+    usual = height & (height - 1) == 0  # a power of two
+    return height if height == width and (usual or min(cells) >= FEW_CELLS) else None

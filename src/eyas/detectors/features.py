@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from eyas.detectors.custom import NoDetectionsError
 from eyas.nn.eval_mode import eval_mode
 from eyas.nn.failures import describe_failure
 from eyas.ops.pixels import pad_right_and_bottom
-from eyas.types import EyasError, Level, Size, Target
+from eyas.types import EyasError, Level, NoDetectionsError, Size, Target
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """For RGB in [0, 1]: what DINOv2, DINOv3 and most networks that saw ImageNet take."""

@@ -50,6 +50,7 @@ def check_batch(images: Tensor | Sequence[Tensor], targets: Sequence[Target], cl
         raise EyasError(f"a target is a dictionary with the tensors boxes and labels; got {kinds}")
     sizes = [target.get("size", shape[1:]) for target, shape in zip(targets, shapes, strict=True)]
     for index, (target, size) in enumerate(zip(targets, sizes, strict=True)):
+        _check_size(f"image {index} of the batch", size, shapes[index][1:])
         _check_target(f"image {index} of the batch", target, size, classes)
     _check_frame([_on_host(target) for target in targets], sizes)
 
@@ -64,6 +65,17 @@ def _check_pixels(images: Tensor) -> None:
         raise EyasError(
             f"float images are in [0, 1], got values from {low:.4g} to {high:.4g}: divide images in [0, 255] by 255 or "
             "give them as uint8, and leave out a normalisation by mean and deviation, which detectors do themselves"
+        )
+
+
+def _check_size(where: str, size: object, image: Sequence[int]) -> None:
+    """Of an image within its padding: other libraries keep that of the file under this name, or a tensor."""
+    height, width = image
+    sides = list(size) if isinstance(size, tuple | list) else []
+    if len(sides) != 2 or not all(isinstance(a, int) and 0 < a <= b for a, b in zip(sides, image, strict=True)):
+        raise EyasError(
+            f"{where}: a target's size is (height, width) of the image before padding, two whole numbers of at most "
+            f"{height} and {width}; got {size!r:.60}. Leave it out, or keep what yours means under another name"
         )
 
 
@@ -87,6 +99,10 @@ def _check_target(where: str, target: Target, size: Size, classes: Sequence[str]
             f"{where}: labels are int64, one for each of its {len(boxes)} boxes; got {tuple(labels.shape)} "
             f"{labels.dtype}"
         )
+    ignore = target.get("ignore", boxes)
+    if not isinstance(ignore, Tensor) or ignore.ndim != 2 or ignore.shape[1] != 4:
+        got = tuple(ignore.shape) if isinstance(ignore, Tensor) else type(ignore).__name__
+        raise EyasError(f"{where}: a target's ignore regions are boxes, (m, 4); got {got}. Leave out what is no box")
     if len(boxes):
         _check_labels(where, labels, classes)
         _check_boxes(where, _on_host(target), size)

@@ -14,6 +14,7 @@ from eyas.args import DataArgs
 from eyas.data import DataSource, eval_transform, loader, to_record_frame
 from eyas.data.dataset import Loader
 from eyas.data.worker_watch import name_failed_images, safe_batches, with_timeout
+from eyas.detectors.prediction_checks import as_predictions
 from eyas.evaluation import EvaluationResult, evaluate
 from eyas.nn.eval_mode import eval_mode
 from eyas.nn.failures import running
@@ -67,15 +68,24 @@ def predict_batch(
     batch = size_of(images)
     sizes = image_sizes(targets, batch)
     if set(sizes) <= {batch}:
-        with running(f"the {name}", images):
-            return detector.predict(as_float(images))
+        return detections(detector, images, f"the {name}")
     found: dict[int, Prediction] = {}
     for height, width in dict.fromkeys(sizes):
         members = [index for index, size in enumerate(sizes) if size == (height, width)]
         same = images[members, :, :height, :width]
-        with running(f"the {name}", same):
-            found.update(zip(members, detector.predict(as_float(same)), strict=True))
+        found.update(zip(members, detections(detector, same, f"the {name}"), strict=True))
     return [found[index] for index in range(len(sizes))]
+
+
+def detections(detector: Detector, images: Tensor, name: str) -> list[Prediction]:
+    """What a detector finds in images of one size, as `eyas.types.Prediction` has it.
+
+    Raises:
+        EyasError: it fails, or returns something else; ``name`` is the detector, for the message.
+    """
+    with running(name, images):
+        found = detector.predict(as_float(images))
+    return as_predictions(found, len(images), detector.classes, name)
 
 
 def on_cpu(prediction: Prediction) -> Prediction:

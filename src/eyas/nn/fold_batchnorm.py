@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from typing import Any, TypeAlias, cast, get_args
 
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops import FrozenBatchNorm2d
 
-from eyas.nn.taps import probe
-from eyas.types import Detector, EyasError
+from eyas.nn.failures import running
+from eyas.nn.taps import probe, probe_images
+from eyas.types import Detector, EyasError, NoDetectionsError
 
 Norm: TypeAlias = nn.BatchNorm2d | nn.SyncBatchNorm | FrozenBatchNorm2d
 
@@ -26,7 +27,8 @@ def fold_batch_norms(detector: Detector) -> int:
     """Fold, in place, every BatchNorm that follows a convolution on the way to the detector's levels.
 
     Only for a frozen teacher: its state dict has other tensors afterwards. Pairs are found from a forward pass of one
-    random image, not from names. A convolution that is itself tapped stays, and so does a module that runs twice.
+    random image through the whole detector, not from names. A convolution stays that is itself tapped, that another
+    module reads too, or that has hooks, and so does a module that runs twice.
 
     Args:
         detector: frozen, in evaluation mode.
@@ -35,27 +37,37 @@ def fold_batch_norms(detector: Detector) -> int:
         The number of BatchNorms folded.
 
     Raises:
-        EyasError: folding would change a level's map, because something else also reads a convolution's output. The
-            detector is left as it was.
+        EyasError: the detector fails on the image, or folding would change a level's map, because something else also
+            reads a convolution's output. The detector is left as it was.
     """
     names = list(detector.levels)
     with _record_pairs(detector.network) as pairs:
-        before = probe(detector, names, "teacher")
+        _run(detector)
+    before = probe(detector, names, "teacher")
     tapped = {detector.network.get_submodule(name.partition(":")[0]) for name in names}
     replacements: dict[nn.Module, nn.Module] = {}
     for norm, conv in pairs.items():
         if conv not in tapped:
             replacements |= {conv: _folded(conv, norm), norm: nn.Identity()}
     _replace(detector.network, replacements)
-    after = probe(detector, names, "teacher")
-    changed = [name for name in names if not _close(before[name], after[name])]
-    if changed:
+    try:
+        after = probe(detector, names, "teacher")
+        if changed := [name for name in names if not _close(before[name], after[name])]:
+            raise EyasError(
+                f"the teacher's BatchNorms cannot be folded into its convolutions: {', '.join(changed)} would change: "
+                "something besides the BatchNorm reads a convolution's output"
+            )
+    except EyasError:
         _replace(detector.network, {new: old for old, new in replacements.items()})
-        raise EyasError(
-            f"the teacher's BatchNorms cannot be folded into its convolutions: {', '.join(changed)} would change: "
-            "something besides the BatchNorm reads a convolution's output"
-        )
+        raise
     return len(replacements) // 2
+
+
+def _run(detector: Detector) -> None:
+    """Run the whole detector on the image of `probe`, its heads too."""
+    images = probe_images(detector)
+    with torch.no_grad(), suppress(NoDetectionsError), running("the teacher", images):
+        detector.predict(images)
 
 
 def fold_teacher(teacher: Detector, say: Callable[[str], None]) -> None:
@@ -71,14 +83,18 @@ def fold_teacher(teacher: Detector, say: Callable[[str], None]) -> None:
 
 @contextmanager
 def _record_pairs(network: nn.Module) -> Iterator[dict[Norm, nn.Conv2d]]:
-    """Yields a dict that is filled on exit: BatchNorm -> the convolution whose output it read.
+    """Yields a dict that is filled on exit: BatchNorm -> the convolution whose output it alone read.
 
     Modules that did not run exactly once inside the context are left out. Types must match exactly, because a subclass
-    may do more: timm's BatchNorm includes an activation.
+    may do more (timm's BatchNorm includes an activation), and so may hooks, as those of an old weight_norm.
     """
     outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # keeps the tensors alive, so that ids are not reused
     found: list[tuple[Norm, nn.Conv2d]] = []
     times: Counter[nn.Module] = Counter()
+    readers: Counter[nn.Conv2d] = Counter()
+
+    def before_leaf(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        readers.update(outputs[id(value)][0] for value in inputs if id(value) in outputs)
 
     def after_conv(conv: nn.Conv2d, _: Any, output: Tensor) -> None:
         times[conv] += 1
@@ -91,15 +107,17 @@ def _record_pairs(network: nn.Module) -> Iterator[dict[Norm, nn.Conv2d]]:
 
     hooks: dict[type[nn.Module], Callable[..., None]] = dict.fromkeys(get_args(Norm), after_norm)
     hooks[nn.Conv2d] = after_conv
-    modules = [module for module in network.modules() if type(module) in hooks]
-    handles = [module.register_forward_hook(hooks[type(module)]) for module in modules]
+    leaves = [module for module in network.modules() if not any(module.children())]
+    plain = [module for module in leaves if not (module._forward_hooks or module._forward_pre_hooks)]
+    handles = [module.register_forward_pre_hook(before_leaf) for module in leaves]
+    handles += [module.register_forward_hook(hooks[type(module)]) for module in plain if type(module) in hooks]
     pairs: dict[Norm, nn.Conv2d] = {}
     try:
         yield pairs
     finally:
         for handle in handles:
             handle.remove()
-    pairs.update({norm: conv for norm, conv in found if times[norm] == times[conv] == 1})
+    pairs.update({norm: conv for norm, conv in found if times[norm] == times[conv] == readers[conv] == 1})
 
 
 def _folded(conv: nn.Conv2d, norm: Norm) -> nn.Conv2d:

@@ -63,8 +63,8 @@ class Taps:
         stop: end the forward pass silently once the last tap has fired, so that nothing after it is computed.
 
     Raises:
-        EyasError: the network has no such submodule, the output has no such key or is not a tensor, a tap never fired,
-            or a later module changed a kept output in place.
+        EyasError: the network has no such submodule, or one of them under two names, the output has no such key or is
+            not a tensor, a tap never fired, or a later module changed a kept output in place.
     """
 
     def __init__(self, network: nn.Module, names: Iterable[str], *, stop: bool = False) -> None:
@@ -74,6 +74,9 @@ class Taps:
         self._versions: dict[str, int] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._modules = [_submodule(network, name.partition(":")[0]) for name in self.names]
+        outputs = [(module, name.partition(":")[2]) for module, name in zip(self._modules, self.names, strict=True)]
+        if len(set(outputs)) < len(outputs):
+            raise EyasError(f"these taps are one module under several names: {', '.join(self.names)}; name it once")
 
     def __enter__(self) -> Taps:
         self.features, self._versions = {}, {}
@@ -137,8 +140,15 @@ def as_parameters(images: Tensor, detector: Detector) -> Tensor:
 
 
 def some_parameter(detector: Detector) -> Tensor:
-    """A parameter, for its device and dtype. A network without parameters gives a float32 scalar on the CPU."""
-    return next(detector.network.parameters(), torch.zeros((), device="cpu"))
+    """A parameter in floating point, for its device and dtype; a float32 scalar on the CPU where there is none."""
+    parameters = (each for each in detector.network.parameters() if each.is_floating_point())
+    return next(parameters, torch.zeros((), device="cpu"))
+
+
+def probe_images(detector: Detector) -> Tensor:
+    """One random image, (1, 3, height, width) as the detector's parameters are."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(1, 3, *PROBE_SIZE, generator=generator, device="cpu").to(some_parameter(detector))
 
 
 def probe(detector: Detector, names: Sequence[str], role: str) -> dict[str, Tensor]:
@@ -147,8 +157,7 @@ def probe(detector: Detector, names: Sequence[str], role: str) -> dict[str, Tens
     Raises:
         EyasError: a map is not (1, C, H, W) with the C that the detector declares for the level.
     """
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(1, 3, *PROBE_SIZE, generator=generator, device="cpu").to(some_parameter(detector))
+    images = probe_images(detector)
     with eval_mode(detector.network):
         features = tap_features(detector, names, images, role)
     for name in names:

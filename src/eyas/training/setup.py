@@ -19,7 +19,6 @@ from eyas.data import DataSource, difficult_as_objects, read_splits, require_obj
 from eyas.data.identity import source_digest
 from eyas.detectors import detection_count
 from eyas.detectors.class_names import listed, match_by_name, shared_classes
-from eyas.detectors.custom import NoDetectionsError
 from eyas.distillation.distiller import Distiller
 from eyas.distillation.teachers import RunningTeacher, Teacher
 from eyas.evaluation import EvaluationResult, chosen_metric
@@ -41,7 +40,7 @@ from eyas.training.loss_module import LossModule
 from eyas.training.preflight import check_teacher_score
 from eyas.training.reproducibility import deterministic
 from eyas.training.trainer import Trainer
-from eyas.types import Detector
+from eyas.types import Detector, NoDetectionsError
 
 NEXT = ("evaluate", "export", "report")
 """Commands that take a run folder, in the order in which they are of use."""

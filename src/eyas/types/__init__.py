@@ -5,7 +5,7 @@ Images are float32 in [0, 1], RGB, (batch, 3, height, width); each detector norm
 the file to the device they are uint8, see `eyas.ops.pixels`.
 """
 
-from eyas.types.basics import EyasError, Size
+from eyas.types.basics import EyasError, NoDetectionsError, Size
 from eyas.types.detectors import Detector, GridBuilder, Level
 from eyas.types.heads import (
     Branch,
@@ -35,6 +35,7 @@ __all__ = [
     "HeadOutputs",
     "Level",
     "MatchedAnchors",
+    "NoDetectionsError",
     "Prediction",
     "QueryDecoder",
     "QueryOutput",

@@ -8,3 +8,7 @@ Size = tuple[int, int]
 
 class EyasError(Exception):
     """Bad input from outside. The message names the file or option and the remedy; a command then exits with 2."""
+
+
+class NoDetectionsError(EyasError):
+    """A detector has feature maps but no detections, so it can be a teacher that is not scored, and nothing else."""

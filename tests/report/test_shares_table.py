@@ -20,8 +20,7 @@ def test_shares_are_means_over_the_logged_steps() -> None:
     assert "baseline" not in html
 
 
-def test_a_log_without_shares_or_with_others_has_no_table() -> None:
+def test_a_log_without_shares_has_no_table() -> None:
     assert _shares(arms(before=[{"losses": {}}])) == []
-    assert _shares(arms(odd=[{"shares": 3}, {"shares": {"fgd": [1]}}, {"shares": {"fgd": {"P3": "x"}}}])) == []
     html = "".join(_shares(arms(undefined=[{"shares": {"fgd": {"P3": None, "P4": 0.5}}}])))
     assert "P4 50%" in html and "P3" not in html

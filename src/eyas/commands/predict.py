@@ -93,14 +93,14 @@ def detect(detector: Detector, record: Record, image: Tensor, resize: Resize, de
 
     from eyas.data import eval_transform, to_record_frame
     from eyas.data.dataset import ground_truth
-    from eyas.evaluation.inputs import check
+    from eyas.evaluation.inputs import check_finite
     from eyas.evaluation.predict import detections, on_cpu
 
     pixels, _ = eval_transform(resize)(image, ground_truth(record))
     with torch.no_grad():
         (found,) = detections(detector, pixels[None].to(device), "the detector")
     found = to_record_frame(on_cpu(found), record, size_of(pixels))
-    check([record], detector.classes, [found])
+    check_finite(record, found)
     return found
 
 

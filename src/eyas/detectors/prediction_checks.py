@@ -1,4 +1,4 @@
-"""What a detector's ``predict`` returns, checked and in one form, whoever wrote it."""
+"""The predictions of a detector, checked and brought to one form."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def _check_pixels(images: Tensor) -> None:
 
 
 def _check_size(where: str, size: object, image: Sequence[int]) -> None:
-    """Of an image within its padding: other libraries keep that of the file under this name, or a tensor."""
+    """Raises EyasError for a size that is not that of the image in its padding: elsewhere it is that of the file."""
     height, width = image
     sides = list(size) if isinstance(size, tuple | list) else []
     if len(sides) != 2 or not all(isinstance(a, int) and 0 < a <= b for a, b in zip(sides, image, strict=True)):

@@ -57,11 +57,16 @@ def check(records: Sequence[Record], classes: Sequence[str], predictions: Sequen
                 f"image {record.image_id}: a detection has label {int(outside[0])}, but the data set has "
                 f"{len(classes)} classes ({', '.join(classes)}); evaluate a detector of the same classes"
             )
-        if not (torch.isfinite(prediction["boxes"]).all() and torch.isfinite(prediction["scores"]).all()):
-            raise EyasError(
-                f"image {record.image_id}: a detection's box or score is not finite; the detector's weights have "
-                "probably diverged: lower the learning rate, or load an earlier checkpoint"
-            )
+        check_finite(record, prediction)
+
+
+def check_finite(record: Record, prediction: Prediction) -> None:
+    """Raises EyasError for a box or score that is not finite."""
+    if not (torch.isfinite(prediction["boxes"]).all() and torch.isfinite(prediction["scores"]).all()):
+        raise EyasError(
+            f"image {record.image_id}: a detection's box or score is not finite; the detector's weights have "
+            "probably diverged: lower the learning rate, or load an earlier checkpoint"
+        )
 
 
 def by_class(

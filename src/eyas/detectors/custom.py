@@ -162,7 +162,9 @@ def probe_levels(network: nn.Module, names: Sequence[str], image_size: Size, pad
         small, large = (_blank_maps(network, names, (times * height, times * width)) for times in (1, 2))
         for name, stride in strides.items():
             (rows, columns), (more_rows, more_columns) = size_of(small[name]), size_of(large[name])
-            strides[name] = stride or _stride((height, width), (more_rows - rows, more_columns - columns))
+            more = more_rows - rows, more_columns - columns
+            if stride is None and min(more) >= FEW_CELLS:
+                strides[name] = _stride((height, width), more)
     for name, stride in strides.items():
         if stride is None:
             raise EyasError(

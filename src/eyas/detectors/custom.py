@@ -13,7 +13,7 @@ from eyas.detectors.class_names import as_names
 from eyas.detectors.deployed import Deployed
 from eyas.detectors.padding import Padding
 from eyas.nn.eval_mode import eval_mode
-from eyas.nn.taps import Taps
+from eyas.nn.taps import Taps, floating_parameter
 from eyas.ops.anchors import AnchorGrid
 from eyas.ops.boxes import clip
 from eyas.ops.pixels import pad_right_and_bottom
@@ -176,9 +176,8 @@ def probe_levels(network: nn.Module, names: Sequence[str], image_size: Size, pad
 
 def _blank_maps(network: nn.Module, names: Sequence[str], image_size: Size) -> dict[str, Tensor]:
     """The tapped maps of a blank image. Raises EyasError for an output that is no map."""
-    like = next((each for each in network.parameters() if each.is_floating_point()), torch.zeros(()))
     with eval_mode(network), torch.no_grad(), Taps(network, names, stop=True) as taps:
-        network(like.new_zeros(1, 3, *image_size))
+        network(floating_parameter(network).new_zeros(1, 3, *image_size))
     for name, feature in taps.features.items():
         if feature.ndim != 4:
             raise EyasError(

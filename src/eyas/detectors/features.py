@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from eyas.nn.eval_mode import eval_mode
 from eyas.nn.failures import describe_failure
+from eyas.nn.taps import floating_parameter
 from eyas.ops.pixels import pad_right_and_bottom
 from eyas.types import EyasError, Level, NoDetectionsError, Size, Target
 
@@ -120,7 +121,7 @@ def _maps(output: Any) -> list[Tensor]:
 
 def _probe(body: nn.Module, cell: int) -> list[torch.Size]:
     """The shapes of a body's maps for a blank image of `PROBED` cells; its modules keep their modes."""
-    like = next(body.parameters(), torch.zeros(()))
+    like = floating_parameter(body)
     try:
         with eval_mode(body), torch.no_grad():
             return [found.shape for found in _maps(body(like.new_zeros(1, 3, *(side * cell for side in PROBED))))]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops import FrozenBatchNorm2d
 
+from eyas.nn.eval_mode import eval_mode
 from eyas.nn.failures import running
 from eyas.nn.taps import probe, probe_images
 from eyas.types import Detector, EyasError, NoDetectionsError
@@ -66,7 +67,7 @@ def fold_batch_norms(detector: Detector) -> int:
 def _run(detector: Detector) -> None:
     """Run the whole detector on the image of `probe`, its heads too."""
     images = probe_images(detector)
-    with torch.no_grad(), suppress(NoDetectionsError), running("the teacher", images):
+    with eval_mode(detector.network), torch.no_grad(), suppress(NoDetectionsError), running("the teacher", images):
         detector.predict(images)
 
 

@@ -140,8 +140,13 @@ def as_parameters(images: Tensor, detector: Detector) -> Tensor:
 
 
 def some_parameter(detector: Detector) -> Tensor:
+    """A parameter of a detector's network, see `floating_parameter`."""
+    return floating_parameter(detector.network)
+
+
+def floating_parameter(network: nn.Module) -> Tensor:
     """A parameter in floating point, for its device and dtype; a float32 scalar on the CPU where there is none."""
-    parameters = (each for each in detector.network.parameters() if each.is_floating_point())
+    parameters = (each for each in network.parameters() if each.is_floating_point())
     return next(parameters, torch.zeros((), device="cpu"))
 
 

@@ -74,10 +74,10 @@ def teacher_origin(found: FoundRuns, given: str | None) -> tuple[str | None, lis
     digests = {run.inputs.get("teacher") for run in taught}
     if len({Path(name).resolve() for name in names}) > 1 and (None in digests or len(digests) > 1):
         raise EyasError(f"the runs have several teachers: {', '.join(names)}; report them apart, or give --teacher")
-    name = next((name for name in names if Path(name).exists()), names[0])
-    if not names_function(name):
-        return (str(found.teachers[0].folder) if found.teachers and not Path(name).exists() else name), []
-    return None, [f"Without the teacher: the runs name the function {name}, which is called only for --teacher."]
+    there = [name for name in names if Path(name).exists()] or [str(run.folder) for run in found.teachers] or names
+    if not names_function(there[0]):
+        return there[0], []
+    return None, [f"Without the teacher: the runs name the function {there[0]}, which is called only for --teacher."]
 
 
 def load_models(origins: Mapping[str, str], classes: Sequence[str]) -> tuple[dict[str, Model], list[str]]:

@@ -230,7 +230,7 @@ def _of_a_step(options: dict[str, Any]) -> dict[str, Any]:
     Schedules of methods count batches, so that with one a step has as many as before.
     """
     own = {name: value for name, value in options.items() if name not in STEP}
-    for name, value in options.items():
-        if SCHEDULE.fullmatch(name) and value != SCHEDULE_DEFAULTS.get(name.rpartition(".")[2]):
-            own["optim.accumulate"] = options["optim.accumulate"] or 1
+    schedules = {name: value for name, value in options.items() if SCHEDULE.fullmatch(name)}
+    if any(value != SCHEDULE_DEFAULTS.get(name.rpartition(".")[2]) for name, value in schedules.items()):
+        own["optim.accumulate"] = options["optim.accumulate"] or 1
     return {**own, " x ".join(STEP): math.prod(options[name] or 1 for name in STEP)}
